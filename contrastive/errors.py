@@ -1,0 +1,93 @@
+"""Errors as interface: one clear sentence, the place, the remedy, the exit code.
+
+Everything a user can do wrong raises a subclass of :class:`ContrastiveError`; the command line
+prints its message without a traceback and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class ContrastiveError(Exception):
+    """The run failed for a reason that one sentence can tell."""
+
+    exit_code = 1
+
+
+class UsageError(ContrastiveError):
+    """The command or the recipe is wrong."""
+
+    exit_code = 2
+
+
+class PluginError(ContrastiveError):
+    """A plugin is broken or absent."""
+
+    exit_code = 3
+
+
+class Interrupted(ContrastiveError):
+    """Ctrl-C or SIGTERM, after saving."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True, order=True)
+class Where:
+    """A place in a recipe: file (or ``--set``), 1-based line and column."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One thing that is wrong in a recipe: where, which key (dotted path), what and the remedy."""
+
+    where: Where
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}  {self.path}: {self.message}" if self.path else f"{self.where}  {self.message}"
+
+
+class RecipeError(UsageError):
+    """Every mistake of a recipe at once."""
+
+    def __init__(self, mistakes: Sequence[Mistake]):
+        self.mistakes = sorted(set(mistakes))
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+
+
+class DataError(UsageError):
+    """The data a recipe names is absent, empty or cannot be read; names the place and the remedy."""
+
+
+class UnreadableImage(Exception):  # noqa: N818 - an event the loader counts and replaces, not a failure of the run
+    """One image that does not decode; the loader names it, counts it and takes another.
+
+    Attributes:
+        name: what the user knows the image by (a relative path, a row).
+        reason: why it does not decode, in a few words.
+    """
+
+    def __init__(self, name: str, reason: str):
+        self.name, self.reason = name, reason
+        super().__init__(name, reason)  # both arguments: it must survive pickling between processes
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,276 @@
+"""The base class of each kind of part: what a plugin author derives from.
+
+A part's recipe parameters are the typed keyword arguments of its ``__init__`` (annotations and
+defaults are all there is; no config class). A parameter annotated with one of these base classes
+takes a part. Parameters marked :class:`contrastive.kinds.Injected` come from the builder.
+The first line of the class docstring is what ``contrastive list`` prints; an ``Args:`` section is
+what ``contrastive show`` prints beside each parameter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from contrastive.values import Features, Progress
+
+if TYPE_CHECKING:
+    from contrastive.augmentations.pipeline import Pipeline
+    from contrastive.comparison import Comparison
+
+Split = Literal["train", "test"]
+
+
+class Part:
+    """What every part has: its kind."""
+
+    kind: ClassVar[str]
+
+
+class ImageTable(ABC):
+    """The images of one split: a table of rows, each with an id, perhaps a label, and pixels.
+
+    Attributes:
+        ids: int64 [n], unique and kept for ever: the row of a table, or 63 bits of a hash of the
+            relative path in a folder. Every random draw of an image depends on it.
+        labels: int64 [n] (-1 unknown) or None.
+        channels: 1 or 3; ``decode`` always returns that many.
+        size: (H, W) where every image has one size, else None.
+        skipped: names of files that are not images, for the user to see once.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray | None = None
+    channels: int = 3
+    size: tuple[int, int] | None = None
+    skipped: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def decode(self, index: int) -> Tensor:
+        """Pixels of row ``index``: uint8 [C, H, W]. Raises UnreadableImage."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What the user knows row ``index`` by: a relative path, ``train.parquet row 17``."""
+
+
+class Dataset(Part, ABC):
+    """Where images, ids and labels come from.
+
+    ``__init__`` only keeps its parameters; nothing is opened before ``table`` or ``fingerprint``.
+    """
+
+    kind = "dataset"
+
+    @abstractmethod
+    def table(self, split: Split) -> ImageTable | None:
+        """The images of a split, or None where the data set has no such split.
+
+        Reads names, labels and sizes but decodes no image. Raises DataError, with the place and
+        the remedy, where the data is absent, empty or not what it should be.
+        """
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes by label, where they are known."""
+        return None
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the data: of tables their bytes, of folders sorted relative paths with
+        sizes; never times."""
+
+
+class Augmentation(Part, ABC):
+    """The views of an image: pipelines of operations, one a view."""
+
+    kind = "augmentation"
+
+    @abstractmethod
+    def pipelines(self) -> list[Pipeline]:
+        """One pipeline a view (two for most methods)."""
+
+
+class Backbone(Part, nn.Module):
+    """Pixels -> features h. ``features`` is F; ``forward``: float [b, C, h, w] in [0, 1] -> [b, F]."""
+
+    kind = "backbone"
+    features: int
+
+    def export(self, folder: str) -> None:
+        """Write this backbone so that timm loads it; raises UsageError where timm cannot."""
+        from contrastive.errors import UsageError
+
+        raise UsageError(f"{type(self).__name__} has no timm export; use a timm backbone to export one.")
+
+
+class Head(Part, nn.Module):
+    """Features h -> embedding z; as predictor, z -> p. ``out_features`` is D."""
+
+    kind = "head"
+    out_features: int
+
+
+class Target(Part, nn.Module):
+    """Who encodes the keys."""
+
+    kind = "target"
+
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        """Keys of the target's views.
+
+        Args:
+            views: view -> pixels [b, C, h, w], the views the target is asked for.
+            online: view -> z [b, D], embeddings the online encoder has already made (before the
+                predictor).
+            encode: the online encoder, for a view it has not seen: pixels -> z.
+
+        Returns:
+            view -> keys [b, D].
+        """
+        raise NotImplementedError
+
+
+class Negatives(Part, nn.Module):
+    """The candidates a query is told apart from."""
+
+    kind = "negatives"
+
+    def offers(self, query_view: int, key_view: int) -> bool:
+        """Whether the other images' keys of ``key_view`` are candidates for queries of ``query_view``."""
+        return False
+
+
+class Loss(Part, nn.Module):
+    """What is made small. Derive and write ``compare``; ``forward`` serves the engine and anyone's loop.
+
+    Attributes:
+        normalised: whether queries and keys are scaled to unit length before they are compared.
+        needs: what the composition must give: any of ``negatives``, ``labels``, ``predictor``,
+            ``detached_keys``, ``single_positive``.
+    """
+
+    kind = "loss"
+    normalised: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def compare(self, comparison: Comparison) -> Tensor:
+        """The loss of each row [R], or a scalar; in the dtype of ``comparison``."""
+
+    def forward(self, *queries: Tensor | Comparison) -> Tensor:
+        """The mean loss, a scalar of at least float32.
+
+        ``loss(z_a, z_b)`` with z [N, D] (not normalised) is short for
+        ``loss(Comparison.of([z_a, z_b]))``. Runs outside autocast.
+        """
+        from contrastive.comparison import Comparison
+
+        with torch.autocast(_device_type(queries[0]), enabled=False):
+            first = queries[0]
+            comparison = (
+                first
+                if isinstance(first, Comparison)
+                else Comparison.of(list(queries), normalise=self.normalised)
+            )
+            return self.compare(comparison).mean().to(comparison.dtype)
+
+
+class Optimizer(Part, ABC):
+    """Update rule, parameter groups and schedule."""
+
+    kind = "optimizer"
+
+    @abstractmethod
+    def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+        """The torch optimizer over the trainable parameters of ``model``.
+
+        ``batch_size`` counts the images of an optimizer step (batch_size x accumulate). Every
+        group carries ``peak_lr``, which :meth:`schedule` scales.
+        """
+
+    @abstractmethod
+    def factor(self, step: int, steps: int, steps_per_epoch: int) -> float:
+        """What peak learning rates are multiplied with at the 0-based optimizer step ``step``."""
+
+
+class Callback(Part):
+    """Acts during a run. Every method may be left out; state goes through ``state_dict``."""
+
+    kind = "callback"
+
+    def run_started(self, run: Any) -> None:
+        """Called once, before the first step (again after a resume)."""
+
+    def step_done(self, run: Any, metrics: Mapping[str, float]) -> None:
+        """Called after an optimizer step, with what metrics.jsonl holds of it."""
+
+    def evaluated(self, run: Any, metrics: Mapping[str, float]) -> None:
+        """Called after an evaluation, with what metrics.jsonl holds of it."""
+
+    def run_ended(self, run: Any) -> None:
+        """Called once when training and evaluation are over."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that must survive a resume, as plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+
+
+class Protocol(Part, ABC):
+    """Evaluation of an encoder on frozen features.
+
+    Attributes:
+        version: raised whenever the figures this protocol gives for the same features change.
+        at: when a recipe that only names the protocol runs it: at ``every`` evaluation, or the ``end``.
+    """
+
+    kind = "protocol"
+    version: ClassVar[int] = 1
+    at: ClassVar[Literal["every", "end"]] = "end"
+
+    @abstractmethod
+    def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
+        """Figures by name (``top1``: a fraction), each reported as ``<protocol>_<name>``.
+
+        Hyper-parameters are chosen on ``validation`` alone. Without ``test`` the figures are those
+        of ``validation`` against ``fit``; with it, those of ``test`` after a fit on ``fit`` and
+        ``validation`` together, and ``test`` is read once.
+        """
+
+
+__all__ = [
+    "Augmentation",
+    "Backbone",
+    "Callback",
+    "Dataset",
+    "Head",
+    "ImageTable",
+    "Loss",
+    "Negatives",
+    "Optimizer",
+    "Part",
+    "Progress",
+    "Protocol",
+    "Split",
+    "Target",
+]
+
+
+def _device_type(value: Tensor | Comparison) -> str:
+    return value.device.type

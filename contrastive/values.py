@@ -1,0 +1,61 @@
+"""Plain values that travel between parts. Shape letters:
+
+b images of a process's batch, n images of a table, V views, C channels, H W height and width,
+F features of the backbone (h), D embedding width (z), R rows of a comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is: optimizer steps taken, and steps of the whole schedule."""
+
+    step: int = 0
+    steps: int = 1
+
+    @property
+    def fraction(self) -> float:
+        return self.step / max(1, self.steps)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of source images.
+
+    ``images`` is uint8 [b, C, H, W] where every image has one size; where sizes vary it is a
+    list of V tensors uint8 [b, C, h, w], one a view, already cropped by the worker.
+    ``labels`` is None, or int64 [b] with -1 for unknown; it is None unless the recipe says
+    ``positives: label``. ``unreadable`` holds (id, reason) of the images that did not decode.
+    """
+
+    ids: Tensor  # [b] int64
+    images: Tensor | list[Tensor]
+    labels: Tensor | None = None  # [b] int64
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows on one side of a comparison; row order is [view, place in the batch]."""
+
+    z: Tensor  # [R, D]
+    image: Tensor  # [R] int64, the image's id
+    view: Tensor  # [R] int64
+    label: Tensor  # [R] int64, -1 unknown
+
+
+@dataclass(frozen=True)
+class Features:
+    """Frozen features of a split: what an evaluation protocol sees."""
+
+    h: Tensor  # [n, F] float32
+    labels: Tensor  # [n] int64, -1 unknown
+    ids: Tensor  # [n] int64
+
+    def __len__(self) -> int:
+        return len(self.ids)
