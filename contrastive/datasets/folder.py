@@ -1,0 +1,184 @@
+"""Folders of image files, with classes (torchvision's layout) or without."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from contrastive.datasets.decoding import EXTENSIONS, common_size, decode_image, reason
+from contrastive.datasets.files import fingerprint_listing
+from contrastive.errors import DataError, UnreadableImage, did_you_mean
+from contrastive.parts import Dataset, ImageTable, Split
+
+_TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+class ImageFolder(Dataset):
+    """Folder of image files: root/train/<class>/x.jpg, root/<class>/x.jpg, or photos without classes.
+
+    A folder ``train`` is the train split, and beside it the first of ``test``, ``val``, ``valid``,
+    ``validation`` is the test split; without ``train`` the whole root is the train split. The
+    sub-folders of a split are its classes if there are two or more and no image lies beside them;
+    else the images have no labels. Hidden files are ignored, and files without an image extension are
+    skipped and named.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path):
+        self.root = Path(root).expanduser()
+
+    def table(self, split: Split) -> FileTable | None:
+        folder = self._folder(split)
+        if folder is None:
+            return None
+        images, skipped = self._listing(folder)
+        classes = self.classes
+        labels = None
+        if classes is not None and _class_names(images, folder, self.root) is not None:
+            labels = self._labels(images, folder, classes)
+        return FileTable(self.root, images, labels, skipped)
+
+    @cached_property
+    def classes(self) -> list[str] | None:  # type: ignore[override]  # a property that is looked up once
+        folder = self._folder("train")
+        assert folder is not None
+        return _class_names(self._listing(folder)[0], folder, self.root)
+
+    def fingerprint(self) -> str:
+        folders = [folder for folder in (self._folder("train"), self._folder("test")) if folder is not None]
+        paths = [path for folder in folders for path in self._listing(folder)[0]]
+        return fingerprint_listing((path, os.stat(self.root / path).st_size) for path in paths)
+
+    def _folder(self, split: Split) -> Path | None:
+        if not self.root.is_dir():
+            problem = "is a file, not a folder" if self.root.exists() else "there is no such folder"
+            raise DataError(f"{self.root}: {problem}. Set dataset.root to a folder of images.")
+        train = self.root / "train"
+        if not train.is_dir():
+            return self.root if split == "train" else None
+        names = ("train",) if split == "train" else _TEST_FOLDERS
+        return next((self.root / name for name in names if (self.root / name).is_dir()), None)
+
+    def _listing(self, folder: Path) -> tuple[list[str], list[str]]:
+        """Sorted paths, relative to the root, of the images and of all other files of a split."""
+        if folder not in self._listings:
+            files = sorted(path.relative_to(self.root).as_posix() for path in _walk(folder, set()))
+            images = [path for path in files if os.path.splitext(path)[1].lower() in EXTENSIONS]
+            if not images:
+                raise DataError(_no_images(folder, files))
+            known = set(images)
+            self._listings[folder] = images, [printable(path) for path in files if path not in known]
+        return self._listings[folder]
+
+    @cached_property
+    def _listings(self) -> dict[Path, tuple[list[str], list[str]]]:
+        return {}
+
+    def _labels(self, images: Sequence[str], folder: Path, classes: list[str]) -> np.ndarray:
+        index = {name: label for label, name in enumerate(classes)}
+        names = [_below(path, folder, self.root)[0] for path in images]
+        for name in dict.fromkeys(names):
+            if name not in index:
+                raise DataError(
+                    f"{folder / name}: the train split has no class '{name}'.{did_you_mean(name, classes)} "
+                    "Rename or remove the folder."
+                )
+        return np.array([index[name] for name in names], dtype=np.int64)
+
+
+class FileTable(ImageTable):
+    """Image files below a folder, read as RGB.
+
+    Args:
+        root: the folder that paths and ids are relative to.
+        paths: posix paths of the n images.
+        labels: int64 [n] or None.
+        skipped: names of the files that are not images.
+    """
+
+    def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray | None, skipped: Sequence[str]):
+        self.root, self.paths, self.labels, self.skipped = root, paths, labels, skipped
+        self.ids = _unique_ids(paths)
+        self.size = common_size(root / path for path in paths)
+
+    def decode(self, index: int) -> Tensor:
+        try:
+            data = (self.root / self.paths[index]).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(self.name(index), reason(error)) from None
+        return decode_image(data, self.name(index))
+
+    def name(self, index: int) -> str:
+        return printable(self.paths[index])
+
+
+def path_id(path: str) -> int:
+    """63 bits of the BLAKE2b hash of a relative posix path."""
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def printable(path: str) -> str:
+    """A path that can be printed even where it is not valid UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _unique_ids(paths: Sequence[str]) -> np.ndarray:
+    ids = np.array([path_id(path) for path in paths], dtype=np.int64)
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) < len(ids):
+        twin = int(np.argmax(counts > 1))
+        names = " and ".join(printable(paths[i]) for i in np.flatnonzero(ids == values[twin])[:2])
+        raise DataError(f"{names}: the two names have one hash. Rename one of the files.")
+    return ids
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Regular files below a folder; links are followed, but no folder is entered twice."""
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be read ({reason(error)}). Check the folder and its permissions."
+        ) from None
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, seen)
+        elif entry.is_file():
+            yield folder / entry.name
+
+
+def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:
+    """The components of a path (relative to the root) below the folder of its split."""
+    return Path(path).parts[len(folder.relative_to(root).parts) :]
+
+
+def _class_names(images: Sequence[str], folder: Path, root: Path) -> list[str] | None:
+    """The sub-folders that hold images; None if there is but one or an image lies beside them."""
+    parts = [_below(path, folder, root) for path in images]
+    names = sorted({below[0] for below in parts})
+    return names if len(names) > 1 and all(len(below) > 1 for below in parts) else None
+
+
+def _no_images(folder: Path, files: Sequence[str]) -> str:
+    if not files:
+        return f"{folder}: the folder is empty. Set dataset.root to a folder of images."
+    shown = ", ".join(printable(path) for path in files[:3]) + (", ..." if len(files) > 3 else "")
+    return (
+        f"{folder}: none of its {len(files)} files is an image ({shown}). Set dataset.root to a folder of "
+        f"images; known extensions: {' '.join(sorted(EXTENSIONS))}."
+    )

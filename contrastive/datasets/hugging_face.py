@@ -1,0 +1,171 @@
+"""Data sets of the Hugging Face hub, or saved by its library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from contrastive.datasets.decoding import common_size, decode_image, reason
+from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
+from contrastive.parts import Dataset, ImageTable, Split
+
+_DEFAULT_LABEL = "label"
+
+
+class HuggingFace(Dataset):
+    """Data sets of the Hugging Face hub or of a local folder (needs the extra ``datasets``).
+
+    Images are read as RGB.
+
+    Args:
+        path: a name on the hub, a local folder of data files, or a folder written by ``save_to_disk``.
+        config: which configuration, where the data set has several.
+        train: the split to train on.
+        test: the split to test on; none if the data set does not have it.
+        image_column: the column of images.
+        label_column: the column of labels; the data set is unlabelled if ``label`` is not there.
+        revision: a tag or commit on the hub.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        config: str | None = None,
+        train: str = "train",
+        test: str | None = "test",
+        image_column: str = "image",
+        label_column: str = _DEFAULT_LABEL,
+        revision: str | None = None,
+    ):
+        self.path, self.config, self.revision = path, config, revision
+        self.train, self.test = train, test
+        self.image_column, self.label_column = image_column, label_column
+
+    def table(self, split: Split) -> HuggingFaceTable | None:
+        rows = self._rows(split)
+        if rows is None:
+            return None
+        if len(rows) == 0:
+            raise DataError(f"{self.path}: its split '{getattr(self, split)}' is empty. Set dataset.{split}.")
+        labels = None
+        if self.label_column in rows.column_names:
+            labels = np.array([_label(value) for value in rows[self.label_column]], dtype=np.int64)
+        return HuggingFaceTable(rows, self.image_column, labels, f"{self.path} {split}")
+
+    @property
+    def classes(self) -> list[str] | None:
+        rows = self._rows("train")
+        feature = rows.features.get(self.label_column)
+        return list(feature.names) if hasattr(feature, "names") else None
+
+    def fingerprint(self) -> str:
+        """SHA-256 over images and labels. The library's own fingerprint depends on times."""
+        digest = hashlib.sha256()
+        for split in ("train", "test"):
+            table = self.table(split)  # type: ignore[arg-type]
+            if table is None:
+                continue
+            digest.update(f"{split} {len(table)} {table.labels is not None}".encode())
+            digest.update(b"" if table.labels is None else table.labels.data)
+            for data in table.encoded():
+                digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.hexdigest()
+
+    @cached_property
+    def _splits(self) -> dict[str, Any]:
+        try:
+            import datasets
+        except ModuleNotFoundError:
+            raise UsageError(
+                "dataset hugging_face needs the package datasets: pip install contrastive-framework[datasets]"
+            ) from None
+        folder = Path(self.path).expanduser()
+        try:
+            if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+                loaded = datasets.load_from_disk(str(folder))
+            else:
+                path = str(folder) if folder.is_dir() else self.path
+                loaded = datasets.load_dataset(path, name=self.config, revision=self.revision)
+        except Exception as error:  # the library raises many types, some not its own
+            raise DataError(
+                f"{self.path}: the data set cannot be loaded ({reason(error)}). "
+                "Check dataset.path, dataset.config and the connection."
+            ) from None
+        return dict(loaded) if isinstance(loaded, dict) else {self.train: loaded}
+
+    def _rows(self, split: Split) -> Any:
+        name = self.train if split == "train" else self.test
+        if name not in self._splits:
+            if split == "test":
+                return None
+            raise DataError(
+                f"{self.path}: there is no split '{name}'. Set dataset.train to one of: "
+                f"{', '.join(self._splits)}."
+            )
+        import datasets
+
+        rows = self._splits[name]
+        feature = rows.features.get(self.image_column)
+        if not isinstance(feature, datasets.Image):
+            images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+            raise DataError(
+                f"{self.path}: there is no column '{self.image_column}' of images."
+                f"{did_you_mean(self.image_column, images)} Set dataset.image_column to one of: "
+                f"{', '.join(images) or 'none is there'}."
+            )
+        if self.label_column not in rows.column_names and self.label_column != _DEFAULT_LABEL:
+            raise DataError(
+                f"{self.path}: there is no column '{self.label_column}'. Set dataset.label_column to one of: "
+                f"{', '.join(rows.column_names)}."
+            )
+        return rows.cast_column(self.image_column, datasets.Image(decode=False))
+
+
+class HuggingFaceTable(ImageTable):
+    """Rows of a Hugging Face data set (memory-mapped by the library), decoded as RGB.
+
+    Args:
+        rows: the split, its images not decoded.
+        column: the column of images.
+        labels: int64 [n] or None.
+        title: what the user knows the table by.
+    """
+
+    def __init__(self, rows: Any, column: str, labels: np.ndarray | None, title: str):
+        self.rows, self.column, self.labels, self.title = rows.select_columns([column]), column, labels, title
+        self.ids = np.arange(len(rows), dtype=np.int64)
+        self.size = common_size(self.encoded())
+
+    def encoded(self) -> Iterator[bytes]:
+        """Every image's file, in order; empty bytes where it cannot be read."""
+        for index in range(len(self)):
+            try:
+                yield self._bytes(index)
+            except OSError:
+                yield b""
+
+    def decode(self, index: int) -> Tensor:
+        try:
+            data = self._bytes(index)
+        except OSError as error:
+            raise UnreadableImage(self.name(index), reason(error)) from None
+        return decode_image(data, self.name(index))
+
+    def name(self, index: int) -> str:
+        return f"{self.title} row {index}"
+
+    def _bytes(self, index: int) -> bytes:
+        image = self.rows[int(index)][self.column] or {}
+        if image.get("bytes") is None and image.get("path"):
+            return Path(image["path"]).read_bytes()
+        return image.get("bytes") or b""
+
+
+def _label(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else -1

@@ -1,0 +1,217 @@
+"""Parquet tables in the Hugging Face image convention."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from contrastive.datasets.decoding import common_size, decode_image
+from contrastive.datasets.files import fingerprint_tables
+from contrastive.errors import DataError, UnreadableImage, did_you_mean
+from contrastive.parts import Dataset, ImageTable, Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_DEFAULT_LABEL = "label"
+
+
+class Parquet(Dataset):
+    """Parquet files with an image column (struct of bytes and path, or plain bytes) and a label column.
+
+    Images are read as RGB. Labels are integers or text; missing and negative ones are unknown. Class
+    names come from the Hugging Face metadata of the schema, or are the sorted texts of the train split.
+    The encoded images are held in memory.
+
+    Args:
+        train: a file, a folder of ``*.parquet`` files, or a glob pattern.
+        test: the same for the test split, if there is one.
+        image_column: the column of encoded images.
+        label_column: the column of labels; the data set is unlabelled if ``label`` is not there.
+    """
+
+    def __init__(
+        self,
+        train: Path,
+        test: Path | None = None,
+        image_column: str = "image",
+        label_column: str = _DEFAULT_LABEL,
+    ):
+        self.train, self.test = Path(train), None if test is None else Path(test)
+        self.image_column, self.label_column = image_column, label_column
+
+    def table(self, split: Split) -> ParquetTable | None:
+        paths = self._paths(split)
+        if paths is None:
+            return None
+        tables = [self._read(path) for path in paths]
+        if sum(table.num_rows for table in tables) == 0:
+            raise DataError(f"{getattr(self, split)}: the table has no rows. Set dataset.{split} to another.")
+        labels = None
+        if self._labelled(tables[0].column_names, paths[0]):
+            labels = np.concatenate(
+                [self._labels(table, path) for table, path in zip(tables, paths, strict=True)]
+            )
+        images = [self._images(table, path) for table, path in zip(tables, paths, strict=True)]
+        return ParquetTable(images, [path.name for path in paths], labels)
+
+    @cached_property
+    def classes(self) -> list[str] | None:  # type: ignore[override]  # a property that is looked up once
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        paths = self._paths("train")
+        assert paths is not None
+        schema = _open(paths[0], lambda path: pq.read_schema(path))
+        if not self._labelled(schema.names, paths[0]):
+            return None
+        try:
+            features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+            return list(features[self.label_column]["names"])
+        except (KeyError, TypeError, ValueError):  # no such metadata
+            pass
+        if not _is_text(schema.field(self.label_column).type):
+            return None
+        columns = [
+            _open(path, lambda path: pq.read_table(path, columns=[self.label_column])) for path in paths
+        ]
+        values = pa.chunked_array(
+            [chunk for table in columns for chunk in table.column(0).chunks], pa.string()
+        )
+        return sorted(value for value in values.unique().to_pylist() if value is not None)
+
+    def fingerprint(self) -> str:
+        splits = {split: self._paths(split) or [] for split in ("train", "test")}  # type: ignore[arg-type]
+        return fingerprint_tables(splits)
+
+    def _paths(self, split: Split) -> list[Path] | None:
+        given = self.train if split == "train" else self.test
+        if given is None:
+            return None
+        given = given.expanduser()
+        if given.is_file():
+            return [given]
+        pattern = str(given / "*.parquet") if given.is_dir() else str(given)
+        paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+        if not paths:
+            problem = "the folder holds no *.parquet file" if given.is_dir() else "there is no such file"
+            raise DataError(
+                f"{given}: {problem}. Set dataset.{split} to a parquet file, or a folder or pattern of them."
+            )
+        return paths
+
+    def _read(self, path: Path) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        names = _open(path, lambda path: pq.read_schema(path)).names
+        columns = [self.image_column] + ([self.label_column] if self._labelled(names, path) else [])
+        if self.image_column not in names:
+            raise _no_column(path, "image_column", self.image_column, names)
+        return _open(path, lambda path: pq.read_table(path, columns=columns))
+
+    def _labelled(self, names: Sequence[str], path: Path) -> bool:
+        if self.label_column not in names and self.label_column != _DEFAULT_LABEL:
+            raise _no_column(path, "label_column", self.label_column, names)
+        return self.label_column in names
+
+    def _images(self, table: pa.Table, path: Path) -> pa.ChunkedArray:
+        """The column of encoded images, as plain binary."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = table.column(self.image_column)
+        if pa.types.is_struct(column.type) and "bytes" in [field.name for field in column.type]:
+            column = pc.struct_field(column, "bytes")
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            return column
+        raise DataError(
+            f"{path}: column '{self.image_column}' is {column.type}, not encoded images (bytes, or a struct "
+            "of bytes and path). Set dataset.image_column to the column of images."
+        )
+
+    def _labels(self, table: pa.Table, path: Path) -> np.ndarray:
+        """int64 [n], -1 unknown."""
+        import pyarrow as pa
+
+        if self.label_column not in table.column_names:
+            raise _no_column(path, "label_column", self.label_column, table.column_names)
+        column = table.column(self.label_column)
+        if _is_text(column.type):
+            index = {name: label for label, name in enumerate(self.classes or [])}
+            return np.array([index.get(value, -1) for value in column.to_pylist()], dtype=np.int64)
+        if not pa.types.is_integer(column.type) and not pa.types.is_boolean(column.type):
+            raise DataError(
+                f"{path}: column '{self.label_column}' is {column.type}, not integers or text. "
+                "Set dataset.label_column to the column of labels."
+            )
+        values = column.cast(pa.int64()).fill_null(-1).to_numpy()
+        return np.maximum(values, -1)
+
+
+class ParquetTable(ImageTable):
+    """Encoded images in Arrow memory.
+
+    Args:
+        images: one binary column a file.
+        files: the files' names.
+        labels: int64 [n] or None.
+    """
+
+    def __init__(self, images: Sequence[pa.ChunkedArray], files: Sequence[str], labels: np.ndarray | None):
+        self.images, self.files, self.labels = images, files, labels
+        self.ends = np.cumsum([len(column) for column in images])  # row after the last of each file
+        self.ids = np.arange(self.ends[-1], dtype=np.int64)
+        self.size = common_size(self._bytes(index) for index in range(len(self)))
+
+    def decode(self, index: int) -> Tensor:
+        data = self._bytes(index)
+        if not data:
+            raise UnreadableImage(self.name(index), "the table holds no bytes for it")
+        return decode_image(data, self.name(index))
+
+    def name(self, index: int) -> str:
+        file, row = self._locate(index)
+        return f"{self.files[file]} row {row}"
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self.ends, index, side="right"))
+        return file, int(index - (self.ends[file - 1] if file else 0))
+
+    def _bytes(self, index: int) -> bytes:
+        file, row = self._locate(index)
+        return self.images[file][row].as_py() or b""
+
+
+def _open(path: Path, read):  # type: ignore[no-untyped-def]  # pyarrow has no types
+    """``read(path)`` with its failures told in a sentence."""
+    import pyarrow as pa
+
+    try:
+        return read(path)
+    except (pa.ArrowException, OSError) as error:
+        what = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"{path}: not a readable parquet file ({what}). Replace or download it again."
+        ) from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _no_column(path: Path, key: str, name: str, names: Sequence[str]) -> DataError:
+    return DataError(
+        f"{path}: there is no column '{name}'.{did_you_mean(name, names)} "
+        f"Set dataset.{key} to one of: {', '.join(names)}."
+    )
