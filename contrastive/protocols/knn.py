@@ -1,0 +1,92 @@
+"""Weighted k-nearest-neighbour classification of frozen features."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from contrastive.parts import Protocol
+from contrastive.protocols.labelled import class_indices, labelled, top1
+from contrastive.values import Features
+
+#: Similarities held at a time (64 MiB of float32).
+_TILE = 1 << 24
+
+
+class KNN(Protocol):
+    """Weighted k nearest neighbours in cosine similarity; no training.
+
+    Each of the k most similar images of the bank votes for its class with weight
+    exp(similarity / temperature). Features are scaled to unit length. Of neighbours that are equally
+    similar the earlier ones of the bank are taken, of classes with equal votes the smaller label.
+    Source: Wu et al. 2018, "Unsupervised feature learning via non-parametric instance
+    discrimination", section 3.4; k and temperature as there.
+
+    Args:
+        k: neighbours that vote; all of the bank where it holds fewer.
+        temperature: of the votes' weights; smaller listens more to the nearest.
+    """
+
+    version = 1
+    at: Literal["every", "end"] = "every"  # type: ignore[misc]  # a ClassVar of the base
+
+    def __init__(
+        self, k: Annotated[int, Field(gt=0)] = 200, temperature: Annotated[float, Field(gt=0)] = 0.1
+    ) -> None:
+        self.k, self.temperature = k, temperature
+
+    def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
+        """``top1``: the fraction of queries whose class wins the vote.
+
+        The bank is ``fit`` and the queries ``validation``; with ``test``, the bank is both and the
+        queries are ``test``. Images without a label (-1) are left out; a query of a class that the
+        bank lacks counts as wrong.
+
+        Raises:
+            UsageError: bank or queries hold no labelled image.
+            ContrastiveError: a feature is not finite.
+        """
+        if test is None:
+            bank, queries = labelled("knn", "fit", fit), labelled("knn", "validation", validation)
+        else:
+            bank, queries = labelled("knn", "train", fit, validation), labelled("knn", "test", test)
+        bank_labels, query_labels, classes = class_indices(bank.labels, queries.labels)
+        return {"top1": top1(self.predict(bank.h, bank_labels, queries.h, classes), query_labels)}
+
+    def predict(self, bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
+        """The class with most votes for each query, [m] int64.
+
+        Args:
+            bank: features [n, F].
+            labels: int64 [n] in 0..classes-1.
+            queries: features [m, F].
+            classes: how many classes there are.
+        """
+        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+        k = min(self.k, len(bank))
+        winners = []
+        for chunk in queries.split(max(1, _TILE // len(bank))):
+            similarity, neighbour = nearest(chunk @ bank.T, k)  # [c, k]
+            # Relative to the nearest: the same winner, and no overflow at small temperatures.
+            weight = ((similarity - similarity[:, :1]).double() / self.temperature).exp()
+            votes = weight.new_zeros(len(chunk), classes).scatter_add_(1, labels[neighbour], weight)
+            winners.append(votes.argmax(1))  # the first of equals
+        return torch.cat(winners)
+
+
+def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row with their columns, [c, k], largest first; of equals the first columns.
+
+    ``torch.topk`` alone leaves open which of several equal values at the k-th place it takes, so rows
+    where that matters (collapsed features, duplicate images) are sorted whole.
+    """
+    value, column = similarity.topk(k, dim=1)
+    ambiguous = (similarity >= value[:, -1:]).sum(1) > k
+    if ambiguous.any():
+        sorted_value, order = similarity[ambiguous].sort(dim=1, descending=True, stable=True)
+        value[ambiguous], column[ambiguous] = sorted_value[:, :k], order[:, :k]
+    return value, column

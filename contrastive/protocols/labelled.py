@@ -1,0 +1,54 @@
+"""What every protocol does first: keep the labelled images, refuse what cannot be scored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from contrastive.errors import ContrastiveError, UsageError
+from contrastive.values import Features
+
+
+def labelled(protocol: str, role: str, *parts: Features) -> Features:
+    """The images of ``parts``, one after the other, whose label is known (not -1).
+
+    Args:
+        protocol: recipe name of the protocol, for messages.
+        role: what the images are for: ``fit``, ``validation``, ``test``.
+
+    Raises:
+        UsageError: no image of ``parts`` has a label.
+        ContrastiveError: a feature is not finite.
+    """
+    filled = [part for part in parts if len(part)] or parts[:1]
+    h = torch.cat([part.h for part in filled])  # [n, F]
+    labels = torch.cat([part.labels for part in filled])  # [n]
+    ids = torch.cat([part.ids for part in filled])  # [n]
+    known = labels >= 0
+    if not known.any():
+        raise UsageError(
+            f"{protocol}: none of the {len(ids)} {role} images has a label; "
+            f"remove '{protocol}' from 'evaluate', or give it labelled data."
+        )
+    kept = Features(h[known], labels[known], ids[known])
+    if not kept.h.isfinite().all():
+        raise ContrastiveError(
+            f"{protocol}: the features of the {role} images are not finite; training diverged."
+        )
+    return kept
+
+
+def class_indices(fit: Tensor, queried: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Labels as places 0..K-1 among the K classes of ``fit``; a class that ``fit`` lacks becomes -1.
+
+    Returns:
+        (fit [n], queried [m], K), int64.
+    """
+    classes, fit_index = fit.unique(return_inverse=True)  # sorted: [K], [n]
+    place = torch.searchsorted(classes, queried).clamp(max=len(classes) - 1)
+    return fit_index, torch.where(classes[place] == queried, place, -1), len(classes)
+
+
+def top1(predicted: Tensor, labels: Tensor) -> float:
+    """The fraction of ``predicted`` [m] that equals ``labels`` [m]."""
+    return (predicted == labels).double().mean().item()

@@ -1,0 +1,220 @@
+"""Who may import whom, how long files may be, and what must stay out of a quick command."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contrastive.kinds import KINDS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "contrastive"
+
+#: The packages that hold the built-ins of a kind.
+PARTS = {
+    "augmentations", "backbones", "datasets", "heads", "losses",
+    "negatives", "optimizers", "protocols", "targets",
+}  # fmt: skip
+#: What a part may stand on, beside its own package.
+GROUND = {"kinds", "errors", "values", "parts", "rng", "kernels", "comparison"}
+#: What belongs to one package alone.
+NEIGHBOURS = {"backbones": {"timm_models"}}
+
+#: module or package -> the only modules of contrastive it may import (itself always).
+ALLOWED = {
+    "kinds": set(),
+    "errors": set(),
+    "rng": set(),
+    "metrics": set(),
+    "values": {"kinds", "errors"},
+    "hookspecs": {"kinds"},
+    "builtins": {"kinds", "hookspecs"},
+    "kernels": {"errors"},
+    "comparison": {"errors", "kernels", "values"},
+    # parts names two classes of its users in annotations and in Loss.forward, where loss(z_a, z_b) begins
+    "parts": {"kinds", "errors", "values", "rng", "comparison"},
+    "method": {"kinds", "errors", "values", "parts", "comparison", "rng"},
+    "monitors": set(),
+    "console": set(),
+    "registry": {"kinds", "errors", "hookspecs", "builtins"},
+    "recipe": {"kinds", "errors", "registry"},
+    **{kind: GROUND | NEIGHBOURS.get(kind, set()) for kind in PARTS},
+}
+#: The training side knows neither YAML, nor the registry, nor any part by name.
+ENGINE_MUST_NOT = {
+    "recipe",
+    "registry",
+    "build",
+    "builtins",
+    "hookspecs",
+    "runs",
+    "cli",
+    "schema",
+} | PARTS - {
+    "augmentations"  # a pipeline is the engine's own vocabulary: it calls it on batches
+}
+#: Imported by commands that must answer at once.
+WITHOUT_TORCH = [
+    "kinds",
+    "errors",
+    "hookspecs",
+    "builtins",
+    "registry",
+    "recipe",
+    "console",
+    "cli",
+]
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def owner(path: Path) -> str:
+    """``contrastive/losses/margin.py`` -> ``losses``; ``contrastive/rng.py`` -> ``rng``."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import of a file, in functions too, but not under ``if TYPE_CHECKING``."""
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _imports(node: ast.AST) -> Iterator[tuple[str, str]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from _imports(ast.Module(child.orelse, []))
+        elif isinstance(child, ast.Import):
+            yield from ((alias.name, "") for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "write absolute imports"
+            yield from ((child.module or "", alias.name) for alias in child.names)
+        else:
+            yield from _imports(child)
+
+
+def contrastive_imports(path: Path) -> set[str]:
+    """The modules or packages directly below ``contrastive`` that a file imports."""
+    found = set()
+    for module, name in imports(path):
+        first, *rest = module.split(".")
+        if first == "contrastive":
+            found.add(rest[0] if rest else name)
+    return found - {""}
+
+
+def test_imports_are_seen_where_they_hide(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from contrastive.engine import Engine\n"
+        "else:\n    import contrastive.rng\n"
+        "def f():\n    from contrastive import kinds\n    from contrastive.losses.margin import Margin\n"
+    )
+    assert contrastive_imports(path) == {"rng", "kinds", "losses"}
+
+
+@pytest.mark.parametrize("layer", sorted(ALLOWED))
+def test_layers_import_only_what_is_below(layer):
+    files = [path for path in modules() if owner(path) == layer]
+    assert files, f"contrastive/{layer} is gone: change the map in this test"
+    for path in files:
+        above = contrastive_imports(path) - ALLOWED[layer] - {layer}
+        assert not above, f"{path.relative_to(ROOT)} imports {sorted(above)}"
+
+
+@pytest.mark.parametrize("name", ["method", "engine"])
+def test_training_side_knows_no_recipe_and_no_part(name):
+    path = PACKAGE / f"{name}.py"
+    assert not contrastive_imports(path) & ENGINE_MUST_NOT
+    assert "yaml" not in {module.split(".")[0] for module, _ in imports(path)}
+    ours = {name for module, name in imports(path) if module.split(".")[0] == "contrastive"}
+    for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        function = ast.unparse(call.func)
+        assert function != "hasattr", f"{path.name}:{call.lineno} asks what a part has"
+        if function == "isinstance":
+            asked = {node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
+            assert not asked & ours, f"{path.name}:{call.lineno} asks which part it runs"
+
+
+def test_parts_and_plugins_use_public_names_only():
+    files = [path for path in modules() if owner(path) in PARTS]
+    files += [path for path in (ROOT / "plugins").rglob("*.py") if "tests" not in path.parts]
+    for path in files:
+        for module, name in imports(path):
+            words = [*module.split("."), name]
+            if words[0] == "contrastive":
+                assert not any(word.startswith("_") for word in words[1:] if word), f"{path}: {module} {name}"
+
+
+def test_plugins_do_not_import_each_other():
+    homes = {}  # top-level module -> folder of its plugin
+    for plugin in (ROOT / "plugins").glob("*/"):
+        for path in plugin.glob("*"):
+            if path.suffix == ".py" or (path / "__init__.py").exists():
+                homes[path.stem] = plugin
+    for path in (ROOT / "plugins").rglob("*.py"):
+        for module, _ in imports(path):
+            home = homes.get(module.split(".")[0])
+            assert home is None or home in path.parents, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_short(path):
+    limit = 300 if path == PACKAGE / "engine.py" else 500
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_quick_modules_leave_torch_out(name):
+    assert python(f"import sys, contrastive.{name}; print('torch' in sys.modules)") == "False\n"
+
+
+def test_importing_contrastive_is_light():
+    heavy = {"torch", "torchvision", "timm", "accelerate", "pyarrow", "numpy"}
+    out = python("import contrastive, sys; print(*sorted(m for m in sys.modules if '.' not in m))")
+    assert not heavy & set(out.split())
+
+
+def test_help_loads_neither_torch_nor_plugins():
+    out = python(
+        "import sys\n"
+        "from contrastive.cli import main\n"
+        "try: code = main(['--help'])\n"
+        "except SystemExit as stop: code = stop.code\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'accelerate', 'numpy', 'contrastive.builtins'}\n"
+        "print('RESULT', code or 0, *sorted(heavy & set(sys.modules)))"
+    )
+    assert out.splitlines()[-1] == "RESULT 0"
+    for command in (
+        "run",
+        "check",
+        "list",
+        "show",
+        "preview",
+        "evaluate",
+        "embed",
+        "export",
+        "schema",
+        "plugin",
+    ):
+        assert command in out
+
+
+def test_every_kind_of_part_has_a_hook():
+    from contrastive import hookspecs
+
+    hooks = {name for name in vars(hookspecs) if name.startswith("register_")}
+    assert hooks == {f"register_{kind}" for kind in KINDS}
+    assert all(getattr(hookspecs, name).__doc__ for name in hooks)

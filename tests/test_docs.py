@@ -1,0 +1,53 @@
+"""Every Python block of README and docs runs, page by page, in an empty folder."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> list[str]:
+    """The page's Python blocks, each after as many empty lines as stand above it, so that a traceback
+    gives the line of the page."""
+    text = page.read_text(encoding="utf-8")
+    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("docs_page")  # a real module, so that annotations of its classes can be evaluated
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec", dont_inherit=True), vars(module))
+
+
+def test_blocks_keep_the_lines_of_the_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n```python\na = 1\n```\ntext\n```python\nb = a\nraise SystemExit\n```\n")
+    first, second = blocks(page)
+    assert first.splitlines()[3] == "a = 1"
+    assert second.splitlines()[8] == "raise SystemExit"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8"))
+    broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not broken
+
+
+def test_readme_marks_its_test_command():
+    """``.ci/run`` runs what stands between these markers, so the two cannot drift apart."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    marked = re.search(r"<!-- test-command -->\n```\w*\n(.+)\n```\n<!-- /test-command -->", text)
+    assert marked
+    assert "-m pytest" in marked[1]
