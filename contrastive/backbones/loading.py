@@ -1,0 +1,41 @@
+"""Exported backbones, ready for use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from contrastive.errors import UsageError
+
+
+def load_backbone(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The encoder that ``export`` wrote, in eval mode: float [b, C, H, W] -> features h [b, F].
+
+    Its ``pretrained_cfg`` holds ``input_size``, ``mean`` and ``std``: inputs are in [0, 1], less the
+    mean, divided by the standard deviation (0 and 1 unless the backbone was trained with others).
+
+    Args:
+        folder: holds config.json and model.safetensors; no pickle is ever read.
+        device: where the encoder goes.
+
+    Raises UsageError where the folder is not an exported backbone.
+    """
+    folder = Path(folder).resolve()
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder} is not an exported backbone: it has no {name}.")
+
+    import timm
+
+    import contrastive.timm_models  # noqa: F401 - registers the small-stem architectures
+
+    try:
+        net = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (RuntimeError, TypeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{folder} is not an exported backbone that timm can load: {reason}") from error
+    return net.eval().to(device)

@@ -1,0 +1,212 @@
+"""Any timm model as a backbone, with a small-image stem for ResNets, local weights and timm export."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from contrastive.backbones.probe import feature_width
+from contrastive.backbones.weights import load_weights
+from contrastive.errors import UsageError, did_you_mean
+from contrastive.kinds import ImageSize, InChannels
+from contrastive.parts import Backbone
+
+_README = """# {architecture}
+
+A self-supervised encoder written by contrastive:
+images [b, {channels}, {size}, {size}] -> features [b, {features}].
+Inputs are in [0, 1], less `mean` {mean},
+divided by `std` {std} (both in `config.json`).
+
+```python
+import timm
+{registration}
+encoder = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
+```
+{note}"""
+_NOTE = """
+The one import is needed because timm itself has no `{architecture}`: `contrastive.timm_models` registers it
+(`pip install contrastive-framework`). `contrastive.load_backbone("PATH/TO/THIS/FOLDER")` does both.
+"""
+
+
+class Timm(Backbone):
+    """Any timm model by name, without its classifier; ResNets with a stem for small images.
+
+    Args:
+        model: name of a timm architecture (``timm.list_models()``); never downloads weights.
+        stem: ``standard``: as timm builds it; ``small``: a 3x3 stem without max-pooling (SimCLR,
+            Appendix B.9), for resnet10, 18, 34, 50, 101 and 152.
+        weights: where to start from: an exported backbone folder, a .safetensors, .pt or .pth file.
+            A classifier in it is left out; everything else must match.
+        mean: subtracted from inputs in [0, 1], a value a channel or one for all (none: SimCLR's way).
+        std: inputs are divided by it, a value a channel or one for all.
+        options: further arguments of the timm model, e.g. ``{width: 0.5, stem_stride: 2}`` for small
+            stems, ``{patch_size: 4}`` for vision transformers.
+
+    Raises UsageError for an unknown model, an option it does not take, an image size it cannot
+    take, or weights that do not match.
+    """
+
+    mean: Tensor | None  # [C, 1, 1]
+    std: Tensor | None  # [C, 1, 1]
+
+    def __init__(
+        self,
+        in_channels: InChannels,
+        image_size: ImageSize,
+        model: str = "resnet18",
+        stem: Literal["standard", "small"] = "standard",
+        weights: Path | None = None,
+        mean: list[float] | None = None,
+        std: list[Annotated[float, Field(gt=0)]] | None = None,
+        options: dict[str, Any] = {},  # noqa: B006 - read, never changed
+    ) -> None:
+        super().__init__()
+        name = _architecture(model, stem)
+        self.in_channels, self.image_size = in_channels, image_size
+        self.arguments = _arguments(name, in_channels, image_size, options)
+        self.net = _create(name, self.arguments)
+        _check_patches(self.net, name, image_size)
+        self.features = feature_width(self.net, name, in_channels, image_size)
+        if weights is not None:
+            load_weights(self.net, Path(weights), ignore=_classifiers(self.net))
+        for key, values in (("mean", mean), ("std", std)):
+            buffer = None if values is None else torch.tensor(_per_channel(key, values, in_channels))
+            self.register_buffer(key, None if buffer is None else buffer[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float [b, C, h, w] in [0, 1] -> features [b, F]."""
+        if self.mean is not None:
+            x = x - self.mean
+        if self.std is not None:
+            x = x / self.std
+        return self.net(x)
+
+    def export(self, folder: str) -> None:
+        """Write config.json, model.safetensors and README.md, from which timm loads this very encoder.
+
+        Standard stems load with timm alone; small stems after ``import contrastive.timm_models``.
+        """
+        from timm.models import save_for_hf
+
+        net = copy.deepcopy(self.net).cpu()
+        for tensor in (*net.parameters(), *net.buffers()):
+            tensor.data = tensor.data.contiguous()  # safetensors refuses channels_last
+        cfg = self._pretrained_cfg()
+        net.pretrained_cfg = cfg  # type: ignore[assignment] # a plain attribute, as timm sets it
+        try:
+            save_for_hf(net, folder, model_args=self.arguments, safe_serialization=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UsageError(f"{folder} is not a folder; name a new or an existing folder.") from error
+        Path(folder, "README.md").write_text(self._readme(cfg), encoding="utf-8")
+
+    def _pretrained_cfg(self) -> dict[str, Any]:
+        """timm's record of a checkpoint: this one's, not that of the weights timm offers by that name."""
+        kept = ("architecture", "first_conv", "classifier", "fixed_input_size")
+        return {
+            **{key: _record(self.net).get(key) for key in kept},
+            "input_size": (self.in_channels, self.image_size, self.image_size),
+            "pool_size": None,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": self._values(self.mean, 0.0),
+            "std": self._values(self.std, 1.0),
+            "num_classes": 0,
+        }
+
+    def _values(self, buffer: Tensor | None, default: float) -> tuple[float, ...]:
+        return (default,) * self.in_channels if buffer is None else tuple(buffer.flatten().tolist())
+
+    def _readme(self, cfg: dict[str, Any]) -> str:
+        registered = type(self.net).__module__ == "contrastive.timm_models"
+        return _README.format(
+            architecture=cfg["architecture"],
+            channels=self.in_channels,
+            size=self.image_size,
+            features=self.features,
+            mean=list(cfg["mean"]),
+            std=list(cfg["std"]),
+            registration="import contrastive.timm_models\n" if registered else "",
+            note=_NOTE.format(architecture=cfg["architecture"]) if registered else "",
+        )
+
+
+def _architecture(model: str, stem: str) -> str:
+    """The timm architecture of a model and a stem; raises UsageError where there is none."""
+    import timm
+
+    import contrastive.timm_models  # noqa: F401 - registers the small-stem architectures
+
+    known = timm.list_models()
+    small = timm.list_models("*_small", module="timm_models")
+    name = model if stem == "standard" or model in small else f"{model}_small"
+    if name in known:
+        return name
+    if model in known:
+        depths = sorted(int(name.removeprefix("resnet").removesuffix("_small")) for name in small)
+        raise UsageError(
+            f"{model} has no small stem; ResNets of depth {', '.join(map(str, depths))} have one."
+        )
+    remedy = did_you_mean(model, known) or " See timm.list_models()."
+    raise UsageError(f"timm has no model '{model}'.{remedy}")
+
+
+def _arguments(name: str, in_channels: int, image_size: int, options: dict[str, Any]) -> dict[str, Any]:
+    """What the model is created with; ``img_size`` only where it fixes the size and another one is wanted."""
+    import timm
+
+    arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels}
+    taken = sorted(arguments.keys() & options.keys())
+    if taken:
+        raise UsageError(f"backbone options: '{taken[0]}' follows from the data; leave it out.")
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg and cfg.fixed_input_size and tuple(cfg.input_size[1:]) != (image_size, image_size):
+        arguments["img_size"] = image_size
+    return arguments | options
+
+
+def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(name, **arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UsageError(f"timm cannot build {name} with {arguments}: {reason}") from error
+
+
+def _record(net: nn.Module) -> dict[str, Any]:
+    """What timm keeps beside a model about its checkpoint."""
+    return cast(dict[str, Any], net.pretrained_cfg)
+
+
+def _classifiers(net: nn.Module) -> tuple[str, ...]:
+    names = _record(net).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _check_patches(net: nn.Module, name: str, image_size: int) -> None:
+    """Refuse an image that patches do not cover: some timm models silently drop the rest."""
+    from timm.layers import PatchEmbed
+
+    for module in net.modules():
+        if isinstance(module, PatchEmbed) and not module.dynamic_img_pad:
+            patch = max(module.patch_size)
+            if image_size % patch:
+                raise UsageError(
+                    f"{name} cuts images into patches of {patch} pixels, which do not cover {image_size}:"
+                    f" choose a size that is a multiple of {patch}, or options: {{patch_size: ...}}."
+                )
+
+
+def _per_channel(key: str, values: list[float], channels: int) -> list[float]:
+    if len(values) not in (1, channels):
+        raise UsageError(f"backbone {key}: give one value or {channels} (one a channel), not {len(values)}.")
+    return list(values) * (channels // len(values))

@@ -1,0 +1,100 @@
+"""Any torchvision classification model as a backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from contrastive.backbones.probe import feature_width
+from contrastive.errors import UsageError, did_you_mean
+from contrastive.kinds import ImageSize, InChannels
+from contrastive.parts import Backbone
+
+#: torchvision's modules of models -> arguments they need here: what fixes the image size, and what
+#: keeps the auxiliary classifiers (a tuple in training) out.
+_SIZE_ARGUMENT = {"vision_transformer": "image_size", "maxvit": "input_size"}
+_AUXILIARY = ("googlenet", "inception")
+
+
+class Torchvision(Backbone):
+    """Any torchvision classification model by name, without its classifier.
+
+    The last linear (or, in SqueezeNet, convolutional) layer goes, with the dropout just before it.
+    For other than three channels the first convolution is replaced; its new weights are normal with
+    the standard deviation of those it replaces.
+
+    Args:
+        model: name of a torchvision classification model; never downloads weights.
+        options: further arguments of that model.
+
+    Raises UsageError for an unknown model, an option or an image size it does not take.
+    """
+
+    def __init__(
+        self,
+        in_channels: InChannels,
+        image_size: ImageSize,
+        model: str = "resnet18",
+        options: dict[str, Any] = {},  # noqa: B006 - read, never changed
+    ) -> None:
+        super().__init__()
+        self.net = _create(model, image_size, options)
+        _remove_classifier(self.net)
+        if in_channels != 3:
+            _replace_first_convolution(self.net, in_channels)
+        self.features = feature_width(self.net, model, in_channels, image_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float [b, C, h, w] in [0, 1] -> features [b, F]."""
+        return self.net(x)
+
+
+def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if model not in known:
+        remedy = did_you_mean(model, known) or " See torchvision.models.list_models()."
+        raise UsageError(f"torchvision has no classification model '{model}'.{remedy}")
+    family = models.get_model_builder(model).__module__.rpartition(".")[2]
+    arguments: dict[str, Any] = {}
+    if family in _SIZE_ARGUMENT:
+        size = image_size if family == "vision_transformer" else (image_size, image_size)
+        arguments[_SIZE_ARGUMENT[family]] = size
+    if family in _AUXILIARY:
+        arguments |= {"aux_logits": False, "init_weights": True}
+    try:
+        return models.get_model(model, weights=None, **(arguments | options))
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UsageError(
+            f"torchvision cannot build {model} for images of {image_size} with {options}: {reason}"
+        ) from error
+
+
+def _remove_classifier(net: nn.Module) -> None:
+    name = [name for name, module in net.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+    parent = net.get_submodule(name.rpartition(".")[0])
+    siblings = list(parent.named_children())
+    place = [child for child, _ in siblings].index(name.rpartition(".")[2])
+    setattr(parent, siblings[place][0], nn.Identity())
+    if place and isinstance(siblings[place - 1][1], nn.Dropout):
+        setattr(parent, siblings[place - 1][0], nn.Identity())
+
+
+def _replace_first_convolution(net: nn.Module, in_channels: int) -> None:
+    name, old = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    nn.init.normal_(new.weight, std=old.weight.std().item())
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    parent = net.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], new)

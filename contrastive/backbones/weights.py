@@ -1,0 +1,78 @@
+"""Starting from weights on disk: read without running any code they hold, and matched name by name."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from contrastive.errors import UsageError
+
+_SHOWN = 3
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict at ``path``, on the CPU.
+
+    Args:
+        path: a folder with model.safetensors (what ``export`` and timm write), a .safetensors file,
+            or a .pt or .pth file; the latter is read with ``weights_only=True`` and may hold the
+            state dict under ``state_dict`` or ``model``.
+
+    Raises UsageError where there is no such file or it does not hold a state dict.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        where = f"{path} has no model.safetensors" if path.is_dir() else f"{path} does not exist"
+        raise UsageError(f"weights: {where}. Name an exported folder, a .safetensors, .pt or .pth file.")
+    if file.suffix not in (".safetensors", ".pt", ".pth"):
+        raise UsageError(f"weights: {file} is neither a .safetensors nor a .pt or .pth file.")
+    try:
+        state = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"weights: {file} cannot be read as plain tensors: {reason}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UsageError(f"weights: {file} does not hold a state dict (names with tensors).")
+    return dict(state)
+
+
+def load_weights(net: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> None:
+    """Load ``path`` into ``net``; raises UsageError that names weights which do not match.
+
+    Args:
+        net: the network; untouched where anything does not match.
+        path: see :func:`read_weights`.
+        ignore: modules whose weights are left out (the classifiers that ``net`` lacks).
+    """
+    left_out = tuple(f"{module}." for module in ignore)
+    state = {name: value for name, value in read_weights(path).items() if not name.startswith(left_out)}
+    own = net.state_dict()
+    complaints = [
+        *(f"lacks {name}" for name in own if name not in state),
+        *(f"has {name}, which the model lacks" for name in state if name not in own),
+        *(
+            f"has {name} {list(state[name].shape)}, the model {list(own[name].shape)}"
+            for name in own
+            if name in state and own[name].shape != state[name].shape
+        ),
+    ]
+    if complaints:
+        more = f"; and {len(complaints) - _SHOWN} more" if len(complaints) > _SHOWN else ""
+        raise UsageError(
+            f"weights: {path} does not fit the model: it {'; it '.join(complaints[:_SHOWN])}{more}."
+            " Name the model, stem, options and input channels these weights were trained with."
+        )
+    net.load_state_dict(state)

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import nn
+
+from contrastive.errors import UsageError
+from contrastive.heads import MLP, Linear, NoHead
+
+
+def layers(head):
+    return [type(layer).__name__ for layer in head.layers]
+
+
+def test_official_simclr_has_batch_norm_after_every_layer_and_no_last_shift():
+    head = MLP(64, dims=[32, 16], batch_norm="all")
+    assert layers(head) == ["Linear", "BatchNorm1d", "ReLU", "Linear", "ScaleBatchNorm"]
+    assert {name for name, _ in head.named_parameters()} == {
+        "layers.0.weight",
+        "layers.1.weight",
+        "layers.1.bias",
+        "layers.3.weight",
+        "layers.4.weight",
+    }
+
+
+def test_paper_head_is_linear_relu_linear_with_biases():
+    head = MLP(64, dims=[32, 16], batch_norm="none")
+    assert layers(head) == ["Linear", "ReLU", "Linear"]
+    assert head.layers[0].bias is not None
+    assert head.layers[2].bias is not None
+
+
+def test_hidden_batch_norm_leaves_the_output_bare():
+    head = MLP(64, dims=[32, 24, 16], batch_norm="hidden")
+    assert layers(head) == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert [layer.bias is None for layer in head.layers if isinstance(layer, nn.Linear)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("batch_norm", ["none", "hidden", "all"])
+@pytest.mark.parametrize("dims", [[16], [32, 16], [32, 24, 16]])
+def test_every_depth_gives_the_last_width(dims, batch_norm):
+    head = MLP(64, dims=dims, batch_norm=batch_norm)
+    z = head(torch.randn(8, 64))
+    assert head.out_features == 16
+    assert z.shape == (8, 16)
+    z.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_last_batch_norm_scales_standardised_columns():
+    torch.manual_seed(0)
+    head = MLP(8, dims=[4], batch_norm="all")
+    with torch.no_grad():
+        head.layers[1].weight.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    h = torch.randn(64, 8)
+    y = h.double() @ head.layers[0].weight.double().T
+    want = (y - y.mean(0)) / (y.var(0, unbiased=False) + 1e-5).sqrt() * torch.tensor([1.0, 2.0, 3.0, 4.0])
+    torch.testing.assert_close(head(h).double(), want, atol=1e-5, rtol=1e-5)
+    head.eval()
+    mean, var = head.layers[1].running_mean.double(), head.layers[1].running_var.double()
+    torch.testing.assert_close(
+        head(h).double(),
+        (y - mean) / (var + 1e-5).sqrt() * head.layers[1].weight.double(),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(head)  # as the engine does before it wraps
+
+
+def test_state_survives_a_round_trip():
+    head, other = MLP(8, dims=[4, 4]), MLP(8, dims=[4, 4])
+    head(torch.randn(16, 8))
+    other.load_state_dict(head.state_dict())
+    h = torch.randn(4, 8)
+    assert torch.equal(head.eval()(h), other.eval()(h))
+
+
+def test_linear_and_no_head():
+    linear, none = Linear(64, dim=16), NoHead(64)
+    h = torch.randn(8, 64)
+    assert (linear.out_features, none.out_features) == (16, 64)
+    torch.testing.assert_close(linear(h), h @ linear.layer.weight.T + linear.layer.bias)
+    assert none(h) is h
+    assert not list(none.parameters())
+
+
+def test_no_width_is_refused():
+    with pytest.raises(UsageError, match="dims is empty"):
+        MLP(8, dims=[])
