@@ -1,0 +1,80 @@
+"""The parts that ship with the framework, registered through the same hooks as a stranger's.
+
+References only: a part's module is imported when a recipe (or ``list``, ``show``) first names it.
+"""
+
+from __future__ import annotations
+
+from contrastive.hookspecs import Register
+from contrastive.kinds import hookimpl
+
+
+@hookimpl
+def register_dataset(register: Register) -> None:
+    register("fashion_mnist_sample", "contrastive.datasets:FashionMNISTSample")
+    register("image_folder", "contrastive.datasets:ImageFolder")
+    register("parquet", "contrastive.datasets:Parquet")
+    register("torchvision", "contrastive.datasets:Torchvision")
+    register("hugging_face", "contrastive.datasets:HuggingFace")
+
+
+@hookimpl
+def register_augmentation(register: Register) -> None:
+    register("simclr", "contrastive.augmentations:SimCLR")
+    register("random_resized_crop", "contrastive.augmentations:RandomResizedCrop")
+    register("flip", "contrastive.augmentations:Flip")
+    register("color_jitter", "contrastive.augmentations:ColorJitter")
+    register("grayscale", "contrastive.augmentations:Grayscale")
+    register("blur", "contrastive.augmentations:Blur")
+    register("solarize", "contrastive.augmentations:Solarize")
+    register("cutout", "contrastive.augmentations:Cutout")
+    register("rotation", "contrastive.augmentations:Rotation")
+    register("noise", "contrastive.augmentations:Noise")
+    register("sobel", "contrastive.augmentations:Sobel")
+    register("torchvision", "contrastive.augmentations:TorchvisionTransform")
+    register("sequence", "contrastive.augmentations:Sequence")
+    register("views", "contrastive.augmentations:Views")
+
+
+@hookimpl
+def register_backbone(register: Register) -> None:
+    register("timm", "contrastive.backbones:Timm")
+    register("torchvision", "contrastive.backbones:Torchvision")
+
+
+@hookimpl
+def register_head(register: Register) -> None:
+    register("mlp", "contrastive.heads:MLP")
+    register("linear", "contrastive.heads:Linear")
+    register("none", "contrastive.heads:NoHead")
+
+
+@hookimpl
+def register_target(register: Register) -> None:
+    register("shared", "contrastive.targets:Shared")
+
+
+@hookimpl
+def register_negatives(register: Register) -> None:
+    register("in_batch", "contrastive.negatives:InBatch")
+    register("none", "contrastive.negatives:NoNegatives")
+
+
+@hookimpl
+def register_loss(register: Register) -> None:
+    register("nt_xent", "contrastive.losses:NTXent")
+    register("nt_logistic", "contrastive.losses:NTLogistic")
+    register("margin", "contrastive.losses:Margin")
+
+
+@hookimpl
+def register_optimizer(register: Register) -> None:
+    register("lars", "contrastive.optimizers:LARSPart")
+    register("sgd", "contrastive.optimizers:SGDPart")
+    register("adamw", "contrastive.optimizers:AdamWPart")
+
+
+@hookimpl
+def register_protocol(register: Register) -> None:
+    register("knn", "contrastive.protocols:KNN")
+    register("linear", "contrastive.protocols:LinearProbe")

@@ -1,0 +1,38 @@
+"""Recipes: YAML -> nodes with line and column -> a resolved :class:`Recipe`. Imports no torch."""
+
+from __future__ import annotations
+
+from contrastive.recipe.model import (
+    Evaluate,
+    PartSpec,
+    ProtocolSpec,
+    Recipe,
+    Train,
+    Views,
+    WeightedLoss,
+    dump_yaml,
+    training_fingerprint,
+)
+from contrastive.recipe.nodes import Node, Tree
+from contrastive.recipe.resolve import load_recipe, resolve
+from contrastive.recipe.source import find_recipe, load_tree, parse_tree, shipped_recipes
+
+__all__ = [
+    "Evaluate",
+    "Node",
+    "PartSpec",
+    "ProtocolSpec",
+    "Recipe",
+    "Train",
+    "Tree",
+    "Views",
+    "WeightedLoss",
+    "dump_yaml",
+    "find_recipe",
+    "load_recipe",
+    "load_tree",
+    "parse_tree",
+    "resolve",
+    "shipped_recipes",
+    "training_fingerprint",
+]

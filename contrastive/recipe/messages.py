@@ -1,0 +1,131 @@
+"""What is wrong with a value, in words: pydantic's errors at the places of the tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Annotated, Any, get_args
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from contrastive.errors import Mistake, did_you_mean
+from contrastive.recipe.nodes import Node
+from contrastive.recipe.parameters import arms, type_text
+
+
+def shown(node: Node) -> str:
+    """What stands there: a value in short, or ``a map``, ``a list``."""
+    if node.is_map or node.is_list:
+        return "a map" if node.is_map else "a list"
+    if node.value is None or isinstance(node.value, bool):
+        return {None: "null", True: "true", False: "false"}[node.value]
+    text = repr(node.value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def join(path: str, *steps: str | int) -> str:
+    """A dotted path, longer by ``steps``."""
+    return ".".join(filter(None, [path, *map(str, steps)]))
+
+
+def unknown_key(owner: str, key: str, known: Iterable[str], what: str) -> str:
+    """``nt_xent has no parameter 'temperatur'. Did you mean 'temperature'?``"""
+    names = list(known)
+    takes = f" It takes {', '.join(names)}." if names else " It takes none."
+    return f"{owner} has no {what} '{key}'.{did_you_mean(key, names) or takes}"
+
+
+def mistakes_of(
+    error: ValidationError, node: Node, path: str, owner: str, fields: Mapping[str, FieldInfo]
+) -> list[Mistake]:
+    """The mistakes of a map that was checked against a model; ``fields`` are the model's, by key."""
+    found = sorted(error.errors(include_url=False), key=lambda item: str(item["loc"][:1]))
+    mistakes: list[Mistake] = []
+    for first, items in groupby(found, key=lambda item: item["loc"][0]):
+        key = str(first)
+        if key not in fields:
+            message = unknown_key(owner, key, fields, "parameter" if "." in path or owner != path else "key")
+            mistakes.append(Mistake(node.key(key), join(path, key), message))
+        elif key not in node.value:
+            message = f"{owner} needs '{key}' ({type_text(_annotation(fields[key]))})"
+            mistakes.append(Mistake(node.where, path, message))
+        else:
+            mistakes += _wrong_value(list(items), node.value[key], join(path, key), fields[key])
+    return mistakes
+
+
+def _wrong_value(items: list[ErrorDetails], node: Node, path: str, field: FieldInfo) -> list[Mistake]:
+    """What is wrong inside one value. Of a union's alternatives, the one that went furthest was meant."""
+    placed = [(_existing(node, item["loc"][1:]), item) for item in items]
+    if len([arm for arm in arms(field.annotation) if arm is not type(None)]) > 1:
+        deepest = max(len(steps) for steps, _ in placed)
+        placed = [(steps, item) for steps, item in placed if len(steps) == deepest]
+    by_place: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
+    for steps, item in placed:
+        by_place.setdefault(steps, []).append(item)
+    return [_one(steps, found, node, path, field) for steps, found in by_place.items()]
+
+
+def _one(
+    steps: tuple[str | int, ...], found: list[ErrorDetails], node: Node, path: str, field: FieldInfo
+) -> Mistake:
+    here, wanted = join(path, *steps), type_text(_annotation(field))
+    if found[0]["type"] == "extra_forbidden":
+        key = str(steps[-1])
+        parent = node.at(steps[:-1])[0]
+        known = [name for arm in arms(field.annotation) for name in getattr(arm, "__annotations__", {})]
+        return Mistake(parent.key(key), here, unknown_key(path, key, known, "key"))
+    value = node.at(steps)[0]
+    if found[0]["type"] in ("later", "value_error"):  # a sentence of ours, or of the model's author
+        return Mistake(value.where, here, found[0]["msg"].removeprefix("Value error, "))
+    if len(found) > 1 or found[0]["type"] == "missing":
+        return Mistake(value.where, here, f"must be {wanted}, not {shown(value)}")
+    return Mistake(
+        value.where, here, f"{_said(found[0])}, not {shown(value)}{_nearest(found[0], value, field)}"
+    )
+
+
+def _said(item: ErrorDetails) -> str:
+    """pydantic's sentence in a recipe's words."""
+    words = {
+        "Input should be an object": "must be a map",
+        "Input should be a valid array": "must be a list",
+        "Input should be a valid tuple": "must be a list",
+        "Input should be a valid list": "must be a list",
+        "Input should be a valid dictionary": "must be a map",
+        "Input should be a valid string": "must be text",
+        "Input should be a valid boolean": "must be true or false",
+        "Input should be a valid integer": "must be an integer",
+        "Input should be a valid number": "must be a number",
+    }
+    return re.sub("^(Input|String|List|Value) should", "must", words.get(item["msg"], item["msg"]))
+
+
+def _nearest(item: ErrorDetails, value: Node, field: FieldInfo) -> str:
+    if item["type"] != "literal_error" or not value.is_text:
+        return ""
+    choices = [
+        choice for arm in arms(field.annotation) for choice in get_args(arm) if isinstance(choice, str)
+    ]
+    hint = did_you_mean(value.value, choices)
+    return f".{hint}" if hint else ""
+
+
+def _annotation(field: FieldInfo) -> Any:
+    """A field's type with its constraints, which pydantic keeps beside it."""
+    bare = field.annotation
+    return Annotated[(bare, *field.metadata)] if field.metadata else bare
+
+
+def _existing(node: Node, loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The steps of a location that are really there; pydantic puts the names of alternatives in between."""
+    steps: list[str | int] = []
+    for step in loc:
+        child = node.child(step)
+        if child is not None:
+            steps.append(step)
+            node = child
+    return tuple(steps)

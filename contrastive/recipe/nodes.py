@@ -1,0 +1,92 @@
+"""The tree of a recipe's values, each with the place it was written at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from contrastive.errors import Mistake, UsageError, Where
+
+
+@dataclass(frozen=True)
+class Node:
+    """A scalar, a list of nodes or a map of nodes, where it stands and, for a map, where its keys stand."""
+
+    value: Any
+    where: Where
+    keys: Mapping[str, Where] = field(default_factory=dict)
+
+    @property
+    def is_map(self) -> bool:
+        return isinstance(self.value, dict)
+
+    @property
+    def is_list(self) -> bool:
+        return isinstance(self.value, list)
+
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.value, str)
+
+    def plain(self) -> Any:
+        """Maps, lists and scalars without places."""
+        if self.is_map:
+            return {key: child.plain() for key, child in self.value.items()}
+        if self.is_list:
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def key(self, key: str) -> Where:
+        """Where a map's key is written (the map itself, where it is not)."""
+        return self.keys.get(key, self.where)
+
+    def without(self, *keys: str) -> Node:
+        """This map without some of its keys."""
+        return Node(
+            {key: child for key, child in self.value.items() if key not in keys}, self.where, self.keys
+        )
+
+    def at(self, loc: Sequence[str | int]) -> tuple[Node, int]:
+        """The deepest node on the way ``loc``, and how many of its steps exist."""
+        node = self
+        for depth, step in enumerate(loc):
+            child = node.child(step)
+            if child is None:
+                return node, depth
+            node = child
+        return node, len(loc)
+
+    def child(self, step: str | int) -> Node | None:
+        """The value of a map's key, or a list's item; None where there is none."""
+        if self.is_map:
+            return self.value.get(step)
+        if self.is_list and str(step).isdecimal() and int(step) < len(self.value):
+            return self.value[int(step)]
+        return None
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A recipe as it was written: its root map, and the mistakes found while it was read."""
+
+    root: Node
+    mistakes: tuple[Mistake, ...] = ()
+    name: str = "recipe"
+
+
+def from_plain(value: Any, where: Where) -> Node:
+    """The tree of a plain value that was written at one place (``--set``, Python, a default)."""
+    if isinstance(value, Mapping):
+        children = {str(key): from_plain(child, where) for key, child in value.items()}
+        return Node(children, where, dict.fromkeys(children, where))
+    if isinstance(value, list | tuple):
+        return Node([from_plain(child, where) for child in value], where)
+    if isinstance(value, os.PathLike):
+        return Node(os.fspath(value), where)
+    if value is None or isinstance(value, bool | int | float | str):
+        return Node(value, where)
+    raise UsageError(
+        f"{where}: a {type(value).__name__} is no value of a recipe; give numbers, text, lists and maps"
+    )

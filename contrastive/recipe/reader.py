@@ -1,0 +1,246 @@
+"""YAML text -> nodes with file, line and column, and back.
+
+PyYAML scans and parses; values are resolved by the core schema of YAML 1.2, because PyYAML's own 1.1
+reads ``1e-3`` as text, ``on`` and ``no`` as booleans, ``010`` as 8 and ``12:30`` as 750. Duplicate
+keys, tags, merge keys and documents after the first are refused, and size, depth and the number of
+nodes (aliases expanded) are bounded, so that no file can exhaust the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from contrastive.errors import Mistake, RecipeError, Where
+from contrastive.recipe.nodes import Node
+
+Keys = tuple[str, ...]
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 32
+MAX_NODES = 20_000
+
+_NULL = re.compile(r"~|null|Null|NULL|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+#: Tag, pattern and possible first letters of what a plain scalar may be, other than text.
+_CORE = (
+    ("null", _NULL, "~nN"),
+    ("bool", _BOOL, "tTfF"),
+    ("int", _INT, "-+0123456789"),
+    ("float", _FLOAT, "-+.0123456789"),
+)
+
+
+def resolve_scalar(text: str) -> Any:
+    """The value of a plain scalar under the core schema of YAML 1.2 (10.3.2 of its specification)."""
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _INT.fullmatch(text):
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text, base)
+    if _FLOAT.fullmatch(text):
+        number = text.lower()
+        return float(number.replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+def read_yaml(content: bytes | str, file: str, whole: bool = True) -> tuple[Node, list[Mistake]]:
+    """The tree of one YAML document, and mistakes that leave it readable (duplicate keys).
+
+    Raises RecipeError where it is not readable at all. Where ``whole`` is false the text is a value
+    of ``--set``, whose lines and columns mean nothing to the user.
+    """
+    text = _decode(content, file)
+    builder = _Builder(file, whole)
+    try:
+        return builder.document(yaml.parse(text, Loader=yaml.SafeLoader)), builder.mistakes
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        place = (before.count("\n"), len(before) - before.rfind("\n") - 1)
+        raise builder.refusal(place, "a character that YAML forbids; is this a text file?") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = (mark.line, mark.column) if mark else (0, 0)
+        raise builder.refusal(place, _syntax(str(error.problem or error.context))) from None
+
+
+def _decode(content: bytes | str, file: str) -> str:
+    if len(content) > MAX_BYTES:
+        size = f"{len(content) / 1024:.0f} KiB"
+        raise _refused(
+            Where(file), f"is {size}; a recipe has at most {MAX_BYTES // 1024} KiB. Is it the right file?"
+        )
+    if isinstance(content, str):
+        return content
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _refused(Where(file), "is not UTF-8 text; a recipe is a YAML text file") from None
+
+
+def _syntax(problem: str) -> str:
+    if "'\\t'" in problem:
+        return "a tab; YAML is indented with spaces"
+    hints = {
+        "mapping values are not allowed": "a ':' where none may be; check the indentation, or quote",
+        "expected <block end>": "wrong indentation; entries of one map or list start in one column",
+        "could not find expected ':'": "a key without ':'; write 'key: value'",
+    }
+    for start, hint in hints.items():
+        if start in problem:
+            return f"not valid YAML: {hint}"
+    return f"not valid YAML ({problem}); check brackets, quotes and indentation here"
+
+
+def _refused(where: Where, message: str) -> RecipeError:
+    return RecipeError([Mistake(where, "", message)])
+
+
+class _Builder:
+    """Builds nodes from parser events; counts what it builds, aliases at their full size."""
+
+    def __init__(self, file: str, whole: bool):
+        self.file, self.whole = file, whole
+        self.mistakes: list[Mistake] = []
+        self._nodes = 0
+        self._anchors: dict[str, tuple[Node, int] | None] = {}  # node and size; None while it is built
+
+    def refusal(self, place: tuple[int, int], message: str) -> RecipeError:
+        return _refused(self._where(place), message)
+
+    def document(self, events: Iterator[yaml.Event]) -> Node:
+        next(events)  # stream start
+        first = next(events)
+        if isinstance(first, yaml.StreamEndEvent):
+            return Node(None, self._where((0, 0)))
+        node = self._node(next(events), events, (), 0)
+        next(events)  # document end
+        after = next(events)
+        if not isinstance(after, yaml.StreamEndEvent):
+            raise self._refuse(after, "a second document ('---'); a recipe is one document")
+        return node
+
+    def _node(self, event: Any, events: Iterator[yaml.Event], path: Keys, depth: int) -> Node:
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event)
+        self._count(1, event)
+        if depth > MAX_DEPTH:
+            raise self._refuse(event, f"nested more than {MAX_DEPTH} deep; a recipe is flatter than that")
+        if event.tag not in (None, "!"):
+            raise self._refuse(event, f"a tag ({event.tag}); a recipe holds plain values only")
+        before = self._nodes
+        if event.anchor:
+            self._anchors[event.anchor] = None
+        if isinstance(event, yaml.MappingStartEvent):
+            node = self._map(event, events, path, depth)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = self._list(event, events, path, depth)
+        else:
+            node = self._scalar(event)
+        if event.anchor:
+            self._anchors[event.anchor] = node, self._nodes - before + 1
+        return node
+
+    def _alias(self, event: yaml.AliasEvent) -> Node:
+        if event.anchor not in self._anchors:
+            raise self._refuse(
+                event, f"'*{event.anchor}' has no anchor; write '&{event.anchor}' at the value first"
+            )
+        known = self._anchors[event.anchor]
+        if known is None:
+            raise self._refuse(event, f"'*{event.anchor}' stands inside the value it names")
+        node, size = known
+        self._count(size, event)
+        return node
+
+    def _map(self, start: yaml.Event, events: Iterator[yaml.Event], path: Keys, depth: int) -> Node:
+        value: dict[str, Node] = {}
+        keys: dict[str, Where] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self._refuse(event, "a key must be a word; check the indentation and brackets here")
+            key, where = event.value, self._place(event)
+            if key == "<<" and event.implicit[0]:
+                raise self._refuse(event, "a merge key ('<<'); use `extends: other.yaml` to inherit")
+            child = self._node(next(events), events, (*path, key), depth + 1)
+            if key in value:
+                first = f" (first at line {keys[key].line})" if self.whole else ""
+                message = f"this key is written twice{first}; keep one"
+                self.mistakes.append(Mistake(where, ".".join((*path, key)), message))
+                continue
+            value[key], keys[key] = child, where
+        return Node(value, self._place(start), keys)
+
+    def _list(self, start: yaml.Event, events: Iterator[yaml.Event], path: Keys, depth: int) -> Node:
+        items: list[Node] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(self._node(event, events, (*path, str(len(items))), depth + 1))
+        return Node(items, self._place(start))
+
+    def _scalar(self, event: yaml.ScalarEvent) -> Node:
+        if any("\ud800" <= letter <= "\udfff" for letter in event.value):
+            raise self._refuse(event, "half a character (a lone surrogate); write the whole one")
+        if not event.implicit[0]:  # quoted
+            return Node(event.value, self._place(event))
+        value = resolve_scalar(event.value) if len(event.value) <= 1000 else event.value
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise self._refuse(event, f"{event.value[:20]}... is beyond 64 bits; quote it if it is text")
+        if isinstance(value, float) and math.isinf(value) and "inf" not in event.value.lower():
+            raise self._refuse(event, f"{event.value} is beyond the range of a number")
+        return Node(value, self._place(event))
+
+    def _count(self, nodes: int, event: yaml.Event) -> None:
+        self._nodes += nodes
+        if self._nodes > MAX_NODES:
+            raise self._refuse(
+                event, f"more than {MAX_NODES} values (aliases expanded); a recipe is far smaller"
+            )
+
+    def _refuse(self, event: yaml.Event, message: str) -> RecipeError:
+        return _refused(self._place(event), message)
+
+    def _place(self, event: yaml.Event) -> Where:
+        mark = event.start_mark
+        return self._where((mark.line, mark.column) if mark else (0, 0))
+
+    def _where(self, place: tuple[int, int]) -> Where:
+        return Where(self.file, place[0] + 1, place[1] + 1) if self.whole else Where(self.file)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes exactly the texts that :func:`resolve_scalar` would not read as text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Anything that is not printable (line breaks of every sort) is double-quoted, where it is escaped."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+for _tag, _pattern, _first in _CORE:
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern.pattern})$"), list(_first)
+    )
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
+
+
+def write_yaml(value: Any) -> str:
+    """YAML text that :func:`read_yaml` reads back as the very same value; leaves in one line each."""
+    return yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+    )

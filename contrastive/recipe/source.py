@@ -1,0 +1,218 @@
+"""Where a recipe comes from: files, shipped recipes, ``extends`` and ``--set``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from contrastive.errors import Mistake, RecipeError, UsageError, Where, did_you_mean
+from contrastive.recipe.messages import shown
+from contrastive.recipe.nodes import Node, Tree, from_plain
+from contrastive.recipe.reader import MAX_BYTES, MAX_DEPTH, read_yaml
+
+#: Keys whose values are parts, so that a bare name is short for ``{name: ...}``.
+PART_KEYS = (
+    "dataset", "augmentation", "backbone", "head", "predictor", "target", "negatives", "loss", "optimizer",
+)  # fmt: skip
+
+
+def shipped_folder() -> Path:
+    """The recipes that ship with the package: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Name (``simclr``, ``cifar10/simclr-cpu``) -> summary, the first comment line, of shipped recipes."""
+    folder = shipped_folder()
+    files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file.as_posix()))
+    return {file.relative_to(folder).with_suffix("").as_posix(): _summary(file) for file in files}
+
+
+def _summary(file: Path) -> str:
+    for line in file.read_text("utf-8").splitlines():
+        if line.startswith("#") and "yaml-language-server" not in line:
+            return line.lstrip("# ").rstrip()
+    return ""
+
+
+def find_recipe(name: str | os.PathLike[str]) -> Path:
+    """The file of a recipe: a path, or the name of a shipped one. Raises UsageError where there is none."""
+    path = Path(name)
+    try:
+        if path.is_file():
+            return path
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL
+        raise UsageError(
+            f"{str(name)[:80]!r} is no file name; give a recipe file, or a shipped name"
+        ) from None
+    shipped = shipped_recipes()
+    wanted = path.as_posix().removesuffix(".yaml")
+    if wanted in shipped:
+        return shipped_folder() / f"{wanted}.yaml"
+    what = f"{name} is a folder, not a recipe file" if is_folder else f"there is no recipe file {name}"
+    known = f" Shipped: {', '.join(shipped)}." if shipped else ""
+    hint = did_you_mean(wanted.removeprefix("recipes/"), shipped) or known
+    raise UsageError(f"{what}, nor a shipped recipe of that name.{hint}")
+
+
+def load_tree(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str, Any] = ()) -> Tree:
+    """Read a recipe, what it extends, and then apply ``--set`` (``["a.b=1"]``, or ``{"a.b": 1}``) in order.
+
+    Raises RecipeError where a file cannot be read, UsageError where there is no such recipe. Mistakes
+    that leave the recipe readable are kept in the tree and reported together with all others.
+    """
+    file = find_recipe(recipe)
+    root, mistakes = _with_bases(file, ())
+    for path, value, found in _assignments(sets):
+        mistakes += found
+        if value is not None:
+            root = _assign(root, path, value, mistakes)
+    name = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-") or "recipe"
+    return Tree(root, tuple(mistakes), name)
+
+
+def parse_tree(text: str, file: str = "recipe.yaml") -> Tree:
+    """The tree of a recipe's text, without ``extends`` (which needs a place to look in)."""
+    root, mistakes = read_yaml(text, file)
+    return Tree(_root(root), tuple(mistakes))
+
+
+def _with_bases(file: Path, inside: tuple[Path, ...]) -> tuple[Node, list[Mistake]]:
+    root, mistakes = read_yaml(_content(file), str(file))
+    root = _root(root)
+    base = root.value.get("extends")
+    if base is None:
+        return root.without("extends"), mistakes
+    root = root.without("extends")
+    chain = (*inside, file.resolve())
+    try:
+        below, more = _with_bases(_base_file(base, file, chain), chain)
+    except UsageError as error:
+        own = (
+            error.mistakes if isinstance(error, RecipeError) else [Mistake(base.where, "extends", str(error))]
+        )
+        raise RecipeError([*mistakes, *own]) from None
+    merged = merge(below, root)
+    return replace(merged, where=root.where), [*more, *mistakes]
+
+
+def _base_file(base: Node, file: Path, chain: tuple[Path, ...]) -> Path:
+    if not base.is_text:
+        raise UsageError(f"must be one recipe file or shipped name, not {shown(base)}")
+    beside = file.parent / base.value
+    found = beside if beside.is_file() else find_recipe(base.value)
+    if found.resolve() in chain:
+        names = " -> ".join(path.name for path in (*chain, found))
+        raise UsageError(f"recipes extend each other in a circle ({names}); let one stand alone")
+    return found
+
+
+def _content(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        message = f"cannot be read ({error.strerror}); check its permissions"
+        raise RecipeError([Mistake(Where(str(file)), "", message)]) from None
+
+
+def _root(root: Node) -> Node:
+    if root.is_map:
+        return root
+    what = "is empty" if root.value is None else f"holds {shown(root)}"
+    message = f"{what}; a recipe is a map of keys such as 'dataset: fashion_mnist_sample'"
+    raise RecipeError([Mistake(root.where, "", message)])
+
+
+def _assignments(
+    sets: Sequence[str] | Mapping[str, Any],
+) -> list[tuple[list[str], Node | None, list[Mistake]]]:
+    pairs = list(sets.items()) if isinstance(sets, Mapping) else [_split(text) for text in sets]
+    found: list[tuple[list[str], Node | None, list[Mistake]]] = []
+    for path, value in pairs:
+        keys = path.split(".")
+        where = Where(f"--set {path}")
+        if "" in keys or len(keys) > MAX_DEPTH or keys[0] == "extends":
+            message = (
+                "names no key; write path.to.key=value"
+                if keys[0] != "extends"
+                else "can only stand in a file"
+            )
+            found.append((keys, None, [Mistake(where, "", message)]))
+        elif isinstance(sets, Mapping):
+            found.append((keys, from_plain(value, where), []))
+        else:
+            found.append((keys, *_value(value, where.file)))
+    return found
+
+
+def _split(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise UsageError(f"--set {text}: write path.to.key=value, for example --set train.epochs=2")
+    return path.strip(), value
+
+
+def _value(text: str, file: str) -> tuple[Node | None, list[Mistake]]:
+    try:
+        return read_yaml(text, file, whole=False)
+    except RecipeError as error:
+        return None, list(error.mistakes)
+
+
+def _assign(
+    node: Node, path: list[str], value: Node, mistakes: list[Mistake], part: bool | None = None
+) -> Node:
+    """The tree with ``value`` merged in at ``path``; a list's items go by index. ``part`` as in merge."""
+    if not path:
+        return merge(node, value, part)
+    step, rest = path[0], path[1:]
+    if node.is_list:
+        old = node.child(step)
+        if old is None:
+            message = f"'{step}' is no place in a list of {len(node.value)}; places count from 0"
+            mistakes.append(Mistake(value.where, "", message))
+            return node
+        items = list(node.value)
+        items[int(step)] = _assign(old, rest, value, mistakes, part)
+        return replace(node, value=items)
+    if not (node.is_map or node.value is None or (part and node.is_text)):
+        mistakes.append(Mistake(value.where, "", f"{shown(node)} has no key '{step}'; set it as a whole"))
+        return node
+    old = _named(node).child(step) or Node(None, value.where)
+    inner = _assign(old, rest, value, mistakes, (step in PART_KEYS) if part is None else part)
+    return merge(node, Node({step: inner}, value.where, {step: value.where}), part)
+
+
+def merge(below: Node, above: Node, part: bool | None = None) -> Node:
+    """``above`` over ``below``: maps merge, all else is replaced, as is a part whose name changes.
+
+    ``part`` says that the nodes are parts or lie inside one; None, that they are whole recipes.
+    """
+    if part:
+        if above.is_text and below.is_map and "name" in below.value:
+            above = _named(above)
+        if above.is_map and below.is_text:
+            below = _named(below)
+    if not (above.is_map and below.is_map):
+        return above
+    names = [node.value["name"].value for node in (below, above) if part and "name" in node.value]
+    if len(names) == 2 and names[0] != names[1]:
+        return above
+    value, keys = dict(below.value), {**below.keys, **above.keys}
+    for key, child in above.value.items():
+        inside = (key in PART_KEYS) if part is None else part
+        value[key] = merge(value[key], child, inside) if key in value else child
+    return Node(value, below.where, keys)
+
+
+def _named(node: Node) -> Node:
+    """A bare name as the map it is short for."""
+    return Node({"name": node}, node.where, {"name": node.where}) if node.is_text else node
