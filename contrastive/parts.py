@@ -98,6 +98,24 @@ class Augmentation(Part, ABC):
     def pipelines(self) -> list[Pipeline]:
         """One pipeline a view (two for most methods)."""
 
+    def __call__(
+        self, images: Tensor, ids: np.ndarray | Tensor, seed: int = 0, epoch: int = 0
+    ) -> list[Tensor]:
+        """Every view of a batch, for anyone's own loop.
+
+        Args:
+            images: uint8 [b, C, H, W].
+            ids: int64 [b]; together with ``seed`` and ``epoch`` all that the draws depend on.
+
+        Returns:
+            float32 [b, C, h, w] in [0, 1], one a view.
+        """
+        from contrastive.rng import Key
+
+        return [
+            pipeline(images, ids, Key(seed, epoch, view)) for view, pipeline in enumerate(self.pipelines())
+        ]
+
 
 class Backbone(Part, nn.Module):
     """Pixels -> features h. ``features`` is F; ``forward``: float [b, C, h, w] in [0, 1] -> [b, F]."""

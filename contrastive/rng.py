@@ -91,3 +91,11 @@ class Draws:
         """The next 64 random bits of every image: uint64 [b]."""
         self._count += 1
         return _absorb(self._state, _word(self._count))
+
+    def chance(self, p: float) -> np.ndarray:
+        """Whether each image is chosen, with probability ``p``: bool [b]."""
+        return self.uniform() < p
+
+    def permutation(self, n: int) -> np.ndarray:
+        """A random order of ``range(n)`` for every image: int64 [b, n], from ``n`` uniforms."""
+        return np.argsort(np.stack([self.uniform() for _ in range(n)], axis=1), axis=1, kind="stable")

@@ -1,0 +1,88 @@
+"""Any torchvision v2 transform as an operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contrastive.augmentations.pipeline import Operation, Params, to_uint8
+from contrastive.errors import UsageError, did_you_mean
+from contrastive.rng import Draws
+
+# The transforms that refuse uint8, which is faster and what all others are made for.
+_WANT_FLOAT = frozenset({"GaussianNoise"})
+
+
+class TorchvisionTransform(Operation):
+    """A transform of torchvision.transforms.v2, drawn image by image.
+
+    Most of them share one draw a call, so each image has a call of its own, with torch's global
+    generator seeded from the image's key and put back afterwards.
+
+    Args:
+        transform: class name in ``torchvision.transforms.v2``, such as ``RandomPosterize``.
+        options: its arguments.
+
+    Raises:
+        UsageError: where there is no such transform, it does not take these options, or its output is
+            not an image in [0, 1] with as many channels as before.
+    """
+
+    per_sample = True
+
+    def __init__(self, transform: str, options: dict[str, Any] | None = None):
+        from torchvision.transforms import v2  # 3 s, so not before it is needed
+
+        kind = getattr(v2, transform, None)
+        if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+            known = [name for name in dir(v2) if isinstance(getattr(v2, name), type)]
+            raise UsageError(
+                f"torchvision.transforms.v2 has no transform '{transform}'.{did_you_mean(transform, known)}"
+            )
+        options = options or {}
+        try:
+            self._transform = kind(**options)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"torchvision's {transform} does not take {options}: {error}") from error
+        self.name = f"torchvision.{transform}"
+        self.size = _output_size(transform, options.get("size"))
+        self._dtype = torch.float32 if transform in _WANT_FLOAT else torch.uint8
+
+    def draw(self, rng: Draws) -> Params:
+        """``seed`` uint64 [b]."""
+        return {"seed": rng.bits()}
+
+    def render(self, pixels: Tensor, params: Params) -> Tensor:
+        """float [b, C, h, w] in [0, 1] -> the same, through uint8 for nearly all transforms."""
+        images = pixels if self._dtype.is_floating_point else to_uint8(pixels)
+        with torch.random.fork_rng(devices=[]):
+            return torch.stack(
+                [self._one(image, int(seed)) for image, seed in zip(images, params["seed"], strict=True)]
+            )
+
+    def _one(self, image: Tensor, seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        try:
+            output = self._transform(image)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{self.name} cannot work on an image {list(image.shape)}: {error}") from error
+        if not (isinstance(output, Tensor) and output.ndim == 3 and len(output) == len(image)):
+            raise UsageError(
+                f"{self.name} does not turn one image into one image of {len(image)} channel(s)."
+            )
+        if not output.is_floating_point():
+            return output.to(torch.float32).div_(255)
+        if not ((output >= 0) & (output <= 1)).all():
+            raise UsageError(f"{self.name} leaves [0, 1], the range of the pixels that backbones take.")
+        return output.to(torch.float32)
+
+
+def _output_size(transform: str, size: Any) -> tuple[int, int] | None:
+    """(h, w) where the transform fixes it: crops, and Resize to a pair (one number is the shorter side)."""
+    if not (transform.endswith("Crop") or transform == "Resize") or size is None:
+        return None
+    if isinstance(size, int):
+        return (size, size) if transform.endswith("Crop") else None
+    return (size[0], size[-1]) if len(size) == 2 or transform.endswith("Crop") else None

@@ -1,0 +1,67 @@
+"""A picture of what a pipeline does to real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from contrastive.augmentations.pipeline import Pipeline
+from contrastive.rng import Key
+
+#: Pixels of a cell's side (small views are enlarged by a whole number to about this), and between cells.
+CELL, GAP, HEADER = 96, 6, 18
+_PAPER, _INK = (255, 255, 255), (90, 90, 90)
+
+
+def grid(
+    table_images: Sequence[Tensor],
+    ids: Sequence[int] | np.ndarray,
+    pipelines: Sequence[Pipeline],
+    seed: int,
+    draws: int = 3,
+) -> Image.Image:
+    """One row an image: the image itself, then for each view what the first epochs show of it.
+
+    Args:
+        table_images: uint8 [C, H, W] each, of any sizes.
+        ids: one an image; together with ``seed`` they give the very views that a run sees.
+        pipelines: one a view.
+        seed: of the run.
+        draws: epochs shown.
+
+    Returns:
+        An RGB picture.
+    """
+    starts = [GAP]  # left edge of each group of columns: the image, then the views
+    for columns in [1, *[draws] * len(pipelines)]:
+        starts.append(starts[-1] + columns * (CELL + GAP) + 2 * GAP)
+    size = (starts[-1] - 2 * GAP, HEADER + GAP + len(table_images) * (CELL + GAP))
+    picture = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(picture)
+    for left, title in zip(
+        starts, ["image", *(f"view {view}" for view in range(len(pipelines)))], strict=False
+    ):
+        pen.text((left, GAP), title, fill=_INK)
+    for row, (image, identity) in enumerate(zip(table_images, ids, strict=True)):
+        top = HEADER + GAP + row * (CELL + GAP)
+        _paste(picture, image, starts[0], top)
+        for view, pipeline in enumerate(pipelines):
+            for epoch in range(draws):
+                shown = pipeline.sample(image, int(identity), Key(seed, epoch, view))
+                _paste(picture, shown, starts[1 + view] + epoch * (CELL + GAP), top)
+    return picture
+
+
+def _paste(picture: Image.Image, image: Tensor, left: int, top: int) -> None:
+    """Put uint8 [C, H, W] in the middle of a cell: enlarged by a whole number, or reduced to fit."""
+    height, width = image.shape[1:]
+    tile = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    if max(height, width) > CELL:
+        tile.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+    else:
+        factor = CELL // max(height, width)
+        tile = tile.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+    picture.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))

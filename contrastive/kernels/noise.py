@@ -1,0 +1,50 @@
+"""Normal noise as a pure function of a seed an image, the same on every device up to rounding.
+
+The counter-based twin of :mod:`contrastive.rng` for what is too large to draw on the CPU: one value a
+pixel. torch has no unsigned 64-bit arithmetic, so int64 wraps and shifts are masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    return word - 2**64 if word >= 2**63 else word
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_M1, _M2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def _shifted(x: Tensor, places: int) -> Tensor:
+    """x >> places, filling with zeros."""
+    return (x >> places) & ((1 << (64 - places)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64."""
+    x = (x ^ _shifted(x, 30)) * _M1
+    x = (x ^ _shifted(x, 27)) * _M2
+    return x ^ _shifted(x, 31)
+
+
+def normal(seeds: Tensor, shape: Sequence[int]) -> Tensor:
+    """Independent standard normal values (Box and Muller 1958, from 24 + 24 bits).
+
+    Args:
+        seeds: int64 [n], one an image.
+        shape: of one image.
+
+    Returns:
+        float32 [n, *shape]; a seed gives the same values whatever the others are.
+    """
+    counter = torch.arange(1, math.prod(shape) + 1, device=seeds.device) * _GAMMA
+    bits = _mix(seeds[:, None] + counter)  # [n, prod(shape)]
+    radius = ((_shifted(bits, 40) + 1).float() * 2.0**-24).log_().mul_(-2).sqrt_()  # of (0, 1]
+    angle = (_shifted(bits, 8) & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
+    return (radius * angle.cos_()).view(len(seeds), *shape)
