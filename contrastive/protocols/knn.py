@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -32,7 +32,7 @@ class KNN(Protocol):
     """
 
     version = 1
-    at: Literal["every", "end"] = "every"  # type: ignore[misc]  # a ClassVar of the base
+    at = "every"
 
     def __init__(
         self, k: Annotated[int, Field(gt=0)] = 200, temperature: Annotated[float, Field(gt=0)] = 0.1
