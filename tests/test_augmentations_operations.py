@@ -131,6 +131,15 @@ def test_area_and_shape_are_uniform_where_every_box_fits() -> None:
     assert_uniform(boxes[:, 0] / (2000 - boxes[:, 2]), 0, 1)
 
 
+def test_every_corner_is_as_likely_the_last_one_too() -> None:
+    crop = RandomResizedCrop(8, scale=(0.64, 0.64), ratio=(1, 1))
+    boxes = crop.place(draw(crop), np.tile([10, 10], (len(MANY), 1)))
+    assert (boxes[:, 2:] == 8).all()
+    for axis in (0, 1):
+        for corner in (0, 1, 2):
+            assert_chance(boxes[:, axis] == corner, 1 / 3)
+
+
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (3, 200), (1, 40), (30, 30)])
 def test_the_box_of_last_resort_is_torchvisions(height: int, width: int) -> None:
     crop = RandomResizedCrop(8, scale=(4.0, 4.0))  # no box of four times the area fits

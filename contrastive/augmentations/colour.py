@@ -29,8 +29,8 @@ class ColorJitter(Operation):
     Args:
         strength: scales the amounts that are not given.
         brightness: the factor is uniform in [max(0, 1 - x), 1 + x]; 0.8 * strength if not given.
-        contrast: likewise.
-        saturation: likewise.
+        contrast: likewise; 0.8 * strength if not given.
+        saturation: likewise; 0.8 * strength if not given.
         hue: the shift is uniform in [-x, x], in turns; 0.2 * strength if not given.
         p: probability.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Sequence_
-
 from contrastive.augmentations.pipeline import Operation, Pipeline
 from contrastive.errors import UsageError
 from contrastive.parts import Augmentation
@@ -12,11 +10,14 @@ from contrastive.parts import Augmentation
 class Sequence(Augmentation):
     """Operations in order, drawn for two views: what a list in a recipe stands for.
 
+    Args:
+        operations: at least one; only the first may crop.
+
     Raises:
         UsageError: where an entry is a whole augmentation rather than an operation.
     """
 
-    def __init__(self, operations: Sequence_[Operation]):
+    def __init__(self, operations: list[Operation]):
         for entry in operations:
             if not isinstance(entry, Operation):
                 raise UsageError(
