@@ -298,6 +298,11 @@ def test_a_timm_transformer_inside_a_wrapper_is_spared():
     assert all(p.ndim >= 2 for p in weights)
 
 
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(UsageError, match="momentum above 0"):
+        SGDPart(momentum=0.0, nesterov=True)
+
+
 def test_only_biases_gives_one_group_and_nothing_an_error():
     model = nn.Linear(2, 2)
     model.weight.requires_grad_(False)

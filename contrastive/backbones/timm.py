@@ -166,6 +166,11 @@ def _arguments(name: str, in_channels: int, image_size: int, options: dict[str, 
     taken = sorted(arguments.keys() & options.keys())
     if taken:
         raise UsageError(f"backbone options: '{taken[0]}' follows from the data; leave it out.")
+    downloads = [key for key in options if key.startswith("pretrained") or key == "checkpoint_path"]
+    if downloads:
+        raise UsageError(
+            f"backbone options: '{downloads[0]}' is not taken; name a local file with 'weights'."
+        )
     cfg = timm.get_pretrained_cfg(name)
     if cfg and cfg.fixed_input_size and tuple(cfg.input_size[1:]) != (image_size, image_size):
         arguments["img_size"] = image_size

@@ -57,6 +57,10 @@ def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
     if model not in known:
         remedy = did_you_mean(model, known) or " See torchvision.models.list_models()."
         raise UsageError(f"torchvision has no classification model '{model}'.{remedy}")
+    if "pretrained" in options or "weights" in options:
+        raise UsageError(
+            "backbone options: torchvision's pretrained weights are not taken; use the timm backbone."
+        )
     family = models.get_model_builder(model).__module__.rpartition(".")[2]
     arguments: dict[str, Any] = {}
     if family in _SIZE_ARGUMENT:

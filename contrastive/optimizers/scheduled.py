@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from contrastive.errors import UsageError
 from contrastive.optimizers.groups import split_parameters
 from contrastive.optimizers.lars import LARS
 from contrastive.optimizers.rates import LearningRate, ScaledRate, peak_rate
@@ -137,6 +138,8 @@ class SGDPart(Scheduled):
         decay_norm_and_bias: bool = True,
     ) -> None:
         super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias)
+        if nesterov and not momentum:
+            raise UsageError("optimizer sgd: nesterov needs a momentum above 0.")
         self.momentum = momentum
         self.nesterov = nesterov
 
