@@ -1,0 +1,136 @@
+"""``contrastive check``: what a recipe would do, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from contrastive.build import Composition, build
+from contrastive.device import resolve_precision
+from contrastive.recipe import Recipe, load_recipe, training_fingerprint
+from contrastive.registry import load_registry
+
+_PROBE = 4  # images of the forward pass that measures activations
+
+
+def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, Any]:
+    """Validate and build a recipe; tell parts, shapes, parameters, steps and an estimate of memory.
+
+    Raises:
+        RecipeError: every mistake at once.
+    """
+    resolved = load_recipe(recipe, overrides, load_registry())
+    data, parts = build(resolved)
+    train, method = resolved.train, parts.method
+    optimizer = parts.optimizer.build(method, train.batch_size * train.accumulate)
+    steps_per_epoch = len(data.train) // train.batch_size // train.accumulate
+    channels = data.train.channels
+    steps = steps_per_epoch * train.epochs
+    return {
+        "recipe": str(recipe),
+        "name": resolved.name,
+        "fingerprint": training_fingerprint(resolved, data.fingerprint),
+        "parts": _parts(resolved),
+        "images": {"train": len(data.train), "test": len(data.test) if data.test is not None else None},
+        "labels": data.labelled,
+        "skipped_files": len(data.train.skipped),
+        "shapes": {
+            "image": [channels, *(data.train.size or ("varies", "varies"))],
+            "view": [channels, parts.image_size, parts.image_size],
+            "h": method.backbone.features,
+            "z": method.head.out_features,
+        },
+        "parameters": {
+            "backbone": _count(method.backbone),
+            "method": _count(method),
+        },
+        "steps_per_epoch": steps_per_epoch,
+        "steps": min(steps, train.max_steps or steps),
+        "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
+        "candidates": f"of one batch of {train.batch_size} images; accumulation adds none",
+        "memory_mib": _memory_mib(resolved, parts, channels),
+    }
+
+
+def _parts(recipe: Recipe) -> dict[str, str]:
+    return {
+        "dataset": recipe.dataset.name,
+        "augmentation": recipe.augmentation.name,
+        "backbone": recipe.backbone.name,
+        "head": recipe.head.name,
+        "predictor": "none" if recipe.predictor is None else recipe.predictor.name,
+        "target": recipe.target.name,
+        "negatives": ", ".join(spec.name for spec in recipe.negatives),
+        "loss": ", ".join(spec.name for _, spec in recipe.losses),
+        "optimizer": recipe.optimizer.name,
+        "protocols": ", ".join(recipe.evaluate.protocols),
+    }
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, float]:
+    """An estimate of what a step holds: weights, gradients, optimizer state and saved activations.
+
+    Activations are measured: one forward pass of a few images in the training precision counts the
+    bytes that autograd keeps, which then scales with the batch.
+    """
+    method, size = parts.method, parts.image_size
+    seen: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    precision = resolve_precision(recipe.train.precision, torch.device("cpu"))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    held = {p.untyped_storage().data_ptr() for p in method.parameters()}
+    views = [torch.rand(_PROBE, channels, size, size) for _ in parts.pipelines]
+    before = {name: tensor.clone() for name, tensor in method.named_buffers()}
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=dtype, enabled=precision == "bf16"),
+    ):
+        method.train()(views, torch.arange(_PROBE))
+    for name, buffer in method.named_buffers():  # batch norm has seen noise; nobody else shall
+        buffer.copy_(before[name])
+    activations = sum(size for pointer, size in seen.items() if pointer not in held) / _PROBE
+    weights = sum(p.numel() * p.element_size() for p in method.parameters())
+    state = {"adamw": 2}.get(recipe.optimizer.name, 1)  # momentum; Adam also keeps the second moment
+    mib = {
+        "weights_gradients_optimizer": weights * (2 + state) / 2**20,
+        "activations": activations * recipe.train.batch_size / 2**20,
+    }
+    return {**{k: round(v, 1) for k, v in mib.items()}, "total": round(sum(mib.values()), 1)}
+
+
+def render(report: Mapping[str, Any]) -> None:
+    """Print a report as a table."""
+    table = Table(title=f"{report['recipe']} is right", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in report.items():
+        if key == "recipe":
+            continue
+        if isinstance(value, Mapping):
+            value = "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
+        table.add_row(key.replace("_", " "), _text(value))
+    Console(highlight=False).print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " x ".join(str(v) for v in value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "none" if value is None else str(value)

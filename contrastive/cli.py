@@ -1,0 +1,241 @@
+"""The command line. Nothing heavy is imported before a command needs it: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from contrastive.errors import ContrastiveError
+from contrastive.kinds import KINDS
+
+_RECIPE = "a recipe file, or the name of a shipped one (simclr)"
+_SET = "override one value of the recipe, any depth, a YAML value; may be repeated"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 done, 1 failed, 2 usage, 3 plugin, 130 interrupted)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments) or 0
+    except ContrastiveError as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="contrastive",
+        description="Train image encoders without labels; compose methods from parts.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, function: Any, summary: str, *, json_flag: bool = False) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, parents=[common], help=summary, description=summary)
+        added.set_defaults(command=function)
+        if json_flag:
+            added.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+        return added
+
+    def overrides(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=_SET)
+
+    run = command("run", _run, "train, evaluate and export what a recipe says", json_flag=True)
+    run.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
+    overrides(run)
+    run.add_argument("--out", metavar="DIR", help="the run folder (default: runs/<name>-seed<seed>-<fingerprint>)")
+    run.add_argument(
+        "--resume",
+        choices=("auto", "never", "must"),
+        default="auto",
+        help="auto: go on from the newest checkpoint (default); never: move an old run aside; must: insist on one",
+    )
+
+    check = command("check", _check, "validate and build recipes without training", json_flag=True)
+    check.add_argument("recipes", metavar="RECIPE", nargs="+", help=_RECIPE)
+    overrides(check)
+
+    listing = command("list", _list, "parts and shipped recipes, with one-line summaries", json_flag=True)
+    listing.add_argument("kind", metavar="KIND", nargs="?", help=f"one of {', '.join(KINDS)}, recipe")
+
+    show = command("show", _show, "a part's parameters, types, defaults and documentation", json_flag=True)
+    show.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS)}")
+    show.add_argument("name", metavar="NAME")
+
+    preview = command("preview", _preview, "draw a grid of views of real images")
+    preview.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
+    overrides(preview)
+    preview.add_argument("--out", metavar="FILE.png", required=True, help="the picture to write")
+
+    evaluate = command("evaluate", _evaluate, "evaluate the encoder of a run", json_flag=True)
+    evaluate.add_argument("run", metavar="RUN", help="a run folder")
+    evaluate.add_argument("--protocol", action="append", default=[], help="knn or linear; may be repeated")
+    overrides(evaluate)
+
+    embed = command("embed", _embed, "write features of every image to a parquet file", json_flag=True)
+    embed.add_argument("run", metavar="RUN", help="a run folder")
+    embed.add_argument("--out", metavar="FILE.parquet", required=True, help="the table to write")
+    embed.add_argument("--output", choices=("h", "z"), default="h", help="backbone features or embedding")
+    embed.add_argument(
+        "--neighbours", type=int, default=0, metavar="K", help="add each image's K nearest others (cosine)"
+    )
+    overrides(embed)
+
+    export = command("export", _export, "write the backbone of a run for other programs")
+    export.add_argument("run", metavar="RUN", help="a run folder")
+    export.add_argument("--format", choices=("timm",), default="timm", help="what will load it")
+    export.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
+
+    command("schema", _schema, "print the JSON Schema of recipes, for editors")
+
+    plugin = command("plugin", None, "installed plugins")
+    plugin_commands = plugin.add_subparsers(metavar="COMMAND", required=True)
+    plugin_list = plugin_commands.add_parser("list", parents=[common], help="installed plugins with versions")
+    plugin_list.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    plugin_list.set_defaults(command=_plugin_list)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Reads the version only when it is asked for."""
+
+    def __call__(self, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"contrastive {version('contrastive-framework')}")
+        raise SystemExit(0)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from contrastive.console import Display, summary_table
+    from contrastive.runs import run
+
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        display = Display()
+        done = run(
+            arguments.recipe, arguments.overrides, out=arguments.out, resume=arguments.resume, display=display
+        )
+        display.console.print(summary_table(done.summary))
+    if arguments.json:
+        _print_json({"run": str(done.folder), **done.summary})
+    else:
+        print(done.folder)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from contrastive.check import check, render
+
+    reports, codes = [], [0]
+    for recipe in arguments.recipes:
+        try:
+            reports.append(check(recipe, arguments.overrides))
+        except ContrastiveError as error:
+            if arguments.debug:
+                raise
+            print(error, file=sys.stderr)
+            codes.append(error.exit_code)
+    if arguments.json:
+        _print_json({"recipes": reports, "ok": max(codes) == 0})
+    else:
+        for report in reports:
+            render(report)
+    return max(codes)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from contrastive.describe import list_parts, render_list
+    from contrastive.registry import load_registry
+
+    listing = list_parts(load_registry(), arguments.kind)
+    _print_json(listing) if arguments.json else render_list(listing)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from contrastive.describe import render_part, show_part
+    from contrastive.registry import load_registry
+
+    part = show_part(load_registry(), arguments.kind, arguments.name)
+    _print_json(part) if arguments.json else render_part(part)
+    return 0
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    from contrastive.inspection import preview
+
+    print(preview(arguments.recipe, arguments.overrides, arguments.out))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from contrastive.console import Display, summary_table
+    from contrastive.inspection import evaluate
+
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        figures = evaluate(arguments.run, arguments.protocol, arguments.overrides)
+        Display().console.print(summary_table(figures))
+    if arguments.json:
+        _print_json(figures)
+    return 0
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from contrastive.inspection import embed
+
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        written = embed(
+            arguments.run,
+            arguments.out,
+            output=arguments.output,
+            neighbours=arguments.neighbours,
+            overrides=arguments.overrides,
+        )
+    if arguments.json:
+        _print_json(written)
+    else:
+        print(f"{written['out']}: {written['rows']} images, {arguments.output} of width {written['width']}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from contrastive.inspection import export
+
+    print(export(arguments.run, arguments.out))
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from contrastive.registry import load_registry
+    from contrastive.schema import recipe_schema
+
+    _print_json(recipe_schema(load_registry()))
+    return 0
+
+
+def _plugin_list(arguments: argparse.Namespace) -> int:
+    from contrastive.describe import list_plugins, render_plugins
+    from contrastive.registry import load_registry
+
+    plugins = list_plugins(load_registry())
+    _print_json(plugins) if arguments.json else render_plugins(plugins)
+    return 0

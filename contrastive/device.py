@@ -1,0 +1,38 @@
+"""Device and precision, through Accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from contrastive.errors import UsageError
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Accelerate's name for a recipe's precision: ``auto`` is bf16 where the hardware computes in it.
+
+    Raises:
+        UsageError: fp16 on a CPU, where Accelerate would silently train in float32.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("train.precision: fp16 needs a GPU; say auto, bf16 or fp32 on a CPU.")
+    if precision != "auto":
+        return {"fp32": "no"}.get(precision, precision)
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    native = [getattr(torch.cpu, f"_is_{unit}_supported", bool) for unit in ("avx512_bf16", "amx_tile")]
+    return "bf16" if device.type == "cpu" and any(supported() for supported in native) else "no"
+
+
+def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:
+    """The Accelerator of a run. Raises UsageError where several processes were launched."""
+    state = PartialState()
+    if state.num_processes > 1:
+        raise UsageError("This version trains in one process; start it without torchrun or accelerate launch.")
+    return Accelerator(
+        mixed_precision=resolve_precision(precision, state.device),
+        log_with=list(trackers) or None,
+        project_dir=folder,
+    )

@@ -1,0 +1,288 @@
+"""The training loop, on Accelerate. It knows neither YAML nor the registry nor any method.
+
+The engine owns the order of images, the schedule and the checkpoint's content; from Accelerate it
+takes device, precision, wrapping and trackers. No generator state is saved: every draw follows from
+(seed, epoch, image) or (seed, step), so a resumed run takes up exactly where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from contrastive.augmentations.pipeline import Pipeline
+from contrastive.checkpoints import Checkpoints
+from contrastive.data import TrainLoader, augment
+from contrastive.errors import ContrastiveError, Interrupted
+from contrastive.method import Method
+from contrastive.metrics import MetricsFile
+from contrastive.parts import Callback, Optimizer
+from contrastive.rng import derive
+from contrastive.values import Batch, Progress
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``train`` and ``evaluate.every`` of a recipe say, as the engine needs it."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    max_steps: int | None = None
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    nonfinite: Literal["stop", "skip"] = "stop"
+    checkpoint_every: int = 1
+    evaluate_every: int = 1
+
+
+class Evaluator(Protocol):
+    """What the engine asks of evaluation: figures of the held-out tenth, during training."""
+
+    def during(self, method: Method) -> Metrics: ...
+
+
+@dataclass
+class State:
+    """Where a run stands. ``batch`` counts the micro-batches of ``epoch`` already taken."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    evaluation_due: bool = False
+    best: float | None = None
+    best_step: int | None = None
+    seconds: float = 0.0
+
+
+class Engine:
+    """Trains a method.
+
+    Args:
+        method, optimizer, pipelines, loader: what is trained, how, on which views of which images.
+        settings: see :class:`Settings`.
+        accelerator: device, precision and trackers.
+        evaluator: figures of the held-out tenth.
+        checkpoints, metrics: where the run's state and figures go.
+        callbacks: told of what happens.
+        interrupted: true once the user asked to stop.
+        name, folder: what callbacks may call the run.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimizer: Optimizer,
+        pipelines: Sequence[Pipeline],
+        loader: TrainLoader,
+        settings: Settings,
+        accelerator: Accelerator,
+        evaluator: Evaluator,
+        checkpoints: Checkpoints,
+        metrics: MetricsFile,
+        callbacks: Sequence[Callback] = (),
+        interrupted: Callable[[], bool] = bool,
+        *,
+        name: str = "run",
+        folder: Path = Path(),
+    ):
+        self.name, self.folder, self.epochs = name, folder, settings.epochs
+        self.settings, self.loader, self.pipelines = settings, loader, pipelines
+        self.accelerator, self.evaluator = accelerator, evaluator
+        self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
+        self.interrupted = interrupted
+        self.rule = optimizer
+        self.method = method.to(accelerator.device, memory_format=torch.channels_last)
+        torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
+        self.model, self.optimizer = accelerator.prepare(self.method, torch_optimizer)
+        self.state = State()
+        self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
+        self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
+        self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
+        self._pending: list[tuple[Metrics, Tensor]] = []
+        self._window = (time.perf_counter(), 0)  # since when, and how many images
+        self._clock = time.perf_counter()
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train to the last step, evaluating and saving on the way. Raises Interrupted after saving."""
+        self._clock = time.perf_counter()
+        try:
+            if self.state.evaluation_due:
+                self._finish_epoch()
+            while self.state.step < self.steps:
+                self._train_epoch()
+                self._finish_epoch()
+        except Interrupted:
+            self._flush()
+            self._save()
+            raise
+        self.tick()
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        self._window = (time.perf_counter(), 0)
+        last = self.steps_per_epoch * self.settings.accumulate
+        micro: list[Batch] = []
+        for batch in self.loader.epoch(self.state.epoch, start=self.state.batch):
+            micro.append(batch)
+            if len(micro) < self.settings.accumulate:
+                continue
+            self._step(micro)
+            self.state.batch += len(micro)
+            micro = []
+            if self.state.batch >= last or self.state.step >= self.steps:
+                break
+            if self.interrupted():
+                raise Interrupted("interrupted")
+        self._flush()
+        self.state.epoch, self.state.batch = self.state.epoch + 1, 0
+        self.state.evaluation_due = True
+
+    def _step(self, micro: Sequence[Batch]) -> None:
+        """One optimizer step over its micro-batches; candidates come from one micro-batch only."""
+        settings, state, accelerator = self.settings, self.state, self.accelerator
+        factor = self.rule.factor(state.step, self.total_steps, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        torch.manual_seed(derive(settings.seed, "step", state.step))  # dropout and the like
+        progress = Progress(state.step, self.total_steps)
+        total = torch.zeros((), device=accelerator.device)
+        for batch in micro:
+            views = augment(
+                batch, self.pipelines, seed=settings.seed, epoch=state.epoch, device=accelerator.device
+            )
+            ids = batch.ids.to(accelerator.device)
+            labels = None if batch.labels is None else batch.labels.to(accelerator.device)
+            loss = self.model(views, ids, labels, progress) / len(micro)
+            accelerator.backward(loss)
+            total += loss.detach()
+        norm = None
+        if settings.clip_grad_norm is not None:
+            norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
+        lr = max(group["lr"] for group in self.optimizer.param_groups)
+        if settings.nonfinite == "stop" or accelerator.scaler is not None or self._finite(total):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        self._record(total, lr, norm, images=sum(len(batch.ids) for batch in micro))
+
+    def _finite(self, loss: Tensor) -> bool:
+        """Whether the loss and the whole gradient are finite; reads one number on the host."""
+        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return bool(torch.isfinite(loss) & torch.isfinite(norm.to(loss.device)))
+
+    # -- figures ----------------------------------------------------------------------------------
+
+    def _record(self, loss: Tensor, lr: float, norm: Tensor | None, images: int) -> None:
+        """Queue a step's figures; they are read one step late, so that the device never waits for them."""
+        since, count = self._window
+        self._window = (since, count + images)
+        speed = self._window[1] / max(1e-9, time.perf_counter() - since)
+        known: Metrics = {
+            "step": self.state.step,
+            "epoch": (self.state.step - 1) // self.steps_per_epoch + 1,
+            "lr": lr,
+            "images_per_second": round(speed, 1),
+        }
+        values = loss.reshape(1) if norm is None else torch.stack([loss, norm.to(loss.dtype)])
+        self._flush()
+        self._pending.append((known, values))
+
+    def _flush(self) -> None:
+        """Write the queued figures to metrics.jsonl and tell the callbacks. Stops on a non-finite loss."""
+        while self._pending:
+            known, values = self._pending.pop(0)
+            loss, *norm = values.tolist()
+            metrics = {**known, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
+            if all(math.isfinite(value) for value in (loss, *norm)):
+                self.metrics.append(metrics)
+                self.accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(known["step"]))
+                for callback in self.callbacks:
+                    callback.step_done(self, metrics)
+            elif self.settings.nonfinite == "skip":
+                self.metrics.append({**known, "skipped": True})
+            else:
+                raise ContrastiveError(
+                    f"step {known['step']}: the loss is not finite ({loss}); {self.metrics.path} holds the figures "
+                    "before it, the last checkpoint is from before it. Lower optimizer.lr, set "
+                    "train.clip_grad_norm, or say train.nonfinite: skip."
+                )
+
+    # -- evaluation and state ---------------------------------------------------------------------
+
+    def _finish_epoch(self) -> None:
+        """Evaluate where the recipe says so, remember the best, and save. ``max_steps`` may end an epoch early."""
+        state, every = self.state, self.settings.evaluate_every
+        better = False
+        done = state.step >= self.steps
+        if every and (state.epoch % every == 0 or done):
+            figures = self.evaluator.during(self.method)
+            metrics = {"step": state.step, "epoch": state.epoch, **figures}
+            self.metrics.append(metrics)
+            self.accelerator.log(figures, step=state.step)
+            better = self._note_best(figures)
+            for callback in self.callbacks:
+                callback.evaluated(self, metrics)
+        state.evaluation_due = False
+        if better or done or state.epoch % self.settings.checkpoint_every == 0:
+            self._save()
+        if self.interrupted() and not done:
+            raise Interrupted("interrupted")
+
+    def _note_best(self, figures: Mapping[str, float]) -> bool:
+        """Remember the best validation accuracy: of kNN where there is one, else the first ``*_top1``."""
+        accuracies = sorted((k for k in figures if k.endswith("_top1")), key=lambda k: (k != "knn_top1", k))
+        if not accuracies:
+            return False
+        figure = figures[accuracies[0]]
+        if self.state.best is not None and figure <= self.state.best:
+            return False
+        self.state.best, self.state.best_step = figure, self.state.step
+        return True
+
+    def tick(self) -> None:
+        """Add the time since the last tick to the run's seconds, which survive a resume."""
+        now = time.perf_counter()
+        self.state.seconds, self._clock = self.state.seconds + now - self._clock, now
+
+    def _save(self) -> None:
+        self.tick()
+        self.checkpoints.save(self.state.step, self.state_dict(), self.state.best_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that must survive: plain values and tensors, of unwrapped modules."""
+        scaler = self.accelerator.scaler
+        return {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "progress": vars(self.state).copy(),
+            "unreadable": dict(self.loader.unreadable),
+            "metrics_bytes": self.metrics.size(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up where ``state_dict`` was taken; metrics.jsonl is cut to what it held then."""
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for callback, saved in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(saved)
+        self.state = State(**state["progress"])
+        self.loader.unreadable.update(state["unreadable"])
+        self.metrics.truncate(state["metrics_bytes"])

@@ -1,0 +1,212 @@
+"""What the commands beside ``run`` do: look at views, evaluate, embed and export the encoder of a run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from contrastive.augmentations.preview import grid
+from contrastive.build import Builder, Composition, Data, build
+from contrastive.errors import RecipeError, UnreadableImage, UsageError, did_you_mean
+from contrastive.evaluate import Evaluation, frozen
+from contrastive.parts import ImageTable
+from contrastive.protocols.knn import nearest
+from contrastive.recipe import Recipe, load_recipe
+from contrastive.registry import load_registry
+from contrastive.runs import Run, evaluation_of
+
+Overrides = Sequence[str] | Mapping[str, Any]
+PREVIEW_IMAGES = 6
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained run, rebuilt: its recipe (perhaps with another data set), parts and evaluation."""
+
+    recipe: Recipe
+    data: Data
+    parts: Composition
+    evaluation: Evaluation
+
+
+def load(folder: str | Path, overrides: Overrides = ()) -> Loaded:
+    """Rebuild a run with the weights of its newest checkpoint.
+
+    Raises:
+        UsageError: not a run folder, no checkpoint yet, or a data set whose images the encoder cannot take.
+    """
+    run = Run(folder)
+    recipe = run.recipe(overrides)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data, parts = build(recipe)
+    try:
+        parts.method.load_state_dict(run.weights())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UsageError(f"{folder}: its encoder does not fit these images or overrides ({reason}).") from error
+    parts.method.to(device, memory_format=torch.channels_last)
+    return Loaded(recipe, data, parts, evaluation_of(recipe, data, parts, device))
+
+
+def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overrides = ()) -> dict[str, Any]:
+    """Figures of a run's encoder on its own data set, or on another one named by ``overrides``.
+
+    Returns:
+        ``{"trained": {"knn_top1": ..}, "split": .., "protocols": ..}``.
+    """
+    loaded = load(folder, overrides)
+    evaluation = loaded.evaluation
+    known = {entry.name for entry in evaluation.protocols}
+    for name in protocols:
+        if name not in known:
+            raise UsageError(
+                f"the run's recipe evaluates by {', '.join(sorted(known))}, not by '{name}'; "
+                f"add it by --set evaluate.{name}={{}}.{did_you_mean(name, known)}"
+            )
+    if protocols:
+        evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
+    if not evaluation.labelled:
+        raise UsageError("this data set has no labels, so there is nothing to evaluate; try `contrastive embed`.")
+    backbone = loaded.parts.method.backbone
+    return {
+        "run": str(folder),
+        "dataset": loaded.recipe.dataset.name,
+        "trained": evaluation.final(backbone, backbone),
+        "split": evaluation.split,
+        "protocols": evaluation.describe(),
+        "unreadable": sorted(evaluation.unreadable.values()),
+    }
+
+
+def embed(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    output: Literal["h", "z"] = "h",
+    neighbours: int = 0,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Write the features of every readable image of every split to a parquet file.
+
+    Columns: ``split``, ``id``, ``name``, ``label`` (null where unknown), ``features`` (float32 list of
+    width F or D) and, with ``neighbours`` = k, ``neighbours`` (names of the k images of the split that
+    are nearest in cosine similarity, nearest first) and ``similarities``.
+
+    Raises:
+        UsageError: not a run folder; ``out`` cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = Path(out)
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent} does not exist; make the folder first.")
+    loaded = load(folder, overrides)
+    method = loaded.parts.method
+    encode = method.backbone if output == "h" else method.embed
+    tables = []
+    for split, images in (("train", loaded.data.train), ("test", loaded.data.test)):
+        if images is None:
+            continue
+        with frozen(method):
+            features = loaded.evaluation.features(encode, images)
+        tables.append(_table(split, images, features.ids, features.labels, features.h, neighbours))
+    table = pa.concat_tables(tables)
+    partial = out.with_name(f".{out.name}.tmp")
+    pq.write_table(table, partial)
+    partial.replace(out)
+    width = int(table.schema.field("features").type.list_size)
+    unreadable = sorted(loaded.evaluation.unreadable.values())
+    return {"out": str(out), "rows": len(table), "width": width, "unreadable": unreadable}
+
+
+def _table(
+    split: str, images: ImageTable, ids: Tensor, labels: Tensor, features: Tensor, neighbours: int
+) -> Any:
+    import pyarrow as pa
+
+    row_of = {int(i): row for row, i in enumerate(images.ids)}
+    names = np.array([images.name(row_of[int(i)]) for i in ids.tolist()], dtype=object)
+    flat = pa.array(features.cpu().numpy().ravel())
+    columns = {
+        "split": pa.array([split] * len(names), pa.string()),
+        "id": pa.array(ids.tolist(), pa.int64()),
+        "name": pa.array(names, pa.string()),
+        "label": pa.array([None if label < 0 else label for label in labels.tolist()], pa.int64()),
+        "features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
+    }
+    if neighbours:
+        similarity, column = nearest_others(features, neighbours)
+        columns["neighbours"] = pa.array([list(names[row]) for row in column.cpu().numpy()])
+        columns["similarities"] = pa.array(similarity.cpu().tolist(), pa.list_(pa.float32()))
+    return pa.table(columns)
+
+
+def nearest_others(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest other rows of each row: cosine similarity and row number, [n, k], nearest first."""
+    unit = F.normalize(features, dim=1)  # [n, F]
+    k = min(k, len(unit) - 1)
+    rows = torch.arange(len(unit), device=unit.device)
+    parts = []
+    for chunk in rows.split(max(1, 2**24 // max(1, len(unit)))):
+        similarity = unit[chunk] @ unit.T  # [c, n]
+        similarity[torch.arange(len(chunk), device=unit.device), chunk] = -torch.inf  # never itself
+        parts.append(nearest(similarity, k))
+    return torch.cat([s for s, _ in parts]), torch.cat([c for _, c in parts])
+
+
+def export(folder: str | Path, out: str | Path) -> Path:
+    """Write the run's backbone so that timm loads it. Raises UsageError where ``out`` is not free."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not an empty folder; name another one with --out.")
+    written = Run(folder).folder / "backbone"
+    if written.is_dir():
+        shutil.copytree(written, out, dirs_exist_ok=True)
+    else:
+        load(folder).parts.method.backbone.export(str(out))
+    return out
+
+
+def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:
+    """Draw a few images of the data set and their views as a PNG.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        UsageError: the picture cannot be written.
+    """
+    resolved = load_recipe(recipe, overrides, load_registry())
+    builder = Builder(resolved)
+    data = builder.data()
+    pipelines = builder.pipelines()
+    if builder.mistakes or data is None:
+        raise RecipeError(builder.mistakes)
+    images, ids = _first_readable(data.train, PREVIEW_IMAGES)
+    picture = grid(images, ids, pipelines, resolved.train.seed)
+    out = Path(out)
+    try:
+        picture.save(out, format="PNG")
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror or error}.") from error
+    return out
+
+
+def _first_readable(table: ImageTable, count: int) -> tuple[list[Tensor], np.ndarray]:
+    images, ids = [], []
+    for index in range(len(table)):
+        try:
+            images.append(table.decode(index))
+        except UnreadableImage:
+            continue
+        ids.append(int(table.ids[index]))
+        if len(images) == count:
+            break
+    return images, np.array(ids, dtype=np.int64)

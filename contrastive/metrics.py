@@ -1,0 +1,35 @@
+"""``metrics.jsonl``: one object a line, each step exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """An append-only file of figures that a resume cuts back to what its checkpoint knew."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, metrics: Mapping[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def truncate(self, size: int) -> None:
+        """Forget what was written after ``size`` bytes."""
+        if self.path.exists():
+            os.truncate(self.path, size)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every object written."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text().splitlines()]

@@ -1,0 +1,427 @@
+"""Runs: from a recipe to a run folder, and back from a run folder to its encoder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from contrastive.build import Builder, Composition, Data, build
+from contrastive.checkpoints import Checkpoints, write_whole
+from contrastive.console import Display
+from contrastive.data import TrainLoader
+from contrastive.device import make_accelerator
+from contrastive.engine import Engine, Settings
+from contrastive.errors import UsageError
+from contrastive.evaluate import Evaluation
+from contrastive.metrics import MetricsFile
+from contrastive.monitors import collapse_warning
+from contrastive.parts import Callback
+from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
+from contrastive.registry import Registry, load_registry
+
+Resume = Literal["auto", "never", "must"]
+
+
+class Run:
+    """A run folder, finished or not.
+
+    Attributes:
+        folder: where it lives.
+        summary: the final figures, empty before the run has ended.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "recipe.yaml").is_file():
+            raise UsageError(f"{self.folder} is not a run folder: it holds no recipe.yaml.")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of metrics.jsonl."""
+        return MetricsFile(self.folder / "metrics.jsonl").read()
+
+    def recipe(
+        self, overrides: Sequence[str] | Mapping[str, Any] = (), registry: Registry | None = None
+    ) -> Recipe:
+        """The resolved recipe, with ``--set`` style overrides."""
+        return load_recipe(self.folder / "recipe.yaml", overrides, registry or load_registry())
+
+    def weights(self) -> dict[str, Tensor]:
+        """The method's state at the newest whole checkpoint."""
+        state = Checkpoints(self.folder / "checkpoints", "", _warn).newest()
+        if state is None:
+            raise UsageError(f"{self.folder} holds no checkpoint yet; let the run get through an epoch.")
+        return state["method"]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def run(
+    recipe: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    out: str | Path | None = None,
+    resume: Resume = "auto",
+    display: Display | None = None,
+) -> Run:
+    """Train, evaluate and export what a recipe says.
+
+    Args:
+        recipe: a recipe file, or the name of a shipped one (``"simclr"``).
+        overrides: what ``--set`` takes, as texts ``"train.epochs=2"`` or as ``{"train.epochs": 2}``.
+        out: the run folder; by default ``runs/<name>-seed<seed>-<8 hex of the fingerprint>``.
+        resume: ``auto`` goes on from the newest whole checkpoint of the same recipe, ``must`` insists
+            on one, ``never`` moves an old folder aside.
+        display: where progress is told; by default plain lines or a live display on standard output.
+
+    Raises:
+        RecipeError: the recipe is wrong; every mistake at once; nothing is written.
+        UsageError: the folder holds another run.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+    """
+    resolved = load_recipe(recipe, overrides, load_registry())
+    data, composition = build(resolved)
+    job = _Job(resolved, data, composition, display or Display())
+    return job.execute(out, resume)
+
+
+class _Job:
+    """One execution of a recipe."""
+
+    def __init__(self, recipe: Recipe, data: Data, composition: Composition, display: Display):
+        self.recipe, self.data, self.parts, self.display = recipe, data, composition, display
+        self.fingerprint = training_fingerprint(recipe, data.fingerprint)
+        self.evaluation = recipe.dump()["evaluate"]
+
+    def execute(self, out: str | Path | None, resume: Resume) -> Run:
+        train = self.recipe.train
+        name = f"{self.recipe.name}-seed{train.seed}-{self.fingerprint[:8]}"
+        folder = Path(out) if out is not None else Path("runs") / name
+        self._admit(folder, resume)
+        finished = self._finished(folder)
+        if finished is not None:
+            self.display.log(f"{folder} is finished; reporting it (--resume never runs it again).")
+            return finished
+        accelerator = make_accelerator(train.precision, str(folder), train.trackers)
+        with _locked(folder), _interrupts() as interrupted:
+            self._write_head(folder, accelerator.device, accelerator.mixed_precision)
+            engine, evaluation = self._engine(folder, accelerator, interrupted)
+            if train.trackers:
+                accelerator.init_trackers(self.recipe.name, config=_trackable(self.recipe.dump()))
+            state = engine.checkpoints.newest()
+            if state is not None:
+                engine.load_state_dict(state)
+                self.display.log(f"going on from step {engine.state.step} of {engine.steps} in {folder}")
+            elif resume == "must":
+                raise UsageError(f"{folder} holds no checkpoint to resume from; leave --resume must away.")
+            else:
+                engine.metrics.truncate(0)
+            for callback in engine.callbacks:
+                callback.run_started(engine)
+            engine.train()
+            summary = self._conclude(folder, engine, evaluation)
+            for callback in engine.callbacks:
+                callback.run_ended(engine)
+            accelerator.end_training()
+            write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return Run(folder)
+
+    # -- the folder ---------------------------------------------------------------------------------
+
+    def _admit(self, folder: Path, resume: Resume) -> None:
+        """See that ``folder`` is free, or holds this very run; ``never`` moves an old one aside."""
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file; name a folder with --out.")
+        if not folder.exists() or not any(folder.iterdir()):
+            if resume == "must":
+                raise UsageError(f"{folder} does not exist, so there is nothing to resume.")
+            return
+        if not (folder / "environment.json").is_file():
+            raise UsageError(f"{folder} is not empty and not a run folder; name another one with --out.")
+        if resume == "never":
+            aside = next(p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.old{i}")).exists())
+            folder.rename(aside)
+            self.display.log(f"moved the old run to {aside}")
+            return
+        theirs = json.loads((folder / "environment.json").read_text()).get("fingerprint")
+        if theirs != self.fingerprint:
+            before = Run(folder).recipe().dump()
+            differences = _differences(before, self.recipe.dump()) or ["the data, or the version of a part"]
+            raise UsageError(
+                f"{folder} holds another run; different: {', '.join(differences)}. "
+                "Name another folder with --out, or say --resume never to move the old one aside."
+            )
+
+    def _finished(self, folder: Path) -> Run | None:
+        if not (folder / "summary.json").is_file():
+            return None
+        run = Run(folder)
+        return run if run.summary.get("evaluate") == self.evaluation else None
+
+    def _write_head(self, folder: Path, device: torch.device, precision: str) -> None:
+        write_whole(folder / "recipe.yaml", dump_yaml(self.recipe))
+        environment = {
+            "fingerprint": self.fingerprint,
+            "data": self.data.fingerprint,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+            "precision": precision,
+            "threads": torch.get_num_threads(),
+            "versions": {name: version(name) for name in _PACKAGES},
+            "plugins": {p.name: p.version for p in load_registry().plugins},
+            "git_commit": _git_commit(),
+        }
+        write_whole(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+    # -- engine and evaluation ----------------------------------------------------------------------
+
+    def _engine(
+        self, folder: Path, accelerator: Any, interrupted: Callable[[], bool]
+    ) -> tuple[Engine, Evaluation]:
+        recipe, parts = self.recipe, self.parts
+        train = recipe.train
+        loader = TrainLoader(
+            self.data.train,
+            parts.pipelines,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            labels=recipe.positives == "label",
+            workers=train.workers,
+            max_unreadable=train.max_unreadable,
+        )
+        data = replace(self.data, train=loader.table)  # decoded once, for training and evaluation
+        evaluation = evaluation_of(recipe, data, parts, accelerator.device, interrupted)
+        settings = Settings(
+            epochs=train.epochs,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            max_steps=train.max_steps,
+            accumulate=train.accumulate,
+            clip_grad_norm=train.clip_grad_norm,
+            nonfinite=train.nonfinite,
+            checkpoint_every=train.checkpoint_every,
+            evaluate_every=recipe.evaluate.every,
+        )
+        engine = Engine(
+            parts.method,
+            parts.optimizer,
+            parts.pipelines,
+            loader,
+            settings,
+            accelerator,
+            evaluation,
+            Checkpoints(folder / "checkpoints", self.fingerprint, self.display.warn),
+            MetricsFile(folder / "metrics.jsonl"),
+            [*parts.callbacks, CollapseWatch(self.display.warn, len(evaluation.monitored)), self.display],
+            interrupted,
+            name=recipe.name,
+            folder=folder,
+        )
+        return engine, evaluation
+
+    def _conclude(self, folder: Path, engine: Engine, evaluation: Evaluation) -> dict[str, Any]:
+        """Export the backbone; evaluate it, the untrained encoder and raw pixels; sum up."""
+        backbone = engine.method.backbone
+        self._export(backbone, folder / "backbone")
+        self.display.log("final evaluation of the trained encoder")
+        trained = evaluation.final(backbone, backbone)
+        untrained, pixels = {}, {}
+        if trained:
+            self.display.log("final evaluation of the untrained encoder and of raw pixels")
+            start = self._untrained().to(engine.accelerator.device, memory_format=torch.channels_last)
+            untrained, pixels = evaluation.final(start, start), evaluation.pixels()
+        engine.tick()
+        state = engine.state
+        unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable.values()})
+        monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {})
+        summary = {
+            "name": self.recipe.name,
+            "seed": self.recipe.train.seed,
+            "fingerprint": self.fingerprint,
+            "trained": trained,
+            "untrained": untrained,
+            "pixels": pixels,
+            "split": evaluation.split if trained else None,
+            "protocols": evaluation.describe(),
+            "monitors": {k: monitors[k] for k in MONITORS if k in monitors},
+            "epochs": state.epoch,
+            "steps": state.step,
+            "wall_seconds": round(state.seconds, 1),
+            "peak_memory_mib": _peak_memory_mib(engine.accelerator.device),
+            "parameters": sum(p.numel() for p in engine.method.parameters()),
+            "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
+            "images": {"train": len(self.data.train), "test": len(self.data.test or ())},
+            "skipped": len(self.data.train.skipped),
+            "unreadable": unreadable,
+            "evaluate": self.evaluation,
+        }
+        return summary
+
+    def _untrained(self) -> Any:
+        """The encoder before its first step, rebuilt from the seed."""
+        return Builder(self.recipe).backbone(self.data.train.channels, self.parts.image_size)
+
+    def _export(self, backbone: Any, folder: Path) -> None:
+        """Write ``backbone/``; a backbone that timm cannot load is told of and left to the checkpoint."""
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            backbone.export(str(folder))
+        except UsageError as error:
+            self.display.log(f"no backbone/ folder: {error}")
+
+
+MONITORS = ("alignment", "uniformity", "embedding_std", "effective_rank")
+
+
+class CollapseWatch(Callback):
+    """Says in plain words when the embedding has collapsed, once for every evaluation that shows it."""
+
+    def __init__(self, warn: Callable[[str], None], images: int):
+        self._warn, self._images = warn, images
+
+    def evaluated(self, run: Engine, metrics: Mapping[str, float]) -> None:
+        method = run.method
+        message = collapse_warning(
+            metrics["embedding_std"],
+            metrics["effective_rank"],
+            method.head.out_features,
+            min(method.backbone.features, self._images),
+        )
+        if message:
+            self._warn(message)
+
+
+def evaluation_of(
+    recipe: Recipe,
+    data: Data,
+    parts: Composition,
+    device: torch.device,
+    interrupted: Callable[[], bool] = bool,
+) -> Evaluation:
+    """The evaluation a recipe asks for, on ``data``."""
+    return Evaluation(
+        data.train,
+        data.test,
+        parts.protocols,
+        parts.pipelines,
+        parts.image_size,
+        device,
+        recipe.train.workers,
+        interrupted,
+    )
+
+
+# -- surroundings -----------------------------------------------------------------------------------
+
+_PACKAGES = ("contrastive-framework", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; a second one is told so instead of writing into it."""
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); name another one with --out.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"another process is writing to {folder}; wait for it, or name another --out.") from error
+        yield
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag that the engine reads after each step.
+
+    The second one acts as usual. Outside the main thread signals cannot be caught and nothing changes.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Peak memory: allocated on the GPU, or of this process on a CPU, in MiB."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this package runs from, or None."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def flatten(tree: Any, path: str = "") -> dict[str, Any]:
+    """A tree of maps and lists as dotted paths to plain values."""
+    if isinstance(tree, dict | list) and tree:
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {k: v for key, value in items for k, v in flatten(value, f"{path}.{key}" if path else str(key)).items()}
+    return {path: tree}
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between two resolved recipes and matters: ``train.epochs (10, now 20)``."""
+    free = ("name", "evaluate.", "train.workers", "train.checkpoint_every", "train.trackers")
+    old, new = flatten(before), flatten(after)
+    return [
+        f"{key} ({old.get(key)}, now {new.get(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(free)
+    ]
+
+
+def _trackable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as trackers take it: flat, of numbers, texts and booleans only."""
+    return {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flatten(recipe).items()}
