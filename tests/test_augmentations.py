@@ -278,11 +278,11 @@ def test_rotation_refuses_images_that_are_not_square() -> None:
 def test_preview_shows_the_views_of_the_run() -> None:
     pictures = [images(1)[0], images(1, 20, 150, 1)[0]]
     pipelines = SimCLR(32).pipelines()
-    picture = grid(pictures, [5, 9], pipelines, seed=3, draws=2)
+    picture = grid(pictures, [5, 9], pipelines, seed=3, draws=3)
     assert isinstance(picture, Image.Image)
     pixels = np.asarray(picture).astype(int)
     assert (pixels[:, -1] == 255).all()
-    shown = pipelines[1].sample(pictures[0], 5, Key(3, 1, 1)).permute(1, 2, 0).numpy()
+    shown = pipelines[1].sample(pictures[0], 5, Key(3, 2, 1)).permute(1, 2, 0).numpy()
     factor = CELL // 32
     enlarged = shown.repeat(factor, 0).repeat(factor, 1)
     top = next(
