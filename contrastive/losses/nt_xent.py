@@ -1,0 +1,36 @@
+"""Normalised temperature-scaled cross entropy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from contrastive.comparison import Comparison
+from contrastive.parts import Loss
+
+
+class NTXent(Loss):
+    """NT-Xent (InfoNCE): cross entropy of telling a positive from all candidates.
+
+    SimCLR, equation 1 (Chen et al. 2020): -s+/t + log sum exp(s/t) over the positive and every
+    negative, where two views of N images have 2N - 2 negatives. The value is the paper's mean over the
+    2N rows; the official code returns twice that. Where a row has several positives, by label or by
+    view, it is SupCon's L_out (Khosla et al. 2020, equation 2): the mean over them outside the logarithm.
+
+    Args:
+        temperature: what similarities are divided by (SimCLR: 0.1 on ImageNet, 0.5 on CIFAR-10).
+    """
+
+    needs = frozenset({"negatives"})
+
+    def __init__(self, temperature: Annotated[float, Field(gt=0)] = 0.5):
+        super().__init__()
+        self.temperature = temperature
+
+    def compare(self, comparison: Comparison) -> Tensor:
+        rows = comparison.rows(1 / self.temperature)
+        among = torch.logaddexp(rows.positives.lse[0], rows.negatives.lse[0])
+        return among - rows.positives.mean / self.temperature  # [R]
