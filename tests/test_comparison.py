@@ -256,3 +256,25 @@ A, B = torch.ones(3, 4), torch.ones(3, 4)
 def test_mistakes_are_one_clear_sentence(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def test_below_is_strict():
+    z = torch.eye(3, dtype=torch.float64)[[0, 1, 1]]  # exact similarities 0 and 1
+    negatives = Comparison.of([z, z.clone()]).rows().negatives
+    assert negatives.top(1, below=torch.ones(6, dtype=torch.float64))[:, 0].tolist() == [0] * 6
+    assert negatives.top(1, below=torch.zeros(6, dtype=torch.float64)).isinf().all()
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="since torch 2.9")
+def test_fast_products_are_off_within_and_as_they_were_after():
+    backends = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        as_set = [backend.fp32_precision for backend in backends]
+        with pytest.raises(ValueError, match="inside"), rowstats.full_precision(torch.ones(1)):
+            assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
+            raise ValueError("inside")
+        assert [backend.fp32_precision for backend in backends] == as_set != ["ieee", "ieee"]
+    finally:
+        torch.set_float32_matmul_precision(before)
