@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -83,9 +83,7 @@ def _one(
         return Mistake(value.where, here, found[0]["msg"].removeprefix("Value error, "))
     if len(found) > 1 or found[0]["type"] == "missing":
         return Mistake(value.where, here, f"must be {wanted}, not {shown(value)}")
-    return Mistake(
-        value.where, here, f"{_said(found[0])}, not {shown(value)}{_nearest(found[0], value, field)}"
-    )
+    return Mistake(value.where, here, f"{_said(found[0])}, not {shown(value)}{_nearest(found[0], value)}")
 
 
 def _said(item: ErrorDetails) -> str:
@@ -104,13 +102,11 @@ def _said(item: ErrorDetails) -> str:
     return re.sub("^(Input|String|List|Value) should", "must", words.get(item["msg"], item["msg"]))
 
 
-def _nearest(item: ErrorDetails, value: Node, field: FieldInfo) -> str:
+def _nearest(item: ErrorDetails, value: Node) -> str:
+    """The nearest of the words that were to choose from."""
     if item["type"] != "literal_error" or not value.is_text:
         return ""
-    choices = [
-        choice for arm in arms(field.annotation) for choice in get_args(arm) if isinstance(choice, str)
-    ]
-    hint = did_you_mean(value.value, choices)
+    hint = did_you_mean(value.value, re.findall("'([^']*)'", item["ctx"]["expected"]))
     return f".{hint}" if hint else ""
 
 

@@ -174,7 +174,11 @@ def unwrap(annotation: Any) -> Any:
 def arms(annotation: Any) -> list[Any]:
     """The alternatives of a union, or the annotation alone; without ``Annotated``."""
     bare = unwrap(annotation)
-    return [unwrap(arm) for arm in get_args(bare)] if get_origin(bare) in (Union, types.UnionType) else [bare]
+    return [unwrap(arm) for arm in get_args(bare)] if _is_union(bare) else [bare]
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
 
 
 def item_of(annotation: Any) -> Any:
@@ -207,9 +211,8 @@ def type_text(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
         return " ".join([type_text(base), *filter(None, map(_constraint_text, marks))])
-    options = arms(annotation)
-    if len(options) > 1:
-        return " or ".join(type_text(arm) for arm in options)
+    if _is_union(annotation):
+        return " or ".join(map(type_text, get_args(annotation)))
     if kind := part_kind(annotation):
         return f"{kind} (a part)"
     if get_origin(annotation) is Literal:

@@ -76,10 +76,8 @@ def read_yaml(content: bytes | str, file: str, whole: bool = True) -> tuple[Node
 
 def _decode(content: bytes | str, file: str) -> str:
     if len(content) > MAX_BYTES:
-        size = f"{len(content) / 1024:.0f} KiB"
-        raise _refused(
-            Where(file), f"is {size}; a recipe has at most {MAX_BYTES // 1024} KiB. Is it the right file?"
-        )
+        message = f"is over {MAX_BYTES // 1024} KiB, too large for a recipe; is it the right file?"
+        raise _refused(Where(file), message)
     if isinstance(content, str):
         return content
     try:
@@ -153,9 +151,7 @@ class _Builder:
 
     def _alias(self, event: yaml.AliasEvent) -> Node:
         if event.anchor not in self._anchors:
-            raise self._refuse(
-                event, f"'*{event.anchor}' has no anchor; write '&{event.anchor}' at the value first"
-            )
+            raise self._refuse(event, f"'*{event.anchor}' has no anchor '&{event.anchor}' before it")
         known = self._anchors[event.anchor]
         if known is None:
             raise self._refuse(event, f"'*{event.anchor}' stands inside the value it names")
@@ -202,9 +198,7 @@ class _Builder:
     def _count(self, nodes: int, event: yaml.Event) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            raise self._refuse(
-                event, f"more than {MAX_NODES} values (aliases expanded); a recipe is far smaller"
-            )
+            raise self._refuse(event, f"over {MAX_NODES} values (aliases expanded); a recipe is far smaller")
 
     def _refuse(self, event: yaml.Event, message: str) -> RecipeError:
         return _refused(self._place(event), message)

@@ -55,7 +55,8 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     shipped = shipped_recipes()
     wanted = path.as_posix().removesuffix(".yaml")
     if wanted in shipped:
-        return shipped_folder() / f"{wanted}.yaml"
+        found = shipped_folder() / f"{wanted}.yaml"
+        return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
     what = f"{name} is a folder, not a recipe file" if is_folder else f"there is no recipe file {name}"
     known = f" Shipped: {', '.join(shipped)}." if shipped else ""
     hint = did_you_mean(wanted.removeprefix("recipes/"), shipped) or known

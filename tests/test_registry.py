@@ -1,0 +1,244 @@
+"""The registry: built-ins without torch, and plugins of which a broken one harms nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contrastive.errors import PluginError, UsageError
+from contrastive.kinds import KINDS, hookimpl
+from contrastive.registry import CORE, Registry, load_registry
+
+GOOD = '''
+from contrastive.kinds import hookimpl
+
+class Part:
+    """A fine loss."""
+    kind = "loss"
+    def __init__(self, weightless: float = 1.0): self.weightless = weightless
+
+@hookimpl
+def register_loss(register):
+    register("fine", Part)
+    register("fine_too", "good_plugin:Part")
+'''
+
+#: distribution -> (module text, what is reported)
+BROKEN = {
+    "broken-import": ("import a_module_that_nobody_has\n", "cannot import"),
+    "broken-exit": ("import sys; sys.exit(3)\n", "cannot import"),
+    "broken-syntax": ("def register_loss(:\n", "SyntaxError"),
+    "broken-hook": (
+        "from contrastive.kinds import hookimpl\n@hookimpl\ndef register_lss(register): pass\n",
+        "there is no hook 'register_lss'. Did you mean 'register_loss'?",
+    ),
+    "broken-argument": (
+        "from contrastive.kinds import hookimpl\n@hookimpl\ndef register_loss(registry): pass\n",
+        "cannot be registered",
+    ),
+    "broken-raise": (
+        "from contrastive.kinds import hookimpl\n@hookimpl\ndef register_loss(register): 1 / 0\n",
+        "register_loss failed (ZeroDivisionError",
+    ),
+    "broken-duplicate": (
+        "from contrastive.kinds import hookimpl\n@hookimpl\n"
+        "def register_loss(register): register('nt_xent', 'broken_duplicate:X')\n",
+        "loss 'nt_xent' is contrastive-framework",
+    ),
+    "broken-name": (
+        "from contrastive.kinds import hookimpl\n@hookimpl\n"
+        "def register_loss(register): register('Not A Name', 'broken_name:X')\n",
+        "a name is lower-case letters",
+    ),
+    "broken-part": (
+        "from contrastive.kinds import hookimpl\n@hookimpl\ndef register_loss(register): register('x', 3)\n",
+        "give a class or a reference",
+    ),
+}
+
+#: Registered without complaint; broken when a recipe names them.
+LATE = """
+from contrastive.kinds import hookimpl
+
+class WrongKind:
+    kind = "head"
+
+class NoAnnotation:
+    kind = "loss"
+    def __init__(self, temperature=0.5): pass
+
+class Keywords:
+    kind = "loss"
+    def __init__(self, **options: float): pass
+
+class OnlyForCheckers:
+    kind = "loss"
+    def __init__(self, x: "Undefined" = 1): pass
+
+class BadDefault:
+    kind = "loss"
+    def __init__(self, x: float = "much"): pass
+
+class BadType:
+    kind = "loss"
+    def __init__(self, x: object() = None): pass
+
+not_a_class = 3
+
+@hookimpl
+def register_loss(register):
+    register("absent_module", "no_such_module_anywhere:X")
+    register("absent_class", "late_plugin:Absent")
+    register("wrong_kind", "late_plugin:WrongKind")
+    register("no_class", "late_plugin:not_a_class")
+    register("no_annotation", "late_plugin:NoAnnotation")
+    register("keywords", "late_plugin:Keywords")
+    register("only_for_checkers", "late_plugin:OnlyForCheckers")
+    register("bad_default", "late_plugin:BadDefault")
+    register("bad_type", "late_plugin:BadType")
+"""
+
+
+def install(folder: Path, distribution: str, text: str, version: str = "1.2") -> None:
+    """What pip leaves of a distribution with one module and one entry point."""
+    module = distribution.replace("-", "_")
+    (folder / f"{module}.py").write_text(text)
+    info = folder / f"{module}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[contrastive]\n{module} = {module}\n")
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """A folder of installed plugins, on the path for one test."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith(("good_", "broken_", "late_", "contrastive_moco")):
+            del sys.modules[name]
+
+
+def test_builtins_are_registered_without_problems():
+    registry = load_registry(plugins=False)
+    assert not registry.problems
+    assert registry.names("loss") == ["nt_xent", "nt_logistic", "margin"]
+    assert registry.names("protocol") == ["knn", "linear"]
+    assert [plugin.name for plugin in registry.plugins] == [CORE]
+    for kind in set(KINDS) - {"callback"}:
+        assert registry.names(kind), kind
+
+
+def test_every_builtin_reference_loads_and_derives_from_its_kind():
+    from contrastive import parts
+
+    for entry in load_registry(plugins=False):
+        base = getattr(parts, entry.kind.capitalize())
+        assert issubclass(entry.load(), base), entry
+
+
+def test_registry_recipes_and_schema_import_no_torch():
+    code = (
+        "import sys, contrastive.registry, contrastive.recipe, contrastive.schema, contrastive.describe\n"
+        "registry = contrastive.registry.load_registry(plugins=False)\n"
+        "contrastive.recipe.load_tree('simclr')\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+def test_a_good_plugin_brings_its_parts(plugins):
+    install(plugins, "good-plugin", GOOD)
+    registry = load_registry()
+    entry = registry.entry("loss", "fine_too")
+    assert (entry.provider, entry.version) == ("good-plugin", "1.2")
+    assert entry.load() is registry.entry("loss", "fine").load()
+    installed = next(plugin for plugin in registry.plugins if plugin.name == "good-plugin")
+    assert installed.hooks == ("register_loss",)
+    assert installed.parts == (("loss", "fine"), ("loss", "fine_too"))
+
+
+def test_broken_plugins_are_reported_with_name_and_version_and_stop_nothing(plugins):
+    for distribution, (text, _) in BROKEN.items():
+        install(plugins, distribution, text)
+    install(plugins, "good-plugin", GOOD)
+    registry = load_registry()
+    for distribution, (_, reason) in BROKEN.items():
+        found = [str(problem) for problem in registry.problems if problem.plugin == distribution]
+        assert len(found) == 1, distribution
+        assert found[0].startswith(f"{distribution} 1.2: ")
+        assert reason in found[0]
+        assert any(plugin.name == distribution for plugin in registry.plugins)
+    assert registry.entry("loss", "nt_xent").provider == CORE
+    assert registry.entry("loss", "fine").load()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent_module", "ModuleNotFoundError"),
+        ("absent_class", "has no attribute 'Absent'"),
+        ("wrong_kind", "does not derive from contrastive.parts.Loss"),
+        ("no_class", "is not a class"),
+        ("no_annotation", "parameter 'temperature' of its __init__ has no annotation"),
+        ("keywords", "its __init__ takes '**options: float'"),
+        ("only_for_checkers", "cannot read the annotations"),
+        ("bad_default", "the default of parameter 'x'"),
+        ("bad_type", "no recipe can give"),
+    ],
+)
+def test_a_part_that_cannot_be_used_names_its_plugin(plugins, name, reason):
+    from contrastive.recipe.parameters import signature_of
+
+    install(plugins, "late-plugin", LATE)
+    registry = load_registry()
+    assert not [problem for problem in registry.problems if problem.plugin == "late-plugin"]
+    with pytest.raises(PluginError) as error:
+        signature_of(registry.entry("loss", name))
+    assert str(error.value).startswith(f"late-plugin 1.2: loss '{name}'")
+    assert reason in str(error.value)
+    assert error.value.exit_code == 3
+
+
+def test_unknown_names_and_kinds_come_with_the_nearest_one():
+    registry = load_registry(plugins=False)
+    with pytest.raises(UsageError, match=r"there is no loss 'nt_xnt'\. Did you mean 'nt_xent'\?"):
+        registry.entry("loss", "nt_xnt")
+    with pytest.raises(UsageError, match="Known: shared"):
+        registry.entry("target", "qqq")
+    with pytest.raises(UsageError, match=r"Did you mean 'loss'\?"):
+        registry.entry("losss", "nt_xent")
+    with pytest.raises(UsageError, match="The kinds are dataset"):
+        registry.names("q")
+
+
+def test_a_part_of_an_absent_plugin_says_how_to_install_it(plugins):
+    with pytest.raises(PluginError, match="not installed: pip install contrastive-moco"):
+        load_registry(plugins=False).entry("negatives", "queue")
+    install(plugins, "contrastive-moco", "import a_module_that_nobody_has\n", "0.9")
+    with pytest.raises(PluginError, match="contrastive-moco, which is broken: cannot import"):
+        load_registry().entry("negatives", "queue")
+
+
+def test_an_installed_but_old_plugin_is_to_be_upgraded(plugins):
+    install(plugins, "contrastive-moco", "", "0.1")
+    with pytest.raises(PluginError, match="pip install --upgrade contrastive-moco"):
+        load_registry().entry("negatives", "queue")
+
+
+def test_a_registry_is_a_value():
+    class Plugin:
+        @hookimpl
+        def register_head(self, register):
+            register("own", "somewhere:Head")
+
+    mine, other = Registry(), Registry()
+    mine.add(Plugin(), "mine", "1")
+    assert mine.names("head") == ["own"]
+    assert other.names("head") == []
