@@ -254,7 +254,9 @@ HOLDS = {
         "'flip'",
     ],
     "no view": ["r.yaml:2:17  views.online", "'all'"],
-    "name that is no folder": ["r.yaml:2:7  name", "pattern", "'../../etc'"],
+    "name that is no folder": [
+        "r.yaml:2:7  name: '../../etc' does not fit. Names the run's folder: letters, digits"
+    ],
     "key that is a list": ["r.yaml:1:3", "a key must be a word"],
     "number beyond 64 bits": ["r.yaml:2:15", "beyond 64 bits"],
     "deep nesting": ["nested more than 32 deep"],

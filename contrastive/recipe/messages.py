@@ -81,6 +81,8 @@ def _one(
     value = node.at(steps)[0]
     if found[0]["type"] in ("later", "value_error"):  # a sentence of ours, or of the model's author
         return Mistake(value.where, here, found[0]["msg"].removeprefix("Value error, "))
+    if found[0]["type"] == "string_pattern_mismatch" and field.description:
+        return Mistake(value.where, here, f"{shown(value)} does not fit. {field.description}")
     if len(found) > 1 or found[0]["type"] == "missing":
         return Mistake(value.where, here, f"must be {wanted}, not {shown(value)}")
     return Mistake(value.where, here, f"{_said(found[0])}, not {shown(value)}{_nearest(found[0], value)}")
