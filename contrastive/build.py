@@ -12,7 +12,7 @@ from contrastive.augmentations.pipeline import Pipeline
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluate import Scheduled
 from contrastive.method import Method
-from contrastive.parts import Backbone, Callback, Dataset, ImageTable, Optimizer, Protocol
+from contrastive.parts import Backbone, Callback, Dataset, Head, ImageTable, Loss, Optimizer, Protocol
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
 
@@ -127,15 +127,17 @@ class Builder:
         """The method, or None where any of its parts refused."""
         recipe = self.recipe
         backbone = self.backbone(channels, image_size)
-        head = backbone and self.seeded("head", recipe.head, in_features=backbone.features)
+        head: Head | None = None
+        if backbone is not None:
+            head = self.seeded("head", recipe.head, in_features=backbone.features)
         predictor = None
         if head is not None and recipe.predictor is not None:
             predictor = self.seeded("predictor", recipe.predictor, in_features=head.out_features)
         target = self.seeded("target", recipe.target)
         negatives = [self.seeded("negatives", spec) for spec in recipe.negatives]
         losses = [(weight, self.seeded("loss", spec)) for weight, spec in recipe.losses]
-        everything = [backbone, head, target, *negatives, *(loss for _, loss in losses)]
-        if any(part is None for part in everything) or self.mistakes:
+        others = [target, *negatives, *(loss for _, loss in losses)]
+        if backbone is None or head is None or any(part is None for part in others):
             return None
         method = Method(
             backbone,
@@ -148,7 +150,7 @@ class Builder:
             self._views("target", views),
             recipe.views.batch_norm == "joint",
         )
-        self._check_composition(method)
+        self._check_composition(method, [loss for _, loss in losses])
         return method
 
     def _views(self, side: str, views: int) -> tuple[int, ...]:
@@ -160,21 +162,21 @@ class Builder:
                 self.refuse(f"views.{side}", f"there is no view {view}; the augmentation makes {views}.")
         return tuple(asked)
 
-    def _check_composition(self, method: Method) -> None:
+    def _check_composition(self, method: Method, losses: Sequence[Loss]) -> None:
         """Refuse what cannot work together, from what the losses declare they need."""
         recipe = self.recipe
         if not method.pairs:
             self.refuse("views", "no online view is paired with another target view, so nothing is compared.")
-        if len({loss.normalised for loss in method.losses}) > 1:
+        if len({loss.normalised for loss in losses}) > 1:
             self.refuse("loss", "losses that are added must agree on normalised input.")
         given = {
             "negatives": bool(method.offers),
             "labels": recipe.positives == "label",
             "predictor": recipe.predictor is not None,
-            "detached_keys": recipe.target.name != "shared",
+            "detached_keys": method.target.detached,
             "single_positive": recipe.positives == "image" and len(method.target_views) <= 2,
         }
-        for spec, loss in zip((spec for _, spec in recipe.losses), method.losses, strict=True):
+        for (_, spec), loss in zip(recipe.losses, losses, strict=True):
             for need in sorted(loss.needs):
                 if not given[need] and not (need == "negatives" and "collapse" in recipe.allow):
                     self.refuse("loss", f"{spec.name} {_WITHOUT[need]}")

@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, function: Any, summary: str, *, json_flag: bool = False) -> argparse.ArgumentParser:
+    def command(
+        name: str, function: Any, summary: str, *, json_flag: bool = False
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, parents=[common], help=summary, description=summary)
         added.set_defaults(command=function)
         if json_flag:
@@ -53,17 +55,21 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     def overrides(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=_SET)
+        added.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=_SET
+        )
 
     run = command("run", _run, "train, evaluate and export what a recipe says", json_flag=True)
     run.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     overrides(run)
-    run.add_argument("--out", metavar="DIR", help="the run folder (default: runs/<name>-seed<seed>-<fingerprint>)")
+    run.add_argument(
+        "--out", metavar="DIR", help="the run folder (default: runs/<name>-seed<seed>-<fingerprint>)"
+    )
     run.add_argument(
         "--resume",
         choices=("auto", "never", "must"),
         default="auto",
-        help="auto: go on from the newest checkpoint (default); never: move an old run aside; must: insist on one",
+        help="go on from the newest checkpoint (auto), move an old run aside (never), or insist on one (must)",
     )
 
     check = command("check", _check, "validate and build recipes without training", json_flag=True)

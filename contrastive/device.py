@@ -30,7 +30,9 @@ def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Ac
     """The Accelerator of a run. Raises UsageError where several processes were launched."""
     state = PartialState()
     if state.num_processes > 1:
-        raise UsageError("This version trains in one process; start it without torchrun or accelerate launch.")
+        raise UsageError(
+            "This version trains in one process; start it without torchrun or accelerate launch."
+        )
     return Accelerator(
         mixed_precision=resolve_precision(precision, state.device),
         log_with=list(trackers) or None,

@@ -24,7 +24,7 @@ from contrastive.data import TrainLoader, augment
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.method import Method
 from contrastive.metrics import MetricsFile
-from contrastive.parts import Callback, Optimizer
+from contrastive.parts import Listener, Optimizer
 from contrastive.rng import derive
 from contrastive.values import Batch, Progress
 
@@ -90,7 +90,7 @@ class Engine:
         evaluator: Evaluator,
         checkpoints: Checkpoints,
         metrics: MetricsFile,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Listener] = (),
         interrupted: Callable[[], bool] = bool,
         *,
         name: str = "run",
@@ -102,7 +102,7 @@ class Engine:
         self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
         self.interrupted = interrupted
         self.rule = optimizer
-        self.method = method.to(accelerator.device, memory_format=torch.channels_last)
+        self.method = method.to(accelerator.device).to(memory_format=torch.channels_last)
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
         self.model, self.optimizer = accelerator.prepare(self.method, torch_optimizer)
         self.state = State()
@@ -209,22 +209,24 @@ class Engine:
             metrics = {**known, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
             if all(math.isfinite(value) for value in (loss, *norm)):
                 self.metrics.append(metrics)
-                self.accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(known["step"]))
+                self.accelerator.log(
+                    {k: v for k, v in metrics.items() if k != "step"}, step=int(known["step"])
+                )
                 for callback in self.callbacks:
                     callback.step_done(self, metrics)
             elif self.settings.nonfinite == "skip":
                 self.metrics.append({**known, "skipped": True})
             else:
                 raise ContrastiveError(
-                    f"step {known['step']}: the loss is not finite ({loss}); {self.metrics.path} holds the figures "
-                    "before it, the last checkpoint is from before it. Lower optimizer.lr, set "
+                    f"step {known['step']}: the loss is not finite ({loss}); {self.metrics.path} holds the "
+                    "figures before it, and the last checkpoint is from before it. Lower optimizer.lr, set "
                     "train.clip_grad_norm, or say train.nonfinite: skip."
                 )
 
     # -- evaluation and state ---------------------------------------------------------------------
 
     def _finish_epoch(self) -> None:
-        """Evaluate where the recipe says so, remember the best, and save. ``max_steps`` may end an epoch early."""
+        """Evaluate where the recipe says so, remember the best, and save; after the last step too."""
         state, every = self.state, self.settings.evaluate_every
         better = False
         done = state.step >= self.steps

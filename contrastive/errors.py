@@ -29,7 +29,7 @@ class PluginError(ContrastiveError):
     exit_code = 3
 
 
-class Interrupted(ContrastiveError):
+class Interrupted(ContrastiveError):  # noqa: N818 - what the user asked for is not an error
     """Ctrl-C or SIGTERM, after saving."""
 
     exit_code = 130

@@ -132,9 +132,7 @@ class Evaluation:
             figures = self.monitor(method, validation)
             due = [entry for entry in self.protocols if entry.at == "every"] if self.labelled else []
             if due:
-                fit = self.features(
-                    method.backbone, self.train, _sample(self.train.ids, self.fit_rows, BANK)
-                )
+                fit = self.features(method.backbone, self.train, _sample(self.train.ids, self.fit_rows, BANK))
                 figures |= _scores(due, fit, validation, None)
         return figures
 
@@ -198,12 +196,10 @@ class Evaluation:
 
 def public(part: object) -> dict[str, Any]:
     """The plain attributes of a part, which are its parameters."""
-    return {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, int | float | str)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(part).items() if not k.startswith("_")}
 
 
-def _scores(
-    due: Sequence[Scheduled], fit: Features, validation: Features, test: Features | None
-) -> Figures:
+def _scores(due: Sequence[Scheduled], fit: Features, validation: Features, test: Features | None) -> Figures:
     return {
         f"{entry.name}_{figure}": float(value)
         for entry in due

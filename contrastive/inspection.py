@@ -51,8 +51,10 @@ def load(folder: str | Path, overrides: Overrides = ()) -> Loaded:
         parts.method.load_state_dict(run.weights())
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise UsageError(f"{folder}: its encoder does not fit these images or overrides ({reason}).") from error
-    parts.method.to(device, memory_format=torch.channels_last)
+        raise UsageError(
+            f"{folder}: its encoder does not fit these images or overrides ({reason})."
+        ) from error
+    parts.method.to(device).to(memory_format=torch.channels_last)
     return Loaded(recipe, data, parts, evaluation_of(recipe, data, parts, device))
 
 
@@ -74,7 +76,9 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     if protocols:
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
     if not evaluation.labelled:
-        raise UsageError("this data set has no labels, so there is nothing to evaluate; try `contrastive embed`.")
+        raise UsageError(
+            "this data set has no labels, so there is nothing to evaluate; try `contrastive embed`."
+        )
     backbone = loaded.parts.method.backbone
     return {
         "run": str(folder),

@@ -54,7 +54,7 @@ class Method(nn.Module):
     ):
         super().__init__()
         self.backbone, self.head, self.target = backbone, head, target
-        self.predictor = nn.Identity() if predictor is None else predictor
+        self.predictor = predictor
         self.negatives = nn.ModuleList(negatives)
         self.losses = nn.ModuleList(loss for _, loss in losses)
         self.weights = [weight for weight, _ in losses]
@@ -77,14 +77,13 @@ class Method(nn.Module):
         asked = [views[v] for v in self.online_views]
         if self.joint and len({view.shape for view in asked}) == 1:
             z_all = self.embed(torch.cat(asked))  # [V b, D]
-            p_all = self.predictor(z_all)
-            z, p = z_all.chunk(len(asked)), p_all.chunk(len(asked))
+            z = z_all.chunk(len(asked))
+            p = z if self.predictor is None else self.predictor(z_all).chunk(len(asked))
         else:
             z = tuple(self.embed(view) for view in asked)
-            p = tuple(self.predictor(each) for each in z)
-        return Encoded(
-            dict(zip(self.online_views, z, strict=True)), dict(zip(self.online_views, p, strict=True))
-        )
+            p = z if self.predictor is None else tuple(self.predictor(each) for each in z)
+        seen = self.online_views
+        return Encoded(dict(zip(seen, z, strict=True)), dict(zip(seen, p, strict=True)))
 
     def keys(self, views: Mapping[int, Tensor], encoded: Encoded) -> dict[int, Tensor]:
         """Keys of the target views: view -> [b, D]."""

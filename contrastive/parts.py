@@ -9,9 +9,10 @@ what ``contrastive show`` prints beside each parameter.
 
 from __future__ import annotations
 
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -138,9 +139,14 @@ class Head(Part, nn.Module):
 
 
 class Target(Part, nn.Module):
-    """Who encodes the keys."""
+    """Who encodes the keys.
+
+    Attributes:
+        detached: whether its keys carry no gradient.
+    """
 
     kind = "target"
+    detached: ClassVar[bool] = False
 
     def forward(
         self,
@@ -202,7 +208,7 @@ class Loss(Part, nn.Module):
             comparison = (
                 first
                 if isinstance(first, Comparison)
-                else Comparison.of(list(queries), normalise=self.normalised)
+                else Comparison.of(cast("list[Tensor]", list(queries)), normalise=self.normalised)
             )
             return self.compare(comparison).mean().to(comparison.dtype)
 
@@ -223,6 +229,17 @@ class Optimizer(Part, ABC):
     @abstractmethod
     def factor(self, step: int, steps: int, steps_per_epoch: int) -> float:
         """What peak learning rates are multiplied with at the 0-based optimizer step ``step``."""
+
+
+class Listener(typing.Protocol):
+    """What the engine calls: the shape of a callback, which a display that is no part may have too."""
+
+    def run_started(self, run: Any) -> None: ...
+    def step_done(self, run: Any, metrics: Mapping[str, float]) -> None: ...
+    def evaluated(self, run: Any, metrics: Mapping[str, float]) -> None: ...
+    def run_ended(self, run: Any) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Callback(Part):
@@ -279,6 +296,7 @@ __all__ = [
     "Dataset",
     "Head",
     "ImageTable",
+    "Listener",
     "Loss",
     "Negatives",
     "Optimizer",

@@ -130,7 +130,7 @@ class _Job:
             self.display.log(f"{folder} is finished; reporting it (--resume never runs it again).")
             return finished
         accelerator = make_accelerator(train.precision, str(folder), train.trackers)
-        with _locked(folder), _interrupts() as interrupted:
+        with locked(folder), _interrupts() as interrupted:
             self._write_head(folder, accelerator.device, accelerator.mixed_precision)
             engine, evaluation = self._engine(folder, accelerator, interrupted)
             if train.trackers:
@@ -159,14 +159,17 @@ class _Job:
         """See that ``folder`` is free, or holds this very run; ``never`` moves an old one aside."""
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file; name a folder with --out.")
-        if not folder.exists() or not any(folder.iterdir()):
+        begun = (folder / "environment.json").is_file()
+        if not begun and (not folder.exists() or not any(folder.iterdir()) or (folder / ".lock").is_file()):
             if resume == "must":
                 raise UsageError(f"{folder} does not exist, so there is nothing to resume.")
             return
-        if not (folder / "environment.json").is_file():
+        if not begun:
             raise UsageError(f"{folder} is not empty and not a run folder; name another one with --out.")
         if resume == "never":
-            aside = next(p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.old{i}")).exists())
+            aside = next(
+                p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.old{i}")).exists()
+            )
             folder.rename(aside)
             self.display.log(f"moved the old run to {aside}")
             return
@@ -257,13 +260,15 @@ class _Job:
         untrained, pixels = {}, {}
         if trained:
             self.display.log("final evaluation of the untrained encoder and of raw pixels")
-            start = self._untrained().to(engine.accelerator.device, memory_format=torch.channels_last)
+            start = self._untrained().to(engine.accelerator.device).to(memory_format=torch.channels_last)
             untrained, pixels = evaluation.final(start, start), evaluation.pixels()
         engine.tick()
         state = engine.state
         unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable.values()})
-        monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {})
-        summary = {
+        monitors: dict[str, Any] = next(
+            (m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {}
+        )
+        return {
             "name": self.recipe.name,
             "seed": self.recipe.train.seed,
             "fingerprint": self.fingerprint,
@@ -284,7 +289,6 @@ class _Job:
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }
-        return summary
 
     def _untrained(self) -> Any:
         """The encoder before its first step, rebuilt from the seed."""
@@ -346,18 +350,22 @@ _PACKAGES = ("contrastive-framework", "torch", "torchvision", "timm", "accelerat
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process; a second one is told so instead of writing into it."""
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written ({error.strerror}); name another one with --out.") from error
+        raise UsageError(
+            f"{folder} cannot be written ({error.strerror}); name another one with --out."
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(f"another process is writing to {folder}; wait for it, or name another --out.") from error
+            raise UsageError(
+                f"another process is writing to {folder}; wait for it, or name another --out."
+            ) from error
         yield
 
 
@@ -407,7 +415,11 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     """A tree of maps and lists as dotted paths to plain values."""
     if isinstance(tree, dict | list) and tree:
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return {k: v for key, value in items for k, v in flatten(value, f"{path}.{key}" if path else str(key)).items()}
+        return {
+            k: v
+            for key, value in items
+            for k, v in flatten(value, f"{path}.{key}" if path else str(key)).items()
+        }
     return {path: tree}
 
 

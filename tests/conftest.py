@@ -5,11 +5,37 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import settings
+
+from contrastive.cli import main
+from tests.tiny import write_data, write_recipe
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled image folder of three classes, 16 x 16 pixels."""
+    return write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """A recipe that trains three epochs on ``tiny_data`` in about a second."""
+    return write_recipe(tmp_path_factory.mktemp("recipe"), tiny_data)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Path:
+    """The folder of a finished run of ``tiny_recipe``; to be read, not written."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["run", str(tiny_recipe), "--out", str(folder)]) == 0
+    return folder

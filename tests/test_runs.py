@@ -1,0 +1,341 @@
+"""Whole runs: what a run folder holds, resuming, stopping, refusing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import contrastive
+from contrastive.checkpoints import Checkpoints
+from contrastive.errors import ContrastiveError, Interrupted, UsageError
+from contrastive.metrics import MetricsFile
+
+TIMINGS = ("images_per_second",)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl holds, without timings."""
+    lines = MetricsFile(folder / "metrics.jsonl").read()
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    state = Checkpoints(folder / "checkpoints", "", pytest.fail).newest()
+    assert state is not None
+    return state
+
+
+def assert_same(a: Any, b: Any, path: str = "") -> None:
+    """Equal bit for bit, all the way down."""
+    assert type(a) is type(b), path
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for n, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}[{n}]")
+    else:
+        assert a == b, path
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Same weights, optimizer state, figures and metrics but for timings."""
+    x, y = final_state(a), final_state(b)
+    for state in (x, y):
+        state["progress"].pop("seconds")
+        state.pop("metrics_bytes")
+    assert_same(x, y)
+    assert metrics(a) == metrics(b)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (a, b)]
+    for key in ("trained", "untrained", "pixels", "monitors"):
+        assert summaries[0][key] == summaries[1][key]
+
+
+def test_the_run_folder_holds_what_the_contract_says(tiny_run: Path):
+    summary = json.loads((tiny_run / "summary.json").read_text())
+    for row in ("trained", "untrained", "pixels"):
+        assert set(summary[row]) == {"knn_top1", "linear_top1"}
+        assert all(0 <= value <= 1 for value in summary[row].values())
+    assert summary["split"] == "test"
+    assert summary["protocols"]["knn"] == {"k": 5, "temperature": 0.1, "version": 1, "feature": "h"}
+    assert {"wall_seconds", "peak_memory_mib", "parameters", "fingerprint"} <= summary.keys()
+    environment = json.loads((tiny_run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["fingerprint"] == summary["fingerprint"]
+    lines = MetricsFile(tiny_run / "metrics.jsonl").read()
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, 22)), "3 epochs of 120 // 16 steps, each once"
+    assert {"step", "epoch", "loss", "lr", "images_per_second"} <= lines[0].keys()
+    evaluations = [line for line in lines if "knn_top1" in line]
+    assert [line["epoch"] for line in evaluations] == [1, 2, 3]
+    assert {"alignment", "uniformity", "effective_rank", "embedding_std"} <= evaluations[0].keys()
+
+
+def test_the_resolved_recipe_gives_the_same_run(tiny_run: Path, tmp_path: Path):
+    again = contrastive.run(tiny_run / "recipe.yaml", out=tmp_path / "again")
+    assert_same_run(tiny_run, again.folder)
+    assert again.summary["fingerprint"] == contrastive.Run(tiny_run).summary["fingerprint"]
+
+
+def test_training_reaches_the_backbone_it_exports(tiny_run: Path):
+    net = contrastive.load_backbone(tiny_run / "backbone")
+    state = final_state(tiny_run)["method"]
+    exported = net.state_dict()
+    assert exported
+    for name, tensor in exported.items():
+        assert torch.equal(tensor, state[f"backbone.net.{name}"]), name
+
+
+def test_a_finished_run_is_reported_not_repeated(tiny_run: Path, tiny_recipe: Path):
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
+    done = contrastive.run(tiny_recipe, out=tiny_run)
+    assert done.summary["trained"]
+    assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 7, 12])
+def test_a_run_stopped_anywhere_ends_as_if_it_never_was(
+    tiny_run: Path, tiny_recipe: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Stopped by a signal in the midst of an epoch, at its end, and in the evaluation after it."""
+    folder = tmp_path / "stopped"
+    append = MetricsFile.append
+    seen = []
+
+    def append_and_stop(self: MetricsFile, line: Any) -> None:
+        append(self, line)
+        seen.append(line)
+        if len(seen) == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(MetricsFile, "append", append_and_stop)
+    with pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, out=folder)
+    assert not (folder / "summary.json").exists()
+    monkeypatch.undo()
+    contrastive.run(tiny_recipe, out=folder, resume="must")
+    assert_same_run(tiny_run, folder)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):
+    """As SIGKILL leaves it: metrics beyond the checkpoint, a half-written newer checkpoint."""
+    folder = tmp_path / "killed"
+    contrastive.run(tiny_recipe, out=folder)
+    (folder / "summary.json").unlink()
+    checkpoints = Checkpoints(folder / "checkpoints", "", pytest.fail)
+    newest = checkpoints.path(checkpoints.steps()[-1])
+    newest.rename(newest.with_name(f".{newest.name}.tmp"))
+    contrastive.run(tiny_recipe, out=folder)
+    assert_same_run(tiny_run, folder)
+
+
+def test_ctrl_c_saves_and_exits_130(tiny_recipe: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "contrastive", "run", str(tiny_recipe), "--out", str(tmp_path / "run")]
+    command += [
+        "--set",
+        "train.epochs=2000",
+        "--set",
+        "evaluate.every=0",
+        "--set",
+        "train.checkpoint_every=1000",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    file = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    step = final_state(tmp_path / "run")["progress"]["step"]
+    assert step >= 1
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, step + 1))
+
+
+def test_another_recipe_in_the_same_folder_is_refused_naming_the_difference(
+    tiny_run: Path, tiny_recipe: Path
+):
+    with pytest.raises(UsageError, match=r"loss\.temperature \(0\.2, now 0\.5\)") as refusal:
+        contrastive.run(tiny_recipe, {"loss.temperature": 0.5}, out=tiny_run)
+    assert refusal.value.exit_code == 2
+    assert "train.epochs" not in str(refusal.value)
+
+
+def test_evaluation_may_change_after_training(tiny_recipe: Path, tmp_path: Path):
+    first = contrastive.run(tiny_recipe, out=tmp_path / "run")
+    steps = len(first.metrics)
+    second = contrastive.run(tiny_recipe, {"evaluate.knn.k": 3}, out=tmp_path / "run")
+    assert second.summary["protocols"]["knn"]["k"] == 3
+    assert len(second.metrics) == steps, "nothing was trained again"
+
+
+def test_never_moves_the_old_run_aside(tiny_recipe: Path, tmp_path: Path):
+    sets = {"train.max_steps": 2}
+    contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    contrastive.run(tiny_recipe, sets, out=tmp_path / "run", resume="never")
+    assert_same_run(tmp_path / "run", tmp_path / "run.old1")
+
+
+def test_must_needs_something_to_resume(tiny_recipe: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="nothing to resume"):
+        contrastive.run(tiny_recipe, out=tmp_path / "run", resume="must")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tiny_recipe: Path, tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match="not a run folder"):
+        contrastive.run(tiny_recipe, out=tmp_path, resume="never")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_do_not_share_a_folder(tiny_recipe: Path, tmp_path: Path):
+    from contrastive.runs import locked
+
+    with locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
+        contrastive.run(tiny_recipe, out=tmp_path / "run")
+
+
+def test_the_default_folder_is_named_by_recipe_seed_and_fingerprint(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = contrastive.run(tiny_recipe, {"train.max_steps": 1, "train.seed": 7})
+    assert done.folder == Path(f"runs/tiny-seed7-{done.summary['fingerprint'][:8]}")
+
+
+@pytest.fixture
+def infinite_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make the loss of one step, counted over the whole test, infinite."""
+
+    def arm(step: int) -> None:
+        from contrastive.losses import NTXent
+
+        compare, calls = NTXent.compare, []
+
+        def sometimes_infinite(self: NTXent, comparison: Any) -> torch.Tensor:
+            calls.append(1)
+            return compare(self, comparison) * (float("inf") if len(calls) == step else 1)
+
+        monkeypatch.setattr(NTXent, "compare", sometimes_infinite)
+
+    return arm
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint_before(
+    tiny_recipe: Path, tmp_path: Path, infinite_at: Callable[[int], None]
+):
+    infinite_at(10)
+    with pytest.raises(ContrastiveError, match=r"step 10: the loss is not finite.*optimizer\.lr") as failure:
+        contrastive.run(tiny_recipe, out=tmp_path / "run")
+    assert failure.value.exit_code == 1
+    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == list(range(1, 10))
+    state = final_state(tmp_path / "run")
+    assert state["progress"]["step"] == 7, "the checkpoint of the epoch before"
+    assert all(torch.isfinite(tensor).all() for tensor in state["method"].values())
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_step_that_is_not_finite_can_be_skipped(
+    tiny_recipe: Path, tmp_path: Path, infinite_at: Callable[[int], None]
+):
+    infinite_at(3)
+    sets = {"train.nonfinite": "skip", "train.max_steps": 5, "evaluate.every": 0}
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    assert [line.get("skipped", False) for line in run.metrics] == [False, False, True, False, False]
+    assert all(torch.isfinite(t).all() for t in final_state(run.folder)["method"].values())
+
+
+def test_accumulation_takes_the_mean_gradient_of_its_batches(tiny_recipe: Path, tmp_path: Path):
+    sets = {"train.accumulate": 2, "train.max_steps": 3}
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    losses = [line["loss"] for line in run.metrics if "loss" in line]
+    assert len(losses) == 3
+    single = contrastive.run(tiny_recipe, {"train.max_steps": 1}, out=tmp_path / "single")
+    assert losses[0] != single.metrics[0]["loss"]
+    assert run.summary["steps"] == 3
+
+
+def test_gradient_clipping_is_recorded(tiny_recipe: Path, tmp_path: Path):
+    sets = {"train.clip_grad_norm": 0.01, "train.max_steps": 2}
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    assert all(line["grad_norm"] > 0 for line in run.metrics if "loss" in line)
+
+
+def test_max_steps_leaves_the_schedule_as_it_was(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):
+    run = contrastive.run(tiny_recipe, {"train.max_steps": 9}, out=tmp_path / "run")
+    expected = [line for line in metrics(tiny_run) if "loss" in line][:9]
+    assert [line for line in metrics(run.folder) if "loss" in line] == expected
+
+
+def test_workers_change_nothing(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):
+    """The workers of a streamed data set (an adapter for torchvision goes image by image)."""
+    sets = {
+        "augmentation": [
+            {"name": "random_resized_crop", "size": 16},
+            {"name": "torchvision", "transform": "RandomPosterize", "options": {"bits": 4}},
+        ],
+        "train.max_steps": 3,
+        "evaluate.every": 0,
+    }
+    runs = [
+        contrastive.run(tiny_recipe, {**sets, "train.workers": count}, out=tmp_path / f"workers{count}")
+        for count in (0, 2)
+    ]
+    assert_same_run(runs[0].folder, runs[1].folder)
+
+
+def test_tensorboard_gets_the_figures(tiny_recipe: Path, tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    contrastive.run(
+        tiny_recipe, {"train.trackers": ["tensorboard"], "train.max_steps": 2}, out=tmp_path / "run"
+    )
+    files = list((tmp_path / "run").rglob("events.out.tfevents*"))
+    tags = set()
+    for file in files:
+        accumulator = EventAccumulator(str(file))
+        accumulator.Reload()
+        tags |= set(accumulator.Tags()["scalars"])
+    assert {"loss", "lr", "knn_top1"} <= tags
+
+
+def test_a_data_set_without_labels_trains_and_skips_what_needs_them(
+    tiny_data: Path, tiny_recipe: Path, tmp_path: Path
+):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for n, path in enumerate(sorted((tiny_data / "train").rglob("*.png"))):
+        os.link(path, flat / f"{n}.png")
+    run = contrastive.run(
+        tiny_recipe, {"dataset.root": str(flat), "train.max_steps": 2}, out=tmp_path / "run"
+    )
+    assert run.summary["trained"] == {}
+    assert run.summary["split"] is None
+    assert any("effective_rank" in line for line in run.metrics)
+    assert not any("knn_top1" in line for line in run.metrics)
+
+
+def test_without_a_test_split_the_figures_are_those_of_the_tenth(
+    tiny_data: Path, tiny_recipe: Path, tmp_path: Path
+):
+    sets = {"dataset.root": str(tiny_data / "train"), "train.max_steps": 2}
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    assert run.summary["split"] == "validation"
+    assert run.summary["trained"]["knn_top1"] == run.metrics[-1]["knn_top1"]
