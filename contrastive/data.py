@@ -6,7 +6,9 @@ of resumption and whether images are held in memory change nothing, and no globa
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,13 +117,11 @@ class TrainLoader:
         self._batches = _Batches(self.table, None if whole else list(pipelines), batch_size, seed, labels)
         self._steps = _Steps(self.steps_per_epoch)
         in_memory = isinstance(self.table, MemoryTable)
-        count = 0 if whole and in_memory else workers_for(workers)
-        self._loader: DataLoader[Batch] = DataLoader(
+        self._loader: DataLoader[Batch | ContrastiveError] = DataLoader(
             self._batches,
             batch_size=None,  # an item is a batch
             sampler=self._steps,
-            num_workers=count,
-            persistent_workers=count > 0,
+            num_workers=0 if whole and in_memory else workers_for(workers),
             worker_init_fn=_start_worker,
             generator=torch.Generator().manual_seed(derive(seed, "workers")),
         )
@@ -152,7 +152,7 @@ class TrainLoader:
 def augment(
     batch: Batch, pipelines: Sequence[Pipeline], *, seed: int, epoch: int, device: torch.device | str
 ) -> list[Tensor]:
-    """The views of a batch of :class:`TrainLoader`: V tensors float32 [b, C, h, w] in [0, 1] on ``device``."""
+    """The views of a batch of :class:`TrainLoader`: V tensors float32 [b, C, h, w] in [0, 1]."""
     ids = batch.ids.cpu().numpy()
     keys = [Key(seed, epoch, view) for view in range(len(pipelines))]
     if isinstance(batch.images, Tensor):
@@ -260,7 +260,9 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         self, table: ImageTable, pipelines: list[Pipeline] | None, batch_size: int, seed: int, labels: bool
     ):
         self.table, self.pipelines, self.batch_size, self.seed = table, pipelines, batch_size, seed
-        self.labels = np.where(holdout(table.ids), -1, table.labels) if labels else None
+        self.labels = None
+        if labels and table.labels is not None:
+            self.labels = np.where(holdout(table.ids), -1, table.labels)
 
     def __getitem__(self, number: tuple[int, int]) -> Batch | ContrastiveError:
         try:
@@ -341,7 +343,19 @@ def _moved(images: Tensor, device: torch.device | str) -> Tensor:
 
 
 def _start_worker(_: int) -> None:
-    """The parent alone handles Ctrl-C and SIGTERM: it saves first, then ends its workers."""
+    """Leave signals to the parent: on Ctrl-C or SIGTERM it finishes its step, saves and ends its workers.
+
+    Both go to a whole group of processes (a terminal's, a batch system's), and a worker that ended by
+    itself would fail the step. So SIGTERM counts only if the parent sends it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

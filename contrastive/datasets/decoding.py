@@ -17,9 +17,8 @@ from contrastive.errors import UnreadableImage
 MAX_PIXELS = 89_478_485
 #: Files with any other extension are not taken for images.
 EXTENSIONS = frozenset(
-    f".{name}"
-    for name in ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "bmp", "gif", "tif", "tiff")
-    + ("ppm", "pgm", "pbm", "pnm")
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 

@@ -47,7 +47,7 @@ class ImageFolder(Dataset):
         return FileTable(self.root, images, labels, skipped)
 
     @cached_property
-    def classes(self) -> list[str] | None:  # type: ignore[override]  # a property that is looked up once
+    def classes(self) -> list[str] | None:
         folder = self._folder("train")
         assert folder is not None
         return _class_names(self._listing(folder)[0], folder, self.root)

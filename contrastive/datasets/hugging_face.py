@@ -68,7 +68,7 @@ class HuggingFace(Dataset):
         """SHA-256 over images and labels. The library's own fingerprint depends on times."""
         digest = hashlib.sha256()
         for split in ("train", "test"):
-            table = self.table(split)  # type: ignore[arg-type]
+            table = self.table(split)
             if table is None:
                 continue
             digest.update(f"{split} {len(table)} {table.labels is not None}".encode())

@@ -54,16 +54,16 @@ class Parquet(Dataset):
         tables = [self._read(path) for path in paths]
         if sum(table.num_rows for table in tables) == 0:
             raise DataError(f"{getattr(self, split)}: the table has no rows. Set dataset.{split} to another.")
+        images = [self._images(table, path) for table, path in zip(tables, paths, strict=True)]
         labels = None
         if self._labelled(tables[0].column_names, paths[0]):
             labels = np.concatenate(
                 [self._labels(table, path) for table, path in zip(tables, paths, strict=True)]
             )
-        images = [self._images(table, path) for table, path in zip(tables, paths, strict=True)]
         return ParquetTable(images, [path.name for path in paths], labels)
 
     @cached_property
-    def classes(self) -> list[str] | None:  # type: ignore[override]  # a property that is looked up once
+    def classes(self) -> list[str] | None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -88,7 +88,7 @@ class Parquet(Dataset):
         return sorted(value for value in values.unique().to_pylist() if value is not None)
 
     def fingerprint(self) -> str:
-        splits = {split: self._paths(split) or [] for split in ("train", "test")}  # type: ignore[arg-type]
+        splits = {split: self._paths(split) or [] for split in ("train", "test")}
         return fingerprint_tables(splits)
 
     def _paths(self, split: Split) -> list[Path] | None:
@@ -111,10 +111,10 @@ class Parquet(Dataset):
         import pyarrow.parquet as pq
 
         names = _open(path, lambda path: pq.read_schema(path)).names
-        columns = [self.image_column] + ([self.label_column] if self._labelled(names, path) else [])
+        columns = {self.image_column, *([self.label_column] if self._labelled(names, path) else [])}
         if self.image_column not in names:
             raise _no_column(path, "image_column", self.image_column, names)
-        return _open(path, lambda path: pq.read_table(path, columns=columns))
+        return _open(path, lambda path: pq.read_table(path, columns=sorted(columns)))
 
     def _labelled(self, names: Sequence[str], path: Path) -> bool:
         if self.label_column not in names and self.label_column != _DEFAULT_LABEL:

@@ -45,23 +45,23 @@ class Torchvision(Dataset):
         test_split: str = "test",
         options: dict[str, Any] | None = None,
     ):
-        self.dataset, self.root, self.download = dataset, Path(root), download
+        self.dataset, self.root, self.download = dataset, Path(root).expanduser(), download
         self.train_split, self.test_split, self.options = train_split, test_split, dict(options or {})
 
     def table(self, split: Split) -> TorchvisionTable | None:
-        source = self._load(split)
+        source = self._source(split)
         return None if source is None else TorchvisionTable(source, f"{self.dataset} {split}")
 
     @cached_property
-    def classes(self) -> list[str] | None:  # type: ignore[override]  # a property that is looked up once
-        names = getattr(self._load("train"), "classes", None)
+    def classes(self) -> list[str] | None:
+        names = getattr(self._source("train"), "classes", None)
         return [str(name) for name in names] if names else None
 
     def fingerprint(self) -> str:
         """SHA-256 of pixels and labels where torchvision holds them in memory, else of the root's files."""
         digest = hashlib.sha256()
         for split in ("train", "test"):
-            source = self._load(split)  # type: ignore[arg-type]
+            source = self._source(split)
             if source is None:
                 continue
             images = _array(source)
@@ -71,7 +71,7 @@ class Torchvision(Dataset):
                         os.path.relpath(os.path.join(folder, name), self.root),
                         os.stat(os.path.join(folder, name)).st_size,
                     )
-                    for folder, _, names in os.walk(self.root.expanduser())
+                    for folder, _, names in os.walk(self.root)
                     for name in names
                 )
             labels = _labels(source)
@@ -80,11 +80,20 @@ class Torchvision(Dataset):
             digest.update(b"" if labels is None else labels.data)
         return digest.hexdigest()
 
+    @cached_property
+    def _sources(self) -> dict[Split, Any]:
+        return {}
+
+    def _source(self, split: Split) -> Any:
+        """The torchvision object of a split, or None where there is no such split; made once."""
+        if split not in self._sources:
+            self._sources[split] = self._load(split)
+        return self._sources[split]
+
     def _load(self, split: Split) -> Any:
-        """The torchvision object of a split, or None where there is no such split."""
         make = self._class()
         accepted = _parameters(make)
-        arguments: dict[str, Any] = {"root": str(self.root.expanduser()), **self.options}
+        arguments: dict[str, Any] = {"root": str(self.root), **self.options}
         unknown = sorted(set(self.options) - accepted)
         if unknown:
             raise UsageError(
@@ -121,7 +130,7 @@ class Torchvision(Dataset):
             return (
                 f"{place} is not there. Set dataset.download=true to fetch it, or dataset.root to its place."
             )
-        return f"{place} is not there ({reason(error)}). Put its files there, or set dataset.root to their place."
+        return f"{place} is not there ({reason(error)}). Put its files there, or set dataset.root."
 
     def _class(self) -> Any:
         from torchvision import datasets
