@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 
 from contrastive.errors import UsageError
 
@@ -29,10 +31,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:
     """The Accelerator of a run. Raises UsageError where several processes were launched."""
     state = PartialState()
-    if state.num_processes > 1:
+    # A launcher may have started several processes that Accelerate takes for one each (torchrun on a CPU).
+    if max(state.num_processes, int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise UsageError(
             "This version trains in one process; start it without torchrun or accelerate launch."
         )
+    AcceleratorState._reset_state()  # a second run in this Python process may ask for another precision
     return Accelerator(
         mixed_precision=resolve_precision(precision, state.device),
         log_with=list(trackers) or None,
