@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, RecipeError
 from contrastive.kinds import KINDS
 
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ContrastiveError as error:
         if arguments.debug:
             raise
-        print(f"error: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         choices=("auto", "never", "must"),
         default="auto",
-        help="go on from the newest checkpoint (auto), move an old run aside (never), or insist on one (must)",
+        help="go on from the newest checkpoint (auto), move an old run aside (never), insist on one (must)",
     )
 
     check = command("check", _check, "validate and build recipes without training", json_flag=True)

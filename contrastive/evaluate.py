@@ -29,7 +29,7 @@ Figures = dict[str, float]
 Encoder = Callable[[Tensor], Tensor]
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training
-PIXELS_LIMIT = 64 * 64 * 3  # raw pixels are a floor where they are cheap: small images only
+PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor where they are cheap: small images only
 BATCH = 256
 
 

@@ -294,3 +294,17 @@ def test_probe_is_quick_at_the_size_of_the_sample():
     top1 = LinearProbe().score(fit, validation)["top1"]
     assert time.process_time() - started < 30  # a few seconds, with room for a busy machine
     assert 0.2 < top1 < 1
+
+
+def test_with_fewer_images_than_features_the_probe_finds_the_same_optimum():
+    """The axes of the Gram matrix and those of the covariance give one solution."""
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(30, 50, generator=generator, dtype=torch.float64)
+    labels = torch.arange(30) % 3
+    narrow = Problem.of(h, labels, 3)
+    assert narrow.axes.shape[1] == 29  # centred images span one dimension less
+    variances, axes = torch.linalg.eigh(h.sub(h.mean(0)).div(h.std(0, correction=0)).T.cov(correction=0))
+    x = (h - narrow.mean) * narrow.scale
+    wide = Problem(narrow.mean, narrow.scale, axes, variances.clamp(min=0), x @ axes, labels, 3)
+    a, b = narrow.solve(0.1, tolerance=1e-8), wide.solve(0.1, tolerance=1e-8)
+    torch.testing.assert_close(a.logits(h), b.logits(h), rtol=0, atol=1e-6)

@@ -112,9 +112,9 @@ class Problem:
 
     mean: Tensor  # [F]
     scale: Tensor  # [F]
-    axes: Tensor  # [F, F], columns
-    variances: Tensor  # [F] float64
-    x: Tensor  # [n, F] standardised and turned
+    axes: Tensor  # [F, A], columns
+    variances: Tensor  # [A] float64
+    x: Tensor  # [n, A] standardised and turned
     labels: Tensor  # [n] in 0..K-1
     classes: int  # K
 
@@ -126,10 +126,8 @@ class Problem:
         constant = deviation <= 1e-6 * mean.abs()  # what is left there is rounding
         scale = torch.where(constant, 0.0, 1 / deviation.masked_fill(constant, 1.0))
         x = (h - mean) * scale
-        covariance = (x.T @ x).double() / len(x)
-        variances, axes = torch.linalg.eigh(covariance)
-        axes = axes.to(h.dtype)
-        return cls(mean, scale, axes, variances.clamp(min=0), x @ axes, labels, classes)
+        variances, axes = principal_axes(x)
+        return cls(mean, scale, axes, variances, x @ axes, labels, classes)
 
     def solve(
         self, l2: float, start: Probe | None = None, tolerance: float = 1e-5, iterations: int = 1000
@@ -147,7 +145,7 @@ class Problem:
         # One row for each axis and one, unpenalised, for the bias.
         scale = torch.cat([self.variances / self.classes + l2, unit / self.classes]).rsqrt()[
             :, None
-        ]  # [F+1, 1]
+        ]  # [A+1, 1]
         if start is None:
             v = scale.new_zeros(len(scale), self.classes)
         else:
@@ -163,7 +161,7 @@ class Problem:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            w = scale * v  # [F+1, K] float64; only the product with x runs in its precision
+            w = scale * v  # [A+1, K] float64; only the product with x runs in its precision
             logits = (self.x @ w[:-1].to(self.x.dtype)).double() + w[-1]  # [n, K]
             loss = F.cross_entropy(logits, self.labels) + l2 / 2 * w[:-1].square().sum()
             loss.backward()
@@ -181,3 +179,19 @@ class Problem:
             )
         w = (scale * v).detach()
         return Probe(self.mean, self.scale, self.axes.double() @ w[:-1], w[-1])
+
+
+def principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances [A] (float64) and axes [F, A] of centred features x [n, F].
+
+    With fewer images than features the axes span the images alone (A <= n): the penalty keeps the
+    weights across that span at zero, and a Gram matrix [n, n] finds it at a fraction of the cost.
+    """
+    n, width = x.shape
+    if n >= width:
+        variances, axes = torch.linalg.eigh((x.T @ x).double() / n)
+        return variances.clamp(min=0), axes.to(x.dtype)
+    variances, images = torch.linalg.eigh((x @ x.T).double() / n)  # [n], [n, n]
+    kept = variances > 1e-9 * variances[-1].clamp(min=torch.finfo(torch.float64).tiny)
+    variances, images = variances[kept], images[:, kept]
+    return variances, (x.double().T @ images / (variances * n).sqrt()).to(x.dtype)
