@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-from contrastive.errors import ContrastiveError, RecipeError
+from contrastive.errors import ContrastiveError, Interrupted, RecipeError
 from contrastive.kinds import KINDS
 
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ContrastiveError as error:
         if arguments.debug:
             raise
-        print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
+        plain = isinstance(error, RecipeError | Interrupted)
+        print(error if plain else f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 
 from contrastive.errors import UsageError
 
@@ -29,13 +30,24 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:
-    """The Accelerator of a run. Raises UsageError where several processes were launched."""
+    """The Accelerator of a run.
+
+    Raises:
+        UsageError: several processes were launched, or a tracker is not available.
+    """
     state = PartialState()
     # A launcher may have started several processes that Accelerate takes for one each (torchrun on a CPU).
     if max(state.num_processes, int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise UsageError(
             "This version trains in one process; start it without torchrun or accelerate launch."
         )
+    available = {str(tracker) for tracker in get_available_trackers()}
+    for tracker in trackers:
+        if tracker not in available:  # Accelerate would go on without it
+            raise UsageError(
+                f"train.trackers: '{tracker}' is not installed or not known to Accelerate; available: "
+                f"{', '.join(sorted(available)) or 'none'}. Try pip install '{tracker}'."
+            )
     AcceleratorState._reset_state()  # a second run in this Python process may ask for another precision
     return Accelerator(
         mixed_precision=resolve_precision(precision, state.device),

@@ -28,7 +28,7 @@ from contrastive.console import Display
 from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
 from contrastive.engine import Engine, Settings
-from contrastive.errors import UsageError
+from contrastive.errors import Interrupted, UsageError
 from contrastive.evaluate import Evaluation
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
@@ -130,28 +130,46 @@ class _Job:
             self.display.log(f"{folder} is finished; reporting it (--resume never runs it again).")
             return finished
         accelerator = make_accelerator(train.precision, str(folder), train.trackers)
+        self._name_skipped()
         with locked(folder), _interrupts() as interrupted:
             self._write_head(folder, accelerator.device, accelerator.mixed_precision)
             engine, evaluation = self._engine(folder, accelerator, interrupted)
             if train.trackers:
                 accelerator.init_trackers(self.recipe.name, config=_trackable(self.recipe.dump()))
-            state = engine.checkpoints.newest()
-            if state is not None:
-                engine.load_state_dict(state)
-                self.display.log(f"going on from step {engine.state.step} of {engine.steps} in {folder}")
-            elif resume == "must":
-                raise UsageError(f"{folder} holds no checkpoint to resume from; leave --resume must away.")
-            else:
-                engine.metrics.truncate(0)
-            for callback in engine.callbacks:
-                callback.run_started(engine)
-            engine.train()
-            summary = self._conclude(folder, engine, evaluation)
-            for callback in engine.callbacks:
-                callback.run_ended(engine)
-            accelerator.end_training()
+            try:
+                self._take_up(engine, resume)
+                engine.train()
+                summary = self._conclude(engine, evaluation)
+            except Interrupted:
+                raise Interrupted(
+                    f"stopped at step {engine.state.step} of {engine.steps}, saved in {folder}; "
+                    "the same command goes on from there."
+                ) from None
+            finally:
+                for callback in engine.callbacks:
+                    callback.run_ended(engine)
+                accelerator.end_training()
             write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return Run(folder)
+
+    def _take_up(self, engine: Engine, resume: Resume) -> None:
+        """Load the newest whole checkpoint, if there is one, and tell the callbacks that the run begins."""
+        state = engine.checkpoints.newest()
+        if state is not None:
+            engine.load_state_dict(state)
+            self.display.log(f"going on from step {engine.state.step} of {engine.steps}")
+        elif resume == "must":
+            raise UsageError(f"{engine.folder} holds no checkpoint to resume from; leave --resume must away.")
+        else:
+            engine.metrics.truncate(0)
+        for callback in engine.callbacks:
+            callback.run_started(engine)
+
+    def _name_skipped(self) -> None:
+        """Name the files of the data set that are no images, once."""
+        skipped = [*self.data.train.skipped, *(self.data.test.skipped if self.data.test else ())]
+        if skipped:
+            self.display.warn(f"skipped {_counted(skipped, 'file')} without an image extension")
 
     # -- the folder ---------------------------------------------------------------------------------
 
@@ -251,10 +269,10 @@ class _Job:
         )
         return engine, evaluation
 
-    def _conclude(self, folder: Path, engine: Engine, evaluation: Evaluation) -> dict[str, Any]:
+    def _conclude(self, engine: Engine, evaluation: Evaluation) -> dict[str, Any]:
         """Export the backbone; evaluate it, the untrained encoder and raw pixels; sum up."""
         backbone = engine.method.backbone
-        self._export(backbone, folder / "backbone")
+        self._export(backbone, engine.folder / "backbone")
         self.display.log("final evaluation of the trained encoder")
         trained = evaluation.final(backbone, backbone)
         untrained, pixels = {}, {}
@@ -265,6 +283,10 @@ class _Job:
         engine.tick()
         state = engine.state
         unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable.values()})
+        if unreadable:
+            self.display.warn(
+                f"{_counted(unreadable, 'image')} could not be read and others took their place"
+            )
         monitors: dict[str, Any] = next(
             (m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {}
         )
@@ -390,6 +412,12 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _counted(names: Sequence[str], what: str) -> str:
+    """``12 files (a, b, c, d, e, ...)``."""
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'} ({shown})"
 
 
 def _peak_memory_mib(device: torch.device) -> float:
