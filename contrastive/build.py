@@ -69,6 +69,8 @@ class Builder:
         except (ContrastiveError, ValueError, TypeError) as error:
             self.refuse(path, str(error))
             return None
+        except Exception as error:  # a part may raise whatever its author left in
+            raise PluginError(f"{path}: the part failed with {type(error).__name__}: {error}") from error
 
     def seeded(self, path: str, spec: PartSpec, **offers: Any) -> Any:
         """Build a part whose initial weights depend on (seed, path of the part) alone."""
@@ -78,8 +80,8 @@ class Builder:
 
     # -- data ---------------------------------------------------------------------------------------
 
-    def data(self) -> Data | None:
-        """Open the data set, and check the recipe against it."""
+    def data(self, training: bool = True) -> Data | None:
+        """Open the data set and, for training, check the recipe against it."""
         dataset: Dataset | None = self.attempt("dataset", self.recipe.dataset.build)
         if dataset is None:
             return None
@@ -90,7 +92,12 @@ class Builder:
         if train is None or len(train) == 0:
             self.refuse("dataset", f"{self.recipe.dataset.name} has no training images.")
             return None
-        data = Data(dataset, train, test, dataset.fingerprint())
+        fingerprint = self.attempt("dataset", dataset.fingerprint)
+        if fingerprint is None:
+            return None
+        data = Data(dataset, train, test, fingerprint)
+        if not training:
+            return data
         images, batch = len(train), self.recipe.train.batch_size
         if batch * self.recipe.train.accumulate > images:
             self.refuse(
@@ -116,6 +123,13 @@ class Builder:
             self.refuse(
                 "augmentation",
                 "the images differ in size; start the augmentation with random_resized_crop, or use simclr.",
+            )
+            return None
+        if size[0] != size[1]:
+            self.refuse(
+                "augmentation",
+                f"views of {size[0]} x {size[1]} pixels are not square, as evaluation and export need them; "
+                "start the augmentation with random_resized_crop, or use simclr.",
             )
             return None
         return size[0]
@@ -208,12 +222,9 @@ class Builder:
         pipelines = self.pipelines()
         self.protocols()
         self.attempt("optimizer", self.recipe.optimizer.build)
-        known = self.mistakes
         size = pipelines[0].size if pipelines else None
         if size is not None:
-            self.mistakes = []
             self.method(3, size[0], len(pipelines))
-            self.mistakes = known + self.mistakes
 
 
 _WITHOUT = {
@@ -226,10 +237,13 @@ _WITHOUT = {
 }
 
 
-def build(recipe: Recipe) -> tuple[Data, Composition]:
-    """Open the data and build every part. Raises RecipeError with all mistakes at once."""
+def build(recipe: Recipe, *, training: bool = True) -> tuple[Data, Composition]:
+    """Open the data and build every part. Raises RecipeError with all mistakes at once.
+
+    Without ``training`` the data may be too few for a batch, or have no labels to train on.
+    """
     builder = Builder(recipe)
-    data = builder.data()
+    data = builder.data(training)
     if data is None:
         builder.compose_without_data()
         raise RecipeError(builder.mistakes)

@@ -90,16 +90,17 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
         seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    precision = resolve_precision(recipe.train.precision, torch.device("cpu"))
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would be
+    half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
+    labels = torch.arange(_PROBE) // 2 if recipe.positives == "label" else None
     held = {p.untyped_storage().data_ptr() for p in method.parameters()}
     views = [torch.rand(_PROBE, channels, size, size) for _ in parts.pipelines]
     before = {name: tensor.clone() for name, tensor in method.named_buffers()}
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", dtype=dtype, enabled=precision == "bf16"),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
     ):
-        method.train()(views, torch.arange(_PROBE))
+        method.train()(views, torch.arange(_PROBE), labels)
     for name, buffer in method.named_buffers():  # batch norm has seen noise; nobody else shall
         buffer.copy_(before[name])
     activations = sum(size for pointer, size in seen.items() if pointer not in held) / _PROBE

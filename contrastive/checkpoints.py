@@ -44,7 +44,13 @@ def _sha256(path: Path) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of a run folder: the last two, and the best on validation."""
+    """The checkpoints of a run folder: the last two, and the best on validation.
+
+    Args:
+        folder: ``checkpoints/`` of the run.
+        fingerprint: of the run; checkpoints of another one are passed over. Empty: take any.
+        warn: told of every checkpoint that is passed over.
+    """
 
     keep_last = 2
 
@@ -64,32 +70,18 @@ class Checkpoints:
         A checkpoint of the same step (an interrupt saved it, its evaluation has been done since) is
         replaced.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         final = self.path(step)
         temporary = self.folder / f".{final.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
         try:
-            torch.save(state, temporary / _STATE)
-        except OSError as error:
+            temporary.mkdir(parents=True)
+            self._write(temporary, step, state)
+        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by a RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
+            reason = str(error).partition("\n")[0]
             raise ContrastiveError(
-                f"{final}: the checkpoint could not be written ({error.strerror}); make room and run again."
+                f"{final}: the checkpoint could not be written ({reason}); make room and run again."
             ) from error
-        manifest = {
-            "step": step,
-            "fingerprint": self.fingerprint,
-            "torch": torch.__version__,
-            "files": {
-                _STATE: {
-                    "size": (temporary / _STATE).stat().st_size,
-                    "sha256": _sha256(temporary / _STATE),
-                }
-            },
-        }
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in (*temporary.iterdir(), temporary):
-            _sync(path)
         if final.exists():
             stale = self.folder / f".{final.name}.old"
             shutil.rmtree(stale, ignore_errors=True)
@@ -102,13 +94,27 @@ class Checkpoints:
         self._prune(best_step)
         return final
 
+    def _write(self, folder: Path, step: int, state: dict[str, Any]) -> None:
+        """Fill ``folder`` and see it on the disk."""
+        torch.save(state, folder / _STATE)
+        file = {"size": (folder / _STATE).stat().st_size, "sha256": _sha256(folder / _STATE)}
+        manifest = {
+            "step": step,
+            "fingerprint": self.fingerprint,
+            "torch": torch.__version__,
+            "files": {_STATE: file},
+        }
+        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in (*folder.iterdir(), folder):
+            _sync(path)
+
     def _prune(self, best_step: int | None) -> None:
         for step in self.steps()[: -self.keep_last]:
             if step != best_step:
                 shutil.rmtree(self.path(step))
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the newest whole checkpoint, or None; a damaged one is named and passed over."""
+        """The state of the newest whole checkpoint, or None; one that cannot be used is named."""
         for step in reversed(self.steps()):
             state = self.load(step)
             if state is not None:
@@ -116,14 +122,16 @@ class Checkpoints:
         return None
 
     def load(self, step: int) -> dict[str, Any] | None:
-        """The state of one checkpoint, or None (with a warning) where it is damaged."""
+        """The state of one checkpoint, or None (with a warning) where it is damaged or another run's."""
         folder = self.path(step)
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
+            if self.fingerprint and manifest["fingerprint"] != self.fingerprint:
+                raise ValueError("it belongs to another run")
             expected = manifest["files"][_STATE]["sha256"]
             if _sha256(folder / _STATE) != expected:
                 raise ValueError("its checksum does not match")
             return torch.load(folder / _STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes the readers raise
-            self._warn(f"{folder} is damaged ({error}); going back to the one before.")
+            self._warn(f"{folder} cannot be used ({error}); going back to the one before.")
             return None

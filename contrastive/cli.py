@@ -34,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder that may not be read or written
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,9 +127,9 @@ class _Version(argparse.Action):
     """Reads the version only when it is asked for."""
 
     def __call__(self, *_: Any) -> None:
-        from importlib.metadata import version
+        from contrastive.registry import core_version
 
-        print(f"contrastive {version('contrastive-framework')}")
+        print(f"contrastive {core_version()}")
         raise SystemExit(0)
 
 

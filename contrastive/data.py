@@ -6,6 +6,7 @@ of resumption and whether images are held in memory change nothing, and no globa
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from contrastive.augmentations.pipeline import Pipeline
 
 Workers = int | Literal["auto"]
+
+#: Pixels an image may have to be augmented in whole batches: a batch of one camera's photographs, all of
+#: one size, would be gigabytes.
+WHOLE = 256 * 256
 
 
 def holdout(ids: np.ndarray) -> np.ndarray:
@@ -62,7 +67,7 @@ class TrainLoader:
     """Batches of an epoch, whole ones only.
 
     Images of one size that fit are decoded once and held in memory, and a batch carries them as they
-    are. Where sizes vary, or an operation goes image by image, a batch carries one tensor a view,
+    are. Where sizes vary, images are large or an operation goes image by image, it carries one tensor a view,
     already cropped (or wholly augmented) by the decoding workers; :func:`augment` does the rest.
 
     The place of an image that does not decode goes to the first of :func:`substitutes` that does.
@@ -98,7 +103,7 @@ class TrainLoader:
         seed: int,
         labels: bool = False,
         workers: Workers = "auto",
-        max_unreadable: float = 0.01,
+        max_unreadable: float = 0.02,
         memory_limit: int = LIMIT,
         progress: Done | None = None,
     ):
@@ -114,6 +119,8 @@ class TrainLoader:
         self.max_unreadable = max_unreadable
         self.unreadable: dict[int, str] = {}
         whole = table.size is not None and all(p.in_worker(False) == "nothing" for p in pipelines)
+        if whole and math.prod(table.size or ()) > WHOLE:
+            whole = any(p.in_worker(True) != "crop" for p in pipelines)
         self._batches = _Batches(self.table, None if whole else list(pipelines), batch_size, seed, labels)
         self._steps = _Steps(self.steps_per_epoch)
         in_memory = isinstance(self.table, MemoryTable)

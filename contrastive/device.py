@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from torch import Tensor
 
 from contrastive.errors import UsageError
 
@@ -27,6 +28,24 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     native = [getattr(torch.cpu, f"_is_{unit}_supported", bool) for unit in ("avx512_bf16", "amx_tile")]
     return "bf16" if device.type == "cpu" and any(supported() for supported in native) else "no"
+
+
+def to_host(values: Tensor) -> Callable[[], list[float]]:
+    """Begin to copy numbers [n] to the host; calling the result waits for that copy alone and gives them.
+
+    A plain ``tolist`` a step later would wait for the step that a GPU has been given since, too.
+    """
+    if not values.is_cuda:
+        return values.tolist
+    host = values.to("cpu", non_blocking=True)  # into pinned memory
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read() -> list[float]:
+        arrived.synchronize()
+        return host.tolist()
+
+    return read
 
 
 def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:

@@ -18,9 +18,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from contrastive.augmentations.pipeline import Pipeline
+from contrastive.augmentations.pipeline import Pipeline, to_device
 from contrastive.checkpoints import Checkpoints
 from contrastive.data import TrainLoader, augment
+from contrastive.device import to_host
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.method import Method
 from contrastive.metrics import MetricsFile
@@ -109,7 +110,7 @@ class Engine:
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
-        self._pending: list[tuple[Metrics, Tensor]] = []
+        self._pending: tuple[Metrics, Callable[[], list[float]]] | None = None  # a step's figures, under way
         self._window = (time.perf_counter(), 0)  # since when, and how many images
         self._clock = time.perf_counter()
 
@@ -163,8 +164,8 @@ class Engine:
             views = augment(
                 batch, self.pipelines, seed=settings.seed, epoch=state.epoch, device=accelerator.device
             )
-            ids = batch.ids.to(accelerator.device)
-            labels = None if batch.labels is None else batch.labels.to(accelerator.device)
+            ids = to_device(batch.ids.numpy(), views[0])
+            labels = None if batch.labels is None else to_device(batch.labels.numpy(), views[0])
             loss = self.model(views, ids, labels, progress) / len(micro)
             accelerator.backward(loss)
             total += loss.detach()
@@ -172,11 +173,12 @@ class Engine:
         if settings.clip_grad_norm is not None:
             norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
         lr = max(group["lr"] for group in self.optimizer.param_groups)
-        if settings.nonfinite == "stop" or accelerator.scaler is not None or self._finite(total):
+        skip = settings.nonfinite == "skip" and accelerator.scaler is None and not self._finite(total)
+        if not skip:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        self._record(total, lr, norm, images=sum(len(batch.ids) for batch in micro))
+        self._record(total, lr, norm, images=sum(len(batch.ids) for batch in micro), skipped=skip)
 
     def _finite(self, loss: Tensor) -> bool:
         """Whether the loss and the whole gradient are finite; reads one number on the host."""
@@ -184,9 +186,7 @@ class Engine:
         norm = torch.nn.utils.get_total_norm(gradients)
         return bool(torch.isfinite(loss) & torch.isfinite(norm.to(loss.device)))
 
-    # -- figures ----------------------------------------------------------------------------------
-
-    def _record(self, loss: Tensor, lr: float, norm: Tensor | None, images: int) -> None:
+    def _record(self, loss: Tensor, lr: float, norm: Tensor | None, images: int, skipped: bool) -> None:
         """Queue a step's figures; they are read one step late, so that the device never waits for them."""
         since, count = self._window
         self._window = (since, count + images)
@@ -196,32 +196,36 @@ class Engine:
             "epoch": (self.state.step - 1) // self.steps_per_epoch + 1,
             "lr": lr,
             "images_per_second": round(speed, 1),
+            **({"skipped": True} if skipped else {}),
         }
         values = loss.reshape(1) if norm is None else torch.stack([loss, norm.to(loss.dtype)])
         self._flush()
-        self._pending.append((known, values))
+        self._pending = known, to_host(values)
 
     def _flush(self) -> None:
         """Write the queued figures to metrics.jsonl and tell the callbacks. Stops on a non-finite loss."""
-        while self._pending:
-            known, values = self._pending.pop(0)
-            loss, *norm = values.tolist()
-            metrics = {**known, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
-            if all(math.isfinite(value) for value in (loss, *norm)):
-                self.metrics.append(metrics)
-                self.accelerator.log(
-                    {k: v for k, v in metrics.items() if k != "step"}, step=int(known["step"])
-                )
-                for callback in self.callbacks:
-                    callback.step_done(self, metrics)
-            elif self.settings.nonfinite == "skip":
-                self.metrics.append({**known, "skipped": True})
-            else:
-                raise ContrastiveError(
-                    f"step {known['step']}: the loss is not finite ({loss}); {self.metrics.path} holds the "
-                    "figures before it, and the last checkpoint is from before it. Lower optimizer.lr, set "
-                    "train.clip_grad_norm, or say train.nonfinite: skip."
-                )
+        if self._pending is None:
+            return
+        (known, arriving), self._pending = self._pending, None
+        loss, *norm = arriving()
+        if known.get("skipped"):
+            self.metrics.append(known)
+        elif all(math.isfinite(value) for value in (loss, *norm)):
+            figures = {**known, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
+            self.metrics.append(figures)
+            self.accelerator.log({k: v for k, v in figures.items() if k != "step"}, step=int(known["step"]))
+            for callback in self.callbacks:
+                callback.step_done(self, figures)
+        elif self.accelerator.scaler and (math.isfinite(loss) or self.settings.nonfinite == "skip"):
+            self.metrics.append({**known, "skipped": True})  # left out by fp16's scaler
+        else:
+            raise self._diverged(known["step"], "gradient is" if math.isfinite(loss) else "loss is")
+
+    def _diverged(self, step: float, what: str) -> ContrastiveError:
+        return ContrastiveError(
+            f"step {step}: the {what} not finite; {self.metrics.path} holds the figures before it, the last "
+            "checkpoint is older. Lower optimizer.lr, set train.clip_grad_norm, or say train.nonfinite: skip."
+        )
 
     # -- evaluation and state ---------------------------------------------------------------------
 
@@ -230,7 +234,7 @@ class Engine:
         state, every = self.state, self.settings.evaluate_every
         better = False
         done = state.step >= self.steps
-        if every and (state.epoch % every == 0 or done):
+        if done or (every and state.epoch % every == 0):
             figures = self.evaluator.during(self.method)
             metrics = {"step": state.step, "epoch": state.epoch, **figures}
             self.metrics.append(metrics)
@@ -261,6 +265,10 @@ class Engine:
         self.state.seconds, self._clock = self.state.seconds + now - self._clock, now
 
     def _save(self) -> None:
+        """Write a checkpoint, never of weights that are no numbers: there would be no way back."""
+        tensors = [t for t in self.method.state_dict().values() if t.is_floating_point()]
+        if not torch.nn.utils.get_total_norm(tensors).isfinite():
+            raise self._diverged(self.state.step, "weights, or statistics of batch norm, are")
         self.tick()
         self.checkpoints.save(self.state.step, self.state_dict(), self.state.best_step)
 

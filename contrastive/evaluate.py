@@ -60,7 +60,8 @@ class Evaluation:
     """Figures of encoders on one data set.
 
     Args:
-        train, test: the splits; test is None where there is none.
+        train, test: the splits; test is None where there is none. A test split without a single label
+            scores nothing: the final figures are then those of the held-out tenth.
         protocols: what to run, and when.
         pipelines: the training views, for the alignment monitor.
         size: side of the images an encoder sees, as in training.
@@ -80,14 +81,19 @@ class Evaluation:
         workers: int | Literal["auto"] = "auto",
         interrupted: Callable[[], bool] = bool,
     ):
-        self.train, self.test = hold(train), None if test is None else hold(test)
+        self.train, self.test = hold(train), hold(test) if test is not None and _known(test).any() else None
         self.protocols, self.pipelines = protocols, pipelines
         self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
-        self.unreadable: dict[int, str] = {}  # id -> name and reason
-        held_out = holdout(train.ids)
-        self.fit_rows, self.validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        self.monitored = _sample(train.ids, self.validation_rows, QUERIES)
-        self.labelled = train.labels is not None and bool((train.labels >= 0).any())
+        self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal
+        held_out, known = holdout(train.ids), _known(train)
+        # Protocols score labelled images alone, so that no others are encoded for them.
+        self.fit_rows = np.flatnonzero(~held_out & known)
+        self.validation_rows = np.flatnonzero(held_out & known)
+        self.labelled = len(self.fit_rows) > 0 and len(self.validation_rows) > 0
+        tenth = self.validation_rows if self.labelled else np.flatnonzero(held_out)
+        if len(tenth) == 0:  # a few images: chance may hold out none of them
+            tenth = np.arange(len(train))
+        self.monitored = _sample(train.ids, tenth, QUERIES)
 
     # -- features -----------------------------------------------------------------------------------
 
@@ -114,7 +120,7 @@ class Evaluation:
 
     def _read(self, table: ImageTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         def note(index: int, reason: str) -> None:
-            self.unreadable[int(table.ids[index])] = f"{table.name(index)}: {reason}"
+            self.unreadable.add(f"{table.name(index)}: {reason}")
 
         for indices, pixels in read(
             table, rows, size=self.size, batch_size=BATCH, workers=self.workers, on_unreadable=note
@@ -161,7 +167,7 @@ class Evaluation:
             out.append(
                 method.embed(drawn.to(self.device).contiguous(memory_format=torch.channels_last)).float()
             )
-        return torch.cat(out)
+        return torch.cat(out) if out else torch.empty(0, method.head.out_features)
 
     # -- at the end ---------------------------------------------------------------------------------
 
@@ -205,6 +211,11 @@ def _scores(due: Sequence[Scheduled], fit: Features, validation: Features, test:
         for entry in due
         for figure, value in entry.protocol.score(fit, validation, test).items()
     }
+
+
+def _known(table: ImageTable) -> np.ndarray:
+    """Which images of a split have a label: bool [n]."""
+    return np.zeros(len(table), bool) if table.labels is None else table.labels >= 0
 
 
 def _sample(ids: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:

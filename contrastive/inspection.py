@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from contrastive.augmentations.preview import grid
 from contrastive.build import Builder, Composition, Data, build
-from contrastive.errors import RecipeError, UnreadableImage, UsageError, did_you_mean
+from contrastive.errors import DataError, RecipeError, UnreadableImage, UsageError, did_you_mean
 from contrastive.evaluate import Evaluation, frozen
 from contrastive.parts import ImageTable
 from contrastive.protocols.knn import nearest
@@ -46,7 +46,7 @@ def load(folder: str | Path, overrides: Overrides = ()) -> Loaded:
     run = Run(folder)
     recipe = run.recipe(overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data, parts = build(recipe)
+    data, parts = build(recipe, training=False)
     try:
         parts.method.load_state_dict(run.weights())
     except RuntimeError as error:
@@ -70,14 +70,15 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     for name in protocols:
         if name not in known:
             raise UsageError(
-                f"the run's recipe evaluates by {', '.join(sorted(known))}, not by '{name}'; "
+                f"the run's recipe evaluates by {', '.join(sorted(known)) or 'nothing'}, not by '{name}'; "
                 f"add it by --set evaluate.{name}={{}}.{did_you_mean(name, known)}"
             )
     if protocols:
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
     if not evaluation.labelled:
         raise UsageError(
-            "this data set has no labels, so there is nothing to evaluate; try `contrastive embed`."
+            "this data set has no labels (or too few: both nine tenths of train and the held-out tenth need "
+            "some), so there is nothing to evaluate; try `contrastive embed`."
         )
     backbone = loaded.parts.method.backbone
     return {
@@ -86,7 +87,7 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
         "trained": evaluation.final(backbone, backbone),
         "split": evaluation.split,
         "protocols": evaluation.describe(),
-        "unreadable": sorted(evaluation.unreadable.values()),
+        "unreadable": sorted(evaluation.unreadable),
     }
 
 
@@ -106,6 +107,7 @@ def embed(
 
     Raises:
         UsageError: not a run folder; ``out`` cannot be written.
+        DataError: not one image can be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -113,6 +115,10 @@ def embed(
     out = Path(out)
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent} does not exist; make the folder first.")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name a file with --out.")
+    if neighbours < 0:
+        raise UsageError(f"--neighbours is {neighbours}; say how many, 0 for none.")
     loaded = load(folder, overrides)
     method = loaded.parts.method
     encode = method.backbone if output == "h" else method.embed
@@ -122,13 +128,19 @@ def embed(
             continue
         with frozen(method):
             features = loaded.evaluation.features(encode, images)
-        tables.append(_table(split, images, features.ids, features.labels, features.h, neighbours))
+        if len(features):
+            tables.append(_table(split, images, features.ids, features.labels, features.h, neighbours))
+    if not tables:
+        raise DataError(f"no image can be read: {'; '.join(sorted(loaded.evaluation.unreadable)[:5])}.")
     table = pa.concat_tables(tables)
     partial = out.with_name(f".{out.name}.tmp")
-    pq.write_table(table, partial)
-    partial.replace(out)
+    try:
+        pq.write_table(table, partial)
+        partial.replace(out)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror or error}.") from error
     width = int(table.schema.field("features").type.list_size)
-    unreadable = sorted(loaded.evaluation.unreadable.values())
+    unreadable = sorted(loaded.evaluation.unreadable)
     return {"out": str(out), "rows": len(table), "width": width, "unreadable": unreadable}
 
 
@@ -149,7 +161,9 @@ def _table(
     }
     if neighbours:
         similarity, column = nearest_others(features, neighbours)
-        columns["neighbours"] = pa.array([list(names[row]) for row in column.cpu().numpy()])
+        columns["neighbours"] = pa.array(
+            [list(names[row]) for row in column.cpu().numpy()], pa.list_(pa.string())
+        )
         columns["similarities"] = pa.array(similarity.cpu().tolist(), pa.list_(pa.float32()))
     return pa.table(columns)
 
@@ -194,6 +208,8 @@ def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:
     if builder.mistakes or data is None:
         raise RecipeError(builder.mistakes)
     images, ids = _first_readable(data.train, PREVIEW_IMAGES)
+    if not images:
+        raise DataError(f"none of the {len(data.train)} training images can be read.")
     picture = grid(images, ids, pipelines, resolved.train.seed)
     out = Path(out)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,10 @@ class MemoryTable(ImageTable):
         self.channels, self.size = table.channels, table.size
         self._pixels: Tensor | None = None  # uint8 [n, C, H, W]
         self._unreadable: dict[int, UnreadableImage] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without ``progress``: where workers are spawned they get a copy, and a display cannot be copied."""
+        return {**vars(self), "progress": None}
 
     def load(self) -> Tensor:
         """All pixels, uint8 [n, C, H, W]; rows of :attr:`unreadable` images are zero."""

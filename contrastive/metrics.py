@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,10 @@ class MetricsFile:
         self.path = path
 
     def append(self, metrics: Mapping[str, Any]) -> None:
+        """Write a line; a figure that is not finite becomes null, for JSON has no other word for it."""
+        line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(json.dumps(line) + "\n")
 
     def size(self) -> int:
         """Bytes written so far."""

@@ -71,6 +71,7 @@ def effective_rank(h: Tensor) -> float:
     """
     if h.numel() == 0 or not _finite(h):
         return math.nan
+    h = _with_float64(h)
     tall = h if h.shape[0] >= h.shape[1] else h.T  # [max(n, F), min(n, F)]
     gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=h.device)
     for chunk in tall.split(8192):  # float64 copies of all features at once are not needed
@@ -125,7 +126,12 @@ def collapse_warning(std: float, rank: float, width: int, features: int) -> str 
 
 
 def _unit(z: Tensor) -> Tensor:
-    return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+    return F.normalize(_with_float64(z if z.dtype == torch.float64 else z.float()), dim=1)
+
+
+def _with_float64(z: Tensor) -> Tensor:
+    """On the CPU where the device has no float64 (Apple's)."""
+    return z.cpu() if z.device.type == "mps" else z
 
 
 def _finite(*tensors: Tensor) -> bool:

@@ -216,7 +216,9 @@ def core_version() -> str:
 
 
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist else (point.name, "unknown")
+    if point.dist is None:
+        return point.name, "unknown"
+    return point.dist.name or point.name, point.dist.version or "unknown"  # its metadata may be lost
 
 
 def _unknown_hooks(manager: pluggy.PluginManager) -> list[str]:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
-import resource
 import shutil
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,13 +23,14 @@ from contrastive.console import Display
 from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
 from contrastive.engine import Engine, Settings
-from contrastive.errors import Interrupted, UsageError
+from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
 from contrastive.parts import Callback
+from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
 from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
-from contrastive.registry import Registry, load_registry
+from contrastive.registry import Registry, core_version, load_registry
 
 Resume = Literal["auto", "never", "must"]
 
@@ -124,6 +120,8 @@ class _Job:
         train = self.recipe.train
         name = f"{self.recipe.name}-seed{train.seed}-{self.fingerprint[:8]}"
         folder = Path(out) if out is not None else Path("runs") / name
+        if folder.name in ("", ".."):  # "." has no name, and moves with the folder
+            folder = folder.resolve()
         self._admit(folder, resume)
         finished = self._finished(folder)
         if finished is not None:
@@ -131,26 +129,35 @@ class _Job:
             return finished
         accelerator = make_accelerator(train.precision, str(folder), train.trackers)
         self._name_skipped()
-        with locked(folder), _interrupts() as interrupted:
+        if self.recipe.positives == "label":
+            self.display.log("positives: label: training reads labels, but for those of the held-out tenth")
+        with locked(folder), interrupts() as interrupted:
             self._write_head(folder, accelerator.device, accelerator.mixed_precision)
             engine, evaluation = self._engine(folder, accelerator, interrupted)
-            if train.trackers:
-                accelerator.init_trackers(self.recipe.name, config=_trackable(self.recipe.dump()))
-            try:
-                self._take_up(engine, resume)
-                engine.train()
-                summary = self._conclude(engine, evaluation)
-            except Interrupted:
-                raise Interrupted(
-                    f"stopped at step {engine.state.step} of {engine.steps}, saved in {folder}; "
-                    "the same command goes on from there."
-                ) from None
-            finally:
+            with ExitStack() as ending:
+                ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
-                    callback.run_ended(engine)
-                accelerator.end_training()
+                    ending.callback(callback.run_ended, engine)
+                summary = self._train_and_evaluate(engine, evaluation, resume)
             write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return Run(folder)
+
+    def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> dict[str, Any]:
+        if trackers := self.recipe.train.trackers:
+            config = _trackable(self.recipe.dump())
+            try:
+                engine.accelerator.init_trackers(self.recipe.name, config=config)
+            except Exception as error:  # whatever a tracker raises where its service is out of reach
+                raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
+        try:
+            self._take_up(engine, resume)
+            engine.train()
+            return self._conclude(engine, evaluation)
+        except Interrupted:
+            raise Interrupted(
+                f"stopped at step {engine.state.step} of {engine.steps}, saved in {engine.folder}; "
+                "the same command goes on from there."
+            ) from None
 
     def _take_up(self, engine: Engine, resume: Resume) -> None:
         """Load the newest whole checkpoint, if there is one, and tell the callbacks that the run begins."""
@@ -188,7 +195,8 @@ class _Job:
             aside = next(
                 p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.old{i}")).exists()
             )
-            folder.rename(aside)
+            with locked(folder):  # another process may be writing to it
+                folder.rename(aside)
             self.display.log(f"moved the old run to {aside}")
             return
         theirs = json.loads((folder / "environment.json").read_text()).get("fingerprint")
@@ -208,20 +216,30 @@ class _Job:
 
     def _write_head(self, folder: Path, device: torch.device, precision: str) -> None:
         write_whole(folder / "recipe.yaml", dump_yaml(self.recipe))
+        path = folder / "environment.json"
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        if before.get("precision", precision) != precision:
+            self.display.warn(
+                f"the run began in {before['precision']} and goes on in {precision} on this machine: its "
+                "figures will differ from those of an undisturbed run."
+            )
         environment = {
             "fingerprint": self.fingerprint,
             "data": self.data.fingerprint,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
             "precision": precision,
             "threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in _PACKAGES},
+            "versions": {
+                "contrastive-framework": core_version(),
+                **{name: version(name) for name in _PACKAGES},
+            },
             "plugins": {p.name: p.version for p in load_registry().plugins},
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
         }
-        write_whole(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+        write_whole(path, json.dumps(environment, indent=2) + "\n")
 
     # -- engine and evaluation ----------------------------------------------------------------------
 
@@ -282,7 +300,7 @@ class _Job:
             untrained, pixels = evaluation.final(start, start), evaluation.pixels()
         engine.tick()
         state = engine.state
-        unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable.values()})
+        unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
         if unreadable:
             self.display.warn(
                 f"{_counted(unreadable, 'image')} could not be read and others took their place"
@@ -303,7 +321,7 @@ class _Job:
             "epochs": state.epoch,
             "steps": state.step,
             "wall_seconds": round(state.seconds, 1),
-            "peak_memory_mib": _peak_memory_mib(engine.accelerator.device),
+            "peak_memory_mib": peak_memory_mib(engine.accelerator.device),
             "parameters": sum(p.numel() for p in engine.method.parameters()),
             "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
             "images": {"train": len(self.data.train), "test": len(self.data.test or ())},
@@ -368,75 +386,13 @@ def evaluation_of(
 
 # -- surroundings -----------------------------------------------------------------------------------
 
-_PACKAGES = ("contrastive-framework", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; a second one is told so instead of writing into it."""
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UsageError(
-            f"{folder} cannot be written ({error.strerror}); name another one with --out."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"another process is writing to {folder}; wait for it, or name another --out."
-            ) from error
-        yield
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag that the engine reads after each step.
-
-    The second one acts as usual. Outside the main thread signals cannot be caught and nothing changes.
-    """
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        asked.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 
 
 def _counted(names: Sequence[str], what: str) -> str:
     """``12 files (a, b, c, d, e, ...)``."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"{len(names):,} {what}{'' if len(names) == 1 else 's'} ({shown})"
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Peak memory: allocated on the GPU, or of this process on a CPU, in MiB."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout this package runs from, or None."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def flatten(tree: Any, path: str = "") -> dict[str, Any]:

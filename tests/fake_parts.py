@@ -169,8 +169,13 @@ class LARS(Base):
 
     kind = "optimizer"
 
-    def __init__(self, lr: float | Rate = 0.3, options: dict[str, Any] = {}):  # noqa: B006
-        self.lr, self.options = lr, options
+    def __init__(
+        self,
+        lr: float | Rate = 0.3,
+        options: dict[str, Any] = {},  # noqa: B006
+        warmup_epochs: float = 10,
+    ):
+        self.lr, self.options, self.warmup_epochs = lr, options, warmup_epochs
 
 
 class Stop(Base):

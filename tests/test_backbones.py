@@ -99,6 +99,7 @@ def test_any_timm_model_gives_features(channels, size, kwargs, features):
         ({"model": "local-dir:x"}, "timm has no model"),
         ({"model": "vgg11", "stem": "small"}, "no small stem; ResNets of depth 10, 18, 34"),
         ({"model": "resnet18", "options": {"widht": 2}}, "widht"),
+        ({"model": "resnet18", "options": {"act_layer": "rely"}}, "timm cannot build resnet18"),
         ({"model": "resnet18", "options": {"in_chans": 1}}, "'in_chans' follows from the data"),
         ({"model": "resnet18", "options": {"pretrained": True}}, "name a local file with 'weights'"),
         ({"model": "resnet18", "mean": [0.1, 0.2]}, "mean: give one value or 3"),
@@ -162,12 +163,16 @@ def test_weights_that_do_not_fit_are_named_and_none_is_run(tmp_path, monkeypatch
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0")
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "text.pt").write_text("hello")  # to the unpickler: take what was never put
+    torch.save({1: torch.ones(1)}, "numbers.pt")
     for name, message in {
         "extra.pt": "has extra, which the model lacks",
         "lacking.pt": "lacks bn1.weight",
         "gray.pt": r"has conv1.weight \[16, 1, 3, 3\], the model \[16, 3, 3, 3\]",
         "harmful.pt": "cannot be read as plain tensors",
         "list.pt": "does not hold a state dict",
+        "numbers.pt": "does not hold a state dict",
+        "text.pt": "cannot be read as plain tensors",
         "cut.safetensors": "cannot be read",
         "empty": "has no model.safetensors",
         "notes.txt": "neither",
@@ -269,9 +274,10 @@ def test_load_backbone_refuses_what_is_not_one(tmp_path):
     )
     with pytest.raises(UsageError, match="timm can load"):
         load_backbone(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UsageError, match="timm can load"):
-        load_backbone(tmp_path)
+    for content in ("{", "[]", "\xff", '{"architecture": 3}'):
+        (tmp_path / "config.json").write_text(content, encoding="latin-1")
+        with pytest.raises(UsageError, match="timm can load"):
+            load_backbone(tmp_path)
 
 
 def test_export_leaves_the_backbone_as_it_was_and_refuses_a_file(tmp_path):

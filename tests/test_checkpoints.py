@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from contrastive.checkpoints import Checkpoints
+from contrastive.errors import ContrastiveError
 
 
 @pytest.fixture
@@ -79,6 +80,13 @@ def test_a_damaged_newest_falls_back_with_a_warning(
     assert str(folder) in warnings[0]
 
 
+def test_a_checkpoint_of_another_run_is_passed_over(checkpoints: Checkpoints, warnings: list[str]):
+    Checkpoints(checkpoints.folder, "another", warnings.append).save(1, {"step": 1})
+    assert checkpoints.newest() is None
+    assert "another run" in warnings[0]
+    assert Checkpoints(checkpoints.folder, "", warnings.append).newest() == {"step": 1}, "no run asked for"
+
+
 def test_an_unfinished_write_does_not_count(checkpoints: Checkpoints):
     checkpoints.save(1, {"step": 1})
     left_over = checkpoints.folder / ".step_00000002.tmp"
@@ -89,14 +97,20 @@ def test_an_unfinished_write_does_not_count(checkpoints: Checkpoints):
     assert checkpoints.newest() == {"step": 2}
 
 
-def test_a_failed_write_keeps_what_was_there(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), RuntimeError("No space left: unexpected pos")]
+)
+def test_a_failed_write_keeps_what_was_there(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    """``torch.save`` raises a RuntimeError where the disk fills up while it writes."""
     checkpoints.save(1, {"step": 1})
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(Exception, match="No space left on device"):
+    with pytest.raises(ContrastiveError, match="No space left"):
         checkpoints.save(2, {"step": 2})
     assert checkpoints.steps() == [1]
     assert checkpoints.newest() == {"step": 1}

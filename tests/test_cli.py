@@ -233,8 +233,34 @@ def test_unknown_protocols_and_parts_come_with_a_remedy(tiny_run: Path, capsys: 
     assert "Did you mean 'nt_xent'?" in refused(capsys, "show", "loss", "nt_xnt")
 
 
+def test_a_folder_that_cannot_be_written_is_told(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+    Path("file").write_text("")
+    assert "error: " in refused(capsys, "export", str(tiny_run), "--out", "file/encoder", code=1)
+
+
 def test_embed_into_a_missing_folder_is_refused(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
     assert "does not exist" in refused(capsys, "embed", str(tiny_run), "--out", "no/f.parquet")
+
+
+def test_embed_of_a_few_new_images(tiny_run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]):
+    """Fewer than a batch, flat, without labels; and one test image has no neighbour."""
+    for folder, count in (("new/train", 3), ("new/test", 1)):
+        Path(folder).mkdir(parents=True)
+        for n, path in enumerate(sorted((tiny_data / "train" / "disc").iterdir())[:count]):
+            Path(folder, f"{n}.png").write_bytes(path.read_bytes())
+    command = ["embed", str(tiny_run), "--set", "dataset.root=new", "--out", "f.parquet", "--neighbours", "5"]
+    assert json_of(capsys, *command)["rows"] == 4
+    rows = pq.read_table("f.parquet").to_pylist()
+    assert [len(row["neighbours"]) for row in rows] == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"), [(["--neighbours", "-1"], "--neighbours"), (["--out", "."], "is a folder")]
+)
+def test_embed_refuses_at_once(
+    tiny_run: Path, extra: list[str], told: str, capsys: pytest.CaptureFixture[str]
+):
+    assert told in refused(capsys, "embed", str(tiny_run), "--out", "f.parquet", *extra)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path):

@@ -246,6 +246,20 @@ def test_real_pipelines_agree_between_workers_and_batches():
         assert not torch.equal(a[0], a[1])
 
 
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_large_images_of_one_size_are_cropped_one_by_one(limit, monkeypatch):
+    small = views(loader(Images(20), memory_limit=limit), 1)
+    monkeypatch.setattr("contrastive.data.WHOLE", SIDE * SIDE - 1)
+    train = loader(Images(20), memory_limit=limit)
+    batch = next(train.epoch(1))
+    assert isinstance(batch.images, list)
+    assert batch.images[0].shape == (8, 3, 4, 4)
+    large = views(train, 1)
+    assert all(
+        torch.equal(a, b) for x, y in zip(large, small, strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
 def test_images_are_decoded_once_with_progress():
     table, told = Images(600), []
     train = loader(table, progress=lambda done, all_: told.append((done, all_)))

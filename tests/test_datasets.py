@@ -352,6 +352,11 @@ def test_missing_folder_and_file_for_a_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="a file, not a folder"):
         ImageFolder(tmp_path / "file").fingerprint()
+    for root in ("x" * 300, "~nobody-has-this-name/photos"):  # what pathlib answers with errors of its own
+        with pytest.raises(DataError, match="no such folder"):
+            ImageFolder(Path(root)).table("train")
+        with pytest.raises(DataError, match="no such file"):
+            Parquet(Path(root)).table("train")
 
 
 def test_unreadable_folder(tmp_path, monkeypatch):
@@ -483,6 +488,18 @@ def test_parquet_labels_of_every_kind(tmp_path):
     assert unlabelled.classes is None
     fine = Parquet(parquet(tmp_path / "f.parquet", images, [0, 1, 0, 1], label="fine"), label_column="fine")
     assert table_of(fine).labels.tolist() == [0, 1, 0, 1]
+    for texts in (
+        pa.array(["b", "a", None, "b"]).dictionary_encode(),
+        pa.array(["b", "a", None, "b"], pa.large_string()),
+    ):
+        dataset = Parquet(parquet(tmp_path / "t.parquet", images, texts))
+        assert dataset.classes == ["a", "b"]
+        assert table_of(dataset).labels.tolist() == [1, 0, -1, 1]
+
+
+def test_parquet_folder_with_a_pattern_in_its_name(tmp_path):
+    parquet(tmp_path / "data[1]" / "a.parquet", coloured(2))
+    assert len(table_of(Parquet(tmp_path / "data[1]"))) == 2
 
 
 def test_parquet_rows_that_do_not_decode(tmp_path):

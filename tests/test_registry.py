@@ -142,6 +142,16 @@ def test_every_builtin_reference_loads_and_derives_from_its_kind():
         assert issubclass(entry.load(), base), entry
 
 
+def test_every_builtin_and_each_of_its_parameters_is_documented():
+    from contrastive.recipe.parameters import signature_of
+
+    for entry in load_registry(plugins=False):
+        signature = signature_of(entry)
+        assert signature.summary, f"{entry.kind} {entry.name}"
+        silent = [name for name, parameter in signature.parameters.items() if not parameter.doc]
+        assert not silent, f"{entry.kind} {entry.name}: {silent}"
+
+
 def test_registry_recipes_and_schema_import_no_torch():
     code = (
         "import sys, contrastive.registry, contrastive.recipe, contrastive.schema, contrastive.describe\n"

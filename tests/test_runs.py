@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import contrastive
+from contrastive.build import build
 from contrastive.checkpoints import Checkpoints
+from contrastive.data import TrainLoader, augment
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.metrics import MetricsFile
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
 
 TIMINGS = ("images_per_second",)
 
@@ -74,7 +82,7 @@ def test_the_run_folder_holds_what_the_contract_says(tiny_run: Path):
     assert summary["protocols"]["knn"] == {"k": 5, "temperature": 0.1, "version": 1, "feature": "h"}
     assert {"wall_seconds", "peak_memory_mib", "parameters", "fingerprint"} <= summary.keys()
     environment = json.loads((tiny_run / "environment.json").read_text())
-    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["versions"]["torch"] == version("torch")
     assert environment["fingerprint"] == summary["fingerprint"]
     lines = MetricsFile(tiny_run / "metrics.jsonl").read()
     steps = [line["step"] for line in lines if "loss" in line]
@@ -107,11 +115,12 @@ def test_a_finished_run_is_reported_not_repeated(tiny_run: Path, tiny_recipe: Pa
     assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 7, 12])
+@pytest.mark.parametrize("stop_after", [1, 5, 7, 8, 12, 24])
 def test_a_run_stopped_anywhere_ends_as_if_it_never_was(
     tiny_run: Path, tiny_recipe: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """Stopped by a signal in the midst of an epoch, at its end, and in the evaluation after it."""
+    """Stopped by a signal in the midst of an epoch, in the evaluation at its end, after that, and in the
+    final evaluation."""
     folder = tmp_path / "stopped"
     append = MetricsFile.append
     seen = []
@@ -211,6 +220,24 @@ def test_two_processes_do_not_share_a_folder(tiny_recipe: Path, tmp_path: Path):
         contrastive.run(tiny_recipe, out=tmp_path / "run")
 
 
+def test_never_does_not_move_a_run_that_another_process_writes(tiny_recipe: Path, tmp_path: Path):
+    from contrastive.runs import locked
+
+    contrastive.run(tiny_recipe, {"train.max_steps": 1}, out=tmp_path / "run")
+    with locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
+        contrastive.run(tiny_recipe, out=tmp_path / "run", resume="never")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_never_in_the_folder_itself(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    sets = {"train.max_steps": 1}
+    contrastive.run(tiny_recipe, sets, out=".")
+    contrastive.run(tiny_recipe, sets, out=tmp_path / "here", resume="never")
+    assert_same_run(tmp_path / "here", tmp_path / "here.old1")
+
+
 def test_the_default_folder_is_named_by_recipe_seed_and_fingerprint(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -257,24 +284,105 @@ def test_a_step_that_is_not_finite_can_be_skipped(
     infinite_at(3)
     sets = {"train.nonfinite": "skip", "train.max_steps": 5, "evaluate.every": 0}
     run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
-    assert [line.get("skipped", False) for line in run.metrics] == [False, False, True, False, False]
+    steps = [line for line in run.metrics if "knn_top1" not in line]
+    assert [line.get("skipped", False) for line in steps] == [False, False, True, False, False]
     assert all(torch.isfinite(t).all() for t in final_state(run.folder)["method"].values())
 
 
+def test_a_gradient_that_is_not_finite_is_never_saved(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The loss of the epoch's last step is finite, its gradient is not, and no clipping looks at it."""
+    from accelerate import Accelerator
+
+    backward, calls = Accelerator.backward, []
+
+    def spoilt(self: Accelerator, loss: torch.Tensor, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == 14:
+            loss = loss + (loss - loss.detach()) * float("inf")
+        backward(self, loss, **kwargs)
+
+    monkeypatch.setattr(Accelerator, "backward", spoilt)
+    with pytest.raises(ContrastiveError, match="not finite"):
+        contrastive.run(tiny_recipe, {"evaluate.every": 0}, out=tmp_path / "run")
+    state = final_state(tmp_path / "run")
+    assert state["progress"]["step"] == 7
+    assert all(torch.isfinite(tensor).all() for tensor in state["method"].values())
+
+
+def test_a_test_split_without_labels_gives_no_figures_but_stops_nothing(
+    tiny_data: Path, tiny_recipe: Path, tmp_path: Path
+):
+    root = tmp_path / "data"
+    (root / "test").mkdir(parents=True)
+    shutil.copytree(tiny_data / "train", root / "train")
+    for n, path in enumerate(sorted((tiny_data / "test").rglob("*.png"))):
+        os.link(path, root / "test" / f"{n}.png")
+    sets = {"dataset.root": str(root), "train.max_steps": 2}
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    assert run.summary["split"] == "validation"
+    assert set(run.summary["trained"]) == {"knn_top1", "linear_top1"}
+
+
+def test_a_run_says_that_training_reads_labels(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    contrastive.run(tiny_recipe, {"positives": "label", "train.max_steps": 1}, out=tmp_path / "run")
+    assert "training reads labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_images_too_few_for_a_held_out_tenth_train(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labelled: bool, tiny_data: Path
+):
+    monkeypatch.setattr("contrastive.evaluate.holdout", lambda ids: np.zeros(len(ids), bool))
+    root = tiny_data / "train" if labelled else tiny_data / "train" / "disc"
+    run = contrastive.run(
+        tiny_recipe, {"dataset.root": str(root), "train.max_steps": 2}, out=tmp_path / "run"
+    )
+    assert run.summary["trained"] == {}
+    assert run.summary["monitors"]["effective_rank"] > 0
+
+
+PLAIN_SGD = {
+    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0, "weight_decay": 0, "warmup_epochs": 0},
+    "train.max_steps": 1,
+}
+
+
+def start_of(recipe: Path, sets: dict[str, Any]) -> tuple[Any, Any]:
+    """The data and the parts of a run before its first step."""
+    data, parts = build(load_recipe(recipe, sets, load_registry()))
+    parts.method.to(memory_format=torch.channels_last).train()
+    return data, parts
+
+
 def test_accumulation_takes_the_mean_gradient_of_its_batches(tiny_recipe: Path, tmp_path: Path):
-    sets = {"train.accumulate": 2, "train.max_steps": 3}
+    sets = {**PLAIN_SGD, "train.accumulate": 2}
     run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
-    losses = [line["loss"] for line in run.metrics if "loss" in line]
-    assert len(losses) == 3
-    single = contrastive.run(tiny_recipe, {"train.max_steps": 1}, out=tmp_path / "single")
-    assert losses[0] != single.metrics[0]["loss"]
-    assert run.summary["steps"] == 3
+    data, parts = start_of(tiny_recipe, sets)
+    loader = TrainLoader(data.train, parts.pipelines, batch_size=16, seed=0)
+    losses = []
+    for batch in itertools.islice(loader.epoch(0), 2):
+        views = augment(batch, parts.pipelines, seed=0, epoch=0, device="cpu")
+        loss = parts.method(views, batch.ids)
+        (loss / 2).backward()
+        losses.append(loss.item())
+    trained = final_state(run.folder)["method"]
+    for name, parameter in parts.method.named_parameters():
+        torch.testing.assert_close(trained[name], (parameter - 0.1 * parameter.grad).detach())
+    assert run.metrics[0]["loss"] == pytest.approx(sum(losses) / 2)
 
 
-def test_gradient_clipping_is_recorded(tiny_recipe: Path, tmp_path: Path):
-    sets = {"train.clip_grad_norm": 0.01, "train.max_steps": 2}
+def test_gradient_clipping_bounds_the_step(tiny_recipe: Path, tmp_path: Path):
+    sets = {**PLAIN_SGD, "train.clip_grad_norm": 0.01}
     run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
-    assert all(line["grad_norm"] > 0 for line in run.metrics if "loss" in line)
+    _, parts = start_of(tiny_recipe, sets)
+    trained = final_state(run.folder)["method"]
+    moved = [(trained[name] - p).detach().flatten() for name, p in parts.method.named_parameters()]
+    assert torch.cat(moved).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert run.metrics[0]["grad_norm"] > 0.01
 
 
 def test_max_steps_leaves_the_schedule_as_it_was(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):

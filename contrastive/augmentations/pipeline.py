@@ -204,7 +204,11 @@ def to_uint8(pixels: Tensor) -> Tensor:
 def to_device(values: np.ndarray, pixels: Tensor) -> Tensor:
     """Parameters where the pixels are: floats in their precision, all else as it is."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.to(pixels.device, pixels.dtype if tensor.is_floating_point() else tensor.dtype)
+    if tensor.is_floating_point():
+        tensor = tensor.to(pixels.dtype)
+    if pixels.is_cuda:  # from pageable memory, every copy would wait for all that the device has yet to do
+        tensor = tensor.pin_memory()
+    return tensor.to(pixels.device, non_blocking=pixels.is_cuda)
 
 
 def on_chosen(pixels: Tensor, params: Params, change: Callable[[Tensor, Params], Tensor]) -> Tensor:

@@ -22,8 +22,8 @@ def feature_width(net: nn.Module, name: str, in_channels: int, image_size: int) 
     try:
         with torch.no_grad():
             features = net.eval()(image)
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # a stranger's code, on a size or with options it was not made for
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(
             f"{name} cannot take images of {in_channels} x {image_size} x {image_size}: {reason}"
             " Choose another image size or model."

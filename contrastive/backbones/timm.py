@@ -182,7 +182,7 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
 
     try:
         return timm.create_model(name, **arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # a wrong option meets the model's own code: KeyError, AttributeError, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(f"timm cannot build {name} with {arguments}: {reason}") from error
 

@@ -70,7 +70,7 @@ def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
         arguments |= {"aux_logits": False, "init_weights": True}
     try:
         return models.get_model(model, weights=None, **(arguments | options))
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # a wrong option meets the model's own code: KeyError, AttributeError, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(
             f"torchvision cannot build {model} for images of {image_size} with {options}: {reason}"

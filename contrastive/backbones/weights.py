@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,9 +25,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises UsageError where there is no such file or it does not hold a state dict.
     """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        where = f"{path} has no model.safetensors" if path.is_dir() else f"{path} does not exist"
+    path = Path(os.path.expanduser(path))
+    is_folder = os.path.isdir(path)
+    file = path / "model.safetensors" if is_folder else path
+    if not os.path.isfile(file):
+        where = f"{path} has no model.safetensors" if is_folder else f"{path} does not exist"
         raise UsageError(f"weights: {where}. Name an exported folder, a .safetensors, .pt or .pth file.")
     if file.suffix not in (".safetensors", ".pt", ".pth"):
         raise UsageError(f"weights: {file} is neither a .safetensors nor a .pt or .pth file.")
@@ -38,13 +39,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             if file.suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # on a file that is no pickle, torch's unpickler raises almost any type
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(f"weights: {file} cannot be read as plain tensors: {reason}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise UsageError(f"weights: {file} does not hold a state dict (names with tensors).")
     return dict(state)
 

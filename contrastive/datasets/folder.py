@@ -33,7 +33,7 @@ class ImageFolder(Dataset):
     """
 
     def __init__(self, root: Path):
-        self.root = Path(root).expanduser()
+        self.root = Path(os.path.expanduser(root))
 
     def table(self, split: Split) -> FileTable | None:
         folder = self._folder(split)
@@ -58,14 +58,14 @@ class ImageFolder(Dataset):
         return fingerprint_listing((path, os.stat(self.root / path).st_size) for path in paths)
 
     def _folder(self, split: Split) -> Path | None:
-        if not self.root.is_dir():
-            problem = "is a file, not a folder" if self.root.exists() else "there is no such folder"
+        if not os.path.isdir(self.root):  # False, where Path.is_dir raises: closed folders, endless names
+            problem = "is a file, not a folder" if os.path.exists(self.root) else "there is no such folder"
             raise DataError(f"{self.root}: {problem}. Set dataset.root to a folder of images.")
         train = self.root / "train"
-        if not train.is_dir():
+        if not os.path.isdir(train):
             return self.root if split == "train" else None
         names = ("train",) if split == "train" else _TEST_FOLDERS
-        return next((self.root / name for name in names if (self.root / name).is_dir()), None)
+        return next((self.root / name for name in names if os.path.isdir(self.root / name)), None)
 
     def _listing(self, folder: Path) -> tuple[list[str], list[str]]:
         """Sorted paths, relative to the root, of the images and of all other files of a split."""

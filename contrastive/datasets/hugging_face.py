@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +86,7 @@ class HuggingFace(Dataset):
             raise UsageError(
                 "dataset hugging_face needs the package datasets: pip install contrastive-framework[datasets]"
             ) from None
-        folder = Path(self.path).expanduser()
+        folder = Path(os.path.expanduser(self.path))
         try:
             if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
                 loaded = datasets.load_from_disk(str(folder))

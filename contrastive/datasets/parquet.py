@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +65,6 @@ class Parquet(Dataset):
 
     @cached_property
     def classes(self) -> list[str] | None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         paths = self._paths("train")
@@ -82,10 +82,8 @@ class Parquet(Dataset):
         columns = [
             _open(path, lambda path: pq.read_table(path, columns=[self.label_column])) for path in paths
         ]
-        values = pa.chunked_array(
-            [chunk for table in columns for chunk in table.column(0).chunks], pa.string()
-        )
-        return sorted(value for value in values.unique().to_pylist() if value is not None)
+        names = {name for table in columns for name in table.column(0).unique().to_pylist()}
+        return sorted(names - {None})
 
     def fingerprint(self) -> str:
         splits = {split: self._paths(split) or [] for split in ("train", "test")}
@@ -95,13 +93,14 @@ class Parquet(Dataset):
         given = self.train if split == "train" else self.test
         if given is None:
             return None
-        given = given.expanduser()
-        if given.is_file():
+        given = Path(os.path.expanduser(given))
+        if os.path.isfile(given):
             return [given]
-        pattern = str(given / "*.parquet") if given.is_dir() else str(given)
-        paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+        is_folder = os.path.isdir(given)
+        pattern = os.path.join(glob.escape(str(given)), "*.parquet") if is_folder else str(given)
+        paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
         if not paths:
-            problem = "the folder holds no *.parquet file" if given.is_dir() else "there is no such file"
+            problem = "the folder holds no *.parquet file" if is_folder else "there is no such file"
             raise DataError(
                 f"{given}: {problem}. Set dataset.{split} to a parquet file, or a folder or pattern of them."
             )

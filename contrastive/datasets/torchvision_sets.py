@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import inspect
 import os
+import pickle
 import sys
+import tarfile
+import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from contrastive.datasets.files import fingerprint_listing
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
 from contrastive.parts import Dataset, ImageTable, Split
 
+#: What torchvision lets through where an archive or a file in it is cut short.
+_DAMAGED = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
 #: Where torchvision's classes keep their labels; none is part of their public interface, so all are tried.
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "samples", "_samples")
 
@@ -45,7 +50,7 @@ class Torchvision(Dataset):
         test_split: str = "test",
         options: dict[str, Any] | None = None,
     ):
-        self.dataset, self.root, self.download = dataset, Path(root).expanduser(), download
+        self.dataset, self.root, self.download = dataset, Path(os.path.expanduser(root)), download
         self.train_split, self.test_split, self.options = train_split, test_split, dict(options or {})
 
     def table(self, split: Split) -> TorchvisionTable | None:
@@ -119,6 +124,11 @@ class Torchvision(Dataset):
             raise UsageError(f"torchvision's {self.dataset}: {reason(error)}") from None
         except (RuntimeError, OSError) as error:
             raise DataError(self._absent(error, "download" in accepted)) from None
+        except _DAMAGED as error:
+            raise DataError(
+                f"{self.root}: the files of torchvision's {self.dataset} are damaged ({reason(error)}). "
+                "Remove them, and fetch them again with dataset.download=true."
+            ) from None
 
     def _absent(self, error: Exception, downloads: bool) -> str:
         place = f"{self.root}: torchvision's {self.dataset}"

@@ -45,7 +45,10 @@ def shift_hue(pixels: Tensor, shift: Tensor) -> Tensor:
         shift: [n], in turns.
     """
     red, green, blue = pixels.split(1, dim=1)  # [n, 1, h, w]
-    low, high = red.minimum(green).minimum(blue), red.maximum(green).maximum(blue)  # 30 x faster than aminmax
+    low, high = (
+        red.minimum(green).minimum(blue),
+        red.maximum(green).maximum(blue),
+    )  # faster than aminmax over channels
     chroma = high - low
     scale = chroma.clamp(min=1e-12).reciprocal_()  # grey has no hue; 0 will do
     hue = torch.where(
@@ -54,8 +57,8 @@ def shift_hue(pixels: Tensor, shift: Tensor) -> Tensor:
         torch.where(high == green, (blue - red).mul_(scale).add_(2), (red - green).mul_(scale).add_(4)),
     )
     hue = hue + 6 * shift[:, None, None, None]
-    channel = torch.tensor([5.0, 3.0, 1.0], device=pixels.device, dtype=pixels.dtype)[:, None, None]
+    channel = torch.arange(5, 0, -2, device=pixels.device, dtype=pixels.dtype)[:, None, None]  # 5, 3, 1
     k = hue + channel  # [n, 3, h, w]
-    k = k.sub_((k / 6).floor_(), alpha=6)  # mod 6; 4 x faster than remainder
+    k = k.sub_((k / 6).floor_(), alpha=6)  # mod 6, faster than remainder
     share = torch.minimum(k, 4 - k).clamp_(0, 1)
     return torch.addcmul(high, share, chroma, value=-1)

@@ -375,14 +375,19 @@ def full_precision(reference: Tensor) -> Iterator[None]:
     """
     backends = [b.matmul for b in (torch.backends.cuda, torch.backends.mkldnn) if _has_precision(b)]
     before = [backend.fp32_precision for backend in backends]
+    setting = None if backends else torch.get_float32_matmul_precision()  # before torch 2.9, one for all
     with torch.autocast(reference.device.type, enabled=False):
         try:
             for backend in backends:
                 backend.fp32_precision = "ieee"
+            if setting is not None:
+                torch.set_float32_matmul_precision("highest")
             yield
         finally:
             for backend, precision in zip(backends, before, strict=True):
                 backend.fp32_precision = precision
+            if setting is not None:
+                torch.set_float32_matmul_precision(setting)
 
 
 def _has_precision(backend: Any) -> bool:

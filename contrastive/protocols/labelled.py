@@ -24,6 +24,8 @@ def labelled(protocol: str, role: str, *parts: Features) -> Features:
     h = torch.cat([part.h for part in filled])  # [n, F]
     labels = torch.cat([part.labels for part in filled])  # [n]
     ids = torch.cat([part.ids for part in filled])  # [n]
+    if h.device.type == "mps":  # Apple's device has no float64, in which protocols sum and solve
+        h, labels, ids = h.cpu(), labels.cpu(), ids.cpu()
     known = labels >= 0
     if not known.any():
         raise UsageError(

@@ -47,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "target": {"name": "shared"},
     "negatives": {"name": "in_batch"},
     "loss": {"name": "nt_xent"},
-    "optimizer": {"name": "lars"},
+    "optimizer": {"name": "lars", "warmup_epochs": 1},
     "evaluate": {"knn": {}, "linear": {}},
 }
 

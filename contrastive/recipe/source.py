@@ -108,7 +108,7 @@ def _base_file(base: Node, file: Path, chain: tuple[Path, ...]) -> Path:
     if not base.is_text:
         raise UsageError(f"must be one recipe file or shipped name, not {shown(base)}")
     beside = file.parent / base.value
-    found = beside if beside.is_file() else find_recipe(base.value)
+    found = beside if os.path.isfile(beside) else find_recipe(base.value)
     if found.resolve() in chain:
         names = " -> ".join(path.name for path in (*chain, found))
         raise UsageError(f"recipes extend each other in a circle ({names}); let one stand alone")
