@@ -169,7 +169,7 @@ def _facts(summary: Mapping[str, Any]) -> str | None:
         facts.append(f"peak memory {memory:,.0f} MiB")
     if (parameters := summary.get("parameters")) is not None:
         facts.append(f"{parameters:,} parameters")
-    if (unreadable := summary.get("unreadable")) is not None:
+    if unreadable := summary.get("unreadable"):
         facts.append(
             f"{len(unreadable) if isinstance(unreadable, Sized) else unreadable:,} unreadable images"
         )
