@@ -115,6 +115,9 @@ class Checkpoints:
 
     def newest(self) -> dict[str, Any] | None:
         """The state of the newest whole checkpoint, or None; one that cannot be used is named."""
+        for stale in self.folder.glob(".step_*.old"):  # a kill came between the two renames of a replacement
+            final = stale.with_name(stale.name[1:].removesuffix(".old"))
+            shutil.rmtree(stale) if final.exists() else os.replace(stale, final)
         for step in reversed(self.steps()):
             state = self.load(step)
             if state is not None:

@@ -56,6 +56,13 @@ def test_saving_a_step_again_replaces_it(checkpoints: Checkpoints):
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step_00000005"]
 
 
+def test_a_kill_in_the_midst_of_replacing_loses_nothing(checkpoints: Checkpoints):
+    folder = checkpoints.save(5, {"due": True})
+    folder.rename(folder.with_name(".step_00000005.old"))
+    assert checkpoints.newest() == {"due": True}
+    assert checkpoints.steps() == [5]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no_manifest", "bad_manifest", "no_state"])
 def test_a_damaged_newest_falls_back_with_a_warning(
     checkpoints: Checkpoints, warnings: list[str], damage: str
