@@ -26,10 +26,8 @@ CORE = "contrastive-framework"
 #: (kind, name) -> the plugin that brings it, for parts a user may know from papers or from our recipes.
 KNOWN_PLUGINS: dict[tuple[str, str], str] = {
     ("negatives", "queue"): "contrastive-moco",
-    ("target", "ema"): "contrastive-moco",
     ("target", "shuffle_bn"): "contrastive-moco",
     ("loss", "regression"): "contrastive-byol",
-    ("target", "stop_grad"): "contrastive-byol",
     ("augmentation", "byol"): "contrastive-byol",
 }
 
