@@ -17,7 +17,7 @@ from rich.text import Text
 #: Seconds between plain lines, at least; a line tells of the end of an epoch.
 PLAIN_INTERVAL = 10.0
 #: Figures of an evaluation that are monitors, not fractions that a protocol gives.
-MONITORS = frozenset({"alignment", "uniformity", "effective_rank", "embedding_std"})
+MONITORS = ("alignment", "uniformity", "embedding_std", "effective_rank")
 #: The rows of a summary: key in summary.json -> words.
 ROWS = {"trained": "trained", "untrained": "untrained encoder", "pixels": "raw pixels"}
 

@@ -223,7 +223,7 @@ class Optimizer(Part, ABC):
         """The torch optimizer over the trainable parameters of ``model``.
 
         ``batch_size`` counts the images of an optimizer step (batch_size x accumulate). Every
-        group carries ``peak_lr``, which :meth:`schedule` scales.
+        group carries ``peak_lr``, which :meth:`factor` scales.
         """
 
     @abstractmethod

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.checkpoints import Checkpoints, write_whole
-from contrastive.console import Display
+from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
 from contrastive.engine import Engine, Settings
@@ -341,9 +341,6 @@ class _Job:
             backbone.export(str(folder))
         except UsageError as error:
             self.display.log(f"no backbone/ folder: {error}")
-
-
-MONITORS = ("alignment", "uniformity", "embedding_std", "effective_rank")
 
 
 class CollapseWatch(Callback):
