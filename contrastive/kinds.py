@@ -13,6 +13,12 @@ import pluggy
 #: Distribution-independent name of the plugin system: entry-point group and pluggy project.
 GROUP = "contrastive"
 
+#: The version of the interface between this framework and plugins: hooks, base classes, what a loss sees.
+#: A plugin module may say which one it was written for, as ``contrastive_api = 1``.
+API_VERSION = 1
+#: The oldest interface that still works here.
+OLDEST_API_VERSION = 1
+
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
@@ -36,7 +42,8 @@ class Injected:
     """Marks a parameter of a part's ``__init__`` that the builder supplies, not the recipe.
 
     Hidden from the schema. ``what`` is a key of the builder's offer: ``in_channels``,
-    ``image_size`` (backbones), ``in_features`` (heads).
+    ``image_size`` (backbones); ``in_features``, the width of what the part is given: F for heads, D for
+    predictors, targets, negatives and losses.
     """
 
     what: str

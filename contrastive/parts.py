@@ -12,13 +12,14 @@ from __future__ import annotations
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.values import Features, Progress
+from contrastive.values import Features, Memory, Progress
 
 if TYPE_CHECKING:
     from contrastive.augmentations.pipeline import Pipeline
@@ -27,10 +28,53 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 
 
+#: What a part may declare that it needs of the composition -> what a recipe lacks that does not give it.
+NEEDS: dict[str, str] = {
+    "negatives": "collapses without negatives, and none are offered; say negatives: in_batch",
+    "labels": "needs labels; say positives: label",
+    "predictor": "collapses without a predictor; say for example predictor: {name: mlp}",
+    "detached_keys": "collapses where gradients reach the keys; say target: ema, or target: stop_grad",
+    "single_positive": "needs exactly one positive a row; say positives: image, and pair each query with one view",
+    "validation": "reads validation figures, and there are none; it needs labels, evaluate.every above 0 and a "
+    "protocol with at: every, such as evaluate: {every: 1, knn: {}}",
+}
+
+
 class Part:
-    """What every part has: its kind."""
+    """What every part has.
+
+    Attributes:
+        kind: the kind of part.
+        needs: what the composition must give, keys of :data:`NEEDS`; a recipe that does not is refused.
+    """
 
     kind: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        """Recipe parameters with which the conformance kit builds the part, where defaults do not suffice.
+
+        ``folder`` is empty, and may take what they name (a data set's images, for example).
+        """
+        return {}
+
+
+class StepPart(Part, nn.Module):
+    """A part that is a torch module, and what it may do at each step.
+
+    State belongs into buffers and parameters, so that it is in ``state_dict``. All three methods run
+    without gradients, on every process; ``progress`` is the same in all of a step.
+    """
+
+    def before_step(self, progress: Progress) -> None:
+        """Called when the gradients are there, before the optimizer takes its step."""
+
+    def after_batch(self, comparison: Comparison) -> None:
+        """Called once a micro-batch, after the step it was part of was really taken (queues, centres)."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Called once an optimizer step that was really taken (moving averages)."""
 
 
 class ImageTable(ABC):
@@ -118,7 +162,7 @@ class Augmentation(Part, ABC):
         ]
 
 
-class Backbone(Part, nn.Module):
+class Backbone(StepPart):
     """Pixels -> features h. ``features`` is F; ``forward``: float [b, C, h, w] in [0, 1] -> [b, F]."""
 
     kind = "backbone"
@@ -131,23 +175,34 @@ class Backbone(Part, nn.Module):
         raise UsageError(f"{type(self).__name__} has no timm export; use a timm backbone to export one.")
 
 
-class Head(Part, nn.Module):
+class Head(StepPart):
     """Features h -> embedding z; as predictor, z -> p. ``out_features`` is D."""
 
     kind = "head"
     out_features: int
 
 
-class Target(Part, nn.Module):
+class Target(StepPart):
     """Who encodes the keys.
 
     Attributes:
         detached: whether its keys carry no gradient.
+        encodes: whether it runs every view it is asked for through an encoder of its own, rather than
+            taking the online embeddings.
     """
 
     kind = "target"
-    detached: ClassVar[bool] = False
+    detached: bool = False
+    encodes: bool = False
 
+    def bind(self, encoder: nn.Module) -> None:
+        """Called once, before training, with the online encoder: pixels [b, C, h, w] -> z [b, D].
+
+        A target that copies it registers the copy; one that refers to it later must keep it out of its own
+        ``state_dict`` (in a list, for example). Raises UsageError where the target cannot work.
+        """
+
+    @abstractmethod
     def forward(
         self,
         views: Mapping[int, Tensor],
@@ -165,11 +220,34 @@ class Target(Part, nn.Module):
         Returns:
             view -> keys [b, D].
         """
-        raise NotImplementedError
 
 
-class Negatives(Part, nn.Module):
-    """The candidates a query is told apart from."""
+class TargetWrapper(Target):
+    """A target that changes what goes into, or comes out of, another one.
+
+    Derive, and write ``forward`` with ``self.of``; all else is the wrapped target's.
+    """
+
+    def __init__(self, of: Target):
+        super().__init__()
+        self.of = of
+        self.detached, self.encodes = of.detached, of.encodes
+
+    def bind(self, encoder: nn.Module) -> None:
+        self.of.bind(encoder)
+
+    def before_step(self, progress: Progress) -> None:
+        self.of.before_step(progress)
+
+    def after_batch(self, comparison: Comparison) -> None:
+        self.of.after_batch(comparison)
+
+    def after_step(self, progress: Progress) -> None:
+        self.of.after_step(progress)
+
+
+class Negatives(StepPart):
+    """The candidates a query is told apart from; several sources add up."""
 
     kind = "negatives"
 
@@ -177,23 +255,28 @@ class Negatives(Part, nn.Module):
         """Whether the other images' keys of ``key_view`` are candidates for queries of ``query_view``."""
         return False
 
+    def memory(self) -> Memory | None:
+        """Entries kept from earlier batches, read once a batch; the same on every process."""
+        return None
 
-class Loss(Part, nn.Module):
+
+class Loss(StepPart):
     """What is made small. Derive and write ``compare``; ``forward`` serves the engine and anyone's loop.
 
     Attributes:
         normalised: whether queries and keys are scaled to unit length before they are compared.
-        needs: what the composition must give: any of ``negatives``, ``labels``, ``predictor``,
-            ``detached_keys``, ``single_positive``.
     """
 
     kind = "loss"
     normalised: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def compare(self, comparison: Comparison) -> Tensor:
-        """The loss of each row [R], or a scalar; in the dtype of ``comparison``."""
+        """The loss of each row [R], whose mean is taken over the rows of all processes, or a scalar.
+
+        A scalar is computed on keys of all processes (``comparison.views()``), so that every process has
+        the same; it is never scaled by their number. At least float32; float64 stays float64.
+        """
 
     def forward(self, *queries: Tensor | Comparison) -> Tensor:
         """The mean loss, a scalar of at least float32.
@@ -227,8 +310,46 @@ class Optimizer(Part, ABC):
         """
 
     @abstractmethod
-    def factor(self, step: int, steps: int, steps_per_epoch: int) -> float:
-        """What peak learning rates are multiplied with at the 0-based optimizer step ``step``."""
+    def factor(self, group: Mapping[str, Any], step: int, steps: int, steps_per_epoch: int) -> float:
+        """What the peak learning rate of ``group`` is multiplied with at the 0-based optimizer step."""
+
+
+class RunState(typing.Protocol):
+    """What a callback may read of a run, and ask of it.
+
+    Attributes:
+        name, folder: what the run is called and where it lives.
+        step, steps: optimizer steps taken, and to take.
+        epoch, epochs: epochs begun or done, and to do.
+        steps_per_epoch: optimizer steps of an epoch.
+        method: the composed method: ``backbone``, ``head``, ``predictor``, ``target``, ``losses`` ...
+        param_groups: of the torch optimizer, with ``lr``, ``peak_lr`` and ``params``.
+        comparison: what the losses last compared, or None before the first step.
+    """
+
+    name: str
+    folder: Path
+    steps: int
+    epochs: int
+    steps_per_epoch: int
+    method: Any
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+    @property
+    def comparison(self) -> Comparison | None: ...
+    def log(self, figures: Mapping[str, float]) -> None:
+        """Write figures of the callback's own as a line of metrics.jsonl, and to the trackers."""
+
+    def warn(self, message: str) -> None:
+        """Tell the user, above the live display."""
+
+    def stop(self, reason: str) -> None:
+        """End the run after this epoch, with all its final evaluation; ``reason`` goes into summary.json."""
 
 
 class Listener(typing.Protocol):
@@ -236,6 +357,7 @@ class Listener(typing.Protocol):
 
     def run_started(self, run: Any) -> None: ...
     def step_done(self, run: Any, metrics: Mapping[str, float]) -> None: ...
+    def epoch_done(self, run: Any, epoch: int) -> None: ...
     def evaluated(self, run: Any, metrics: Mapping[str, float]) -> None: ...
     def run_ended(self, run: Any) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -243,21 +365,27 @@ class Listener(typing.Protocol):
 
 
 class Callback(Part):
-    """Acts during a run. Every method may be left out; state goes through ``state_dict``."""
+    """Acts during a run. Every method may be left out; state goes through ``state_dict``.
+
+    Nothing a callback does may change the weights of a run other than by :meth:`RunState.stop`.
+    """
 
     kind = "callback"
 
-    def run_started(self, run: Any) -> None:
-        """Called once, before the first step (again after a resume)."""
+    def run_started(self, run: RunState) -> None:
+        """Called once, before the first step (again after a resume, with its state loaded)."""
 
-    def step_done(self, run: Any, metrics: Mapping[str, float]) -> None:
-        """Called after an optimizer step, with what metrics.jsonl holds of it."""
+    def step_done(self, run: RunState, metrics: Mapping[str, float]) -> None:
+        """Called after an optimizer step, one step late, with what metrics.jsonl holds of it."""
 
-    def evaluated(self, run: Any, metrics: Mapping[str, float]) -> None:
+    def epoch_done(self, run: RunState, epoch: int) -> None:
+        """Called after the last step of the 1-based ``epoch``, before its evaluation if there is one."""
+
+    def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         """Called after an evaluation, with what metrics.jsonl holds of it."""
 
-    def run_ended(self, run: Any) -> None:
-        """Called once when training and evaluation are over."""
+    def run_ended(self, run: RunState) -> None:
+        """Called once when training and evaluation are over, or the run was interrupted or failed."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive a resume, as plain values and tensors."""
@@ -290,6 +418,7 @@ class Protocol(Part, ABC):
 
 
 __all__ = [
+    "NEEDS",
     "Augmentation",
     "Backbone",
     "Callback",
@@ -303,8 +432,11 @@ __all__ = [
     "Part",
     "Progress",
     "Protocol",
+    "RunState",
     "Split",
+    "StepPart",
     "Target",
+    "TargetWrapper",
 ]
 
 

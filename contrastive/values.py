@@ -1,7 +1,8 @@
 """Plain values that travel between parts. Shape letters:
 
-b images of a process's batch, n images of a table, V views, C channels, H W height and width,
-F features of the backbone (h), D embedding width (z), R rows of a comparison.
+b images of a process's batch, B images of all processes, n images of a table, V views, C channels,
+H W height and width, F features of the backbone (h), D embedding width (z), R rows of a comparison,
+M entries of a memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is: optimizer steps taken, and steps of the whole schedule."""
+    """How far training is: optimizer steps taken before this one, and steps of the whole schedule."""
 
     step: int = 0
     steps: int = 1
@@ -47,6 +48,21 @@ class Side:
     image: Tensor  # [R] int64, the image's id
     view: Tensor  # [R] int64
     label: Tensor  # [R] int64, -1 unknown
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Entries kept from earlier batches, as candidates of every query; they carry no gradient.
+
+    An entry of the query's own image is a negative, as in MoCo's paper, unless ``ignore_same_image``.
+    Where positives are by label, one of the query's label is positive.
+    """
+
+    z: Tensor  # [M, D], as they were compared: normalised where the loss compares directions
+    image: Tensor  # [M] int64, ids
+    label: Tensor  # [M] int64, -1 unknown
+    valid: Tensor  # [M] bool; an entry that is not is no candidate
+    ignore_same_image: bool = False
 
 
 @dataclass(frozen=True)
