@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -19,7 +20,7 @@ import pluggy
 
 from contrastive import builtins, hookspecs
 from contrastive.errors import PluginError, UsageError, did_you_mean
-from contrastive.kinds import GROUP, KINDS
+from contrastive.kinds import API_VERSION, GROUP, KINDS, OLDEST_API_VERSION
 
 CORE = "contrastive-framework"
 
@@ -27,8 +28,13 @@ CORE = "contrastive-framework"
 KNOWN_PLUGINS: dict[tuple[str, str], str] = {
     ("negatives", "queue"): "contrastive-moco",
     ("target", "shuffle_bn"): "contrastive-moco",
+    ("target", "split_bn"): "contrastive-moco",
     ("loss", "regression"): "contrastive-byol",
     ("augmentation", "byol"): "contrastive-byol",
+    ("callback", "collapse_watch"): "contrastive-byol",
+    ("loss", "dcl"): "contrastive-negatives",
+    ("loss", "debiased"): "contrastive-negatives",
+    ("loss", "hard_negative"): "contrastive-negatives",
 }
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -70,11 +76,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with an installed plugin."""
+    """What is wrong with an installed plugin, or with one part (kind, name) of it."""
 
     plugin: str
     version: str
     reason: str
+    part: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return f"{self.plugin} {self.version}: {self.reason}"
@@ -92,9 +99,13 @@ class Plugin:
 
 @dataclass
 class Registry:
-    """Parts by kind and name, the plugins they come from, and what is wrong with those."""
+    """Parts by kind and name, the plugins they come from, and what is wrong with those.
+
+    ``withheld`` holds the parts that installed plugins bring and nobody can have: (kind, name) -> why.
+    """
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    withheld: dict[tuple[str, str], Problem] = field(default_factory=dict)
     plugins: list[Plugin] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -109,41 +120,45 @@ class Registry:
     def entry(self, kind: str, name: str) -> Entry:
         """The part of that kind and name.
 
-        Raises PluginError, with how to install it, where a plugin known to us would bring it, and
-        UsageError, with the nearest name, where nobody knows it.
+        Raises PluginError, with the reason or how to install it, where an installed plugin withholds it
+        or one known to us would bring it, and UsageError, with the nearest name, where nobody knows it.
         """
         self._check_kind(kind)
         if (kind, name) in self.entries:
             return self.entries[kind, name]
+        if problem := self.withheld.get((kind, name)):
+            raise PluginError(f"{kind} '{name}' cannot be used; {problem}")
         if plugin := KNOWN_PLUGINS.get((kind, name)):
             raise PluginError(self._absent(kind, name, plugin))
         known = ", ".join(self.names(kind)) or "none is installed"
-        raise UsageError(
-            f"there is no {kind} '{name}'.{did_you_mean(name, self.names(kind)) or f' Known: {known}.'}"
-        )
+        hint = did_you_mean(name, self.names(kind)) or f" Known: {known}."
+        raise UsageError(f"there is no {kind} '{name}'.{hint}{self._broken_note()}")
 
     def add(self, plugin: Any, name: str, version: str) -> None:
         """Register what the hooks of ``plugin`` (a module or object) bring; what fails is a Problem."""
         manager = pluggy.PluginManager(GROUP)  # one each: whatever this plugin does, the others never see it
         manager.add_hookspecs(hookspecs)
 
-        def report(reason: str) -> None:
-            self.problems.append(Problem(name, version, reason))
+        def report(reason: str, part: tuple[str, str] | None = None) -> Problem:
+            self.problems.append(Problem(name, version, reason, part))
+            return self.problems[-1]
 
         try:
+            misfit = _interface_misfit(plugin, name)
             manager.register(plugin)
         except Exception as error:  # pluggy refuses a hook with unknown arguments; a plugin object may raise
             report(f"cannot be registered ({_said(error)})")
+            self.plugins.append(Plugin(name, version))
+            return
+        if misfit:
+            self._withhold_all(manager, report(misfit))
             self.plugins.append(Plugin(name, version))
             return
         for unknown in _unknown_hooks(manager):
             report(f"there is no hook '{unknown}'.{did_you_mean(unknown, map('register_{}'.format, KINDS))}")
         hooks: list[str] = []
         parts: list[tuple[str, str]] = []
-        for kind in KINDS:
-            hook = getattr(manager.hook, f"register_{kind}")
-            if not hook.get_hookimpls():
-                continue
+        for kind, hook in _implemented(manager):
             hooks.append(hook.name)
             try:
                 hook(register=self._register(kind, name, version, parts, report))
@@ -157,25 +172,65 @@ class Registry:
         plugin: str,
         version: str,
         parts: list[tuple[str, str]],
-        report: Callable[[str], None],
+        report: Callable[[str, tuple[str, str]], Problem],
     ) -> hookspecs.Register:
         def register(name: str, part: Any) -> None:
+            key = (kind, name)
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                report(f"{kind} {name!r}: a name is lower-case letters, digits and '_'")
+                report(f"{kind} {name!r}: a name is lower-case letters, digits and '_'", key)
             elif not (isinstance(part, type) or (isinstance(part, str) and _REFERENCE.fullmatch(part))):
-                report(f"{kind} '{name}': give a class or a reference \"package.module:Class\", not {part!r}")
-            elif earlier := self.entries.get((kind, name)):
-                report(f"{kind} '{name}' is {earlier.provider} {earlier.version}'s already, which is kept")
+                hint = f'give a class or a reference "package.module:Class", not {part!r}'
+                self.withheld.setdefault(key, report(f"{kind} '{name}': {hint}", key))
+            elif earlier := self.entries.get(key):
+                self._contest(earlier, plugin, version, report)
+            elif rival := self.withheld.get(key):
+                report(f"{kind} '{name}' is {rival.plugin} {rival.version}'s too; uninstall one of them", key)
             else:
-                self.entries[kind, name] = Entry(kind, name, plugin, version, part)
-                parts.append((kind, name))
+                self.entries[key] = Entry(kind, name, plugin, version, part)
+                parts.append(key)
 
         return register
 
+    def _contest(
+        self, earlier: Entry, plugin: str, version: str, report: Callable[[str, tuple[str, str]], Problem]
+    ) -> None:
+        """A name given twice: a built-in part stays; of two strangers' neither is chosen for the user."""
+        key = (earlier.kind, earlier.name)
+        taken = f"{earlier.kind} '{earlier.name}' is {earlier.provider} {earlier.version}'s"
+        if earlier.provider == CORE:
+            report(f"{taken} already, which is kept", key)
+            return
+        self.withheld[key] = report(f"{taken} too; uninstall one of them", key)
+        if (plugin, version) != (earlier.provider, earlier.version):
+            reason = f"{earlier.kind} '{earlier.name}' is {plugin} {version}'s too; uninstall one of them"
+            self.problems.append(Problem(earlier.provider, earlier.version, reason, key))
+        del self.entries[key]
+
+    def _withhold_all(self, manager: pluggy.PluginManager, problem: Problem) -> None:
+        """Note which parts an unfit plugin would bring, so that a recipe that names one hears why."""
+
+        def register_of(kind: str) -> hookspecs.Register:
+            def register(name: str, part: Any) -> None:
+                self.withheld.setdefault((kind, name), problem)
+
+            return register
+
+        for kind, hook in _implemented(manager):
+            with suppress(Exception, SystemExit):  # of another interface: its hooks may want what we lack
+                hook(register=register_of(kind))
+
+    def _broken_note(self) -> str:
+        """Which plugins are broken as a whole: one of them may be what brings a part nobody knows."""
+        whole = [problem for problem in self.problems if problem.part is None]
+        first = {problem.plugin: problem for problem in reversed(whole)}
+        broken = [f"{p.plugin} {p.version} is broken: {p.reason}" for p in reversed(first.values())]
+        return f" Note: {'; '.join(broken)}" if broken else ""
+
     def _absent(self, kind: str, name: str, plugin: str) -> str:
-        broken = [problem.reason for problem in self.problems if problem.plugin == plugin]
+        broken = [problem for problem in self.problems if problem.plugin == plugin]
         if broken:
-            return f"{kind} '{name}' comes with the plugin {plugin}, which is broken: {broken[0]}"
+            title = f"{plugin} {broken[0].version}"
+            return f"{kind} '{name}' comes with the plugin {title}, which is broken: {broken[0].reason}"
         if any(installed.name == plugin for installed in self.plugins):
             return f"{kind} '{name}' comes with a newer {plugin}: pip install --upgrade {plugin}"
         return f"{kind} '{name}' comes with the plugin {plugin}, which is not installed: pip install {plugin}"
@@ -217,6 +272,28 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
     if point.dist is None:
         return point.name, "unknown"
     return point.dist.name or point.name, point.dist.version or "unknown"  # its metadata may be lost
+
+
+def _interface_misfit(plugin: Any, name: str) -> str:
+    """Why a plugin that says which interface it was written for does not fit this one; empty if it does."""
+    spoken = getattr(plugin, "contrastive_api", API_VERSION)
+    if not isinstance(spoken, int) or isinstance(spoken, bool):
+        return f"contrastive_api must be an integer, such as {API_VERSION}, not {spoken!r}"
+    ours = f"this {CORE} {core_version()}"
+    if spoken > API_VERSION:
+        return f"was written for interface {spoken}, {ours} has {API_VERSION}; upgrade {CORE}"
+    if spoken < OLDEST_API_VERSION:
+        oldest = f"{ours} has {API_VERSION} and takes {OLDEST_API_VERSION} at the oldest"
+        return f"was written for interface {spoken}, {oldest}; upgrade {name}"
+    return ""
+
+
+def _implemented(manager: pluggy.PluginManager) -> Iterator[tuple[str, pluggy.HookCaller]]:
+    """(kind, hook) of the hooks that the one plugin of ``manager`` implements."""
+    for kind in KINDS:
+        hook = getattr(manager.hook, f"register_{kind}")
+        if hook.get_hookimpls():
+            yield kind, hook
 
 
 def _unknown_hooks(manager: pluggy.PluginManager) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from contrastive.cli import main
 from contrastive.errors import PluginError, UsageError
-from contrastive.kinds import KINDS, hookimpl
-from contrastive.registry import CORE, Registry, load_registry
+from contrastive.kinds import API_VERSION, KINDS, OLDEST_API_VERSION, hookimpl
+from contrastive.registry import CORE, Registry, core_version, load_registry
 
 GOOD = '''
 from contrastive.kinds import hookimpl
@@ -57,6 +59,20 @@ BROKEN = {
     "broken-part": (
         "from contrastive.kinds import hookimpl\n@hookimpl\ndef register_loss(register): register('x', 3)\n",
         "give a class or a reference",
+    ),
+    "broken-new": (
+        f"contrastive_api = {API_VERSION + 2}\n" + GOOD.replace('"fine', '"newer'),
+        f"was written for interface {API_VERSION + 2}, this {CORE} {core_version()} has "
+        f"{API_VERSION}; upgrade contrastive-framework",
+    ),
+    "broken-old": (
+        f"contrastive_api = {OLDEST_API_VERSION - 1}\n" + GOOD.replace('"fine', '"older'),
+        f"was written for interface {OLDEST_API_VERSION - 1}, this {CORE} {core_version()} has "
+        f"{API_VERSION} and takes {OLDEST_API_VERSION} at the oldest; upgrade broken-old",
+    ),
+    "broken-api": (
+        "contrastive_api = '1'\n" + GOOD.replace('"fine', '"texts'),
+        "contrastive_api must be an integer, such as 1, not '1'",
     ),
 }
 
@@ -232,8 +248,102 @@ def test_a_part_of_an_absent_plugin_says_how_to_install_it(plugins):
     with pytest.raises(PluginError, match="not installed: pip install contrastive-moco"):
         load_registry(plugins=False).entry("negatives", "queue")
     install(plugins, "contrastive-moco", "import a_module_that_nobody_has\n", "0.9")
-    with pytest.raises(PluginError, match="contrastive-moco, which is broken: cannot import"):
+    with pytest.raises(PluginError, match=r"contrastive-moco 0\.9, which is broken: cannot import"):
         load_registry().entry("negatives", "queue")
+
+
+HOOK = "from contrastive.kinds import hookimpl\n@hookimpl\ndef register_loss(register): "
+
+#: case -> (distributions and their modules, the loss that a recipe names, exit code, what is said of it)
+NAMED = {
+    "fails at import": (
+        {"broken-import": BROKEN["broken-import"][0]},
+        "mine",
+        2,
+        "there is no loss 'mine'. Did you mean 'margin'? Note: broken-import 1.2 is broken: "
+        "cannot import broken_import (ModuleNotFoundError",
+    ),
+    "fails at import, a plugin known to us": (
+        {"contrastive-negatives": "1 / 0\n"},
+        "dcl",
+        3,
+        "loss 'dcl' comes with the plugin contrastive-negatives 1.2, which is broken: cannot import",
+    ),
+    "wrong hook name": (
+        {"broken-hook": BROKEN["broken-hook"][0]},
+        "mine",
+        2,
+        "Note: broken-hook 1.2 is broken: there is no hook 'register_lss'. Did you mean 'register_loss'?",
+    ),
+    "wrong hook argument": (
+        {"broken-argument": BROKEN["broken-argument"][0]},
+        "mine",
+        2,
+        "Note: broken-argument 1.2 is broken: cannot be registered",
+    ),
+    "no part": (
+        {"broken-part": BROKEN["broken-part"][0]},
+        "x",
+        3,
+        "loss 'x' cannot be used; broken-part 1.2: loss 'x': give a class or a reference",
+    ),
+    "duplicate of another plugin's name": (
+        {"broken-one": HOOK + "register('mine', 'a:B')", "broken-two": HOOK + "register('mine', 'a:B')"},
+        "mine",
+        3,
+        "loss 'mine' cannot be used; broken-two 1.2: loss 'mine' is broken-one 1.2's too; uninstall one",
+    ),
+    "too new": ({"broken-new": BROKEN["broken-new"][0]}, "newer", 3, BROKEN["broken-new"][1]),
+    "too old": ({"broken-old": BROKEN["broken-old"][0]}, "older", 3, BROKEN["broken-old"][1]),
+    "no interface version": ({"broken-api": BROKEN["broken-api"][0]}, "texts", 3, BROKEN["broken-api"][1]),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_a_broken_plugin_stops_only_a_recipe_that_names_its_part(case, plugins, tiny_recipe, capsys):
+    installed, name, code, said = NAMED[case]
+    for distribution, text in installed.items():
+        install(plugins, distribution, text)
+    assert main(["check", str(tiny_recipe)]) == 0
+    capsys.readouterr()
+    assert main(["check", str(tiny_recipe), "--set", f"loss={name}"]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert main(["plugin", "list", "--json"]) == 0
+    listed = {plugin["name"]: plugin for plugin in json.loads(capsys.readouterr().out)}
+    for distribution in installed:
+        assert listed[distribution]["version"] == "1.2"
+        assert listed[distribution]["problems"]
+
+
+def test_a_built_in_part_stays_where_a_plugin_takes_its_name(plugins, tiny_recipe):
+    install(plugins, "broken-duplicate", BROKEN["broken-duplicate"][0])
+    assert main(["check", str(tiny_recipe), "--set", "loss=nt_xent"]) == 0
+
+
+def test_a_name_that_three_plugins_take_is_nobodys(plugins):
+    for number in ("one", "two", "three"):
+        install(plugins, f"broken-{number}", HOOK + "register('mine', 'a:B'); register('own', 'a:B')\n")
+    registry = load_registry()
+    assert "mine" not in registry.names("loss")
+    reported = {problem.plugin for problem in registry.problems if problem.part == ("loss", "mine")}
+    assert reported == {"broken-one", "broken-two", "broken-three"}
+
+
+def test_the_parts_of_an_unfit_plugin_are_not_registered_whatever_its_hooks_do(plugins):
+    install(plugins, "broken-new", f"contrastive_api = 99\n{HOOK}register('newer', 1, 'more')\n")
+    registry = load_registry()
+    assert registry.names("loss") == load_registry(plugins=False).names("loss")
+    with pytest.raises(UsageError, match=r"Note: broken-new 1\.2 is broken: was written for interface 99"):
+        registry.entry("loss", "newer")
+
+
+def test_a_plugin_of_this_interface_is_taken(plugins):
+    install(plugins, "good-plugin", f"contrastive_api = {API_VERSION}\n{GOOD}")
+    registry = load_registry()
+    assert not [problem for problem in registry.problems if problem.plugin == "good-plugin"]
+    assert registry.entry("loss", "fine").load()
 
 
 def test_an_installed_but_old_plugin_is_to_be_upgraded(plugins):
