@@ -70,6 +70,100 @@ def test_last_batch_norm_scales_standardised_columns():
     torch.nn.SyncBatchNorm.convert_sync_batchnorm(head)  # as the engine does before it wraps
 
 
+def independent(*steps):
+    """A head written out: widths and names of what stands between them, in float64."""
+    made = {
+        "bn": lambda width: nn.BatchNorm1d(width),
+        "plain_bn": lambda width: nn.BatchNorm1d(width, affine=False),
+        "relu": lambda width: nn.ReLU(),
+    }
+    layers, width = [], 6
+    for step in steps:
+        if isinstance(step, tuple):
+            layers.append(nn.Linear(width, step[0], bias=step[1] == "bias"))
+            width = step[0]
+        else:
+            layers.append(made[step](width))
+    return nn.Sequential(*layers).double()
+
+
+#: Papers' heads with narrow layers: parameters of ours, and the head as the paper or its code writes it.
+HEADS = {
+    "byol": (
+        {"dims": [8, 5], "batch_norm": "hidden", "last_bias": False},
+        [(8, "bias"), "bn", "relu", (5, "bare")],
+    ),
+    "simsiam_projector": (
+        {"dims": [8, 7, 5], "batch_norm": "all", "last_affine": "none"},
+        [(8, "bare"), "bn", "relu", (7, "bare"), "bn", "relu", (5, "bare"), "plain_bn"],
+    ),
+    "simsiam_predictor": (
+        {"dims": [3, 5], "batch_norm": "hidden"},
+        [(3, "bare"), "bn", "relu", (5, "bias")],
+    ),
+    "moco_v3_resnet_projector": (
+        {"dims": [8, 5], "batch_norm": "all", "last_affine": "none"},
+        [(8, "bare"), "bn", "relu", (5, "bare"), "plain_bn"],
+    ),
+    "moco_v3_resnet_predictor": (
+        {"dims": [8, 5], "batch_norm": "hidden", "last_bias": False},
+        [(8, "bare"), "bn", "relu", (5, "bare")],
+    ),
+    "moco_v2": ({"dims": [8, 5], "batch_norm": "none"}, [(8, "bias"), "relu", (5, "bias")]),
+    "swav": ({"dims": [8, 5], "batch_norm": "hidden"}, [(8, "bias"), "bn", "relu", (5, "bias")]),
+    "nnclr_projector": (
+        {"dims": [8, 7, 5], "batch_norm": "all", "last_affine": "full"},
+        [(8, "bias"), "bn", "relu", (7, "bias"), "bn", "relu", (5, "bias"), "bn"],
+    ),
+    "nnclr_predictor": ({"dims": [8, 5], "batch_norm": "hidden"}, [(8, "bias"), "bn", "relu", (5, "bias")]),
+    "barlow_twins": (
+        {"dims": [8, 8, 5], "batch_norm": "hidden", "last_bias": False},
+        [(8, "bare"), "bn", "relu", (8, "bare"), "bn", "relu", (5, "bare")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_of_the_papers(name):
+    torch.manual_seed(0)
+    parameters, steps = HEADS[name]
+    head, reference = MLP(6, **parameters).double(), independent(*steps)
+    ours = [layer for layer in head.layers if not isinstance(layer, nn.ReLU)]
+    theirs = [layer for layer in reference if not isinstance(layer, nn.ReLU)]
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_()
+    for mine, its in zip(ours, theirs, strict=True):
+        own = dict(mine.named_parameters())
+        cancelled = set(dict(its.named_parameters())) - set(own)  # a bias that a batch norm takes off again
+        assert set(own) <= set(dict(its.named_parameters()))
+        assert cancelled <= {"bias"}
+        with torch.no_grad():
+            for key, parameter in own.items():
+                getattr(its, key).copy_(parameter)
+    if name not in ("byol", "swav", "nnclr_projector", "nnclr_predictor"):
+        assert [p.shape for p in head.parameters()] == [p.shape for p in reference.parameters()]
+    h, weights = torch.randn(16, 6, dtype=torch.float64), torch.randn(16, 5, dtype=torch.float64)
+    inputs = [h.clone().requires_grad_() for _ in range(2)]
+    outputs = [head(inputs[0]), reference(inputs[1])]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        (output * weights).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for mine, its in zip(ours, theirs, strict=True):
+        for key, parameter in mine.named_parameters():
+            torch.testing.assert_close(parameter.grad, getattr(its, key).grad)
+
+
+@pytest.mark.parametrize("batch_norm", ["none", "hidden"])
+@pytest.mark.parametrize("affine", ["none", "full"])
+def test_what_the_last_norm_learns_needs_a_last_norm(batch_norm, affine):
+    with pytest.raises(
+        UsageError, match=f"last_affine: {affine} needs a last batch norm; say batch_norm: all"
+    ):
+        MLP(8, dims=[4], batch_norm=batch_norm, last_affine=affine)
+
+
 def test_state_survives_a_round_trip():
     head, other = MLP(8, dims=[4, 4]), MLP(8, dims=[4, 4])
     head(torch.randn(16, 8))

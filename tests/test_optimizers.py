@@ -1,3 +1,5 @@
+import copy
+import fnmatch
 import math
 import typing
 
@@ -5,13 +7,20 @@ import numpy as np
 import pydantic
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from contrastive.errors import UsageError
-from contrastive.optimizers import LARS, AdamWPart, LARSPart, LearningRate, ScaledRate, SGDPart
-from contrastive.optimizers.groups import split_parameters
+from contrastive.heads import MLP
+from contrastive.losses import NTXent
+from contrastive.method import Method
+from contrastive.negatives import InBatch
+from contrastive.optimizers import LARS, AdamWPart, Group, LARSPart, LearningRate, ScaledRate, SGDPart
+from contrastive.optimizers.groups import assign
+from contrastive.parts import Backbone, Target
+from contrastive.recipe import dump_yaml, load_recipe
+from contrastive.registry import load_registry
 
 # ---------------------------------------------------------------- LARS
 
@@ -191,13 +200,27 @@ def test_schedule_at_its_corners():
     assert rate[warm] == pytest.approx(peak)
     assert rate[60] == pytest.approx(peak / 2)
     assert rate[-1] == pytest.approx(peak * 0.5 * (1 + math.cos(math.pi * 79 / 80)))
-    assert part.factor(steps, steps, per_epoch) == 0
+    assert part.factor({"schedule": "cosine"}, steps, steps, per_epoch) == 0
 
 
 def test_constant_schedule_and_no_warmup():
     part = SGDPart(lr=0.1, warmup_epochs=0.5, schedule="constant")
-    assert [part.factor(step, 20, 10) for step in (0, 4, 5, 19)] == [0, 0.8, 1, 1]
-    assert SGDPart(lr=0.1).factor(0, 20, 10) == 1
+    group = {"schedule": "constant"}
+    assert [part.factor(group, step, 20, 10) for step in (0, 4, 5, 19)] == [0, 0.8, 1, 1]
+    assert SGDPart(lr=0.1).factor({"schedule": "cosine"}, 0, 20, 10) == 1
+
+
+def test_a_group_of_constant_rate_shares_the_warm_up_and_leaves_the_cosine_out():
+    part = SGDPart(lr=0.1, warmup_epochs=1, groups=[Group(match="1.*", schedule="constant", lr_scale=10)])
+    rest, own = _by_first_parameter(
+        part, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "0.weight", "1.weight"
+    )
+    rates = [
+        [group["peak_lr"] * part.factor(group, step, 30, 10) for step in (0, 5, 10, 20, 30)]
+        for group in (rest, own)
+    ]
+    assert rates[0] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+    assert rates[1] == pytest.approx([0, 0.5, 1, 1, 1])
 
 
 @given(
@@ -208,7 +231,8 @@ def test_constant_schedule_and_no_warmup():
 )
 def test_factor_stays_between_zero_and_one_and_has_one_peak(steps, per_epoch, warmup, schedule):
     part = AdamWPart(warmup_epochs=warmup, schedule=schedule)
-    factors = [part.factor(step, steps, per_epoch) for step in range(steps + 1)]
+    group = {"schedule": schedule}
+    factors = [part.factor(group, step, steps, per_epoch) for step in range(steps + 1)]
     assert all(0 <= f <= 1 for f in factors)
     warm = round(warmup * per_epoch)
     assert factors[: warm + 1] == sorted(factors[: warm + 1])
@@ -252,9 +276,15 @@ def names(model, parameters):
     return [known[id(p)] for p in parameters]
 
 
+def _by_first_parameter(part, model, *wanted):
+    """The torch groups that hold the parameters of these names."""
+    groups = part.build(model, 256).param_groups
+    return [next(g for g in groups if name in names(model, g["params"])) for name in wanted]
+
+
 def test_groups_hold_what_they_should():
     model = Model()
-    weights, rest = split_parameters(model)
+    ((_, weights, rest),) = assign(model)
     assert set(names(model, weights)) == WEIGHTS
     assert set(names(model, rest)) == {
         "backbone.net.pos_embed",
@@ -293,9 +323,207 @@ def test_a_timm_transformer_inside_a_wrapper_is_spared():
     import timm
 
     model = nn.ModuleDict({"net": timm.create_model("test_vit", num_classes=0, img_size=32)})
-    weights, rest = split_parameters(model)
+    ((_, weights, rest),) = assign(model)
     assert {"net.pos_embed", "net.cls_token"} <= set(names(model, rest))
     assert all(p.ndim >= 2 for p in weights)
+
+
+# ---------------------------------------------------------------- groups of a recipe
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, 4, 2, 2)
+        self.norm = nn.BatchNorm2d(4)
+
+
+class Patches(Backbone):
+    """A backbone around a network of its own, as timm's stand."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.features = Net(), 4
+
+    def forward(self, x):
+        return self.net.norm(self.net.patch_embed.proj(x)).mean((2, 3))
+
+
+class Average(Target):
+    """A frozen copy of the encoder."""
+
+    detached = encodes = True
+
+    def bind(self, encoder):
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+
+    def forward(self, views, online, encode):
+        return {view: self.encoder(pixels) for view, pixels in views.items()}
+
+
+def composed(target=None):
+    head, predictor = MLP(4, [8, 6]), MLP(6, [5, 6], "hidden")
+    return Method(Patches(), head, predictor, target or Average(), [InBatch()], [(1.0, NTXent())])
+
+
+def bound():
+    """A method whose target has its copy, whoever binds it."""
+    method = composed()
+    if not hasattr(method.target, "encoder"):
+        method.target.bind(nn.Sequential(method.backbone, method.head))
+    return method
+
+
+def grouped(method, part):
+    return {
+        name: group
+        for group in part.build(method, 256).param_groups
+        for name in names(method, group["params"])
+    }
+
+
+@pytest.mark.parametrize("part", [LARSPart, SGDPart, AdamWPart])
+def test_the_groups_of_the_contract(part):
+    method = bound()
+    rules = [
+        {"match": "predictor.*", "schedule": "constant", "lr_scale": 10},
+        {"match": "backbone.patch_embed.*", "freeze": True},
+    ]
+    kept = method.backbone.net.patch_embed.proj.weight.clone()
+    found = grouped(method, part(lr=0.1, groups=rules))
+    assert not any(name.startswith(("backbone.net.patch_embed", "target")) for name in found)
+    assert {name.partition(".")[0] for name in found} == {"backbone", "head", "predictor"}
+    for name, group in found.items():
+        mine = name.startswith("predictor")
+        assert group["peak_lr"] == group["lr"] == pytest.approx(1.0 if mine else 0.1)
+        assert group["schedule"] == ("constant" if mine else "cosine")
+    assert not any(p.requires_grad for p in method.backbone.net.patch_embed.parameters())
+    optimizer = part(lr=0.1, groups=rules).build(method, 256)  # a second time: the freeze stands already
+    method.train()
+    z = method.predictor(method.head(method.backbone(torch.randn(8, 3, 4, 4))))
+    z.square().sum().backward()
+    optimizer.step()
+    assert torch.equal(method.backbone.net.patch_embed.proj.weight, kept)
+
+
+def test_the_first_rule_counts_and_weight_decay_spares_norms_where_the_optimizer_does():
+    method = bound()
+    rules = [Group(match="head.layers.0.*", lr_scale=2), Group(match="head.*", weight_decay=0.5, lr_scale=3)]
+    found = grouped(method, AdamWPart(lr=0.1, weight_decay=0.1, groups=rules))
+    assert [
+        (found[name]["peak_lr"], found[name]["weight_decay"])
+        for name in ("head.layers.0.weight", "head.layers.3.weight", "head.layers.1.weight")
+    ] == [(0.2, 0.1), (pytest.approx(0.3), 0.5), (pytest.approx(0.3), 0.0)]
+    found = grouped(method, SGDPart(lr=0.1, groups=rules))
+    assert found["head.layers.1.weight"]["weight_decay"] == 0.5
+    assert found["backbone.net.norm.weight"]["weight_decay"] == 1e-4
+
+
+PATTERNS = [
+    "*",
+    "*.weight",
+    "*bias",
+    "head.*",
+    "predictor.*",
+    "backbone.*",
+    "backbone.norm.*",
+    "*layers.[01]*",
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rules=st.lists(st.tuples(st.sampled_from(PATTERNS), st.booleans()), max_size=4),
+    decay_all=st.booleans(),
+)
+def test_each_trainable_parameter_is_in_exactly_one_group_and_an_average_in_none(rules, decay_all):
+    method = bound()
+    groups = [
+        Group(match=p, freeze=f) if f else Group(match=p, lr_scale=2 + i) for i, (p, f) in enumerate(rules)
+    ]
+    part = SGDPart(lr=0.1, decay_norm_and_bias=decay_all, groups=groups)
+    try:
+        optimizer = part.build(method, 256)
+    except UsageError:
+        assume(False)
+    in_groups = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(in_groups) == len(set(in_groups))
+    found = {name: group for group in optimizer.param_groups for name in names(method, group["params"])}
+    for name, parameter in method.named_parameters():
+        short = name.replace("backbone.net.", "backbone.")
+        first = next((g for g in groups if fnmatch.fnmatchcase(short, g.match)), None)
+        trained = not name.startswith("target.") and not (first and first.freeze)
+        assert (name in found) == parameter.requires_grad == trained, name
+        if trained:
+            assert found[name]["peak_lr"] == pytest.approx(0.1 * (first.lr_scale if first else 1))
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        (
+            [{"match": "predicto.*"}],
+            r"groups\[0\]: no parameter matches 'predicto\.\*'\. Did you mean 'predictor\.\*'",
+        ),
+        ([{"match": "qqqqqq"}], r"There are backbone\.\*, head\.\*, target\.\*, predictor\.\*\."),
+        ([{"match": "head.layers.0.weigth"}], r"Did you mean 'head\.layers\.0\.weight'"),
+        (
+            [{"match": "*"}, {"match": "head.*"}],
+            r"groups\[1\]: an earlier group takes every .*put this one first",
+        ),
+        (
+            [{"match": "target.*", "lr_scale": 2}],
+            r"groups\[0\]: every parameter that matches 'target\.\*' is frozen",
+        ),
+        ([{"match": "*", "freeze": True}], "Nothing to train"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_refused(rules, reason):
+    with pytest.raises(UsageError, match=reason):
+        SGDPart(groups=rules).build(bound(), 256)
+
+
+RECIPE = """\
+dataset: fashion_mnist_sample
+augmentation: {name: simclr, size: 28}
+predictor: {name: mlp, dims: [16, 128]}
+optimizer: {name: sgd, lr: 0.1}
+"""
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_groups_in_a_recipe_survive_its_dump(tmp_path, name):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    said = '[{match: "head.*", lr_scale: 10}, {match: "backbone.conv1.*", freeze: true}]'
+    registry = load_registry(plugins=False)
+    recipe = load_recipe(path, [f"optimizer.name={name}", f"optimizer.groups={said}"], registry)
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_yaml(recipe))
+    for resolved in (recipe, load_recipe(again, [], registry)):
+        groups = resolved.optimizer.build().groups
+        assert groups == [Group(match="head.*", lr_scale=10), Group(match="backbone.conv1.*", freeze=True)]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ('[{match: "head.*", freeze: true, lr_scale: 2}]', "freeze: true takes no schedule, lr_scale"),
+        ('[{match: "head.*", freeze: true, weight_decay: 0}]', "freeze: true takes no"),
+        ('[{match: "head.*", lr_scale: 0}]', "greater than 0"),
+        ('[{match: "head.*", lr: 2}]', "lr"),
+        ("[{lr_scale: 2}]", "match"),
+        ('[{match: "head.*", schedule: linear}]', "cosine"),
+        ('[{match: "head.*", lr_scale: true}]', "number"),
+    ],
+)
+def test_a_wrong_group_is_refused_in_the_recipe(tmp_path, said, reason):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    with pytest.raises(UsageError, match=reason) as caught:
+        load_recipe(path, [f"optimizer.groups={said}"], load_registry(plugins=False))
+    assert "optimizer.groups" in str(caught.value)
 
 
 def test_nesterov_without_momentum_is_refused():

@@ -6,13 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from contrastive.optimizers.groups import Group
     from contrastive.optimizers.lars import LARS
     from contrastive.optimizers.rates import LearningRate, ScaledRate
     from contrastive.optimizers.scheduled import AdamWPart, LARSPart, SGDPart
 
-__all__ = ["LARS", "AdamWPart", "LARSPart", "LearningRate", "SGDPart", "ScaledRate"]
+__all__ = ["LARS", "AdamWPart", "Group", "LARSPart", "LearningRate", "SGDPart", "ScaledRate"]
 
 _MODULES = {
+    "Group": "groups",
     "LARS": "lars",
     "LearningRate": "rates",
     "ScaledRate": "rates",

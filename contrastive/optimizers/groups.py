@@ -1,13 +1,16 @@
-"""Which parameters are decayed: every trainable parameter is in exactly one group."""
+"""Parameter groups: what a recipe says of some parameters, and which of them are decayed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from contrastive.errors import UsageError
+from contrastive.errors import UsageError, did_you_mean
+from contrastive.optimizers.rates import NonNegative, Positive, Schedule
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,  # batch and instance norms
@@ -17,30 +20,95 @@ _NORMS = (
 )
 
 
-class Groups(NamedTuple):
-    """Trainable parameters by whether weight decay and layer-wise adaptation are meant for them."""
+class Group(BaseModel):
+    """What a recipe says of the parameters that ``match``; what it leaves out is the optimizer's.
 
+    Attributes:
+        match: glob over the names of the method's parameters, such as ``predictor.*``; ``*`` spans dots. The
+            ``net.`` right after ``backbone.`` may be left out: ``backbone.patch_embed.*``.
+        schedule: after the optimizer's warm-up.
+        lr_scale: what the optimizer's peak rate is multiplied with.
+        weight_decay: in place of the optimizer's.
+        freeze: whether the parameters keep their first values; goes with nothing else.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    match: Annotated[str, Field(min_length=1)]
+    schedule: Schedule | None = None
+    lr_scale: Positive = 1.0
+    weight_decay: NonNegative | None = None
+    freeze: bool = False
+
+    @model_validator(mode="after")
+    def _frozen_is_all(self) -> Group:
+        if self.freeze and (self.schedule or self.lr_scale != 1 or self.weight_decay is not None):
+            raise ValueError("freeze: true takes no schedule, lr_scale or weight_decay")
+        return self
+
+    def matches(self, name: str) -> bool:
+        """Whether the parameter of that name is meant."""
+        short = name.replace("backbone.net.", "backbone.", 1) if name.startswith("backbone.net.") else name
+        return fnmatchcase(name, self.match) or fnmatchcase(short, self.match)
+
+
+class Assigned(NamedTuple):
+    """The trainable parameters of a rule, by whether decay and layer-wise adaptation are meant for them."""
+
+    rule: Group
     weights: list[nn.Parameter]
     norms_and_biases: list[nn.Parameter]
 
 
-def split_parameters(model: nn.Module) -> Groups:
-    """The trainable parameters of ``model``, in its order, each once.
+def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[Assigned]:
+    """The trainable parameters of ``model``, in its order, each once: under the first rule that matches.
+
+    The last of the list holds what no rule matches. Parameters of rules that freeze are frozen here and
+    in none.
 
     Norms and biases are: all parameters of normalisation layers, biases, every other vector or
     scalar (layer scales, a learnt temperature), and what a module inside ``model`` names in
     ``no_weight_decay()`` (timm's position embeddings and class tokens; names count from that module
-    and may hold wildcards). Raises UsageError where nothing is trainable.
+    and may hold wildcards).
+
+    Raises:
+        UsageError: a rule means no parameter, or nothing is trainable.
     """
+    named = dict(model.named_parameters())
+    everything = [*rules, Group(match="*")]
+    owner = {name: next(i for i, rule in enumerate(everything) if rule.matches(name)) for name in named}
+    for i, rule in enumerate(rules):
+        own = [named[name] for name in named if owner[name] == i]
+        if not own:
+            raise UsageError(f"optimizer.groups[{i}]: {_unmatched(rule, named)}")
+        if rule.freeze:
+            for parameter in own:
+                parameter.requires_grad_(False)
+        elif not any(parameter.requires_grad for parameter in own):
+            raise UsageError(
+                f"optimizer.groups[{i}]: every parameter that matches '{rule.match}' is frozen or an average "
+                "of others; leave the group out."
+            )
     spared = _spared(model)
-    groups = Groups([], [])
-    for name, parameter in model.named_parameters():
+    assigned = [Assigned(rule, [], []) for rule in everything]
+    for name, parameter in named.items():
         if parameter.requires_grad:
             excluded = name in spared or parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
-            (groups.norms_and_biases if excluded else groups.weights).append(parameter)
-    if not any(groups):
+            group = assigned[owner[name]]
+            (group.norms_and_biases if excluded else group.weights).append(parameter)
+    if not any(group.weights or group.norms_and_biases for group in assigned):
         raise UsageError("Nothing to train: every parameter of the model is frozen.")
-    return groups
+    return assigned
+
+
+def _unmatched(rule: Group, named: dict[str, nn.Parameter]) -> str:
+    if any(rule.matches(name) for name in named):
+        return f"an earlier group takes every parameter that matches '{rule.match}'; put this one first."
+    prefixes = {name[:end] for name in named for end, c in enumerate(name) if c == "."}
+    patterns = {f"{prefix}.*" for prefix in prefixes}
+    hint = did_you_mean(rule.match, {*named, *patterns})
+    tops = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in named))
+    return f"no parameter matches '{rule.match}'.{hint} There are {tops}."
 
 
 def _spared(model: nn.Module) -> set[str]:

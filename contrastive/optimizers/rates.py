@@ -1,13 +1,15 @@
-"""Learning rates as recipes write them: a number, or one that scales with the batch. No torch here."""
+"""Learning rates and schedules as recipes write them. No torch here."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Schedule = Literal["cosine", "constant"]
 
 
 class ScaledRate(BaseModel):
@@ -20,8 +22,8 @@ class ScaledRate(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    per_256: _Positive | None = None
-    per_sqrt: _Positive | None = None
+    per_256: Positive | None = None
+    per_sqrt: Positive | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ScaledRate:
@@ -44,7 +46,7 @@ def _form(value: Any) -> str:
 #: What a recipe may say: ``lr: 0.1``, ``lr: {per_256: 0.3}`` or ``lr: {per_sqrt: 0.075}``. The form is
 #: told apart before validation, so that one mistake gives one message.
 LearningRate = Annotated[
-    Annotated[_Positive, Tag("number")] | Annotated[ScaledRate, Tag("scaled")], Discriminator(_form)
+    Annotated[Positive, Tag("number")] | Annotated[ScaledRate, Tag("scaled")], Discriminator(_form)
 ]
 
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from contrastive.errors import UsageError
-from contrastive.optimizers.groups import split_parameters
+from contrastive.optimizers.groups import Group, assign
 from contrastive.optimizers.lars import LARS
-from contrastive.optimizers.rates import LearningRate, ScaledRate, peak_rate
+from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule, peak_rate
 from contrastive.parts import Optimizer
 
-Schedule = Literal["cosine", "constant"]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Scheduled(Optimizer):
-    """Linear warm-up, then cosine or constant, per optimizer step; two groups of parameters."""
+    """Linear warm-up, then cosine or constant, per optimizer step; groups of parameters."""
 
     def __init__(
         self,
@@ -31,28 +30,35 @@ class Scheduled(Optimizer):
         warmup_epochs: float,
         schedule: Schedule,
         decay_norm_and_bias: bool,
+        groups: list[Group],
     ) -> None:
         self.lr: float | ScaledRate = ScaledRate.model_validate(lr) if isinstance(lr, dict) else lr
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
         self.schedule = schedule
         self.decay_norm_and_bias = decay_norm_and_bias
+        self.groups = [Group.model_validate(group) for group in groups]
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """The torch optimizer over the trainable parameters of ``model``.
 
-        Weights in one group, norms and biases in another (an empty one is left out). Groups carry
-        ``peak_lr``, for ``batch_size`` images a step. Raises UsageError where nothing is trainable.
+        Two groups for each of ``groups`` and for the rest, weights and norms with biases; an empty one is
+        left out. They carry ``peak_lr``, for ``batch_size`` images a step, and ``schedule``. What ``groups``
+        freeze wants no gradient from here on. Raises UsageError where one of ``groups`` matches nothing, or
+        nothing is trainable.
         """
         peak = peak_rate(self.lr, batch_size)
-        weights, norms_and_biases = split_parameters(model)
-        decay = self.weight_decay if self.decay_norm_and_bias else 0.0
-        groups: list[dict[str, Any]] = [
-            {"params": weights, "weight_decay": self.weight_decay},
-            {"params": norms_and_biases, "weight_decay": decay, **self.norm_and_bias_options},
-        ]
-        present = [{**group, "lr": peak, "peak_lr": peak} for group in groups if group["params"]]
-        return self.create(present, peak)
+        groups: list[dict[str, Any]] = []
+        for rule, weights, norms_and_biases in assign(model, self.groups):
+            decay = self.weight_decay if rule.weight_decay is None else rule.weight_decay
+            spared = decay if self.decay_norm_and_bias else 0.0
+            own = peak * rule.lr_scale
+            rates = {"lr": own, "peak_lr": own, "schedule": rule.schedule or self.schedule}
+            groups += [
+                {"params": weights, "weight_decay": decay, **rates},
+                {"params": norms_and_biases, "weight_decay": spared, **rates, **self.norm_and_bias_options},
+            ]
+        return self.create([group for group in groups if group["params"]], peak)
 
     #: What the group of norms and biases takes beside its weight decay.
     norm_and_bias_options: dict[str, Any] = {}  # noqa: RUF012
@@ -61,22 +67,24 @@ class Scheduled(Optimizer):
     def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         """The torch optimizer over ``groups``."""
 
-    def factor(self, step: int, steps: int, steps_per_epoch: int) -> float:
-        """What peak rates are multiplied with at the 0-based ``step`` of ``steps``.
+    def factor(self, group: Mapping[str, Any], step: int, steps: int, steps_per_epoch: int) -> float:
+        """What the peak rate of ``group`` is multiplied with at the 0-based ``step`` of ``steps``.
 
-        Warm-up is step / warm, so the first update has rate 0, as in the official SimCLR code;
-        then cosine from 1 at step ``warm`` towards 0, which step ``steps`` would have.
+        Warm-up is step / warm, so the first update has rate 0, as in the official SimCLR code; then,
+        by the group's ``schedule``, 1, or cosine from 1 at step ``warm`` towards 0, which step ``steps``
+        would have.
         """
         warm = round(self.warmup_epochs * steps_per_epoch)
         if step < warm:
             return step / warm
-        if self.schedule == "constant":
+        if group["schedule"] == "constant":
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
 
     def lr_at(self, step: int, steps: int, steps_per_epoch: int, batch_size: int) -> float:
-        """The learning rate at the 0-based ``step``, for ``batch_size`` images a step."""
-        return peak_rate(self.lr, batch_size) * self.factor(step, steps, steps_per_epoch)
+        """The learning rate outside ``groups`` at the 0-based ``step``, for ``batch_size`` images a step."""
+        rest = {"schedule": self.schedule}
+        return peak_rate(self.lr, batch_size) * self.factor(rest, step, steps, steps_per_epoch)
 
 
 class LARSPart(Scheduled):
@@ -92,6 +100,8 @@ class LARSPart(Scheduled):
         warmup_epochs: epochs of linear warm-up (SimCLR: 10).
         schedule: after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too (SimCLR, BYOL: no).
+        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
     """
 
     norm_and_bias_options = {"adapt": False}  # noqa: RUF012
@@ -105,8 +115,9 @@ class LARSPart(Scheduled):
         warmup_epochs: NonNegative = 10.0,
         schedule: Schedule = "cosine",
         decay_norm_and_bias: bool = False,
+        groups: list[Group] = [],  # noqa: B006 - read, never changed
     ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias)
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
         self.momentum = momentum
         self.trust_coefficient = trust_coefficient
 
@@ -125,6 +136,8 @@ class SGDPart(Scheduled):
         warmup_epochs: epochs of linear warm-up.
         schedule: after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too (MoCo, SimSiam: yes).
+        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
     """
 
     def __init__(
@@ -136,8 +149,9 @@ class SGDPart(Scheduled):
         warmup_epochs: NonNegative = 0.0,
         schedule: Schedule = "cosine",
         decay_norm_and_bias: bool = True,
+        groups: list[Group] = [],  # noqa: B006 - read, never changed
     ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias)
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
         if nesterov and not momentum:
             raise UsageError("optimizer sgd: nesterov needs a momentum above 0.")
         self.momentum = momentum
@@ -157,6 +171,8 @@ class AdamWPart(Scheduled):
         warmup_epochs: epochs of linear warm-up (MoCo v3: 40 of 300).
         schedule: after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too.
+        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
     """
 
     def __init__(
@@ -167,8 +183,9 @@ class AdamWPart(Scheduled):
         warmup_epochs: NonNegative = 0.0,
         schedule: Schedule = "cosine",
         decay_norm_and_bias: bool = False,
+        groups: list[Group] = [],  # noqa: B006 - read, never changed
     ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias)
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
         self.betas = betas
 
     def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
