@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from contrastive.augmentations.pipeline import Pipeline
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluate import Scheduled
 from contrastive.method import Method
-from contrastive.parts import Backbone, Callback, Dataset, Head, ImageTable, Loss, Optimizer, Protocol
+from contrastive.parts import NEEDS, Backbone, Callback, Dataset, Head, ImageTable, Optimizer, Part, Protocol
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
 
@@ -115,10 +115,9 @@ class Builder:
         augmentation = self.attempt("augmentation", self.recipe.augmentation.build)
         return [] if augmentation is None else augmentation.pipelines()
 
-    def image_size(self, pipelines: Sequence[Pipeline], train: ImageTable | None) -> int | None:
+    def image_size(self, pipelines: Sequence[Pipeline], train: ImageTable) -> int | None:
         """Side of the images an encoder sees, in training as in evaluation."""
-        size = pipelines[0].size if pipelines else None
-        size = size or (train.size if train is not None else None)
+        size = (pipelines[0].size if pipelines else None) or train.size
         if size is None:
             self.refuse(
                 "augmentation",
@@ -147,53 +146,103 @@ class Builder:
         predictor = None
         if head is not None and recipe.predictor is not None:
             predictor = self.seeded("predictor", recipe.predictor, in_features=head.out_features)
-        target = self.seeded("target", recipe.target)
-        negatives = [self.seeded("negatives", spec) for spec in recipe.negatives]
-        losses = [(weight, self.seeded("loss", spec)) for weight, spec in recipe.losses]
-        others = [target, *negatives, *(loss for _, loss in losses)]
-        if backbone is None or head is None or any(part is None for part in others):
+        offers = {"in_features": 1 if head is None else head.out_features}  # D
+        target = self.seeded("target", recipe.target, **offers)
+        negatives = [
+            self.seeded(path, spec, **offers) for path, spec in _paths("negatives", recipe.negatives)
+        ]
+        losses = [self.seeded(path, spec, **offers) for path, spec in _paths("loss", recipe.loss_parts)]
+        if backbone is None or head is None or any(part is None for part in (target, *negatives, *losses)):
             return None
-        method = Method(
-            backbone,
-            head,
-            predictor,
-            target,
-            negatives,
-            losses,
-            self._views("online", views),
-            self._views("target", views),
-            recipe.views.batch_norm == "joint",
+        before = len(self.mistakes)
+        online_views, target_views = self._views("online", views), self._views("target", views)
+        self._check_width(head, predictor)
+        if len(self.mistakes) > before:
+            return None
+        return self.attempt(
+            "target",
+            lambda: Method(
+                backbone,
+                head,
+                predictor,
+                target,
+                negatives,
+                [(weight, loss) for (weight, _), loss in zip(recipe.losses, losses, strict=True)],
+                online_views,
+                target_views,
+                recipe.views.batch_norm == "joint",
+            ),
         )
-        self._check_composition(method, [loss for _, loss in losses])
-        return method
 
     def _views(self, side: str, views: int) -> tuple[int, ...]:
         asked = getattr(self.recipe.views, side)
         if asked == "all":
             return tuple(range(views))
-        for view in asked:
-            if view >= views:
-                self.refuse(f"views.{side}", f"there is no view {view}; the augmentation makes {views}.")
-        return tuple(asked)
+        for view in sorted({view for view in asked if view >= views}):
+            last = f"0 to {views - 1}" if views > 1 else "0 alone"
+            self.refuse(f"views.{side}", f"there is no view {view}; the augmentation makes {last}.")
+        if len(set(asked)) < len(asked):
+            self.refuse(f"views.{side}", f"names a view twice; say {sorted(set(asked))}.")
+        return tuple(dict.fromkeys(asked))
 
-    def _check_composition(self, method: Method, losses: Sequence[Loss]) -> None:
-        """Refuse what cannot work together, from what the losses declare they need."""
+    def _check_width(self, head: Head, predictor: Head | None) -> None:
+        if predictor is not None and predictor.out_features != head.out_features:
+            self.refuse(
+                "predictor",
+                f"makes vectors of {predictor.out_features}, and the keys it is to predict have "
+                f"{head.out_features}; let both end in the same width.",
+            )
+
+    def check_composition(
+        self, method: Method, given: Mapping[str, bool], callbacks: Sequence[Callback]
+    ) -> None:
+        """Refuse what cannot work together, from what parts declare they need and what there is."""
         recipe = self.recipe
         if not method.pairs:
-            self.refuse("views", "no online view is paired with another target view, so nothing is compared.")
-        if len({loss.normalised for loss in losses}) > 1:
-            self.refuse("loss", "losses that are added must agree on normalised input.")
-        given = {
-            "negatives": bool(method.offers),
+            self.refuse(
+                "views",
+                "no online view is paired with another target view, so nothing is compared; say for example "
+                "views: {online: [0], target: [1]}, of an augmentation that makes two views.",
+            )
+        names = [spec.name for spec in recipe.negatives]
+        if "none" in names and len(names) > 1:
+            self.refuse("negatives", "none cannot stand beside other negatives; leave it, or them, out.")
+        if len({loss.normalised for loss in method.loss_parts}) > 1:
+            kinds = {
+                spec.name: "directions" if loss.normalised else "raw vectors"
+                for spec, loss in zip(recipe.loss_parts, method.loss_parts, strict=True)
+            }
+            told = ", ".join(f"{name} compares {what}" for name, what in kinds.items())
+            self.refuse("loss", f"losses that are added must agree on what they compare: {told}.")
+        named: list[tuple[str, PartSpec, Part]] = [
+            ("backbone", recipe.backbone, method.backbone),
+            ("head", recipe.head, method.head),
+            ("target", recipe.target, method.target),
+            *_named("negatives", recipe.negatives, method.sources),
+            *_named("loss", recipe.loss_parts, method.loss_parts),
+            *_named("callbacks", recipe.callbacks, callbacks),
+        ]
+        for path, spec, part in named:
+            for need in sorted(part.needs):
+                if need not in NEEDS:
+                    raise spec.entry.broken(f"needs '{need}', which no recipe can give ({', '.join(NEEDS)})")
+                if not given[need] and not (need in _COLLAPSES and "collapse" in recipe.allow):
+                    study = ", or allow: [collapse] for a study of it" if need in _COLLAPSES else ""
+                    self.refuse(path, f"{spec.name} {NEEDS[need]}{study}.")
+
+    def given(self, method: Method, data: Data | None, protocols: Sequence[Scheduled]) -> dict[str, bool]:
+        """What the composition gives of all that a part may need (:data:`contrastive.parts.NEEDS`)."""
+        recipe = self.recipe
+        followed = recipe.evaluate.every > 0 and any(entry.at == "every" for entry in protocols)
+        return {
+            "negatives": bool(method.offers) or any(source.memory() is not None for source in method.sources),
             "labels": recipe.positives == "label",
             "predictor": recipe.predictor is not None,
             "detached_keys": method.target.detached,
-            "single_positive": recipe.positives == "image" and len(method.target_views) <= 2,
+            "single_positive": recipe.positives == "image"
+            and all(sum(o == view for o, _ in method.pairs) <= 1 for view in method.online_views),
+            "validation": followed and (data is None or data.labelled),
         }
-        for (_, spec), loss in zip(recipe.losses, losses, strict=True):
-            for need in sorted(loss.needs):
-                if not given[need] and not (need == "negatives" and "collapse" in recipe.allow):
-                    self.refuse("loss", f"{spec.name} {_WITHOUT[need]}")
 
     def protocols(self) -> list[Scheduled]:
         built = []
@@ -203,38 +252,50 @@ class Builder:
                 built.append(Scheduled(name, protocol, at or protocol.at))
         return built
 
-    def compose(self, data: Data) -> Composition:
-        """Every part of the recipe for this data. Raises RecipeError with all mistakes."""
+    def callbacks(self) -> list[Callback]:
+        built = [
+            self.attempt(path, spec.build) for path, spec in _paths("callbacks", self.recipe.callbacks, True)
+        ]
+        return [callback for callback in built if callback is not None]
+
+    def compose(self, data: Data | None) -> Composition | None:
+        """Every part of the recipe; None, beside the mistakes noted, where not all of them could be built.
+
+        Without data, images have three channels and the size the augmentation gives them.
+        """
         pipelines = self.pipelines()
-        size = self.image_size(pipelines, data.train)
-        method = self.method(data.train.channels, size, len(pipelines)) if size and pipelines else None
+        size = self.image_size(pipelines, data.train) if data else _size_of(pipelines)
+        channels = data.train.channels if data else 3
+        method = self.method(channels, size, len(pipelines)) if size and pipelines else None
         optimizer = self.attempt("optimizer", self.recipe.optimizer.build)
-        protocols = self.protocols()
-        callbacks = [self.attempt("callbacks", spec.build) for spec in self.recipe.callbacks]
-        self.raise_mistakes()
-        assert method is not None
-        assert optimizer is not None
-        assert size is not None
-        return Composition(method, optimizer, pipelines, protocols, [c for c in callbacks if c], size)
-
-    def compose_without_data(self) -> None:
-        """Check what can be checked where the data is absent, beside the mistake already noted."""
-        pipelines = self.pipelines()
-        self.protocols()
-        self.attempt("optimizer", self.recipe.optimizer.build)
-        size = pipelines[0].size if pipelines else None
-        if size is not None:
-            self.method(3, size[0], len(pipelines))
+        protocols, callbacks = self.protocols(), self.callbacks()
+        if method is not None:
+            self.check_composition(method, self.given(method, data, protocols), callbacks)
+            if optimizer is not None:  # its groups name parameters of this method
+                images = self.recipe.train.batch_size * self.recipe.train.accumulate
+                self.attempt("optimizer", lambda: optimizer.build(method, images))
+        if method is None or optimizer is None or size is None:
+            return None
+        return Composition(method, optimizer, pipelines, protocols, callbacks, size)
 
 
-_WITHOUT = {
-    "negatives": "collapses without negatives, and none are offered; say negatives: in_batch, "
-    "or allow: [collapse] for a study of it.",
-    "labels": "needs labels; say positives: label.",
-    "predictor": "needs a predictor; say for example predictor: {name: mlp}.",
-    "detached_keys": "needs keys without gradient; name a target other than shared.",
-    "single_positive": "needs exactly one positive a row; say positives: image and use two views.",
-}
+def _size_of(pipelines: Sequence[Pipeline]) -> int | None:
+    size = pipelines[0].size if pipelines else None
+    return None if size is None else size[0]
+
+
+#: Needs whose lack lets the embedding collapse: a study may want to see it.
+_COLLAPSES = ("negatives", "predictor", "detached_keys")
+
+
+def _paths(key: str, specs: Sequence[PartSpec], numbered: bool = False) -> list[tuple[str, PartSpec]]:
+    """Where a recipe writes each of them: ``loss``, or ``loss.0`` and so on where there are several."""
+    return [(f"{key}.{i}" if numbered or len(specs) > 1 else key, spec) for i, spec in enumerate(specs)]
+
+
+def _named(key: str, specs: Sequence[PartSpec], parts: Sequence[Part]) -> list[tuple[str, PartSpec, Part]]:
+    located = _paths(key, specs, key == "callbacks")
+    return [(path, spec, part) for (path, spec), part in zip(located, parts, strict=False)]
 
 
 def build(recipe: Recipe, *, training: bool = True) -> tuple[Data, Composition]:
@@ -244,7 +305,8 @@ def build(recipe: Recipe, *, training: bool = True) -> tuple[Data, Composition]:
     """
     builder = Builder(recipe)
     data = builder.data(training)
-    if data is None:
-        builder.compose_without_data()
-        raise RecipeError(builder.mistakes)
-    return data, builder.compose(data)
+    composition = builder.compose(data)
+    builder.raise_mistakes()
+    assert data is not None
+    assert composition is not None  # or there were mistakes
+    return data, composition

@@ -52,6 +52,8 @@ def register_head(register: Register) -> None:
 @hookimpl
 def register_target(register: Register) -> None:
     register("shared", "contrastive.targets:Shared")
+    register("stop_grad", "contrastive.targets:StopGrad")
+    register("ema", "contrastive.targets:EMA")
 
 
 @hookimpl
@@ -72,6 +74,11 @@ def register_optimizer(register: Register) -> None:
     register("lars", "contrastive.optimizers:LARSPart")
     register("sgd", "contrastive.optimizers:SGDPart")
     register("adamw", "contrastive.optimizers:AdamWPart")
+
+
+@hookimpl
+def register_callback(register: Register) -> None:
+    register("early_stopping", "contrastive.callbacks:EarlyStopping")
 
 
 @hookimpl

@@ -6,24 +6,27 @@ R rows (queries, ordered [view, place]), K keys (ordered [view, place]), P pairs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from contrastive import distributed
 from contrastive.errors import UsageError
 from contrastive.kernels import rowstats
-from contrastive.kernels.rowstats import Mask, Relation, Scale
-from contrastive.values import Progress, Side
+from contrastive.kernels.rowstats import Mask, Scale
+from contrastive.rows import Block, Rows
+from contrastive.values import Memory, Progress, Side
 
 #: Comparisons of at most so many scores (512 images in two views) are computed in float64 throughout. Above,
 #: scores are float32 and only a row's statistics float64, which tests hold to 1e-5 of the gradient's norm.
 SMALL = 2**20
 
+Anchor = Literal["queries", "keys"]
 Views = Mapping[int, Tensor]
 ViewPair = tuple[int, int]
 
@@ -32,28 +35,33 @@ ViewPair = tuple[int, int]
 class Comparison:
     """Queries against keys, as a loss sees them. Made by :meth:`of`.
 
-    A row's candidates are its own pairs and the blocks of keys it is offered. A key of the same image
-    is positive where the views are paired, else ignored. A key of another image is positive where both
-    labels are known and equal, else negative.
+    A row's candidates are its own pairs, the blocks of keys it is offered, and the memories. A key of the
+    same image is positive where the views are paired, else ignored. A key of another image, or an entry of
+    a memory, is positive where both labels are known and equal, else negative; a memory may ignore entries
+    of the row's own image.
 
     Attributes:
-        queries: rows of the online views that stand in a pair, so every row has a positive.
-        keys: rows of all target views.
+        queries: rows of the online views that stand in a pair, so every row has a positive; of this process.
+        own_keys: rows of all target views, of this process.
         pairs: (online view, target view), never a view with itself.
         offers: (online view, target view) whose other images' keys are candidates.
         query_views, key_views: the views of each side, in the order of its rows.
+        memories: entries of earlier batches, in the dtype of the scores.
         labelled: whether keys of the same label are positives.
+        across_processes: whether keys are those of all processes.
         dtype: what losses are returned in: that of the embeddings, at least float32.
         progress: how far training is.
     """
 
     queries: Side
-    keys: Side
+    own_keys: Side
     pairs: tuple[ViewPair, ...]
     offers: frozenset[ViewPair]
     query_views: tuple[int, ...]
     key_views: tuple[int, ...]
+    memories: tuple[Memory, ...]
     labelled: bool
+    across_processes: bool
     dtype: torch.dtype
     progress: Progress
 
@@ -67,8 +75,10 @@ class Comparison:
         images: Tensor | None = None,
         pairs: Iterable[ViewPair] | None = None,
         offers: Iterable[ViewPair] | None = None,
+        memories: Iterable[Memory] = (),
         normalise: bool = True,
         progress: Progress | None = None,
+        across_processes: bool = False,
     ) -> Comparison:
         """A comparison of embeddings, row i of every view being the same image.
 
@@ -79,15 +89,19 @@ class Comparison:
             images: [b] int64, distinct ids; 0..b-1 if None.
             pairs: (online view, target view); every two different views if None.
             offers: (query view, key view) whose other images are candidates; all if None.
+            memories: entries of earlier batches, z [M, D] as they are to be compared.
             normalise: compare directions (cosine similarity) instead of raw dot products.
             progress: steps taken and to take.
+            across_processes: whether the keys of all processes are compared, each having b images of its
+                own; then all processes must make the same comparison.
 
         Raises:
             UsageError: shapes do not fit, or no two views are paired.
         """
         online = _by_view(queries, "queries")
         target = online if keys is None else _by_view(keys, "keys")
-        _check(online, target, labels, images)
+        memories = tuple(memories)
+        _check(online, target, labels, images, memories)
         pairs = (
             [(o, t) for o in online for t in target if o != t]
             if pairs is None
@@ -100,7 +114,9 @@ class Comparison:
         first = online[views[0]]
         given = _result_type([*online.values(), *target.values()])
         dtype = torch.promote_types(given, torch.float32)
-        small = len(first) ** 2 * len(views) * len(target) <= SMALL
+        columns = len(first) * len(target) * (distributed.world_size() if across_processes else 1)
+        columns += sum(len(memory.z) for memory in memories)
+        small = len(first) * len(views) * columns <= SMALL
         precision = rowstats.wide(first) if small else dtype
 
         def prepare(z: Tensor) -> Tensor:
@@ -119,12 +135,14 @@ class Comparison:
             query_side = key_side if whole else _side(query_rows, images, side_labels)
         return cls(
             queries=query_side,
-            keys=key_side,
+            own_keys=key_side,
             pairs=tuple(pairs),
             offers=frozenset(offers),
             query_views=tuple(views),
             key_views=tuple(target),
+            memories=tuple(replace(memory, z=memory.z.detach().to(precision)) for memory in memories),
             labelled=labels is not None,
+            across_processes=across_processes,
             dtype=dtype,
             progress=progress or Progress(),
         )
@@ -133,225 +151,178 @@ class Comparison:
     def device(self) -> torch.device:
         return self.queries.z.device
 
-    def rows(self, *scales: Scale) -> Rows:
+    def rows(self, *scales: Scale, anchor: Anchor = "queries") -> Rows:
         """Statistics of each row's similarities s = q . k, over its positives and its negatives.
 
         Args:
             scales: what ``lse`` multiplies s with (1 / temperature): positive numbers or tensors of one
                 element, which may want a gradient.
+            anchor: ``queries``: a row is a query and its candidates are keys; ``keys``: a row is a key of
+                this process that stands in a pair, and its candidates are the queries of all processes, by
+                the same pairs and offers (NNCLR). Memories hold keys and are then no candidates.
 
         Raises:
             UsageError: a scale is not positive.
         """
-        return Rows(self._blocks, scales)
+        return Rows(self._blocks if anchor == "queries" else self._key_blocks, scales)
 
     def aligned(self) -> list[tuple[Tensor, Tensor]]:
         """In the order of ``pairs``: (query [b, D], its own key [b, D])."""
-        queries, keys = self._by_query_view, self.views()
+        queries, keys = _split(self.queries.z, self.query_views), _split(self.own_keys.z, self.key_views)
         return [(queries[o], keys[t]) for o, t in self.pairs]
 
     def views(self) -> dict[int, Tensor]:
-        """Target view -> keys [B, D]."""
-        return dict(zip(self.key_views, self.keys.z.chunk(len(self.key_views)), strict=True))
+        """Target view -> keys [B, D] of all processes."""
+        return _split(self.keys.z, self.key_views)
 
-    @property
-    def _by_query_view(self) -> dict[int, Tensor]:
-        return dict(zip(self.query_views, self.queries.z.chunk(len(self.query_views)), strict=True))
+    def gather(self, x: Tensor) -> Tensor:
+        """x [b, ...] of this process -> [B, ...] of all; gradients are summed back."""
+        return distributed.gather(x) if self.across_processes else x
+
+    def local(self, x: Tensor) -> Tensor:
+        """x [B, ...] of all processes -> [b, ...], the rows of this one."""
+        return distributed.local(x) if self.across_processes else x
 
     @cached_property
-    def _blocks(self) -> list[_Block]:
-        """The rows, cut where what they are compared with changes from one view to the next."""
+    def keys(self) -> Side:
+        """Rows of all target views, of all processes: [view, place in the global batch]."""
+        return self._gathered(self.own_keys, len(self.key_views))
 
-        def candidates(view: int) -> tuple[tuple[int, ...], int]:
-            offered = tuple(k for k in self.key_views if (view, k) in self.offers)
-            return offered, sum(o == view for o, _ in self.pairs)
+    @cached_property
+    def _all_queries(self) -> Side:
+        shared = self.queries is self.own_keys
+        return self.keys if shared else self._gathered(self.queries, len(self.query_views))
 
-        return [
-            self._block(list(views), offered) for (offered, _), views in groupby(self.query_views, candidates)
-        ]
+    def _gathered(self, side: Side, views: int) -> Side:
+        if not self.across_processes or distributed.world_size() == 1:
+            return side
 
-    def _block(self, views: list[int], offered: tuple[int, ...]) -> _Block:
-        b = len(self.queries.z) // len(self.query_views)
-        start = self.query_views.index(views[0]) * b
-        rows = slice(start, start + len(views) * b)
-        queries, keys = self._by_query_view, self.views()
-        precise = rowstats.wide(self.queries.z)
-        paired = torch.cat(
-            [
-                torch.stack(
-                    [
-                        (queries[o].to(precise) * keys[t].to(precise)).sum(1)
-                        for o, t in self.pairs
-                        if o == view
-                    ],
-                    1,
-                )
-                for view in views
-            ]
-        )  # [r, P]
-        if offered == self.key_views:
-            block_keys, key_label = self.keys.z, self.keys.label
-        else:
-            empty = self.keys.z[:0]
-            block_keys = torch.cat([empty, *(keys[t] for t in offered)])
-            key_label = self.keys.label[:b].repeat(len(offered))
-        place = torch.arange(b, device=self.device).repeat(len(views))  # [r]
-        own = (
-            torch.stack([place + i * b for i in range(len(offered))], 1)
-            if offered
-            else place.new_empty(len(place), 0)
-        )
-        mask = Mask(own, self.queries.label[rows], key_label) if self.labelled else Mask(own)
-        return _Block(rows, self.queries.z[rows], block_keys, mask, paired)
+        def gather(x: Tensor) -> Tensor:  # [V b, ...] -> [V B, ...], in one collective
+            by_image = x.unflatten(0, (views, -1)).transpose(0, 1)  # [b, V, ...]
+            return distributed.gather(by_image).transpose(0, 1).flatten(0, 1)
+
+        return Side(gather(side.z), gather(side.image), gather(side.view), gather(side.label))
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        return _Facing(
+            rows=self.queries,
+            row_views=self.query_views,
+            opposite=_split(self.own_keys.z, self.key_views),
+            columns=self.keys,
+            column_views=self.key_views,
+            pairs=self.pairs,
+            offers=self.offers,
+            memories=self.memories,
+            labelled=self.labelled,
+            first=self._first,
+        ).blocks()
+
+    @cached_property
+    def _key_blocks(self) -> list[Block]:
+        views = tuple(t for t in self.key_views if any(t == other for _, other in self.pairs))
+        keys = _split(self.own_keys.z, self.key_views)
+        b = len(self.own_keys.z) // len(self.key_views)
+        return _Facing(
+            rows=_side({t: keys[t] for t in views}, self.own_keys.image[:b], self.own_keys.label[:b]),
+            row_views=views,
+            opposite=_split(self.queries.z, self.query_views),
+            columns=self._all_queries,
+            column_views=self.query_views,
+            pairs=tuple((t, o) for o, t in self.pairs),
+            offers=frozenset((t, o) for o, t in self.offers),
+            memories=(),
+            labelled=self.labelled,
+            first=self._first,
+        ).blocks()
+
+    @property
+    def _first(self) -> int:
+        """The place of this process's first image in the global batch."""
+        b = len(self.own_keys.z) // len(self.key_views)
+        return distributed.rank() * b if self.across_processes else 0
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Consecutive rows that are offered the same blocks of keys and have as many pairs."""
+class _Facing:
+    """Rows of this process and the candidates they face: columns of all processes, and memories."""
 
-    rows: slice
-    queries: Tensor  # [r, D]
-    keys: Tensor  # [C, D], the blocks offered
-    mask: Mask
-    paired: Tensor  # [r, P], similarities with the row's own pairs
+    rows: Side
+    row_views: tuple[int, ...]
+    opposite: dict[int, Tensor]  # column view -> [b, D], of this process
+    columns: Side
+    column_views: tuple[int, ...]
+    pairs: tuple[ViewPair, ...]  # (row view, column view)
+    offers: frozenset[ViewPair]
+    memories: tuple[Memory, ...]
+    labelled: bool
+    first: int
 
+    def blocks(self) -> list[Block]:
+        """The rows, cut where what they are compared with changes from one view to the next."""
 
-class Rows:
-    """Statistics of each row, separately over its positives and its negatives.
+        def candidates(view: int) -> tuple[tuple[int, ...], int]:
+            offered = tuple(k for k in self.column_views if (view, k) in self.offers)
+            return offered, sum(row_view == view for row_view, _ in self.pairs)
 
-    ``lse`` of both is one sweep over the candidates, made when either is first read; ``sum`` and
-    ``top`` are a further sweep each; ``count`` and ``mean`` need none. All are in float64 where the
-    device has it, and no tensor of R x K elements is ever stored.
-    """
-
-    def __init__(self, blocks: Sequence[_Block], scales: Sequence[Scale]):
-        self.scales = scales
-        labelled = blocks[0].mask.row_label is not None
-        self.positives = RowSet(self, blocks, paired=True, relation="same" if labelled else None)
-        self.negatives = RowSet(self, blocks, paired=False, relation="other")
-        self._blocks = blocks
-
-    @cached_property
-    def swept(self) -> list[dict[Relation, tuple[Tensor, ...]]]:
         return [
-            rowstats.logsumexp(block.queries, block.keys, block.mask, self.scales) for block in self._blocks
+            self._block(list(views), offered) for (offered, _), views in groupby(self.row_views, candidates)
         ]
 
+    def _block(self, views: list[int], offered: tuple[int, ...]) -> Block:
+        b = len(self.rows.z) // len(self.row_views)
+        start = self.row_views.index(views[0]) * b
+        rows = slice(start, start + len(views) * b)
+        return Block(
+            rows,
+            self.rows.z[rows],
+            self._keys(offered),
+            self._mask(rows, len(views), b, offered),
+            self._paired(views),
+        )
 
-class RowSet:
-    """Statistics of each row over one set of candidates.
+    def _keys(self, offered: tuple[int, ...]) -> Tensor:
+        """What the sweep compares with: [C, D], the views offered and then the memories."""
+        if offered == self.column_views and not self.memories:
+            return self.columns.z
+        by_view = _split(self.columns.z, self.column_views)
+        return torch.cat(
+            [self.columns.z[:0], *(by_view[view] for view in offered), *(m.z for m in self.memories)]
+        )
 
-    A row without candidates has count, mean and sum 0 and lse and top minus infinity, all with zero
-    gradient.
-    """
+    def _mask(self, rows: slice, views: int, b: int, offered: tuple[int, ...]) -> Mask:
+        batch = len(self.columns.z) // len(self.column_views)  # B
+        place = torch.arange(self.first, self.first + b, device=self.rows.z.device).repeat(views)  # [r]
+        own = place[:, None] + torch.arange(len(offered), device=place.device) * batch  # [r, O]
+        in_batch = batch * len(offered)
+        row_label = column_label = hidden = row_image = column_image = None
+        if self.labelled:
+            row_label = self.rows.label[rows]
+            remembered = [torch.where(m.valid, m.label, -1) for m in self.memories]
+            column_label = torch.cat([self.columns.label[:batch].repeat(len(offered)), *remembered])
+        if self.memories:
+            hidden = torch.cat(
+                [own.new_zeros(in_batch, dtype=torch.bool), *(~m.valid for m in self.memories)]
+            )
+        if any(m.ignore_same_image for m in self.memories):
+            row_image = self.rows.image[rows]
+            nobody = own.new_full((in_batch,), -1)
+            ignored = [
+                m.image if m.ignore_same_image else m.image.new_full(m.image.shape, -1) for m in self.memories
+            ]
+            column_image = torch.cat([nobody, *ignored])
+        return Mask(own, row_label, column_label, hidden, row_image, column_image)
 
-    def __init__(self, rows: Rows, blocks: Sequence[_Block], paired: bool, relation: Relation | None):
-        self._rows, self._blocks, self._paired, self._relation = rows, blocks, paired, relation
+    def _paired(self, views: list[int]) -> Tensor:
+        """[r, P], similarities of rows with their own pairs."""
+        precise = rowstats.wide(self.rows.z)
+        rows = _split(self.rows.z, self.row_views)
 
-    @cached_property
-    def count(self) -> Tensor:
-        """[R], how many candidates each row has."""
+        def of_view(view: int) -> Tensor:
+            own = [self.opposite[column] for row, column in self.pairs if row == view]
+            return torch.stack([(rows[view].to(precise) * key.to(precise)).sum(1) for key in own], 1)
 
-        def of_pairs(block: _Block) -> Tensor:
-            return torch.full_like(block.paired[:, 0], block.paired.shape[1])
-
-        def of_sweep(block: _Block, relation: Relation) -> Tensor:
-            return rowstats.row_count(block.mask, len(block.keys), relation).to(block.paired)
-
-        return self._merge(of_pairs, of_sweep, torch.add)
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """[R], mean similarity."""
-
-        def of_sweep(block: _Block, relation: Relation) -> Tensor:
-            return rowstats.row_total(block.queries, block.keys, block.mask, relation)
-
-        return self._merge(lambda block: block.paired.sum(1), of_sweep, torch.add) / self.count.clamp_min(1)
-
-    @cached_property
-    def lse(self) -> tuple[Tensor, ...]:
-        """One [R] a scale: log sum exp(scale * s)."""
-        return tuple(self._lse(i, scale) for i, scale in enumerate(self._rows.scales))
-
-    def sum(self, f: Callable[..., Tensor], *args: Tensor) -> Tensor:
-        """[R], the sum of f(s, *args) over each row's candidates.
-
-        Args:
-            f: a pure elementwise function of similarities s [r, c], which it may be given for any part
-                of the rows and more than once.
-            args: tensors [R], which f sees as [r, 1], or of no dimension. Whatever wants a gradient
-                comes in here.
-
-        Raises:
-            UsageError: f closes over a tensor that wants a gradient, or does not keep the shape of s.
-        """
-        for arg in args:
-            if arg.shape not in ((), self.count.shape):
-                expected = f"[{len(self.count)}] or []"
-                raise UsageError(
-                    f"An argument of sum(f, *args) must have shape {expected}, not {list(arg.shape)}."
-                )
-
-        def cut(block: _Block) -> list[Tensor]:
-            return [arg[block.rows] if arg.ndim else arg for arg in args]
-
-        def of_pairs(block: _Block) -> Tensor:
-            return rowstats.evaluate(f, block.paired, cut(block)).sum(1)
-
-        def of_sweep(block: _Block, relation: Relation) -> Tensor:
-            return rowstats.row_sum(block.queries, block.keys, block.mask, relation, f, *cut(block))
-
-        return self._merge(of_pairs, of_sweep, torch.add)
-
-    def top(self, k: int, below: Tensor | None = None) -> Tensor:
-        """[R, k], the largest similarities of each row, largest first; minus infinity where it has fewer.
-
-        Args:
-            k: how many.
-            below: [R]; only similarities strictly below it count. It gets no gradient.
-        """
-
-        def largest(similarities: Tensor) -> Tensor:
-            found = similarities.topk(min(k, similarities.shape[1]), 1).values
-            return F.pad(found, (0, k - found.shape[1]), value=-torch.inf)
-
-        def cut(block: _Block) -> Tensor | None:
-            return None if below is None else below[block.rows]
-
-        def of_pairs(block: _Block) -> Tensor:
-            limit = cut(block)
-            if limit is None:
-                return largest(block.paired)
-            return largest(block.paired.masked_fill(block.paired >= limit[:, None], -torch.inf))
-
-        def of_sweep(block: _Block, relation: Relation) -> Tensor:
-            found = rowstats.row_top(block.queries, block.keys, block.mask, relation, k, cut(block))
-            return found.to(block.paired)
-
-        return self._merge(of_pairs, of_sweep, lambda a, b: largest(torch.cat([a, b], 1)))
-
-    def _lse(self, i: int, scale: Scale) -> Tensor:
-        def of_pairs(block: _Block) -> Tensor:
-            return (block.paired * scale).logsumexp(1)
-
-        swept = iter(self._rows.swept)
-        return self._merge(of_pairs, lambda block, relation: next(swept)[relation][i], torch.logaddexp)
-
-    def _merge(
-        self,
-        of_pairs: Callable[[_Block], Tensor],
-        of_sweep: Callable[[_Block, Relation], Tensor],
-        join: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        """The statistic of this set from that of the pairs, that of the swept candidates, or both."""
-        found = []
-        for block in self._blocks:
-            parts = [of_pairs(block)] if self._paired else []
-            if self._relation is not None:
-                parts.append(of_sweep(block, self._relation))
-            found.append(parts[0] if len(parts) == 1 else join(*parts))
-        return torch.cat(found)
+        return torch.cat([of_view(view) for view in views])
 
 
 def _by_view(given: Sequence[Tensor] | Views, what: str) -> dict[int, Tensor]:
@@ -361,7 +332,18 @@ def _by_view(given: Sequence[Tensor] | Views, what: str) -> dict[int, Tensor]:
     return by_view
 
 
-def _check(online: Views, target: Views, labels: Tensor | None, images: Tensor | None) -> None:
+def _split(rows: Tensor, views: Sequence[int]) -> dict[int, Tensor]:
+    """Rows [V b, D] in the order of ``views`` -> view -> [b, D]."""
+    return dict(zip(views, rows.chunk(len(views)), strict=True))
+
+
+def _check(
+    online: Views,
+    target: Views,
+    labels: Tensor | None,
+    images: Tensor | None,
+    memories: Sequence[Memory],
+) -> None:
     first = next(iter(online.values()))
     for what, views in (("queries", online), ("keys", target)):
         for view, z in views.items():
@@ -384,6 +366,12 @@ def _check(online: Views, target: Views, labels: Tensor | None, images: Tensor |
         raise UsageError(
             "images must be distinct: an image that stands twice in a batch is its own false negative."
         )
+    for memory in memories:
+        if memory.z.ndim != 2 or memory.z.shape[1] != first.shape[1]:
+            raise UsageError(
+                f"A memory must hold vectors [M, {first.shape[1]}], as wide as the keys, "
+                f"not {list(memory.z.shape)}."
+            )
 
 
 def _check_pairs(pairs: Sequence[ViewPair], offers: Sequence[ViewPair], online: Views, target: Views) -> None:

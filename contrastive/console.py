@@ -69,6 +69,9 @@ class Display:
             self._printed = now
             self.log(self._text(run))
 
+    def epoch_done(self, run: Any, epoch: int) -> None:
+        """Nothing: the step's line says it."""
+
     def evaluated(self, run: Any, metrics: Mapping[str, float]) -> None:
         """Keep the last kNN, to be shown with the steps that follow."""
         self._metrics.update(metrics)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,50 +19,16 @@ from torch import Tensor
 
 from contrastive.augmentations.pipeline import Pipeline, to_device
 from contrastive.checkpoints import Checkpoints
+from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
-from contrastive.device import to_host
+from contrastive.device import finite, to_host
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.method import Method
 from contrastive.metrics import MetricsFile
 from contrastive.parts import Listener, Optimizer
 from contrastive.rng import derive
+from contrastive.settings import Evaluator, Metrics, Settings, State
 from contrastive.values import Batch, Progress
-
-Metrics = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What ``train`` and ``evaluate.every`` of a recipe say, as the engine needs it."""
-
-    epochs: int
-    batch_size: int
-    seed: int
-    max_steps: int | None = None
-    accumulate: int = 1
-    clip_grad_norm: float | None = None
-    nonfinite: Literal["stop", "skip"] = "stop"
-    checkpoint_every: int = 1
-    evaluate_every: int = 1
-
-
-class Evaluator(Protocol):
-    """What the engine asks of evaluation: figures of the held-out tenth, during training."""
-
-    def during(self, method: Method) -> Metrics: ...
-
-
-@dataclass
-class State:
-    """Where a run stands. ``batch`` counts the micro-batches of ``epoch`` already taken."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    evaluation_due: bool = False
-    best: float | None = None
-    best_step: int | None = None
-    seconds: float = 0.0
 
 
 class Engine:
@@ -77,7 +42,10 @@ class Engine:
         checkpoints, metrics: where the run's state and figures go.
         callbacks: told of what happens.
         interrupted: true once the user asked to stop.
+        warn: how a callback tells the user.
         name, folder: what callbacks may call the run.
+
+    Callbacks see it as :class:`contrastive.parts.RunState`.
     """
 
     def __init__(
@@ -93,6 +61,7 @@ class Engine:
         metrics: MetricsFile,
         callbacks: Sequence[Listener] = (),
         interrupted: Callable[[], bool] = bool,
+        warn: Callable[[str], None] = print,
         *,
         name: str = "run",
         folder: Path = Path(),
@@ -101,7 +70,7 @@ class Engine:
         self.settings, self.loader, self.pipelines = settings, loader, pipelines
         self.accelerator, self.evaluator = accelerator, evaluator
         self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
-        self.interrupted = interrupted
+        self.interrupted, self.warn = interrupted, warn
         self.rule = optimizer
         self.method = method.to(accelerator.device).to(memory_format=torch.channels_last)
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
@@ -110,9 +79,37 @@ class Engine:
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
+        self.comparison: Comparison | None = None
         self._pending: tuple[Metrics, Callable[[], list[float]]] | None = None  # a step's figures, under way
         self._window = (time.perf_counter(), 0)  # since when, and how many images
         self._clock = time.perf_counter()
+
+    # -- what callbacks may read and ask ----------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        return self.state.step
+
+    @property
+    def epoch(self) -> int:
+        return self.state.epoch
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    def log(self, figures: Mapping[str, float]) -> None:
+        """Write a line of metrics.jsonl, and to the trackers."""
+        self.metrics.append({"step": self.step, "epoch": self.epoch, **figures})
+        self.accelerator.log(dict(figures), step=self.step)
+
+    def stop(self, reason: str) -> None:
+        """End the run after this epoch."""
+        self.state.stopped = self.state.stopped or reason
+
+    @property
+    def _ended(self) -> bool:
+        return self.step >= self.steps or self.state.stopped is not None
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -122,7 +119,7 @@ class Engine:
         try:
             if self.state.evaluation_due:
                 self._finish_epoch()
-            while self.state.step < self.steps:
+            while not self._ended:
                 self._train_epoch()
                 self._finish_epoch()
         except Interrupted:
@@ -150,41 +147,51 @@ class Engine:
         self._flush()
         self.state.epoch, self.state.batch = self.state.epoch + 1, 0
         self.state.evaluation_due = True
+        for callback in self.callbacks:
+            callback.epoch_done(self, self.state.epoch)
 
     def _step(self, micro: Sequence[Batch]) -> None:
         """One optimizer step over its micro-batches; candidates come from one micro-batch only."""
         settings, state, accelerator = self.settings, self.state, self.accelerator
-        factor = self.rule.factor(state.step, self.total_steps, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
+            factor = self.rule.factor(group, state.step, self.total_steps, self.steps_per_epoch)
             group["lr"] = group["peak_lr"] * factor
         torch.manual_seed(derive(settings.seed, "step", state.step))  # dropout and the like
         progress = Progress(state.step, self.total_steps)
         total = torch.zeros((), device=accelerator.device)
+        compared: list[Comparison] = []
         for batch in micro:
             views = augment(
                 batch, self.pipelines, seed=settings.seed, epoch=state.epoch, device=accelerator.device
             )
             ids = to_device(batch.ids.numpy(), views[0])
             labels = None if batch.labels is None else to_device(batch.labels.numpy(), views[0])
-            loss = self.model(views, ids, labels, progress) / len(micro)
-            accelerator.backward(loss)
-            total += loss.detach()
+            loss, comparison = self.model(views, ids, labels, progress)
+            accelerator.backward(loss / len(micro))
+            total += loss.detach() / len(micro)
+            compared.append(comparison)
         norm = None
         if settings.clip_grad_norm is not None:
             norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
         lr = max(group["lr"] for group in self.optimizer.param_groups)
-        skip = settings.nonfinite == "skip" and accelerator.scaler is None and not self._finite(total)
+        may_skip = settings.nonfinite == "skip" and accelerator.scaler is None
+        skip = may_skip and not finite(total, self.method.parameters())
         if not skip:
-            self.optimizer.step()
+            self._update(progress, compared)
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
+        self.comparison = compared[-1]
         self._record(total, lr, norm, images=sum(len(batch.ids) for batch in micro), skipped=skip)
 
-    def _finite(self, loss: Tensor) -> bool:
-        """Whether the loss and the whole gradient are finite; reads one number on the host."""
-        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        return bool(torch.isfinite(loss) & torch.isfinite(norm.to(loss.device)))
+    def _update(self, progress: Progress, compared: Sequence[Comparison]) -> None:
+        """The optimizer's step, and what parts do around it; fp16's scaler may still leave it out."""
+        self.method.before_step(progress)
+        self.optimizer.step()
+        if self.optimizer.step_was_skipped:
+            return
+        for comparison in compared:
+            self.method.after_batch(comparison)
+        self.method.after_step(progress)
 
     def _record(self, loss: Tensor, lr: float, norm: Tensor | None, images: int, skipped: bool) -> None:
         """Queue a step's figures; they are read one step late, so that the device never waits for them."""
@@ -233,31 +240,17 @@ class Engine:
         """Evaluate where the recipe says so, remember the best, and save; after the last step too."""
         state, every = self.state, self.settings.evaluate_every
         better = False
-        done = state.step >= self.steps
-        if done or (every and state.epoch % every == 0):
+        if self._ended or (every and state.epoch % every == 0):
             figures = self.evaluator.during(self.method)
-            metrics = {"step": state.step, "epoch": state.epoch, **figures}
-            self.metrics.append(metrics)
-            self.accelerator.log(figures, step=state.step)
-            better = self._note_best(figures)
+            self.log(figures)
+            better = state.note_best(figures)
             for callback in self.callbacks:
-                callback.evaluated(self, metrics)
+                callback.evaluated(self, {"step": state.step, "epoch": state.epoch, **figures})
         state.evaluation_due = False
-        if better or done or state.epoch % self.settings.checkpoint_every == 0:
+        if better or self._ended or state.epoch % self.settings.checkpoint_every == 0:
             self._save()
-        if self.interrupted() and not done:
+        if self.interrupted() and not self._ended:
             raise Interrupted("interrupted")
-
-    def _note_best(self, figures: Mapping[str, float]) -> bool:
-        """Remember the best validation accuracy: of kNN where there is one, else the first ``*_top1``."""
-        accuracies = sorted((k for k in figures if k.endswith("_top1")), key=lambda k: (k != "knn_top1", k))
-        if not accuracies:
-            return False
-        figure = figures[accuracies[0]]
-        if self.state.best is not None and figure <= self.state.best:
-            return False
-        self.state.best, self.state.best_step = figure, self.state.step
-        return True
 
     def tick(self) -> None:
         """Add the time since the last tick to the run's seconds, which survive a resume."""
@@ -266,7 +259,7 @@ class Engine:
 
     def _save(self) -> None:
         """Write a checkpoint, never of weights that are no numbers: there would be no way back."""
-        tensors = [t for t in self.method.state_dict().values() if t.is_floating_point()]
+        tensors = [t for t in (*self.method.parameters(), *self.method.buffers()) if t.is_floating_point()]
         if not torch.nn.utils.get_total_norm(tensors).isfinite():
             raise self._diverged(self.state.step, "weights, or statistics of batch norm, are")
         self.tick()

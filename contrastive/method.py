@@ -1,19 +1,21 @@
 """One module runs every method: a composition of parts, never a class of its own.
 
 ``encode`` -> ``keys`` -> ``compare``; ``forward`` composes them and is all that the engine calls, so
-that autocast and gradient synchronisation act on the whole of it.
+that autocast and gradient synchronisation act on the whole of it. What parts do at each step is told
+them by ``before_step``, ``after_batch`` and ``after_step``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
-from contrastive.parts import Backbone, Head, Loss, Negatives, Target
+from contrastive.parts import Backbone, Head, Loss, Negatives, StepPart, Target
 from contrastive.values import Progress
 
 
@@ -23,6 +25,13 @@ class Encoded:
 
     z: dict[int, Tensor]
     p: dict[int, Tensor]
+
+
+class Output(NamedTuple):
+    """The loss of a batch, a scalar of at least float32, and what was compared for it."""
+
+    loss: Tensor
+    comparison: Comparison
 
 
 class Method(nn.Module):
@@ -67,6 +76,9 @@ class Method(nn.Module):
             for t in self.target_views
             if any(source.offers(o, t) for source in negatives)
         ]
+        target.bind(nn.Sequential(backbone, head))
+
+    # -- the forward pass -----------------------------------------------------------------------------
 
     def embed(self, pixels: Tensor) -> Tensor:
         """The online embedding before the predictor: [b, C, h, w] -> z [b, D]."""
@@ -74,16 +86,26 @@ class Method(nn.Module):
 
     def encode(self, views: Mapping[int, Tensor]) -> Encoded:
         """z and p of the online views."""
-        asked = [views[v] for v in self.online_views]
-        if self.joint and len({view.shape for view in asked}) == 1:
-            z_all = self.embed(torch.cat(asked))  # [V b, D]
-            z = z_all.chunk(len(asked))
-            p = z if self.predictor is None else self.predictor(z_all).chunk(len(asked))
-        else:
-            z = tuple(self.embed(view) for view in asked)
-            p = z if self.predictor is None else tuple(self.predictor(each) for each in z)
-        seen = self.online_views
-        return Encoded(dict(zip(seen, z, strict=True)), dict(zip(seen, p, strict=True)))
+        z: dict[int, Tensor] = {}
+        p: dict[int, Tensor] = {}
+        for group in self._batches(views):
+            z_all = self.embed(torch.cat([views[view] for view in group]))  # [views b, D]
+            p_all = z_all if self.predictor is None else self.predictor(z_all)
+            z |= zip(group, z_all.chunk(len(group)), strict=True)
+            # Where p is z, both are the same tensors: the comparison then prepares them once.
+            p |= (
+                zip(group, p_all.chunk(len(group)), strict=True)
+                if p_all is not z_all
+                else {v: z[v] for v in group}
+            )
+        return Encoded(z, p)
+
+    def _batches(self, views: Mapping[int, Tensor]) -> list[list[int]]:
+        """The online views that pass the encoder together: those of one size, or each alone."""
+        together: dict[object, list[int]] = {}
+        for view in self.online_views:
+            together.setdefault(views[view].shape if self.joint else view, []).append(view)
+        return list(together.values())
 
     def keys(self, views: Mapping[int, Tensor], encoded: Encoded) -> dict[int, Tensor]:
         """Keys of the target views: view -> [b, D]."""
@@ -98,8 +120,9 @@ class Method(nn.Module):
         progress: Progress,
     ) -> Comparison:
         """The comparison that the losses see; gathers, normalises and masks on their behalf."""
-        queries = encoded.p
+        queries = {view: encoded.p[view] for view in self.online_views}
         same = keys.keys() == queries.keys() and all(keys[v] is queries[v] for v in keys)
+        kept = (source.memory() for source in self.sources)
         return Comparison.of(
             queries,
             None if same else keys,
@@ -107,8 +130,10 @@ class Method(nn.Module):
             images=ids,
             pairs=self.pairs,
             offers=self.offers,
+            memories=[memory for memory in kept if memory is not None],
             normalise=self.normalised,
             progress=progress,
+            across_processes=True,
         )
 
     def forward(
@@ -117,8 +142,8 @@ class Method(nn.Module):
         ids: Tensor,
         labels: Tensor | None = None,
         progress: Progress | None = None,
-    ) -> Tensor:
-        """The loss of a batch, a scalar of at least float32.
+    ) -> Output:
+        """The loss of a batch, and what was compared.
 
         Args:
             views: V tensors [b, C, h, w].
@@ -132,4 +157,41 @@ class Method(nn.Module):
         with torch.autocast(ids.device.type, enabled=False):
             comparison = self.compare(encoded, keys, ids, labels, progress or Progress())
             values = [w * loss(comparison) for w, loss in zip(self.weights, self.losses, strict=True)]
-            return torch.stack(values).sum()
+            return Output(torch.stack(values).sum(), comparison)
+
+    # -- what parts do at each step -------------------------------------------------------------------
+
+    @property
+    def sources(self) -> list[Negatives]:
+        """The sources of negatives."""
+        return list(self.negatives)  # type: ignore[arg-type] # a ModuleList holds Modules
+
+    @property
+    def loss_parts(self) -> list[Loss]:
+        """The losses, without their weights."""
+        return list(self.losses)  # type: ignore[arg-type]
+
+    @property
+    def parts(self) -> list[StepPart]:
+        """Every part, in the order in which it is told of a step."""
+        single = [self.backbone, self.head, self.predictor, self.target]
+        several = [*self.negatives, *self.losses]
+        return [part for part in (*single, *several) if part is not None]
+
+    @torch.no_grad()
+    def before_step(self, progress: Progress) -> None:
+        """Gradients are there; the optimizer is about to take its step."""
+        for part in self.parts:
+            part.before_step(progress)
+
+    @torch.no_grad()
+    def after_batch(self, comparison: Comparison) -> None:
+        """A micro-batch of a step that was taken."""
+        for part in self.parts:
+            part.after_batch(comparison)
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """An optimizer step was taken."""
+        for part in self.parts:
+            part.after_step(progress)

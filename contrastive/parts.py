@@ -34,9 +34,10 @@ NEEDS: dict[str, str] = {
     "labels": "needs labels; say positives: label",
     "predictor": "collapses without a predictor; say for example predictor: {name: mlp}",
     "detached_keys": "collapses where gradients reach the keys; say target: ema, or target: stop_grad",
-    "single_positive": "needs exactly one positive a row; say positives: image, and pair each query with one view",
-    "validation": "reads validation figures, and there are none; it needs labels, evaluate.every above 0 and a "
-    "protocol with at: every, such as evaluate: {every: 1, knn: {}}",
+    "single_positive": "needs exactly one positive a row; say positives: image, and pair each query with "
+    "one view",
+    "validation": "reads validation figures, and there are none; it needs labels, evaluate.every above 0 "
+    "and a protocol with at: every, such as evaluate: {every: 1, knn: {}}",
 }
 
 

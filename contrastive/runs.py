@@ -22,15 +22,16 @@ from contrastive.checkpoints import Checkpoints, write_whole
 from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
-from contrastive.engine import Engine, Settings
+from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
-from contrastive.parts import Callback
+from contrastive.parts import Callback, RunState
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
 from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
 from contrastive.registry import Registry, core_version, load_registry
+from contrastive.settings import Settings
 
 Resume = Literal["auto", "never", "must"]
 
@@ -280,8 +281,9 @@ class _Job:
             evaluation,
             Checkpoints(folder / "checkpoints", self.fingerprint, self.display.warn),
             MetricsFile(folder / "metrics.jsonl"),
-            [*parts.callbacks, CollapseWatch(self.display.warn, len(evaluation.monitored)), self.display],
+            [*parts.callbacks, CollapseWarning(len(evaluation.monitored)), self.display],
             interrupted,
+            self.display.warn,
             name=recipe.name,
             folder=folder,
         )
@@ -320,9 +322,10 @@ class _Job:
             "monitors": {k: monitors[k] for k in MONITORS if k in monitors},
             "epochs": state.epoch,
             "steps": state.step,
+            "stopped": state.stopped,
             "wall_seconds": round(state.seconds, 1),
             "peak_memory_mib": peak_memory_mib(engine.accelerator.device),
-            "parameters": sum(p.numel() for p in engine.method.parameters()),
+            "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
             "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
             "images": {"train": len(self.data.train), "test": len(self.data.test or ())},
             "skipped": len(self.data.train.skipped),
@@ -343,13 +346,13 @@ class _Job:
             self.display.log(f"no backbone/ folder: {error}")
 
 
-class CollapseWatch(Callback):
+class CollapseWarning(Callback):
     """Says in plain words when the embedding has collapsed, once for every evaluation that shows it."""
 
-    def __init__(self, warn: Callable[[str], None], images: int):
-        self._warn, self._images = warn, images
+    def __init__(self, images: int):
+        self._images = images
 
-    def evaluated(self, run: Engine, metrics: Mapping[str, float]) -> None:
+    def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         method = run.method
         message = collapse_warning(
             metrics["embedding_std"],
@@ -358,7 +361,7 @@ class CollapseWatch(Callback):
             min(method.backbone.features, self._images),
         )
         if message:
-            self._warn(message)
+            run.warn(message)
 
 
 def evaluation_of(

@@ -17,11 +17,11 @@ PACKAGE = ROOT / "contrastive"
 
 #: The packages that hold the built-ins of a kind.
 PARTS = {
-    "augmentations", "backbones", "datasets", "heads", "losses",
+    "augmentations", "backbones", "callbacks", "datasets", "heads", "losses",
     "negatives", "optimizers", "protocols", "targets",
 }  # fmt: skip
 #: What a part may stand on, beside its own package.
-GROUND = {"kinds", "errors", "values", "parts", "rng", "kernels", "comparison"}
+GROUND = {"kinds", "errors", "values", "parts", "rng", "kernels", "comparison", "distributed"}
 #: What belongs to one package alone.
 NEIGHBOURS = {"backbones": {"timm_models"}}
 
@@ -35,7 +35,9 @@ ALLOWED = {
     "hookspecs": {"kinds"},
     "builtins": {"kinds", "hookspecs"},
     "kernels": {"errors"},
-    "comparison": {"errors", "kernels", "values"},
+    "distributed": set(),
+    "rows": {"errors", "kernels"},
+    "comparison": {"errors", "kernels", "values", "rows", "distributed"},
     # parts names two classes of its users in annotations and in Loss.forward, where loss(z_a, z_b) begins
     "parts": {"kinds", "errors", "values", "rng", "comparison"},
     "method": {"kinds", "errors", "values", "parts", "comparison", "rng"},

@@ -61,7 +61,7 @@ def views() -> list[Tensor]:
 def test_simclr_is_nt_xent_of_the_two_embeddings(views: list[Tensor]):
     simclr = method()
     z = [simclr.backbone(view) for view in views]
-    torch.testing.assert_close(simclr(views, torch.arange(5)), NTXent(0.5)(*z), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(simclr(views, torch.arange(5)).loss, NTXent(0.5)(*z), rtol=1e-6, atol=1e-6)
 
 
 def test_joint_views_share_their_batch_statistics_and_separate_ones_do_not(views: list[Tensor]):
@@ -82,7 +82,7 @@ def test_views_of_different_sizes_pass_one_by_one():
             return self.layers(nn.functional.adaptive_avg_pool2d(x, 4))
 
     views = [torch.randn(5, 2, 4, 4), torch.randn(5, 2, 8, 8)]
-    assert torch.isfinite(method(Pooled())(views, torch.arange(5)))
+    assert torch.isfinite(method(Pooled())(views, torch.arange(5)).loss)
 
 
 def test_moco_style_views_give_queries_of_one_and_keys_of_the_other(views: list[Tensor]):
@@ -94,7 +94,7 @@ def test_moco_style_views_give_queries_of_one_and_keys_of_the_other(views: list[
     assert list(encoded.p) == [0]
     assert comparison.queries.view.tolist() == [0] * 5
     assert comparison.keys.view.tolist() == [1] * 5
-    moco(views, torch.arange(5)).backward()
+    moco(views, torch.arange(5)).loss.backward()
     seen = views[0].flatten(1)
     gradient = moco.backbone.layers[1].weight.grad
     assert gradient is not None
@@ -109,7 +109,7 @@ def test_stopped_keys_change_the_gradient_but_not_the_value(views: list[Tensor])
     values, gradients = [], []
     for target in (Shared(), Detached()):
         net.zero_grad()
-        loss = method(net, target=target)(views, torch.arange(5))
+        loss = method(net, target=target)(views, torch.arange(5)).loss
         loss.backward()
         values.append(loss.detach())
         gradients.append(net.layers[1].weight.grad.clone())
@@ -128,19 +128,19 @@ def test_the_predictor_makes_the_queries_and_not_the_keys(views: list[Tensor]):
 
 def test_losses_add_up_with_their_weights(views: list[Tensor]):
     net = Flat()
-    one = method(net)(views, torch.arange(5))
-    both = method(net, losses=[(0.25, NTXent(0.5)), (0.5, NTXent(0.5))])(views, torch.arange(5))
+    one = method(net)(views, torch.arange(5)).loss
+    both = method(net, losses=[(0.25, NTXent(0.5)), (0.5, NTXent(0.5))])(views, torch.arange(5)).loss
     torch.testing.assert_close(both, 0.75 * one)
 
 
 def test_labels_make_positives(views: list[Tensor]):
     net = Flat()
     labels = torch.tensor([0, 0, 1, 1, -1])
-    value = method(net)(views, torch.arange(5), labels)
+    value = method(net)(views, torch.arange(5), labels).loss
     z = [net(view) for view in views]
     expected = NTXent(0.5)(Comparison.of(z, labels=labels))
     torch.testing.assert_close(value, expected)
-    assert value != method(net)(views, torch.arange(5))
+    assert value != method(net)(views, torch.arange(5)).loss
 
 
 def test_without_offers_there_are_no_negatives(views: list[Tensor]):
@@ -160,7 +160,7 @@ def test_without_offers_there_are_no_negatives(views: list[Tensor]):
 def test_the_loss_is_at_least_float32_under_autocast(views: list[Tensor]):
     simclr = method()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = simclr(views, torch.arange(5))
+        loss = simclr(views, torch.arange(5)).loss
     assert loss.dtype == torch.float32
 
 

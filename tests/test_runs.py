@@ -366,7 +366,7 @@ def test_accumulation_takes_the_mean_gradient_of_its_batches(tiny_recipe: Path, 
     losses = []
     for batch in itertools.islice(loader.epoch(0), 2):
         views = augment(batch, parts.pipelines, seed=0, epoch=0, device="cpu")
-        loss = parts.method(views, batch.ids)
+        loss = parts.method(views, batch.ids).loss
         (loss / 2).backward()
         losses.append(loss.item())
     trained = final_state(run.folder)["method"]

@@ -35,11 +35,17 @@ class Mask:
         own: [R, O] int64, columns of the row's own image, which the sweep leaves out.
         row_label, column_label: [R] and [C] int64 with -1 for unknown, or None. A column whose label
             is known and equal stands in relation ``same`` to the row, every further one in ``other``.
+        hidden: [C] bool or None: columns that every row leaves out; their label is -1.
+        row_image, column_image: [R] and [C] int64, or None. A column of the row's image is left out
+            too; -1 is no row's image.
     """
 
     own: Tensor
     row_label: Tensor | None = None
     column_label: Tensor | None = None
+    hidden: Tensor | None = None
+    row_image: Tensor | None = None
+    column_image: Tensor | None = None
 
     @property
     def relations(self) -> tuple[Relation, ...]:
@@ -48,6 +54,10 @@ class Mask:
     def fill(self, tile: Tensor, rows: slice, relation: Relation, value: float) -> Tensor:
         """Overwrite the columns that do not stand in ``relation`` to their row, in place; [r, C]."""
         tile.scatter_(1, self.own[rows], value)
+        if self.hidden is not None:
+            tile.masked_fill_(self.hidden, value)
+        if self.row_image is not None and self.column_image is not None:
+            tile.masked_fill_(self.row_image[rows, None] == self.column_image, value)
         if self.row_label is not None and self.column_label is not None:
             label = self.row_label[rows, None]
             same = (label == self.column_label) & (label >= 0)  # [r, C]
@@ -85,20 +95,38 @@ def logsumexp(
 
 def row_count(mask: Mask, columns: int, relation: Relation) -> Tensor:
     """How many columns stand in ``relation`` to each row: [R] int64."""
+    if mask.column_image is not None:
+        return _swept_count(mask, columns, relation)
     own = mask.own.shape[1]
+    hidden = mask.own.new_zeros(()) if mask.hidden is None else mask.hidden.sum()
+    others = (columns - own - hidden).expand(len(mask.own))
     if mask.row_label is None or mask.column_label is None:
-        return mask.own.new_full((len(mask.own),), columns - own)
+        return others
     _, first, last = _label_runs(mask.row_label, mask.column_label)
     same = torch.where(mask.row_label >= 0, last - first - own, 0)  # own columns carry the row's label
-    return same if relation == "same" else columns - own - same
+    return same if relation == "same" else others - same
+
+
+def _swept_count(mask: Mask, columns: int, relation: Relation) -> Tensor:
+    """:func:`row_count` where each row has columns of its own to leave out."""
+    count = mask.own.new_empty(len(mask.own))
+    for rows in _tiles(len(mask.own), columns):
+        ones = torch.ones(rows.stop - rows.start, columns, device=mask.own.device)
+        count[rows] = mask.fill(ones, rows, relation, 0).sum(1).to(count)
+    return count
 
 
 def row_total(queries: Tensor, keys: Tensor, mask: Mask, relation: Relation) -> Tensor:
     """sum of s of each row over a relation's columns: [R], in :func:`wide`'s dtype.
 
-    Linear in the keys, so it is a product with sums of keys and needs no sweep.
+    Linear in the keys, so it is a product with sums of keys and needs no sweep, unless rows leave out
+    columns that no place in the batch tells.
     """
+    if mask.column_image is not None:
+        return row_sum(queries, keys, mask, relation, lambda s: s)
     queries, keys = queries.to(wide(queries)), keys.to(wide(keys))
+    if mask.hidden is not None:
+        keys = keys.masked_fill(mask.hidden[:, None], 0)
     own = keys[mask.own].sum(1)  # [R, D]
     everything = keys.sum(0) - own
     if mask.row_label is None or mask.column_label is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -22,15 +22,21 @@ class NTXent(Loss):
 
     Args:
         temperature: what similarities are divided by (SimCLR: 0.1 on ImageNet, 0.5 on CIFAR-10).
+        anchor: ``queries``: each query is told apart from the keys; ``keys``: each key from the queries
+            (NNCLR, Dwibedi et al. 2021, equation 3).
     """
 
     needs = frozenset({"negatives"})
 
-    def __init__(self, temperature: Annotated[float, Field(gt=0)] = 0.5):
+    def __init__(
+        self,
+        temperature: Annotated[float, Field(gt=0)] = 0.5,
+        anchor: Literal["queries", "keys"] = "queries",
+    ):
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.anchor = temperature, anchor
 
     def compare(self, comparison: Comparison) -> Tensor:
-        rows = comparison.rows(1 / self.temperature)
+        rows = comparison.rows(1 / self.temperature, anchor=self.anchor)
         among = torch.logaddexp(rows.positives.lse[0], rows.negatives.lse[0])
         return among - rows.positives.mean / self.temperature  # [R]

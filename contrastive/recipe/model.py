@@ -209,10 +209,15 @@ class Recipe:
             "allow": list(self.allow),
         }
 
+    @property
+    def loss_parts(self) -> tuple[PartSpec, ...]:
+        """The losses without their weights."""
+        return tuple(part for _, part in self.losses)
+
     def parts(self) -> Iterator[PartSpec]:
         """Every part that training uses, nested ones included."""
         single = (self.dataset, self.augmentation, self.backbone, self.head, self.predictor, self.target)
-        several = (*self.negatives, *(loss.part for loss in self.losses), *self.callbacks)
+        several = (*self.negatives, *self.loss_parts, *self.callbacks)
         for part in (*single, *several, self.optimizer):
             if part is not None:
                 yield from part.walk()

@@ -1,0 +1,58 @@
+"""What a run is told to do, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from contrastive.method import Method
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``train`` and ``evaluate.every`` of a recipe say, as the engine needs it."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    max_steps: int | None = None
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    nonfinite: Literal["stop", "skip"] = "stop"
+    checkpoint_every: int = 1
+    evaluate_every: int = 1
+
+
+class Evaluator(Protocol):
+    """What the engine asks of evaluation: figures of the held-out tenth, during training."""
+
+    def during(self, method: Method) -> Metrics: ...
+
+
+@dataclass
+class State:
+    """Where a run stands. ``batch`` counts the micro-batches of ``epoch`` already taken; ``stopped`` is why a
+    callback ended it early."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    evaluation_due: bool = False
+    best: float | None = None
+    best_step: int | None = None
+    stopped: str | None = None
+    seconds: float = 0.0
+
+    def note_best(self, figures: Mapping[str, float]) -> bool:
+        """Remember the best validation accuracy: of kNN where there is one, else the first ``*_top1``."""
+        accuracies = sorted((k for k in figures if k.endswith("_top1")), key=lambda k: (k != "knn_top1", k))
+        if not accuracies:
+            return False
+        figure = figures[accuracies[0]]
+        if self.best is not None and figure <= self.best:
+            return False
+        self.best, self.best_step = figure, self.step
+        return True
