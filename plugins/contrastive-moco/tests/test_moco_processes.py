@@ -1,0 +1,122 @@
+"""Two processes against one of twice the batch; shuffling between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from contrastive_moco import Queue, ShuffleBN
+from moco_helpers import Flat, Spy, normalised, numbered, places
+from torch import multiprocessing, nn
+
+from contrastive.heads import Linear
+from contrastive.losses import NTXent
+from contrastive.method import Method
+from contrastive.targets import EMA
+from contrastive.values import Progress
+
+WORLD, B, STEPS, D = 2, 6, 5, 3
+
+
+def train(size: int, views: tuple[tuple[int, ...], tuple[int, ...]], rank: int, world: int) -> dict[str, Any]:
+    """Some steps of MoCo on this process's rows of B images; gradients are averaged as DDP does."""
+    torch.manual_seed(0)
+    parts = Flat(), Linear(6, D), None, EMA(0.8), [Queue(D, size)], [(1.0, NTXent(0.2))]
+    method = Method(*parts, online_views=views[0], target_views=views[1]).double().train()
+    trained = [p for p in method.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.5)
+    rows = slice(rank * B // world, (rank + 1) * B // world)
+    torch.manual_seed(1)
+    losses, gradients = [], []
+    for step in range(STEPS):
+        pixels = [torch.randn(B, 2, 2, 2, dtype=torch.float64) for _ in range(2)]
+        ids = torch.arange(B) + B * (step % 2)
+        optimizer.zero_grad()
+        loss, comparison = method([x[rows] for x in pixels], ids[rows], progress=Progress(step, STEPS))
+        loss.backward()
+        loss = loss.detach()
+        for tensor in (loss, *(p.grad for p in trained)):
+            if world > 1:
+                dist.all_reduce(tensor)
+            tensor /= world
+        optimizer.step()
+        method.after_batch(comparison)
+        method.after_step(Progress(step, STEPS))
+        losses.append(loss)
+        gradients.append(torch.cat([p.grad.flatten() for p in trained]))
+    return {
+        "loss": torch.stack(losses),
+        "gradient": torch.stack(gradients),
+        **{f"queue.{k}": v for k, v in method.negatives[0].state_dict().items()},
+    }
+
+
+CASES = {
+    "moco, divides": (12, ((0,), (1,))),
+    "moco, does not divide": (16, ((0,), (1,))),
+    "both views": (20, ((0, 1), (0, 1))),
+    "more keys than places": (4, ((0,), (1,))),
+}
+
+
+def shuffled(rank: int) -> dict[str, Any]:
+    """What the wrapped target sees on this process, and the keys that come back."""
+    pixels = numbered(B)
+    rows = slice(rank * B // WORLD, (rank + 1) * B // WORLD)
+    torch.manual_seed(100 + rank)  # as the engine does: processes draw differently
+    spy = Spy()
+    target = ShuffleBN(spy)
+    target.bind(nn.Identity())
+    keys = target({v: x[rows] for v, x in pixels.items()}, {}, nn.Identity())
+    return {"seen": spy.seen[0], "keys": keys}
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    found = {name: train(*case, rank, WORLD) for name, case in CASES.items()}
+    torch.save({"train": found, "shuffled": shuffled(rank)}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    folder: Path = tmp_path_factory.mktemp("processes")
+    multiprocessing.spawn(process, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_as_one_with_twice_the_batch(ranks: list[dict[str, Any]], name: str):
+    one = train(*CASES[name], rank=0, world=1)
+    assert one["gradient"].norm() > 1e-3
+    for rank in ranks:
+        two = rank["train"][name]
+        for key, value in one.items():
+            torch.testing.assert_close(
+                two[key], value, rtol=1e-9, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+def test_shuffled_batches_are_another_split_of_the_same_images(ranks: list[dict[str, Any]]):
+    seen = [rank["shuffled"]["seen"] for rank in ranks]
+    order = [place for views in seen for place in places(views[0])]
+    assert sorted(order) == list(range(B))
+    assert order != list(range(B))
+    for view, x in numbered(B).items():
+        together = torch.cat([views[view] for views in seen])
+        assert torch.equal(together, x[order]), "one permutation for all views and processes"
+
+
+def test_keys_come_back_in_order_normalised_in_the_company_they_were_encoded_in(ranks: list[dict[str, Any]]):
+    for view in (0, 1):
+        expected = torch.empty(B, 2, 2, 2, dtype=torch.float64)
+        for rank in ranks:
+            x = rank["shuffled"]["seen"][view]
+            expected[places(x)] = normalised(x)
+        keys = torch.cat([rank["shuffled"]["keys"][view] for rank in ranks])
+        torch.testing.assert_close(keys, expected, rtol=1e-9, atol=1e-9)
