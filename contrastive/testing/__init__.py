@@ -1,0 +1,69 @@
+"""The conformance kit: what every part promises, asked of any plugin.
+
+``contrastive plugin check NAME_OR_PATH`` prints the answers as a table. In a plugin's own tests::
+
+    @pytest.mark.parametrize("check", contrastive.testing.checks("my-loss"), ids=str)
+    def test_conformance(check):
+        check()
+
+``docs/conformance.md`` lists every check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from contrastive.registry import Entry
+from contrastive.testing import bystanders, data, encoders, interface
+from contrastive.testing.framework import VERSION, Check, CheckFailed, PartCheck, Result, bound, checks_of
+from contrastive.testing.subjects import Subject, plugin_of, subject_of
+
+__all__ = [
+    "CHECKS",
+    "VERSION",
+    "Check",
+    "CheckFailed",
+    "PartCheck",
+    "Result",
+    "check_part",
+    "check_plugin",
+    "checks",
+    "part_checks",
+]
+
+#: Every check, in the order in which a part is asked.
+CHECKS = checks_of(interface, data, encoders, bystanders)
+
+
+def part_checks(part: type | Entry, params: Mapping[str, Any] | None = None) -> list[PartCheck]:
+    """The checks of one part, by its class or its entry in a registry.
+
+    ``params`` are its recipe parameters; None for those of its own ``example``.
+    """
+    return bound(subject_of(part, params), CHECKS)
+
+
+def check_part(part: type | Entry, params: Mapping[str, Any] | None = None) -> list[Result]:
+    """What comes of :func:`part_checks`."""
+    return [check.result() for check in part_checks(part, params)]
+
+
+def checks(plugin: Any) -> list[PartCheck]:
+    """The checks of a plugin and of each of its parts.
+
+    Args:
+        plugin: the name of an installed distribution, the folder of a package with a pyproject.toml, or a
+            module or object with hooks.
+
+    Raises UsageError where there is no such plugin.
+    """
+    found = plugin_of(str(plugin) if isinstance(plugin, Path) else plugin)
+    subjects = [Subject(entry, found.registry) for entry in found.entries]
+    return [check for examined in (found, *subjects) for check in bound(examined, CHECKS)]
+
+
+def check_plugin(plugin: Any) -> list[Result]:
+    """What comes of :func:`checks`."""
+    return [check.result() for check in checks(plugin)]

@@ -1,0 +1,305 @@
+"""Checks of datasets and augmentations: what reaches the encoder."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrastive.parts import ImageTable
+from contrastive.testing.framework import check, fail, require, skip
+from contrastive.testing.materials import far, pictures
+from contrastive.testing.subjects import Subject
+
+_SPLITS = ("train", "test")
+_LOOKED_AT = 12  # images of a split that are decoded
+
+
+def _tables(dataset: Any) -> dict[str, ImageTable]:
+    tables = {split: dataset.table(split) for split in _SPLITS}
+    return {split: table for split, table in tables.items() if table is not None}
+
+
+# -- dataset ----------------------------------------------------------------------------------------------
+
+
+@check("table", "dataset", after=("builds",))
+def table(subject: Subject) -> None:
+    """Its splits are tables with one int64 id a row and, if any, one int64 label a row."""
+    dataset = subject.part()
+    tables = _tables(dataset)
+    require("train" in tables, "table('train') gives None; every data set has images to train on")
+    for split, rows in tables.items():
+        require(
+            isinstance(rows, ImageTable), f"table('{split}') gives no ImageTable but {type(rows).__name__}"
+        )
+        require(len(rows) > 0, f"the {split} split is empty; raise DataError that says what is missing")
+        _integers(rows.ids, f"ids of {split}")
+        if rows.labels is not None:
+            _integers(rows.labels, f"labels of {split}")
+            require(
+                len(rows.labels) == len(rows.ids),
+                f"{split} has {len(rows.ids)} ids, {len(rows.labels)} labels",
+            )
+            require(rows.labels.min() >= -1, f"a label of {split} is below -1; unknown is -1")
+        require(rows.channels in (1, 3), f"channels is {rows.channels}; images have 1 or 3")
+    known = dataset.classes
+    labels = tables["train"].labels
+    if known is not None and labels is not None:
+        require(labels.max() < len(known), f"labels go to {labels.max()}, but classes names {len(known)}")
+
+
+@check("ids unique", "dataset", after=("table",))
+def ids_unique(subject: Subject) -> None:
+    """No two rows of a split have one id, on which all draws of an image depend."""
+    for split, rows in _tables(subject.part()).items():
+        twice = len(rows.ids) - len(np.unique(rows.ids))
+        require(not twice, f"{twice} rows of {split} share an id with another; give every row its own")
+
+
+@check("ids stable", "dataset", after=("table",))
+def ids_stable(subject: Subject) -> None:
+    """Ids, labels, names and the fingerprint are the same whenever the same data is opened."""
+    first, second = subject.part(), subject.part()
+    for split, rows in _tables(first).items():
+        again = second.table(split)
+        for what in ("ids", "labels"):
+            if not np.array_equal(getattr(rows, what), getattr(again, what)):
+                fail(
+                    f"{what} of {split} differ when the data is opened again; make them from rows or paths alone"
+                )
+        names = [[rows.name(i) for i in range(min(_LOOKED_AT, len(rows)))] for rows in (rows, again)]
+        require(names[0] == names[1], f"names of {split} differ when the data is opened again")
+        require(all(isinstance(name, str) and name for name in names[0]), "name(index) gives no text")
+        require(len(set(names[0])) == len(names[0]), f"two rows of {split} have the name {names[0][0]!r}")
+    require(
+        first.fingerprint() == second.fingerprint(), "fingerprint() differs when the data is opened again"
+    )
+
+
+@check("decode", "dataset", after=("table",))
+def decode(subject: Subject) -> None:
+    """decode gives uint8 [C, H, W] of the declared channels and size, the same every time."""
+    for split, rows in _tables(subject.part()).items():
+        for index in np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int):
+            image = rows.decode(int(index))
+            require(
+                isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3,
+                f"decode gives {_seen(image)}, not a uint8 tensor [C, H, W]",
+            )
+            require(
+                len(image) == rows.channels,
+                f"decode gives {len(image)} channels, channels says {rows.channels}",
+            )
+            require(
+                rows.size is None or tuple(image.shape[1:]) == tuple(rows.size),
+                f"row {index} of {split} is {list(image.shape[1:])}, size says {rows.size}; "
+                "leave size None where images differ",
+            )
+            require(
+                torch.equal(image, rows.decode(int(index))),
+                f"row {index} of {split} decodes differently twice",
+            )
+
+
+@check("fingerprint", "dataset", after=("ids stable",))
+def fingerprint(subject: Subject) -> None:
+    """The fingerprint is 64 hex digits that follow from the data, and not from times."""
+    before = subject.part().fingerprint()
+    require(re.fullmatch(r"[0-9a-f]{64}", before), f"fingerprint() gives {before!r}, not a SHA-256 in hex")
+    files = sorted((p for p in _root(subject).rglob("*") if p.is_file()), key=lambda p: (p.stat().st_size, p))
+    if not files:
+        return
+    for file in files:
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+    require(subject.part().fingerprint() == before, "fingerprint() changes when only the files' times do")
+    with _halved(files[-1]):
+        try:
+            after = subject.part().fingerprint()
+        except Exception:  # a data set may refuse damaged data, in whatever words
+            return
+    require(
+        after != before, f"fingerprint() stays when {files[-1].name} is cut in half; hash bytes or sizes too"
+    )
+
+
+@check("opens nothing", "dataset", after=("builds",))
+def opens_nothing(subject: Subject) -> None:
+    """Building it opens no file: it succeeds where the data is absent, which table and fingerprint report."""
+    root = _root(subject)
+    aside = root.with_name(root.name + "-aside")
+    os.rename(root, aside)
+    try:
+        subject.part()
+    except Exception as error:
+        fail(
+            f"__init__ raises {type(error).__name__} where the data is absent; keep the parameters, open in table"
+        )
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        os.rename(aside, root)
+
+
+@check("pickles", "dataset", after=("table",))
+def pickles(subject: Subject) -> None:
+    """A table survives pickling, by which it reaches decoding workers."""
+    rows = subject.part().table("train")
+    try:
+        again = pickle.loads(pickle.dumps(rows))
+    except Exception as error:
+        fail(f"pickling its table raises {type(error).__name__}: {error}; keep paths rather than open files")
+    require(
+        torch.equal(again.decode(0), rows.decode(0)), "a pickled and restored table decodes another image"
+    )
+
+
+def _root(subject: Subject) -> Path:
+    """The folder that the example filled."""
+    assert subject.spec  # the example has run
+    return subject.folder
+
+
+@contextmanager
+def _halved(file: Path) -> Iterator[None]:
+    """``file`` with half its bytes, as a new file: whoever has mapped the old one keeps it."""
+    content = file.read_bytes()
+    for kept in (content[: len(content) // 2], content):
+        new = file.with_name(file.name + ".new")
+        new.write_bytes(kept)
+        os.replace(new, file)
+        if kept is not content:
+            yield
+
+
+def _integers(values: Any, what: str) -> None:
+    require(
+        isinstance(values, np.ndarray) and values.dtype == np.int64 and values.ndim == 1,
+        f"{what} are {_seen(values)}, not a numpy array int64 [n]",
+    )
+
+
+def _seen(value: Any) -> str:
+    shape = list(value.shape) if hasattr(value, "shape") else ""
+    return f"{type(value).__name__} {getattr(value, 'dtype', '')} {shape}".strip()
+
+
+# -- augmentation -----------------------------------------------------------------------------------------
+
+_MANY = 24
+_SEEDS = 6
+
+
+def _views(subject: Subject, images: Tensor, ids: np.ndarray, seed: int = 1, epoch: int = 0) -> list[Tensor]:
+    return subject.part()(images, ids, seed=seed, epoch=epoch)
+
+
+@check("views", "augmentation", after=("builds",))
+def views(subject: Subject) -> None:
+    """Every view is float32 [b, C, h, w], finite and in [0, 1], of colour and grey images."""
+    for channels in (3, 1):
+        made = _views(subject, pictures(5, channels=channels), np.arange(5))
+        require(len(made) >= 1, "pipelines() gives no view")
+        for number, view in enumerate(made):
+            require(
+                isinstance(view, Tensor) and view.dtype == torch.float32 and view.ndim == 4,
+                f"view {number} is {_seen(view)}, not float32 [b, C, h, w]",
+            )
+            require(
+                view.shape[:2] == (5, channels),
+                f"5 images of {channels} channel(s) become {list(view.shape)}",
+            )
+            require(view.isfinite().all(), f"view {number} is not finite")
+            require(
+                view.min() >= 0 and view.max() <= 1,
+                f"view {number} goes from {view.min():.3g} to {view.max():.3g}; clamp it to [0, 1]",
+            )
+
+
+@check("input kept", "augmentation", after=("views", "global state"))
+def input_kept(subject: Subject) -> None:
+    """The images it is given, and the pixels between operations, are not changed in place."""
+    images, ids = pictures(5), np.arange(5)
+    kept, kept_ids = images.clone(), ids.copy()
+    _views(subject, images, ids)
+    require(torch.equal(images, kept), "it writes into the images it was given; change a copy")
+    require(np.array_equal(ids, kept_ids), "it writes into the ids it was given")
+    for pipeline in subject.part().pipelines():
+        for place, operation in enumerate(pipeline.operations):
+            from contrastive.augmentations import Key
+
+            before = images.float() / 255
+            given = before.clone()
+            operation.render(given, pipeline.draw(place, ids, Key(1, 0, 0)))
+            require(torch.equal(given, before), f"{operation.name} renders in place; change a copy")
+
+
+@check("own draw", "augmentation", after=("views", "global state", "input kept"))
+def own_draw(subject: Subject) -> None:
+    """Every image of a batch has a draw of its own, and every epoch and seed another."""
+    one = pictures(1).expand(_MANY, -1, -1, -1).contiguous()
+    ids = np.arange(_MANY)
+    by_seed = [_views(subject, one, ids, seed) for seed in range(_SEEDS)]
+    for number in range(len(by_seed[0])):
+        drawn = torch.stack([made[number] for made in by_seed])  # [seeds, b, C, h, w]
+        if bool((drawn == drawn[:1]).all()) and bool((drawn == drawn[:, :1]).all()):
+            continue  # no randomness in it
+        require(
+            not (drawn == drawn[:, :1]).all(),
+            f"all images of a batch get the same view {number}: draw one value an image, as rng.uniform() gives them",
+        )
+        require(
+            not (drawn == drawn[:1]).all(),
+            f"view {number} is the same under every seed; draw from the rng given",
+        )
+        later = _views(subject, one, ids, seed=0, epoch=1)[number]
+        require(
+            not torch.equal(later, drawn[0]),
+            f"view {number} is the same in every epoch; draw from the rng given",
+        )
+
+
+@check("pure", "augmentation", after=("own draw",))
+def pure(subject: Subject) -> None:
+    """A view follows from seed, epoch, id and image alone: neither batch size nor order changes it."""
+    images, ids = pictures(8), np.arange(100, 108)
+    whole = _views(subject, images, ids)
+    again = _views(subject, images, ids)
+    order = np.array([5, 2, 7, 0, 6, 1, 4, 3])
+    shuffled = _views(subject, images[order], ids[order])
+    alone = [_views(subject, images[i : i + 1], ids[i : i + 1]) for i in range(len(ids))]
+    for number, view in enumerate(whole):
+        require(
+            torch.equal(view, again[number]), f"view {number} differs when it is made again from the same key"
+        )
+        require(
+            far(view[order], shuffled[number]) < 1e-5,
+            f"view {number} of an image depends on its place in the batch; draw from the rng given, by image",
+        )
+        singly = torch.cat([made[number] for made in alone])
+        require(
+            far(view, singly) < 1e-5,
+            f"view {number} of an image depends on the other images of its batch; treat each on its own",
+        )
+
+
+@check("size", "augmentation", after=("views",))
+def size(subject: Subject) -> None:
+    """A pipeline that says which size it gives gives that size."""
+    part = subject.part()
+    made = part(pictures(3), np.arange(3))
+    for pipeline, view in zip(part.pipelines(), made, strict=True):
+        if pipeline.size is None:
+            skip("it keeps the size of its input")
+        require(
+            tuple(view.shape[2:]) == tuple(pipeline.size),
+            f"size says {tuple(pipeline.size)}, the view is {tuple(view.shape[2:])}; correct the operation's size",
+        )

@@ -1,0 +1,174 @@
+"""Checks of backbones and heads."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contrastive.testing.framework import check, fail, require, skip
+from contrastive.testing.materials import far, generator, pixels, same, saved
+from contrastive.testing.subjects import IN_FEATURES, Subject
+from contrastive.testing.surroundings import seeded
+
+_ENCODERS = ("backbone", "head")
+_BATCH = 6
+
+
+def _input(kind: str, b: int = _BATCH) -> Tensor:
+    return pixels(b) if kind == "backbone" else torch.randn(b, IN_FEATURES, generator=generator(5))
+
+
+def _width(part: Any) -> Any:
+    return part.features if part.kind == "backbone" else part.out_features
+
+
+def _run(part: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
+    """The output, with whatever is drawn in it (dropout) drawn from ``seed``."""
+    with seeded(seed):
+        return part(x)
+
+
+@check("width", *_ENCODERS, after=("builds",))
+def width(subject: Subject) -> None:
+    """Its output is [b, width] as it declares: ``features`` of a backbone, ``out_features`` of a head."""
+    part = subject.part()
+    for mode in (True, False):
+        out = _run(part.train(mode), _input(subject.kind))
+        declared = _width(part)
+        require(isinstance(declared, int), f"the declared width is {declared!r}, not an integer")
+        require(
+            isinstance(out, Tensor) and out.shape == (_BATCH, declared),
+            f"{_BATCH} inputs give {list(out.shape) if isinstance(out, Tensor) else type(out).__name__}; "
+            f"its declared width is {declared}, so [{_BATCH}, {declared}] was expected",
+        )
+
+
+@check("finite", *_ENCODERS, after=("width",))
+def finite(subject: Subject) -> None:
+    """Output and gradients are finite in float32 and, as training runs it, under bfloat16 autocast."""
+    for precision in (torch.float32, torch.bfloat16):
+        part = subject.part().train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            out = _run(part, _input(subject.kind))
+        require(out.isfinite().all(), f"its output is not finite in {precision}")
+        if out.requires_grad:
+            out.float().square().mean().backward()
+        grads = [
+            name for name, p in part.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        require(not grads, f"in {precision} the gradient of {', '.join(grads[:3])} is not finite")
+
+
+@check("gradients", *_ENCODERS, after=("finite",))
+def gradients(subject: Subject) -> None:
+    """The gradient reaches the input and every trainable parameter."""
+    part = subject.part().train()
+    x = _input(subject.kind).requires_grad_()
+    _run(part, x).square().sum().backward()
+    require(
+        x.grad is not None and x.grad.abs().sum() > 0,
+        "no gradient reaches its input; do not detach in forward",
+    )
+    missed = [name for name, p in part.named_parameters() if p.requires_grad and p.grad is None]
+    require(
+        not missed,
+        f"no gradient reaches {', '.join(missed[:3])}: several processes would wait for it; "
+        "leave unused modules out, or freeze them with requires_grad_(False)",
+    )
+
+
+@check("deterministic", *_ENCODERS, after=("width",))
+def deterministic(subject: Subject) -> None:
+    """Built and run twice under one seed, weights and outputs are equal bit for bit; weights differ by seed."""
+    first, second = subject.part(seed=3), subject.part(seed=3)
+    require(
+        same(first.state_dict(), second.state_dict()),
+        "built twice under one seed, its weights differ; draw them from torch's default generator",
+    )
+    x = _input(subject.kind)
+    require(
+        torch.equal(_run(first.train(), x), _run(second.train(), x)),
+        "two equal instances give different outputs under one seed; draw from torch's default generator alone",
+    )
+
+
+@check("rows", *_ENCODERS, after=("width", "deterministic"))
+def rows(subject: Subject) -> None:
+    """In evaluation every row is encoded on its own: the rest of the batch does not change it."""
+    part = _trained(subject).eval()
+    x = _input(subject.kind)
+    with torch.no_grad():
+        whole = part(x)
+        pieces = torch.cat([part(x[:1]), part(x[1:4]), part(x[4:])])
+    require(
+        far(whole, pieces) < 1e-4,
+        "in evaluation a row's output depends on the other rows; use running statistics where not self.training",
+    )
+
+
+@check("state_dict", *_ENCODERS, after=("width", "deterministic"))
+def state_dict(subject: Subject) -> None:
+    """A fresh instance with its loaded state_dict, from a checkpoint, gives the same outputs."""
+    part = _trained(subject)
+    fresh = subject.part(seed=9)
+    fresh.load_state_dict(saved(part.state_dict(), "its state_dict"))
+    x = _input(subject.kind)
+    for mode in (False, True):
+        require(
+            torch.equal(_run(part.train(mode), x), _run(fresh.train(mode), x)),
+            "an instance with its reloaded state_dict gives other outputs; "
+            "keep state in parameters and buffers (register_buffer)",
+        )
+
+
+@check("copies", *_ENCODERS, after=("width", "deterministic"))
+def copies(subject: Subject) -> None:
+    """It can be copied (as a moving average does) and pickled, and the copy gives the same outputs."""
+    part = _trained(subject).eval()
+    x = _input(subject.kind)
+    for how, duplicate in (
+        ("copy.deepcopy", copy.deepcopy),
+        ("pickle", lambda p: pickle.loads(pickle.dumps(p))),
+    ):
+        try:
+            other = duplicate(part)
+        except Exception as error:
+            fail(
+                f"{how} raises {type(error).__name__}: {error}; keep lambdas and open files out of its attributes"
+            )
+        require(torch.equal(_run(part, x), _run(other, x)), f"{how} makes a copy with other outputs")
+        shared = {id(p) for p in part.parameters()} & {id(p) for p in other.parameters()}
+        require(not shared, f"{how} makes a copy that shares parameters with it")
+
+
+@check("export", "backbone", after=("width",))
+def export(subject: Subject) -> None:
+    """export writes a folder that timm loads, or says in one sentence why timm cannot."""
+    from contrastive.errors import UsageError
+
+    folder = subject.folder / "export"
+    part = subject.part().eval()
+    try:
+        part.export(str(folder))
+    except UsageError as refused:
+        skip(str(refused))
+    require((folder / "model.safetensors").is_file(), "export wrote no model.safetensors")
+    import timm
+
+    import contrastive.timm_models  # noqa: F401 - registers the small-stem architectures
+
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    require(loaded.num_features == part.features, "timm loads an encoder of another width")
+
+
+def _trained(subject: Subject) -> Any:
+    """An instance whose buffers have moved from where they start: two passes in training."""
+    part = subject.part().train()
+    with torch.no_grad():
+        for seed in (1, 2):
+            _run(part, _input(subject.kind) + 0.1 * seed, seed)
+    return part

@@ -1,0 +1,192 @@
+"""What a check is, how it is run, and what comes of it.
+
+A check is a small function of a :class:`~contrastive.testing.subjects.Subject`; its docstring's first line
+says what was asked. It returns where the part keeps the promise, and raises :class:`CheckFailed` with one
+sentence for the author where it does not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+import unittest
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NoReturn, Protocol
+
+from contrastive.errors import ContrastiveError
+from contrastive.kinds import KINDS
+from contrastive.testing.surroundings import preserved
+
+#: Raised whenever a check is added or becomes stricter: what passed before may then fail.
+VERSION = 1
+
+#: The kind of a check that asks about a plugin as a whole rather than about one of its parts.
+PLUGIN = "plugin"
+STEP_PARTS = ("backbone", "head", "target", "negatives", "loss")
+EVERY_KIND = tuple(KINDS)
+
+Status = Literal["passed", "failed", "skipped"]
+
+
+class CheckFailed(AssertionError):  # noqa: N818 - reads as what pytest prints
+    """A part breaks a promise; the message says which, and what to do."""
+
+
+class Skipped(unittest.SkipTest):
+    """A check does not apply, or cannot be made. pytest reports it as skipped."""
+
+
+class _Blocked(Skipped):
+    """A check was not made because one that it stands on failed."""
+
+
+def fail(reason: str) -> NoReturn:
+    raise CheckFailed(reason)
+
+
+def require(condition: Any, reason: str) -> None:
+    """Raise CheckFailed with ``reason`` unless ``condition`` holds."""
+    if not condition:
+        raise CheckFailed(reason)
+
+
+def skip(reason: str) -> NoReturn:
+    raise Skipped(reason)
+
+
+class Examined(Protocol):
+    """What a check is run on: a part, or a plugin as a whole."""
+
+    kind: str
+    title: str
+
+    @property
+    def unchecked(self) -> Mapping[str, str]: ...
+    @property
+    def source(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to a part.
+
+    Attributes:
+        name: as the table and pytest's ids show it.
+        kinds: which kinds of parts are asked.
+        run: the function.
+        after: checks this one stands on; where one of them failed, it is skipped.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    run: Callable[[Any], None]
+    after: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """What was asked, in one sentence."""
+        return inspect.cleandoc(self.run.__doc__ or "").partition("\n")[0]
+
+
+def check(name: str, *kinds: str, after: tuple[str, ...] = ()) -> Callable[[Callable[[Any], None]], Check]:
+    """Make a function of a subject a :class:`Check` for these kinds."""
+    return lambda function: Check(name, kinds, function, after)
+
+
+def checks_of(*modules: ModuleType) -> tuple[Check, ...]:
+    """The checks that modules define, in the order of their text."""
+    return tuple(value for module in modules for value in vars(module).values() if isinstance(value, Check))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one check: ``part`` is ``loss my_loss``, ``asked`` the check's own sentence."""
+
+    part: str
+    check: str
+    status: Status
+    reason: str = ""
+    asked: str = ""
+
+
+class PartCheck:
+    """A check bound to a part. Calling it raises :class:`CheckFailed` or, where it does not apply,
+    ``unittest.SkipTest``; ``str`` gives ``loss my_loss: gradients``."""
+
+    def __init__(self, examined: Examined, check: Check, siblings: Mapping[str, PartCheck]):
+        self.examined, self.check, self._siblings = examined, check, siblings
+        self._caught: BaseException | None = None
+        self._done = False
+
+    def __str__(self) -> str:
+        return f"{self.examined.title}: {self.check.name}"
+
+    __repr__ = __str__
+
+    def __call__(self) -> None:
+        result = self.result()
+        if result.status == "failed":
+            raise CheckFailed(f"{self}: {result.reason}") from self._caught
+        if result.status == "skipped":
+            raise Skipped(result.reason)
+
+    def result(self) -> Result:
+        """What comes of it, without raising; made once."""
+        if not self._done:
+            self._caught, self._done = self._run(), True
+        caught = self._caught
+        status: Status = (
+            "passed" if caught is None else "skipped" if isinstance(caught, Skipped) else "failed"
+        )
+        reason = "" if caught is None else _told(caught, self.examined.source)
+        return Result(self.examined.title, self.check.name, status, reason, self.check.asked)
+
+    def _run(self) -> BaseException | None:
+        try:
+            if self.check.name in self.examined.unchecked:
+                skip(f"not checked: {self.examined.unchecked[self.check.name]}")
+            for name in self.check.after:
+                if name in self._siblings and self._siblings[name].blocks():
+                    raise _Blocked(f"not run, because '{name}' failed")
+            with preserved():
+                self.check.run(self.examined)
+        except (Exception, SystemExit) as error:  # whatever a part raises is a finding, never a crash
+            return error
+        return None
+
+    def blocks(self) -> bool:
+        """Whether checks that stand on this one cannot be made."""
+        self.result()
+        return self._caught is not None and (
+            isinstance(self._caught, _Blocked) or not isinstance(self._caught, Skipped)
+        )
+
+
+def bound(examined: Examined, checks: tuple[Check, ...]) -> list[PartCheck]:
+    """The checks that ask about ``examined``'s kind, bound to it."""
+    siblings: dict[str, PartCheck] = {}
+    for asked in checks:
+        if examined.kind in asked.kinds:
+            siblings[asked.name] = PartCheck(examined, asked, siblings)
+    return list(siblings.values())
+
+
+def _told(error: BaseException, source: str | None) -> str:
+    """One sentence for the author; of an exception inside the part's code its text and the line."""
+    if isinstance(error, CheckFailed | Skipped):
+        return str(error)
+    said = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
+    place = _place(error, source)
+    if isinstance(error, ContrastiveError) and place is None:
+        return str(error)
+    return f"raised {said}" + (f" at {place}" if place else "")
+
+
+def _place(error: BaseException, source: str | None) -> str | None:
+    """``file.py:12`` of the innermost line of the part's own file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if source is not None and frame.filename == source]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None

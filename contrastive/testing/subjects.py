@@ -1,0 +1,267 @@
+"""What checks are made on: a part, built as a recipe would build it, and a plugin as a whole."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shutil
+import sys
+import tempfile
+import tomllib
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from contrastive import builtins
+from contrastive.errors import PluginError, RecipeError, UsageError, Where, did_you_mean
+from contrastive.kinds import GROUP
+from contrastive.recipe import PartSpec, Recipe, Tree, resolve
+from contrastive.recipe.nodes import from_plain
+from contrastive.registry import CORE, Entry, Problem, Registry, core_version, load_registry
+from contrastive.testing.framework import PLUGIN, fail
+from contrastive.testing.surroundings import seeded
+
+#: What the builder offers: pictures of 32 x 32 RGB pixels, and vectors of width 8.
+IN_CHANNELS, IMAGE_SIZE, IN_FEATURES = 3, 32, 8
+OFFERS = {"in_channels": IN_CHANNELS, "image_size": IMAGE_SIZE, "in_features": IN_FEATURES}
+
+#: A recipe that says as little as can be; the part under test is put in its place.
+_FRAME: dict[str, Any] = {
+    "name": "conformance",
+    "dataset": "fashion_mnist_sample",
+    "augmentation": "flip",
+    "head": "none",
+    "loss": "nt_xent",
+    "evaluate": {"knn": {}},
+}
+
+
+class Subject:
+    """A registered part and the recipe parameters to build it with.
+
+    Args:
+        entry: the part.
+        registry: where parts inside its parameters are found.
+        params: recipe parameters; None for those of the part's own ``example``.
+    """
+
+    def __init__(self, entry: Entry, registry: Registry, params: Mapping[str, Any] | None = None):
+        self.entry, self.registry, self.kind = entry, registry, entry.kind
+        self.title = f"{entry.kind} {entry.name}"
+        self._params = None if params is None else dict(params)
+
+    @cached_property
+    def part_class(self) -> Any:
+        """The part's class. Raises PluginError where it cannot be had."""
+        return self.entry.load()
+
+    @property
+    def unchecked(self) -> Mapping[str, str]:
+        """Checks that the class says it cannot pass, and why: ``unchecked = {"gradients": "..."}``."""
+        try:
+            return getattr(self.part_class, "unchecked", {})
+        except PluginError:
+            return {}
+
+    @property
+    def source(self) -> str | None:
+        """The file that the class is written in."""
+        try:
+            return inspect.getfile(self.part_class)
+        except (PluginError, OSError, TypeError):
+            return None
+
+    @cached_property
+    def folder(self) -> Path:
+        """A folder for what the example's parameters name; it goes with this subject."""
+        folder = tempfile.mkdtemp(prefix="contrastive-conformance-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The recipe parameters that the part is built with."""
+        return dict(self.part_class.example(self.folder)) if self._params is None else self._params
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """A recipe that names this part with its parameters."""
+        return recipe_of(self.entry, self.params, self.registry)
+
+    @cached_property
+    def spec(self) -> PartSpec:
+        """The part as a recipe names it, every default filled in."""
+        return part_of(self.recipe, self.kind)
+
+    def part(self, seed: int = 0, **offers: Any) -> Any:
+        """A fresh instance, with weights that belong to ``seed``."""
+        with seeded(seed):
+            return self.spec.build(**{**OFFERS, **offers})
+
+
+def recipe_of(entry: Entry, params: Mapping[str, Any], registry: Registry) -> Recipe:
+    """The recipe of which ``entry`` with ``params`` is a part. Raises CheckFailed with every mistake."""
+    part = {"name": entry.name, **params}
+    places: dict[str, Any] = {
+        "protocol": {"evaluate": {entry.name: dict(params)}},
+        "callback": {"callbacks": [part]},
+    }
+    tree = {**_FRAME, **places.get(entry.kind, {entry.kind: part})}
+    try:
+        return resolve(Tree(from_plain(tree, Where("example"))), registry)
+    except RecipeError as error:
+        mistakes = "; ".join(f"{mistake.path}: {mistake.message}" for mistake in error.mistakes)
+        fail(
+            f"a recipe with the parameters {dict(params)} is refused ({mistakes}); "
+            "let the classmethod example(folder) give parameters that suffice"
+        )
+
+
+def part_of(recipe: Recipe, kind: str) -> PartSpec:
+    """The part of that kind which a recipe of :func:`recipe_of` names."""
+    where: dict[str, Callable[[], PartSpec]] = {
+        "loss": lambda: recipe.losses[0].part,
+        "negatives": lambda: recipe.negatives[0],
+        "callback": lambda: recipe.callbacks[0],
+        "protocol": lambda: next(iter(recipe.evaluate.protocols.values())).part,
+    }
+    return where[kind]() if kind in where else getattr(recipe, kind)
+
+
+@dataclass
+class PluginSubject:
+    """A plugin as a whole.
+
+    Attributes:
+        name, version: of its distribution (of its module, where it is no distribution).
+        module: the module or object with its hooks, or None where it could not be imported.
+        registry: built-in parts, its own and, where it is installed, those of all that is installed.
+    """
+
+    name: str
+    version: str
+    module: Any
+    registry: Registry
+    kind: str = PLUGIN
+
+    @property
+    def unchecked(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def source(self) -> str | None:
+        return getattr(self.module, "__file__", None)
+
+    @property
+    def title(self) -> str:
+        return f"plugin {self.name}"
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The parts it brings."""
+        return [entry for entry in self.registry if entry.provider == self.name]
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [problem for problem in self.registry.problems if problem.plugin == self.name]
+
+
+def subject_of(part: type | Entry, params: Mapping[str, Any] | None = None) -> Subject:
+    """A part by its class, or by its entry in the registry of all that is installed.
+
+    Raises UsageError for a class that has no kind.
+    """
+    if isinstance(part, Entry):
+        return Subject(part, load_registry(), params)
+    kind = getattr(part, "kind", None)
+    if not isinstance(kind, str):
+        raise UsageError(f"{part.__name__} is no part; derive it from a base class of contrastive.parts.")
+    registry = load_registry(plugins=False)
+    entry = Entry(kind, _snake(part.__name__), part.__module__, "unknown", part)
+    registry.entries[kind, entry.name] = entry
+    return Subject(entry, registry, params)
+
+
+def plugin_of(plugin: Any) -> PluginSubject:
+    """A plugin by the name of its distribution, the path of its folder, or as a module or object.
+
+    Raises UsageError where there is no such plugin.
+    """
+    if not isinstance(plugin, str | Path):
+        name = getattr(plugin, "__name__", type(plugin).__name__)
+        return _loose(name, str(getattr(plugin, "__version__", "unknown")), plugin)
+    if Path(plugin).is_dir():
+        return _at(Path(plugin).resolve())
+    return _installed(str(plugin))
+
+
+def _installed(name: str) -> PluginSubject:
+    if _normal(name) == _normal(CORE):
+        return PluginSubject(CORE, core_version(), builtins, load_registry(plugins=False))
+    found = {point.dist.name: point for point in metadata.entry_points(group=GROUP) if point.dist}
+    for distribution, point in found.items():
+        if _normal(distribution) == _normal(name):
+            assert point.dist is not None
+            module = _imported(point)
+            return PluginSubject(distribution, point.dist.version, module, load_registry())
+    known = ", ".join(sorted(found)) or "none is"
+    raise UsageError(
+        f"no plugin '{name}' is installed, and there is no such folder.{did_you_mean(name, found)} "
+        f"Installed: {known}."
+    )
+
+
+def _at(folder: Path) -> PluginSubject:
+    """The plugin whose sources are at ``folder``, installed or not."""
+    pyproject = folder / "pyproject.toml"
+    if not pyproject.is_file():
+        raise UsageError(f"{folder} has no pyproject.toml; name the folder of a plugin's package.")
+    try:
+        project = tomllib.loads(pyproject.read_text("utf-8")).get("project", {})
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{pyproject}: {error}.") from error
+    points = project.get("entry-points", {}).get(GROUP, {})
+    if not points:
+        raise UsageError(f"{pyproject} has no table [project.entry-points.{GROUP}] that names its module.")
+    name, version = str(project.get("name", folder.name)), str(project.get("version", "unknown"))
+    for place in (folder, folder / "src"):  # not removed: the parts' processes, too, import from there
+        if place.is_dir() and str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    value = next(iter(points.values()))
+    return _loose(name, version, _imported(metadata.EntryPoint(name, value, GROUP)), value)
+
+
+def _loose(name: str, version: str, module: Any, value: str = "") -> PluginSubject:
+    """A plugin that need not be installed, beside the built-in parts alone."""
+    registry = load_registry(plugins=False)
+    if isinstance(module, Exception):
+        registry.problems.append(Problem(name, version, f"cannot import {value} ({_said(module)})"))
+    else:
+        registry.add(module, name, version)
+    return PluginSubject(name, version, None if isinstance(module, Exception) else module, registry)
+
+
+def _imported(point: metadata.EntryPoint) -> Any:
+    """What an entry point names, or the exception that its import raised: the plugin's, to be reported."""
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:
+        return error if isinstance(error, Exception) else PluginError(f"it calls sys.exit({error})")
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
