@@ -14,8 +14,12 @@ def unit(z: Tensor) -> Tensor:
     return z / z.norm(dim=1, keepdim=True)
 
 
-def sets(queries, keys, pairs, offers, labels=None, normalise=True):
-    """Per row, in the order [query view, place]: (positive similarities, negative similarities)."""
+def sets(queries, keys, pairs, offers, labels=None, normalise=True, memories=(), images=None):
+    """Per row, in the order [query view, place]: (positive similarities, negative similarities).
+
+    A memory is (z, images, labels, valid, whether entries of the row's own image are ignored), compared
+    as it is.
+    """
     q = {v: unit(z) if normalise else z.double() for v, z in queries.items()}
     k = {v: unit(z) if normalise else z.double() for v, z in keys.items()}
     found = []
@@ -33,6 +37,12 @@ def sets(queries, keys, pairs, offers, labels=None, normalise=True):
                     elif (v, w) in offers:
                         same = labels is not None and labels[i] >= 0 and labels[i] == labels[j]
                         (positives if same else negatives).append(s)
+            for z, of, label, valid, ignored in memories:
+                for m in range(len(z)):
+                    if not valid[m] or (ignored and of[m] == images[i]):
+                        continue
+                    same = labels is not None and labels[i] >= 0 and labels[i] == label[m]
+                    (positives if same else negatives).append((q[v][i] * z[m].double()).sum())
             found.append((positives, negatives))
     return found
 

@@ -16,7 +16,7 @@ import dense
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
 from contrastive.kernels import rowstats
-from contrastive.values import Progress
+from contrastive.values import Memory, Progress
 
 
 @pytest.fixture(autouse=True)
@@ -83,22 +83,9 @@ def compositions(draw):
     return queries, keys, labels, pairs, offers, draw(st.booleans())
 
 
-@given(compositions())
-@settings(max_examples=60, deadline=None)
-def test_every_statistic_equals_brute_force(composition):
-    queries, keys, labels, pairs, offers, normalise = composition
-    c = Comparison.of(
-        queries,
-        keys,
-        None if labels is None else torch.tensor(labels),
-        pairs=pairs,
-        offers=offers,
-        normalise=normalise,
-    )
-    inputs = [*queries.values(), *(keys or {}).values()]
-    twin = dense.sets(queries, queries if keys is None else keys, pairs, offers, labels, normalise)
+def expect_every_statistic(rows, twin, inputs):
+    """Both sides of `rows` equal those of the brute-force twin, values and gradients."""
     shift = torch.linspace(-1, 1, len(twin), dtype=torch.float64).requires_grad_()
-    rows = c.rows(1.5, 20.0)
     for found, side in ((rows.positives, [p for p, _ in twin]), (rows.negatives, [n for _, n in twin])):
         assert found.count.tolist() == [len(s) for s in side]
         expect(found.mean, side, lambda s: total(s) / max(1, len(s)), inputs)
@@ -113,6 +100,109 @@ def test_every_statistic_equals_brute_force(composition):
         )
         expect(found.top(2), side, lambda s: top(s, 2), inputs)
         expect(found.top(3, below=shift), with_shift, lambda sa: top(sa[0], 3, sa[1]), inputs)
+
+
+@given(compositions())
+@settings(max_examples=60, deadline=None)
+def test_every_statistic_equals_brute_force(composition):
+    queries, keys, labels, pairs, offers, normalise = composition
+    c = Comparison.of(
+        queries,
+        keys,
+        None if labels is None else torch.tensor(labels),
+        pairs=pairs,
+        offers=offers,
+        normalise=normalise,
+    )
+    inputs = [*queries.values(), *(keys or {}).values()]
+    twin = dense.sets(queries, queries if keys is None else keys, pairs, offers, labels, normalise)
+    expect_every_statistic(c.rows(1.5, 20.0), twin, inputs)
+
+
+@given(compositions())
+@settings(max_examples=30, deadline=None)
+def test_anchored_on_the_keys_queries_are_the_candidates(composition):
+    queries, keys, labels, pairs, offers, normalise = composition
+    given_labels = None if labels is None else torch.tensor(labels)
+    z = torch.ones(1, 5, dtype=torch.float64)
+    remembered = Memory(z, torch.tensor([0]), torch.tensor([-1]), torch.tensor([True]))
+    c = Comparison.of(
+        queries,
+        keys,
+        given_labels,
+        pairs=pairs,
+        offers=offers,
+        memories=[remembered],  # holds keys, and is no candidate of a key
+        normalise=normalise,
+    )
+    inputs = [*queries.values(), *(keys or {}).values()]
+    swapped = [[(t, o) for o, t in either] for either in (pairs, offers)]
+    paired = {v: z for v, z in queries.items() if any(v == o for o, _ in pairs)}  # others are no queries
+    mine = [(t, o) for t, o in swapped[1] if o in paired]
+    twin = dense.sets(queries if keys is None else keys, paired, swapped[0], mine, labels, normalise)
+    expect_every_statistic(c.rows(1.5, 20.0, anchor="keys"), twin, inputs)
+
+
+@st.composite
+def memories(draw, labelled):
+    """Up to two memories of up to six entries: (Memory, the same as the twin takes it)."""
+    found = []
+    for seed in range(draw(st.integers(1, 2))):
+        m = draw(st.integers(1, 6))
+        entries = st.lists(st.integers(0, 4), min_size=m, max_size=m)
+        images = draw(entries)
+        labels = draw(st.lists(st.integers(-1, 2), min_size=m, max_size=m)) if labelled else [-1] * m
+        valid = draw(st.lists(st.booleans(), min_size=m, max_size=m))
+        ignored = draw(st.booleans())
+        z = torch.randn(m, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        memory = Memory(z, torch.tensor(images), torch.tensor(labels), torch.tensor(valid), ignored)
+        found.append((memory, (z, images, labels, valid, ignored)))
+    return found
+
+
+@given(st.data(), compositions())
+@settings(max_examples=60, deadline=None)
+def test_memories_add_candidates(data, composition):
+    queries, keys, labels, pairs, offers, normalise = composition
+    kept = data.draw(memories(labels is not None))
+    n = len(next(iter(queries.values())))
+    images = data.draw(st.permutations(range(5)))[:n]
+    c = Comparison.of(
+        queries,
+        keys,
+        None if labels is None else torch.tensor(labels),
+        images=torch.tensor(images),
+        pairs=pairs,
+        offers=offers,
+        memories=[memory for memory, _ in kept],
+        normalise=normalise,
+    )
+    inputs = [*queries.values(), *(keys or {}).values()]
+    twin = dense.sets(
+        queries,
+        queries if keys is None else keys,
+        pairs,
+        offers,
+        labels,
+        normalise,
+        [plain for _, plain in kept],
+        images,
+    )
+    expect_every_statistic(c.rows(1.5, 20.0), twin, inputs)
+
+
+def test_a_memory_of_another_width_is_refused():
+    memory = Memory(torch.ones(3, 4), torch.arange(3), torch.full((3,), -1), torch.ones(3, dtype=torch.bool))
+    with pytest.raises(UsageError, match=r"vectors \[M, 5\]"):
+        Comparison.of(list(embeddings([0, 1], 3).values()), memories=[memory])
+
+
+def test_a_memory_gets_no_gradient():
+    z = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    memory = Memory(z, torch.arange(3), torch.full((3,), -1), torch.ones(3, dtype=torch.bool))
+    c = Comparison.of(list(embeddings([0, 1], 3).values()), memories=[memory])
+    c.rows(2.0).negatives.lse[0].sum().backward()
+    assert z.grad is None
 
 
 def test_scale_tensors_get_their_gradient():
