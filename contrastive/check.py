@@ -15,7 +15,7 @@ from contrastive.device import resolve_precision
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
 
-_PROBE = 4  # images of the forward pass that measures activations
+_PROBES = (4, 8)  # images of the forward passes that measure activations
 
 
 def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
         },
         "parameters": {
             "backbone": _count(method.backbone),
+            "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),
             "method": _count(method),
         },
         "steps_per_epoch": steps_per_epoch,
@@ -79,9 +80,25 @@ def _count(module: torch.nn.Module) -> int:
 def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, float]:
     """An estimate of what a step holds: weights, gradients, optimizer state and saved activations.
 
-    Activations are measured: one forward pass of a few images in the training precision counts the
-    bytes that autograd keeps, which then scales with the batch.
+    Activations are measured: forward passes of two sizes in the training precision count the bytes that
+    autograd keeps, of which some grow with the batch and some (a queue) do not.
     """
+    few, more = (_saved_bytes(recipe, parts, channels, images) for images in _PROBES)
+    per_image = (more - few) / (_PROBES[1] - _PROBES[0])
+    activations = few + per_image * (recipe.train.batch_size - _PROBES[0])
+    method = parts.method
+    weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
+    trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
+    state = {"adamw": 2}.get(recipe.optimizer.name, 1)  # momentum; Adam also keeps the second moment
+    mib = {
+        "weights_gradients_optimizer": (weights + trained * (1 + state)) / 2**20,
+        "activations": activations / 2**20,
+    }
+    return {**{k: round(v, 1) for k, v in mib.items()}, "total": round(sum(mib.values()), 1)}
+
+
+def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int) -> int:
+    """Bytes that autograd keeps of a forward pass of so many images, weights and buffers aside."""
     method, size = parts.method, parts.image_size
     seen: dict[int, int] = {}
 
@@ -92,25 +109,21 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would be
     half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
-    labels = torch.arange(_PROBE) // 2 if recipe.positives == "label" else None
-    held = {p.untyped_storage().data_ptr() for p in method.parameters()}
-    views = [torch.rand(_PROBE, channels, size, size) for _ in parts.pipelines]
+    labels = torch.arange(images) // 2 if recipe.positives == "label" else None
+    held = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
+    sizes = [pipeline.size or (size, size) for pipeline in parts.pipelines]
+    views = [torch.rand(images, channels, *each) for each in sizes]
     before = {name: tensor.clone() for name, tensor in method.named_buffers()}
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
     ):
-        method.train()(views, torch.arange(_PROBE), labels)
+        output = method.train()(views, torch.arange(images), labels)
+    kept = sum(size for pointer, size in seen.items() if pointer not in held)
+    del output  # until here what it keeps is alive, and no address stands for two tensors
     for name, buffer in method.named_buffers():  # batch norm has seen noise; nobody else shall
         buffer.copy_(before[name])
-    activations = sum(size for pointer, size in seen.items() if pointer not in held) / _PROBE
-    weights = sum(p.numel() * p.element_size() for p in method.parameters())
-    state = {"adamw": 2}.get(recipe.optimizer.name, 1)  # momentum; Adam also keeps the second moment
-    mib = {
-        "weights_gradients_optimizer": weights * (2 + state) / 2**20,
-        "activations": activations * recipe.train.batch_size / 2**20,
-    }
-    return {**{k: round(v, 1) for k, v in mib.items()}, "total": round(sum(mib.values()), 1)}
+    return kept
 
 
 def render(report: Mapping[str, Any]) -> None:

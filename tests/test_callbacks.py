@@ -1,0 +1,133 @@
+"""What callbacks are told, what they may ask for, and early stopping."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from contrastive.build import build
+from contrastive.callbacks import EarlyStopping
+from contrastive.cli import main
+from contrastive.console import Display
+from contrastive.errors import UsageError
+from contrastive.kinds import hookimpl
+from contrastive.parts import Callback
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
+from contrastive.runs import _Job
+
+
+class FakeRun:
+    def __init__(self):
+        self.reasons = []
+
+    def stop(self, reason):
+        self.reasons.append(reason)
+
+
+def evaluations(callback: EarlyStopping, values) -> list[str]:
+    run = FakeRun()
+    for value in values:
+        callback.evaluated(run, {"step": 1, "epoch": 1, "knn_top1": value})
+    return run.reasons
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "stops"),
+    [
+        ({"patience": 2}, [0.5, 0.4, 0.6, 0.6, 0.5], 1),  # equal is no rise
+        ({"patience": 2}, [0.5, 0.4, 0.6, 0.5], 0),
+        ({"patience": 1, "min_delta": 0.1}, [0.5, 0.59], 1),
+        ({"patience": 1, "min_delta": 0.1}, [0.5, 0.7, 0.9], 0),
+    ],
+)
+def test_early_stopping_counts_evaluations_without_a_new_best(options, values, stops):
+    assert len(evaluations(EarlyStopping(**options), values)) == stops
+
+
+def test_early_stopping_goes_on_from_its_state():
+    first = EarlyStopping(patience=2)
+    evaluations(first, [0.5, 0.4])
+    second = EarlyStopping(patience=2)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    (reason,) = evaluations(second, [0.5])
+    assert "0.5000 for 2 evaluations" in reason
+
+
+def test_early_stopping_names_the_figures_there_are():
+    with pytest.raises(UsageError, match=r"no 'knn_top5'; they give knn_top1\."):
+        evaluations(EarlyStopping(figure="knn_top5"), [0.5])
+
+
+def test_an_early_stop_ends_the_run_whole(tiny_recipe, tmp_path, capsys):
+    """min_delta 1 can never be beaten: the run ends after its second evaluation, evaluated and exported."""
+    stop = "callbacks=[{name: early_stopping, patience: 1, min_delta: 1.0}]"
+    folder = tmp_path / "run"
+    command = ["run", str(tiny_recipe), "--set", stop, "--set", "train.epochs=5", "--out", str(folder)]
+    assert main(command) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["epochs"] == 2
+    assert summary["stopped"].startswith("knn_top1 has not risen")
+    assert summary["trained"]["knn_top1"] > 0
+    assert (folder / "backbone" / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert sum("knn_top1" in line for line in lines) == 2
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert main(command) == 0  # a finished run is reported, not gone on with
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert "finished" in capsys.readouterr().out
+
+
+events: list[tuple] = []
+
+
+class Recorder(Callback):
+    """Writes down what it is told."""
+
+    def run_started(self, run):
+        events.append(("run_started", run.step, run.epoch, run.comparison is None))
+
+    def step_done(self, run, metrics):
+        events.append(("step_done", int(metrics["step"]), run.comparison is not None))
+        assert all(group["lr"] <= group["peak_lr"] for group in run.param_groups)
+
+    def epoch_done(self, run, epoch):
+        events.append(("epoch_done", epoch, run.step))
+        run.log({"own_figure": epoch / 2})
+
+    def evaluated(self, run, metrics):
+        events.append(("evaluated", metrics["epoch"], metrics["knn_top1"] >= 0))
+        if metrics["epoch"] == 2:
+            run.warn("enough")
+            run.stop("enough")
+
+    def run_ended(self, run):
+        events.append(("run_ended", run.name, run.folder.name))
+
+
+class Plugin:
+    @staticmethod
+    @hookimpl
+    def register_callback(register):
+        register("recorder", Recorder)
+
+
+def test_a_callback_is_told_everything_in_order(tiny_recipe, tmp_path, capsys):
+    events.clear()
+    registry = load_registry()
+    registry.add(Plugin(), "recorder-plugin", "1.0")
+    overrides = ["callbacks=[recorder]", "train.batch_size=40"]  # three steps an epoch
+    recipe = load_recipe(tiny_recipe, overrides, registry)
+    run = _Job(recipe, *build(recipe), Display()).execute(tmp_path / "run", "auto")
+    epoch = lambda e: [  # noqa: E731
+        *(("step_done", 3 * e + i, True) for i in (1, 2, 3)),
+        ("epoch_done", e + 1, 3 * e + 3),
+        ("evaluated", e + 1, True),
+    ]
+    assert events == [
+        ("run_started", 0, 0, True), *epoch(0), *epoch(1), ("run_ended", "tiny", "run"),
+    ]  # fmt: skip
+    assert run.summary["stopped"] == "enough"
+    assert [line["own_figure"] for line in run.metrics if "own_figure" in line] == [0.5, 1.0]
+    assert "warning: enough" in capsys.readouterr().out
