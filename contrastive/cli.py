@@ -120,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     plugin_list = plugin_commands.add_parser("list", parents=[common], help="installed plugins with versions")
     plugin_list.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     plugin_list.set_defaults(command=_plugin_list)
+    plugin_new = plugin_commands.add_parser("new", parents=[common], help="write a package to start from")
+    plugin_new.add_argument("name", metavar="NAME", help="what the package will be called: my-loss")
+    plugin_new.add_argument("--kind", required=True, help=f"of its part: one of {', '.join(KINDS)}")
+    plugin_new.add_argument("--out", metavar="DIR", help="a new or empty folder (default: NAME)")
+    plugin_new.set_defaults(command=_plugin_new)
     return parser
 
 
@@ -250,4 +255,12 @@ def _plugin_list(arguments: argparse.Namespace) -> int:
 
     plugins = list_plugins(load_registry())
     _print_json(plugins) if arguments.json else render_plugins(plugins)
+    return 0
+
+
+def _plugin_new(arguments: argparse.Namespace) -> int:
+    from contrastive.registry import load_registry
+    from contrastive.scaffold import create
+
+    print(create(arguments.name, arguments.kind, load_registry(), arguments.out))
     return 0

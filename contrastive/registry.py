@@ -134,6 +134,13 @@ class Registry:
         hint = did_you_mean(name, self.names(kind)) or f" Known: {known}."
         raise UsageError(f"there is no {kind} '{name}'.{hint}{self._broken_note()}")
 
+    def owner(self, kind: str, name: str) -> str | None:
+        """The plugin that has a name: whose part it is, withheld or not, or to whom it is known to belong."""
+        key = (kind, name)
+        if key in self.entries:
+            return self.entries[key].provider
+        return self.withheld[key].plugin if key in self.withheld else KNOWN_PLUGINS.get(key)
+
     def add(self, plugin: Any, name: str, version: str) -> None:
         """Register what the hooks of ``plugin`` (a module or object) bring; what fails is a Problem."""
         manager = pluggy.PluginManager(GROUP)  # one each: whatever this plugin does, the others never see it
