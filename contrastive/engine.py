@@ -194,7 +194,7 @@ class Engine:
         self.method.after_step(progress)
 
     def _record(self, loss: Tensor, lr: float, norm: Tensor | None, images: int, skipped: bool) -> None:
-        """Queue a step's figures; they are read one step late, so that the device never waits for them."""
+        """Keep a step's figures; they are read one step late, so that the device never waits for them."""
         since, count = self._window
         self._window = (since, count + images)
         speed = self._window[1] / max(1e-9, time.perf_counter() - since)
@@ -210,7 +210,7 @@ class Engine:
         self._pending = known, to_host(values)
 
     def _flush(self) -> None:
-        """Write the queued figures to metrics.jsonl and tell the callbacks. Stops on a non-finite loss."""
+        """Write the kept figures to metrics.jsonl and tell the callbacks. Stops on a non-finite loss."""
         if self._pending is None:
             return
         (known, arriving), self._pending = self._pending, None

@@ -45,8 +45,8 @@ class Method(nn.Module):
         negatives: sources of candidates; they add up.
         losses: (weight, loss); they add up.
         online_views, target_views: which views each side sees.
-        joint: views of one size pass as one batch, so batch norm sees them together (the official
-            SimCLR); otherwise one forward a view.
+        joint: views of one size pass as one batch, so batch norm sees them together; otherwise one
+            forward a view.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from contrastive.kinds import KINDS
+from contrastive.registry import KNOWN_PLUGINS, load_registry
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "contrastive"
@@ -142,6 +144,42 @@ def test_training_side_knows_no_recipe_and_no_part(name):
         if function == "isinstance":
             asked = {node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
             assert not asked & ours, f"{path.name}:{call.lineno} asks which part it runs"
+
+
+#: Methods by the names of their papers; parts are asked of the registry.
+METHODS = {
+    "simclr", "supcon", "moco", "byol", "simsiam", "nnclr", "swav", "dino", "barlow", "vicreg", "dcl", "hcl", "ressl", "msn",
+}  # fmt: skip
+#: Names of parts that are everyday words of any training loop.
+EVERYDAY = {"none", "sequence", "views"}
+
+
+def words_of(path: Path) -> set[str]:
+    """Identifiers, and words of strings (docstrings too), of a file's syntax tree, in lower case."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        for field in ("id", "attr", "arg", "name", "asname"):
+            if isinstance(value := getattr(node, field, None), str):
+                found.add(value.lower())
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.update(re.findall(r"[a-z0-9_]+", node.value.lower()))
+    return found | {word for name in found for word in name.split("_")}
+
+
+@pytest.mark.parametrize("name", ["method", "engine"])
+def test_training_side_says_no_name_of_a_method_or_part(name):
+    registry = load_registry()
+    names = {entry.name for entry in registry} | {entry.load().__name__.lower() for entry in registry}
+    names |= {part for _, part in KNOWN_PLUGINS} | METHODS
+    assert {"nt_xent", "ntxent", "queue", "ema", "inbatch"} <= names
+    said = words_of(PACKAGE / f"{name}.py") & (names - EVERYDAY)
+    assert not said
+
+
+def test_names_are_found_wherever_they_hide(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text('def f(use_ema):\n    """As MoCo does."""\n    return self.queue[f"{x} in_batch"]\n')
+    assert {"ema", "moco", "queue", "in_batch"} <= words_of(path)
 
 
 def test_parts_and_plugins_use_public_names_only():
