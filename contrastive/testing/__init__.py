@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.registry import Entry
-from contrastive.testing import bystanders, data, encoders, interface
+from contrastive.testing import bystanders, data, encoders, interface, losses, memories, steps, targets
 from contrastive.testing.framework import VERSION, Check, CheckFailed, PartCheck, Result, bound, checks_of
 from contrastive.testing.subjects import Subject, plugin_of, subject_of
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 #: Every check, in the order in which a part is asked.
-CHECKS = checks_of(interface, data, encoders, bystanders)
+CHECKS = checks_of(interface, data, encoders, losses, targets, memories, steps, bystanders)
 
 
 def part_checks(part: type | Entry, params: Mapping[str, Any] | None = None) -> list[PartCheck]:

@@ -1,0 +1,180 @@
+"""A tiny method around one part, and training steps as the engine takes them.
+
+No batch norm and float64, so that results can be compared across batches that are cut differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from contrastive.distributed import rank, world_size
+from contrastive.heads import NoHead
+from contrastive.losses import NTXent
+from contrastive.method import Method, Output
+from contrastive.negatives import InBatch
+from contrastive.parts import Backbone, Head, Target
+from contrastive.recipe import PartSpec
+from contrastive.targets import EMA, Shared, StopGrad
+from contrastive.testing.materials import VIEWS, classes, generator
+from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS
+from contrastive.testing.surroundings import seeded
+from contrastive.values import Progress
+
+STEPS = 20  # of the whole schedule
+IMAGES = 12  # of a batch of all processes
+SIDE = 8  # pixels, where the backbone is ours
+
+
+class TinyBackbone(Backbone):
+    """Pixels through one layer, without batch norm."""
+
+    features = IN_FEATURES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(IN_CHANNELS * SIDE * SIDE, IN_FEATURES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, C, h, w] -> [b, F]."""
+        return self.layer(x.flatten(1) - 0.5).tanh()
+
+
+class TinyHead(Head):
+    """One layer, as head and as predictor."""
+
+    out_features = IN_FEATURES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(IN_FEATURES, IN_FEATURES)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[b, D] -> [b, D]."""
+        return self.layer(h)
+
+
+def compose(spec: PartSpec, seed: int = 0) -> Method:
+    """A method with the part in its place, and around it what the part declares that it needs."""
+    with seeded(seed):
+        part = spec.build(**OFFERS)
+        backbone = part if spec.kind == "backbone" else TinyBackbone()
+        head: Head = TinyHead()
+        if spec.kind == "head":
+            head = part
+        elif spec.kind == "backbone":
+            head = NoHead(part.features)
+        needs = getattr(part, "needs", frozenset())
+        apart = spec.kind in ("target", "negatives") or "predictor" in needs
+        method = Method(
+            backbone,
+            head,
+            TinyHead() if apart else None,
+            _target(spec.kind, part, needs),
+            [InBatch(), part] if spec.kind == "negatives" else [InBatch()],
+            [(1.0, part if spec.kind == "loss" else NTXent())],
+            joint=False,
+        )
+    return method if spec.kind in ("backbone", "head") else method.double()
+
+
+def _target(kind: str, part: Any, needs: frozenset[str]) -> Target:
+    if kind == "target":
+        return part
+    if kind == "negatives":  # so that keys differ from queries
+        return EMA(0.9)
+    return StopGrad() if "detached_keys" in needs else Shared()
+
+
+def trainable(method: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in method.parameters() if parameter.requires_grad]
+
+
+def sgd(method: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(trainable(method), lr=0.1, momentum=0.9)
+
+
+def batch(method: Method, number: int) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """This process's rows of a batch of all processes: views, ids, and labels where the part wants them."""
+    first = next(method.backbone.parameters(), torch.zeros(()))
+    side = SIDE if isinstance(method.backbone, TinyBackbone) else IMAGE_SIZE
+    draw = generator(1000 + number)
+    common = torch.rand(IMAGES, IN_CHANNELS, side, side, generator=draw, dtype=torch.float64)
+    views = [
+        0.6 * common + 0.4 * torch.rand(common.shape, generator=draw, dtype=torch.float64)
+        for _ in range(VIEWS)
+    ]
+    share = IMAGES // world_size()
+    rows = slice(rank() * share, (rank() + 1) * share)
+    wanted = any("labels" in part.needs for part in method.parts)
+    labels = classes(IMAGES)[rows] if wanted else None
+    ids = torch.arange(IMAGES)[rows] + number * IMAGES
+    return [view[rows].to(first.dtype) for view in views], ids, labels
+
+
+@dataclass
+class Trained:
+    """What training steps came to: losses, the gradients of the first step, and the parts' state."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def train(
+    method: Method, optimizer: torch.optim.Optimizer, steps: Sequence[int], micro: int = 1
+) -> Trained:
+    """Take steps as the engine does; each sees its batch ``micro`` times."""
+    trained = Trained()
+    method.train()
+    for step in steps:
+        with seeded(step):
+            outputs = list(_passes(method, step, micro))
+        _average_gradients(method)
+        trained.losses.append(_average(torch.stack([output.loss.detach() for output in outputs]).mean()))
+        if step == steps[0]:
+            trained.gradients = {
+                name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None
+            }
+        progress = Progress(step, STEPS)
+        method.before_step(progress)
+        optimizer.step()
+        for output in outputs:
+            method.after_batch(output.comparison)
+        method.after_step(progress)
+        optimizer.zero_grad(set_to_none=True)
+    trained.state = {name: value.clone() for name, value in method.state_dict().items()}
+    return trained
+
+
+def _passes(method: Method, step: int, micro: int) -> Iterator[Output]:
+    for _ in range(micro):
+        views, ids, labels = batch(method, step)
+        output = method(views, ids, labels, Progress(step, STEPS))
+        (output.loss / micro).backward()
+        yield output
+
+
+def _average(value: Tensor) -> Tensor:
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value / world_size()
+
+
+def _average_gradients(method: Method) -> None:
+    """The mean over processes, as data parallelism takes it; what one process lacks counts as zero."""
+    if world_size() == 1:
+        return
+    for parameter in trainable(method):
+        parameter.grad = _average(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+
+
+def trained_alone(spec: PartSpec, steps: int) -> dict[str, Any]:
+    """Losses, first gradients and state after so many steps: what processes send each other."""
+    method = compose(spec)
+    return vars(train(method, sgd(method), range(steps)))

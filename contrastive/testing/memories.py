@@ -1,0 +1,180 @@
+"""Checks of negatives: which candidates a source offers, and what it keeps of earlier batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contrastive.comparison import Comparison
+from contrastive.testing.framework import check, require, skip
+from contrastive.testing.materials import embeddings, same, saved
+from contrastive.testing.subjects import IN_FEATURES, Subject
+from contrastive.values import Memory, Progress
+
+_IMAGES = 7  # divides no power of two
+
+
+def _comparison(number: int, source: Any, images: int = _IMAGES) -> Comparison:
+    """Batch ``number``: its own images, queries apart from keys, and the memory as it is now."""
+    memory = source.memory()
+    return Comparison.of(
+        embeddings(images, torch.float32, seed=100 + 10 * number),
+        embeddings(images, torch.float32, seed=105 + 10 * number),
+        labels=(torch.arange(images) + number) % 5,
+        images=torch.arange(images) + 1000 * (number + 1),
+        memories=[] if memory is None else [memory],
+        progress=Progress(number, 50),
+    )
+
+
+@torch.no_grad()
+def _step(source: Any, comparison: Comparison) -> None:
+    source.before_step(comparison.progress)
+    source.after_batch(comparison)
+    source.after_step(comparison.progress)
+
+
+def _valid(memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+    """(z, image, label) of the entries that are candidates."""
+    return memory.z[memory.valid], memory.image[memory.valid], memory.label[memory.valid]
+
+
+def _remembering(subject: Subject) -> Any:
+    source = subject.part().train()
+    if source.memory() is None:
+        skip("it keeps nothing of earlier batches (memory() gives None)")
+    return source
+
+
+@check("offers", "negatives", after=("builds",))
+def offers(subject: Subject) -> None:
+    """offers is a pure function of the two views, and gives True or False."""
+    source = subject.part()
+    pairs = [(query, key) for query in range(3) for key in range(3)]
+    before = [source.offers(*pair) for pair in pairs]
+    require(all(isinstance(offer, bool) for offer in before), "offers gives something other than True or False")
+    for number in range(2):
+        _step(source, _comparison(number, source))
+    require(
+        [source.offers(*pair) for pair in pairs] == before,
+        "offers changes in the course of training; it is asked once, when the method is built",
+    )
+
+
+@check("memory", "negatives", after=("offers",))
+def memory(subject: Subject) -> None:
+    """memory gives z [M, D], image, label and valid [M] of one M that never grows, and no gradient."""
+    source = _remembering(subject)
+    sizes = []
+    for number in range(3):
+        kept = source.memory()
+        require(isinstance(kept, Memory), f"memory() gives a {type(kept).__name__}, not contrastive.values.Memory")
+        m = len(kept.z)
+        sizes.append(m)
+        require(
+            kept.z.is_floating_point() and kept.z.shape == (m, IN_FEATURES),
+            f"z is {kept.z.dtype} {list(kept.z.shape)}, not float [M, {IN_FEATURES}]",
+        )
+        require(not kept.z.requires_grad, "its entries require a gradient; detach what is kept")
+        for name, dtype in (("image", torch.int64), ("label", torch.int64), ("valid", torch.bool)):
+            value = getattr(kept, name)
+            require(
+                value.dtype == dtype and value.shape == (m,),
+                f"{name} is {value.dtype} {list(value.shape)}, not {dtype} [{m}]",
+            )
+        _step(source, _comparison(number, source))
+    require(len(set(sizes)) == 1, f"its memory has {sizes} entries in turn; reserve them, and mark what is valid")
+
+
+@check("unfilled", "negatives", after=("memory",))
+def unfilled(subject: Subject) -> None:
+    """Entries that no batch has filled are not valid, so that they are nobody's candidates."""
+    source = _remembering(subject)
+    count = int(source.memory().valid.sum())
+    require(
+        count == 0,
+        f"before the first batch {count} entries are valid; start with valid all False, and set it as they are filled",
+    )
+
+
+@check("entries", "negatives", after=("unfilled",))
+def entries(subject: Subject) -> None:
+    """Every valid entry is a key of an earlier batch as it was compared, the newest batch's among them,
+    and none of the batch that is being compared."""
+    source = _remembering(subject)
+    seen: set[bytes] = set()
+    batches = 3
+    while batches * 2 * _IMAGES < 3 * len(source.memory().z) and batches < 40:
+        batches *= 2
+    for number in range(batches):
+        images = _IMAGES if number < 3 else max(_IMAGES, len(source.memory().z) // 9)
+        comparison = _comparison(number, source, images)
+        kept = source.memory()
+        keys = set(_rows(comparison.keys.z, kept.z.dtype))
+        require(
+            not keys & set(_rows(_valid(kept)[0], kept.z.dtype)),
+            "keys of the batch being compared stand in its memory, where they are their own negatives; "
+            "take them in after_batch",
+        )
+        _step(source, comparison)
+        seen |= keys
+        held = set(_rows(_valid(source.memory())[0], kept.z.dtype))
+        strange = len(held - seen)
+        require(
+            not strange, f"{strange} valid entries are no key of an earlier batch; keep comparison.keys.z as it is"
+        )
+        require(
+            held & keys,
+            f"after batch {number + 1} none of its keys is in the memory; take them in after_batch",
+        )
+
+
+@check("own image", "negatives", after=("entries",))
+def own_image(subject: Subject) -> None:
+    """Entries carry the image and label of their key, by which a row's own image and class are told."""
+    source = _remembering(subject)
+    comparisons = []
+    for number in range(3):
+        comparison = _comparison(number, source)
+        comparisons.append(comparison)
+        _step(source, comparison)
+    keys = torch.cat([c.keys.z for c in comparisons])
+    z, image, label = _valid(source.memory())
+    place = torch.cdist(z.double(), keys.double()).argmin(1)
+    for name, kept in (("image", image), ("label", label)):
+        true = torch.cat([getattr(c.keys, name) for c in comparisons])[place]
+        wrong = int((kept != true).sum())
+        require(
+            not wrong,
+            f"{wrong} entries carry another {name} than their key has, so that a row's own image cannot be "
+            f"told from others; keep comparison.keys.{name} beside z",
+        )
+
+
+@check("state_dict", "negatives", after=("memory",))
+def state_dict(subject: Subject) -> None:
+    """After some batches, a fresh instance with its reloaded state_dict holds the same and goes on the same."""
+    source = _remembering(subject)
+    for number in range(3):
+        _step(source, _comparison(number, source))
+    fresh = subject.part(seed=9).train()
+    fresh.load_state_dict(saved(source.state_dict(), "its state_dict"))
+    for number in (3, 4):
+        require(
+            same(_plain(source.memory()), _plain(fresh.memory())),
+            "an instance with its reloaded state_dict holds other entries; "
+            "keep entries, fill and position in buffers (register_buffer)",
+        )
+        for one in (source, fresh):
+            _step(one, _comparison(number, one))
+
+
+def _plain(kept: Memory) -> list[Tensor]:
+    return [kept.z.clone(), kept.image.clone(), kept.label.clone(), kept.valid.clone()]
+
+
+def _rows(z: Tensor, dtype: torch.dtype) -> list[bytes]:
+    """Each vector as bytes, in the dtype that a memory keeps."""
+    return [row.tobytes() for row in z.to(dtype).float().numpy()]

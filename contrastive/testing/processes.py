@@ -1,0 +1,131 @@
+"""Two processes that train together, started once and asked many times."""
+
+from __future__ import annotations
+
+import atexit
+import io
+import multiprocessing
+import os
+import pickle
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from contrastive.testing.framework import fail, skip
+
+WORLD = 2
+LIMIT = 90.0  # seconds an answer may take, with the import of torch
+
+
+class Pair:
+    """Two processes under gloo on this machine."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._folder = tempfile.mkdtemp(prefix="contrastive-processes-")
+        self._connections: list[Connection] = []
+        self._processes = []
+        for rank in range(WORLD):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(theirs, rank, os.path.join(self._folder, "store")), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What ``function``, of the top level of a module, returns in each process, by rank."""
+        try:
+            question = pickle.dumps((function, arguments))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            skip(f"other processes cannot import it ({error}); define it at the top level of a module")
+        try:
+            for connection in self._connections:
+                connection.send_bytes(question)
+            return self._answers()
+        except BaseException:
+            close()  # one of them may wait for the other for ever
+            raise
+
+    def _answers(self) -> list[Any]:
+        answers: list[Any] = [None] * WORLD
+        waiting, deadline = set(range(WORLD)), time.monotonic() + LIMIT
+        while waiting:
+            sources = [self._connections[rank] for rank in waiting]
+            ready = wait(sources, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                fail(f"two processes gave no answer within {LIMIT:.0f} s: one waits in a collective for the other")
+            for rank in sorted(waiting):
+                if self._connections[rank] in ready:
+                    answers[rank] = self._answer(rank)
+                    waiting.remove(rank)
+        return answers
+
+    def _answer(self, rank: int) -> Any:
+        try:
+            worked, content = pickle.loads(self._connections[rank].recv_bytes())
+        except EOFError:
+            self._processes[rank].join(5)
+            fail(f"process {rank} of two died with exit code {self._processes[rank].exitcode}")
+        if not worked:
+            fail(f"in process {rank} of two it {content}")
+        return torch.load(io.BytesIO(content), weights_only=True)
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        for connection in self._connections:
+            connection.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_running: list[Pair] = []
+
+
+def two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What ``function`` returns (plain values and tensors) in each of two processes that train together."""
+    if not _running:
+        _running.append(Pair())
+    return _running[0].ask(function, *arguments)
+
+
+@atexit.register
+def close() -> None:
+    """End the two processes; the next question starts new ones."""
+    while _running:
+        _running.pop().close()
+
+
+def _serve(connection: Connection, rank: int, store: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=LIMIT)
+    )
+    while True:
+        try:
+            question = connection.recv_bytes()
+        except EOFError:
+            return
+        connection.send_bytes(pickle.dumps(_result(question)))
+
+
+def _result(question: bytes) -> tuple[bool, Any]:
+    try:
+        function, arguments = pickle.loads(question)
+        file = io.BytesIO()
+        torch.save(function(*arguments), file)
+        return True, file.getvalue()
+    except Exception as error:  # whatever a part raises is told to the process that asked
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return False, f"raised {type(error).__name__}: {error} ({os.path.basename(last.filename)}:{last.lineno})"

@@ -1,0 +1,80 @@
+"""Checks of training steps: resumed, repeated, and on two processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contrastive.errors import UsageError
+from contrastive.testing.composition import compose, sgd, train, trained_alone
+from contrastive.testing.framework import STEP_PARTS, check, fail, require
+from contrastive.testing.materials import far, same, saved
+from contrastive.testing.processes import two_processes
+from contrastive.testing.subjects import Subject
+from contrastive.testing.targets import composed
+
+_HALF = 3
+_SHARED = ("target", "negatives", "loss")
+_BEFORE = ("finite", "keys", "offers", "width", "state_dict", "pure")
+
+
+@check("repeats", "target", "negatives", after=("keys", "offers"))
+def repeats(subject: Subject) -> None:
+    """The same steps from the same weights end the same, bit for bit."""
+    runs = []
+    for _ in range(2):
+        method = composed(subject)
+        runs.append(vars(train(method, sgd(method), range(_HALF))))
+    require(same(*runs), "the same steps end differently; draw from torch's default generator, which is seeded")
+
+
+@check("resume", *STEP_PARTS, after=(*_BEFORE, "deterministic", "repeats"))
+def resume(subject: Subject) -> None:
+    """Six steps equal three, a checkpoint, and three more, bit for bit."""
+    straight = composed(subject)
+    whole = train(straight, sgd(straight), range(2 * _HALF))
+
+    first = composed(subject)
+    optimizer = sgd(first)
+    train(first, optimizer, range(_HALF))
+    state = saved(first.state_dict(), "the method's state_dict")
+    moments = saved(optimizer.state_dict(), "the optimizer's state_dict")
+
+    second = composed(subject, seed=9)
+    second.load_state_dict(state)
+    optimizer = sgd(second)
+    optimizer.load_state_dict(moments)
+    resumed = train(second, optimizer, range(_HALF, 2 * _HALF))
+    advice = "put all that it remembers into buffers or parameters, and follow progress.step"
+    require(same(whole.losses[_HALF:], resumed.losses), f"after a resume the losses are others; {advice}")
+    differing = [name for name in whole.state if not same(whole.state[name], resumed.state.get(name))]
+    require(not differing, f"after a resume {', '.join(differing[:3])} end elsewhere; {advice}")
+
+
+@check("processes", *_SHARED, after=(*_BEFORE, "order", "memory", "entries", "frozen", "detached", "repeats"))
+def processes(subject: Subject) -> None:
+    """A batch on one process and the same batch on two give the same loss, gradients and state."""
+    two = two_processes(trained_alone, subject.spec, _HALF)
+    _agree(two[0], two[1], "of process 0", "of process 1", "keep what differs between processes out of its state")
+    try:
+        compose(subject.spec)
+    except UsageError:  # it asks for several processes, and there is nothing to compare them with
+        return
+    one = trained_alone(subject.spec, _HALF)
+    advice = "compare with comparison.keys, of all processes, and gather with comparison.gather"
+    _agree(one, two[0], "on one process", "on two", advice)
+
+
+def _agree(a: dict[str, Any], b: dict[str, Any], here: str, there: str, advice: str) -> None:
+    for step, (loss, other) in enumerate(zip(a["losses"], b["losses"], strict=True)):
+        if step == 0:
+            require(far(loss, other) < 1e-9, f"the loss is {loss:.6g} {here}, {other:.6g} {there}; {advice}")
+    for what in ("gradients", "state"):
+        if a[what].keys() != b[what].keys():
+            fail(f"{what} have other names {here} than {there}: {sorted(a[what].keys() ^ b[what].keys())[:3]}")
+        for name, value in a[what].items():
+            worst = far(value, b[what][name])
+            require(
+                worst < 1e-9,
+                f"{'the gradient' if what == 'gradients' else 'the state'} of {name} differs by {worst:.1e} "
+                f"{here} and {there}; {advice}",
+            )
