@@ -1,4 +1,3 @@
-import copy
 import fnmatch
 import math
 import typing
@@ -18,9 +17,10 @@ from contrastive.method import Method
 from contrastive.negatives import InBatch
 from contrastive.optimizers import LARS, AdamWPart, Group, LARSPart, LearningRate, ScaledRate, SGDPart
 from contrastive.optimizers.groups import assign
-from contrastive.parts import Backbone, Target
+from contrastive.parts import Backbone
 from contrastive.recipe import dump_yaml, load_recipe
 from contrastive.registry import load_registry
+from contrastive.targets import EMA
 
 # ---------------------------------------------------------------- LARS
 
@@ -350,29 +350,9 @@ class Patches(Backbone):
         return self.net.norm(self.net.patch_embed.proj(x)).mean((2, 3))
 
 
-class Average(Target):
-    """A frozen copy of the encoder."""
-
-    detached = encodes = True
-
-    def bind(self, encoder):
-        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
-
-    def forward(self, views, online, encode):
-        return {view: self.encoder(pixels) for view, pixels in views.items()}
-
-
-def composed(target=None):
+def composed():
     head, predictor = MLP(4, [8, 6]), MLP(6, [5, 6], "hidden")
-    return Method(Patches(), head, predictor, target or Average(), [InBatch()], [(1.0, NTXent())])
-
-
-def bound():
-    """A method whose target has its copy, whoever binds it."""
-    method = composed()
-    if not hasattr(method.target, "encoder"):
-        method.target.bind(nn.Sequential(method.backbone, method.head))
-    return method
+    return Method(Patches(), head, predictor, EMA(), [InBatch()], [(1.0, NTXent())])
 
 
 def grouped(method, part):
@@ -385,7 +365,7 @@ def grouped(method, part):
 
 @pytest.mark.parametrize("part", [LARSPart, SGDPart, AdamWPart])
 def test_the_groups_of_the_contract(part):
-    method = bound()
+    method = composed()
     rules = [
         {"match": "predictor.*", "schedule": "constant", "lr_scale": 10},
         {"match": "backbone.patch_embed.*", "freeze": True},
@@ -408,7 +388,7 @@ def test_the_groups_of_the_contract(part):
 
 
 def test_the_first_rule_counts_and_weight_decay_spares_norms_where_the_optimizer_does():
-    method = bound()
+    method = composed()
     rules = [Group(match="head.layers.0.*", lr_scale=2), Group(match="head.*", weight_decay=0.5, lr_scale=3)]
     found = grouped(method, AdamWPart(lr=0.1, weight_decay=0.1, groups=rules))
     assert [
@@ -438,7 +418,7 @@ PATTERNS = [
     decay_all=st.booleans(),
 )
 def test_each_trainable_parameter_is_in_exactly_one_group_and_an_average_in_none(rules, decay_all):
-    method = bound()
+    method = composed()
     groups = [
         Group(match=p, freeze=f) if f else Group(match=p, lr_scale=2 + i) for i, (p, f) in enumerate(rules)
     ]
@@ -481,7 +461,7 @@ def test_each_trainable_parameter_is_in_exactly_one_group_and_an_average_in_none
 )
 def test_a_rule_that_means_nothing_is_refused(rules, reason):
     with pytest.raises(UsageError, match=reason):
-        SGDPart(groups=rules).build(bound(), 256)
+        SGDPart(groups=rules).build(composed(), 256)
 
 
 RECIPE = """\

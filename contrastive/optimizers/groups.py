@@ -63,8 +63,8 @@ class Assigned(NamedTuple):
 def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[Assigned]:
     """The trainable parameters of ``model``, in its order, each once: under the first rule that matches.
 
-    The last of the list holds what no rule matches. Parameters of rules that freeze are frozen here and
-    in none.
+    The first of the list holds what no rule matches, the others follow the rules. Parameters of rules that
+    freeze are frozen here and in none.
 
     Norms and biases are: all parameters of normalisation layers, biases, every other vector or
     scalar (layer scales, a learnt temperature), and what a module inside ``model`` names in
@@ -98,7 +98,8 @@ def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[Assigned]:
             (group.norms_and_biases if excluded else group.weights).append(parameter)
     if not any(group.weights or group.norms_and_biases for group in assigned):
         raise UsageError("Nothing to train: every parameter of the model is frozen.")
-    return assigned
+    *ruled, rest = assigned
+    return [rest, *ruled]
 
 
 def _unmatched(rule: Group, named: dict[str, nn.Parameter]) -> str:

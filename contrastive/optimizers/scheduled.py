@@ -42,10 +42,10 @@ class Scheduled(Optimizer):
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """The torch optimizer over the trainable parameters of ``model``.
 
-        Two groups for each of ``groups`` and for the rest, weights and norms with biases; an empty one is
-        left out. They carry ``peak_lr``, for ``batch_size`` images a step, and ``schedule``. What ``groups``
-        freeze wants no gradient from here on. Raises UsageError where one of ``groups`` matches nothing, or
-        nothing is trainable.
+        Two groups for what ``groups`` leave, then for each of them: weights, and norms with biases; an
+        empty one is left out. They carry ``peak_lr``, for ``batch_size`` images a step, and ``schedule``.
+        What ``groups`` freeze wants no gradient from here on. Raises UsageError where one of ``groups``
+        matches nothing, or nothing is trainable.
         """
         peak = peak_rate(self.lr, batch_size)
         groups: list[dict[str, Any]] = []
