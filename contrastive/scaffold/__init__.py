@@ -71,7 +71,9 @@ def create(name: str, kind: str, registry: Registry, out: str | Path | None = No
             is written then.
     """
     registry.names(kind)  # refuses an unknown kind, with the nearest one
-    names = _names(name, kind)
+    names = names_of(name, kind)
+    if name in {CORE, *KNOWN_PLUGINS.values()} or _installed(names):
+        raise UsageError(f"'{name}' is the name of a package that exists; choose another name.")
     if owner := registry.owner(kind, names.part):
         raise UsageError(f"{kind} '{names.part}' is a part of {owner} already; choose another name.")
     folder = Path(name if out is None else out)
@@ -109,7 +111,8 @@ def files(names: Names) -> dict[str, str]:
     }
 
 
-def _names(name: str, kind: str) -> Names:
+def names_of(name: str, kind: str) -> Names:
+    """The names that follow from that of the distribution. Raises UsageError for one that cannot be."""
     normal = re.sub(r"[-_.]+", "-", name).strip("-").lower()
     if not _NAME.fullmatch(name):
         hint = f" Say '{normal}'." if _NAME.fullmatch(normal) else ""
@@ -122,16 +125,14 @@ def _names(name: str, kind: str) -> Names:
             raise UsageError(f"'{word}' cannot name a module and a part; choose another name.")
     if module in sys.stdlib_module_names:
         raise UsageError(f"'{module}' is a module of Python itself; choose another name.")
-    if name in {CORE, *KNOWN_PLUGINS.values()} or _installed(name, module):
-        raise UsageError(f"'{name}' is the name of a package that exists; choose another name.")
     return Names(name, kind, module, part, _title(part, kind))
 
 
-def _installed(name: str, module: str) -> bool:
+def _installed(names: Names) -> bool:
     try:
-        return bool(metadata.distribution(name))
+        return bool(metadata.distribution(names.name))
     except metadata.PackageNotFoundError:
-        return importlib.util.find_spec(module) is not None
+        return importlib.util.find_spec(names.module) is not None
 
 
 def _title(part: str, kind: str) -> str:

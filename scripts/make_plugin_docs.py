@@ -1,0 +1,131 @@
+"""Write what docs/plugins says of code: the hook reference, and of each kind its example and its checks.
+
+``python scripts/make_plugin_docs.py`` rewrites ``docs/plugins/hooks.md`` from ``contrastive/hookspecs.py``
+and ``contrastive/parts.py``, and in ``docs/plugins/<kind>.md`` what stands between ``<!-- example -->`` (the
+module that ``contrastive plugin new`` writes) and ``<!-- checks -->`` (the conformance kit's questions).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from contrastive import hookspecs, parts
+from contrastive.kinds import API_VERSION, KINDS, OLDEST_API_VERSION
+from contrastive.scaffold import files, names_of
+from contrastive.testing import CHECKS
+
+PAGES = Path(__file__).parent.parent / "docs" / "plugins"
+
+
+def hook_reference(specs: ModuleType = hookspecs) -> str:
+    """The page of hooks. Raises ValueError for a hook, or a member of a base class, that is undocumented."""
+    hooks = {name: hook for name, hook in vars(specs).items() if name.startswith("register_")}
+    sections = [_hook(name, hook) for name, hook in hooks.items()]
+    common = [f"## Every part\n\n{_members(parts.Part)}", f"## Every torch module\n\n{_step_part()}"]
+    return "\n\n".join([_heading(), *sections, *common]) + "\n"
+
+
+def _heading() -> str:
+    written = "written by scripts/make_plugin_docs.py from contrastive/hookspecs.py and contrastive/parts.py"
+    return (
+        f"# Hooks\n\n<!-- {written} -->\n\n{_told(hookspecs)}\n\n"
+        f"This is interface {API_VERSION}; plugins for interface {OLDEST_API_VERSION} and later work. "
+        f"A plugin's module says which one it was written for: `contrastive_api = {API_VERSION}`."
+    )
+
+
+def _hook(name: str, hook: Any) -> str:
+    kind = name.removeprefix("register_")
+    base = getattr(parts, kind.capitalize(), None)
+    signature = ", ".join(inspect.signature(hook).parameters)
+    told = f"## `{name}({signature})`\n\n{_told(hook)}"
+    if base is None:
+        return told
+    return f"{told} How to write one: [{kind}]({kind}.md).\n\n{_told(base)}\n\n{_members(base)}".rstrip()
+
+
+def _step_part() -> str:
+    steps = ", ".join(f"`{kind}`" for kind in KINDS if issubclass(_base(kind), parts.StepPart))
+    return f"{_told(parts.StepPart)} These are of kind {steps}.\n\n{_members(parts.StepPart)}"
+
+
+def _base(kind: str) -> type:
+    return getattr(parts, kind.capitalize())
+
+
+def _members(base: type) -> str:
+    """A table of the methods that ``base`` itself defines for authors to write or override."""
+    own = [
+        (name, value)
+        for name, value in vars(base).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, classmethod | property))
+    ]
+    rows = [_member(name, value) for name, value in own]
+    return _table(("method", "write it", "what it is"), rows) if rows else ""
+
+
+def _member(name: str, value: Any) -> tuple[str, str, str]:
+    must = "must" if getattr(value, "__isabstractmethod__", False) else "may"
+    if isinstance(value, property):
+        return f"`{name}`", must, _told(value)
+    function = value.__func__ if isinstance(value, classmethod) else value
+    arguments = list(inspect.signature(function).parameters.values())[1:]  # without self or cls
+    told = ", ".join(f"*{a.name}" if a.kind is a.VAR_POSITIONAL else a.name for a in arguments)
+    return f"`{name}({told})`", must, _told(value)
+
+
+def _told(value: Any) -> str:
+    """The first paragraph of a docstring, in one line. Raises ValueError where there is none."""
+    doc = inspect.getdoc(value) if not isinstance(value, type) else inspect.cleandoc(value.__doc__ or "")
+    if not doc:
+        name = getattr(value, "__name__", value)
+        raise ValueError(f"{name} has no documentation; write a docstring where it is defined")
+    first = " ".join(doc.split("\n\n")[0].split())
+    return re.sub(r"``([^`]+)``|:\w+:`~?([^`]+)`", lambda match: f"`{match[1] or match[2]}`", first)
+
+
+def _table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    heading = tuple(heading)
+    lines = [heading, ("---",) * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def example(kind: str) -> str:
+    """The module that ``contrastive plugin new my-<kind> --kind <kind>`` writes."""
+    names = names_of(f"my-{kind}", kind)
+    return f"```python\n{files(names)[f'{names.module}.py']}```"
+
+
+def asked(kind: str) -> str:
+    """The conformance kit's questions to a part of that kind."""
+    questions = [(check.name, check.asked) for check in CHECKS if kind in check.kinds]
+    return _table(("check", "passes where"), questions)
+
+
+def kind_page(kind: str, text: str) -> str:
+    """The page of a kind with its marked sections as they must be."""
+    for mark, content in (("example", example(kind)), ("checks", asked(kind))):
+        between = re.compile(rf"(?<=<!-- {mark} -->\n).*(?=^<!-- /{mark} -->)", re.DOTALL | re.MULTILINE)
+        if not between.search(text):
+            raise ValueError(f"{kind}.md has no <!-- {mark} --> with a <!-- /{mark} --> below it")
+        text = between.sub(lambda _, content=content: f"{content}\n", text)
+    return text
+
+
+def pages() -> dict[Path, str]:
+    """Every page with what it must say."""
+    kinds = {PAGES / f"{kind}.md": kind for kind in KINDS}
+    return {PAGES / "hooks.md": hook_reference()} | {
+        path: kind_page(kind, path.read_text(encoding="utf-8")) for path, kind in kinds.items()
+    }
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
