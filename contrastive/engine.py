@@ -173,7 +173,7 @@ class Engine:
         norm = None
         if settings.clip_grad_norm is not None:
             norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
-        lr = max(group["lr"] for group in self.optimizer.param_groups)
+        lr = self.optimizer.param_groups[0]["lr"]  # that of parameters no rule of the recipe names
         may_skip = settings.nonfinite == "skip" and accelerator.scaler is None
         skip = may_skip and not finite(total, self.method.parameters())
         if not skip:

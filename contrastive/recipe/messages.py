@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from contrastive.errors import Mistake, did_you_mean
 from contrastive.recipe.nodes import Node
-from contrastive.recipe.parameters import arms, type_text
+from contrastive.recipe.parameters import arms, item_of, type_text
 
 
 def shown(node: Node) -> str:
@@ -76,7 +76,8 @@ def _one(
     if found[0]["type"] == "extra_forbidden":
         key = str(steps[-1])
         parent = node.at(steps[:-1])[0]
-        known = [name for arm in arms(field.annotation) for name in getattr(arm, "__annotations__", {})]
+        maps = [inner for arm in arms(field.annotation) for inner in arms(item_of(arm) or arm)]
+        known = [name for each in maps for name in getattr(each, "__annotations__", {})]
         return Mistake(parent.key(key), here, unknown_key(path, key, known, "key"))
     value = node.at(steps)[0]
     if found[0]["type"] in ("later", "value_error"):  # a sentence of ours, or of the model's author
