@@ -120,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     plugin_list = plugin_commands.add_parser("list", parents=[common], help="installed plugins with versions")
     plugin_list.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     plugin_list.set_defaults(command=_plugin_list)
+    plugin_check = plugin_commands.add_parser(
+        "check", parents=[common], help="ask a plugin's parts what every part promises"
+    )
+    plugin_check.add_argument(
+        "plugin", metavar="NAME_OR_PATH", help="an installed plugin, or the folder of a package"
+    )
+    plugin_check.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    plugin_check.set_defaults(command=_plugin_check)
     plugin_new = plugin_commands.add_parser("new", parents=[common], help="write a package to start from")
     plugin_new.add_argument("name", metavar="NAME", help="what the package will be called: my-loss")
     plugin_new.add_argument("--kind", required=True, help=f"of its part: one of {', '.join(KINDS)}")
@@ -264,3 +272,13 @@ def _plugin_new(arguments: argparse.Namespace) -> int:
 
     print(create(arguments.name, arguments.kind, load_registry(), arguments.out))
     return 0
+
+
+def _plugin_check(arguments: argparse.Namespace) -> int:
+    from contrastive.testing.report import check
+
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        report = check(arguments.plugin, show=not arguments.json)
+    if arguments.json:
+        _print_json(report)
+    return 3 if report["failed"] else 0

@@ -17,7 +17,16 @@ from typing import Any
 
 from contrastive.registry import Entry
 from contrastive.testing import bystanders, data, encoders, interface, losses, memories, steps, targets
-from contrastive.testing.framework import VERSION, Check, CheckFailed, PartCheck, Result, bound, checks_of
+from contrastive.testing.framework import (
+    VERSION,
+    Check,
+    CheckFailed,
+    Examined,
+    PartCheck,
+    Result,
+    bound,
+    checks_of,
+)
 from contrastive.testing.subjects import Subject, plugin_of, subject_of
 
 __all__ = [
@@ -60,8 +69,8 @@ def checks(plugin: Any) -> list[PartCheck]:
     Raises UsageError where there is no such plugin.
     """
     found = plugin_of(str(plugin) if isinstance(plugin, Path) else plugin)
-    subjects = [Subject(entry, found.registry) for entry in found.entries]
-    return [check for examined in (found, *subjects) for check in bound(examined, CHECKS)]
+    examined: list[Examined] = [found, *(Subject(entry, found.registry) for entry in found.entries)]
+    return [check for one in examined for check in bound(one, CHECKS)]
 
 
 def check_plugin(plugin: Any) -> list[Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,14 +22,14 @@ _STEPS, _STEPS_PER_EPOCH = 60, 6
 # -- optimizer --------------------------------------------------------------------------------------------
 
 
-def _names(model: Network, parameters: list[Tensor]) -> str:
+def _names(model: Network, parameters: Sequence[Tensor]) -> str:
     names = {id(p): name for name, p in model.named_parameters()}
     return ", ".join(names.get(id(p), "a parameter of its own") for p in parameters)
 
 
 @check("covers", "optimizer", after=("builds",))
 def covers(subject: Subject) -> None:
-    """Every trainable parameter is in exactly one group, no frozen one is in any, and groups carry peak_lr."""
+    """Every trainable parameter is in exactly one group, no frozen one in any, and groups carry peak_lr."""
     model = network()
     optimizer = subject.part().build(model, _BATCH)
     held = [p for group in optimizer.param_groups for p in group["params"]]
@@ -169,7 +170,8 @@ def callback_state(subject: Subject) -> None:
     other = RecordedRun(subject.folder)
     other.step, other.epoch = run.step, run.epoch
     resumed.run_started(other)
-    run.asked.clear(), other.asked.clear()
+    run.asked.clear()
+    other.asked.clear()
     run.live(straight, _LATER)
     other.live(resumed, _LATER)
     require(

@@ -69,7 +69,7 @@ def compose(spec: PartSpec, seed: int = 0) -> Method:
             head = part
         elif spec.kind == "backbone":
             head = NoHead(part.features)
-        needs = getattr(part, "needs", frozenset())
+        needs: frozenset[str] = part.needs
         apart = spec.kind in ("target", "negatives") or "predictor" in needs
         method = Method(
             backbone,
@@ -126,9 +126,7 @@ class Trained:
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
-def train(
-    method: Method, optimizer: torch.optim.Optimizer, steps: Sequence[int], micro: int = 1
-) -> Trained:
+def train(method: Method, optimizer: torch.optim.Optimizer, steps: Sequence[int], micro: int = 1) -> Trained:
     """Take steps as the engine does; each sees its batch ``micro`` times."""
     trained = Trained()
     method.train()

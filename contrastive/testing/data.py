@@ -74,9 +74,7 @@ def ids_stable(subject: Subject) -> None:
         again = second.table(split)
         for what in ("ids", "labels"):
             if not np.array_equal(getattr(rows, what), getattr(again, what)):
-                fail(
-                    f"{what} of {split} differ when the data is opened again; make them from rows or paths alone"
-                )
+                fail(f"{what} of {split} differ when the data is opened again; make them of rows or paths")
         names = [[rows.name(i) for i in range(min(_LOOKED_AT, len(rows)))] for rows in (rows, again)]
         require(names[0] == names[1], f"names of {split} differ when the data is opened again")
         require(all(isinstance(name, str) and name for name in names[0]), "name(index) gives no text")
@@ -141,9 +139,7 @@ def opens_nothing(subject: Subject) -> None:
     try:
         subject.part()
     except Exception as error:
-        fail(
-            f"__init__ raises {type(error).__name__} where the data is absent; keep the parameters, open in table"
-        )
+        fail(f"__init__ raises {type(error).__name__} where the data is absent; open it in table")
     finally:
         shutil.rmtree(root, ignore_errors=True)
         os.rename(aside, root)
@@ -254,7 +250,7 @@ def own_draw(subject: Subject) -> None:
             continue  # no randomness in it
         require(
             not (drawn == drawn[:, :1]).all(),
-            f"all images of a batch get the same view {number}: draw one value an image, as rng.uniform() gives them",
+            f"all images of a batch get the same view {number}; draw a value an image, as rng.uniform() does",
         )
         require(
             not (drawn == drawn[:1]).all(),
@@ -301,5 +297,5 @@ def size(subject: Subject) -> None:
             skip("it keeps the size of its input")
         require(
             tuple(view.shape[2:]) == tuple(pipeline.size),
-            f"size says {tuple(pipeline.size)}, the view is {tuple(view.shape[2:])}; correct the operation's size",
+            f"size says {tuple(pipeline.size)}, the view is {tuple(view.shape[2:])}; correct size",
         )

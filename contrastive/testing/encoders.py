@@ -83,7 +83,7 @@ def gradients(subject: Subject) -> None:
 
 @check("deterministic", *_ENCODERS, after=("width",))
 def deterministic(subject: Subject) -> None:
-    """Built and run twice under one seed, weights and outputs are equal bit for bit; weights differ by seed."""
+    """Built and run twice under one seed, weights and outputs are equal bit for bit."""
     first, second = subject.part(seed=3), subject.part(seed=3)
     require(
         same(first.state_dict(), second.state_dict()),
@@ -92,7 +92,7 @@ def deterministic(subject: Subject) -> None:
     x = _input(subject.kind)
     require(
         torch.equal(_run(first.train(), x), _run(second.train(), x)),
-        "two equal instances give different outputs under one seed; draw from torch's default generator alone",
+        "two equal instances give different outputs under one seed; draw from torch's default generator",
     )
 
 
@@ -106,7 +106,7 @@ def rows(subject: Subject) -> None:
         pieces = torch.cat([part(x[:1]), part(x[1:4]), part(x[4:])])
     require(
         far(whole, pieces) < 1e-4,
-        "in evaluation a row's output depends on the other rows; use running statistics where not self.training",
+        "in evaluation a row's output depends on the other rows; use running statistics unless self.training",
     )
 
 
@@ -137,9 +137,7 @@ def copies(subject: Subject) -> None:
         try:
             other = duplicate(part)
         except Exception as error:
-            fail(
-                f"{how} raises {type(error).__name__}: {error}; keep lambdas and open files out of its attributes"
-            )
+            fail(f"{how} raises {type(error).__name__}: {error}; keep no lambdas or open files")
         require(torch.equal(_run(part, x), _run(other, x)), f"{how} makes a copy with other outputs")
         shared = {id(p) for p in part.parameters()} & {id(p) for p in other.parameters()}
         require(not shared, f"{how} makes a copy that shares parameters with it")

@@ -1,4 +1,4 @@
-"""Checks of every kind: what a plugin registers, what recipes and readers see of a part, what it leaves alone."""
+"""Checks of every kind: what a plugin registers, what recipes see of a part, what it leaves alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
-
 from contrastive import parts
-from contrastive.kinds import API_VERSION, KINDS, OLDEST_API_VERSION
+from contrastive.kinds import API_VERSION, OLDEST_API_VERSION
 from contrastive.recipe import dump_yaml, parse_tree, resolve
 from contrastive.recipe.parameters import signature_of
 from contrastive.registry import CORE, Registry
@@ -147,8 +146,8 @@ def global_state(subject: Subject) -> None:
         touched = [name for name in changed(before, after) if not (own and name == TORCH)]
         require(
             not touched,
-            f"it changes {', '.join(touched)}; draw from a generator of your own, or from the draws you are given, "
-            "and put back what you set",
+            f"it changes {', '.join(touched)}; draw from a generator of your own, or from the draws "
+            "you are given, and put back what you set",
         )
         ends.append(after[TORCH])
     if ends[0] == ends[1]:

@@ -123,7 +123,7 @@ def splits() -> tuple[Features, Features, Features]:
 
 
 class Network(nn.Module):
-    """A small model with all that an optimizer meets: weights, biases, norms, a scalar, and frozen weights."""
+    """A small model with all that an optimizer meets: weights, biases, norms, a scalar, frozen weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def far(a: Tensor, b: Tensor) -> float:
-    """The greatest difference of two tensors, relative to the greatest value; infinite where shapes differ."""
+    """The greatest difference of two tensors, relative to the greatest value; of two shapes infinite."""
     if a.shape != b.shape:
         return float("inf")
     if not a.numel():

@@ -54,7 +54,9 @@ def offers(subject: Subject) -> None:
     source = subject.part()
     pairs = [(query, key) for query in range(3) for key in range(3)]
     before = [source.offers(*pair) for pair in pairs]
-    require(all(isinstance(offer, bool) for offer in before), "offers gives something other than True or False")
+    require(
+        all(isinstance(offer, bool) for offer in before), "offers gives something other than True or False"
+    )
     for number in range(2):
         _step(source, _comparison(number, source))
     require(
@@ -70,7 +72,9 @@ def memory(subject: Subject) -> None:
     sizes = []
     for number in range(3):
         kept = source.memory()
-        require(isinstance(kept, Memory), f"memory() gives a {type(kept).__name__}, not contrastive.values.Memory")
+        require(
+            isinstance(kept, Memory), f"memory() gives a {type(kept).__name__}, not contrastive.values.Memory"
+        )
         m = len(kept.z)
         sizes.append(m)
         require(
@@ -85,7 +89,9 @@ def memory(subject: Subject) -> None:
                 f"{name} is {value.dtype} {list(value.shape)}, not {dtype} [{m}]",
             )
         _step(source, _comparison(number, source))
-    require(len(set(sizes)) == 1, f"its memory has {sizes} entries in turn; reserve them, and mark what is valid")
+    require(
+        len(set(sizes)) == 1, f"its memory has {sizes} entries in turn; reserve them, and mark what is valid"
+    )
 
 
 @check("unfilled", "negatives", after=("memory",))
@@ -95,7 +101,7 @@ def unfilled(subject: Subject) -> None:
     count = int(source.memory().valid.sum())
     require(
         count == 0,
-        f"before the first batch {count} entries are valid; start with valid all False, and set it as they are filled",
+        f"before the first batch {count} entries are valid; set valid as they are filled",
     )
 
 
@@ -123,7 +129,8 @@ def entries(subject: Subject) -> None:
         held = set(_rows(_valid(source.memory())[0], kept.z.dtype))
         strange = len(held - seen)
         require(
-            not strange, f"{strange} valid entries are no key of an earlier batch; keep comparison.keys.z as it is"
+            not strange,
+            f"{strange} valid entries are no key of an earlier batch; keep comparison.keys.z as it is",
         )
         require(
             held & keys,
@@ -155,7 +162,7 @@ def own_image(subject: Subject) -> None:
 
 @check("state_dict", "negatives", after=("memory",))
 def state_dict(subject: Subject) -> None:
-    """After some batches, a fresh instance with its reloaded state_dict holds the same and goes on the same."""
+    """After some batches, a fresh instance with its reloaded state_dict holds the same and goes on so."""
     source = _remembering(subject)
     for number in range(3):
         _step(source, _comparison(number, source))

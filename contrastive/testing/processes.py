@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import io
 import multiprocessing
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -46,7 +48,7 @@ class Pair:
     def ask(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What ``function``, of the top level of a module, returns in each process, by rank."""
         try:
-            question = pickle.dumps((function, arguments))
+            question = pickle.dumps((sys.path, pickle.dumps((function, arguments))))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             skip(f"other processes cannot import it ({error}); define it at the top level of a module")
         try:
@@ -64,7 +66,9 @@ class Pair:
             sources = [self._connections[rank] for rank in waiting]
             ready = wait(sources, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
-                fail(f"two processes gave no answer within {LIMIT:.0f} s: one waits in a collective for the other")
+                fail(
+                    f"two processes gave no answer in {LIMIT:.0f} s: one waits in a collective for the other"
+                )
             for rank in sorted(waiting):
                 if self._connections[rank] in ready:
                     answers[rank] = self._answer(rank)
@@ -120,12 +124,27 @@ def _serve(connection: Connection, rank: int, store: str) -> None:
         connection.send_bytes(pickle.dumps(_result(question)))
 
 
+def _import_from(path: list[str]) -> None:
+    """Import from where the asking process does, and forget modules of places it has left."""
+    left = tuple(os.path.join(place, "") for place in sys.path if place and place not in path)
+    for name, module in list(sys.modules.items()):
+        if left and str(getattr(module, "__file__", None) or "").startswith(left):
+            del sys.modules[name]
+    sys.path[:] = path
+    importlib.invalidate_caches()
+
+
 def _result(question: bytes) -> tuple[bool, Any]:
     try:
-        function, arguments = pickle.loads(question)
+        path, call = pickle.loads(question)
+        _import_from(path)
+        function, arguments = pickle.loads(call)
         file = io.BytesIO()
         torch.save(function(*arguments), file)
         return True, file.getvalue()
     except Exception as error:  # whatever a part raises is told to the process that asked
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return False, f"raised {type(error).__name__}: {error} ({os.path.basename(last.filename)}:{last.lineno})"
+        return (
+            False,
+            f"raised {type(error).__name__}: {error} ({os.path.basename(last.filename)}:{last.lineno})",
+        )

@@ -24,7 +24,9 @@ def repeats(subject: Subject) -> None:
     for _ in range(2):
         method = composed(subject)
         runs.append(vars(train(method, sgd(method), range(_HALF))))
-    require(same(*runs), "the same steps end differently; draw from torch's default generator, which is seeded")
+    require(
+        same(*runs), "the same steps end differently; draw from torch's default generator, which is seeded"
+    )
 
 
 @check("resume", *STEP_PARTS, after=(*_BEFORE, "deterministic", "repeats"))
@@ -54,7 +56,9 @@ def resume(subject: Subject) -> None:
 def processes(subject: Subject) -> None:
     """A batch on one process and the same batch on two give the same loss, gradients and state."""
     two = two_processes(trained_alone, subject.spec, _HALF)
-    _agree(two[0], two[1], "of process 0", "of process 1", "keep what differs between processes out of its state")
+    _agree(
+        two[0], two[1], "of process 0", "of process 1", "keep what differs between processes out of its state"
+    )
     try:
         compose(subject.spec)
     except UsageError:  # it asks for several processes, and there is nothing to compare them with
@@ -70,7 +74,9 @@ def _agree(a: dict[str, Any], b: dict[str, Any], here: str, there: str, advice: 
             require(far(loss, other) < 1e-9, f"the loss is {loss:.6g} {here}, {other:.6g} {there}; {advice}")
     for what in ("gradients", "state"):
         if a[what].keys() != b[what].keys():
-            fail(f"{what} have other names {here} than {there}: {sorted(a[what].keys() ^ b[what].keys())[:3]}")
+            fail(
+                f"{what} have other names {here} than {there}: {sorted(a[what].keys() ^ b[what].keys())[:3]}"
+            )
         for name, value in a[what].items():
             worst = far(value, b[what][name])
             require(

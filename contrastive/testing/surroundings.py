@@ -1,4 +1,4 @@
-"""The global state of a process that a part must leave alone: generators, default dtype, threads, grad mode."""
+"""The global state of a process that a part leaves alone: generators, default dtype, threads, grad mode."""
 
 from __future__ import annotations
 

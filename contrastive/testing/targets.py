@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from contrastive.errors import UsageError
@@ -35,14 +34,14 @@ def _keys(method: Method, asked: tuple[int, ...] = (0, 1), number: int = 0) -> d
 
 @check("keys", "target", after=("builds",))
 def keys(subject: Subject) -> None:
-    """It gives finite keys [b, D] of exactly the views it is asked for, seen by the online encoder or not."""
+    """It gives finite keys [b, D] of the views it is asked for, seen by the online encoder or not."""
     method = composed(subject).train()
     b = len(batch(method, 0)[1])
     for asked in ((0, 1), (1,), (0,)):
         made = _keys(method, asked)
         require(
             isinstance(made, dict) and set(made) == set(asked),
-            f"asked for views {list(asked)} it gives {sorted(made) if isinstance(made, dict) else type(made)}",
+            f"asked for views {list(asked)} it gives {sorted(made) if isinstance(made, dict) else made!r}",
         )
         for view, key in made.items():
             require(
@@ -65,7 +64,8 @@ def detached(subject: Subject) -> None:
             )
         else:
             require(
-                key.requires_grad, f"the keys of view {view} carry no gradient; say detached = True on the class"
+                key.requires_grad,
+                f"the keys of view {view} carry no gradient; say detached = True",
             )
 
 
@@ -84,7 +84,9 @@ def frozen(subject: Subject) -> None:
     )
     online = {id(p) for part in (method.backbone, method.head) for p in part.parameters()}
     own = [name for name, p in method.target.named_parameters() if id(p) in online]
-    require(not own, f"its {own[:1]} are the online encoder's own parameters; keep that in a list, or copy it")
+    require(
+        not own, f"its {own[:1]} are the online encoder's own parameters; keep that in a list, or copy it"
+    )
 
 
 @check("starts equal", "target", after=("keys",))
@@ -104,15 +106,15 @@ def starts_equal(subject: Subject) -> None:
 @check("once a step", "target", after=("keys",))
 def once_a_step(subject: Subject) -> None:
     """It is updated once an optimizer step: a batch that comes in two micro-batches leaves it the same."""
-    states = []
+    states: list[dict[str, Tensor]] = []
     for micro in (1, 2):
         method = composed(subject)
         trained = train(method, sgd(method), range(3), micro)
         states.append({name: value for name, value in trained.state.items() if name.startswith("target.")})
-    moved = _differing(*states)
+    moved = _differing(states[0], states[1])
     require(
         not moved,
-        f"with two micro-batches a step {', '.join(moved[:3])} end elsewhere; update in after_step, not after_batch",
+        f"with two micro-batches a step {', '.join(moved[:3])} end elsewhere; update in after_step",
     )
 
 
