@@ -15,6 +15,7 @@ import pytest
 from contrastive import hookspecs
 from contrastive.cli import main
 from contrastive.kinds import KINDS
+from contrastive.testing import CHECKS
 from tests.plugin_packages import code_lines, install, on_path
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,13 @@ def test_every_kind_has_a_page_that_the_tutorial_links():
         for heading in ("## Example", "## What the kit checks", "## Common mistakes"):
             assert heading in text, kind
         assert f"(plugins/{kind}.md)" in tutorial
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mistakes_name_checks_that_exist(kind):
+    text = (ROOT / "docs" / "plugins" / f"{kind}.md").read_text().partition("## Common mistakes")[2]
+    named = set(re.findall(r"`([^`]+)` fails", text))
+    assert named <= {check.name for check in CHECKS if kind in check.kinds}
 
 
 def test_every_hook_is_on_the_page_with_its_base_class(maker):

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from contrastive.cli import main
 from contrastive.errors import PluginError, UsageError
-from contrastive.kinds import API_VERSION, KINDS, OLDEST_API_VERSION, hookimpl
+from contrastive.kinds import API_VERSION, GROUP, KINDS, OLDEST_API_VERSION, hookimpl
 from contrastive.registry import CORE, Registry, core_version, load_registry
 
 GOOD = '''
@@ -129,15 +130,30 @@ def install(folder: Path, distribution: str, text: str, version: str = "1.2") ->
     (info / "entry_points.txt").write_text(f"[contrastive]\n{module} = {module}\n")
 
 
+#: The modules that tests here install, one of which may be installed in earnest.
+OURS = ("good_", "broken_", "late_", "contrastive_moco", "contrastive_negatives")
+
+
 @pytest.fixture
 def plugins(tmp_path, monkeypatch):
-    """A folder of installed plugins, on the path for one test."""
+    """A folder of installed plugins, on the path for one test, and the only ones there are."""
+
+    every = metadata.entry_points
+
+    def entry_points(**wanted: str) -> metadata.EntryPoints:
+        if wanted != {"group": GROUP}:
+            return every(**wanted)
+        found = metadata.distributions(path=[str(tmp_path)])
+        points = (point for distribution in found for point in distribution.entry_points)
+        return metadata.EntryPoints(points).select(**wanted)
+
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
+    for name in [name for name in sys.modules if name.startswith(OURS)]:
+        monkeypatch.delitem(sys.modules, name)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith(("good_", "broken_", "late_", "contrastive_moco")):
-            del sys.modules[name]
+    for name in [name for name in sys.modules if name.startswith(OURS)]:
+        del sys.modules[name]
 
 
 def test_builtins_are_registered_without_problems():
