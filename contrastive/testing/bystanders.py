@@ -136,10 +136,10 @@ def hooks(subject: Subject) -> None:
     other.run_started(early)
     other.run_ended(early)
     require(isinstance(callback.state_dict(), dict), "state_dict() gives no dict")
-    for what, *content in run.asked:
+    for what, _, content in run.asked:
         if what == "log":
             wrong = [
-                k for k, v in content[0].items() if not isinstance(k, str) or not isinstance(v, float | int)
+                k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, float | int)
             ]
             require(not wrong, f"it logs {wrong[:1]}, which is no number by name; convert with float()")
 

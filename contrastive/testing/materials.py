@@ -156,13 +156,13 @@ class RecordedRun:
         self.asked: list[Any] = []
 
     def log(self, figures: Mapping[str, float]) -> None:
-        self.asked.append(("log", dict(figures)))
+        self.asked.append(("log", self.step, dict(figures)))
 
     def warn(self, message: str) -> None:
-        self.asked.append(("warn", message))
+        self.asked.append(("warn", self.step, message))
 
     def stop(self, reason: str) -> None:
-        self.asked.append(("stop", reason))
+        self.asked.append(("stop", self.step, reason))
 
     def live(self, callback: Any, epochs: range) -> None:
         """Tell ``callback`` of epochs of a run whose accuracy rises at first and then falls a little."""
