@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -93,6 +94,11 @@ class BYOL(Augmentation):
         if self._asymmetric:
             return [self._pipeline(blur=1.0, solarize=0.0), self._pipeline(blur=0.1, solarize=0.2)]
         return [self._pipeline(blur=0.5, solarize=0.0) for _ in range(2)]
+
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        """Large enough to be blurred."""
+        return {"size": 40}
 
     def _pipeline(self, blur: float, solarize: float) -> Pipeline:
         blurred = [Blur(p=blur)] if self._blurred else []
