@@ -80,7 +80,9 @@ class Engine:
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
         self.comparison: Comparison | None = None
-        self._pending: tuple[Metrics, Callable[[], list[float]]] | None = None  # a step's figures, under way
+        self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = (
+            None  # a step's, under way
+        )
         self._window = (time.perf_counter(), 0)  # since when, and how many images
         self._clock = time.perf_counter()
 
@@ -180,8 +182,9 @@ class Engine:
             self._update(progress, compared)
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        self.comparison = compared[-1]
-        self._record(total, lr, norm, images=sum(len(batch.ids) for batch in micro), skipped=skip)
+        values = total.reshape(1) if norm is None else torch.stack([total, norm.to(total.dtype)])
+        images = sum(len(batch.ids) for batch in micro)
+        self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, compared[-1], images)
 
     def _update(self, progress: Progress, compared: Sequence[Comparison]) -> None:
         """The optimizer's step, and what parts do around it; fp16's scaler may still leave it out."""
@@ -193,7 +196,7 @@ class Engine:
             self.method.after_batch(comparison)
         self.method.after_step(progress)
 
-    def _record(self, loss: Tensor, lr: float, norm: Tensor | None, images: int, skipped: bool) -> None:
+    def _record(self, figures: Metrics, values: Tensor, comparison: Comparison, images: int) -> None:
         """Keep a step's figures; they are read one step late, so that the device never waits for them."""
         since, count = self._window
         self._window = (since, count + images)
@@ -201,19 +204,17 @@ class Engine:
         known: Metrics = {
             "step": self.state.step,
             "epoch": (self.state.step - 1) // self.steps_per_epoch + 1,
-            "lr": lr,
             "images_per_second": round(speed, 1),
-            **({"skipped": True} if skipped else {}),
+            **figures,
         }
-        values = loss.reshape(1) if norm is None else torch.stack([loss, norm.to(loss.dtype)])
         self._flush()
-        self._pending = known, to_host(values)
+        self._pending = known, to_host(values), comparison
 
     def _flush(self) -> None:
         """Write the kept figures to metrics.jsonl and tell the callbacks. Stops on a non-finite loss."""
         if self._pending is None:
             return
-        (known, arriving), self._pending = self._pending, None
+        (known, arriving, self.comparison), self._pending = self._pending, None
         loss, *norm = arriving()
         if known.get("skipped"):
             self.metrics.append(known)

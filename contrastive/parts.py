@@ -325,7 +325,9 @@ class RunState(typing.Protocol):
         steps_per_epoch: optimizer steps of an epoch.
         method: the composed method: ``backbone``, ``head``, ``predictor``, ``target``, ``losses`` ...
         param_groups: of the torch optimizer, with ``lr``, ``peak_lr`` and ``params``.
-        comparison: what the losses last compared, or None before the first step.
+        comparison: what the losses compared in the step that ``step_done`` last told of (its last
+            micro-batch), or None before the first step since the run was started or resumed. Its memories
+            may have taken in its keys by then.
     """
 
     name: str

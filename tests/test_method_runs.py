@@ -31,7 +31,7 @@ METHODS = {
         "loss": "regression",
         "optimizer.groups": [{"match": "predictor.*", "schedule": "constant", "lr_scale": 2}],
         "train.accumulate": 2,
-        "callbacks": [{"name": "early_stopping", "patience": 2}, "collapse_watch"],
+        "callbacks": [{"name": "early_stopping", "patience": 2}, {"name": "collapse_watch", "every": 1}],
     },
 }
 
