@@ -47,6 +47,28 @@ ALLOWED = {
     "console": set(),
     "registry": {"kinds", "errors", "hookspecs", "builtins"},
     "recipe": {"kinds", "errors", "registry"},
+    # it asks every part, and so stands on all that runs one; nothing but the command line imports it
+    "testing": {
+        "augmentations",
+        "builtins",
+        "comparison",
+        "distributed",
+        "errors",
+        "heads",
+        "kernels",
+        "kinds",
+        "losses",
+        "method",
+        "negatives",
+        "optimizers",
+        "parts",
+        "recipe",
+        "registry",
+        "schema",
+        "targets",
+        "timm_models",
+        "values",
+    },
     **{kind: GROUND | NEIGHBOURS.get(kind, set()) for kind in PARTS},
 }
 #: The training side knows neither YAML, nor the registry, nor any part by name.
@@ -180,6 +202,11 @@ def test_names_are_found_wherever_they_hide(tmp_path):
     path = tmp_path / "module.py"
     path.write_text('def f(use_ema):\n    """As MoCo does."""\n    return self.queue[f"{x} in_batch"]\n')
     assert {"ema", "moco", "queue", "in_batch"} <= words_of(path)
+
+
+def test_only_the_command_line_imports_the_conformance_kit():
+    importers = {owner(path) for path in modules() if "testing" in contrastive_imports(path)}
+    assert importers <= {"cli", "testing"}
 
 
 def test_parts_and_plugins_use_public_names_only():

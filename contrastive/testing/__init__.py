@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from contrastive.testing.framework import (
     bound,
     checks_of,
 )
-from contrastive.testing.subjects import Subject, plugin_of, subject_of
+from contrastive.testing.subjects import Params, Subject, plugin_of, subject_of
 
 __all__ = [
     "CHECKS",
@@ -46,15 +45,16 @@ __all__ = [
 CHECKS = checks_of(interface, data, encoders, losses, targets, memories, steps, bystanders)
 
 
-def part_checks(part: type | Entry, params: Mapping[str, Any] | None = None) -> list[PartCheck]:
+def part_checks(part: type | Entry, params: Params = None) -> list[PartCheck]:
     """The checks of one part, by its class or its entry in a registry.
 
-    ``params`` are its recipe parameters; None for those of its own ``example``.
+    ``params`` are its recipe parameters, or a function that gives them of an empty folder; None for its own
+    ``example``.
     """
     return bound(subject_of(part, params), CHECKS)
 
 
-def check_part(part: type | Entry, params: Mapping[str, Any] | None = None) -> list[Result]:
+def check_part(part: type | Entry, params: Params = None) -> list[Result]:
     """What comes of :func:`part_checks`."""
     return [check.result() for check in part_checks(part, params)]
 

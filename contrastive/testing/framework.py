@@ -61,8 +61,9 @@ class Examined(Protocol):
     """What a check is run on: a part, or a plugin as a whole."""
 
     kind: str
-    title: str
 
+    @property
+    def title(self) -> str: ...
     @property
     def unchecked(self) -> Mapping[str, str]: ...
     @property

@@ -107,8 +107,8 @@ def gradients(subject: Subject) -> None:
                 what = "an embedding" if place < len(views) else "a key or a parameter of its own"
                 require(
                     abs(slope - difference) <= 1e-4 * max(abs(slope), abs(difference)) + 1e-6,
-                    f"along {what} its value changes by {difference:.6g} where its gradient says {slope:.6g}: look "
-                    "at autograd functions of your own, .detach() and no_grad",
+                    f"along {what} it changes by {difference:.6g} where its gradient says {slope:.6g}; "
+                    "mind autograd functions of your own, .detach() and no_grad",
                 )
 
 

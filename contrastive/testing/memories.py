@@ -107,8 +107,7 @@ def unfilled(subject: Subject) -> None:
 
 @check("entries", "negatives", after=("unfilled",))
 def entries(subject: Subject) -> None:
-    """Every valid entry is a key of an earlier batch as it was compared, the newest batch's among them,
-    and none of the batch that is being compared."""
+    """Valid entries are keys of earlier batches as they were compared, and never of the batch at hand."""
     source = _remembering(subject)
     seen: set[bytes] = set()
     batches = 3

@@ -77,11 +77,13 @@ class Pair:
 
     def _answer(self, rank: int) -> Any:
         try:
-            worked, content = pickle.loads(self._connections[rank].recv_bytes())
+            outcome, content = pickle.loads(self._connections[rank].recv_bytes())
         except EOFError:
             self._processes[rank].join(5)
             fail(f"process {rank} of two died with exit code {self._processes[rank].exitcode}")
-        if not worked:
+        if outcome == "absent":
+            skip(f"other processes cannot import it ({content}); put it into a module")
+        if outcome == "raised":
             fail(f"in process {rank} of two it {content}")
         return torch.load(io.BytesIO(content), weights_only=True)
 
@@ -134,17 +136,21 @@ def _import_from(path: list[str]) -> None:
     importlib.invalidate_caches()
 
 
-def _result(question: bytes) -> tuple[bool, Any]:
+def _result(question: bytes) -> tuple[str, Any]:
+    """(``done``, what was returned), (``raised``, in words) or (``absent``, what cannot be imported)."""
+    path, call = pickle.loads(question)
+    _import_from(path)
     try:
-        path, call = pickle.loads(question)
-        _import_from(path)
         function, arguments = pickle.loads(call)
+    except (ImportError, AttributeError) as error:
+        return "absent", str(error)
+    try:
         file = io.BytesIO()
         torch.save(function(*arguments), file)
-        return True, file.getvalue()
+        return "done", file.getvalue()
     except Exception as error:  # whatever a part raises is told to the process that asked
         last = traceback.extract_tb(error.__traceback__)[-1]
         return (
-            False,
+            "raised",
             f"raised {type(error).__name__}: {error} ({os.path.basename(last.filename)}:{last.lineno})",
         )

@@ -30,6 +30,9 @@ from contrastive.testing.surroundings import seeded
 IN_CHANNELS, IMAGE_SIZE, IN_FEATURES = 3, 32, 8
 OFFERS = {"in_channels": IN_CHANNELS, "image_size": IMAGE_SIZE, "in_features": IN_FEATURES}
 
+#: Recipe parameters of a part under test, or a function that makes them and what they name in a folder.
+Params = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] | None
+
 #: A recipe that says as little as can be; the part under test is put in its place.
 _FRAME: dict[str, Any] = {
     "name": "conformance",
@@ -47,13 +50,14 @@ class Subject:
     Args:
         entry: the part.
         registry: where parts inside its parameters are found.
-        params: recipe parameters; None for those of the part's own ``example``.
+        params: recipe parameters, or a function that gives them of an empty folder; None for the part's own
+            ``example``.
     """
 
-    def __init__(self, entry: Entry, registry: Registry, params: Mapping[str, Any] | None = None):
+    def __init__(self, entry: Entry, registry: Registry, params: Params = None):
         self.entry, self.registry, self.kind = entry, registry, entry.kind
         self.title = f"{entry.kind} {entry.name}"
-        self._params = None if params is None else dict(params)
+        self._params = params
 
     @cached_property
     def part_class(self) -> Any:
@@ -86,7 +90,8 @@ class Subject:
     @cached_property
     def params(self) -> dict[str, Any]:
         """The recipe parameters that the part is built with."""
-        return dict(self.part_class.example(self.folder)) if self._params is None else self._params
+        make = self.part_class.example if self._params is None else self._params
+        return dict(make(self.folder) if callable(make) else make)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -171,7 +176,7 @@ class PluginSubject:
         return [problem for problem in self.registry.problems if problem.plugin == self.name]
 
 
-def subject_of(part: type | Entry, params: Mapping[str, Any] | None = None) -> Subject:
+def subject_of(part: type | Entry, params: Params = None) -> Subject:
     """A part by its class, or by its entry in the registry of all that is installed.
 
     Raises UsageError for a class that has no kind.
