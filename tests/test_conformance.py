@@ -138,6 +138,19 @@ def test_a_check_that_crashes_in_the_part_tells_the_exception_and_the_line():
     assert f"ValueError: what the author left in at test_conformance.py:{line}" in found["finite"].reason
 
 
+class Predicts(Loss):
+    """A loss against keys without gradient."""
+
+    needs = frozenset({"predictor", "detached_keys"})
+
+    def compare(self, comparison):
+        return torch.stack([2 - 2 * (q * k).sum(1) for q, k in comparison.aligned()]).sum(0)
+
+
+def test_a_loss_is_given_what_it_needs():
+    assert not [result for result in check_part(Predicts) if result.status == "failed"]
+
+
 def test_pytest_form_raises_skips_and_names():
     by_name = {str(check): check for check in part_checks(Aligned)}
     by_name["loss aligned: gradients"]()

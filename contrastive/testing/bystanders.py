@@ -109,7 +109,7 @@ def _optimized(
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * part.factor(group, number, _STEPS, _STEPS_PER_EPOCH)
         optimizer.zero_grad()
-        model(pixels(_BATCH, seed=number)).square().sum().backward()
+        model(pixels(_BATCH, seed=number, size=10)).square().sum().backward()
         optimizer.step()
     return model, optimizer
 
