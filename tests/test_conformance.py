@@ -82,7 +82,7 @@ PARAMS = {
     ("augmentation", "torchvision"): {"transform": "RandomPosterize", "options": {"bits": 4}},
     ("augmentation", "sequence"): {"operations": ["flip", "color_jitter"]},
     ("augmentation", "views"): {"of": ["flip", "blur"]},
-    ("backbone", "timm"): {"model": "resnet10", "stem": "small", "options": {"width": 0.125}},
+    ("backbone", "timm"): {"model": "test_resnet"},
     ("backbone", "torchvision"): {"model": "shufflenet_v2_x0_5"},
 }
 
