@@ -405,31 +405,38 @@ def test_workers_leave_interruption_to_the_parent():
         assert batch.images.unique().tolist() == [1]  # ignored, one thread
 
 
+@pytest.fixture
+def workers() -> Callable[[], list[multiprocessing.process.BaseProcess]]:
+    """The processes started since: other tests keep some for the whole session."""
+    before = multiprocessing.active_children()
+    return lambda: [child for child in multiprocessing.active_children() if child not in before]
+
+
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sends a signal")
-def test_only_the_parent_ends_a_worker():
+def test_only_the_parent_ends_a_worker(workers):
     batches = loader(Images(800), memory_limit=0, workers=1).epoch(0)
     next(batches)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = workers()
     for name in ("TERM", "INT"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     assert len(list(batches)) == 99
     suspended = loader(Images(800), memory_limit=0, workers=1).epoch(0)
     next(suspended)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = workers()
     worker.terminate()  # what the interpreter does with workers that are left at its exit
     worker.join(3)
     assert worker.exitcode == 0
 
 
-def test_left_epochs_leave_no_workers():
+def test_left_epochs_leave_no_workers(workers):
     batches = loader(Images(800), memory_limit=0, workers=2).epoch(0)
     next(batches)
-    assert len(multiprocessing.active_children()) == 2
+    assert len(workers()) == 2
     batches.close()
-    assert multiprocessing.active_children() == []
+    assert workers() == []
     with pytest.raises(DataError) as kept:
         list(loader(Images(16, bad=[3]), memory_limit=0, workers=2, max_unreadable=0.0).epoch(0))
-    assert multiprocessing.active_children() == []
+    assert workers() == []
     assert kept.value is not None
 
 
