@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
