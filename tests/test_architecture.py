@@ -170,7 +170,8 @@ def test_training_side_knows_no_recipe_and_no_part(name):
 
 #: Methods by the names of their papers; parts are asked of the registry.
 METHODS = {
-    "simclr", "supcon", "moco", "byol", "simsiam", "nnclr", "swav", "dino", "barlow", "vicreg", "dcl", "hcl", "ressl", "msn",
+    "simclr", "supcon", "moco", "byol", "simsiam", "nnclr", "swav", "dino", "barlow", "vicreg", "dcl", "hcl",
+    "ressl", "msn",
 }  # fmt: skip
 #: Names of parts that are everyday words of any training loop.
 EVERYDAY = {"none", "sequence", "views"}

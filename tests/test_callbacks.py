@@ -90,7 +90,9 @@ class Recorder(Callback):
 
     def step_done(self, run, metrics):
         # what was compared in the very step it is told of, counted from 0, however late it is told
-        events.append(("step_done", int(metrics["step"]), run.comparison.progress.step == metrics["step"] - 1))
+        events.append(
+            ("step_done", int(metrics["step"]), run.comparison.progress.step == metrics["step"] - 1)
+        )
         assert all(group["lr"] <= group["peak_lr"] for group in run.param_groups)
 
     def epoch_done(self, run, epoch):
