@@ -34,7 +34,7 @@ def test_a_recipe_of_the_sample_is_right_and_trains(name: str, tmp_path: Path):
     losses = [line["loss"] for line in run.metrics if "loss" in line]
     assert len(losses) == 3
     assert losses[2] > 0
-    assert recipe(name).train.epochs == recipe("simclr").train.epochs, "an equal budget"
+    assert recipe(name).train.epochs <= recipe("simclr").train.epochs, "no longer than the reference"
 
 
 @pytest.mark.parametrize("name", [*SAMPLE, *CIFAR10, *IMAGENET])
