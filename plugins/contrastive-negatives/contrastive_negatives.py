@@ -10,7 +10,8 @@ Shape letters: R rows (queries, ordered [view, place]), V query views, b images 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -139,7 +140,7 @@ class HardNegative(_Reweighted):
 
 
 @hookimpl
-def register_loss(register):
+def register_loss(register: Callable[[str, Any], None]) -> None:
     register("dcl", DCL)
     register("debiased", Debiased)
     register("hard_negative", HardNegative)
