@@ -33,7 +33,8 @@ class DCL(Loss):
     -s+/t + log sum exp(s-/t) of each row (Yeh et al. 2022, equation 6), which takes away the coupling that
     slows learning from small batches. It may be negative. ``weighted`` is the paper's DCLW (equation 7):
     the first term times 2 - B exp(s+/sigma) / sum exp(s+/sigma), over the B positives of the row's view on
-    all processes, so that pairs which agree already pull less; the weight carries no gradient.
+    all processes, so that pairs which agree already pull less; the weight carries no gradient. A row without
+    negatives, as all are while a queue is still empty, has loss 0, as NT-Xent's has.
 
     Args:
         temperature: t, what similarities are divided by.
@@ -52,7 +53,7 @@ class DCL(Loss):
         attract = rows.positives.mean / self.temperature
         if self.weighted:
             attract = self._weight(comparison, rows.positives.mean.detach()) * attract
-        return rows.negatives.lse[0] - attract  # [R]
+        return torch.where(rows.negatives.count > 0, rows.negatives.lse[0] - attract, 0)  # [R]
 
     def _weight(self, comparison: Comparison, positive: Tensor) -> Tensor:
         """2 - B softmax of each view's positives over the images of all processes: [R]."""

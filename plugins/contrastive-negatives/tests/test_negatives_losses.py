@@ -119,7 +119,10 @@ def test_cold_temperatures_and_half_precision_stay_finite(loss, dtype):
     assert all(each.grad.isfinite().all() for each in z)
 
 
-@pytest.mark.parametrize("loss", [Debiased(0.5), HardNegative(0.5), Debiased(0.5, 0.0)], ids=str)
+WITHOUT = [DCL(0.5), DCL(0.5, True), Debiased(0.5), HardNegative(0.5), Debiased(0.5, 0.0)]
+
+
+@pytest.mark.parametrize("loss", WITHOUT, ids=str)
 def test_a_row_without_negatives_gives_nothing(loss):
     """MoCo's first step: the queue is still empty."""
     a, b = views(4, 0)
