@@ -111,7 +111,8 @@ class Engine:
 
     @property
     def _ended(self) -> bool:
-        return self.step >= self.steps or self.state.stopped is not None
+        """Whether no step is to follow; a run that was stopped, and interrupted, still ends its epoch."""
+        return self.step >= self.steps or (self.state.stopped is not None and not self.state.batch)
 
     # -- the loop ---------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -10,7 +12,7 @@ from contrastive.build import build
 from contrastive.callbacks import EarlyStopping
 from contrastive.cli import main
 from contrastive.console import Display
-from contrastive.errors import UsageError
+from contrastive.errors import Interrupted, UsageError
 from contrastive.kinds import hookimpl
 from contrastive.parts import Callback
 from contrastive.recipe import load_recipe
@@ -134,3 +136,42 @@ def test_a_callback_is_told_everything_in_order(tiny_recipe, tmp_path, capsys):
     assert run.summary["stopped"] == "enough"
     assert [line["own_figure"] for line in run.metrics if "own_figure" in line] == [0.5, 1.0]
     assert "warning: enough" in capsys.readouterr().out
+
+
+class StopAtOnce(Callback):
+    """Asks for the end in the first step, when a signal comes too."""
+
+    def __init__(self, signalled: bool = False):
+        self._signalled = signalled
+
+    def step_done(self, run, metrics):
+        run.stop("at once")
+        if self._signalled:
+            self._signalled = False
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_run_that_was_stopped_still_ends_its_epoch(tiny_recipe, tmp_path):
+    registry = load_registry()
+
+    class Stopper:
+        @staticmethod
+        @hookimpl
+        def register_callback(register):
+            register("stopper", StopAtOnce)
+
+    registry.add(Stopper(), "stopper-plugin", "1.0")
+
+    def go(folder, signalled):
+        recipe = load_recipe(tiny_recipe, ["callbacks=[stopper]", "train.batch_size=40"], registry)
+        data, parts = build(recipe)
+        parts.callbacks[0]._signalled = signalled
+        return _Job(recipe, data, parts, Display()).execute(tmp_path / folder, "auto")
+
+    whole = go("whole", False)
+    with pytest.raises(Interrupted):
+        go("interrupted", True)
+    resumed = go("interrupted", False)
+    assert (whole.summary["steps"], whole.summary["stopped"]) == (3, "at once")
+    for key in ("steps", "epochs", "stopped", "trained", "monitors"):
+        assert resumed.summary[key] == whole.summary[key]
