@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
@@ -222,8 +223,10 @@ class Builder:
             *_named("loss", recipe.loss_parts, method.loss_parts),
             *_named("callbacks", recipe.callbacks, callbacks),
         ]
+        if recipe.predictor is not None and method.predictor is not None:
+            named.append(("predictor", recipe.predictor, method.predictor))
         for path, spec, part in named:
-            for need in sorted(part.needs):
+            for need in sorted(_needs(part)):
                 if need not in NEEDS:
                     raise spec.entry.broken(f"needs '{need}', which no recipe can give ({', '.join(NEEDS)})")
                 if not given[need] and not (need in _COLLAPSES and "collapse" in recipe.allow):
@@ -286,6 +289,12 @@ def _size_of(pipelines: Sequence[Pipeline]) -> int | None:
 
 #: Needs whose lack lets the embedding collapse: a study may want to see it.
 _COLLAPSES = ("negatives", "predictor", "detached_keys")
+
+
+def _needs(part: Part) -> set[str]:
+    """What a part declares that it needs, and what the parts within it do."""
+    inside = part.modules() if isinstance(part, nn.Module) else [part]
+    return {need for each in inside if isinstance(each, Part) for need in each.needs}
 
 
 def _paths(key: str, specs: Sequence[PartSpec], numbered: bool = False) -> list[tuple[str, PartSpec]]:

@@ -10,10 +10,12 @@ import torch
 
 from contrastive.build import build
 from contrastive.errors import PluginError, RecipeError
+from contrastive.heads import MLP
 from contrastive.kinds import hookimpl
 from contrastive.parts import Loss
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
+from contrastive.targets import EMA
 
 
 class RawSpread(Loss):
@@ -52,7 +54,29 @@ class NeedsTheMoon(Loss):
         return torch.zeros(())
 
 
+class AskingHead(MLP):
+    """A head that needs labels."""
+
+    needs = frozenset({"labels"})
+
+
+class AskingAverage(EMA):
+    """A target that needs labels."""
+
+    needs = frozenset({"labels"})
+
+
 class Strangers:
+    @staticmethod
+    @hookimpl
+    def register_head(register):
+        register("asking", AskingHead)
+
+    @staticmethod
+    @hookimpl
+    def register_target(register):
+        register("asking", AskingAverage)
+
     @staticmethod
     @hookimpl
     def register_loss(register):
@@ -129,6 +153,18 @@ IMPOSSIBLE = {
         ["views.target=[1]"],
     ),
     "a view twice": (["views.online=[0, 0]"], "views.online", "names a view twice", ["views.online=[0]"]),
+    "a predictor that needs labels": (
+        ["predictor={name: asking, dims: [16, 8]}"],
+        "predictor",
+        "asking needs labels; say positives: label",
+        ["positives=label"],
+    ),
+    "a target that needs labels, wrapped": (
+        ["target={name: split_bn, of: {name: asking}}"],
+        "target",
+        "needs labels; say positives: label",
+        ["positives=label"],
+    ),
     "none beside in_batch": (
         ["negatives=[none, in_batch]"],
         "negatives",
