@@ -205,6 +205,14 @@ class Builder:
                 "no online view is paired with another target view, so nothing is compared; say for example "
                 "views: {online: [0], target: [1]}, of an augmentation that makes two views.",
             )
+        paired = {online for online, _ in method.pairs}
+        alone = [view for view in method.online_views if view not in paired]
+        if paired and alone:
+            self.refuse(
+                "views.online",
+                f"view {alone[0]} has no other target view to be compared with, and would be encoded for "
+                f"nothing; say online: {sorted(paired)}.",
+            )
         names = [spec.name for spec in recipe.negatives]
         if "none" in names and len(names) > 1:
             self.refuse("negatives", "none cannot stand beside other negatives; leave it, or them, out.")

@@ -150,9 +150,15 @@ IMPOSSIBLE = {
         ["views.target=[2]"],
         "views.target",
         "no view 2; the augmentation makes 0 to 1",
-        ["views.target=[1]"],
+        ["views.target=[1]", "views.online=[0]"],
     ),
     "a view twice": (["views.online=[0, 0]"], "views.online", "names a view twice", ["views.online=[0]"]),
+    "an online view that is compared with nothing": (
+        ["views.target=[1]"],
+        "views.online",
+        r"view 1 has no other target view .* say online: \[0\]",
+        ["views.online=[0]"],
+    ),
     "a predictor that needs labels": (
         ["predictor={name: asking, dims: [16, 8]}"],
         "predictor",
