@@ -186,6 +186,27 @@ class Builder:
             self.refuse(f"views.{side}", f"names a view twice; say {sorted(set(asked))}.")
         return tuple(dict.fromkeys(asked))
 
+    def check_view_sizes(
+        self, backbone: Backbone, pipelines: Sequence[Pipeline], channels: int, image_size: int
+    ) -> None:
+        """Refuse views of a size that the backbone, built for those of ``image_size``, cannot take."""
+        others = {pipeline.size for pipeline in pipelines if pipeline.size} - {(image_size, image_size)}
+        for height, width in sorted(others):
+            backbone.eval()
+            try:
+                with torch.no_grad():
+                    backbone(torch.zeros(1, channels, height, width))
+            except Exception as error:  # a stranger's code, on a size it was not made for
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                self.refuse(
+                    "augmentation",
+                    f"{self.recipe.backbone.name} takes images of {image_size} x {image_size} pixels, but "
+                    f"not the views of {height} x {width}: {reason} Give all views one size, or take a backbone "
+                    "without one: a ResNet, or timm's transformers with options: {dynamic_img_size: true}.",
+                )
+            finally:
+                backbone.train()
+
     def _check_width(self, head: Head, predictor: Head | None) -> None:
         if predictor is not None and predictor.out_features != head.out_features:
             self.refuse(
@@ -280,7 +301,8 @@ class Builder:
         method = self.method(channels, size, len(pipelines)) if size and pipelines else None
         optimizer = self.attempt("optimizer", self.recipe.optimizer.build)
         protocols, callbacks = self.protocols(), self.callbacks()
-        if method is not None:
+        if method is not None and size is not None:
+            self.check_view_sizes(method.backbone, pipelines, channels, size)
             self.check_composition(method, self.given(method, data, protocols), callbacks)
             if optimizer is not None:  # its groups name parameters of this method
                 images = self.recipe.train.batch_size * self.recipe.train.accumulate

@@ -253,6 +253,21 @@ def test_an_impossible_composition_is_refused_and_its_remedy_works(name, tiny_re
     assert compose(tiny_recipe, [*overrides, *remedy], registry).method.pairs
 
 
+def test_small_views_for_a_transformer_of_one_size(tiny_recipe, tmp_path, registry):
+    vit = "model: vit_tiny_patch16_224, stem: standard, options: {patch_size: 4, depth: 1}"
+    text = tiny_recipe.read_text()
+    recipe = tmp_path / "vit.yaml"
+    recipe.write_text(text.replace("model: resnet10, stem: small, options: {width: 0.125}", vit))
+    crops = f"augmentation={{name: views, of: [{CROPS % 2}, {{name: simclr, size: 12}}]}}"
+    with pytest.raises(
+        RecipeError, match=r"but not the views of 12 x 12: .*\. Give all views one size"
+    ) as refused:
+        compose(recipe, [crops], registry)
+    assert {mistake.path for mistake in refused.value.mistakes} == {"augmentation"}
+    method = compose(recipe, [crops, "backbone.options.dynamic_img_size=true"], registry).method
+    assert all(module.training for module in method.backbone.modules())
+
+
 @pytest.fixture(scope="module")
 def unlabelled(tmp_path_factory, tiny_data) -> Path:
     """The same images without class folders."""
