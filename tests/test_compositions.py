@@ -260,7 +260,7 @@ def test_small_views_for_a_transformer_of_one_size(tiny_recipe, tmp_path, regist
     recipe.write_text(text.replace("model: resnet10, stem: small, options: {width: 0.125}", vit))
     crops = f"augmentation={{name: views, of: [{CROPS % 2}, {{name: simclr, size: 12}}]}}"
     with pytest.raises(
-        RecipeError, match=r"but not the views of 12 x 12: .*\. Give all views one size"
+        RecipeError, match=r"but not views of 12 x 12: .*\. Give all views one size"
     ) as refused:
         compose(recipe, [crops], registry)
     assert {mistake.path for mistake in refused.value.mistakes} == {"augmentation"}
