@@ -105,6 +105,14 @@ def test_moco_v2_on_imagenet_has_the_settings_of_the_paper():
     assert (list(moco.views.online), list(moco.views.target)) == ([0], [1])
 
 
+def test_an_average_over_1000_epochs_is_the_papers():
+    """Grill et al. 2020, and the authors' code of MoCo v3: 0.996; 0.99 is for 300 epochs."""
+    for name in ("cifar10/byol", "cifar10/moco_v3"):
+        of_1000 = recipe(name)
+        assert of_1000.train.epochs == 1000
+        assert of_1000.target.params == {"momentum": 0.996, "schedule": "cosine"}
+
+
 def test_simsiam_on_cifar10_has_the_settings_of_the_paper():
     """Chen and He 2021, appendix D."""
     simsiam = recipe("cifar10/simsiam")
