@@ -202,7 +202,8 @@ class Builder:
                     "augmentation",
                     f"{self.recipe.backbone.name} takes images of {image_size} x {image_size} pixels, but "
                     f"not views of {height} x {width}: {reason} Give all views one size, or take a "
-                    "backbone without one: a ResNet, or a timm transformer with options: {dynamic_img_size: true}.",
+                    "backbone without one: a ResNet, or a timm transformer with options: "
+                    "{dynamic_img_size: true}.",
                 )
             finally:
                 backbone.train()
