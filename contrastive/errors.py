@@ -87,6 +87,11 @@ class UnreadableImage(Exception):  # noqa: N818 - an event the loader counts and
         return f"{self.name}: {self.reason}"
 
 
+def said(error: BaseException) -> str:
+    """What a stranger's exception says, in one line: its type, and the first line of its text."""
+    return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)

@@ -19,7 +19,7 @@ from typing import Any
 import pluggy
 
 from contrastive import builtins, hookspecs
-from contrastive.errors import PluginError, UsageError, did_you_mean
+from contrastive.errors import PluginError, UsageError, did_you_mean, said
 from contrastive.kinds import API_VERSION, GROUP, KINDS, OLDEST_API_VERSION
 
 CORE = "contrastive-framework"
@@ -71,7 +71,7 @@ class Entry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:  # whatever a stranger's module raises, it is that plugin's
-            raise self.broken(f"cannot import {self.reference} ({_said(error)})") from error
+            raise self.broken(f"cannot import {self.reference} ({said(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Registry:
             misfit = _interface_misfit(plugin, name)
             manager.register(plugin)
         except Exception as error:  # pluggy refuses a hook with unknown arguments; a plugin object may raise
-            report(f"cannot be registered ({_said(error)})")
+            report(f"cannot be registered ({said(error)})")
             self.plugins.append(Plugin(name, version))
             return
         if misfit:
@@ -170,7 +170,7 @@ class Registry:
             try:
                 hook(register=self._register(kind, name, version, parts, report))
             except (Exception, SystemExit) as error:
-                report(f"{hook.name} failed ({_said(error)})")
+                report(f"{hook.name} failed ({said(error)})")
         self.plugins.append(Plugin(name, version, tuple(hooks), tuple(parts)))
 
     def _register(
@@ -260,7 +260,7 @@ def load_registry(plugins: bool = True) -> Registry:
         try:
             plugin = point.load()
         except (Exception, SystemExit) as error:
-            registry.problems.append(Problem(name, version, f"cannot import {point.value} ({_said(error)})"))
+            registry.problems.append(Problem(name, version, f"cannot import {point.value} ({said(error)})"))
             registry.plugins.append(Plugin(name, version))
             continue
         registry.add(plugin, name, version)
@@ -311,7 +311,3 @@ def _unknown_hooks(manager: pluggy.PluginManager) -> list[str]:
         callers = [caller for name, caller in vars(manager.hook).items() if not name.startswith("_")]
         return [caller.name for caller in callers if not caller.has_spec()]
     return []
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NoReturn, Protocol
 
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, said
 from contrastive.kinds import KINDS
 from contrastive.testing.surroundings import preserved
 
@@ -179,11 +179,10 @@ def _told(error: BaseException, source: str | None) -> str:
     """One sentence for the author; of an exception inside the part's code its text and the line."""
     if isinstance(error, CheckFailed | Skipped):
         return str(error)
-    said = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
     place = _place(error, source)
     if isinstance(error, ContrastiveError) and place is None:
         return str(error)
-    return f"raised {said}" + (f" at {place}" if place else "")
+    return f"raised {said(error)}" + (f" at {place}" if place else "")
 
 
 def _place(error: BaseException, source: str | None) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive import builtins
-from contrastive.errors import PluginError, RecipeError, UsageError, Where, did_you_mean
+from contrastive.errors import PluginError, RecipeError, UsageError, Where, did_you_mean, said
 from contrastive.kinds import GROUP
 from contrastive.recipe import PartSpec, Recipe, Tree, resolve
 from contrastive.recipe.nodes import from_plain
@@ -246,7 +246,7 @@ def _loose(name: str, version: str, module: Any, value: str = "") -> PluginSubje
     """A plugin that need not be installed, beside the built-in parts alone."""
     registry = load_registry(plugins=False)
     if isinstance(module, Exception):
-        registry.problems.append(Problem(name, version, f"cannot import {value} ({_said(module)})"))
+        registry.problems.append(Problem(name, version, f"cannot import {value} ({said(module)})"))
     else:
         registry.add(module, name, version)
     return PluginSubject(name, version, None if isinstance(module, Exception) else module, registry)
@@ -258,10 +258,6 @@ def _imported(point: metadata.EntryPoint) -> Any:
         return point.load()
     except (Exception, SystemExit) as error:
         return error if isinstance(error, Exception) else PluginError(f"it calls sys.exit({error})")
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
 
 
 def _normal(name: str) -> str:
