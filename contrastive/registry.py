@@ -151,7 +151,7 @@ class Registry:
             return self.problems[-1]
 
         try:
-            misfit = _interface_misfit(plugin, name)
+            misfit = interface_misfit(plugin, name)
             manager.register(plugin)
         except Exception as error:  # pluggy refuses a hook with unknown arguments; a plugin object may raise
             report(f"cannot be registered ({said(error)})")
@@ -281,7 +281,7 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
     return point.dist.name or point.name, point.dist.version or "unknown"  # its metadata may be lost
 
 
-def _interface_misfit(plugin: Any, name: str) -> str:
+def interface_misfit(plugin: Any, name: str) -> str:
     """Why a plugin that says which interface it was written for does not fit this one; empty if it does."""
     spoken = getattr(plugin, "contrastive_api", API_VERSION)
     if not isinstance(spoken, int) or isinstance(spoken, bool):

@@ -8,10 +8,10 @@ import sys
 from typing import Any
 
 from contrastive import parts
-from contrastive.kinds import API_VERSION, OLDEST_API_VERSION
+from contrastive.kinds import API_VERSION
 from contrastive.recipe import dump_yaml, parse_tree, resolve
 from contrastive.recipe.parameters import signature_of
-from contrastive.registry import CORE, Registry
+from contrastive.registry import CORE, Registry, interface_misfit
 from contrastive.schema import recipe_schema
 from contrastive.testing.framework import EVERY_KIND, PLUGIN, STEP_PARTS, check, fail, require, skip
 from contrastive.testing.materials import use
@@ -39,11 +39,8 @@ def api_version(plugin: PluginSubject) -> None:
     require(
         stated is not None, f"the plugin's module says nothing; write contrastive_api = {API_VERSION} in it"
     )
-    require(
-        isinstance(stated, int) and OLDEST_API_VERSION <= stated <= API_VERSION,
-        f"contrastive_api = {stated!r}, but this framework has the interfaces {OLDEST_API_VERSION} to "
-        f"{API_VERSION}; rewrite the plugin for one of them, or require another version of the framework",
-    )
+    misfit = interface_misfit(plugin.module, plugin.name)
+    require(not misfit, misfit)
 
 
 @check("registers", PLUGIN, after=("api version",))
