@@ -220,7 +220,13 @@ class Builder:
         self, method: Method, given: Mapping[str, bool], callbacks: Sequence[Callback]
     ) -> None:
         """Refuse what cannot work together, from what parts declare they need and what there is."""
-        recipe = self.recipe
+        self._check_pairs(method)
+        self._check_candidates()
+        self._check_normalised(method)
+        for path, spec, part in self._declaring(method, callbacks):
+            self._check_needs(path, spec, part, given)
+
+    def _check_pairs(self, method: Method) -> None:
         if not method.pairs:
             self.refuse(
                 "views",
@@ -235,16 +241,24 @@ class Builder:
                 f"view {alone[0]} has no other target view to be compared with, and would be encoded for "
                 f"nothing; say online: {sorted(paired)}.",
             )
-        names = [spec.name for spec in recipe.negatives]
+
+    def _check_candidates(self) -> None:
+        names = [spec.name for spec in self.recipe.negatives]
         if "none" in names and len(names) > 1:
             self.refuse("negatives", "none cannot stand beside other negatives; leave it, or them, out.")
+
+    def _check_normalised(self, method: Method) -> None:
         if len({loss.normalised for loss in method.loss_parts}) > 1:
             kinds = {
                 spec.name: "directions" if loss.normalised else "raw vectors"
-                for spec, loss in zip(recipe.loss_parts, method.loss_parts, strict=True)
+                for spec, loss in zip(self.recipe.loss_parts, method.loss_parts, strict=True)
             }
             told = ", ".join(f"{name} compares {what}" for name, what in kinds.items())
             self.refuse("loss", f"losses that are added must agree on what they compare: {told}.")
+
+    def _declaring(self, method: Method, callbacks: Sequence[Callback]) -> list[tuple[str, PartSpec, Part]]:
+        """The parts whose needs are checked: where the recipe names each, how, and the part."""
+        recipe = self.recipe
         named: list[tuple[str, PartSpec, Part]] = [
             ("backbone", recipe.backbone, method.backbone),
             ("head", recipe.head, method.head),
@@ -255,13 +269,15 @@ class Builder:
         ]
         if recipe.predictor is not None and method.predictor is not None:
             named.append(("predictor", recipe.predictor, method.predictor))
-        for path, spec, part in named:
-            for need in sorted(_needs(part)):
-                if need not in NEEDS:
-                    raise spec.entry.broken(f"needs '{need}', which no recipe can give ({', '.join(NEEDS)})")
-                if not given[need] and not (need in _COLLAPSES and "collapse" in recipe.allow):
-                    study = ", or allow: [collapse] for a study of it" if need in _COLLAPSES else ""
-                    self.refuse(path, f"{spec.name} {NEEDS[need]}{study}.")
+        return named
+
+    def _check_needs(self, path: str, spec: PartSpec, part: Part, given: Mapping[str, bool]) -> None:
+        for need in sorted(_needs(part)):
+            if need not in NEEDS:
+                raise spec.entry.broken(f"needs '{need}', which no recipe can give ({', '.join(NEEDS)})")
+            if not given[need] and not (need in _COLLAPSES and "collapse" in self.recipe.allow):
+                study = ", or allow: [collapse] for a study of it" if need in _COLLAPSES else ""
+                self.refuse(path, f"{spec.name} {NEEDS[need]}{study}.")
 
     def given(self, method: Method, data: Data | None, protocols: Sequence[Scheduled]) -> dict[str, bool]:
         """What the composition gives of all that a part may need (:data:`contrastive.parts.NEEDS`)."""

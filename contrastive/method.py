@@ -90,14 +90,11 @@ class Method(nn.Module):
         p: dict[int, Tensor] = {}
         for group in self._batches(views):
             z_all = self.embed(torch.cat([views[view] for view in group]))  # [views b, D]
-            p_all = z_all if self.predictor is None else self.predictor(z_all)
-            z |= zip(group, z_all.chunk(len(group)), strict=True)
-            # Where p is z, both are the same tensors: the comparison then prepares them once.
-            p |= (
-                zip(group, p_all.chunk(len(group)), strict=True)
-                if p_all is not z_all
-                else {v: z[v] for v in group}
-            )
+            made = z_all.chunk(len(group))
+            # Without a predictor p is z, the very tensors: the comparison then prepares them once.
+            predicted = made if self.predictor is None else self.predictor(z_all).chunk(len(group))
+            z |= zip(group, made, strict=True)
+            p |= zip(group, predicted, strict=True)
         return Encoded(z, p)
 
     def _batches(self, views: Mapping[int, Tensor]) -> list[list[int]]:
