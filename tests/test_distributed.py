@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from contrastive import distributed
@@ -15,6 +14,7 @@ from contrastive.method import Method
 from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss
 from contrastive.targets import EMA, Shared, StopGrad
+from contrastive.testing.processes import two_processes
 from contrastive.values import Progress
 
 N = 6
@@ -118,9 +118,9 @@ def mean(x: Tensor) -> Tensor:
     return total / distributed.world_size()
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def work() -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """On one of two processes: the primitives, and every case on its half of the images."""
+    rank = distributed.rank()
     mine = slice(rank * N, (rank + 1) * N)
     x = torch.arange(3.0).add(10 * rank).requires_grad_()
     gathered = distributed.gather(x)
@@ -131,17 +131,13 @@ def work(rank: int, folder: str) -> None:
         "local": distributed.local(gathered).detach(),
         "broadcast": distributed.broadcast(torch.tensor([float(rank + 7)]), source=1),
     }
-    found = {name: train(name, mine) for name in CASES}
-    torch.save((primitives, found), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return primitives, {name: train(name, mine) for name in CASES}
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[tuple]:
+def ranks() -> list[tuple]:
     """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return two_processes(work)
 
 
 @pytest.mark.parametrize("name", CASES)

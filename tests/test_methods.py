@@ -16,7 +16,7 @@ import torch.distributed as dist
 from paper_scripts import SCRIPTS
 from torch import Tensor, nn
 
-from contrastive import Comparison, hookimpl
+from contrastive import Comparison, distributed, hookimpl
 from contrastive.build import build
 from contrastive.errors import RecipeError
 from contrastive.kinds import InChannels
@@ -24,6 +24,7 @@ from contrastive.method import Method
 from contrastive.parts import Backbone
 from contrastive.recipe import parse_tree, resolve
 from contrastive.registry import Registry, load_registry
+from contrastive.testing.processes import two_processes
 from contrastive.values import Progress
 
 METHODS = Path(__file__).parent / "methods"
@@ -255,17 +256,13 @@ def train_on(name: str, rank: int, processes: int) -> dict[str, Tensor]:
     return method.state_dict()
 
 
-def one_of_two(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save({name: train_on(name, rank, 2) for name in SCRIPTS}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def one_of_two() -> dict[str, dict[str, Tensor]]:
+    return {name: train_on(name, distributed.rank(), 2) for name in SCRIPTS}
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+def test_two_processes_train_as_one():
+    found = two_processes(one_of_two)
     for name in SCRIPTS:
         start, want = built(name).state_dict(), train_on(name, 0, 1)
         assert any((want[key] - start[key]).abs().max() > 1e-3 for key in want)

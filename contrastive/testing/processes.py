@@ -21,10 +21,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from contrastive.testing.framework import fail, skip
+from contrastive.testing.framework import fail
 
 WORLD = 2
 LIMIT = 90.0  # seconds an answer may take, with the import of torch
+
+
+class Unreachable(Exception):  # noqa: N818 - nothing is wrong with what was asked
+    """The other processes cannot import what they are asked to run; the message says what to do."""
 
 
 class Pair:
@@ -50,7 +54,9 @@ class Pair:
         try:
             question = pickle.dumps((sys.path, pickle.dumps((function, arguments))))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            skip(f"other processes cannot import it ({error}); define it at the top level of a module")
+            raise Unreachable(
+                f"other processes cannot import it ({error}); define it at the top level of a module"
+            ) from error
         try:
             for connection in self._connections:
                 connection.send_bytes(question)
@@ -82,7 +88,7 @@ class Pair:
             self._processes[rank].join(5)
             fail(f"process {rank} of two died with exit code {self._processes[rank].exitcode}")
         if outcome == "absent":
-            skip(f"other processes cannot import it ({content}); put it into a module")
+            raise Unreachable(f"other processes cannot import it ({content}); put it into a module")
         if outcome == "raised":
             fail(f"in process {rank} of two it {content}")
         return torch.load(io.BytesIO(content), weights_only=True)
@@ -100,7 +106,10 @@ _running: list[Pair] = []
 
 
 def two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What ``function`` returns (plain values and tensors) in each of two processes that train together."""
+    """What ``function`` returns (plain values and tensors) in each of two processes that train together.
+
+    Raises Unreachable where they cannot import it, and CheckFailed where it raises or they die.
+    """
     if not _running:
         _running.append(Pair())
     return _running[0].ask(function, *arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +9,14 @@ import torch
 import torch.distributed as dist
 from contrastive_moco import Queue, ShuffleBN
 from moco_helpers import Flat, Spy, normalised, numbered, places
-from torch import multiprocessing, nn
+from torch import nn
 
+from contrastive import distributed
 from contrastive.heads import Linear
 from contrastive.losses import NTXent
 from contrastive.method import Method
 from contrastive.targets import EMA
+from contrastive.testing.processes import two_processes
 from contrastive.values import Progress
 
 WORLD, B, STEPS, D = 2, 6, 5, 3
@@ -74,20 +75,18 @@ def shuffled(rank: int) -> dict[str, Any]:
     return {"seen": spy.seen[0], "keys": keys}
 
 
-def process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    found = {name: train(*case, rank, WORLD) for name, case in CASES.items()}
-    torch.save({"train": found, "shuffled": shuffled(rank)}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def process() -> dict[str, Any]:
+    """On one of two processes: every case, and the shuffled batch."""
+    return {
+        "train": {name: train(*case, distributed.rank(), WORLD) for name, case in CASES.items()},
+        "shuffled": shuffled(distributed.rank()),
+    }
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks() -> list[dict[str, Any]]:
     """What each of two processes found."""
-    folder: Path = tmp_path_factory.mktemp("processes")
-    multiprocessing.spawn(process, (str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return two_processes(process)
 
 
 @pytest.mark.parametrize("name", CASES)
