@@ -12,32 +12,10 @@ from contrastive.heads import MLP, NoHead
 from contrastive.losses import NTXent
 from contrastive.method import Method
 from contrastive.negatives import InBatch, NoNegatives
-from contrastive.parts import Backbone, Loss, Target
-from contrastive.targets import Shared
+from contrastive.parts import Backbone, Loss
+from contrastive.targets import Shared, StopGrad
 from contrastive.values import Progress
-
-
-class Flat(Backbone):
-    """A linear encoder of 2 x 4 x 4 images, with batch norm on demand."""
-
-    def __init__(self, batch_norm: bool = False):
-        super().__init__()
-        self.features = 6
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(32, 6))
-        if batch_norm:
-            self.layers.append(nn.BatchNorm1d(6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
-class Detached(Target):
-    """Keys of the same encoder, with gradients stopped."""
-
-    detached = True
-
-    def forward(self, views, online, encode):
-        return {v: (online[v] if v in online else encode(x)).detach() for v, x in views.items()}
+from tests.encoders import Flat
 
 
 def method(backbone: Backbone | None = None, **changes) -> Method:
@@ -86,7 +64,7 @@ def test_views_of_different_sizes_pass_one_by_one():
 
 
 def test_moco_style_views_give_queries_of_one_and_keys_of_the_other(views: list[Tensor]):
-    moco = method(online_views=(0,), target_views=(1,), target=Detached())
+    moco = method(online_views=(0,), target_views=(1,), target=StopGrad())
     encoded = moco.encode(dict(enumerate(views)))
     comparison = moco.compare(
         encoded, moco.keys(dict(enumerate(views)), encoded), torch.arange(5), None, Progress()
@@ -107,7 +85,7 @@ def test_moco_style_views_give_queries_of_one_and_keys_of_the_other(views: list[
 def test_stopped_keys_change_the_gradient_but_not_the_value(views: list[Tensor]):
     net = Flat()
     values, gradients = [], []
-    for target in (Shared(), Detached()):
+    for target in (Shared(), StopGrad()):
         net.zero_grad()
         loss = method(net, target=target)(views, torch.arange(5)).loss
         loss.backward()
@@ -119,7 +97,7 @@ def test_stopped_keys_change_the_gradient_but_not_the_value(views: list[Tensor])
 
 def test_the_predictor_makes_the_queries_and_not_the_keys(views: list[Tensor]):
     predictor = MLP(6, [8, 6], "none")
-    byol = method(predictor=predictor, target=Detached())
+    byol = method(predictor=predictor, target=StopGrad())
     encoded = byol.encode(dict(enumerate(views)))
     torch.testing.assert_close(encoded.p[0], predictor(encoded.z[0]))
     keys = byol.keys(dict(enumerate(views)), encoded)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ import torch
 import contrastive
 from contrastive.errors import Interrupted
 from contrastive.losses import NTXent
-from contrastive.metrics import MetricsFile
 from contrastive.targets import EMA
 from tests.test_runs import assert_same_run, final_state
+from tests.tiny import interrupted_after
 
 METHODS = {
     "a queue and an average": {
@@ -53,20 +51,9 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_was(
     undisturbed,
     tiny_recipe: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ):
-    append, seen = MetricsFile.append, []
-
-    def append_and_stop(self: MetricsFile, line: Any) -> None:
-        append(self, line)
-        seen.append(line)
-        if len(seen) == stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(MetricsFile, "append", append_and_stop)
-    with pytest.raises(Interrupted):
+    with interrupted_after(stop_after), pytest.raises(Interrupted):
         contrastive.run(tiny_recipe, METHODS[name], out=tmp_path / "stopped")
-    monkeypatch.undo()
     contrastive.run(tiny_recipe, METHODS[name], out=tmp_path / "stopped", resume="must")
     assert_same_run(undisturbed[name], tmp_path / "stopped")
 

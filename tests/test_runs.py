@@ -27,6 +27,7 @@ from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.metrics import MetricsFile
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
+from tests.tiny import interrupted_after
 
 TIMINGS = ("images_per_second",)
 
@@ -117,25 +118,14 @@ def test_a_finished_run_is_reported_not_repeated(tiny_run: Path, tiny_recipe: Pa
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7, 8, 12, 24])
 def test_a_run_stopped_anywhere_ends_as_if_it_never_was(
-    tiny_run: Path, tiny_recipe: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tiny_recipe: Path, tmp_path: Path, stop_after: int
 ):
     """Stopped by a signal in the midst of an epoch, in the evaluation at its end, after that, and in the
     final evaluation."""
     folder = tmp_path / "stopped"
-    append = MetricsFile.append
-    seen = []
-
-    def append_and_stop(self: MetricsFile, line: Any) -> None:
-        append(self, line)
-        seen.append(line)
-        if len(seen) == stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(MetricsFile, "append", append_and_stop)
-    with pytest.raises(Interrupted):
+    with interrupted_after(stop_after), pytest.raises(Interrupted):
         contrastive.run(tiny_recipe, out=folder)
     assert not (folder / "summary.json").exists()
-    monkeypatch.undo()
     contrastive.run(tiny_recipe, out=folder, resume="must")
     assert_same_run(tiny_run, folder)
 

@@ -13,29 +13,16 @@ from contrastive.heads import MLP, NoHead
 from contrastive.losses import NTXent
 from contrastive.method import Method
 from contrastive.negatives import InBatch
-from contrastive.parts import Backbone, TargetWrapper
+from contrastive.parts import TargetWrapper
 from contrastive.targets import EMA, Shared, StopGrad
 from contrastive.values import Progress
-
-
-class Small(Backbone):
-    """A linear encoder of 2 x 4 x 4 images, with or without batch norm."""
-
-    def __init__(self, batch_norm: bool = False):
-        super().__init__()
-        self.features = 6
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(32, 6))
-        if batch_norm:
-            self.layers.append(nn.BatchNorm1d(6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+from tests.encoders import Flat
 
 
 def composed(target, batch_norm: bool = False, **changes) -> Method:
     torch.manual_seed(0)
     parts = {
-        "backbone": Small(batch_norm),
+        "backbone": Flat(batch_norm),
         "head": MLP(6, [5], "none"),
         "predictor": None,
         "negatives": [InBatch("other")],

@@ -1,11 +1,19 @@
-"""A data set and a recipe small enough to train in a second, for tests of whole runs."""
+"""A data set and a recipe small enough to train in a second, for tests of whole runs, and how to stop one."""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
+
+from contrastive.metrics import MetricsFile
 
 RECIPE = """\
 name: tiny
@@ -50,3 +58,18 @@ def write_recipe(folder: Path, root: Path) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(RECIPE.format(root=root))
     return path
+
+
+@contextmanager
+def interrupted_after(lines: int) -> Iterator[None]:
+    """SIGINT comes once a run has written so many lines of metrics.jsonl, whatever is under way then."""
+    append, seen = MetricsFile.append, []
+
+    def append_and_stop(self: MetricsFile, line: Any) -> None:
+        append(self, line)
+        seen.append(line)
+        if len(seen) == lines:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with mock.patch.object(MetricsFile, "append", append_and_stop):
+        yield
