@@ -210,11 +210,12 @@ def figures(subject: Subject) -> None:
 @check("deterministic", "protocol", after=("figures", "global state"))
 def protocol_deterministic(subject: Subject) -> None:
     """The same features give the same figures, whatever seed the process has."""
-    scores = []
-    for seed in (0, 1):
+    first: dict[str, float] | None = None
+    for seed in range(4):  # accuracies are coarse: two draws may well agree
         with seeded(seed):
-            scores.append(subject.part().score(*splits()))
-    require(same(*scores), f"the same features give {scores[0]} and then {scores[1]}; seed what is drawn")
+            found = subject.part().score(*splits())
+        first = found if first is None else first
+        require(same(first, found), f"the same features give {first} and then {found}; seed what is drawn")
 
 
 @check("order", "protocol", after=("deterministic",))

@@ -72,12 +72,14 @@ class Percent(Protocol):
 
 
 class Unseeded(Protocol):
-    """Fits on a random half, drawn anew each time."""
+    """Fits on ten images from a generator that goes on from call to call."""
+
+    _generator = np.random.default_rng(0)
 
     def score(self, fit, validation, test=None):
-        rows = torch.from_numpy(np.random.default_rng().permutation(len(fit))[: len(fit) // 2])
-        half = type(fit)(fit.h[rows], fit.labels[rows], fit.ids[rows])
-        return KNN(5).score(half, validation, test)
+        rows = torch.from_numpy(self._generator.permutation(len(fit))[:10])
+        few = type(fit)(fit.h[rows], fit.labels[rows], fit.ids[rows])
+        return KNN(5).score(few, validation, test)
 
 
 FAULTS = {
