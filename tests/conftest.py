@@ -1,4 +1,4 @@
-"""Settings for every test: repeatable property tests, and one thread a worker under xdist."""
+"""Settings for every test: repeatable draws, and one thread a worker under xdist."""
 
 import os
 
@@ -20,6 +20,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_runtest_setup() -> None:
+    """Every test draws the same, whichever tests ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import sys
 import unittest
@@ -20,7 +21,16 @@ from contrastive.errors import UsageError
 from contrastive.kinds import KINDS
 from contrastive.parts import Loss
 from contrastive.registry import CORE, load_registry
-from contrastive.testing import CHECKS, VERSION, CheckFailed, check_part, check_plugin, checks, part_checks
+from contrastive.testing import (
+    CHECKS,
+    VERSION,
+    CheckFailed,
+    check_part,
+    check_plugin,
+    checks,
+    framework,
+    part_checks,
+)
 from contrastive.testing.framework import PLUGIN, bound
 from contrastive.testing.processes import two_processes
 from contrastive.testing.subjects import Subject
@@ -175,6 +185,21 @@ def test_no_check_leaves_a_trace():
     before = torch.get_rng_state()
     check_part(Aligned)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_check_draws_the_same_whatever_was_drawn_before():
+    drawn = []
+
+    @framework.check("draws", "loss")
+    def draws(subject):
+        """It draws."""
+        drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
+
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        bound(Subject(REGISTRY.entry("loss", "nt_xent"), REGISTRY), (draws,))[0]()
+    assert drawn[0] == drawn[1]
 
 
 def test_one_process_of_two_that_dies_is_told():

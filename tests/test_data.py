@@ -425,7 +425,7 @@ def test_only_the_parent_ends_a_worker(workers):
     next(suspended)
     (worker,) = workers()
     worker.terminate()  # what the interpreter does with workers that are left at its exit
-    worker.join(3)
+    worker.join(60)
     assert worker.exitcode == 0
 
 

@@ -99,7 +99,7 @@ def test_ruff_finds_nothing(packages, tmp_path):
     create("contrastive-a-rather-long-name", "protocol", load_registry(plugins=False), tmp_path / "long")
     for command in (["check"], ["format", "--check"]):
         run = [sys.executable, "-m", "ruff", *command, "--no-cache", str(packages), str(tmp_path / "long")]
-        done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout
 
 
@@ -109,12 +109,12 @@ def test_pip_builds_and_installs_one(packages, tmp_path, monkeypatch):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
     package = packages / "my-loss"
     run = [*pip, "--no-build-isolation", "--no-index", "--target", str(target), str(package)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in target.glob("*.py")) == ["my_loss.py"]
     on_path(target, monkeypatch)
     code = "from contrastive.cli import main; raise SystemExit(main(['show', 'loss', 'my_loss', '--json']))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert json.loads(shown.stdout)["provider"] == "my-loss", shown.stderr
 
 
