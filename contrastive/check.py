@@ -12,6 +12,7 @@ from rich.table import Table
 
 from contrastive.build import Composition, build
 from contrastive.device import resolve_precision
+from contrastive.method import Method
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
 
@@ -53,7 +54,7 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
         "steps_per_epoch": steps_per_epoch,
         "steps": min(steps, train.max_steps or steps),
         "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
-        "candidates": f"of one batch of {train.batch_size} images; accumulation adds none",
+        "candidates": _candidates(method, train.batch_size),
         "memory_mib": _memory_mib(resolved, parts, channels),
     }
 
@@ -71,6 +72,15 @@ def _parts(recipe: Recipe) -> dict[str, str]:
         "optimizer": recipe.optimizer.name,
         "protocols": ", ".join(recipe.evaluate.protocols),
     }
+
+
+def _candidates(method: Method, batch_size: int) -> str:
+    """What a query is told apart from, beside its positives."""
+    kept = sum(len(memory.z) for source in method.sources if (memory := source.memory()) is not None)
+    told = [f"keys of one batch of {batch_size} images; accumulation adds none"] if method.offers else []
+    if kept:
+        told.append(f"{kept:,} keys of earlier batches")
+    return ", and ".join(told) or "none"
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import contrastive
+from contrastive.check import check
 from contrastive.cli import main
 
 
@@ -76,6 +77,23 @@ def test_check_estimates_activations_that_grow_with_the_batch(
         for batch in (16, 64)
     )
     assert large["activations"] == pytest.approx(4 * small["activations"], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("negatives", "told"),
+    [
+        ("in_batch", "keys of one batch of 16 images; accumulation adds none"),
+        ("{name: queue, size: 5000}", "5,000 keys of earlier batches"),
+        (
+            "[in_batch, {name: queue, size: 40}]",
+            "keys of one batch of 16 images; accumulation adds none, and 40 keys of earlier batches",
+        ),
+        ("none", "none"),
+    ],
+)
+def test_check_tells_the_candidates(negatives: str, told: str, tiny_recipe: Path):
+    report = check(tiny_recipe, [f"negatives={negatives}", "allow=[collapse]"])
+    assert report["candidates"] == told
 
 
 def test_check_of_several_tells_the_mistakes_of_each(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):

@@ -146,7 +146,7 @@ class Tutorial:
                 "-k",
                 "not conformance",
             ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=900)
             assert done.returncode == 0, done.stdout[-5000:]
 
 

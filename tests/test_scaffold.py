@@ -45,7 +45,7 @@ def site(packages, tmp_path, monkeypatch):
 def run_tests(*folders: Path, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
     return subprocess.run(
-        [*command, *map(str, folders)], capture_output=True, text=True, timeout=300, **options
+        [*command, *map(str, folders)], capture_output=True, text=True, timeout=900, **options
     )
 
 
