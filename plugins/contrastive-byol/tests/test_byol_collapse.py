@@ -77,13 +77,11 @@ CAUSES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "Neither the predictor nor the head's output has batch norm",
     ),
-    "learning rate too high and no weight decay": (
-        {"target": "stop_grad", "train.epochs": 14, "optimizer.lr": 3, "optimizer.weight_decay": 0},
-        {"target": "stop_grad"},
-        "Nothing decays the weights: set optimizer.weight_decay to 1e-6 (lars) or 1e-4 (sgd). "
-        "The learning rate of 3 may be too high",
-    ),
 }
+TUNING = (
+    "Nothing decays the weights: set optimizer.weight_decay to 1e-6 (lars) or 1e-4 (sgd). "
+    "The learning rate of 3 may be too high"
+)
 
 
 @pytest.mark.parametrize("name", CAUSES)
@@ -91,9 +89,20 @@ def test_a_collapse_is_seen_its_cause_named_and_without_it_there_is_none(watched
     provoked, healed, cause = CAUSES[name]
     (message,), _ = watched(provoked)
     assert cause in message
-    others = {words for _, _, words in CAUSES.values()} - {cause}
+    others = {words for _, _, words in CAUSES.values()} - {cause} | {TUNING}
     assert not any(words in message for words in others), message
     assert watched(healed)[0] == []
+
+
+def test_where_nothing_else_is_wrong_rate_and_decay_are_named(watched: Watched):
+    """At so high a rate training is chaotic: most seeds collapse, which ones hangs on the last digit."""
+    simsiam = {"target": "stop_grad"}
+    rash = {**simsiam, "train.epochs": 14, "optimizer.lr": 3, "optimizer.weight_decay": 0}
+    heard = (watched({**rash, "train.seed": seed})[0] for seed in range(6))
+    (message,) = next((messages for messages in heard if messages), ["none of six seeds collapsed"])
+    assert TUNING in message
+    assert not any(words in message for _, _, words in CAUSES.values())
+    assert watched(simsiam)[0] == []
 
 
 @pytest.mark.parametrize(
