@@ -51,9 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if none")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the tables")
-    parser.add_argument(
-        "--quote", type=Path, metavar="PAGE", help="measure nothing; put kept tables into PAGE"
-    )
+    parser.add_argument("--quote", type=Path, metavar="PAGE", help="only put kept tables into PAGE")
     arguments = parser.parse_args()
     if arguments.quote:
         arguments.quote.write_text(quoted(arguments.quote.read_text(), arguments.out))
