@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = command("export", _export, "write the backbone of a run for other programs")
     export.add_argument("run", metavar="RUN", help="a run folder")
-    export.add_argument("--format", choices=("timm",), default="timm", help="what will load it")
+    export.add_argument("--format", choices=("timm", "onnx"), default="timm", help="what will load it")
     export.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
 
     command("schema", _schema, "print the JSON Schema of recipes, for editors")
@@ -245,7 +245,7 @@ def _embed(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from contrastive.inspection import export
 
-    print(export(arguments.run, arguments.out))
+    print(export(arguments.run, arguments.out, arguments.format))
     return 0
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.augmentations.preview import grid
+from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.errors import DataError, RecipeError, UnreadableImage, UsageError, did_you_mean
 from contrastive.evaluate import Evaluation, frozen
@@ -181,11 +182,21 @@ def nearest_others(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.cat([s for s, _ in parts]), torch.cat([c for _, c in parts])
 
 
-def export(folder: str | Path, out: str | Path) -> Path:
-    """Write the run's backbone so that timm loads it. Raises UsageError where ``out`` is not free."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not an empty folder; name another one with --out.")
+def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] = "timm") -> Path:  # noqa: A002
+    """Write the run's backbone so that timm, or onnxruntime, loads it.
+
+    Raises:
+        UsageError: ``out`` is not free, a package is missing, or the backbone cannot be written so.
+        ContrastiveError: onnxruntime gives other features than torch.
+    """
+    out = require_free(out)
+    if format == "onnx":
+        require_onnx()  # before images are read
+        loaded = load(folder)
+        about = {"name": loaded.recipe.name, "backbone": loaded.recipe.backbone.dump()}
+        channels, size = loaded.data.train.channels, loaded.parts.image_size
+        export_onnx(loaded.parts.method.backbone, out, channels, size, about)
+        return out
     written = Run(folder).folder / "backbone"
     if written.is_dir():
         shutil.copytree(written, out, dirs_exist_ok=True)

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.protocols import KNN, LinearProbe
@@ -85,6 +87,53 @@ def test_nearest_takes_the_first_of_equals():
     value, column = nearest(s, 3)
     assert value.tolist() == [[0.75, 0.5, 0.5], [5.0, 4.0, 3.0]]
     assert column.tolist() == [[1, 0, 2], [4, 3, 2]]
+
+
+@given(
+    c=st.integers(1, 4),
+    n=st.integers(1, 400),
+    k=st.integers(1, 6),
+    values=st.sampled_from([2, 9, 10**6]),
+    seed=st.integers(0, 1000),
+)
+def test_nearest_equals_a_sort_of_whole_rows(c, n, k, values, seed):
+    """With few different values nearly every row has equals at its k-th place; long rows go by blocks."""
+    s = torch.randint(values, (c, n), generator=torch.Generator().manual_seed(seed)) / 7
+    value, column = nearest(s, min(k, n))
+    for row, got, at in zip(s.tolist(), value.tolist(), column.tolist(), strict=True):
+        first = sorted(range(n), key=lambda j: (-row[j], j))[:k]
+        assert got == [row[j] for j in first] == [row[j] for j in at]
+        assert set(at) == set(first)
+
+
+def test_knn_of_a_long_bank_equals_whole_rows_sorted():
+    bank, queries = (blobs(n, 7, 16, seed, 3, torch.float64) for n, seed in ((3001, 1), (200, 2)))
+    s = F.normalize(queries.h, dim=1) @ F.normalize(bank.h, dim=1).T  # [m, n]
+    votes = torch.zeros(len(queries), 7, dtype=torch.float64)
+    for query, order in enumerate(s.argsort(1, descending=True)[:, :30]):
+        for image in order:
+            votes[query, bank.labels[image]] += (s[query, image] / 0.1).exp()
+    assert KNN(30).predict(bank.h, bank.labels, queries.h, 7).tolist() == votes.argmax(1).tolist()
+
+
+class Largest(TorchDispatchMode):
+    """Counts the elements of the largest tensor that any operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        given = [x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        self.elements = max([self.elements, *given])
+        return out
+
+
+def test_knn_stores_no_matrix_of_similarities(monkeypatch):
+    monkeypatch.setattr(knn_module, "_TILE", 6000)
+    bank, queries = blobs(2000, noise=3), blobs(500, seed=1, noise=3)
+    with Largest() as largest:
+        KNN(5).score(bank, queries)
+    assert largest.elements == bank.h.numel() == 10_000  # of a million similarities
 
 
 def test_knn_ties_go_to_earlier_images_and_smaller_labels():

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contrastive.backbones.loading import load_backbone
+    from contrastive.backbones.onnx import export_onnx
     from contrastive.backbones.timm import Timm
     from contrastive.backbones.torchvision import Torchvision
 
-__all__ = ["Timm", "Torchvision", "load_backbone"]
+__all__ = ["Timm", "Torchvision", "export_onnx", "load_backbone"]
 
-_MODULES = {"Timm": "timm", "Torchvision": "torchvision", "load_backbone": "loading"}
+_MODULES = {
+    "Timm": "timm",
+    "Torchvision": "torchvision",
+    "export_onnx": "onnx",
+    "load_backbone": "loading",
+}
 
 
 def __getattr__(name: str) -> Any:

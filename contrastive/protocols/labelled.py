@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,24 +22,32 @@ def labelled(protocol: str, role: str, *parts: Features) -> Features:
         UsageError: no image of ``parts`` has a label.
         ContrastiveError: a feature is not finite.
     """
-    filled = [part for part in parts if len(part)] or parts[:1]
-    h = torch.cat([part.h for part in filled])  # [n, F]
-    labels = torch.cat([part.labels for part in filled])  # [n]
-    ids = torch.cat([part.ids for part in filled])  # [n]
-    if h.device.type == "mps":  # Apple's device has no float64, in which protocols sum and solve
-        h, labels, ids = h.cpu(), labels.cpu(), ids.cpu()
-    known = labels >= 0
+    joined = _join([part for part in parts if len(part)] or parts[:1])
+    if joined.h.device.type == "mps":  # Apple's device has no float64, in which protocols sum and solve
+        joined = Features(joined.h.cpu(), joined.labels.cpu(), joined.ids.cpu())
+    known = joined.labels >= 0
     if not known.any():
         raise UsageError(
-            f"{protocol}: none of the {len(ids)} {role} images has a label; "
+            f"{protocol}: none of the {len(joined)} {role} images has a label; "
             f"remove '{protocol}' from 'evaluate', or give it labelled data."
         )
-    kept = Features(h[known], labels[known], ids[known])
-    if not kept.h.isfinite().all():
+    kept = joined if known.all() else Features(joined.h[known], joined.labels[known], joined.ids[known])
+    if not torch.stack(kept.h.aminmax()).isfinite().all():  # one pass; both carry a NaN on
         raise ContrastiveError(
             f"{protocol}: the features of the {role} images are not finite; training diverged."
         )
     return kept
+
+
+def _join(parts: Sequence[Features]) -> Features:
+    """Parts one after the other; a single one as it is, because a copy may take hundreds of MiB."""
+    if len(parts) == 1:
+        return parts[0]
+    return Features(
+        torch.cat([part.h for part in parts]),  # [n, F]
+        torch.cat([part.labels for part in parts]),  # [n]
+        torch.cat([part.ids for part in parts]),  # [n]
+    )
 
 
 def class_indices(fit: Tensor, queried: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -1,0 +1,152 @@
+"""Any backbone as an ONNX model, checked against torch before it is kept."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contrastive.errors import ContrastiveError, UsageError, said
+from contrastive.parts import Backbone
+
+#: Largest difference to torch in any feature, in units of the largest feature where that is above 1.
+TOLERANCE = 1e-4
+_TRACED, _CHECKED = 2, (1, 5)  # batch sizes
+
+
+def export_onnx(
+    backbone: Backbone,
+    folder: str | Path,
+    channels: int,
+    size: int,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``model.onnx`` and ``config.json`` into ``folder``, both or neither; ``backbone`` stays as it is.
+
+    The model takes ``pixels``, float32 [b, C, size, size] in [0, 1], any b, and gives ``features``, float32
+    [b, F]: what ``backbone`` gives in eval mode, its own normalisation of inputs included. Where
+    onnxruntime is installed that is verified for batches of 1 and 5 random images.
+
+    Args:
+        backbone: only its ``forward`` is asked.
+        folder: a new or empty folder.
+        channels: C.
+        size: height and width of the images.
+        about: what config.json says beside the shapes (JSON values), the model's name for example.
+
+    Raises:
+        UsageError: ``folder`` is not free, a package is missing, or torch cannot translate the backbone.
+        ContrastiveError: onnxruntime gives other features than torch.
+    """
+    require_onnx()
+    folder = require_free(folder).resolve()
+    net = copy.deepcopy(backbone).cpu().to(memory_format=torch.contiguous_format)
+    net = net.eval().requires_grad_(False)
+    partial = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        opset = _translate(net, partial / "model.onnx", channels, size)
+        config = {
+            **(about or {}),
+            "input": {"name": "pixels", "shape": ["batch", channels, size, size], "dtype": "float32"},
+            "range": [0, 1],
+            "output": {"name": "features", "shape": ["batch", backbone.features], "dtype": "float32"},
+            "opset": opset,
+        }
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if find_spec("onnxruntime"):
+            _verify(net, partial / "model.onnx", channels, size)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def require_onnx() -> None:
+    """Raises UsageError where a package that writes ONNX is missing."""
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"ONNX export needs {' and '.join(missing)}: pip install 'contrastive-framework[onnx]'."
+        )
+
+
+def require_free(folder: str | Path) -> Path:
+    """``folder``, if it is new or empty; else raises UsageError."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not an empty folder; name another one with --out.")
+    return folder
+
+
+def _translate(net: Backbone, file: Path, channels: int, size: int) -> int:
+    """Write ``net``, with a free batch size; returns the version of ONNX's operators."""
+    example = torch.zeros(_TRACED, channels, size, size)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                net,
+                (example,),
+                input_names=["pixels"],
+                output_names=["features"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # a stranger's forward meets torch's tracer
+        name = type(net).__name__
+        raise UsageError(f"torch cannot translate the backbone {name} to ONNX: {said(error)}") from error
+    assert program is not None  # it is only where torch writes the file itself
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
+    program.save(file)  # beyond 2 GiB the weights go into a file beside it
+    return int(program.model.opset_imports[""])
+
+
+def _verify(net: Backbone, file: Path, channels: int, size: int) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    for batch in _CHECKED:
+        pixels = torch.rand(batch, channels, size, size, generator=generator)
+        with torch.no_grad():
+            expected: Tensor = net(pixels).float()
+        got = torch.from_numpy(session.run(["features"], {"pixels": pixels.numpy()})[0])
+        if got.shape != expected.shape:
+            raise ContrastiveError(
+                f"onnxruntime gives {tuple(got.shape)} for {batch} images where torch gives "
+                f"{tuple(expected.shape)}; nothing was written."
+            )
+        off = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
+        if not off <= TOLERANCE:
+            raise ContrastiveError(
+                f"onnxruntime's features differ from torch's by {off:.2g} for {batch} images, more than "
+                f"{TOLERANCE:g}; nothing was written."
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter tells its own developers."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
