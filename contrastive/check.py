@@ -13,6 +13,7 @@ from rich.table import Table
 from contrastive.build import Composition, build
 from contrastive.device import resolve_precision
 from contrastive.method import Method
+from contrastive.passes import caveat
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
 
@@ -55,6 +56,7 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
         "steps": min(steps, train.max_steps or steps),
         "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
         "candidates": _candidates(method, train.batch_size),
+        "chunks": _chunks(resolved, parts),
         "memory_mib": _memory_mib(resolved, parts, channels),
     }
 
@@ -83,6 +85,15 @@ def _candidates(method: Method, batch_size: int) -> str:
     return ", and ".join(told) or "none"
 
 
+def _chunks(recipe: Recipe, parts: Composition) -> str:
+    """Into what a batch is cut, and what then to know of batch norm."""
+    size, batch = recipe.train.chunk_size, recipe.train.batch_size
+    if size is None or size >= batch:
+        return "none"
+    told = caveat(parts.method, size, batch)
+    return f"{-(-batch // size)} a batch, of at most {size} images" + (f"; {told}" if told else "")
+
+
 def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
@@ -91,12 +102,17 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
     """An estimate of what a step holds: weights, gradients, optimizer state and saved activations.
 
     Activations are measured: forward passes of two sizes in the training precision count the bytes that
-    autograd keeps, of which some grow with the batch and some (a queue) do not.
+    autograd keeps, of which some grow with the batch and some (a queue) do not. In chunks they are those of
+    one chunk, and of the batch its embeddings and their gradients, in float32.
     """
     few, more = (_saved_bytes(recipe, parts, channels, images) for images in _PROBES)
     per_image = (more - few) / (_PROBES[1] - _PROBES[0])
-    activations = few + per_image * (recipe.train.batch_size - _PROBES[0])
-    method = parts.method
+    method, batch = parts.method, recipe.train.batch_size
+    images = min(batch, recipe.train.chunk_size or batch)
+    activations = few + per_image * (images - _PROBES[0])
+    if images < batch:
+        vectors = len(method.online_views) + len(method.target_views)  # of an image
+        activations += batch * vectors * method.head.out_features * 2 * 4
     weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     state = {"adamw": 2}.get(recipe.optimizer.name, 1)  # momentum; Adam also keeps the second moment

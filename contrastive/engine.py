@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from contrastive.augmentations.pipeline import Pipeline, to_device
+from contrastive.augmentations.pipeline import Pipeline
 from contrastive.checkpoints import Checkpoints
 from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
@@ -26,6 +27,7 @@ from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.method import Method
 from contrastive.metrics import MetricsFile
 from contrastive.parts import Listener, Optimizer
+from contrastive.passes import Chunk, GradientCache, OnePass, Passes
 from contrastive.rng import derive
 from contrastive.settings import Evaluator, Metrics, Settings, State
 from contrastive.values import Batch, Progress
@@ -74,15 +76,21 @@ class Engine:
         self.rule = optimizer
         self.method = method.to(accelerator.device).to(memory_format=torch.channels_last)
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
-        self.model, self.optimizer = accelerator.prepare(self.method, torch_optimizer)
+        self.views_of = partial(augment, pipelines=pipelines, seed=settings.seed, device=accelerator.device)
+        images = settings.batch_size // accelerator.num_processes
+        chunk = min(images, settings.chunk_size or images)
+        module = self.method if chunk == images else Chunk(self.method)
+        self.model, self.optimizer = accelerator.prepare(module, torch_optimizer)
+        self.passes: Passes = OnePass(self.model, accelerator)
+        if chunk < images:
+            self.passes = GradientCache(self.method, self.model, accelerator, chunk, settings.seed)
         self.state = State()
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
         self.comparison: Comparison | None = None
-        self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = (
-            None  # a step's, under way
-        )
+        # What a step came to, under way from the device.
+        self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
         self._window = (time.perf_counter(), 0)  # since when, and how many images
         self._clock = time.perf_counter()
 
@@ -163,15 +171,10 @@ class Engine:
         progress = Progress(state.step, self.total_steps)
         total = torch.zeros((), device=accelerator.device)
         compared: list[Comparison] = []
-        for batch in micro:
-            views = augment(
-                batch, self.pipelines, seed=settings.seed, epoch=state.epoch, device=accelerator.device
-            )
-            ids = to_device(batch.ids.numpy(), views[0])
-            labels = None if batch.labels is None else to_device(batch.labels.numpy(), views[0])
-            loss, comparison = self.model(views, ids, labels, progress)
-            accelerator.backward(loss / len(micro))
-            total += loss.detach() / len(micro)
+        views_of = partial(self.views_of, epoch=state.epoch)
+        for number, batch in enumerate(micro):
+            loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
+            total += loss / len(micro)
             compared.append(comparison)
         norm = None
         if settings.clip_grad_norm is not None:

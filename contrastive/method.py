@@ -1,8 +1,8 @@
 """One module runs every method: a composition of parts, never a class of its own.
 
-``encode`` -> ``keys`` -> ``compare``; ``forward`` composes them and is all that the engine calls, so
-that autocast and gradient synchronisation act on the whole of it. What parts do at each step is told
-them by ``before_step``, ``after_batch`` and ``after_step``.
+``encode`` -> ``keys`` -> ``judge``, which compares and asks the losses; ``forward`` composes them, so that
+autocast and gradient synchronisation act on the whole of it. What parts do at each step is told them by
+``before_step``, ``after_batch`` and ``after_step``.
 """
 
 from __future__ import annotations
@@ -133,6 +133,20 @@ class Method(nn.Module):
             across_processes=True,
         )
 
+    def judge(
+        self,
+        encoded: Encoded,
+        keys: Mapping[int, Tensor],
+        ids: Tensor,
+        labels: Tensor | None,
+        progress: Progress,
+    ) -> Output:
+        """The weighted sum of the losses on embeddings of a whole batch, outside autocast."""
+        with torch.autocast(ids.device.type, enabled=False):
+            comparison = self.compare(encoded, keys, ids, labels, progress)
+            values = [w * loss(comparison) for w, loss in zip(self.weights, self.losses, strict=True)]
+            return Output(torch.stack(values).sum(), comparison)
+
     def forward(
         self,
         views: Sequence[Tensor],
@@ -150,11 +164,7 @@ class Method(nn.Module):
         """
         by_view = dict(enumerate(views))
         encoded = self.encode(by_view)
-        keys = self.keys(by_view, encoded)
-        with torch.autocast(ids.device.type, enabled=False):
-            comparison = self.compare(encoded, keys, ids, labels, progress or Progress())
-            values = [w * loss(comparison) for w, loss in zip(self.weights, self.losses, strict=True)]
-            return Output(torch.stack(values).sum(), comparison)
+        return self.judge(encoded, self.keys(by_view, encoded), ids, labels, progress or Progress())
 
     # -- what parts do at each step -------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from contrastive.evaluate import Evaluation
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
 from contrastive.parts import Callback, RunState
+from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
 from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
 from contrastive.registry import Registry, core_version, load_registry
@@ -130,6 +131,8 @@ class _Job:
             return finished
         accelerator = make_accelerator(train.precision, str(folder), train.trackers)
         self._name_skipped()
+        if told := caveat(self.parts.method, train.chunk_size, train.batch_size):
+            self.display.warn(f"train.chunk_size: {told}")
         if self.recipe.positives == "label":
             self.display.log("positives: label: training reads labels, but for those of the held-out tenth")
         with locked(folder), interrupts() as interrupted:
@@ -266,6 +269,7 @@ class _Job:
             seed=train.seed,
             max_steps=train.max_steps,
             accumulate=train.accumulate,
+            chunk_size=train.chunk_size,
             clip_grad_norm=train.clip_grad_norm,
             nonfinite=train.nonfinite,
             checkpoint_every=train.checkpoint_every,

@@ -20,6 +20,7 @@ class Settings:
     seed: int
     max_steps: int | None = None
     accumulate: int = 1
+    chunk_size: int | None = None  # of one process
     clip_grad_norm: float | None = None
     nonfinite: Literal["stop", "skip"] = "stop"
     checkpoint_every: int = 1

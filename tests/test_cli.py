@@ -96,6 +96,21 @@ def test_check_tells_the_candidates(negatives: str, told: str, tiny_recipe: Path
     assert report["candidates"] == told
 
 
+def test_check_estimates_the_activations_of_one_chunk(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
+    def checked(*sets: str) -> dict[str, Any]:
+        arguments = [word for each in sets for word in ("--set", f"train.{each}")]
+        return json_of(capsys, "check", str(tiny_recipe), *arguments)["recipes"][0]
+
+    chunk, whole = checked("batch_size=16"), checked("batch_size=96", "chunk_size=96")
+    cut = checked("batch_size=96", "chunk_size=16")
+    assert chunk["chunks"] == whole["chunks"] == "none"
+    assert cut["chunks"].startswith(
+        "6 a batch, of at most 16 images; batch norm sees chunks of 16 images, not the batch of 96"
+    )
+    assert whole["memory_mib"]["activations"] > 5 * chunk["memory_mib"]["activations"]
+    assert cut["memory_mib"]["activations"] == pytest.approx(chunk["memory_mib"]["activations"], rel=0.05)
+
+
 def test_check_of_several_tells_the_mistakes_of_each(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
     Path("wrong.yaml").write_text(tiny_recipe.read_text().replace("temperature", "temperatur"))
     assert main(["check", str(tiny_recipe), "wrong.yaml"]) == 2

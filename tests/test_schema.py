@@ -111,7 +111,8 @@ def test_shipped_recipes_follow_the_schema_as_written_and_in_full(real, name):
         ("evaluate: {knn: {k: 0}}", False),
         ("train: {epoch: 3}", False),
         ("train: [3]", False),
-        ("train: {chunk_size: 32}", False),
+        ("train: {chunk_size: 32}", True),
+        ("train: {chunk_size: 0}", False),
     ],
 )
 def test_the_schema_takes_what_the_resolver_takes(text, follows):

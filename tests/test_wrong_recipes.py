@@ -102,9 +102,9 @@ WRONG = {
         D + "train: {epoch: 3}\n",
         "r.yaml:2:9  train.epoch: train has no key 'epoch'. Did you mean 'epochs'?",
     ),
-    "gradient caching, which is for later": (
-        D + "train: {chunk_size: 32}\n",
-        "r.yaml:2:21  train.chunk_size: gradient caching comes with a later version; leave it null",
+    "chunks of no images": (
+        D + "train: {chunk_size: 0}\n",
+        "r.yaml:2:21  train.chunk_size: must be greater than 0, not 0",
     ),
     "list where a map belongs": (
         D + "train: [epochs, 3]\n",

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, Field, PlainValidator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field
 
 from contrastive.errors import Mistake, RecipeError, Where
 from contrastive.recipe.nodes import Node
@@ -117,11 +116,6 @@ class Views(BaseModel):
     )
 
 
-def _no_chunks(value: Any) -> None:
-    if value is not None:
-        raise PydanticCustomError("later", "gradient caching comes with a later version; leave it null")
-
-
 class Train(BaseModel):
     """Length, batches, precision and bookkeeping of training."""
 
@@ -135,8 +129,9 @@ class Train(BaseModel):
     accumulate: int = Field(
         1, ge=1, description="Batches an optimizer step takes; candidates come from one batch only."
     )
-    chunk_size: Annotated[None, PlainValidator(_no_chunks, json_schema_input_type=None)] = Field(
-        None, description="Images of a chunk of gradient caching; comes with a later version."
+    chunk_size: Annotated[int, Field(gt=0)] | None = Field(
+        None,
+        description="Images that are encoded at a time, in each process: gradient caching of large batches.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the hardware computes in it, else fp32."
