@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from contrastive.build import Composition, build
+from contrastive.cache import cache_folder
 from contrastive.device import resolve_precision
+from contrastive.memory import pixel_bytes, shown, whereabouts
 from contrastive.method import Method
+from contrastive.parts import ImageTable
 from contrastive.passes import caveat
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
@@ -39,6 +42,7 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
         "fingerprint": training_fingerprint(resolved, data.fingerprint),
         "parts": _parts(resolved),
         "images": {"train": len(data.train), "test": len(data.test) if data.test is not None else None},
+        "decoded": _decoded(resolved, data.train),
         "labels": data.labelled,
         "skipped_files": len(data.train.skipped),
         "shapes": {
@@ -59,6 +63,16 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
         "chunks": _chunks(resolved, parts),
         "memory_mib": _memory_mib(resolved, parts, channels),
     }
+
+
+def _decoded(recipe: Recipe, table: ImageTable) -> str:
+    """Where the decoded images of the train split will be held."""
+    folder = cache_folder(recipe.train.cache)
+    where = whereabouts(table, recipe.train.memory_limit * 2**20, folder is not None)
+    if where == "nowhere":
+        return "anew in every epoch"
+    place = "in memory" if where == "memory" else f"in {folder}"
+    return f"once, held {place} ({shown(pixel_bytes(table))})"
 
 
 def _parts(recipe: Recipe) -> dict[str, str]:

@@ -24,13 +24,23 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
-from contrastive.memory import LIMIT, Done, MemoryTable, decode, hold, workers_for
+from contrastive.memory import (
+    LIMIT,
+    Done,
+    HeldTable,
+    MemoryTable,
+    decode,
+    decode_reduced,
+    hold,
+    workers_for,
+)
 from contrastive.parts import ImageTable
 from contrastive.rng import Key, derive, hash_ids
 from contrastive.values import Batch
 
 if TYPE_CHECKING:
     from contrastive.augmentations.pipeline import Pipeline
+    from contrastive.cache import Cache
 
 Workers = int | Literal["auto"]
 
@@ -66,9 +76,10 @@ def substitutes(order: np.ndarray, place: int, batch_size: int) -> Iterator[int]
 class TrainLoader:
     """Batches of an epoch, whole ones only.
 
-    Images of one size that fit are decoded once and held in memory, and a batch carries them as they
+    Images of one size are decoded once and held in memory or in a cache, and a batch carries them as they
     are. Where sizes vary, images are large or an operation goes image by image, it carries one tensor a view,
-    already cropped (or wholly augmented) by the decoding workers; :func:`augment` does the rest.
+    already cropped (or wholly augmented) by the decoding workers; :func:`augment` does the rest. Photographs
+    are decoded at the scale that their most demanding view asks for.
 
     The place of an image that does not decode goes to the first of :func:`substitutes` that does.
 
@@ -78,11 +89,12 @@ class TrainLoader:
         batch_size: source images a batch.
         seed: of the order and of the augmentation.
         labels: whether batches carry labels (``positives: label``); those of the held-out tenth read -1.
-        workers: processes that decode; ``auto`` is none where images are held in memory and augmented
-            as batches, else one a processor, at most 8.
+        workers: processes that decode, or read the cache; ``auto`` is none where images are held in memory
+            and augmented as batches, else one a processor, at most 8.
         max_unreadable: the share of the images that may fail to decode.
         memory_limit: bytes of pixels that may be held in memory.
-        progress: called with (done, all) while images are decoded into memory.
+        cache: where they are held past that; None: nowhere.
+        progress: called with (done, all) while images are decoded, to be held.
 
     Attributes:
         table: the table batches are read from; evaluation that reads the same one decodes nothing twice.
@@ -105,6 +117,7 @@ class TrainLoader:
         workers: Workers = "auto",
         max_unreadable: float = 0.02,
         memory_limit: int = LIMIT,
+        cache: Cache | None = None,
         progress: Done | None = None,
     ):
         if batch_size > len(table):
@@ -114,7 +127,7 @@ class TrainLoader:
             )
         if labels and table.labels is None:
             raise DataError("positives: label needs labels, but the data set has none. Set positives=image.")
-        self.table = hold(table, memory_limit, progress)
+        self.table = hold(table, memory_limit, cache, progress)
         self.steps_per_epoch = len(table) // batch_size
         self.max_unreadable = max_unreadable
         self.unreadable: dict[int, str] = {}
@@ -135,7 +148,7 @@ class TrainLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from batch ``start`` on."""
-        if isinstance(self.table, MemoryTable):  # before workers are forked, so that they share it
+        if isinstance(self.table, HeldTable):  # before workers are forked, so that they share it
             self._note((int(self.table.ids[row]), str(error)) for row, error in self.table.unreadable.items())
         self._steps.epoch, self._steps.start = epoch, start
         for batch in self._loader:
@@ -195,9 +208,10 @@ def read(
     Yields:
         (rows int64 [k], pixels float32 [k, C, size, size] in [0, 1]), k > 0.
     """
-    if isinstance(table, MemoryTable):
+    if isinstance(table, HeldTable):
         table.load()
-        workers = 0 if workers == "auto" else workers
+    if isinstance(table, MemoryTable) and workers == "auto":
+        workers = 0
 
     def load(index: int) -> Tensor | UnreadableImage:
         try:
@@ -283,23 +297,23 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         pixels: list[list[Tensor]] = []  # [b][V], or [b][1] where images are taken as they are
         unreadable: list[tuple[int, str]] = []
         for place in range(step * self.batch_size, (step + 1) * self.batch_size):
-            row, image = self._first_readable(order, place, unreadable)
+            row, views = self._first_readable(order, place, epoch, unreadable)
             rows.append(row)
-            pixels.append(self._views(image, int(self.table.ids[row]), epoch))
-        views = [_stack(images) for images in zip(*pixels, strict=True)]
+            pixels.append(views)
+        stacked = [_stack(images) for images in zip(*pixels, strict=True)]
         return Batch(
             ids=torch.from_numpy(self.table.ids[rows]),
-            images=views[0] if self.pipelines is None else views,
+            images=stacked[0] if self.pipelines is None else stacked,
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
             unreadable=unreadable,
         )
 
     def _first_readable(
-        self, order: np.ndarray, place: int, unreadable: list[tuple[int, str]]
-    ) -> tuple[int, Tensor]:
+        self, order: np.ndarray, place: int, epoch: int, unreadable: list[tuple[int, str]]
+    ) -> tuple[int, list[Tensor]]:
         for row in substitutes(order, place, self.batch_size):
             try:
-                return row, decode(self.table, row)
+                return row, self._views(row, epoch)
             except UnreadableImage as error:
                 unreadable.append((int(self.table.ids[row]), str(error)))
         raise DataError(
@@ -307,15 +321,20 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
             "Repair or remove the unreadable images, or lower train.batch_size."
         )
 
-    def _views(self, image: Tensor, id_: int, epoch: int) -> list[Tensor]:
+    def _views(self, row: int, epoch: int) -> list[Tensor]:
+        """One tensor a view, or the image as it is; decoded once. Raises UnreadableImage."""
         if self.pipelines is None:
-            return [image]
-        keys = [Key(self.seed, epoch, view) for view in range(len(self.pipelines))]
+            return [decode(self.table, row)]
+        id_ = int(self.table.ids[row])
+        drawn = [(pipeline, Key(self.seed, epoch, view)) for view, pipeline in enumerate(self.pipelines)]
+        image = decode_reduced(
+            self.table, row, lambda size: min(p.reduction(size, id_, key) for p, key in drawn)
+        )
         return [
-            pipeline.sample(image, id_, key)
+            pipeline.sample(image.pixels, id_, key, image.size, image.factor)
             if pipeline.in_worker(True) == "all"
-            else pipeline.crop(image, id_, key)
-            for pipeline, key in zip(self.pipelines, keys, strict=True)
+            else pipeline.crop(image.pixels, id_, key, image.size, image.factor)
+            for pipeline, key in drawn
         ]
 
 
@@ -340,7 +359,7 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
             "augmentation: the images differ in size, and so do their views. Begin every pipeline with an "
             "operation that fixes the size, such as random_resized_crop."
         )
-    return torch.stack(list(images))
+    return torch.stack(list(images)).contiguous()  # however a decoder lays out its pixels
 
 
 def _moved(images: Tensor, device: torch.device | str) -> Tensor:

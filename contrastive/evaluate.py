@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.data import holdout, read
 from contrastive.errors import Interrupted
-from contrastive.memory import hold
 from contrastive.method import Method
 from contrastive.monitors import alignment, effective_rank, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol
@@ -81,7 +80,7 @@ class Evaluation:
         workers: int | Literal["auto"] = "auto",
         interrupted: Callable[[], bool] = bool,
     ):
-        self.train, self.test = hold(train), hold(test) if test is not None and _known(test).any() else None
+        self.train, self.test = train, test if test is not None and _known(test).any() else None
         self.protocols, self.pipelines = protocols, pipelines
         self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
         self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal

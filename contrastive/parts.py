@@ -13,7 +13,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,23 @@ if TYPE_CHECKING:
     from contrastive.comparison import Comparison
 
 Split = Literal["train", "test"]
+
+#: From the size (H, W) of an image to the largest factor by which its sides may be divided.
+Reduction = Callable[[tuple[int, int]], int]
+
+
+class Reduced(NamedTuple):
+    """An image decoded at a fraction of its sides.
+
+    Attributes:
+        pixels: uint8 [C, ceil(H / f), ceil(W / f)]; the first pixel begins where the whole image does.
+        size: (H, W) of the whole image.
+        factor: f.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+    factor: int
 
 
 #: What a part may declare that it needs of the composition -> what a recipe lacks that does not give it.
@@ -106,6 +123,25 @@ class ImageTable(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """What the user knows row ``index`` by: a relative path, ``train.parquet row 17``."""
+
+    def stamp(self) -> str:
+        """What tells, beside the data set's fingerprint, that its files have changed: here times may count.
+        Pixels kept on disk are decoded anew where it differs."""
+        return ""
+
+    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
+        """Pixels of row ``index``, perhaps at a fraction of their sides where that saves time. Asked for
+        where images are large or differ in size. Raises UnreadableImage.
+
+        Args:
+            reduction: from (H, W) to the largest factor f by which both sides may be divided, 1 or more.
+
+        Returns:
+            The pixels at any f that is not larger, always the same for the same row and largest factor;
+            by default those of ``decode``, where f is 1.
+        """
+        pixels = self.decode(index)
+        return Reduced(pixels, (pixels.shape[1], pixels.shape[2]), 1)
 
 
 class Dataset(Part, ABC):

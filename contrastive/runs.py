@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from contrastive.build import Builder, Composition, Data, build
+from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints, write_whole
 from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
@@ -25,12 +26,13 @@ from contrastive.device import make_accelerator
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
+from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
-from contrastive.parts import Callback, RunState
+from contrastive.parts import Callback, ImageTable, RunState, Split
 from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
-from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
+from contrastive.recipe import NOT_TRAINING, Recipe, dump_yaml, load_recipe, training_fingerprint
 from contrastive.registry import Registry, core_version, load_registry
 from contrastive.settings import Settings
 
@@ -260,6 +262,9 @@ class _Job:
             labels=recipe.positives == "label",
             workers=train.workers,
             max_unreadable=train.max_unreadable,
+            memory_limit=train.memory_limit * 2**20,
+            cache=cache_of(recipe, self.data, "train", self.display.log, self.display.warn),
+            progress=_unless(interrupted),
         )
         data = replace(self.data, train=loader.table)  # decoded once, for training and evaluation
         evaluation = evaluation_of(recipe, data, parts, accelerator.device, interrupted)
@@ -368,6 +373,36 @@ class CollapseWarning(Callback):
             run.warn(message)
 
 
+def cache_of(
+    recipe: Recipe,
+    data: Data,
+    split: Split,
+    log: Callable[[str], None] = print,
+    warn: Callable[[str], None] = _warn,
+) -> Cache | None:
+    """Where decoded images of a split are kept on disk, as the recipe says."""
+    folder, part = cache_folder(recipe.train.cache), recipe.dataset
+    if folder is None:
+        return None
+    source = {
+        "data": data.fingerprint,
+        "dataset": part.dump(),
+        "provider": f"{part.entry.provider}=={part.entry.version}",
+        "split": split,
+    }
+    return Cache(folder, f"{part.name}-{split}", source, log, warn)
+
+
+def _unless(interrupted: Callable[[], bool]) -> Done:
+    """Ends the decoding of all images where the user asks for it: it may take an hour."""
+
+    def check(done: int, images: int) -> None:
+        if interrupted():
+            raise Interrupted("interrupted")
+
+    return check
+
+
 def evaluation_of(
     recipe: Recipe,
     data: Data,
@@ -375,10 +410,15 @@ def evaluation_of(
     device: torch.device,
     interrupted: Callable[[], bool] = bool,
 ) -> Evaluation:
-    """The evaluation a recipe asks for, on ``data``."""
+    """The evaluation a recipe asks for, on ``data``; images of one size are decoded once for it."""
+
+    def held(table: ImageTable, split: Split) -> ImageTable:
+        cache = cache_of(recipe, data, split)
+        return hold(table, recipe.train.memory_limit * 2**20, cache, _unless(interrupted))
+
     return Evaluation(
-        data.train,
-        data.test,
+        held(data.train, "train"),
+        None if data.test is None else held(data.test, "test"),
         parts.protocols,
         parts.pipelines,
         parts.image_size,
@@ -413,7 +453,7 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters: ``train.epochs (10, now 20)``."""
-    free = ("name", "evaluate.", "train.workers", "train.checkpoint_every", "train.trackers")
+    free = ("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING))
     old, new = flatten(before), flatten(after)
     return [
         f"{key} ({old.get(key)}, now {new.get(key)})"

@@ -56,9 +56,9 @@ class RandomResizedCrop(Placing):
         """``area`` and ``ratio`` [b, tries], ``position`` [b, 2] in [0, 1)."""
         low, high = np.log(self.ratio)
         return {
-            "area": np.stack([rng.uniform(*self.scale) for _ in range(self.tries)], axis=1),
-            "ratio": np.exp(np.stack([rng.uniform(low, high) for _ in range(self.tries)], axis=1)),
-            "position": np.stack([rng.uniform(), rng.uniform()], axis=1),
+            "area": rng.uniforms(self.tries, *self.scale),
+            "ratio": np.exp(rng.uniforms(self.tries, low, high)),
+            "position": rng.uniforms(2),
         }
 
     def place(self, params: Params, sizes: np.ndarray) -> np.ndarray:

@@ -84,12 +84,31 @@ class Placing(Operation):
         flags = None if mirrored is None else to_device(mirrored, pixels)
         return crop_and_resize(pixels, to_device(boxes, pixels), self.size, self.interpolation, flags)
 
-    def crop(self, image: Tensor, params: Params) -> Tensor:
-        """One image of any size, uint8 [C, H, W] -> uint8 [C, h, w], in the cost of its box alone."""
-        top, left, height, width = self.place(params, np.array([image.shape[1:]]))[0]
-        box = image[None, :, top : top + height, left : left + width]
+    def reduction(self, params: Params, size: tuple[int, int]) -> int:
+        """The largest of 8, 4 and 2 by which the sides of one image of ``size`` (H, W) may be divided
+        before its box is cut out, so that the box is still no smaller than the output; else 1."""
+        if min(size[0] // self.size[0], size[1] // self.size[1]) < 2:
+            return 1
+        box = self.place(params, np.array([size]))[0, 2:]  # [2], height and width
+        room = int((box // self.size).min())
+        return next((factor for factor in (8, 4, 2) if factor <= room), 1)
+
+    def crop(self, image: Tensor, params: Params, size: tuple[int, int], factor: int = 1) -> Tensor:
+        """One image, uint8 [C, H, W] -> uint8 [C, h, w], in the cost of its box alone.
+
+        Args:
+            size: (H, W) of the whole image, in which the box is placed.
+            factor: by which the sides of ``image`` are reduced; the edges of the box then go to its nearest
+                pixel, so by at most half a pixel of the output where the factor is of :meth:`reduction`.
+        """
+        top, left, height, width = self.place(params, np.array([size]))[0].tolist()
+        top, bottom, left, right = (
+            (2 * edge + factor) // (2 * factor) for edge in (top, top + height, left, left + width)
+        )
+        box = image[None, :, top:bottom, left:right]
         # On uint8 this is the routine that torchvision's resize calls.
-        return functional.interpolate(box, self.size, mode=self.interpolation, antialias=True)[0]
+        resized = functional.interpolate(box, self.size, mode=self.interpolation, antialias=True)[0]
+        return resized.contiguous()
 
 
 class Pipeline:
@@ -159,25 +178,52 @@ class Pipeline:
             pixels = self._placing.resample(pixels, self.draw(0, ids, key), mirrored)
         return self._render(pixels, ids, key, done)
 
-    def crop(self, image: Tensor, id: int, key: Key) -> Tensor:  # noqa: A002
-        """The first operation, which must be placing, on one image: uint8 [C, H, W] -> [C, h, w]."""
+    def reduction(self, size: tuple[int, int], id: int, key: Key) -> int:  # noqa: A002
+        """By how much the sides of an image of ``size`` (H, W) may be divided before :meth:`crop` or
+        :meth:`sample`: as far as its crop stays no smaller than the view."""
+        if self._placing is None:
+            return 1
+        return self._placing.reduction(self.draw(0, np.array([id]), key), size)
+
+    def crop(
+        self,
+        image: Tensor,
+        id: int,  # noqa: A002
+        key: Key,
+        size: tuple[int, int] | None = None,
+        factor: int = 1,
+    ) -> Tensor:
+        """The first operation, which must be placing, on one image: uint8 [C, H, W] -> [C, h, w].
+
+        Args:
+            size, factor: of :class:`contrastive.parts.Reduced` where ``image`` is such a one's pixels.
+        """
         if self._placing is None:
             raise UsageError(
                 f"{self.operations[0].name} does not crop; start the pipeline with one that does."
             )
-        return self._placing.crop(image, self.draw(0, np.array([id]), key))
+        whole = size or (image.shape[1], image.shape[2])
+        return self._placing.crop(image, self.draw(0, np.array([id]), key), whole, factor)
 
     def rest(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """All operations but the first, on cropped images: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
         return self._render(_to_float(pixels), ids, key, 1)
 
-    def sample(self, image: Tensor, id: int, key: Key) -> Tensor:  # noqa: A002
-        """Every operation on one image of any size: uint8 [C, H, W] -> uint8 [C, h, w]."""
+    def sample(
+        self,
+        image: Tensor,
+        id: int,  # noqa: A002
+        key: Key,
+        size: tuple[int, int] | None = None,
+        factor: int = 1,
+    ) -> Tensor:
+        """Every operation on one image of any size, uint8 [C, H, W] -> uint8 [C, h, w]; ``size`` and
+        ``factor`` as in :meth:`crop`."""
         ids = np.array([id])
         if self._placing:
-            pixels = self.rest(self.crop(image, id, key)[None], ids, key)
+            pixels = self.rest(self.crop(image, id, key, size, factor)[None], ids, key)
         else:
-            pixels = self(image[None], ids, key)
+            pixels = self(image[None].contiguous(), ids, key)
         return to_uint8(pixels)[0]
 
     def draw(self, place: int, ids: np.ndarray | Tensor, key: Key) -> Params:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from contrastive.errors import UnreadableImage
+from contrastive.parts import ImageTable, Reduced, Reduction
 
 #: Larger images are refused: a file of some kilobytes can claim gigabytes of pixels.
 MAX_PIXELS = 89_478_485
@@ -20,7 +22,21 @@ EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange width and height
+
+
+class EncodedTable(ImageTable):
+    """Images kept as encoded files and read as RGB; JPEGs at a reduced scale where that will do."""
+
+    @abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The file of row ``index``. Raises UnreadableImage where it cannot be had."""
+
+    def decode(self, index: int) -> Tensor:
+        return decode_image(self.encoded(index), self.name(index))
+
+    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
+        return decode_reduced(self.encoded(index), self.name(index), reduction)
 
 
 def decode_image(data: bytes, name: str, channels: int = 3) -> Tensor:
@@ -34,30 +50,60 @@ def decode_image(data: bytes, name: str, channels: int = 3) -> Tensor:
     Raises:
         UnreadableImage: empty, truncated, corrupt, unknown, or of more than MAX_PIXELS pixels.
     """
+    return decode_reduced(data, name, lambda size: 1, channels).pixels
+
+
+def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int = 3) -> Reduced:
+    """Pixels of an encoded image; of a JPEG at 1/2, 1/4 or 1/8 of its sides where that will do.
+
+    At a factor f the decoder transforms 8/f x 8/f frequencies of each block instead of 8 x 8, leaving out
+    those that the smaller image cannot hold, and all that follows has 1/f^2 of the pixels. A JPEG that its
+    EXIF orientation turns begins at what was its end; it is reduced only by what divides its sides, so that
+    it begins with a whole pixel.
+
+    Args:
+        data, name, channels, Raises: as in :func:`decode_image`.
+        reduction: from (H, W) of the upright image to the largest factor that will do.
+    """
     if not data:
         raise UnreadableImage(name, "empty file")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(name, f"{image.width} x {image.height} pixels are too many")
+            size = _upright_size(image)
+            factor = _draft(image, reduction(size))
             image.load()
-            return pixels(image, channels)
+            return Reduced(pixels(image, channels), size, factor)
     except UnreadableImage:
         raise
     except Exception as error:  # on corrupt input Pillow's decoders raise almost any type
         raise UnreadableImage(name, reason(error)) from None
 
 
+def _draft(image: Image.Image, most: int) -> int:
+    """Have a JPEG decoded at a fraction of its sides; the factor, at most ``most``, 1 for other formats."""
+    exact = _orientation(image) != _UPRIGHT
+    factor = next(
+        (f for f in (8, 4, 2) if f <= most and not (exact and (image.width % f or image.height % f))), 1
+    )
+    whole = image.width
+    if factor > 1:
+        image.draft(None, (image.width // factor, image.height // factor))
+    return 1 if image.width == whole else factor
+
+
 def pixels(image: Image.Image, channels: int = 3) -> Tensor:
-    """A Pillow image as uint8 [channels, H, W].
+    """A Pillow image as uint8 [channels, H, W], a view of [H, W, channels] in memory.
 
     The EXIF orientation is applied; alpha is laid over white; 16 bits a pixel are scaled to 8, and
     values without a fixed range (float, 32-bit integers) are stretched from their minimum to their
     maximum; of an animation the first frame counts.
     """
     image = _on_white(_eight_bits(_upright(image)))
-    values = np.array(image.convert("RGB" if channels == 3 else "L"))  # [H, W, 3] or [H, W]
-    return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1).contiguous()
+    mode = "RGB" if channels == 3 else "L"
+    values = np.array(image if image.mode == mode else image.convert(mode))  # [H, W, 3] or [H, W]
+    return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1)
 
 
 def reason(error: Exception) -> str:
@@ -85,16 +131,30 @@ def header_size(source: bytes | Path) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             # Asked only where the header has it: a PNG without EXIF would be decoded to look for it.
-            turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except Exception:  # as in decode_image; the loader names the file when it comes to decode it
+            return _upright_size(image) if "exif" in image.info else (image.height, image.width)
+    except Exception:  # as in decode_reduced; the loader names the file when it comes to decode it
         return None
 
 
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+    except Exception:  # the pixels are good, only the EXIF block is not
+        return _UPRIGHT
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) once the EXIF orientation is applied."""
+    turned = _orientation(image) in _SIDEWAYS
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _upright(image: Image.Image) -> Image.Image:
+    if _orientation(image) == _UPRIGHT:  # to copy a photograph takes as long as to resize it
+        return image
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # the pixels are good, only the EXIF block is not
+    except Exception:  # as above
         return image
 
 

@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from contrastive.datasets.decoding import EXTENSIONS, common_size, decode_image, reason
+from contrastive.datasets.decoding import EXTENSIONS, EncodedTable, common_size, reason
 from contrastive.datasets.files import fingerprint_listing
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
-from contrastive.parts import Dataset, ImageTable, Split
+from contrastive.parts import Dataset, Split
 
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
 
@@ -94,7 +93,7 @@ class ImageFolder(Dataset):
         return np.array([index[name] for name in names], dtype=np.int64)
 
 
-class FileTable(ImageTable):
+class FileTable(EncodedTable):
     """Image files below a folder, read as RGB.
 
     Args:
@@ -109,15 +108,21 @@ class FileTable(ImageTable):
         self.ids = _unique_ids(paths)
         self.size = common_size(root / path for path in paths)
 
-    def decode(self, index: int) -> Tensor:
+    def encoded(self, index: int) -> bytes:
         try:
-            data = (self.root / self.paths[index]).read_bytes()
+            return (self.root / self.paths[index]).read_bytes()
         except OSError as error:
             raise UnreadableImage(self.name(index), reason(error)) from None
-        return decode_image(data, self.name(index))
 
     def name(self, index: int) -> str:
         return printable(self.paths[index])
+
+    def stamp(self) -> str:
+        """A hash of the files' times: an image painted over in place may have as many bytes as before."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(b"%d " % _modified(self.root / path))
+        return digest.hexdigest()
 
 
 def path_id(path: str) -> int:
@@ -129,6 +134,14 @@ def path_id(path: str) -> int:
 def printable(path: str) -> str:
     """A path that can be printed even where it is not valid UTF-8."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _modified(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where it has gone."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _unique_ids(paths: Sequence[str]) -> np.ndarray:

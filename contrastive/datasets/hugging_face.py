@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from contrastive.datasets.decoding import common_size, decode_image, reason
+from contrastive.datasets.decoding import EncodedTable, common_size, reason
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
-from contrastive.parts import Dataset, ImageTable, Split
+from contrastive.parts import Dataset, Split
 
 _DEFAULT_LABEL = "label"
 
@@ -74,7 +73,7 @@ class HuggingFace(Dataset):
                 continue
             digest.update(f"{split} {len(table)} {table.labels is not None}".encode())
             digest.update(b"" if table.labels is None else table.labels.data)
-            for data in table.encoded():
+            for data in table.files():
                 digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()
 
@@ -128,7 +127,7 @@ class HuggingFace(Dataset):
         return rows.cast_column(self.image_column, datasets.Image(decode=False))
 
 
-class HuggingFaceTable(ImageTable):
+class HuggingFaceTable(EncodedTable):
     """Rows of a Hugging Face data set (memory-mapped by the library), decoded as RGB.
 
     Args:
@@ -141,9 +140,9 @@ class HuggingFaceTable(ImageTable):
     def __init__(self, rows: Any, column: str, labels: np.ndarray | None, title: str):
         self.rows, self.column, self.labels, self.title = rows.select_columns([column]), column, labels, title
         self.ids = np.arange(len(rows), dtype=np.int64)
-        self.size = common_size(self.encoded())
+        self.size = common_size(self.files())
 
-    def encoded(self) -> Iterator[bytes]:
+    def files(self) -> Iterator[bytes]:
         """Every image's file, in order; empty bytes where it cannot be read."""
         for index in range(len(self)):
             try:
@@ -151,12 +150,11 @@ class HuggingFaceTable(ImageTable):
             except OSError:
                 yield b""
 
-    def decode(self, index: int) -> Tensor:
+    def encoded(self, index: int) -> bytes:
         try:
-            data = self._bytes(index)
+            return self._bytes(index)
         except OSError as error:
             raise UnreadableImage(self.name(index), reason(error)) from None
-        return decode_image(data, self.name(index))
 
     def name(self, index: int) -> str:
         return f"{self.title} row {index}"

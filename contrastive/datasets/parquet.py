@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
-from contrastive.datasets.decoding import common_size, decode_image
+from contrastive.datasets.decoding import EncodedTable, common_size
 from contrastive.datasets.files import fingerprint_tables
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
-from contrastive.parts import Dataset, ImageTable, Split
+from contrastive.parts import Dataset, Split
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,7 +153,7 @@ class Parquet(Dataset):
         return np.maximum(values, -1)
 
 
-class ParquetTable(ImageTable):
+class ParquetTable(EncodedTable):
     """Encoded images in Arrow memory.
 
     Args:
@@ -169,11 +168,11 @@ class ParquetTable(ImageTable):
         self.ids = np.arange(self.ends[-1], dtype=np.int64)
         self.size = common_size(self._bytes(index) for index in range(len(self)))
 
-    def decode(self, index: int) -> Tensor:
+    def encoded(self, index: int) -> bytes:
         data = self._bytes(index)
         if not data:
             raise UnreadableImage(self.name(index), "the table holds no bytes for it")
-        return decode_image(data, self.name(index))
+        return data
 
     def name(self, index: int) -> str:
         file, row = self._locate(index)

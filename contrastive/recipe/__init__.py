@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contrastive.recipe.model import (
+    NOT_TRAINING,
     Evaluate,
     PartSpec,
     ProtocolSpec,
@@ -18,6 +19,7 @@ from contrastive.recipe.resolve import load_recipe, resolve
 from contrastive.recipe.source import find_recipe, load_tree, parse_tree, shipped_recipes
 
 __all__ = [
+    "NOT_TRAINING",
     "Evaluate",
     "Node",
     "PartSpec",

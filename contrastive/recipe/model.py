@@ -17,7 +17,7 @@ from contrastive.recipe.reader import write_yaml
 from contrastive.registry import Entry
 
 #: Keys of ``train`` that change no weight, and so are no part of the training fingerprint.
-NOT_TRAINING = ("workers", "checkpoint_every", "trackers")
+NOT_TRAINING = ("workers", "memory_limit", "cache", "checkpoint_every", "trackers")
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,14 @@ class Train(BaseModel):
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="Processes that decode images; 0: none but the main one."
     )
+    memory_limit: int = Field(
+        2048, ge=0, description="MiB of decoded images of one size that may be held in memory, a split."
+    )
+    cache: Annotated[str, Field(min_length=1)] = Field(
+        "auto",
+        description="Folder that holds them past that; auto: contrastive in the user's cache folder; none: "
+        "nowhere, every epoch decodes them anew.",
+    )
     trackers: list[str] = Field([], description="Trackers of Accelerate, such as tensorboard.")
 
 
@@ -250,8 +258,8 @@ def dump_yaml(recipe: Recipe) -> str:
 def training_fingerprint(recipe: Recipe, data: str) -> str:
     """SHA-256 (hex) of what decides the trained weights.
 
-    That is the resolved recipe without its name, evaluation, workers, checkpoint interval and
-    trackers; ``data``, the data set's own fingerprint; and the versions of the parts used.
+    That is the resolved recipe without its name, its evaluation and what of ``train`` changes no weight
+    (:data:`NOT_TRAINING`); ``data``, the data set's own fingerprint; and the versions of the parts used.
     """
     dump = {key: value for key, value in recipe.dump().items() if key not in ("name", "evaluate")}
     dump["train"] = {key: value for key, value in dump["train"].items() if key not in NOT_TRAINING}

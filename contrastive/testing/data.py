@@ -109,6 +109,30 @@ def decode(subject: Subject) -> None:
             )
 
 
+@check("reduced", "dataset", after=("decode",))
+def reduced(subject: Subject) -> None:
+    """decode_reduced gives the image of decode at a fraction of its sides that is no smaller than asked."""
+    for split, rows in _tables(subject.part()).items():
+        for index in np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int):
+            whole = rows.decode(int(index))
+            for most in (1, 4):
+                pixels, size, factor = rows.decode_reduced(int(index), lambda size, most=most: most)
+                told = f"row {index} of {split}, asked for a factor up to {most},"
+                require(
+                    tuple(size) == tuple(whole.shape[1:]),
+                    f"{told} is said to be {size} as a whole; decode gives {list(whole.shape[1:])}",
+                )
+                require(1 <= factor <= most, f"{told} comes at a factor of {factor}")
+                expected = [len(whole), *(-(-side // factor) for side in size)]
+                require(
+                    list(pixels.shape) == expected and pixels.dtype == torch.uint8,
+                    f"{told} is {_seen(pixels)} at a factor of {factor}, not uint8 {expected}",
+                )
+                require(
+                    factor > 1 or torch.equal(pixels, whole), f"{told} is not the image that decode gives"
+                )
+
+
 @check("fingerprint", "dataset", after=("ids stable",))
 def fingerprint(subject: Subject) -> None:
     """The fingerprint is 64 hex digits that follow from the data, and not from times."""

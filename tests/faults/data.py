@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from contrastive.parts import Dataset, ImageTable
+from contrastive.parts import Dataset, ImageTable, Reduced
 
 
 class _Table(ImageTable):
@@ -114,6 +114,21 @@ class DecodesFloats(_Images):
     table_class = _FloatTable
 
 
+class _HalvedTable(_Table):
+    def decode_reduced(self, index, reduction):
+        return Reduced(self.decode(index)[:, ::2, ::2], (8, 8), 2)
+
+
+class HalvesWhateverIsAsked(_Images):
+    """Decodes at half the sides even where the whole image is needed.
+
+    Args:
+        file: a numpy file.
+    """
+
+    table_class = _HalvedTable
+
+
 class _OpenTable(_Table):
     def __init__(self, file: Path):
         super().__init__(file)
@@ -136,5 +151,6 @@ FAULTS = {
     OpensEarly: "opens nothing",
     HashesTimes: "fingerprint",
     DecodesFloats: "decode",
+    HalvesWhateverIsAsked: "reduced",
     KeepsFileOpen: "pickles",
 }
