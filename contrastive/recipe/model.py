@@ -139,7 +139,7 @@ class Train(BaseModel):
         None, description="Images of a chunk of gradient caching; comes with a later version."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where the hardware computes in it, else fp32."
+        "auto", description="auto: bf16 where the hardware computes faster in it, else fp32."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order and augmentation.")
     nonfinite: Literal["stop", "skip"] = Field(
