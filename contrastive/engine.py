@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,14 @@ class Engine:
         folder: Path = Path(),
     ):
         self.name, self.folder, self.epochs = name, folder, settings.epochs
-        self.settings, self.loader, self.pipelines = settings, loader, pipelines
+        self.settings, self.loader = settings, loader
         self.accelerator, self.evaluator = accelerator, evaluator
         self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
         self.interrupted, self.warn = interrupted, warn
         self.rule = optimizer
         self.method = method.to(accelerator.device).to(memory_format=torch.channels_last)
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
+        self.views_of = partial(augment, pipelines=pipelines, seed=settings.seed, device=accelerator.device)
         self.model, self.optimizer = accelerator.prepare(self.method, torch_optimizer)
         self.state = State()
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
@@ -164,9 +166,7 @@ class Engine:
         total = torch.zeros((), device=accelerator.device)
         compared: list[Comparison] = []
         for batch in micro:
-            views = augment(
-                batch, self.pipelines, seed=settings.seed, epoch=state.epoch, device=accelerator.device
-            )
+            views = self.views_of(batch, epoch=state.epoch)
             ids = to_device(batch.ids.numpy(), views[0])
             labels = None if batch.labels is None else to_device(batch.labels.numpy(), views[0])
             loss, comparison = self.model(views, ids, labels, progress)

@@ -105,11 +105,11 @@ def run(
     """
     resolved = load_recipe(recipe, overrides, load_registry())
     data, composition = build(resolved)
-    job = _Job(resolved, data, composition, display or Display())
+    job = Job(resolved, data, composition, display or Display())
     return job.execute(out, resume)
 
 
-class _Job:
+class Job:
     """One execution of a recipe."""
 
     def __init__(self, recipe: Recipe, data: Data, composition: Composition, display: Display):
@@ -134,7 +134,7 @@ class _Job:
             self.display.log("positives: label: training reads labels, but for those of the held-out tenth")
         with locked(folder), interrupts() as interrupted:
             self._write_head(folder, accelerator.device, accelerator.mixed_precision)
-            engine, evaluation = self._engine(folder, accelerator, interrupted)
+            engine, evaluation = self.engine(folder, accelerator, interrupted)
             with ExitStack() as ending:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
@@ -244,9 +244,10 @@ class _Job:
 
     # -- engine and evaluation ----------------------------------------------------------------------
 
-    def _engine(
+    def engine(
         self, folder: Path, accelerator: Any, interrupted: Callable[[], bool]
     ) -> tuple[Engine, Evaluation]:
+        """The engine that trains the recipe, and the evaluation it asks; ``folder`` takes what they write."""
         recipe, parts = self.recipe, self.parts
         train = recipe.train
         loader = TrainLoader(
