@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contrastive.build import build
+from contrastive.compilation import explained_if
 from contrastive.console import Display, duration, percent
 from contrastive.device import make_accelerator, resolve_precision
 from contrastive.engine import Engine
@@ -150,7 +151,8 @@ def profile(
         accelerator = make_accelerator(asked.train.precision, folder, [])
         job = Job(_shortened(asked, len(data.train), steps), data, parts, Display())
         engine, evaluation = job.engine(Path(folder), accelerator, bool)
-        seconds = _measure(engine, evaluation, steps)
+        with explained_if(asked.train.compile):
+            seconds = _measure(engine, evaluation, steps)
         memory = peak_memory_mib(accelerator.device)
     between = _steps_between_evaluations(asked, len(data.train))
     stages = {
@@ -286,7 +288,7 @@ def _advice(bottleneck: str, recipe: Recipe, device: torch.device) -> str:
     faster = resolve_precision("auto", device) != resolve_precision(recipe.train.precision, device)
     return ADVICE[bottleneck].format(
         precision=", say train.precision: auto" if faster else "",
-        compile="",
+        compile="" if recipe.train.compile else ", try train.compile: true",
     )
 
 
@@ -298,7 +300,7 @@ def render(report: Mapping[str, Any]) -> None:
     table.add_column("share", justify="right")
     for stage, figures in report["stages"].items():
         table.add_row(stage, f"{1000 * figures['seconds']:,.1f}", percent(figures["share"]))
-    threads = f", {report['threads']} threads" if report["device"] == "cpu" else ""
+    threads = f", threads: {report['threads']}" if report["device"] == "cpu" else ""
     facts = (
         f"{report['name']}: {report['steps']} steps on {report['device']} in {report['precision']}{threads}",
         f"{report['images_per_second']:,.0f} images/s, {report['images_per_second_with_evaluation']:,.0f} "

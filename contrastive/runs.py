@@ -19,6 +19,7 @@ from torch import Tensor
 
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.checkpoints import Checkpoints, write_whole
+from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
@@ -152,7 +153,8 @@ class Job:
                 raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
         try:
             self._take_up(engine, resume)
-            engine.train()
+            with explained_if(self.recipe.train.compile):
+                engine.train()
             return self._conclude(engine, evaluation)
         except Interrupted:
             raise Interrupted(
@@ -250,6 +252,8 @@ class Job:
         """The engine that trains the recipe, and the evaluation it asks; ``folder`` takes what they write."""
         recipe, parts = self.recipe, self.parts
         train = recipe.train
+        if train.compile:
+            compile_encoders(parts.method)
         loader = TrainLoader(
             self.data.train,
             parts.pipelines,

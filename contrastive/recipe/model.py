@@ -141,6 +141,9 @@ class Train(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the hardware computes faster in it, else fp32."
     )
+    compile: bool = Field(
+        False, description="Whether backbones and heads go through torch.compile; slow to start."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order and augmentation.")
     nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="What a loss or gradient that is not finite does: stop the run, or skip the step."
