@@ -94,6 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     overrides(preview)
     preview.add_argument("--out", metavar="FILE.png", required=True, help="the picture to write")
 
+    profile = command(
+        "profile", _profile, "where the time of training goes, and what to change", json_flag=True
+    )
+    profile.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
+    overrides(profile)
+    profile.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="steps to measure, after a few others (20)"
+    )
+
     evaluate = command("evaluate", _evaluate, "evaluate the encoder of a run", json_flag=True)
     evaluate.add_argument("run", metavar="RUN", help="a run folder")
     evaluate.add_argument("--protocol", action="append", default=[], help="knn or linear; may be repeated")
@@ -209,6 +218,15 @@ def _preview(arguments: argparse.Namespace) -> int:
     from contrastive.inspection import preview
 
     print(preview(arguments.recipe, arguments.overrides, arguments.out))
+    return 0
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from contrastive.profile import profile, render
+
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        report = profile(arguments.recipe, arguments.overrides, arguments.steps)
+    _print_json(report) if arguments.json else render(report)
     return 0
 
 

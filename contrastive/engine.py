@@ -69,7 +69,7 @@ class Engine:
         folder: Path = Path(),
     ):
         self.name, self.folder, self.epochs = name, folder, settings.epochs
-        self.settings, self.loader, self.pipelines = settings, loader, pipelines
+        self.settings, self.loader = settings, loader
         self.accelerator, self.evaluator = accelerator, evaluator
         self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
         self.interrupted, self.warn = interrupted, warn

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.augmentations.pipeline import Pipeline
+from contrastive.compilation import uncompiled
 from contrastive.data import holdout, read
 from contrastive.errors import Interrupted
 from contrastive.method import Method
@@ -43,12 +44,12 @@ class Scheduled:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    """Evaluation mode without gradients, not compiled; afterwards every module is in the mode it was in."""
     modes = [(m, m.training) for module in modules for m in module.modules()]
     for module in modules:
         module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled():
             yield
     finally:
         for module, training in modes:

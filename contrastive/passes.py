@@ -47,6 +47,9 @@ class Passes(Protocol):
         """
         ...
 
+    def propagate(self, scalar: Tensor) -> None:
+        """The backward pass that ends in the encoder."""
+
 
 class OnePass:
     """A batch's gradient in one pass."""
@@ -57,8 +60,11 @@ class OnePass:
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
         views = augment(batch)
         loss, comparison = self.model(views, *_known(batch, views[0]), progress)
-        self.accelerator.backward(loss / micro[1])
+        self.propagate(loss / micro[1])
         return Output(loss.detach(), comparison)
+
+    def propagate(self, scalar: Tensor) -> None:
+        self.accelerator.backward(scalar)
 
 
 class Chunk(nn.Module):
@@ -135,9 +141,12 @@ class GradientCache:
         for chunk, gradients in enumerate(cached):
             last = chunk == len(chunks) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                self.model(views(chunk), *gradients, last).backward()
+                self.propagate(self.model(views(chunk), *gradients, last))
         _copy(after, self.buffers)
         return Output(loss.detach(), comparison)
+
+    def propagate(self, scalar: Tensor) -> None:
+        scalar.backward()  # not scaled again: what it is made of carries fp16's scale
 
     def _embed(self, chunks: Iterable[Sequence[Tensor]]) -> tuple[Views, Views]:
         """Queries and keys of the whole batch, view -> [b, D], as leaves of the graph to come.

@@ -20,6 +20,7 @@ from torch import Tensor
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints, write_whole
+from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
@@ -108,11 +109,11 @@ def run(
     """
     resolved = load_recipe(recipe, overrides, load_registry())
     data, composition = build(resolved)
-    job = _Job(resolved, data, composition, display or Display())
+    job = Job(resolved, data, composition, display or Display())
     return job.execute(out, resume)
 
 
-class _Job:
+class Job:
     """One execution of a recipe."""
 
     def __init__(self, recipe: Recipe, data: Data, composition: Composition, display: Display):
@@ -139,7 +140,7 @@ class _Job:
             self.display.log("positives: label: training reads labels, but for those of the held-out tenth")
         with locked(folder), interrupts() as interrupted:
             self._write_head(folder, accelerator.device, accelerator.mixed_precision)
-            engine, evaluation = self._engine(folder, accelerator, interrupted)
+            engine, evaluation = self.engine(folder, accelerator, interrupted)
             with ExitStack() as ending:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
@@ -157,7 +158,8 @@ class _Job:
                 raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
         try:
             self._take_up(engine, resume)
-            engine.train()
+            with explained_if(self.recipe.train.compile):
+                engine.train()
             return self._conclude(engine, evaluation)
         except Interrupted:
             raise Interrupted(
@@ -249,11 +251,14 @@ class _Job:
 
     # -- engine and evaluation ----------------------------------------------------------------------
 
-    def _engine(
+    def engine(
         self, folder: Path, accelerator: Any, interrupted: Callable[[], bool]
     ) -> tuple[Engine, Evaluation]:
+        """The engine that trains the recipe, and the evaluation it asks; ``folder`` takes what they write."""
         recipe, parts = self.recipe, self.parts
         train = recipe.train
+        if train.compile:
+            compile_encoders(parts.method)
         loader = TrainLoader(
             self.data.train,
             parts.pipelines,

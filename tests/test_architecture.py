@@ -271,6 +271,7 @@ def test_help_loads_neither_torch_nor_plugins():
         "list",
         "show",
         "preview",
+        "profile",
         "evaluate",
         "embed",
         "export",

@@ -17,7 +17,7 @@ from contrastive.kinds import hookimpl
 from contrastive.parts import Callback
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs import _Job
+from contrastive.runs import Job
 
 
 class FakeRun:
@@ -124,7 +124,7 @@ def test_a_callback_is_told_everything_in_order(tiny_recipe, tmp_path, capsys):
     registry.add(Plugin(), "recorder-plugin", "1.0")
     overrides = ["callbacks=[recorder]", "train.batch_size=40"]  # three steps an epoch
     recipe = load_recipe(tiny_recipe, overrides, registry)
-    run = _Job(recipe, *build(recipe), Display()).execute(tmp_path / "run", "auto")
+    run = Job(recipe, *build(recipe), Display()).execute(tmp_path / "run", "auto")
     epoch = lambda e: [  # noqa: E731
         *(("step_done", 3 * e + i, True) for i in (1, 2, 3)),
         ("epoch_done", e + 1, 3 * e + 3),
@@ -166,7 +166,7 @@ def test_an_interrupted_run_that_was_stopped_still_ends_its_epoch(tiny_recipe, t
         recipe = load_recipe(tiny_recipe, ["callbacks=[stopper]", "train.batch_size=40"], registry)
         data, parts = build(recipe)
         parts.callbacks[0]._signalled = signalled
-        return _Job(recipe, data, parts, Display()).execute(tmp_path / folder, "auto")
+        return Job(recipe, data, parts, Display()).execute(tmp_path / folder, "auto")
 
     whole = go("whole", False)
     with pytest.raises(Interrupted):

@@ -158,7 +158,9 @@ class SGDPart(Scheduled):
         self.nesterov = nesterov
 
     def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov)
+        fused = True if _fused(groups) else None
+        made = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
+        return _settled(made)
 
 
 class AdamWPart(Scheduled):
@@ -189,6 +191,26 @@ class AdamWPart(Scheduled):
         self.betas = betas
 
     def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        # foreach: torch's default on a CPU goes parameter by parameter. Not fused: on the CPU that is
-        # silently wrong where a gradient's strides differ from its parameter's.
-        return torch.optim.AdamW(groups, lr=lr, betas=(self.betas[0], self.betas[1]), foreach=True)
+        fused, betas = _fused(groups), (self.betas[0], self.betas[1])
+        return _settled(torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused, foreach=not fused))
+
+
+def _fused(groups: list[dict[str, Any]]) -> bool:
+    """Whether torch's fused kernels update ``groups``: those of CUDA do. On a CPU they are silently wrong
+    where a gradient's strides differ from its parameter's (CUDA refuses such a gradient)."""
+    return all(parameter.is_cuda for group in groups for parameter in group["params"])
+
+
+def _settled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """``optimizer``, whose kernels stay those of this device when the state of another one is loaded."""
+    # A fused optimizer would take fp16's scaler into its kernel, and a step that the kernel leaves out would
+    # look taken: averages would move and queues fill. So the scaler skips the call, as it does elsewhere.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    kernels = {key: optimizer.defaults[key] for key in ("fused", "foreach")}
+
+    def keep(loaded: torch.optim.Optimizer) -> None:
+        for group in loaded.param_groups:
+            group.update(kernels)
+
+    optimizer.register_load_state_dict_post_hook(keep)
+    return optimizer

@@ -134,7 +134,10 @@ class Train(BaseModel):
         description="Images that are encoded at a time, in each process: gradient caching of large batches.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where the hardware computes in it, else fp32."
+        "auto", description="auto: bf16 where the hardware computes faster in it, else fp32."
+    )
+    compile: bool = Field(
+        False, description="Whether backbones and heads go through torch.compile; slow to start."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order and augmentation.")
     nonfinite: Literal["stop", "skip"] = Field(

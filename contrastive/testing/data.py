@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,10 @@ def decode(subject: Subject) -> None:
             )
 
 
+def _at_most(factor: int, size: tuple[int, int]) -> int:
+    return factor
+
+
 @check("reduced", "dataset", after=("decode",))
 def reduced(subject: Subject) -> None:
     """decode_reduced gives the image of decode at a fraction of its sides that is no smaller than asked."""
@@ -116,7 +121,7 @@ def reduced(subject: Subject) -> None:
         for index in np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int):
             whole = rows.decode(int(index))
             for most in (1, 4):
-                pixels, size, factor = rows.decode_reduced(int(index), lambda size, most=most: most)
+                pixels, size, factor = rows.decode_reduced(int(index), partial(_at_most, most))
                 told = f"row {index} of {split}, asked for a factor up to {most},"
                 require(
                     tuple(size) == tuple(whole.shape[1:]),

@@ -1,0 +1,52 @@
+"""``train.compile``: the encoders' forward and backward passes through torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+from contrastive.errors import ContrastiveError
+from contrastive.parts import Backbone, Head
+
+#: Of torch.compile.
+BACKEND = "inductor"
+
+
+def compile_encoders(method: nn.Module) -> None:
+    """Compile every backbone and head in place: the online ones, the predictor, and a target's copies.
+
+    Losses stay as they are. ``state_dict`` keeps its names, so that checkpoints and exports are those of a
+    run that is not compiled. A view size or batch size of its own is compiled on its own.
+    """
+    for module in method.modules():
+        if isinstance(module, Backbone | Head):
+            module.compile(backend=BACKEND, dynamic=False)
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Within it, compiled modules run as they are written: batches of other sizes are not compiled for."""
+    return torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raises ContrastiveError, with the remedy, where torch.compile fails."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        said = str(error).partition("\nSet TORCH")[0]  # torch's own advice follows
+        reason = " ".join(said.split()[:40]) or type(error).__name__
+        raise ContrastiveError(
+            f"train.compile: torch.compile failed ({reason}). On a CPU it needs a C++ compiler such as g++; "
+            "set train.compile: false to train without."
+        ) from error
+
+
+def explained_if(asked: bool) -> AbstractContextManager[None]:
+    """:func:`explained` where compilation was asked for; else nothing, for torch._dynamo loads slowly."""
+    return explained() if asked else nullcontext()
