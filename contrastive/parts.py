@@ -246,7 +246,7 @@ class Target(StepPart):
         online: Mapping[int, Tensor],
         encode: Callable[[Tensor], Tensor],
     ) -> dict[int, Tensor]:
-        """Keys of the target's views.
+        """Keys of the target's views; with ``train.chunk_size`` of one chunk of the batch after another.
 
         Args:
             views: view -> pixels [b, C, h, w], the views the target is asked for.

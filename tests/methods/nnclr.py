@@ -43,8 +43,9 @@ class Neighbours(TargetWrapper):
 
     def after_step(self, progress: Progress) -> None:
         super().after_step(progress)
-        taken = self._seen[-len(self._compared) :]  # before them stand those of steps that were skipped
-        for unit, comparison in zip(taken, self._compared, strict=True):
+        sizes = [len(c.own_keys.z) // len(c.key_views) for c in self._compared]  # a batch may come in chunks
+        taken = torch.cat(self._seen)[-sum(sizes) :]  # before them stand those of steps that were skipped
+        for unit, comparison in zip(taken.split(sizes), self._compared, strict=True):
             new = comparison.gather(unit)[-len(self.entries) :]  # [B, D], or as many as there is room for
             where = (self.place + torch.arange(len(new), device=new.device)) % len(self.entries)
             self.entries[where] = new
