@@ -17,8 +17,9 @@ from torch import Tensor
 
 from contrastive import distributed
 from contrastive.errors import UsageError
-from contrastive.kernels import rowstats
-from contrastive.kernels.rowstats import Mask, Scale
+from contrastive.kernels import vectors
+from contrastive.kernels.rowstats import Scale
+from contrastive.kernels.tiles import Mask
 from contrastive.rows import Block, Rows
 from contrastive.values import Memory, Progress, Side
 
@@ -51,6 +52,7 @@ class Comparison:
         across_processes: whether keys are those of all processes.
         dtype: what losses are returned in: that of the embeddings, at least float32.
         progress: how far training is.
+        normalised: whether queries and keys are directions.
     """
 
     queries: Side
@@ -64,6 +66,7 @@ class Comparison:
     across_processes: bool
     dtype: torch.dtype
     progress: Progress
+    normalised: bool = False
 
     @classmethod
     def of(
@@ -117,11 +120,10 @@ class Comparison:
         columns = len(first) * len(target) * (distributed.world_size() if across_processes else 1)
         columns += sum(len(memory.z) for memory in memories)
         small = len(first) * len(views) * columns <= SMALL
-        precision = rowstats.wide(first) if small else dtype
+        precision = vectors.wide(first) if small else dtype
 
         def prepare(z: Tensor) -> Tensor:
-            z = z.to(rowstats.wide(z))  # also where it is rounded back: z / |z| is then right to the last bit
-            return (_direction(z, given) if normalise else z).to(precision)
+            return vectors.direction(z, precision, given) if normalise else z.to(precision)
 
         images = torch.arange(len(first), device=first.device) if images is None else images.to(first.device)
         unknown = torch.full_like(images, -1)
@@ -145,6 +147,7 @@ class Comparison:
             across_processes=across_processes,
             dtype=dtype,
             progress=progress or Progress(),
+            normalised=normalise,
         )
 
     @property
@@ -215,6 +218,7 @@ class Comparison:
             offers=self.offers,
             memories=self.memories,
             labelled=self.labelled,
+            normalised=self.normalised,
             first=self._first,
         ).blocks()
 
@@ -233,6 +237,7 @@ class Comparison:
             offers=frozenset((t, o) for o, t in self.offers),
             memories=(),
             labelled=self.labelled,
+            normalised=self.normalised,
             first=self._first,
         ).blocks()
 
@@ -256,6 +261,7 @@ class _Facing:
     offers: frozenset[ViewPair]
     memories: tuple[Memory, ...]
     labelled: bool
+    normalised: bool
     first: int
 
     def blocks(self) -> list[Block]:
@@ -278,6 +284,7 @@ class _Facing:
             self.rows.z[rows],
             self._keys(offered),
             self._mask(rows, len(views), b, offered),
+            self.normalised and not self.memories,  # whose entries may be of any length
             self._paired(views),
         )
 
@@ -292,8 +299,6 @@ class _Facing:
 
     def _mask(self, rows: slice, views: int, b: int, offered: tuple[int, ...]) -> Mask:
         batch = len(self.columns.z) // len(self.column_views)  # B
-        place = torch.arange(self.first, self.first + b, device=self.rows.z.device).repeat(views)  # [r]
-        own = place[:, None] + torch.arange(len(offered), device=place.device) * batch  # [r, O]
         in_batch = batch * len(offered)
         row_label = column_label = hidden = row_image = column_image = None
         if self.labelled:
@@ -301,26 +306,41 @@ class _Facing:
             remembered = [torch.where(m.valid, m.label, -1) for m in self.memories]
             column_label = torch.cat([self.columns.label[:batch].repeat(len(offered)), *remembered])
         if self.memories:
-            hidden = torch.cat(
-                [own.new_zeros(in_batch, dtype=torch.bool), *(~m.valid for m in self.memories)]
-            )
+            present = torch.zeros(in_batch, dtype=torch.bool, device=self.rows.z.device)
+            hidden = torch.cat([present, *(~m.valid for m in self.memories)])
         if any(m.ignore_same_image for m in self.memories):
             row_image = self.rows.image[rows]
-            nobody = own.new_full((in_batch,), -1)
+            nobody = row_image.new_full((in_batch,), -1)
             ignored = [
                 m.image if m.ignore_same_image else m.image.new_full(m.image.shape, -1) for m in self.memories
             ]
             column_image = torch.cat([nobody, *ignored])
-        return Mask(own, row_label, column_label, hidden, row_image, column_image)
+        return Mask(
+            rows=views * b,
+            columns=in_batch + sum(len(m.z) for m in self.memories),
+            images=b,
+            first=self.first,
+            batch=batch,
+            views=len(offered),
+            mirrored=self._mirrored(views, offered),
+            row_label=row_label,
+            column_label=column_label,
+            hidden=hidden,
+            row_image=row_image,
+            column_image=column_image,
+        )
+
+    def _mirrored(self, views: int, offered: tuple[int, ...]) -> bool:
+        """Whether all rows are in one block, and the columns, but for memories, are these rows."""
+        return self.rows is self.columns and views == len(self.row_views) and offered == self.column_views
 
     def _paired(self, views: list[int]) -> Tensor:
         """[r, P], similarities of rows with their own pairs."""
-        precise = rowstats.wide(self.rows.z)
         rows = _split(self.rows.z, self.row_views)
 
         def of_view(view: int) -> Tensor:
             own = [self.opposite[column] for row, column in self.pairs if row == view]
-            return torch.stack([(rows[view].to(precise) * key.to(precise)).sum(1) for key in own], 1)
+            return torch.stack([vectors.dot(rows[view], key) for key in own], 1)
 
         return torch.cat([of_view(view) for view in views])
 
@@ -395,16 +415,6 @@ def _result_type(tensors: Sequence[Tensor]) -> torch.dtype:
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def _direction(z: Tensor, given: torch.dtype) -> Tensor:
-    """z / |z| [b, D]; a zero vector, which has no direction, stays zero and gets no gradient.
-
-    ``given`` is the dtype z came in: the gradient, up to 1 / |z|, must be finite there.
-    """
-    norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)  # [b, 1]
-    unit = z / norm.clamp_min(max(1e-12, torch.finfo(given).tiny))
-    return torch.where(norm > 0, unit, 0)
 
 
 def _side(rows: Views, images: Tensor, labels: Tensor) -> Side:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from contrastive.errors import UsageError
 from contrastive.kernels import rowstats
-from contrastive.kernels.rowstats import Mask, Relation, Scale
+from contrastive.kernels.rowstats import Scale
+from contrastive.kernels.tiles import Mask, Relation
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Block:
     queries: Tensor  # [r, D]
     keys: Tensor  # [C, D], the blocks offered
     mask: Mask
+    unit: bool  # whether no similarity exceeds 1
     paired: Tensor  # [r, P], similarities with the row's own pairs
 
 
@@ -47,7 +49,8 @@ class Rows:
     @cached_property
     def swept(self) -> list[dict[Relation, tuple[Tensor, ...]]]:
         return [
-            rowstats.logsumexp(block.queries, block.keys, block.mask, self.scales) for block in self._blocks
+            rowstats.logsumexp(block.queries, block.keys, block.mask, self.scales, block.unit)
+            for block in self._blocks
         ]
 
 
@@ -69,7 +72,7 @@ class RowSet:
             return torch.full_like(block.paired[:, 0], block.paired.shape[1])
 
         def of_sweep(block: Block, relation: Relation) -> Tensor:
-            return rowstats.row_count(block.mask, len(block.keys), relation).to(block.paired)
+            return rowstats.row_count(block.mask, relation, block.keys.device).to(block.paired)
 
         return self._merge(of_pairs, of_sweep, torch.add)
 

@@ -15,13 +15,13 @@ import dense
 
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
-from contrastive.kernels import rowstats
+from contrastive.kernels import tiles
 from contrastive.values import Memory, Progress
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(rowstats, "TILE_ELEMENTS", 30)  # a few rows a tile, so every test crosses tiles
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 30)  # a few rows a tile, so every test crosses tiles
 
 
 def embeddings(views, n, d=5, seed=0):
@@ -362,7 +362,7 @@ def test_fast_products_are_off_within_and_as_they_were_after():
     torch.set_float32_matmul_precision("medium")
     try:
         as_set = [backend.fp32_precision for backend in backends]
-        with rowstats.full_precision(torch.ones(1)):
+        with tiles.full_precision(torch.ones(1)):
             assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
         assert [backend.fp32_precision for backend in backends] == as_set != ["ieee", "ieee"]
     finally:

@@ -19,7 +19,7 @@ import dense
 import contrastive.comparison
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
-from contrastive.kernels import rowstats
+from contrastive.kernels import tiles
 from contrastive.losses import Margin, NTLogistic, NTXent
 from contrastive.negatives import InBatch, NoNegatives
 from contrastive.targets import Shared
@@ -53,7 +53,7 @@ def shared_rows(z, labels=None, offers=None):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(rowstats, "TILE_ELEMENTS", 50)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 50)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
@@ -229,7 +229,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("loss", [NTXent(0.1), NTLogistic(), Margin(semi_hard=True)])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_nothing_of_size_n_by_n_is_stored(loss, labelled, monkeypatch):
-    monkeypatch.setattr(rowstats, "TILE_ELEMENTS", 2**15)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 2**15)
     n = 512
     z = embeddings(n, d=4, dtype=torch.float32)
     labels = torch.arange(n) % 10 if labelled else None

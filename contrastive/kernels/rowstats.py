@@ -1,72 +1,41 @@
 """Statistics over the rows of Q K^T that never store it.
 
-The score matrix is swept in tiles of few whole rows, so that each tile sees its rows' true maximum;
-the backward pass makes each tile again. Memory is linear in rows and columns.
+The score matrix is swept in tiles (:mod:`contrastive.kernels.tiles`), once for the values and once again in
+the backward pass.
 
-Shape letters: R rows (queries), C columns (keys), D width, O own columns a row, r rows of a tile.
+Shape letters: R rows (queries), C columns (keys), D width, r rows and c columns of a tile.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from contrastive.errors import UsageError
+from contrastive.kernels.tiles import (
+    Collect,
+    Mask,
+    Relation,
+    Side,
+    Tile,
+    Turn,
+    buffer,
+    full_precision,
+    sweep,
+    tiles,
+)
+from contrastive.kernels.vectors import wide
 
-#: Elements of a tile at most (a tile has at least one row): 4 MiB of float32, which a cache holds.
-TILE_ELEMENTS = 2**20
-
-Relation = Literal["other", "same"]
 Scale = float | Tensor
 
 
-@dataclass(frozen=True)
-class Mask:
-    """Which columns a row has to do with, and how. Unknown labels match nothing.
-
-    Attributes:
-        own: [R, O] int64, columns of the row's own image, which the sweep leaves out.
-        row_label, column_label: [R] and [C] int64 with -1 for unknown, or None. A column whose label
-            is known and equal stands in relation ``same`` to the row, every further one in ``other``.
-        hidden: [C] bool or None: columns that every row leaves out; their label is -1.
-        row_image, column_image: [R] and [C] int64, or None. A column of the row's image is left out
-            too; -1 is no row's image.
-    """
-
-    own: Tensor
-    row_label: Tensor | None = None
-    column_label: Tensor | None = None
-    hidden: Tensor | None = None
-    row_image: Tensor | None = None
-    column_image: Tensor | None = None
-
-    @property
-    def relations(self) -> tuple[Relation, ...]:
-        return ("other",) if self.row_label is None else ("other", "same")
-
-    def fill(self, tile: Tensor, rows: slice, relation: Relation, value: float) -> Tensor:
-        """Overwrite the columns that do not stand in ``relation`` to their row, in place; [r, C]."""
-        tile.scatter_(1, self.own[rows], value)
-        if self.hidden is not None:
-            tile.masked_fill_(self.hidden, value)
-        if self.row_image is not None and self.column_image is not None:
-            tile.masked_fill_(self.row_image[rows, None] == self.column_image, value)
-        if self.row_label is not None and self.column_label is not None:
-            label = self.row_label[rows, None]
-            same = (label == self.column_label) & (label >= 0)  # [r, C]
-            tile.masked_fill_(same if relation == "other" else ~same, value)
-        return tile
-
-
 def logsumexp(
-    queries: Tensor, keys: Tensor, mask: Mask, scales: Sequence[Scale]
+    queries: Tensor, keys: Tensor, mask: Mask, scales: Sequence[Scale], unit: bool = False
 ) -> dict[Relation, tuple[Tensor, ...]]:
     """log sum exp(scale * s) of each row over each relation's columns, in one sweep.
 
@@ -75,6 +44,7 @@ def logsumexp(
         keys: [C, D].
         mask: the columns of each relation.
         scales: positive numbers, or tensors of one element, whose value the host never reads.
+        unit: no |s| exceeds 1, so that 1 can stand for each row's maximum.
 
     Returns:
         relation -> one [R] a scale, in :func:`wide`'s dtype; minus infinity, with zero gradient,
@@ -88,31 +58,42 @@ def logsumexp(
         if not positive:
             raise UsageError(f"A scale (1 / temperature) must be one positive number, not {scale}.")
     flat = [s.reshape(()) if isinstance(s, Tensor) else s for s in scales]
-    found = _LogSumExp.apply(queries, keys, mask, *flat)  # relation by relation, scale by scale
+    fixed = unit and all(_in_range(scale, queries.dtype) for scale in flat)
+    found = _LogSumExp.apply(queries, keys, mask, fixed, *flat)  # relation by relation, scale by scale
     n = len(flat)
     return {relation: tuple(found[i * n : (i + 1) * n]) for i, relation in enumerate(mask.relations)}
 
 
-def row_count(mask: Mask, columns: int, relation: Relation) -> Tensor:
+def _in_range(scale: Scale, dtype: torch.dtype) -> bool:
+    """Whether exp(scale * (s - 1)) and its inverse are normal numbers of ``dtype`` for all s in [-1, 1].
+
+    Three tenths of the exponents are left for the gradients that multiply them; in float32 temperatures
+    from 0.033 on are in range, in float64 from 0.0041 on.
+    """
+    return not isinstance(scale, Tensor) and 2 * scale <= -0.7 * math.log(torch.finfo(dtype).tiny)
+
+
+def row_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
     """How many columns stand in ``relation`` to each row: [R] int64."""
     if mask.column_image is not None:
-        return _swept_count(mask, columns, relation)
-    own = mask.own.shape[1]
-    hidden = mask.own.new_zeros(()) if mask.hidden is None else mask.hidden.sum()
-    others = (columns - own - hidden).expand(len(mask.own))
+        return _swept_count(mask, relation, device)
+    hidden = 0 if mask.hidden is None else mask.hidden.sum()
+    others = torch.zeros(mask.rows, dtype=torch.int64, device=device) + (mask.columns - mask.views - hidden)
     if mask.row_label is None or mask.column_label is None:
         return others
     _, first, last = _label_runs(mask.row_label, mask.column_label)
-    same = torch.where(mask.row_label >= 0, last - first - own, 0)  # own columns carry the row's label
+    same = torch.where(mask.row_label >= 0, last - first - mask.views, 0)  # own columns carry the row's label
     return same if relation == "same" else others - same
 
 
-def _swept_count(mask: Mask, columns: int, relation: Relation) -> Tensor:
+def _swept_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
     """:func:`row_count` where each row has columns of its own to leave out."""
-    count = mask.own.new_empty(len(mask.own))
-    for rows in _tiles(len(mask.own), columns):
-        ones = torch.ones(rows.stop - rows.start, columns, device=mask.own.device)
-        count[rows] = mask.fill(ones, rows, relation, 0).sum(1).to(count)
+    count = torch.zeros(mask.rows, dtype=torch.int64, device=device)
+    memory = buffer(torch.empty(0, device=device))
+    for tile in tiles(mask, device):
+        ones = mask.fill(tile.of(memory).fill_(1), tile, relation, 0)
+        for rows, _, turn in tile.sides:
+            count[rows] += turn(ones).sum(1).to(count)
     return count
 
 
@@ -127,7 +108,7 @@ def row_total(queries: Tensor, keys: Tensor, mask: Mask, relation: Relation) -> 
     queries, keys = queries.to(wide(queries)), keys.to(wide(keys))
     if mask.hidden is not None:
         keys = keys.masked_fill(mask.hidden[:, None], 0)
-    own = keys[mask.own].sum(1)  # [R, D]
+    own = mask.own(keys)  # [R, D]
     everything = keys.sum(0) - own
     if mask.row_label is None or mask.column_label is None:
         return (queries * everything).sum(1)
@@ -161,11 +142,19 @@ def row_top(
 
     Minus infinity, with zero gradient, fills rows that have fewer.
     """
-    return _RowTop.apply(queries, keys, mask, relation, k, None if below is None else below.detach())
+    if below is not None:
+        below = _rounded_up(below.detach(), queries.dtype)
+    return _RowTop.apply(queries, keys, mask, relation, k, below)
+
+
+def _rounded_up(limit: Tensor, dtype: torch.dtype) -> Tensor:
+    """The least number of ``dtype`` that is no less, below which the same numbers of ``dtype`` are."""
+    near = limit.to(dtype)
+    return torch.where(near < limit, near.nextafter(near.new_tensor(torch.inf)), near)
 
 
 def evaluate(f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor]) -> Tensor:
-    """f(scores [r, C], *args), an argument [r] seen as [r, 1] and one of a single element as it is.
+    """f(scores [r, c], *args), an argument [r] seen as [r, 1] and one of a single element as it is.
 
     Raises:
         UsageError: ``f`` does not keep the shape, or closes over a tensor that wants a gradient.
@@ -184,65 +173,104 @@ def evaluate(f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor]) -
     return f(scores, *map(_column, args)) if torch.is_grad_enabled() else closed
 
 
-def wide(reference: Tensor) -> torch.dtype:
-    """The dtype of a row's statistics: float64, in which 1/temperature amplifies no rounding."""
-    return torch.float32 if reference.device.type == "mps" else torch.float64
-
-
 class _LogSumExp(torch.autograd.Function):
+    """A row's sum is kept as exp(scale * (s - shift)): the shift is 1, or the row's largest s so far."""
+
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, *scales: Scale) -> tuple[Tensor, ...]:
-        dtype, count = wide(queries), len(queries)
-        peaks = [queries.new_zeros(count) for _ in mask.relations]
-        found = [queries.new_empty(count, dtype=dtype) for _ in range(len(mask.relations) * len(scales))]
-        for rows, relations in _sweep(queries, keys, mask):
-            for i, (_, tile) in enumerate(relations):
-                peaks[i][rows] = peak = _peak(tile)
-                tile -= peak[:, None]
-                for j, scale in enumerate(scales):
-                    total = (tile * scale).exp_().sum(1)
-                    found[i * len(scales) + j][rows] = peak.to(dtype) * scale + total.to(dtype).log()
-        ctx.mask, ctx.numbers = mask, [None if isinstance(s, Tensor) else s for s in scales]
-        ctx.save_for_backward(queries, keys, *(s for s in scales if isinstance(s, Tensor)), *peaks, *found)
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, fixed: bool, *scales: Scale
+    ) -> tuple[Tensor, ...]:
+        like = queries.new_zeros(len(queries), dtype=wide(queries))
+        totals = [[torch.zeros_like(like) for _ in scales] for _ in mask.relations]
+        peaks = [None if fixed else queries.new_full((len(queries),), -torch.inf) for _ in mask.relations]
+        work = buffer(queries)
+        with full_precision(queries):
+            for tile, scores in _relations(queries, keys, mask):
+                for masked, peak, sums in zip(scores, peaks, totals, strict=True):
+                    if peak is not None:
+                        _raise(peak, sums, scales, tile, masked)
+                    for scale, total in zip(scales, sums, strict=True):
+                        for rows, turn, weight in _weights(tile, masked, peak, scale, work):
+                            total[rows] += turn(weight).sum(1)
+        shifts = [torch.ones_like(like) if p is None else _finite(p).to(like) for p in peaks]
+        found = [
+            total.log_().add_(shift * scale)
+            for shift, sums in zip(shifts, totals, strict=True)
+            for scale, total in zip(scales, sums, strict=True)
+        ]
+        ctx.mask, ctx.fixed = mask, fixed
+        ctx.numbers = [None if isinstance(s, Tensor) else s for s in scales]
+        tensors = (s for s in scales if isinstance(s, Tensor))
+        ctx.save_for_backward(queries, keys, *tensors, *(p for p in peaks if p is not None), *found)
         return tuple(found)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
+        mask, saved = ctx.mask, iter(ctx.saved_tensors)
         queries, keys = next(saved), next(saved)
         scales = [next(saved) if number is None else number for number in ctx.numbers]
-        peaks = [next(saved) for _ in ctx.mask.relations]
-        found = list(saved)
-        # d lse / d s = scale * exp(scale * (s - peak)) / total, and total = exp(lse - scale * peak).
-        over = [  # gradient / total; a row without columns has total 0 and passes nothing on
-            torch.where(
-                lse.isinf(), 0, gradient * (peaks[i // len(scales)] * scales[i % len(scales)] - lse).exp()
-            )
-            for i, (lse, gradient) in enumerate(zip(found, gradients, strict=True))
+        peaks = [None if ctx.fixed else next(saved) for _ in mask.relations]
+        found, given = iter(saved), iter(gradients)
+        # d lse / d s = scale * exp(scale * (s - shift)) * over, over = exp(scale * shift - lse).
+        overs = [
+            [_over(next(found), next(given), 1 if p is None else _finite(p), scale) for scale in scales]
+            for p in peaks
         ]
         of_scales = [torch.zeros_like(s, dtype=wide(s)) if isinstance(s, Tensor) else None for s in scales]
-        collect = _Collect(ctx, queries, keys)
-        for rows, relations in _sweep(queries, keys, ctx.mask):
-            for i, (_, tile) in enumerate(relations):
-                peak = peaks[i][rows]
-                tile -= peak[:, None]
-                slope = None
-                for j, (scale, of_scale) in enumerate(zip(scales, of_scales, strict=True)):
-                    part = over[i * len(scales) + j][rows]
-                    weight = (tile * scale).exp_()  # [r, C], zero outside the relation
-                    if of_scale is not None:
-                        mean = (weight * tile.masked_fill(weight == 0, 0)).sum(1) + weight.sum(1) * peak
-                        of_scale += (part * mean).sum()
-                    weight *= (part * scale).to(weight)[:, None]
-                    slope = weight if slope is None else slope.add_(weight)
-                if slope is not None:
-                    collect.add(rows, slope)
+        collect, work, slopes = Collect(ctx, queries, keys, mask), buffer(queries), buffer(queries)
+        with full_precision(queries):
+            for tile, scores in _relations(queries, keys, mask):
+                slope = tile.of(slopes).zero_()
+                for masked, peak, parts in zip(scores, peaks, overs, strict=True):
+                    for scale, over, of_scale in zip(scales, parts, of_scales, strict=True):
+                        for rows, turn, weight in _weights(tile, masked, peak, scale, work):
+                            if of_scale is not None:
+                                seen = torch.where(masked.isinf(), 0, masked)
+                                of_scale += (turn(weight * seen).sum(1) * over[rows]).sum()
+                            part = (over[rows] * scale).to(slope)[:, None]
+                            turn(slope).addcmul_(turn(weight), part)
+                collect.add(tile, slope)
         return (
             *collect.gradients,
             None,
+            None,
             *(g if g is None else g.to(s) for g, s in zip(of_scales, scales, strict=True)),
         )
+
+
+def _raise(
+    peak: Tensor, totals: Sequence[Tensor], scales: Sequence[Scale], tile: Tile, masked: Tensor
+) -> None:
+    """Move the shift of a tile's rows to their largest s so far; no column yet is minus infinity."""
+    for rows, _, turn in tile.sides:
+        before, after = peak[rows], torch.maximum(peak[rows], turn(masked).amax(1))
+        for total, scale in zip(totals, scales, strict=True):
+            total[rows] *= (before - _finite(after)).to(total).mul_(scale).exp_()
+        peak[rows] = after
+
+
+def _weights(
+    tile: Tile, masked: Tensor, peak: Tensor | None, scale: Scale, work: Tensor
+) -> Iterator[tuple[slice, Turn, Tensor]]:
+    """exp(scale * (s - shift)) [r, c] for the rows of each side of a tile: once where they share a shift."""
+    weight = tile.of(work)
+    if peak is None:
+        torch.sub(masked, 1, out=weight).mul_(scale).exp_()
+    for rows, _, turn in tile.sides:
+        if peak is not None:
+            torch.sub(masked, turn(_finite(peak[rows])[:, None]), out=weight).mul_(scale).exp_()
+        yield rows, turn, weight
+
+
+def _over(lse: Tensor, gradient: Tensor, shift: Tensor | float, scale: Scale) -> Tensor:
+    """gradient * exp(scale * shift - lse) [R]; a row without columns passes nothing on."""
+    return torch.where(lse.isinf(), 0, gradient * (shift * scale - lse).exp())
+
+
+def _finite(peak: Tensor) -> Tensor:
+    """0 where a row has no column, so that s - peak stays defined."""
+    return torch.where(peak.isinf(), 0, peak)
 
 
 class _RowSum(torch.autograd.Function):
@@ -257,9 +285,15 @@ class _RowSum(torch.autograd.Function):
         *args: Tensor,
     ) -> Tensor:
         out = queries.new_zeros(len(queries), dtype=wide(queries))
-        for rows, scores in _stand_ins(queries, keys, mask, relation):
-            values = evaluate(f, scores, [_rows(a, rows).to(scores) for a in args])
-            out[rows] = mask.fill(values.clone(), rows, relation, 0).sum(1).to(out)
+        with full_precision(queries):
+            for tile, (scores,) in _relations(queries, keys, mask, relation):
+                for sides in _alike(tile, args):
+                    rows, _, turn = sides[0]
+                    seen, _ = _stand_ins(turn(scores), mask.touches(tile))
+                    values = turn(evaluate(f, seen, [_rows(a, rows).to(seen) for a in args]))
+                    values = _only(values, tile, mask, relation)
+                    for rows, _, turn in sides:
+                        out[rows] += turn(values).sum(1)
         ctx.mask, ctx.relation, ctx.f = mask, relation, f
         ctx.save_for_backward(queries, keys, *args)
         return out
@@ -268,26 +302,70 @@ class _RowSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, *args = ctx.saved_tensors
-        of_args = [torch.zeros_like(a) if a.is_floating_point() else None for a in args]
-        collect = _Collect(ctx, queries, keys)
-        for rows, scores in _stand_ins(queries, keys, ctx.mask, ctx.relation):
-            seed = gradient[rows, None].to(scores).expand_as(scores).clone()
-            ctx.mask.fill(seed, rows, ctx.relation, 0)
-            inputs = [
-                scores.requires_grad_(),
-                *(_rows(a, rows).detach().to(scores).requires_grad_() for a in args),
-            ]
-            with torch.enable_grad():
-                values = ctx.f(inputs[0], *map(_column, inputs[1:]))
-            if not values.requires_grad:  # f is a constant, for example a count
-                continue
-            slope, *slopes = torch.autograd.grad(values, inputs, seed, allow_unused=True)
-            for of_arg, found in zip(of_args, slopes, strict=True):
-                if of_arg is not None and found is not None:
-                    _rows(of_arg, rows).add_(found)
-            if slope is not None:
-                collect.add(rows, ctx.mask.fill(slope.clone(), rows, ctx.relation, 0))
+        mask, relation = ctx.mask, ctx.relation
+        wanted = ctx.needs_input_grad[5:]
+        of_args = [torch.zeros_like(a) if want else None for a, want in zip(args, wanted, strict=True)]
+        collect, seeds, gradient = Collect(ctx, queries, keys, mask), buffer(queries), gradient.to(queries)
+        with full_precision(queries):
+            for tile, (scores,) in _relations(queries, keys, mask, relation):
+                for sides in _alike(tile, args):
+                    seed = tile.of(seeds).zero_()
+                    for rows, _, turn in sides:
+                        turn(seed).add_(gradient[rows, None])
+                    seed = _only(seed, tile, mask, relation)
+                    rows, _, turn = sides[0]
+                    seen, present = _stand_ins(turn(scores), mask.touches(tile))
+                    slope, *slopes = _slopes(ctx.f, seen, [_rows(a, rows) for a in args], wanted, turn(seed))
+                    if slope is not None:
+                        collect.add(tile, _only(turn(slope), tile, mask, relation))
+                    for of_arg, found in zip(of_args, slopes, strict=True):
+                        if of_arg is not None and found is not None:  # [r, 1]
+                            column = found if present is None else torch.where(present, found, 0)
+                            _rows(of_arg, rows).add_(column[:, 0] if of_arg.ndim else column.sum())
         return (*collect.gradients, None, None, None, *of_args)
+
+
+def _alike(tile: Tile, args: Sequence[Tensor]) -> Iterator[tuple[Side, ...]]:
+    """The sides of a tile in groups for which f(s, *args) is the same: all, unless rows have arguments."""
+    if any(a.ndim for a in args):
+        yield from ((side,) for side in tile.sides)
+    else:
+        yield tile.sides
+
+
+def _stand_ins(scores: Tensor, touched: bool) -> tuple[Tensor, Tensor | None]:
+    """Scores [r, c] in which the row's peak stands in for columns outside the relation; which rows have one.
+
+    So a function of a score is never asked about one that the loss may not see (its own, for example,
+    where a logarithm could be undefined and the gradient 0 * nan).
+    """
+    if not touched:
+        return scores, None
+    peak = scores.amax(1, keepdim=True)
+    return torch.where(scores.isinf(), _finite(peak), scores), ~peak.isinf()
+
+
+def _slopes(
+    f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor], wanted: Sequence[bool], seed: Tensor
+) -> Sequence[Tensor | None]:
+    """Gradients of f(scores [r, c], *args), whose own is ``seed``: [r, c], and [r, 1] of each argument."""
+    inputs = [scores.detach().requires_grad_()]
+    for arg, want in zip(args, wanted, strict=True):
+        seen = _column(arg.detach().to(scores))
+        inputs.append(seen.expand(len(scores), 1).requires_grad_() if want else seen)
+    with torch.enable_grad():
+        values = f(*inputs)
+    if not values.requires_grad:  # f is a constant, for example a count
+        return [None] * len(inputs)
+    places = [0, *(1 + i for i, want in enumerate(wanted) if want)]
+    found = torch.autograd.grad(values, [inputs[i] for i in places], seed, allow_unused=True)
+    by_place = dict(zip(places, found, strict=True))
+    return [by_place.get(i) for i in range(len(inputs))]
+
+
+def _only(values: Tensor, tile: Tile, mask: Mask, relation: Relation) -> Tensor:
+    """``values`` [r, c] with 0 outside the relation."""
+    return mask.fill(values.clone(), tile, relation, 0) if mask.touches(tile) else values
 
 
 class _RowTop(torch.autograd.Function):
@@ -295,96 +373,54 @@ class _RowTop(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, relation: Relation, k: int, below: Tensor | None
     ) -> Tensor:
-        found = min(k, len(keys))
         top = queries.new_full((len(queries), k), -torch.inf)
-        columns = mask.own.new_zeros(len(queries), found)
-        for rows, relations in _sweep(queries, keys, mask, relation):
-            for _, tile in relations:
-                if below is not None:
-                    tile.masked_fill_(tile >= below[rows, None], -torch.inf)
-                top[rows, :found], columns[rows] = tile.topk(found, 1)
-        ctx.save_for_backward(queries, keys, columns, top)
+        places = torch.zeros_like(top, dtype=torch.int64)
+        with full_precision(queries):
+            for tile, (scores,) in _relations(queries, keys, mask, relation):
+                for rows, columns, turn in tile.sides:
+                    side = turn(scores)
+                    if below is not None:
+                        side = torch.where(side < below[rows, None], side, -torch.inf)
+                    found, at = side.max(1, keepdim=True) if k == 1 else side.topk(min(k, side.shape[1]), 1)
+                    candidates = torch.cat([top[rows], found], 1)
+                    top[rows], chosen = candidates.topk(k, 1)
+                    places[rows] = torch.cat([places[rows], at + columns.start], 1).gather(1, chosen)
+        ctx.mask = mask
+        ctx.save_for_backward(queries, keys, places, top)
         return top
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, columns, top = ctx.saved_tensors
-        found = columns.shape[1]
-        gradient = torch.where(top.isinf(), 0, gradient)[:, :found].to(queries)
-        collect = _Collect(ctx, queries, keys)
-        for rows in _tiles(len(queries), len(keys)):
-            slope = queries.new_zeros(rows.stop - rows.start, len(keys))
-            collect.add(rows, slope.scatter_add_(1, columns[rows], gradient[rows]))
-        return (*collect.gradients, None, None, None, None)
-
-
-class _Collect:
-    """Gathers the gradients of queries and keys from d loss / d s, tile by tile."""
-
-    def __init__(self, ctx: Any, queries: Tensor, keys: Tensor):
-        self.queries, self.keys = queries, keys
-        wanted = ctx.needs_input_grad
-        self.gradients = (
-            torch.zeros_like(queries) if wanted[0] else None,  # [R, D]
-            torch.zeros_like(keys) if wanted[1] else None,  # [C, D]
-        )
-
-    def add(self, rows: slice, slope: Tensor) -> None:
-        of_queries, of_keys = self.gradients
-        with full_precision(slope):
-            if of_queries is not None:
-                of_queries[rows].addmm_(slope, self.keys)
+        queries, keys, places, top = ctx.saved_tensors
+        gradient = torch.where(top.isinf(), 0, gradient).to(queries)
+        of_queries = torch.zeros_like(queries)
+        of_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
+        for slope, place in zip(gradient.split(1, 1), places.unbind(1), strict=True):  # [R, 1], [R]
+            if not len(keys):
+                break
+            of_queries.addcmul_(slope, keys[place])
             if of_keys is not None:
-                of_keys.addmm_(slope.T, self.queries[rows])
+                of_keys.index_add_(0, place, slope * queries)
+        if ctx.mask.mirrored and of_keys is not None:
+            return of_queries.add_(of_keys[: len(queries)]), None, None, None, None, None
+        return of_queries, of_keys, None, None, None, None
 
 
-def _sweep(
+def _relations(
     queries: Tensor, keys: Tensor, mask: Mask, only: Relation | None = None
-) -> Iterator[tuple[slice, Iterator[tuple[Relation, Tensor]]]]:
+) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
     """Tiles of scores, one a relation, minus infinity outside it; the caller may overwrite them."""
     relations = mask.relations if only is None else (only,)
+    spare = buffer(queries) if len(relations) > 1 else None
 
-    def by_relation(rows: slice) -> Iterator[tuple[Relation, Tensor]]:
-        scores = _scores(queries[rows], keys)
-        for relation in relations:
-            tile = scores if relation == relations[-1] else scores.clone()
-            yield relation, mask.fill(tile, rows, relation, -torch.inf)
+    def by_relation(tile: Tile, scores: Tensor) -> Iterator[Tensor]:
+        if spare is not None:
+            yield mask.fill(tile.of(spare).copy_(scores), tile, relations[0], -torch.inf)
+        yield mask.fill(scores, tile, relations[-1], -torch.inf)
 
-    for rows in _tiles(len(queries), len(keys)):
-        yield rows, by_relation(rows)
-
-
-def _stand_ins(
-    queries: Tensor, keys: Tensor, mask: Mask, relation: Relation
-) -> Iterator[tuple[slice, Tensor]]:
-    """Tiles of scores [r, C] in which the row's peak stands in for columns outside the relation.
-
-    So a function of a score is never asked about one that the loss may not see (its own, for example,
-    where a logarithm could be undefined and the gradient 0 * nan).
-    """
-    for rows, relations in _sweep(queries, keys, mask, relation):
-        for _, tile in relations:
-            yield rows, torch.where(tile.isinf(), _peak(tile)[:, None], tile)
-
-
-def _tiles(rows: int, columns: int) -> Iterator[slice]:
-    height = max(1, TILE_ELEMENTS // max(1, columns))
-    for start in range(0, rows, height):
-        yield slice(start, min(rows, start + height))
-
-
-def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    with full_precision(queries):
-        return queries @ keys.T  # [r, C]
-
-
-def _peak(tile: Tensor) -> Tensor:
-    """Each row's maximum [r]; 0 where the row has no column, so that s - peak stays defined."""
-    if not tile.shape[1]:
-        return tile.new_zeros(len(tile))
-    peak = tile.amax(1)
-    return torch.where(peak.isinf(), 0, peak)
+    for tile, scores in sweep(queries, keys, mask):
+        yield tile, by_relation(tile, scores)
 
 
 def _column(argument: Tensor) -> Tensor:
@@ -393,30 +429,3 @@ def _column(argument: Tensor) -> Tensor:
 
 def _rows(argument: Tensor, rows: slice) -> Tensor:
     return argument[rows] if argument.ndim == 1 else argument
-
-
-@contextmanager
-def full_precision(reference: Tensor) -> Iterator[None]:
-    """Products in the dtype of their inputs: no autocast, no TF32 or bfloat16 inside float32 products.
-
-    An error of 1e-4 in a score would be one of 1e-2 in its logit at temperature 0.01.
-    """
-    backends = [b.matmul for b in (torch.backends.cuda, torch.backends.mkldnn) if _has_precision(b)]
-    before = [backend.fp32_precision for backend in backends]
-    setting = None if backends else torch.get_float32_matmul_precision()  # before torch 2.9, one for all
-    with torch.autocast(reference.device.type, enabled=False):
-        try:
-            for backend in backends:
-                backend.fp32_precision = "ieee"
-            if setting is not None:
-                torch.set_float32_matmul_precision("highest")
-            yield
-        finally:
-            for backend, precision in zip(backends, before, strict=True):
-                backend.fp32_precision = precision
-            if setting is not None:
-                torch.set_float32_matmul_precision(setting)
-
-
-def _has_precision(backend: Any) -> bool:
-    return hasattr(getattr(backend, "matmul", None), "fp32_precision")  # since torch 2.9

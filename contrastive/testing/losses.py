@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from contrastive.comparison import Comparison
-from contrastive.kernels import rowstats
+from contrastive.kernels import tiles
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import classes, compared, embeddings, entries, far, generator, same, saved
 from contrastive.testing.subjects import Subject
@@ -293,7 +293,7 @@ def _grows(small: int, large: int) -> float:
 @check("memory", "loss", after=("finite",))
 def memory(subject: Subject) -> None:
     """Its largest tensor, backward included, grows with the batch and not with its square."""
-    with mock.patch.object(rowstats, "TILE_ELEMENTS", 2**12):  # so that a small batch fills more than a tile
+    with mock.patch.object(tiles, "TILE_ELEMENTS", 2**12):  # so that a small batch fills more than a tile
         if _grows(_largest(subject, 64), _largest(subject, 128)) < 2.2:
             return
     largest = [_largest(subject, images) for images in (800, 1600)]

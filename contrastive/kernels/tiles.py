@@ -1,0 +1,219 @@
+"""The score matrix Q K^T in tiles, each made in the memory of the one before, and which entries count.
+
+Where rows are columns too, only tiles on and above the diagonal are made: each also stands, turned over,
+for the one below. Memory is linear in rows and columns.
+
+Shape letters: R rows (queries), C columns (keys), D width, r rows and c columns of a tile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+#: Elements of a tile on the CPU: 1 MiB of float32, so that a tile and what is made of it stay in the caches
+#: of two cores. An accelerator, whose every call costs microseconds, gets 64 MiB.
+TILE_ELEMENTS = 2**18
+_ON_ACCELERATOR = 64
+
+Relation = Literal["other", "same"]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which columns a row has to do with, and how. Unknown labels match nothing.
+
+    Rows are ordered [view, place], columns [view, place] and then memories. The columns of a row's own
+    image are left out: they lie on diagonals, which the host knows.
+
+    Attributes:
+        rows, columns: R and C.
+        images: rows a view.
+        first: the place of the rows' first image among a view's columns.
+        batch: columns a view.
+        views: of the columns, so that the first ``views * batch`` columns are no memories.
+        mirrored: the first R columns are the rows; their gradient is given as the queries'.
+        row_label, column_label: [R] and [C] int64 with -1 for unknown, or None. A column whose label
+            is known and equal stands in relation ``same`` to the row, every further one in ``other``.
+        hidden: [C] bool or None: columns that every row leaves out; their label is -1.
+        row_image, column_image: [R] and [C] int64, or None. A column of the row's image is left out
+            too; -1 is no row's image.
+    """
+
+    rows: int
+    columns: int
+    images: int
+    first: int
+    batch: int
+    views: int
+    mirrored: bool = False
+    row_label: Tensor | None = None
+    column_label: Tensor | None = None
+    hidden: Tensor | None = None
+    row_image: Tensor | None = None
+    column_image: Tensor | None = None
+
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        return ("other",) if self.row_label is None else ("other", "same")
+
+    def touches(self, tile: Tile) -> bool:
+        """Whether a tile may hold entries that :meth:`fill` overwrites."""
+        return self.row_label is not None or self._remembers(tile) or any(self._own(tile))
+
+    def fill(self, scores: Tensor, tile: Tile, relation: Relation, value: float) -> Tensor:
+        """Overwrite the columns that do not stand in ``relation`` to their row, in place; [r, c]."""
+        for row, column, length in self._own(tile):
+            scores[row : row + length, column : column + length].diagonal().fill_(value)
+        if self._remembers(tile) and self.hidden is not None:
+            scores.masked_fill_(self.hidden[tile.columns], value)
+        if self._remembers(tile) and self.row_image is not None and self.column_image is not None:
+            scores.masked_fill_(self.row_image[tile.rows, None] == self.column_image[tile.columns], value)
+        if self.row_label is not None and self.column_label is not None:
+            label = self.row_label[tile.rows]
+            label = torch.where(label < 0, -2, label)[:, None]  # an unknown label equals no column's
+            columns = self.column_label[tile.columns]
+            scores.masked_fill_(label == columns if relation == "other" else label != columns, value)
+        return scores
+
+    def own(self, keys: Tensor) -> Tensor:
+        """Sum of the keys of each row's own image: [R, D]."""
+        views = keys[: self.views * self.batch].unflatten(0, (self.views, self.batch))
+        mine = views[:, self.first : self.first + self.images].sum(0)  # [images, D]
+        return mine.repeat(self.rows // self.images, 1)
+
+    def _remembers(self, tile: Tile) -> bool:
+        return tile.columns.stop > self.views * self.batch
+
+    def _own(self, tile: Tile) -> Iterator[tuple[int, int, int]]:
+        """Diagonals of own columns within a tile: (first row, first column, length)."""
+        rows, columns = tile.rows, tile.columns
+        last = min(self.views, -(-columns.stop // self.batch))
+        for row_view in range(rows.start // self.images, -(-rows.stop // self.images)):
+            for column_view in range(columns.start // self.batch, last):
+                row = row_view * self.images - rows.start  # of the view's first image; so is column
+                column = column_view * self.batch + self.first - columns.start
+                skipped = max(0, -row, -column)
+                left = min(self.images, rows.stop - rows.start - row, columns.stop - columns.start - column)
+                if skipped < left:
+                    yield row + skipped, column + skipped, left - skipped
+
+
+Turn = Callable[[Tensor], Tensor]
+Side = tuple[slice, slice, Turn]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of the score matrix; where ``mirrored``, of the one beyond the diagonal too."""
+
+    rows: slice
+    columns: slice
+    mirrored: bool = False
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """(rows, columns, how to turn what is [r, c] so that these are its rows and columns)."""
+        straight = (self.rows, self.columns, _as_it_is)
+        return (straight, (self.columns, self.rows, torch.t)) if self.mirrored else (straight,)
+
+    def of(self, memory: Tensor) -> Tensor:
+        """Part of a flat buffer: [r, c]."""
+        shape = (self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
+        return memory[: math.prod(shape)].view(shape)
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def tiles(mask: Mask, device: torch.device) -> Iterator[Tile]:
+    """The tiles of a sweep, none of more than :func:`tile_elements`: square, unless R or C is short."""
+    elements = tile_elements(device)
+    height = math.isqrt(elements)
+    if not mask.mirrored:
+        height = max(height, elements // max(1, mask.columns))
+    height = min(height, max(1, mask.rows))
+    apart = mask.rows if mask.mirrored else 0  # the first column that is no row
+    for rows in _cut(0, mask.rows, height):
+        if mask.mirrored:
+            yield Tile(rows, rows)
+            yield from (Tile(rows, columns, mirrored=True) for columns in _cut(rows.stop, apart, height))
+        yield from (Tile(rows, columns) for columns in _cut(apart, mask.columns, elements // height))
+
+
+def tile_elements(device: torch.device) -> int:
+    return TILE_ELEMENTS if device.type == "cpu" else _ON_ACCELERATOR * TILE_ELEMENTS
+
+
+def buffer(reference: Tensor) -> Tensor:
+    """Memory for one tile, of the reference's dtype, on its device."""
+    return reference.new_empty(tile_elements(reference.device))
+
+
+def _cut(start: int, stop: int, length: int) -> Iterator[slice]:
+    for place in range(start, stop, length):
+        yield slice(place, min(stop, place + length))
+
+
+def sweep(queries: Tensor, keys: Tensor, mask: Mask) -> Iterator[tuple[Tile, Tensor]]:
+    """Tiles and their scores [r, c], all in the same memory, which the caller may overwrite."""
+    memory = buffer(queries)
+    for tile in tiles(mask, queries.device):
+        yield tile, torch.mm(queries[tile.rows], keys[tile.columns].T, out=tile.of(memory))
+
+
+class Collect:
+    """Gathers the gradients of queries [R, D] and keys [C, D] from d loss / d s, tile by tile."""
+
+    def __init__(self, ctx: Any, queries: Tensor, keys: Tensor, mask: Mask):
+        self._queries, self._keys, self._mask = queries, keys, mask
+        of_queries, of_keys = ctx.needs_input_grad[:2]
+        self.of_queries = torch.zeros_like(queries) if of_queries else None
+        self.of_keys = torch.zeros_like(keys) if of_keys and not mask.mirrored else None
+
+    @property
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.of_queries, self.of_keys
+
+    def add(self, tile: Tile, slope: Tensor) -> None:
+        """``slope`` [r, c]; of a mirrored tile the sum of both sides'."""
+        if self.of_queries is not None:
+            self.of_queries[tile.rows].addmm_(slope, self._keys[tile.columns])
+        rows_too = self._mask.mirrored and tile.columns.stop <= self._mask.rows
+        of_columns = self.of_queries if rows_too else self.of_keys
+        if of_columns is not None:
+            of_columns[tile.columns].addmm_(slope.T, self._queries[tile.rows])
+
+
+@contextmanager
+def full_precision(reference: Tensor) -> Iterator[None]:
+    """Products in the dtype of their inputs: no autocast, no TF32 or bfloat16 inside float32 products.
+
+    An error of 1e-4 in a score would be one of 1e-2 in its logit at temperature 0.01.
+    """
+    backends = [b.matmul for b in (torch.backends.cuda, torch.backends.mkldnn) if _has_precision(b)]
+    before = [backend.fp32_precision for backend in backends]
+    setting = None if backends else torch.get_float32_matmul_precision()  # before torch 2.9, one for all
+    with torch.autocast(reference.device.type, enabled=False):
+        try:
+            for backend in backends:
+                backend.fp32_precision = "ieee"
+            if setting is not None:
+                torch.set_float32_matmul_precision("highest")
+            yield
+        finally:
+            for backend, precision in zip(backends, before, strict=True):
+                backend.fp32_precision = precision
+            if setting is not None:
+                torch.set_float32_matmul_precision(setting)
+
+
+def _has_precision(backend: Any) -> bool:
+    return hasattr(getattr(backend, "matmul", None), "fp32_precision")  # since torch 2.9

@@ -1,0 +1,88 @@
+"""Directions and dot products of rows, in float64 without keeping float64 copies of whole batches.
+
+Shape letters: R rows, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+#: Elements that are raised to float64 at a time.
+_PART = 2**17
+
+
+def wide(reference: Tensor) -> torch.dtype:
+    """The dtype of a row's statistics: float64, in which 1/temperature amplifies no rounding."""
+    return torch.float32 if reference.device.type == "mps" else torch.float64
+
+
+def direction(z: Tensor, dtype: torch.dtype, given: torch.dtype) -> Tensor:
+    """z / |z| [R, D], right to the last bit of ``dtype``; a zero vector stays zero and gets no gradient.
+
+    Args:
+        z: [R, D].
+        dtype: of the result.
+        given: the dtype z came in: the gradient, up to 1 / |z|, must be finite there.
+    """
+    return _Direction.apply(z, dtype, max(1e-12, torch.finfo(given).tiny))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The dot product of each row of a [R, D] with the same row of b: [R], in :func:`wide`'s dtype."""
+    return _Dot.apply(a, b)
+
+
+class _Direction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, dtype: torch.dtype, least: float) -> Tensor:
+        unit = torch.empty_like(z, dtype=dtype)
+        norm = z.new_empty((len(z), 1), dtype=wide(z))
+        for rows in _parts(z):
+            part = z[rows].to(norm.dtype)
+            norm[rows] = torch.linalg.vector_norm(part, dim=1, keepdim=True)
+            unit[rows] = part / norm[rows].clamp_min(least)
+        ctx.least, ctx.given = least, z.dtype
+        ctx.save_for_backward(unit, norm)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        unit, norm = ctx.saved_tensors
+        of_z = torch.empty_like(unit, dtype=ctx.given)
+        for rows in _parts(unit):
+            u, g, length = unit[rows].to(norm.dtype), gradient[rows].to(norm.dtype), norm[rows]
+            along = torch.where(length < ctx.least, 0, (u * g).sum(1, keepdim=True))  # held at the least
+            across = torch.addcmul(g, u, along, value=-1) / length.clamp_min(ctx.least)
+            of_z[rows] = torch.where(length > 0, across, 0)
+        return of_z, None, None
+
+
+class _Dot(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        found = a.new_empty(len(a), dtype=wide(a))
+        for rows in _parts(a):
+            found[rows] = (a[rows].to(found.dtype) * b[rows]).sum(1)
+        ctx.save_for_backward(a, b)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        return tuple(
+            gradient[:, None].to(of) * other if wanted else None
+            for of, other, wanted in zip((a, b), (b, a), ctx.needs_input_grad, strict=True)
+        )
+
+
+def _parts(rows: Tensor) -> Iterator[slice]:
+    height = max(1, _PART // max(1, rows.shape[1]))
+    for start in range(0, len(rows), height):
+        yield slice(start, min(len(rows), start + height))
