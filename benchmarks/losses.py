@@ -16,7 +16,7 @@ from lightly.loss import NTXentLoss
 from pytorch_metric_learning.losses import NTXentLoss as MetricLearningNTXent
 from torch import Tensor
 
-from benchmarks.harness import Row, child, extra_mib, paired
+from benchmarks.harness import Row, child, compared, extra_mib, paired
 from contrastive.comparison import Comparison
 from contrastive.losses import Margin, NTLogistic, NTXent
 from contrastive.values import Memory
@@ -122,20 +122,15 @@ def speed(peer: str, n: int, asked: float | None) -> Row:
 
 def memory_against(peer: str, n: int, asked: float | None) -> Row:
     ours, theirs = (child("benchmarks.losses:memory_of", name, n) for name in ("nt_xent", peer))
-    return compared(f"nt_xent, more memory, N = {n:,}, D = {D}", ours, peer, theirs, asked)
-
-
-def compared(what: str, ours: float, peer: str, theirs: float, asked: float | None) -> Row:
-    ratio = theirs / ours
-    return Row(what, "MiB", ours, peer, theirs, ratio, ratio, ratio, asked)
+    return compared(f"nt_xent, more memory, N = {n:,}, D = {D}", ours, peer, theirs, unit="MiB", asked=asked)
 
 
 def doubling(what: str, function: str, *given: Any, size: int, unit: str) -> Iterator[Row]:
     """Twice the size takes at most 2.2 times the memory, so that the ratio is at least 1 / 2.2."""
     half, whole = (child(f"benchmarks.losses:{function}", *given, n) for n in (size // 2, size))
     what = f"{what}, more memory, {size:,} {unit}"
-    yield compared(what, whole, f"half as many {unit}", half, 1 / 2.2)
-    yield compared(what, whole, "the limit", LIMIT_MIB, 1)
+    yield compared(what, whole, f"half as many {unit}", half, unit="MiB", asked=1 / 2.2)
+    yield compared(what, whole, "the limit", LIMIT_MIB, unit="MiB", asked=1)
 
 
 def rows() -> Iterator[Row]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.harness import Row, child
-from benchmarks.losses import D, compared
+from benchmarks.harness import Row, child, compared
+from benchmarks.losses import D
 
 IMAGES = 65_536
 LIMIT_MIB = 1024
@@ -13,4 +13,6 @@ LIMIT_MIB = 1024
 
 def rows() -> Iterator[Row]:
     ours = child("benchmarks.losses:memory_of", "nt_xent", IMAGES)
-    yield compared(f"nt_xent, more memory, N = {IMAGES:,}, D = {D}", ours, "the limit", LIMIT_MIB, 1)
+    yield compared(
+        f"nt_xent, more memory, N = {IMAGES:,}, D = {D}", ours, "the limit", LIMIT_MIB, unit="MiB", asked=1
+    )
