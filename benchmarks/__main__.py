@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.harness import environment, markdown
 
 #: Modules of this package, each with a function ``rows()`` that yields what it measures.
-NAMES = ("augmentation",)
+NAMES = ("augmentation", "fidelity")
 
 
 def main() -> None:

@@ -83,8 +83,13 @@ class Draws:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:
         """The next uniform in [low, high) of every image: float64 [b], of 53 bits."""
-        self._count += 1
-        bits = _absorb(self._state, _word(self._count)) >> np.uint64(11)
+        return self.uniforms(1, low, high)[:, 0]
+
+    def uniforms(self, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        """The next ``n`` of every image: float64 [b, n], what as many calls of :meth:`uniform` give."""
+        counts = np.arange(self._count + 1, self._count + n + 1, dtype=np.uint64)
+        self._count += n
+        bits = _absorb(self._state[:, None], counts) >> np.uint64(11)
         return low + (high - low) * (bits.astype(np.float64) * 2.0**-53)
 
     def bits(self) -> np.ndarray:
@@ -98,4 +103,4 @@ class Draws:
 
     def permutation(self, n: int) -> np.ndarray:
         """A random order of ``range(n)`` for every image: int64 [b, n], from ``n`` uniforms."""
-        return np.argsort(np.stack([self.uniform() for _ in range(n)], axis=1), axis=1, kind="stable")
+        return np.argsort(self.uniforms(n), axis=1, kind="stable")

@@ -56,9 +56,9 @@ class RandomResizedCrop(Placing):
         """``area`` and ``ratio`` [b, tries], ``position`` [b, 2] in [0, 1)."""
         low, high = np.log(self.ratio)
         return {
-            "area": np.stack([rng.uniform(*self.scale) for _ in range(self.tries)], axis=1),
-            "ratio": np.exp(np.stack([rng.uniform(low, high) for _ in range(self.tries)], axis=1)),
-            "position": np.stack([rng.uniform(), rng.uniform()], axis=1),
+            "area": rng.uniforms(self.tries, *self.scale),
+            "ratio": np.exp(rng.uniforms(self.tries, low, high)),
+            "position": rng.uniforms(2),
         }
 
     def place(self, params: Params, sizes: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ class Cutout(Operation):
 
     def draw(self, rng: Draws) -> Params:
         """``chosen`` [b], ``centre`` [b, 2] (vertical, horizontal) in [0, 1)."""
-        return {"chosen": rng.chance(self.p), "centre": np.stack([rng.uniform(), rng.uniform()], axis=1)}
+        return {"chosen": rng.chance(self.p), "centre": rng.uniforms(2)}
 
     def render(self, pixels: Tensor, params: Params) -> Tensor:
         """[b, C, h, w] -> the same; a rectangle over the border is cut off there."""
