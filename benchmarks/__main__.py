@@ -18,7 +18,17 @@ from typing import Any
 from benchmarks.harness import Row, environment, markdown
 
 #: Modules of this package, each with a function ``rows()`` that yields what it measures.
-NAMES = ("augmentation", "chunks", "decoding", "end_to_end", "knn", "losses", "losses_large", "startup")
+NAMES = (
+    "augmentation",
+    "chunks",
+    "decoding",
+    "end_to_end",
+    "fidelity",
+    "knn",
+    "losses",
+    "losses_large",
+    "startup",
+)
 
 #: Where the page of performance holds the table of a benchmark.
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)

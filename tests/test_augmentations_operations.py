@@ -344,6 +344,21 @@ def test_torchvision_transform_does_what_torchvision_does() -> None:
     assert operation.name == "torchvision.RandomPosterize"
 
 
+def test_transforms_of_a_torchvision_transform_are_described_like_it() -> None:
+    posterize = {"transform": "RandomPosterize", "options": {"bits": 3, "p": 1.0}}
+    operation = TorchvisionTransform("RandomApply", {"transforms": [posterize], "p": 0.5})
+    images = (pixels(40) * 255).round().to(torch.uint8)
+    seen = (Pipeline([operation])(images, np.arange(40), KEY) * 255).round().to(torch.uint8)
+    changed = torch.tensor(
+        [torch.equal(a, functional.posterize(b, 3)) for a, b in zip(seen, images, strict=True)]
+    )
+    same = torch.tensor([torch.equal(a, b) for a, b in zip(seen, images, strict=True)])
+    assert (changed ^ same).all()
+    assert 8 < changed.sum() < 32
+    with pytest.raises(UsageError, match="Did you mean 'RandomPosterize'"):
+        TorchvisionTransform("RandomApply", {"transforms": [{"transform": "RandomPosterise"}]})
+
+
 @pytest.mark.parametrize(
     ("transform", "options", "size"),
     [

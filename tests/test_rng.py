@@ -94,3 +94,16 @@ def test_range_chance_and_permutation() -> None:
     _, counts = np.unique(orders @ [64, 16, 4, 1], return_counts=True)
     assert len(counts) == 24
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+
+
+def test_many_uniforms_are_those_of_as_many_calls_and_of_the_definition() -> None:
+    ids = np.array([0, 5, -1])
+    one, many = Draws(KEY, ids, "x#0"), Draws(KEY, ids, "x#0")
+    first = one.uniform(2, 5)
+    assert np.array_equal(
+        many.uniforms(4, 2, 5), np.stack([first, *(one.uniform(2, 5) for _ in range(3))], 1)
+    )
+    assert np.array_equal(many.uniform(), one.uniform())
+    states = [int(state) for state in hash_ids(ids, KEY.seed, KEY.epoch, KEY.view, "x#0")]
+    words = [reference_mix(((state ^ 1) + 0x9E3779B97F4A7C15) & MASK) >> 11 for state in states]
+    assert first.tolist() == [2 + 3 * (word * 2.0**-53) for word in words]

@@ -23,7 +23,8 @@ class TorchvisionTransform(Operation):
 
     Args:
         transform: class name in ``torchvision.transforms.v2``, such as ``RandomPosterize``.
-        options: its arguments.
+        options: its arguments; those that are transforms themselves (of ``RandomApply``, ``RandomChoice``)
+            are maps of ``transform`` and ``options`` again.
 
     Raises:
         UsageError: where there is no such transform, it does not take these options, or its output is
@@ -33,19 +34,8 @@ class TorchvisionTransform(Operation):
     per_sample = True
 
     def __init__(self, transform: str, options: dict[str, Any] | None = None):
-        from torchvision.transforms import v2  # 3 s, so not before it is needed
-
-        kind = getattr(v2, transform, None)
-        if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
-            known = [name for name in dir(v2) if isinstance(getattr(v2, name), type)]
-            raise UsageError(
-                f"torchvision.transforms.v2 has no transform '{transform}'.{did_you_mean(transform, known)}"
-            )
         options = options or {}
-        try:
-            self._transform = kind(**options)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"torchvision's {transform} does not take {options}: {error}") from error
+        self._transform = _transform(transform, options)
         self.name = f"torchvision.{transform}"
         self.size = _output_size(transform, options.get("size"))
         self._dtype = torch.float32 if transform in _WANT_FLOAT else torch.uint8
@@ -77,6 +67,28 @@ class TorchvisionTransform(Operation):
         if not ((output >= 0) & (output <= 1)).all():
             raise UsageError(f"{self.name} leaves [0, 1], the range of the pixels that backbones take.")
         return output.to(torch.float32)
+
+
+def _transform(name: str, options: dict[str, Any]) -> Any:
+    """The transform of that name, and within its options those that they describe."""
+    from torchvision.transforms import v2  # 3 s, so not before it is needed
+
+    kind = getattr(v2, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+        known = [name for name in dir(v2) if isinstance(getattr(v2, name), type)]
+        raise UsageError(f"torchvision.transforms.v2 has no transform '{name}'.{did_you_mean(name, known)}")
+    try:
+        return kind(**{key: _argument(value) for key, value in options.items()})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"torchvision's {name} does not take {options}: {error}") from error
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_argument(entry) for entry in value]
+    if isinstance(value, dict) and isinstance(value.get("transform"), str):
+        return _transform(value["transform"], value.get("options", {}))
+    return value
 
 
 def _output_size(transform: str, size: Any) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from contrastive.augmentations.pipeline import Operation, Params, Probability, on_chosen, to_device
-from contrastive.kernels.colour import blend, luminance, shift_hue
+from contrastive.kernels.colour import blend_, luminance, shift_hue_
 from contrastive.rng import Draws
 
 _Amount = Annotated[float, Field(ge=0)]
@@ -67,25 +67,55 @@ class ColorJitter(Operation):
             "order": rng.permutation(4),
         }
 
+    def arrange(self, params: Params) -> np.ndarray:
+        """Those whose hue has the last turn first, those not chosen last: -3 to 1."""
+        return np.where(params["chosen"], -(params["order"] == _HUE).argmax(axis=1), 1)
+
     def render(self, pixels: Tensor, params: Params) -> Tensor:
-        """[b, C, h, w] -> the same."""
-        return on_chosen(pixels, params, _jitter)
+        """[b, C, h, w] -> the same.
+
+        In the order of :meth:`arrange`, the blends before the hue are of a front part, the hue is one
+        pass, and the blends after it are of the rest: all of them on slices.
+        """
+        number = self.arrange(params)
+        later = [int((number <= -j).sum()) for j in range(4)]
+        planes = pixels.transpose(0, 1)  # [C, b, h, w]
+        if (np.diff(number) >= 0).all():  # as a pipeline on a CPU arranges them
+            planes = planes.clone(memory_format=torch.contiguous_format)
+            self._jitter(planes, params, later)
+            return planes.transpose(0, 1)
+        order = np.argsort(number, kind="stable")
+        planes = planes.index_select(1, to_device(order, pixels))
+        self._jitter(planes, {name: values[order] for name, values in params.items()}, later)
+        return planes.index_select(1, to_device(np.argsort(order), pixels)).transpose(0, 1)
+
+    def _jitter(self, planes: Tensor, params: Params, later: list[int]) -> None:
+        """In place; the hue of the first ``later[j]`` images comes after j blends or more."""
+        coloured = len(planes) == 3
+        weights = to_device(_weights(params, coloured), planes)  # [3, 3, b]
+        for j in range(3):
+            _blend(planes, weights[j], 0, later[j + 1])
+        if coloured and self.hue > 0:
+            shift_hue_(planes[:, : later[0]], to_device(params["hue"][: later[0]], planes))
+        for j in range(3):
+            _blend(planes, weights[j], later[j + 1], later[0])
 
 
-def _jitter(images: Tensor, params: Params) -> Tensor:
-    """Four passes over the batch; in each, every image has its own turn of the four steps."""
-    coloured = images.shape[1] == 3
-    factors = np.concatenate([params["factors"], np.ones((len(images), 1))], axis=1)  # [n, 4], hue's is 1
+def _blend(planes: Tensor, weights: Tensor, start: int, stop: int) -> None:
+    if start < stop:
+        blend_(planes[:, start:stop], *weights[:, start:stop])
+
+
+def _weights(params: Params, coloured: bool) -> np.ndarray:
+    """What each image's first, second and third blend takes of pixels, grey and mean grey: [3, 3, b]."""
+    order = params["order"]
+    kinds = order[order != _HUE].reshape(-1, 3)  # [b, 3]
+    factors = np.take_along_axis(params["factors"], kinds, axis=1)
     if not coloured:
-        factors[:, _SATURATION] = 1
-    for step in params["order"].T:  # [n]
-        factor = factors[np.arange(len(step)), step]
-        to_grey, to_mean = ((1 - factor) * (step == kind) for kind in (_SATURATION, _CONTRAST))
-        images = blend(images, *(to_device(x, images) for x in (factor, to_grey, to_mean)))
-        if coloured:
-            turned = {"chosen": (step == _HUE) & (params["hue"] != 0), "hue": params["hue"]}
-            images = on_chosen(images, turned, lambda some, p: shift_hue(some, to_device(p["hue"], some)))
-    return images
+        factors = np.where(kinds == _SATURATION, 1, factors)
+    rest = 1 - factors
+    parts = np.stack([factors, rest * (kinds == _SATURATION), rest * (kinds == _CONTRAST)])  # [3, b, 3]
+    return parts.transpose(2, 0, 1)
 
 
 class Grayscale(Operation):

@@ -10,10 +10,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from contrastive.augmentations.pipeline import Operation, Params, Probability, on_chosen, ordered, to_device
+from contrastive.augmentations.pipeline import (
+    Operation,
+    Params,
+    Probability,
+    on_chosen,
+    one_by_one,
+    ordered,
+    to_device,
+)
 from contrastive.kernels.colour import luminance
 from contrastive.kernels.noise import normal
-from contrastive.kernels.resample import blur_weights, separable
+from contrastive.kernels.resample import blur_one, blur_weights, separable
 from contrastive.rng import Draws
 
 _Positive = Annotated[float, Field(gt=0)]
@@ -48,8 +56,14 @@ class Blur(Operation):
         height, width = images.shape[2:]
         radius = self.radius(min(height, width))
         sigma = to_device(params["sigma"], images)
-        rows, columns = (blur_weights(sigma, radius, side) for side in (height, width))
-        return separable(images, rows, columns).clamp_(0, 1)
+        if one_by_one(images):
+            blurred = torch.stack(
+                [blur_one(x, s, radius) for x, s in zip(images, sigma.split(1), strict=True)]
+            )
+        else:
+            rows, columns = (blur_weights(sigma, radius, side) for side in (height, width))
+            blurred = separable(images, rows, columns)
+        return blurred.clamp_(0, 1)
 
     @staticmethod
     def radius(side: int) -> int:

@@ -161,7 +161,7 @@ class Cutout(Operation):
 
     def draw(self, rng: Draws) -> Params:
         """``chosen`` [b], ``centre`` [b, 2] (vertical, horizontal) in [0, 1)."""
-        return {"chosen": rng.chance(self.p), "centre": np.stack([rng.uniform(), rng.uniform()], axis=1)}
+        return {"chosen": rng.chance(self.p), "centre": rng.uniforms(2)}
 
     def render(self, pixels: Tensor, params: Params) -> Tensor:
         """[b, C, h, w] -> the same; a rectangle over the border is cut off there."""

@@ -54,6 +54,10 @@ class Operation(Augmentation):
     def render(self, pixels: Tensor, params: Params) -> Tensor:
         """float [b, C, h, w] in [0, 1] -> the same; leaves ``pixels`` as it was."""
 
+    def arrange(self, params: Params) -> np.ndarray | None:
+        """A number an image, [b]: a pipeline on a CPU keeps images of equal numbers together, if given."""
+        return None
+
     def pipelines(self) -> list[Pipeline]:
         """Two equal pipelines of this operation alone."""
         return [Pipeline([self]) for _ in range(2)]
@@ -76,13 +80,15 @@ class Placing(Operation):
 
     def render(self, pixels: Tensor, params: Params) -> Tensor:
         """float [b, C, H, W] -> [b, C, h, w]."""
-        return self.resample(pixels, params)
+        return self.resample(pixels, self.place(params, np.tile(pixels.shape[2:], (len(pixels), 1))))
 
-    def resample(self, pixels: Tensor, params: Params, mirrored: np.ndarray | None = None) -> Tensor:
+    def resample(self, pixels: Tensor, boxes: np.ndarray, mirrored: np.ndarray | None = None) -> Tensor:
         """Crop, resize and mirror (bool [b]) in one resampling: [b, C, H, W] -> [b, C, h, w]."""
-        boxes = self.place(params, np.tile(pixels.shape[2:], (len(pixels), 1)))
+        largest = (int(boxes[:, 2].max()), int(boxes[:, 3].max()))
         flags = None if mirrored is None else to_device(mirrored, pixels)
-        return crop_and_resize(pixels, to_device(boxes, pixels), self.size, self.interpolation, flags)
+        return crop_and_resize(
+            pixels, to_device(boxes, pixels), largest, self.size, self.interpolation, flags
+        )
 
     def reduction(self, params: Params, size: tuple[int, int]) -> int:
         """The largest of 8, 4 and 2 by which the sides of one image of ``size`` (H, W) may be divided
@@ -93,21 +99,21 @@ class Placing(Operation):
         room = int((box // self.size).min())
         return next((factor for factor in (8, 4, 2) if factor <= room), 1)
 
-    def crop(self, image: Tensor, params: Params, size: tuple[int, int], factor: int = 1) -> Tensor:
+    def cut(self, image: Tensor, box: np.ndarray, factor: int = 1) -> Tensor:
         """One image, uint8 [C, H, W] -> uint8 [C, h, w], in the cost of its box alone.
 
         Args:
-            size: (H, W) of the whole image, in which the box is placed.
+            box: [4], as :meth:`place` gives it, in the whole image.
             factor: by which the sides of ``image`` are reduced; the edges of the box then go to its nearest
                 pixel, so by at most half a pixel of the output where the factor is of :meth:`reduction`.
         """
-        top, left, height, width = self.place(params, np.array([size]))[0].tolist()
+        top, left, height, width = box.tolist()
         top, bottom, left, right = (
             (2 * edge + factor) // (2 * factor) for edge in (top, top + height, left, left + width)
         )
-        box = image[None, :, top:bottom, left:right]
+        part = image[None, :, top:bottom, left:right]
         # On uint8 this is the routine that torchvision's resize calls.
-        resized = functional.interpolate(box, self.size, mode=self.interpolation, antialias=True)[0]
+        resized = functional.interpolate(part, self.size, mode=self.interpolation, antialias=True)[0]
         return resized.contiguous()
 
 
@@ -170,13 +176,7 @@ class Pipeline:
         Returns:
             float32 [b, C, h, w] in [0, 1], on the same device.
         """
-        pixels, done = _to_float(images), 0
-        if self._placing:
-            mirrored, done = None, 1
-            if len(self.operations) > 1 and self.operations[1].mirrors:
-                mirrored, done = self.draw(1, ids, key)["chosen"], 2
-            pixels = self._placing.resample(pixels, self.draw(0, ids, key), mirrored)
-        return self._render(pixels, ids, key, done)
+        return self._apply(images, ids, key, 0)
 
     def reduction(self, size: tuple[int, int], id: int, key: Key) -> int:  # noqa: A002
         """By how much the sides of an image of ``size`` (H, W) may be divided before :meth:`crop` or
@@ -203,11 +203,12 @@ class Pipeline:
                 f"{self.operations[0].name} does not crop; start the pipeline with one that does."
             )
         whole = size or (image.shape[1], image.shape[2])
-        return self._placing.crop(image, self.draw(0, np.array([id]), key), whole, factor)
+        box = self._placing.place(self.draw(0, np.array([id]), key), np.array([whole]))[0]
+        return self._placing.cut(image, box, factor)
 
     def rest(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """All operations but the first, on cropped images: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
-        return self._render(_to_float(pixels), ids, key, 1)
+        return self._apply(pixels, ids, key, 1)
 
     def sample(
         self,
@@ -231,15 +232,71 @@ class Pipeline:
         rng = Draws(key, np.asarray(ids, dtype=np.int64), self._streams[place])
         return self.operations[place].draw(rng)
 
-    def _render(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key, done: int) -> Tensor:
-        for place in range(done, len(self.operations)):
-            pixels = self.operations[place].render(pixels, self.draw(place, ids, key))
+    def _apply(self, images: Tensor, ids: np.ndarray | Tensor, key: Key, start: int) -> Tensor:
+        """The operations from ``start`` on: uint8 [b, C, H, W] -> float32 [b, C, h, w].
+
+        On a CPU in parts that stay in its cache, else the whole batch at once.
+        """
+        params = [self.draw(place, ids, key) for place in range(start, len(self.operations))]
+        boxes = None
+        if self._placing and start == 0:
+            boxes = self._placing.place(params[0], np.tile(images.shape[2:], (len(images), 1)))
+        if images.device.type != "cpu":
+            return self._run(images, params, boxes, start).contiguous()
+        height, width = self.size or images.shape[2:]
+        count = max(1, CACHED * torch.get_num_threads() // (images.shape[1] * height * width))
+        order = self._order(params, start, len(images))
+        views = images.new_empty(0, dtype=torch.float32)
+        for first in range(0, len(order), count):
+            rows = order[first : first + count]
+            some = [{name: values[rows] for name, values in own.items()} for own in params]
+            index = torch.from_numpy(rows) if len(rows) > 1 else slice(rows[0], rows[0] + 1)
+            part = self._run(images[index], some, None if boxes is None else boxes[rows], start)
+            if first == 0:
+                views = part.new_empty((len(images), *part.shape[1:]))
+            views[index] = part
+        return views
+
+    def _order(self, params: list[Params], start: int, b: int) -> np.ndarray:
+        """The order in which a CPU takes the images: int64 [b]."""
+        numbers = [op.arrange(own) for op, own in zip(self.operations[start:], params, strict=True)]
+        keys = [number for number in numbers if number is not None]
+        return np.lexsort(keys[::-1]) if keys else np.arange(b)
+
+    def _run(self, images: Tensor, params: list[Params], boxes: np.ndarray | None, start: int) -> Tensor:
+        done = 0
+        if boxes is None or self._placing is None:
+            pixels = _to_float(images)
+        elif one_by_one(images):
+            crops = [self._placing.cut(image, box) for image, box in zip(images, boxes, strict=True)]
+            pixels, done = _to_float(torch.stack(crops)), 1
+        else:
+            done = 2 if len(params) > 1 and self.operations[1].mirrors else 1
+            mirrored = params[1]["chosen"] if done == 2 else None
+            pixels = self._placing.resample(_to_float(images), boxes, mirrored)
+        for operation, own in zip(self.operations[start + done :], params[done:], strict=True):
+            pixels = operation.render(pixels, own)
         return pixels
 
 
+#: Values (of a view in float32) that a CPU works on at a time, for each thread: with what an operation needs
+#: beside them they stay in a cache of 2 MiB.
+CACHED = 3 * 2**16
+
+#: Side from which on a CPU gains more by leaving out what is not needed of each image than by batching.
+LARGE = 64
+
+
+def one_by_one(images: Tensor) -> bool:
+    """Whether images [b, C, H, W] are better worked on alone: large ones, on a CPU."""
+    return images.device.type == "cpu" and min(images.shape[2:]) > LARGE
+
+
 def _to_float(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [0, 1]."""
-    return images.to(torch.float32).div_(255)
+    """uint8 [b, C, h, w] -> float32 in [0, 1], each channel of the batch one block of memory."""
+    b, channels, height, width = images.shape
+    planes = images.new_empty((channels, b, height, width), dtype=torch.float32)
+    return planes.copy_(images.transpose(0, 1)).div_(255).transpose(0, 1)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

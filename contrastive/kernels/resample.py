@@ -6,10 +6,12 @@ matrix for the rows and one for the columns; so each is two batched matrix produ
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -23,19 +25,22 @@ def separable(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         columns: [b, w, W], the weights of the input columns in each output column.
 
     Returns:
-        [b, C, h, w].
+        [b, C, h, w], each channel of the batch one block of memory: the layout of colour operations.
     """
-    b, channels, height, width = pixels.shape
-    h, w = rows.shape[1], columns.shape[1]
+    b, channels, height, _ = pixels.shape
+    narrow = pixels.new_empty(b, height, columns.shape[1])
+    planes = pixels.new_empty(channels, b, rows.shape[1], columns.shape[1])
     with torch.autocast(pixels.device.type, enabled=False):  # half precision would show in the pixels
-        narrow = torch.bmm(columns, pixels.reshape(b, channels * height, width).mT)  # [b, w, C*H]
-        small = torch.bmm(narrow.view(b, w * channels, height), rows.mT)  # [b, w*C, h]
-    return small.view(b, w, channels, h).permute(0, 2, 3, 1).contiguous()
+        for plane, result in zip(pixels.unbind(1), planes, strict=True):
+            torch.bmm(plane, columns.mT, out=narrow)
+            torch.bmm(rows, narrow, out=result)
+    return planes.transpose(0, 1)
 
 
 def resize_weights(
     starts: Tensor,
     lengths: Tensor,
+    longest: int,
     length: int,
     size: int,
     interpolation: Interpolation,
@@ -49,6 +54,7 @@ def resize_weights(
     Args:
         starts: float [b], first pixel of each cut.
         lengths: float [b], pixels of each cut, at least 1.
+        longest: the greatest of ``lengths``, known without a wait for the device.
         length: pixels of the input line.
         size: pixels of the output line.
         mirrored: bool [b], whose output runs backwards.
@@ -56,16 +62,22 @@ def resize_weights(
     Returns:
         float [b, size, length]; each row sums to 1.
     """
-    scale = (lengths / size)[:, None, None]  # [b, 1, 1], input pixels an output pixel
+    radius, weigh = _FILTERS[interpolation]
+    taps = min(length, 2 * math.ceil(radius * max(longest / size, 1)) + 1)  # pixels that a filter reaches
+    starts, lengths = starts[:, None], lengths[:, None]
+    scale = lengths / size  # [b, 1], input pixels an output pixel
+    width = scale.clamp(min=1)
     output = torch.arange(size, device=starts.device, dtype=starts.dtype).expand(len(starts), size)
     if mirrored is not None:
         output = torch.where(mirrored[:, None], size - 1 - output, output)
-    centre = (output[:, :, None] + 0.5) * scale  # [b, size, 1], from the start of the cut
-    place = torch.arange(length, device=starts.device, dtype=starts.dtype) - starts[:, None]  # [b, length]
-    inside = (place >= 0) & (place < lengths[:, None])
-    distance = (place[:, None, :] + 0.5 - centre).abs_().div_(scale.clamp(min=1))  # [b, size, length]
-    weights = _FILTERS[interpolation](distance).mul_(inside[:, None, :])
-    return weights.div_(weights.sum(-1, keepdim=True))
+    centre = (output + 0.5) * scale  # [b, size], from the start of the cut
+    first = (centre + starts - radius * width).floor_().clamp_(0, length - taps)
+    place = first[:, :, None] + torch.arange(taps, device=starts.device)  # [b, size, taps]
+    inside = place - starts[:, None]
+    distance = (inside + 0.5 - centre[:, :, None]).abs_().div_(width[:, None])
+    weights = weigh(distance).mul_(inside >= 0).mul_(inside < lengths[:, None])
+    weights.div_(weights.sum(-1, keepdim=True))
+    return weights.new_zeros(len(starts), size, length).scatter_(2, place.long(), weights)
 
 
 def _triangle(distance: Tensor) -> Tensor:
@@ -79,12 +91,14 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, far).mul_(distance < 2)
 
 
-_FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
+#: Radius and weight at a distance from the centre, in pixels.
+_FILTERS = {"bilinear": (1, _triangle), "bicubic": (2, _cubic)}
 
 
 def crop_and_resize(
     pixels: Tensor,
     boxes: Tensor,
+    largest: tuple[int, int],
     size: tuple[int, int],
     interpolation: Interpolation,
     mirrored: Tensor | None = None,
@@ -94,16 +108,27 @@ def crop_and_resize(
     Args:
         pixels: float [b, C, H, W] in [0, 1].
         boxes: float [b, 4], top, left, height and width in pixels.
+        largest: the greatest height and width of the boxes.
         size: (h, w) of the output.
         mirrored: bool [b], images that are mirrored left to right.
 
     Returns:
-        [b, C, h, w] in [0, 1] (cubic overshoot is cut off).
+        [b, C, h, w] in [0, 1] (cubic overshoot is cut off), laid out as by :func:`separable`.
     """
     top, left, height, width = boxes.to(pixels.dtype).unbind(1)
-    rows = resize_weights(top, height, pixels.shape[2], size[0], interpolation)
-    columns = resize_weights(left, width, pixels.shape[3], size[1], interpolation, mirrored)
+    rows = resize_weights(top, height, largest[0], pixels.shape[2], size[0], interpolation)
+    columns = resize_weights(left, width, largest[1], pixels.shape[3], size[1], interpolation, mirrored)
     return separable(pixels, rows, columns).clamp_(0, 1)
+
+
+def gaussian(sigma: Tensor, radius: int) -> Tensor:
+    """Taps of Gaussians of standard deviations ``sigma`` [b], in pixels: [b, 2 * radius + 1], each of sum 1.
+
+    Those below 1e-10 are zero: products with denormal numbers take a CPU ten times as long.
+    """
+    taps = torch.arange(-radius, radius + 1, device=sigma.device)  # [k]
+    kernel = torch.softmax(-0.5 * (taps / sigma[:, None]) ** 2, dim=1)
+    return kernel.mul_(kernel > 1e-10)
 
 
 def blur_weights(sigma: Tensor, radius: int, length: int) -> Tensor:
@@ -117,9 +142,39 @@ def blur_weights(sigma: Tensor, radius: int, length: int) -> Tensor:
     Returns:
         [b, length, length]; each row sums to 1.
     """
-    taps = torch.arange(-radius, radius + 1, device=sigma.device)  # [k]
-    kernel = torch.softmax(-0.5 * (taps / sigma[:, None]) ** 2, dim=1)  # [b, k]
+    kernel = gaussian(sigma, radius)  # [b, k]
+    taps = torch.arange(-radius, radius + 1, device=sigma.device)
     source = torch.arange(length, device=sigma.device)[:, None] + taps  # [length, k], before reflection
     source = (length - 1 - (length - 1 - source.abs()).abs()).expand(len(sigma), -1, -1)
     weights = kernel.new_zeros(len(sigma), length, length)
     return weights.scatter_add_(2, source, kernel[:, None, :].expand(-1, length, -1))
+
+
+#: Output pixels of a line that one product of :func:`blur_one` makes.
+_BLOCK = 32
+
+
+def blur_one(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """What :func:`separable` does with :func:`blur_weights`, for one large image: only where weights are.
+
+    A line is cut into blocks, and each is a product of its pixels and ``radius`` on both sides with one
+    small matrix, which is the same for all of them.
+
+    Args:
+        image: [C, h, w].
+        sigma: [1].
+    """
+    channels, height, width = image.shape
+    kernel = gaussian(sigma, radius)[0]
+    band = kernel.new_zeros(_BLOCK, _BLOCK + 2 * radius)  # [n, m], row i has the taps from column i on
+    band.as_strided((_BLOCK, 2 * radius + 1), (band.shape[1] + 1, 1)).copy_(kernel.expand(_BLOCK, -1))
+    down, across = -height % _BLOCK, -width % _BLOCK  # pixels that fill the last block
+    padded = functional.pad(image, (radius, radius, radius, radius), mode="reflect")
+    padded = functional.pad(padded, (0, across, 0, down))  # [C, h + down + 2 r, w + across + 2 r]
+    with torch.autocast(image.device.type, enabled=False):
+        windows = padded.flatten(0, 1).unfold(1, band.shape[1], _BLOCK).transpose(0, 1)  # [blocks, C*H, m]
+        blurred = torch.bmm(windows, band.T.expand(len(windows), -1, -1))  # [blocks, C*H, n]
+        rows = blurred.permute(1, 0, 2).reshape(channels, -1, width + across)  # [C, H, w + across]
+        windows = rows.unfold(1, band.shape[1], _BLOCK).mT  # [C, blocks, m, w + across]
+        blurred = torch.matmul(band, windows)  # [C, blocks, n, w + across]
+    return blurred.flatten(1, 2)[:, :height, :width]
