@@ -38,6 +38,7 @@ class Row:
         ratio, low, high: median, least and greatest of the ratios, above 1 where ours is better.
         asked: the least ratio asked for, or None where a row is only for orientation.
         note: what a reader must know beside it.
+        of_low: whether ``asked`` is asked of ``low``, the end of an interval, rather than of ``ratio``.
     """
 
     what: str
@@ -50,10 +51,11 @@ class Row:
     high: float
     asked: float | None = None
     note: str = ""
+    of_low: bool = False
 
     @property
     def met(self) -> bool | None:
-        return None if self.asked is None else self.ratio >= self.asked
+        return None if self.asked is None else (self.low if self.of_low else self.ratio) >= self.asked
 
 
 def paired(
