@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from benchmarks.harness import Row, paired
@@ -176,7 +175,6 @@ def rows() -> Iterator[Row]:
             (lightly_steps(folder, workers) for workers in (0, 2)), key=_seconds_of
         )
         for precision, asked in (("auto", 2.5), ("fp32", None)):
-            AcceleratorState._reset_state()
             engine = auto if precision == "auto" else our_engine(folder, precision, scratch)
             yield paired(
                 "SimCLR, ResNet-18, 32 px, batch 256",
