@@ -151,7 +151,8 @@ def test_the_reduced_box_is_no_smaller_than_the_view(id_, height, width, side, v
     assert factor == max(f for f in FACTORS if f == 1 or (h >= f * side and w >= f * side))
     # A reduced image that tells its pixels' places: what the crop takes of it, before it is resized.
     rows, columns = -(-height // factor), -(-width // factor)
-    image = torch.zeros(1, rows, columns, dtype=torch.uint8)
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    image = torch.stack([row // 256, row % 256, column // 256, column % 256]).to(torch.uint8)
     taken = []
     original = functional.interpolate
     try:
@@ -159,8 +160,8 @@ def test_the_reduced_box_is_no_smaller_than_the_view(id_, height, width, side, v
         pipeline.crop(image, id_, key, (height, width), factor)
     finally:
         functional.interpolate = original
-    start = taken[0].storage_offset()
-    got_top, got_left = divmod(start, columns)
+    high_row, low_row, high_column, low_column = taken[0][0, :, 0, 0].tolist()
+    got_top, got_left = 256 * high_row + low_row, 256 * high_column + low_column
     got_h, got_w = taken[0].shape[2:]
     assert min(got_h, got_w) >= (side if factor > 1 else 1)
     edges = [(top, got_top), (left, got_left), (top + h, got_top + got_h), (left + w, got_left + got_w)]

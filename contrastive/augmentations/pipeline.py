@@ -111,7 +111,7 @@ class Placing(Operation):
         top, bottom, left, right = (
             (2 * edge + factor) // (2 * factor) for edge in (top, top + height, left, left + width)
         )
-        part = image[None, :, top:bottom, left:right].contiguous()  # a copy that pays: torch's own is slower
+        part = image[None, :, top:bottom, left:right]
         # On uint8 this is the routine that torchvision's resize calls.
         resized = functional.interpolate(part, self.size, mode=self.interpolation, antialias=True)[0]
         return resized.contiguous()
