@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from contrastive.augmentations.pipeline import Pipeline
+from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluate import Scheduled
 from contrastive.method import Method
@@ -105,6 +106,12 @@ class Builder:
                 "train.batch_size",
                 f"a step takes {batch * self.recipe.train.accumulate} images but the data set has {images}; "
                 f"lower train.batch_size to {images} or less.",
+            )
+        if batch % world_size():
+            self.refuse(
+                "train.batch_size",
+                f"{world_size()} processes cannot share batches of {batch} images alike; "
+                f"make it a multiple of {world_size()}.",
             )
         if self.recipe.positives == "label" and not data.labelled:
             self.refuse("positives", "positives: label needs labels, and this data set has none.")

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="go on from the newest checkpoint (auto), move an old run aside (never), insist on one (must)",
     )
+    run.add_argument(
+        "--processes", type=int, metavar="N", help="train in N processes of this machine, one a GPU"
+    )
 
     check = command("check", _check, "validate and build recipes without training", json_flag=True)
     check.add_argument("recipes", metavar="RECIPE", nargs="+", help=_RECIPE)
@@ -160,14 +163,29 @@ def _print_json(value: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.processes is not None:
+        from contrastive.launch import launch
+
+        argv = [f"--set={override}" for override in arguments.overrides]
+        argv += [f"--out={arguments.out}"] if arguments.out else []
+        argv += ["--json"] * arguments.json + ["--debug"] * arguments.debug
+        return launch(["run", arguments.recipe, *argv, f"--resume={arguments.resume}"], arguments.processes)
+
     from contrastive.console import Display, summary_table
+    from contrastive.device import is_first
+    from contrastive.launch import LAUNCHED, end_with_launcher
     from contrastive.runs import run
+
+    if LAUNCHED in os.environ:
+        end_with_launcher()
 
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         display = Display()
         done = run(
             arguments.recipe, arguments.overrides, out=arguments.out, resume=arguments.resume, display=display
         )
+        if not is_first():
+            return 0
         display.console.print(summary_table(done.summary))
     if arguments.json:
         _print_json({"run": str(done.folder), **done.summary})

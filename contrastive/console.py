@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sized
@@ -48,6 +49,11 @@ class Display:
         self._metrics: dict[str, float] = {}
         self._first: tuple[int, float] | None = None  # step and time of the first step seen
         self._printed = -math.inf
+
+    @classmethod
+    def silent(cls) -> Display:
+        """One that shows nothing: the first of several processes does."""
+        return cls(open(os.devnull, "w"))
 
     def run_started(self, run: Any) -> None:
         """Announce the run and start the live line."""

@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from contrastive.distributed import rank, world_size
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.memory import (
     LIMIT,
@@ -86,7 +87,7 @@ class TrainLoader:
     Args:
         table: the train split.
         pipelines: one a view.
-        batch_size: source images a batch.
+        batch_size: source images a batch, of all processes; each gets its share of every batch.
         seed: of the order and of the augmentation.
         labels: whether batches carry labels (``positives: label``); those of the held-out tenth read -1.
         workers: processes that decode, or read the cache; ``auto`` is none where images are held in memory
@@ -281,6 +282,8 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         self, table: ImageTable, pipelines: list[Pipeline] | None, batch_size: int, seed: int, labels: bool
     ):
         self.table, self.pipelines, self.batch_size, self.seed = table, pipelines, batch_size, seed
+        share = batch_size // world_size()
+        self.places = range(rank() * share, (rank() + 1) * share)  # of this process, in every batch
         self.labels = None
         if labels and table.labels is not None:
             self.labels = np.where(holdout(table.ids), -1, table.labels)
@@ -296,8 +299,8 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         rows: list[int] = []
         pixels: list[list[Tensor]] = []  # [b][V], or [b][1] where images are taken as they are
         unreadable: list[tuple[int, str]] = []
-        for place in range(step * self.batch_size, (step + 1) * self.batch_size):
-            row, views = self._first_readable(order, place, epoch, unreadable)
+        for place in self.places:
+            row, views = self._first_readable(order, step * self.batch_size + place, epoch, unreadable)
             rows.append(row)
             pixels.append(views)
         stacked = [_stack(images) for images in zip(*pixels, strict=True)]

@@ -1,18 +1,89 @@
-"""Device and precision, through Accelerate."""
+"""Device, precision and processes, through Accelerate."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
+from contrastive.distributed import world_size
 from contrastive.errors import UsageError
+
+M = TypeVar("M", bound=nn.Module)
+
+#: How launchers tell a process how many there are: torchrun and Accelerate, then MPI's.
+_LAUNCHED = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+#: What splits a model over processes; not tried on hardware yet.
+_SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+#: How long a process may wait for another, which evaluates alone; one that has died is seen at once.
+_PATIENCE = timedelta(days=7)
+
+
+def join_processes() -> None:
+    """Meet the other processes that a launcher has started with this one, if it has.
+
+    Raises:
+        UsageError: the launcher would train several separate copies, or one process instead of several,
+            or splits the model over processes.
+    """
+    _refuse_launchers()
+    launched = next((int(os.environ[name]) for name in _LAUNCHED if name in os.environ), 1)
+    if launched == 1:
+        return
+    cpu = not torch.cuda.is_available()
+    if cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "1"  # else Accelerate takes each process for the only one
+    state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    if state.num_processes != launched:
+        raise UsageError(
+            f"{launched} processes were launched, but Accelerate joins {state.num_processes}; each would "
+            "train a run of its own. Say contrastive run RECIPE --processes N."
+        )
+
+
+def _refuse_launchers() -> None:
+    env = os.environ
+    for flag, name in _SPLITTING.items():
+        if env.get(f"ACCELERATE_USE_{flag}", "false").lower() in ("1", "true"):
+            raise UsageError(
+                f"{name} has not been tried with this version and is refused; launch with plain data "
+                "parallelism (accelerate launch --multi_gpu)."
+            )
+    counted = any(name in env for name in _LAUNCHED)
+    if not counted and "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env:
+        raise UsageError(
+            "accelerate launch was asked for several processes and started one, as it does on CPUs; say "
+            "contrastive run RECIPE --processes N."
+        )
+    if not counted and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise UsageError(
+            f"srun started {env['SLURM_STEP_NUM_TASKS']} processes that do not know of each other; start "
+            "one a machine, and in it accelerate launch (docs/runs.md)."
+        )
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks and writes."""
+    return PartialState().is_main_process
+
+
+def placed(method: M, device: torch.device) -> M:
+    """A method on its device, in channels-last; on several GPUs batch norm sees the batch of all of them.
+
+    On CPUs torch has no such batch norm, and each process normalises by its own share of the batch.
+    """
+    if world_size() > 1 and device.type != "cpu":
+        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    return method.to(device).to(memory_format=torch.channels_last)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -76,14 +147,8 @@ def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Ac
     """The Accelerator of a run.
 
     Raises:
-        UsageError: several processes were launched, or a tracker is not available.
+        UsageError: a tracker is not available.
     """
-    state = PartialState()
-    # A launcher may have started several processes that Accelerate takes for one each (torchrun on a CPU).
-    if max(state.num_processes, int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise UsageError(
-            "This version trains in one process; start it without torchrun or accelerate launch."
-        )
     available = {str(tracker) for tracker in get_available_trackers()}
     for tracker in trackers:
         if tracker not in available:  # Accelerate would go on without it
@@ -91,9 +156,13 @@ def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Ac
                 f"train.trackers: '{tracker}' is not installed or not known to Accelerate; available: "
                 f"{', '.join(sorted(available)) or 'none'}. Try pip install '{tracker}'."
             )
+    # Accelerate passes on the older of torch's two names for it.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     AcceleratorState._reset_state()  # a second run in this Python process may ask for another precision
     return Accelerator(
-        mixed_precision=resolve_precision(precision, state.device),
+        mixed_precision=resolve_precision(precision, PartialState().device),
         log_with=list(trackers) or None,
         project_dir=folder,
+        # Memories and averages are equal everywhere already, batch norm's running statistics are not read.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

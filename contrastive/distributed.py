@@ -1,4 +1,4 @@
-"""Tensors of all processes. In one process every function here is the identity.
+"""Tensors and decisions of all processes. In one process every function here is the identity.
 
 Backward passes sum over the processes: together with the mean that data parallelism takes of the
 gradients, a loss of local rows against gathered keys, or one computed alike on every process, gets the
@@ -9,12 +9,18 @@ Shape letters: W processes, b rows of each (the same on all), B = W b.
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from contrastive.errors import ContrastiveError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -44,6 +50,116 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
     received = x.detach().clone()
     dist.broadcast(received, source)
     return received
+
+
+def mean(x: Tensor) -> Tensor:
+    """x averaged over the processes, as data parallelism averages gradients; without a gradient."""
+    if world_size() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+# -- decisions ----------------------------------------------------------------------------------------
+
+
+def on_first(ask: Callable[[], T]) -> T:
+    """What ``ask`` gives on process 0, which alone calls it, told to every process; all wait for it.
+
+    An error that it raises there, of the kinds a user can mend, is raised on every process.
+    """
+    if world_size() == 1:
+        return ask()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = ask()
+        except ContrastiveError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, 0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def union(mapping: Mapping[Any, T]) -> dict[Any, T]:
+    """The entries of every process's mapping; where keys meet, those of the last process."""
+    if world_size() == 1:
+        return dict(mapping)
+    each: list[Any] = [None] * world_size()
+    dist.all_gather_object(each, dict(mapping))
+    return {key: value for one in each for key, value in one.items()}
+
+
+def lost(error: RuntimeError) -> ContrastiveError | None:
+    """What to say where a collective failed because another process ended; None where it did not."""
+    told = str(error)
+    if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in told or "by peer" in told):
+        return None
+    return ContrastiveError(f"process {rank()} of {world_size()} lost another one, which has ended.")
+
+
+class Vote:
+    """Whether any process was asked to stop, answered alike on all of them.
+
+    Every call starts a vote and gives the outcome of the one before, so that no process waits for another
+    and no device for its host; all processes call it equally often. It is held among the hosts, over gloo.
+
+    Args:
+        asked: whether this process was.
+    """
+
+    def __init__(self, asked: Callable[[], bool]):
+        self._asked = asked
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._running: tuple[Any, Tensor] | None = None
+
+    def __call__(self) -> bool:
+        if self._group is None:
+            return self._asked()
+        before, votes = self._running, torch.tensor(int(self._asked()))
+        self._running = dist.all_reduce(votes, group=self._group, async_op=True), votes
+        if before is None:
+            return False
+        before[0].wait()
+        return bool(before[1])
+
+
+def check_equal(parts: Mapping[str, nn.Module]) -> None:
+    """See that every process holds the same weights and state, bit for bit.
+
+    Running statistics of batch norm are left out: each process keeps its own, training never reads them,
+    and evaluation and checkpoints take those of process 0.
+
+    Raises:
+        ContrastiveError: names the parts that differ.
+    """
+    if world_size() == 1:
+        return
+    each: list[Any] = [None] * world_size()
+    dist.all_gather_object(each, {path: _digest(part) for path, part in parts.items()})
+    differing = [path for path in parts if any(one[path] != each[0][path] for one in each)]
+    if differing:
+        raise ContrastiveError(
+            f"the processes no longer agree on {', '.join(differing)}: a part drew or kept something of its "
+            "own. No checkpoint was written. Train in one process, or report it to the author of the part."
+        )
+
+
+def _digest(part: nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers, without batch norm's running statistics."""
+    own = {
+        id(buffer)
+        for module in part.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for buffer in module.buffers(recurse=False)
+    }
+    found = hashlib.sha256()
+    for tensor in (*part.parameters(), *part.buffers()):
+        if id(tensor) not in own:
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 class _Gather(torch.autograd.Function):

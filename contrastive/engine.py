@@ -22,7 +22,8 @@ from contrastive.augmentations.pipeline import Pipeline
 from contrastive.checkpoints import Checkpoints
 from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
-from contrastive.device import finite, to_host
+from contrastive.device import finite, placed, to_host
+from contrastive.distributed import Vote, check_equal, mean, on_first, rank, union
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.method import Method
 from contrastive.metrics import MetricsFile
@@ -72,9 +73,8 @@ class Engine:
         self.settings, self.loader = settings, loader
         self.accelerator, self.evaluator = accelerator, evaluator
         self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
-        self.interrupted, self.warn = interrupted, warn
-        self.rule = optimizer
-        self.method = method.to(accelerator.device).to(memory_format=torch.channels_last)
+        self.interrupted, self.warn = Vote(interrupted), warn
+        self.rule, self.method = optimizer, placed(method, accelerator.device)
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
         self.views_of = partial(augment, pipelines=pipelines, seed=settings.seed, device=accelerator.device)
         images = settings.batch_size // accelerator.num_processes
@@ -167,7 +167,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             factor = self.rule.factor(group, state.step, self.total_steps, self.steps_per_epoch)
             group["lr"] = group["peak_lr"] * factor
-        torch.manual_seed(derive(settings.seed, "step", state.step))  # dropout and the like
+        torch.manual_seed(derive(settings.seed, "step", state.step, *filter(None, [rank()])))  # dropout
         progress = Progress(state.step, self.total_steps)
         total = torch.zeros((), device=accelerator.device)
         compared: list[Comparison] = []
@@ -176,6 +176,7 @@ class Engine:
             loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
             total += loss / len(micro)
             compared.append(comparison)
+        total = mean(total)  # so that every process records, and decides, the same
         norm = None
         if settings.clip_grad_norm is not None:
             norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
@@ -187,8 +188,7 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         values = total.reshape(1) if norm is None else torch.stack([total, norm.to(total.dtype)])
-        images = sum(len(batch.ids) for batch in micro)
-        self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, compared[-1], images)
+        self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, compared[-1])
 
     def _update(self, progress: Progress, compared: Sequence[Comparison]) -> None:
         """The optimizer's step, and what parts do around it; fp16's scaler may still leave it out."""
@@ -200,10 +200,10 @@ class Engine:
             self.method.after_batch(comparison)
         self.method.after_step(progress)
 
-    def _record(self, figures: Metrics, values: Tensor, comparison: Comparison, images: int) -> None:
+    def _record(self, figures: Metrics, values: Tensor, comparison: Comparison) -> None:
         """Keep a step's figures; they are read one step late, so that the device never waits for them."""
         since, count = self._window
-        self._window = (since, count + images)
+        self._window = (since, count + self.settings.batch_size * self.settings.accumulate)
         speed = self._window[1] / max(1e-9, time.perf_counter() - since)
         known: Metrics = {
             "step": self.state.step,
@@ -245,13 +245,15 @@ class Engine:
         """Evaluate where the recipe says so, remember the best, and save; after the last step too."""
         state, every = self.state, self.settings.evaluate_every
         better = False
+        state.stopped = on_first(lambda: state.stopped)  # callbacks may ask clocks of their own
         if self._ended or (every and state.epoch % every == 0):
-            figures = self.evaluator.during(self.method)
+            figures = on_first(lambda: self.evaluator.during(self.method))
             self.log(figures)
             better = state.note_best(figures)
             for callback in self.callbacks:
                 callback.evaluated(self, {"step": state.step, "epoch": state.epoch, **figures})
         state.evaluation_due = False
+        state.stopped = on_first(lambda: state.stopped)
         if better or self._ended or state.epoch % self.settings.checkpoint_every == 0:
             self._save()
         if self.interrupted() and not self._ended:
@@ -267,8 +269,10 @@ class Engine:
         tensors = [t for t in (*self.method.parameters(), *self.method.buffers()) if t.is_floating_point()]
         if not torch.nn.utils.get_total_norm(tensors).isfinite():
             raise self._diverged(self.state.step, "weights, or statistics of batch norm, are")
+        check_equal(dict(self.method.named_children()))
         self.tick()
-        self.checkpoints.save(self.state.step, self.state_dict(), self.state.best_step)
+        saved = self.state_dict()
+        on_first(lambda: self.checkpoints.save(self.state.step, saved, self.state.best_step))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive: plain values and tensors, of unwrapped modules."""
@@ -279,7 +283,7 @@ class Engine:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "callbacks": [callback.state_dict() for callback in self.callbacks],
             "progress": vars(self.state).copy(),
-            "unreadable": dict(self.loader.unreadable),
+            "unreadable": union(self.loader.unreadable),
             "metrics_bytes": self.metrics.size(),
         }
 

@@ -66,6 +66,9 @@ class RecipeError(UsageError):
         self.mistakes = sorted(set(mistakes))
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[list[Mistake]]]:
+        return type(self), (self.mistakes,)  # it must survive pickling between processes
+
 
 class DataError(UsageError):
     """The data a recipe names is absent, empty or cannot be read; names the place and the remedy."""

@@ -58,9 +58,12 @@ class OnePass:
         self.model, self.accelerator = model, accelerator
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
+        number, count = micro
         views = augment(batch)
-        loss, comparison = self.model(views, *_known(batch, views[0]), progress)
-        self.propagate(loss / micro[1])
+        # Gradients add up over micro-batches; processes exchange them after the last.
+        with nullcontext() if number == count - 1 else self.accelerator.no_sync(self.model):
+            loss, comparison = self.model(views, *_known(batch, views[0]), progress)
+            self.propagate(loss / count)
         return Output(loss.detach(), comparison)
 
     def propagate(self, scalar: Tensor) -> None:
@@ -139,7 +142,7 @@ class GradientCache:
         cached = list(zip(_gradients(queries, sizes), _gradients(own, sizes), strict=True))
         _copy(before, self.buffers)
         for chunk, gradients in enumerate(cached):
-            last = chunk == len(chunks) - 1
+            last = chunk == len(chunks) - 1 and number == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 self.propagate(self.model(views(chunk), *gradients, last))
         _copy(after, self.buffers)

@@ -23,7 +23,8 @@ from contrastive.checkpoints import Checkpoints, write_whole
 from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
-from contrastive.device import make_accelerator
+from contrastive.device import is_first, join_processes, make_accelerator
+from contrastive.distributed import lost, on_first, world_size
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
@@ -107,10 +108,11 @@ def run(
         UsageError: the folder holds another run.
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
+    join_processes()
     resolved = load_recipe(recipe, overrides, load_registry())
     data, composition = build(resolved)
-    job = Job(resolved, data, composition, display or Display())
-    return job.execute(out, resume)
+    display = (display or Display()) if is_first() else Display.silent()
+    return Job(resolved, data, composition, display).execute(out, resume)
 
 
 class Job:
@@ -127,29 +129,44 @@ class Job:
         folder = Path(out) if out is not None else Path("runs") / name
         if folder.name in ("", ".."):  # "." has no name, and moves with the folder
             folder = folder.resolve()
-        self._admit(folder, resume)
-        finished = self._finished(folder)
-        if finished is not None:
+        on_first(lambda: self._admit(folder, resume))
+        if on_first(lambda: self._finished(folder)):
             self.display.log(f"{folder} is finished; reporting it (--resume never runs it again).")
-            return finished
+            return Run(folder)
         accelerator = make_accelerator(train.precision, str(folder), train.trackers)
         self._name_skipped()
         if told := caveat(self.parts.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {told}")
         if self.recipe.positives == "label":
             self.display.log("positives: label: training reads labels, but for those of the held-out tenth")
-        with locked(folder), interrupts() as interrupted:
-            self._write_head(folder, accelerator.device, accelerator.mixed_precision)
+        if world_size() > 1:
+            self._tell_processes(accelerator.device)
+        with ExitStack() as held, interrupts() as interrupted:
+            on_first(lambda: held.enter_context(locked(folder)))
+            on_first(lambda: self._write_head(folder, accelerator.device, accelerator.mixed_precision))
             engine, evaluation = self.engine(folder, accelerator, interrupted)
             with ExitStack() as ending:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
                     ending.callback(callback.run_ended, engine)
-                summary = self._train_and_evaluate(engine, evaluation, resume)
-            write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+                self._train_and_evaluate(engine, evaluation, resume)
         return Run(folder)
 
-    def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> dict[str, Any]:
+    def _tell_processes(self, device: torch.device) -> None:
+        """See that all processes train the same run, and say how they share it."""
+        theirs = on_first(lambda: self.fingerprint)
+        if theirs != self.fingerprint:
+            raise UsageError(
+                f"a process of this run would train {self.fingerprint[:8]} where the first trains "
+                f"{theirs[:8]}; give all machines the same recipe, data and versions."
+            )
+        own = "of each process's own images" if device.type == "cpu" else "of all of them"
+        self.display.log(
+            f"{world_size()} processes of {self.recipe.train.batch_size // world_size()} images each; batch "
+            f"norm takes statistics {own}"
+        )
+
+    def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> None:
         if trackers := self.recipe.train.trackers:
             config = _trackable(self.recipe.dump())
             try:
@@ -160,7 +177,9 @@ class Job:
             self._take_up(engine, resume)
             with explained_if(self.recipe.train.compile):
                 engine.train()
-            return self._conclude(engine, evaluation)
+            on_first(lambda: self._conclude(engine, evaluation))
+        except RuntimeError as error:
+            raise (lost(error) or error) from None
         except Interrupted:
             raise Interrupted(
                 f"stopped at step {engine.state.step} of {engine.steps}, saved in {engine.folder}; "
@@ -169,7 +188,7 @@ class Job:
 
     def _take_up(self, engine: Engine, resume: Resume) -> None:
         """Load the newest whole checkpoint, if there is one, and tell the callbacks that the run begins."""
-        state = engine.checkpoints.newest()
+        state = on_first(engine.checkpoints.newest)
         if state is not None:
             engine.load_state_dict(state)
             self.display.log(f"going on from step {engine.state.step} of {engine.steps}")
@@ -216,11 +235,10 @@ class Job:
                 "Name another folder with --out, or say --resume never to move the old one aside."
             )
 
-    def _finished(self, folder: Path) -> Run | None:
+    def _finished(self, folder: Path) -> bool:
         if not (folder / "summary.json").is_file():
-            return None
-        run = Run(folder)
-        return run if run.summary.get("evaluate") == self.evaluation else None
+            return False
+        return Run(folder).summary.get("evaluate") == self.evaluation
 
     def _write_head(self, folder: Path, device: torch.device, precision: str) -> None:
         write_whole(folder / "recipe.yaml", dump_yaml(self.recipe))
@@ -239,6 +257,7 @@ class Job:
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
             "precision": precision,
+            "processes": world_size(),
             "threads": torch.get_num_threads(),
             "versions": {
                 "contrastive-framework": core_version(),
@@ -303,8 +322,8 @@ class Job:
         )
         return engine, evaluation
 
-    def _conclude(self, engine: Engine, evaluation: Evaluation) -> dict[str, Any]:
-        """Export the backbone; evaluate it, the untrained encoder and raw pixels; sum up."""
+    def _conclude(self, engine: Engine, evaluation: Evaluation) -> None:
+        """Export the backbone; evaluate it, the untrained encoder and raw pixels; sum up in summary.json."""
         backbone = engine.method.backbone
         self._export(backbone, engine.folder / "backbone")
         self.display.log("final evaluation of the trained encoder")
@@ -324,7 +343,7 @@ class Job:
         monitors: dict[str, Any] = next(
             (m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {}
         )
-        return {
+        summary = {
             "name": self.recipe.name,
             "seed": self.recipe.train.seed,
             "fingerprint": self.fingerprint,
@@ -346,6 +365,7 @@ class Job:
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }
+        write_whole(engine.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def _untrained(self) -> Any:
         """The encoder before its first step, rebuilt from the seed."""

@@ -1,0 +1,262 @@
+"""Is a step the same whatever the number of processes? Every loss x negatives x target that ships, for real.
+
+Each composition is built from a recipe and trained for two steps by the engine, once in one process and once
+in two with half of each batch, without batch norm. Losses, gradients and the state afterwards are compared, as
+the second of the two processes has them.
+
+python scripts/world_size.py                         print the table (about ten minutes on two cores)
+python scripts/world_size.py docs/reliability.md     put it between the page's markers
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contrastive import build as building
+from contrastive.console import Display
+from contrastive.device import join_processes, make_accelerator
+from contrastive.distributed import mean, rank, world_size
+from contrastive.errors import RecipeError
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
+from contrastive.runs import Job
+
+ROOT = Path(__file__).parent.parent
+MARKED = re.compile(r"(<!-- world size -->\n).*?(<!-- /world size -->)", re.DOTALL)
+STEPS, BATCH = 2, 16
+
+SMALL: dict[str, Any] = {
+    "backbone": {
+        "name": "timm",
+        "model": "resnet10",
+        "stem": "small",
+        "options": {"width": 0.125, "norm_layer": "layernorm2d"},
+    },
+    "head": {"name": "mlp", "dims": [16, 8], "batch_norm": "none"},
+    "train": {"batch_size": BATCH, "precision": "fp32", "workers": 0},
+    "evaluate": {"every": 0},
+    "optimizer": {"name": "sgd", "lr": 0.1, "warmup_epochs": 0},
+}
+PREDICTOR = {"name": "mlp", "dims": [16, 8], "batch_norm": "none"}
+#: Every registered loss, with its variants.
+LOSSES: dict[str, dict[str, Any]] = {
+    "nt_xent": {"name": "nt_xent", "temperature": 0.2},
+    "nt_xent, t = 0.01": {"name": "nt_xent", "temperature": 0.01},
+    "nt_xent on keys": {"name": "nt_xent", "temperature": 0.2, "anchor": "keys"},
+    "nt_logistic": {"name": "nt_logistic"},
+    "nt_logistic, semi-hard": {"name": "nt_logistic", "semi_hard": True},
+    "margin": {"name": "margin"},
+    "margin, semi-hard": {"name": "margin", "semi_hard": True},
+    "dcl": {"name": "dcl"},
+    "dcl, weighted": {"name": "dcl", "weighted": True},
+    "debiased": {"name": "debiased"},
+    "hard_negative": {"name": "hard_negative"},
+    "regression": {"name": "regression"},
+}
+QUEUE = {"name": "queue", "size": 24}
+NEGATIVES: dict[str, Any] = {
+    "in_batch": "in_batch",
+    "in_batch (other view)": {"name": "in_batch", "views": "other"},
+    "queue": QUEUE,
+    "in_batch + queue": ["in_batch", QUEUE],
+    "none": "none",
+}
+EMA = {"name": "ema", "momentum": 0.9}
+TARGETS: dict[str, Any] = {
+    "shared": "shared",
+    "stop_grad": "stop_grad",
+    "ema": EMA,
+    "shuffle_bn of ema": {"name": "shuffle_bn", "of": EMA},
+}
+#: What else may change how a step is made, of SimCLR with a queue and a moving average.
+FORMS: dict[str, dict[str, Any]] = {
+    "one view a side": {"views": {"online": [0], "target": [1]}},
+    "positives by label": {"positives": "label"},
+    "chunks of 4": {"train.chunk_size": 4},
+    "two batches a step": {"train.accumulate": 2},
+    "chunks and two batches a step": {"train.chunk_size": 4, "train.accumulate": 2},
+    "clipped": {"train.clip_grad_norm": 0.1},
+    "lars": {"optimizer": {"name": "lars", "lr": 0.1}},
+}
+
+
+def compositions() -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
+    """(loss, negatives, target) -> overrides."""
+    for (loss, a), (negatives, b), (target, c) in itertools.product(
+        LOSSES.items(), NEGATIVES.items(), TARGETS.items()
+    ):
+        predictor = {} if target == "shared" else {"predictor": PREDICTOR}
+        yield (loss, negatives, target), {"loss": a, "negatives": b, "target": c, **predictor}
+    mocked = {"negatives": NEGATIVES["in_batch + queue"], "target": EMA}
+    for form, changes in FORMS.items():
+        yield ("nt_xent", form, "ema"), {**mocked, **changes}
+
+
+def steps(overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Losses and gradients of the engine's first steps, and the method's state after them.
+
+    Raises:
+        RecipeError: these parts do not go together.
+    """
+    recipe = load_recipe("simclr", {**SMALL, **overrides}, load_registry())
+    data, parts = building.build(recipe)
+    parts.method.to(dtype)
+    accelerator = make_accelerator("fp32", str(folder), [])
+    engine, _ = Job(recipe, data, parts, Display.silent()).engine(folder, accelerator, bool)
+    views_of, backward, found = engine.views_of, engine.passes.backward, {}
+
+    def views(*given: Any, **named: Any) -> list[Tensor]:
+        return [view.to(dtype) for view in views_of(*given, **named)]
+
+    def noted(batch: Any, *given: Any) -> Any:
+        output = backward(batch, *given)
+        found[f"loss {len(found)}"] = mean(output.loss).clone()
+        return output
+
+    def keep(progress: Any) -> None:
+        for name, p in engine.method.named_parameters():
+            if p.grad is not None:
+                found[f"gradient {progress.step} {name}"] = p.grad.clone()
+
+    engine.views_of, engine.passes.backward = partial(views), noted  # type: ignore[method-assign]
+    engine.method.before_step = keep  # type: ignore[method-assign]
+    batches, size = engine.loader.epoch(0), recipe.train.accumulate
+    engine.model.train()
+    for _ in range(STEPS):
+        engine._step([next(batches) for _ in range(size)])
+    state = engine.method.state_dict()  # shuffle_bn wraps the target that stands in its place in one process
+    return found | {f"state {name.replace('target.of.', 'target.')}": v.clone() for name, v in state.items()}
+
+
+def measure(out: Path, only: list[str]) -> None:
+    """Keep what every composition gives in this process."""
+    join_processes()
+    results: dict[str, Any] = {}
+    for names, overrides in compositions():
+        if only and not {"/".join(names)} & set(only):
+            continue
+        if world_size() == 1 and names[2].startswith("shuffle_bn"):  # shuffles nothing in one process
+            overrides = {**overrides, "target": TARGETS["ema"]}
+        try:
+            results["/".join(names)] = {
+                str(dtype): steps(overrides, out, dtype) for dtype in (torch.float64, torch.float32)
+            }
+        except RecipeError:
+            results["/".join(names)] = None
+    torch.save(results, out / f"{world_size()}-{rank()}.pt")
+
+
+def run(out: Path, count: int, only: list[str]) -> None:
+    """Measure in ``count`` processes that train together, under torchrun."""
+    launcher = (
+        [] if count == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    )
+    command = [sys.executable, *launcher, __file__, "--child", str(out), *(f"--only={name}" for name in only)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def distances(one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, float]:
+    """The greatest relative distance of losses, of whole gradients (by norm), and of the state."""
+    if one.keys() != two.keys():
+        raise AssertionError(f"kept of one run alone: {sorted(one.keys() ^ two.keys())}")
+    losses = [k for k in one if k.startswith("loss")]
+    state = [k for k in one if k.startswith("state")]
+    return {
+        "loss": max(_relative(one[k], two[k]) for k in losses),
+        "gradient": max(
+            _relative(*(_joined(x, f"gradient {step} ") for x in (one, two))) for step in range(STEPS)
+        ),
+        "state": max(_relative(one[k], two[k]) for k in state),
+    }
+
+
+def _joined(found: dict[str, Tensor], start: str) -> Tensor:
+    return torch.cat([value.flatten() for name, value in found.items() if name.startswith(start)])
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-30))
+
+
+def compare(only: list[str]) -> dict[str, dict[str, float] | None]:
+    """Composition -> distances of two processes from one (``gradient64``, ...); None where it is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        for count in (1, 2):
+            run(out, count, only)
+        one, first, second = (
+            torch.load(out / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
+        )
+    table: dict[str, dict[str, float] | None] = {}
+    for name, expected in one.items():
+        if expected is None or second[name] is None:
+            if not (expected is None and second[name] is None):
+                raise AssertionError(f"{name} is refused in one process or two alone")
+            table[name] = None
+            continue
+        table[name] = {}
+        for dtype, values in expected.items():
+            bits = dtype.removeprefix("torch.float")
+            found = distances(values, second[name][dtype])
+            table[name] |= {f"{what}{bits}": value for what, value in found.items()}
+            kept = {k: v for k, v in first[name][dtype].items() if k.startswith("state")}
+            table[name][f"ranks{bits}"] = max(_relative(v, second[name][dtype][k]) for k, v in kept.items())
+    return table
+
+
+def markdown(table: dict[str, dict[str, float] | None]) -> str:
+    """A row for each loss and negatives, a column for each target: gradients in float64 and float32."""
+    targets = list(TARGETS)
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for name, found in table.items():
+        loss, negatives, target = name.split("/")
+        told = "-" if found is None else f"{found['gradient64']:.0e}, {found['gradient32']:.0e}"
+        rows.setdefault((loss, negatives), {})[target] = told
+    lines = [f"| loss | negatives | {' | '.join(targets)} |", "|---" * (len(targets) + 2) + "|"]
+    for (loss, negatives), cells in rows.items():
+        if set(cells.values()) != {"-"}:
+            lines.append(f"| {loss} | {negatives} | {' | '.join(cells.get(t, '') for t in targets)} |")
+    measured = [found for found in table.values() if found is not None]
+    worst = {what: max(found[what] for found in measured) for what in measured[0]}
+    lines += [
+        "",
+        f"{len(measured)} compositions; the greatest relative distances in float64 and float32: loss "
+        f"{worst['loss64']:.0e} and {worst['loss32']:.0e}, gradient {worst['gradient64']:.0e} and "
+        f"{worst['gradient32']:.0e}, state after {STEPS} steps {worst['state64']:.0e} and {worst['state32']:.0e}; "
+        f"between the two processes {max(worst['ranks64'], worst['ranks32']):g}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path, nargs="?", help="a page with markers for the table")
+    parser.add_argument("--only", action="append", default=[], metavar="LOSS/NEGATIVES/TARGET")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        measure(arguments.child, arguments.only)
+        return
+    table = markdown(compare(arguments.only))
+    if arguments.page:
+        page = MARKED.sub(lambda match: f"{match[1]}{table}{match[2]}", arguments.page.read_text())
+        arguments.page.write_text(page)
+    else:
+        print(table)
+
+
+if __name__ == "__main__":
+    main()
