@@ -1,8 +1,8 @@
 """Is a step the same whatever the number of processes? Every loss x negatives x target that ships, for real.
 
-Each composition is built from a recipe and trained for two steps by the engine, once in one process and once
-in two with half of each batch, without batch norm. Losses, gradients and the state afterwards are compared, as
-the second of the two processes has them.
+Each composition is built from a recipe and trained for two steps by the engine, once in one process and
+once in two with half of each batch, without batch norm. Losses, gradients and the state afterwards are
+compared, as the second of the two processes has them.
 
 python scripts/world_size.py                         print the table (about ten minutes on two cores)
 python scripts/world_size.py docs/reliability.md     put it between the page's markers
@@ -161,11 +161,11 @@ def measure(out: Path, only: list[str]) -> None:
 
 def run(out: Path, count: int, only: list[str]) -> None:
     """Measure in ``count`` processes that train together, under torchrun."""
-    launcher = (
-        [] if count == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    start = [sys.executable, *(torchrun if count > 1 else []), __file__, "--child", str(out)]
+    subprocess.run(
+        [*start, *(f"--only={name}" for name in only)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    command = [sys.executable, *launcher, __file__, "--child", str(out), *(f"--only={name}" for name in only)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def distances(one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, float]:
@@ -173,12 +173,11 @@ def distances(one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, float
     if one.keys() != two.keys():
         raise AssertionError(f"kept of one run alone: {sorted(one.keys() ^ two.keys())}")
     losses = [k for k in one if k.startswith("loss")]
+    gradients = [[_joined(found, f"gradient {step} ") for found in (one, two)] for step in range(STEPS)]
     state = [k for k in one if k.startswith("state")]
     return {
         "loss": max(_relative(one[k], two[k]) for k in losses),
-        "gradient": max(
-            _relative(*(_joined(x, f"gradient {step} ") for x in (one, two))) for step in range(STEPS)
-        ),
+        "gradient": max(_relative(a, b) for a, b in gradients),
         "state": max(_relative(one[k], two[k]) for k in state),
     }
 
@@ -235,8 +234,8 @@ def markdown(table: dict[str, dict[str, float] | None]) -> str:
         "",
         f"{len(measured)} compositions; the greatest relative distances in float64 and float32: loss "
         f"{worst['loss64']:.0e} and {worst['loss32']:.0e}, gradient {worst['gradient64']:.0e} and "
-        f"{worst['gradient32']:.0e}, state after {STEPS} steps {worst['state64']:.0e} and {worst['state32']:.0e}; "
-        f"between the two processes {max(worst['ranks64'], worst['ranks32']):g}.",
+        f"{worst['gradient32']:.0e}, state after {STEPS} steps {worst['state64']:.0e} and "
+        f"{worst['state32']:.0e}; between the two processes {max(worst['ranks64'], worst['ranks32']):g}.",
     ]
     return "\n".join(lines) + "\n"
 
