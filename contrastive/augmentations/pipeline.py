@@ -253,7 +253,8 @@ class Pipeline:
             index = torch.from_numpy(rows) if len(rows) > 1 else slice(rows[0], rows[0] + 1)
             part = self._run(images[index], some, None if boxes is None else boxes[rows], start)
             if first == 0:
-                views = part.new_empty((len(images), *part.shape[1:]))
+                # numpy asks for large pages, torch does not: and most of the cost of new memory is its pages.
+                views = torch.from_numpy(np.empty((len(images), *part.shape[1:]), np.float32))
             views[index] = part
         return views
 
@@ -268,8 +269,12 @@ class Pipeline:
         if boxes is None or self._placing is None:
             pixels = _to_float(images)
         elif one_by_one(images):
-            crops = [self._placing.cut(image, box) for image, box in zip(images, boxes, strict=True)]
-            pixels, done = _to_float(torch.stack(crops)), 1
+            planes = images.new_empty(
+                (images.shape[1], len(images), *self._placing.size), dtype=torch.float32
+            )
+            for place, (image, box) in enumerate(zip(images, boxes, strict=True)):
+                planes[:, place] = self._placing.cut(image, box)
+            pixels, done = planes.div_(255).transpose(0, 1), 1
         else:
             done = 2 if len(params) > 1 and self.operations[1].mirrors else 1
             mirrored = params[1]["chosen"] if done == 2 else None
