@@ -108,17 +108,21 @@ class ColorJitter(Operation):
     def _one(self, pixels: Tensor, params: Params) -> Tensor:
         """One image, [1, C, h, w]: blends that cut no pixel are merged with the next."""
         image, coloured = pixels[0], pixels.shape[1] == 3
+        out = torch.empty_like(image)
         blends = [tuple(blend) for blend in _weights(params, coloured)[..., 0].tolist()]
         turn = params["order"][0].tolist().index(_HUE)
         for blend in merged(blends[:turn], len(image)):
-            image = blend_one(image, blend)
+            blend_one(image, blend, out)
+            image = out
         if coloured and self.hue > 0:
-            hued = torch.empty_like(image) if turn == 0 else image
-            shift_hue(image[:, None], to_device(params["hue"], pixels), out=hued[:, None])
-            image = hued if turn < 3 else hued.clamp_(0, 1)  # else cut by a blend
+            shift_hue(image[:, None], to_device(params["hue"], pixels), out[:, None])
+            image = out
+            if turn == 3:  # else a blend cuts it
+                out.clamp_(0, 1)
         for blend in merged(blends[turn:], len(image)):
-            image = blend_one(image, blend)
-        return image[None]
+            blend_one(image, blend, out)
+            image = out
+        return out[None]
 
 
 def _blend(planes: Tensor, weights: Tensor, start: int, stop: int) -> None:

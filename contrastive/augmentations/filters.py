@@ -53,6 +53,8 @@ class Blur(Operation):
         return on_chosen(pixels, params, self._blur)
 
     def _blur(self, images: Tensor, params: Params) -> Tensor:
+        if images.shape[1] > 1 and images.stride(1) == 0:  # one channel shown as many, as Grayscale does
+            return self._blur(images[:, :1], params).expand_as(images)
         height, width = images.shape[2:]
         radius = self.radius(min(height, width))
         taps = gaussian(params["sigma"], radius)

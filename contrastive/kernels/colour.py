@@ -53,11 +53,12 @@ def blend_(planes: Tensor, factor: Tensor, to_grey: Tensor, to_mean: Tensor) -> 
 Blend = tuple[float, float, float]
 
 
-def blend_one(image: Tensor, blend: Blend) -> Tensor:
+def blend_one(image: Tensor, blend: Blend, out: Tensor) -> None:
     """What :func:`blend_` does, for one image on a CPU, where a number that is 0 costs nothing.
 
     Args:
-        image: [C, h, w]; it stays.
+        image: [C, h, w].
+        out: [C, h, w]; may be ``image``.
     """
     factor, to_grey, to_mean = blend
     weights = LUMINANCE if len(image) == 3 else (1.0,)
@@ -69,7 +70,7 @@ def blend_one(image: Tensor, blend: Blend) -> Tensor:
     if to_grey != 0:
         for plane, weight in zip(image, weights, strict=True):
             other = torch.add(other, plane, alpha=to_grey * weight)
-    return torch.add(other, image, alpha=factor).clamp_(0, 1)
+    torch.add(other, image, alpha=factor, out=out).clamp_(0, 1)
 
 
 def merged(blends: Sequence[Blend], channels: int) -> list[Blend]:
