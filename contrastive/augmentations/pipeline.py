@@ -262,8 +262,7 @@ class Pipeline:
             index = torch.from_numpy(rows) if len(rows) > 1 else slice(rows[0], rows[0] + 1)
             part = self._run(images[index], some, None if boxes is None else boxes[rows], start)
             if first == 0:
-                # numpy asks for large pages, torch does not: and most of the cost of new memory is its pages.
-                views = torch.from_numpy(np.empty((len(images), *part.shape[1:]), np.float32))
+                views = part.new_empty((len(images), *part.shape[1:]))
             views[index] = part
         return views
 

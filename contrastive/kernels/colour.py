@@ -116,10 +116,9 @@ def shift_hue(planes: Tensor, shift: Tensor, out: Tensor) -> None:
     torch.minimum(low, red, out=low)
     torch.maximum(high, red, out=high)
     rise.sub_(low)
-    chroma = torch.sub(high, low)
-    divisor = torch.clamp(chroma, min=1e-12)  # grey has no hue; any will do
+    chroma = torch.sub(high, low).clamp_(min=1e-12)  # grey has no hue; any will do
     # In turns from here on: |behind - 1/6 - rise / (6 chroma)|.
-    hue = behind.addcdiv_(rise, divisor, value=-1 / 6).sub_(1 / 6).abs_()
+    hue = behind.addcdiv_(rise, chroma, value=-1 / 6).sub_(1 / 6).abs_()
     hue.add_((shift + 1)[:, None, None]).frac_()
     low.sub_(chroma)
     high.add_(chroma)
