@@ -55,16 +55,21 @@ def assert_chance(chosen: np.ndarray, p: float) -> None:
 
 
 def assert_renders(operation: Operation, images: Tensor, expected, atol: float) -> None:
-    """``expected(image, params of that image)`` for the chosen images; the others stay bit for bit."""
+    """``expected(image, params of that image)`` for the chosen images, together and alone; the others stay
+    bit for bit."""
     params = draw(operation, np.arange(len(images)))
     seen = operation.render(images, params)
     assert params["chosen"].any()
     for row, image in enumerate(images):
+        own = {name: values[row : row + 1] for name, values in params.items()}
+        alone = operation.render(images[row : row + 1], own)[0]
         if params["chosen"][row]:
             wanted = expected(image, {name: values[row] for name, values in params.items()})
             torch.testing.assert_close(seen[row], wanted, atol=atol, rtol=0)
+            torch.testing.assert_close(alone, wanted, atol=atol, rtol=0)
         else:
             assert torch.equal(seen[row], image)
+            assert torch.equal(alone, image)
 
 
 # ------------------------------------------------------------------------------------------ crop

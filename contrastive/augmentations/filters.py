@@ -21,7 +21,7 @@ from contrastive.augmentations.pipeline import (
 )
 from contrastive.kernels.colour import luminance
 from contrastive.kernels.noise import normal
-from contrastive.kernels.resample import blur_one, blur_weights, separable
+from contrastive.kernels.resample import blur_one, blur_weights, gaussian, separable
 from contrastive.rng import Draws
 
 _Positive = Annotated[float, Field(gt=0)]
@@ -53,15 +53,18 @@ class Blur(Operation):
         return on_chosen(pixels, params, self._blur)
 
     def _blur(self, images: Tensor, params: Params) -> Tensor:
+        if images.shape[1] > 1 and images.stride(1) == 0:  # one channel shown as many, as Grayscale does
+            return self._blur(images[:, :1], params).expand_as(images)
         height, width = images.shape[2:]
         radius = self.radius(min(height, width))
-        sigma = to_device(params["sigma"], images)
+        taps = gaussian(params["sigma"], radius)
         if one_by_one(images):
-            blurred = torch.stack(
-                [blur_one(x, s, radius) for x, s in zip(images, sigma.split(1), strict=True)]
-            )
+            blurred = torch.empty_like(images)
+            for image, own, out in zip(images, taps, blurred, strict=True):
+                blur_one(image, own[own > 0], out)
         else:
-            rows, columns = (blur_weights(sigma, radius, side) for side in (height, width))
+            kernel = to_device(taps, images)
+            rows, columns = (blur_weights(kernel, side) for side in (height, width))
             blurred = separable(images, rows, columns)
         return blurred.clamp_(0, 1)
 

@@ -116,6 +116,15 @@ class Placing(Operation):
         resized = functional.interpolate(part, self.size, mode=self.interpolation, antialias=True)[0]
         return resized.contiguous()
 
+    def cut_each(self, images: Tensor, boxes: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
+        """:meth:`cut` and mirror (bool [b]) images one by one: uint8 [b, C, H, W] -> float32 [b, C, h, w],
+        laid out as by :func:`_to_float`."""
+        planes = images.new_empty((images.shape[1], len(images), *self.size), dtype=torch.float32)
+        for place, (image, box) in enumerate(zip(images, boxes, strict=True)):
+            part = self.cut(image, box)
+            planes[:, place] = part if mirrored is None or not mirrored[place] else part.flip(2)
+        return planes.div_(255).transpose(0, 1)
+
 
 class Pipeline:
     """Operations in order, on one view of a batch.
@@ -267,13 +276,13 @@ class Pipeline:
         done = 0
         if boxes is None or self._placing is None:
             pixels = _to_float(images)
-        elif one_by_one(images):
-            crops = [self._placing.cut(image, box) for image, box in zip(images, boxes, strict=True)]
-            pixels, done = _to_float(torch.stack(crops)), 1
         else:
             done = 2 if len(params) > 1 and self.operations[1].mirrors else 1
             mirrored = params[1]["chosen"] if done == 2 else None
-            pixels = self._placing.resample(_to_float(images), boxes, mirrored)
+            if one_by_one(images):
+                pixels = self._placing.cut_each(images, boxes, mirrored)
+            else:
+                pixels = self._placing.resample(_to_float(images), boxes, mirrored)
         for operation, own in zip(self.operations[start + done :], params[done:], strict=True):
             pixels = operation.render(pixels, own)
         return pixels

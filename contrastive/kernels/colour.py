@@ -8,8 +8,13 @@ CPU takes twenty times as long as arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+#: What red, green and blue add to a pixel's grey value (ITU-R 601).
+LUMINANCE = (0.2989, 0.587, 0.114)
 
 
 def luminance(pixels: Tensor) -> Tensor:
@@ -21,8 +26,10 @@ def luminance(pixels: Tensor) -> Tensor:
 
 def _grey(planes: Tensor) -> Tensor:
     """[3, n, h, w] -> [n, h, w]."""
-    red, green, blue = planes
-    return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    grey = planes[0] * LUMINANCE[0]
+    for plane, weight in zip(planes[1:], LUMINANCE[1:], strict=True):
+        grey.add_(plane, alpha=weight)
+    return grey
 
 
 def blend_(planes: Tensor, factor: Tensor, to_grey: Tensor, to_mean: Tensor) -> None:
@@ -42,30 +49,79 @@ def blend_(planes: Tensor, factor: Tensor, to_grey: Tensor, to_mean: Tensor) -> 
     torch.addcmul(other, planes, factor, out=planes).clamp_(0, 1)
 
 
-def shift_hue_(planes: Tensor, shift: Tensor) -> None:
-    """Turn the hue of RGB pixels in place; value and saturation stay.
+#: A blend by numbers: what it takes of the pixels, their grey and their mean grey.
+Blend = tuple[float, float, float]
+
+
+def blend_one(image: Tensor, blend: Blend, out: Tensor) -> None:
+    """What :func:`blend_` does, for one image on a CPU, where a number that is 0 costs nothing.
+
+    Args:
+        image: [C, h, w].
+        out: [C, h, w]; may be ``image``.
+    """
+    factor, to_grey, to_mean = blend
+    weights = LUMINANCE if len(image) == 3 else (1.0,)
+    offset = 0.0
+    if to_mean != 0:
+        means = image.mean(dim=(1, 2)).tolist()
+        offset = to_mean * sum(weight * mean for weight, mean in zip(weights, means, strict=True))
+    other = image.new_tensor(offset)
+    if to_grey != 0:
+        for plane, weight in zip(image, weights, strict=True):
+            other = torch.add(other, plane, alpha=to_grey * weight)
+    torch.add(other, image, alpha=factor, out=out).clamp_(0, 1)
+
+
+def merged(blends: Sequence[Blend], channels: int) -> list[Blend]:
+    """Fewer blends that do the same: one of a factor up to 1 cuts no pixel, so it is part of the next.
+
+    (Pixels, grey and mean grey are in [0, 1], and such a blend lies between them.)
+    """
+    total = sum(LUMINANCE) if channels == 3 else 1.0  # the grey value of white
+    done: list[Blend] = []
+    cuts = True
+    for factor, to_grey, to_mean in blends:
+        pixels, grey, mean = (1.0, 0.0, 0.0) if cuts else done.pop()
+        grey_of_grey, mean_of_mean = pixels + total * grey, pixels + total * (grey + mean)
+        done.append(
+            (
+                factor * pixels,
+                factor * grey + to_grey * grey_of_grey,
+                factor * mean + to_grey * total * mean + to_mean * mean_of_mean,
+            )
+        )
+        cuts = factor > 1
+    return done
+
+
+def shift_hue(planes: Tensor, shift: Tensor, out: Tensor) -> None:
+    """Turn the hue of RGB pixels; value and saturation stay. Rounding may leave [0, 1], by 1e-7.
 
     Of the three values of a pixel in order, the outer two stay and the hue says where each channel lies
     between them: with it in sixths of a turn, red is ``low + chroma * t(3)``, green ``high - chroma *
-    t(2)`` and blue ``high - chroma * t(4)``, t(o) = clip(\\|hue - o\\| - 1, 0, 1).
+    t(2)`` and blue ``high - chroma * t(4)``, t(o) = clip(\\|hue - o\\|, 1, 2) - 1. Before the turn it is
+    1 + (green + blue - red - low) / chroma where green is no less than blue (then low is one of red and
+    blue, and each case gives HSV's hue), and 6 less as much elsewhere, as green and blue are in turn.
 
     Args:
         planes: [3, n, h, w].
         shift: [n], in turns, in [-1/2, 1/2].
+        out: [3, n, h, w]; may be ``planes``.
     """
     red, green, blue = planes
-    least, most = green.minimum(blue), green.maximum(blue)
     behind = torch.lt(green, blue, out=torch.empty_like(green))  # 0 or 1
-    ahead = torch.lt(red, most, out=torch.empty_like(red))
-    low, high = least.minimum(red), most.maximum(red)
-    # From here on, results take the memory of what is no longer needed: the fewer planes, the more of them
-    # stay in the cache.
-    rise = torch.minimum(most, red, out=most).sub_(least)  # middle - least
-    chroma = torch.sub(high, low, out=least)
-    # Hue in turns: |k - rise / (6 chroma)|, with k = 0, 1, 1/3 or -2/3 by the channels' order.
-    hue = behind.addcmul_(behind, ahead, value=-2).add_(ahead, alpha=1 / 3)
-    divisor = torch.clamp(chroma, min=1e-12, out=ahead)  # grey has no hue; 0 will do
-    hue.addcdiv_(rise, divisor, value=-1 / 6).abs_().add_((shift + 1)[:, None, None]).frac_().mul_(6)
-    for plane, opposite, start, sign in ((red, 3, low, 1), (green, 2, high, -1), (blue, 4, high, -1)):
-        share = torch.sub(hue, opposite, out=rise).abs_().sub_(1).clamp_(0, 1)
+    low, high = green.minimum(blue), green.maximum(blue)
+    rise = torch.add(green, blue).sub_(red)
+    torch.minimum(low, red, out=low)
+    torch.maximum(high, red, out=high)
+    rise.sub_(low)
+    chroma = torch.sub(high, low).clamp_(min=1e-12)  # grey has no hue; any will do
+    # In turns from here on: |behind - 1/6 - rise / (6 chroma)|.
+    hue = behind.addcdiv_(rise, chroma, value=-1 / 6).sub_(1 / 6).abs_()
+    hue.add_((shift + 1)[:, None, None]).frac_()
+    low.sub_(chroma)
+    high.add_(chroma)
+    for plane, opposite, start, sign in zip(out, (3, 2, 4), (low, high, high), (6, -6, -6), strict=True):
+        share = torch.sub(hue, opposite / 6, out=rise).abs_().clamp_(1 / 6, 2 / 6)
         torch.addcmul(start, chroma, share, value=sign, out=plane)

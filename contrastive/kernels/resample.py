@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -121,60 +121,87 @@ def crop_and_resize(
     return separable(pixels, rows, columns).clamp_(0, 1)
 
 
-def gaussian(sigma: Tensor, radius: int) -> Tensor:
+def gaussian(sigma: np.ndarray, radius: int) -> np.ndarray:
     """Taps of Gaussians of standard deviations ``sigma`` [b], in pixels: [b, 2 * radius + 1], each of sum 1.
 
     Those below 1e-10 are zero: products with denormal numbers take a CPU ten times as long.
     """
-    taps = torch.arange(-radius, radius + 1, device=sigma.device)  # [k]
-    kernel = torch.softmax(-0.5 * (taps / sigma[:, None]) ** 2, dim=1)
-    return kernel.mul_(kernel > 1e-10)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma[:, None]) ** 2)
+    kernel /= kernel.sum(axis=1, keepdims=True)
+    return np.where(kernel > 1e-10, kernel, 0)
 
 
-def blur_weights(sigma: Tensor, radius: int, length: int) -> Tensor:
-    """A Gaussian of ``2 * radius + 1`` taps along a line that is continued by reflection.
+def blur_weights(kernel: Tensor, length: int) -> Tensor:
+    """Symmetric taps along a line that is continued by reflection.
 
     Args:
-        sigma: [b], standard deviations in pixels, above 0.
-        radius: less than ``length``.
+        kernel: [b, 2 * radius + 1], radius less than ``length``.
         length: pixels of the line.
 
     Returns:
-        [b, length, length]; each row sums to 1.
+        [b, length, length]; each row sums to what the kernel does.
     """
-    kernel = gaussian(sigma, radius)  # [b, k]
-    taps = torch.arange(-radius, radius + 1, device=sigma.device)
-    source = torch.arange(length, device=sigma.device)[:, None] + taps  # [length, k], before reflection
-    source = (length - 1 - (length - 1 - source.abs()).abs()).expand(len(sigma), -1, -1)
-    weights = kernel.new_zeros(len(sigma), length, length)
+    radius = kernel.shape[1] // 2
+    taps = torch.arange(-radius, radius + 1, device=kernel.device)
+    source = torch.arange(length, device=kernel.device)[:, None] + taps  # [length, k], before reflection
+    source = (length - 1 - (length - 1 - source.abs()).abs()).expand(len(kernel), -1, -1)
+    weights = kernel.new_zeros(len(kernel), length, length)
     return weights.scatter_add_(2, source, kernel[:, None, :].expand(-1, length, -1))
 
 
 #: Output pixels of a line that one product of :func:`blur_one` makes.
-_BLOCK = 32
+_BLOCK = 48
 
 
-def blur_one(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
+def blur_one(image: Tensor, kernel: np.ndarray, out: Tensor) -> None:
     """What :func:`separable` does with :func:`blur_weights`, for one large image: only where weights are.
 
-    A line is cut into blocks, and each is a product of its pixels and ``radius`` on both sides with one
-    small matrix, which is the same for all of them.
+    A line is cut into blocks, and each is the product of a block of the weights with the pixels that it
+    reaches, a slice, so no pixel is copied.
 
     Args:
-        image: [C, h, w].
-        sigma: [1].
+        image: [C, h, w], on a CPU.
+        kernel: [2 * radius + 1], as for :func:`blur_weights`.
+        out: [C, h, w], each channel one block of memory.
     """
     channels, height, width = image.shape
-    kernel = gaussian(sigma, radius)[0]
-    band = kernel.new_zeros(_BLOCK, _BLOCK + 2 * radius)  # [n, m], row i has the taps from column i on
-    band.as_strided((_BLOCK, 2 * radius + 1), (band.shape[1] + 1, 1)).copy_(kernel.expand(_BLOCK, -1))
-    down, across = -height % _BLOCK, -width % _BLOCK  # pixels that fill the last block
-    padded = functional.pad(image, (radius, radius, radius, radius), mode="reflect")
-    padded = functional.pad(padded, (0, across, 0, down))  # [C, h + down + 2 r, w + across + 2 r]
+    rows = _blocks(kernel, height)
+    columns = rows if width == height else _blocks(kernel, width)
+    lines = image.reshape(-1, width)
+    blurred = torch.empty_like(lines)
     with torch.autocast(image.device.type, enabled=False):
-        windows = padded.flatten(0, 1).unfold(1, band.shape[1], _BLOCK).transpose(0, 1)  # [blocks, C*H, m]
-        blurred = torch.bmm(windows, band.T.expand(len(windows), -1, -1))  # [blocks, C*H, n]
-        rows = blurred.permute(1, 0, 2).reshape(channels, -1, width + across)  # [C, H, w + across]
-        windows = rows.unfold(1, band.shape[1], _BLOCK).mT  # [C, blocks, m, w + across]
-        blurred = torch.matmul(band, windows)  # [C, blocks, n, w + across]
-    return blurred.flatten(1, 2)[:, :height, :width]
+        for (start, weights), block in zip(columns, blurred.split(_BLOCK, dim=1), strict=True):
+            torch.mm(lines.narrow(1, start, weights.shape[1]), weights.T, out=block)
+        blurred = blurred.view(channels, height, width)
+        for (start, weights), block in zip(rows, out.split(_BLOCK, dim=1), strict=True):
+            reached = blurred.narrow(1, start, weights.shape[1])
+            torch.bmm(weights.expand(channels, -1, -1), reached, out=block)
+
+
+def _blocks(kernel: np.ndarray, length: int) -> list[tuple[int, Tensor]]:
+    """For each block of a line, the first pixel that it reaches and its weights [block, pixels].
+
+    They are the same for all blocks but those at the ends, where what lies beyond is folded back.
+    """
+    radius = len(kernel) // 2
+    band = np.zeros((_BLOCK, _BLOCK + 2 * radius), np.float32)  # row i has the taps from column i on
+    for row, line in enumerate(band):
+        line[row : row + len(kernel)] = kernel
+    blocks = []
+    for start in range(0, length, _BLOCK):
+        size = min(_BLOCK, length - start)
+        weights = band[:size, : size + 2 * radius]
+        before, after = max(radius - start, 0), max(start + size + radius - length, 0)
+        if before:
+            weights = _folded(weights, before)
+        if after:
+            weights = _folded(weights[:, ::-1], after)[:, ::-1]
+        blocks.append((start - radius + before, torch.from_numpy(np.ascontiguousarray(weights))))
+    return blocks
+
+
+def _folded(weights: np.ndarray, count: int) -> np.ndarray:
+    """Without the first ``count`` columns, which are added where a reflection has them."""
+    kept = weights[:, count:].copy()
+    kept[:, 1 : count + 1] += weights[:, count - 1 :: -1][:, :count]
+    return kept
