@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrastive.errors import UsageError
 
@@ -63,13 +63,6 @@ def to_host(values: Tensor) -> Callable[[], list[float]]:
         return host.tolist()
 
     return read
-
-
-def finite(loss: Tensor, parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether the loss and the whole gradient are finite; reads one number on the host."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return bool(torch.isfinite(loss) & torch.isfinite(norm.to(loss.device)))
 
 
 def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:

@@ -22,8 +22,9 @@ from contrastive.augmentations.pipeline import Pipeline
 from contrastive.checkpoints import Checkpoints
 from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
-from contrastive.device import finite, to_host
-from contrastive.errors import ContrastiveError, Interrupted
+from contrastive.device import to_host
+from contrastive.diagnosis import MOST_SKIPPED, Health, Signs
+from contrastive.errors import Interrupted
 from contrastive.method import Method
 from contrastive.metrics import MetricsFile
 from contrastive.parts import Listener, Optimizer
@@ -88,6 +89,9 @@ class Engine:
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
+        self.signs = Signs(method)
+        most = MOST_SKIPPED if accelerator.scaler else min(MOST_SKIPPED, self.steps)
+        self.health = Health(self.signs, checkpoints, most)
         self.comparison: Comparison | None = None
         # What a step came to, under way from the device.
         self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
@@ -176,17 +180,19 @@ class Engine:
             loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
             total += loss / len(micro)
             compared.append(comparison)
+        signs = self.signs.read(compared)
         norm = None
         if settings.clip_grad_norm is not None:
             norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
         lr = self.optimizer.param_groups[0]["lr"]  # that of parameters no rule of the recipe names
         may_skip = settings.nonfinite == "skip" and accelerator.scaler is None
-        skip = may_skip and not finite(total, self.method.parameters())
+        skip = may_skip and not (total.isfinite() & signs.isfinite().all())
         if not skip:
             self._update(progress, compared)
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        values = total.reshape(1) if norm is None else torch.stack([total, norm.to(total.dtype)])
+        norms = [] if norm is None else [norm.reshape(1).to(total.dtype)]
+        values = torch.cat([total.reshape(1), signs.to(total.dtype), *norms])
         images = sum(len(batch.ids) for batch in micro)
         self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, compared[-1], images)
 
@@ -219,25 +225,22 @@ class Engine:
         if self._pending is None:
             return
         (known, arriving, self.comparison), self._pending = self._pending, None
-        loss, *norm = arriving()
-        if known.get("skipped"):
-            self.metrics.append(known)
-        elif all(math.isfinite(value) for value in (loss, *norm)):
+        loss, *rest = arriving()
+        signs, norm = rest[: len(self.signs.names)], rest[len(self.signs.names) :]
+        finite = all(math.isfinite(value) for value in (loss, *rest))
+        scaled = self.accelerator.scaler and (math.isfinite(loss) or self.settings.nonfinite == "skip")
+        if known.get("skipped") or (scaled and not finite):  # by us, or by fp16's scaler
+            self.metrics.append({**known, "skipped": True})
+            self.health.skip(known["step"], loss, signs)
+        elif finite:
             figures = {**known, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
             self.metrics.append(figures)
+            self.health.well(figures)
             self.accelerator.log({k: v for k, v in figures.items() if k != "step"}, step=int(known["step"]))
             for callback in self.callbacks:
                 callback.step_done(self, figures)
-        elif self.accelerator.scaler and (math.isfinite(loss) or self.settings.nonfinite == "skip"):
-            self.metrics.append({**known, "skipped": True})  # left out by fp16's scaler
         else:
-            raise self._diverged(known["step"], "gradient is" if math.isfinite(loss) else "loss is")
-
-    def _diverged(self, step: float, what: str) -> ContrastiveError:
-        return ContrastiveError(
-            f"step {step}: the {what} not finite; {self.metrics.path} holds the figures before it, the last "
-            "checkpoint is older. Lower optimizer.lr, set train.clip_grad_norm, or say train.nonfinite: skip."
-        )
+            raise self.health.diverged(known["step"], loss, signs)
 
     # -- evaluation and state ---------------------------------------------------------------------
 
@@ -266,7 +269,7 @@ class Engine:
         """Write a checkpoint, never of weights that are no numbers: there would be no way back."""
         tensors = [t for t in (*self.method.parameters(), *self.method.buffers()) if t.is_floating_point()]
         if not torch.nn.utils.get_total_norm(tensors).isfinite():
-            raise self._diverged(self.state.step, "weights, or statistics of batch norm, are")
+            raise self.health.spoilt(self.state.step)
         self.tick()
         self.checkpoints.save(self.state.step, self.state_dict(), self.state.best_step)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
+from contrastive.diagnosis import chunk_advice, memory_told
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
@@ -158,9 +160,11 @@ class Job:
                 raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
         try:
             self._take_up(engine, resume)
-            with explained_if(self.recipe.train.compile):
+            told = memory_told(partial(_advice, engine), engine.checkpoints)
+            with explained_if(self.recipe.train.compile), told:
                 engine.train()
-            return self._conclude(engine, evaluation)
+            with memory_told(lambda: _EVALUATING, engine.checkpoints):
+                return self._conclude(engine, evaluation)
         except Interrupted:
             raise Interrupted(
                 f"stopped at step {engine.state.step} of {engine.steps}, saved in {engine.folder}; "
@@ -358,6 +362,17 @@ class Job:
             backbone.export(str(folder))
         except UsageError as error:
             self.display.log(f"no backbone/ folder: {error}")
+
+
+_EVALUATING = "while evaluating: free memory, or leave protocols out of evaluate."
+
+
+def _advice(engine: Engine) -> str:
+    """What to change where memory ran out while an engine trained."""
+    if engine.state.evaluation_due:
+        return _EVALUATING
+    settings = engine.settings
+    return chunk_advice(settings.batch_size // engine.accelerator.num_processes, settings.chunk_size)
 
 
 class CollapseWarning(Callback):
