@@ -71,6 +71,10 @@ class Signs:
         like = queries[0]
         return torch.stack([_norm(group).to(like.device, torch.float32) for group in groups])
 
+    def lost(self, signs: Sequence[float]) -> bool:
+        """Whether weights had stopped being finite before the step."""
+        return not all(map(math.isfinite, signs[: len(self._weights)]))
+
     def first(self, loss: float, signs: Sequence[float]) -> str:
         """The part whose numbers first were not finite, or the losses where all before them were."""
         forward = len(self._weights) + 2
@@ -110,16 +114,20 @@ class Health:
         """A step was left out.
 
         Raises:
-            ContrastiveError: it was the last of too many in a row.
+            ContrastiveError: it was the last of too many in a row, or the weights are no numbers any more.
         """
         self.skipped += 1
+        finite = math.isfinite(loss) and all(map(math.isfinite, signs))
+        where = "" if finite else f"; first in {self.signs.first(loss, signs)}"
+        rest = f"{self._last()} {way_back(self.checkpoints)} Lower optimizer.lr or set train.clip_grad_norm."
+        if self.signs.lost(signs):
+            raise ContrastiveError(
+                f"step {step:g}: no skipping of steps mends what is not finite{where}.{rest}"
+            )
         if self.skipped >= self.most:
-            finite = math.isfinite(loss) and all(map(math.isfinite, signs))
-            where = "" if finite else f"; first in {self.signs.first(loss, signs)}"
             raise ContrastiveError(
                 f"step {step:g}: {self.skipped} steps in a row were not finite and skipped{where}, so "
-                f"nothing is learned any more.{self._last()} {way_back(self.checkpoints)} "
-                "Lower optimizer.lr or set train.clip_grad_norm."
+                f"nothing is learned any more.{rest}"
             )
 
     def diverged(self, step: float, loss: float, signs: Sequence[float]) -> ContrastiveError:

@@ -31,7 +31,7 @@ from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
-from contrastive.monitors import collapse_warning
+from contrastive.monitors import collapse_warning, memory_warning
 from contrastive.parts import Callback, ImageTable, RunState, Split
 from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
@@ -376,10 +376,13 @@ def _advice(engine: Engine) -> str:
 
 
 class CollapseWarning(Callback):
-    """Says in plain words when the embedding has collapsed, once for every evaluation that shows it."""
+    """Says in plain words when the embedding has collapsed, at every evaluation that shows it, or a memory is
+    dead, once."""
 
     def __init__(self, images: int):
         self._images = images
+        self._before: dict[int, Tensor] = {}  # what each memory held at the evaluation before
+        self._told: set[int] = set()
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         method = run.method
@@ -391,6 +394,14 @@ class CollapseWarning(Callback):
         )
         if message:
             run.warn(message)
+        for number, source in enumerate(method.sources):
+            memory = source.memory()
+            if memory is None or number in self._told:
+                continue
+            if message := memory_warning(memory.z, memory.valid, self._before.get(number)):
+                run.warn(f"negatives.{number}: {message}")
+                self._told.add(number)
+            self._before[number] = memory.z.clone()
 
 
 def cache_of(
