@@ -35,7 +35,10 @@ class Signs:
     """
 
     def __init__(self, method: Method):
-        several = [("negatives", method.sources), ("loss", method.loss_parts)]
+        several: list[tuple[str, Sequence[nn.Module]]] = [
+            ("negatives", method.sources),
+            ("loss", method.loss_parts),
+        ]
         named: list[tuple[str, nn.Module | None]] = [
             ("backbone", method.backbone),
             ("head", method.head),
