@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -134,13 +134,6 @@ def to_host(values: Tensor) -> Callable[[], list[float]]:
         return host.tolist()
 
     return read
-
-
-def finite(loss: Tensor, parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether the loss and the whole gradient are finite; reads one number on the host."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return bool(torch.isfinite(loss) & torch.isfinite(norm.to(loss.device)))
 
 
 def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:

@@ -112,7 +112,7 @@ class Vote:
 
     def __init__(self, asked: Callable[[], bool]):
         self._asked = asked
-        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
         self._running: tuple[Any, Tensor] | None = None
 
     def __call__(self) -> bool:

@@ -7,7 +7,6 @@ takes device, precision, wrapping and trackers. No generator state is saved: eve
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,9 +21,10 @@ from contrastive.augmentations.pipeline import Pipeline
 from contrastive.checkpoints import Checkpoints
 from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
-from contrastive.device import finite, placed, to_host
+from contrastive.device import placed, to_host
+from contrastive.diagnosis import Health, Signs
 from contrastive.distributed import Vote, check_equal, mean, on_first, rank, union
-from contrastive.errors import ContrastiveError, Interrupted
+from contrastive.errors import Interrupted
 from contrastive.method import Method
 from contrastive.metrics import MetricsFile
 from contrastive.parts import Listener, Optimizer
@@ -88,6 +88,8 @@ class Engine:
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
+        self.signs = Signs(method)
+        self.health = Health(self.signs, checkpoints, settings.nonfinite, accelerator.scaler, self.steps)
         self.comparison: Comparison | None = None
         # What a step came to, under way from the device.
         self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
@@ -176,18 +178,19 @@ class Engine:
             loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
             total += loss / len(micro)
             compared.append(comparison)
-        total = mean(total)  # so that every process records, and decides, the same
+        # Of all processes, so that each records, and decides, the same: [1 + signs]
+        values = mean(torch.cat([total.reshape(1), self.signs.read(compared).to(total.dtype)]))
         norm = None
         if settings.clip_grad_norm is not None:
             norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
         lr = self.optimizer.param_groups[0]["lr"]  # that of parameters no rule of the recipe names
         may_skip = settings.nonfinite == "skip" and accelerator.scaler is None
-        skip = may_skip and not finite(total, self.method.parameters())
+        skip = may_skip and not values.isfinite().all()
         if not skip:
             self._update(progress, compared)
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        values = total.reshape(1) if norm is None else torch.stack([total, norm.to(total.dtype)])
+        values = values if norm is None else torch.cat([values, norm.reshape(1).to(total.dtype)])
         self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, compared[-1])
 
     def _update(self, progress: Progress, compared: Sequence[Comparison]) -> None:
@@ -219,25 +222,14 @@ class Engine:
         if self._pending is None:
             return
         (known, arriving, self.comparison), self._pending = self._pending, None
-        loss, *norm = arriving()
-        if known.get("skipped"):
-            self.metrics.append(known)
-        elif all(math.isfinite(value) for value in (loss, *norm)):
-            figures = {**known, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
-            self.metrics.append(figures)
-            self.accelerator.log({k: v for k, v in figures.items() if k != "step"}, step=int(known["step"]))
-            for callback in self.callbacks:
-                callback.step_done(self, figures)
-        elif self.accelerator.scaler and (math.isfinite(loss) or self.settings.nonfinite == "skip"):
-            self.metrics.append({**known, "skipped": True})  # left out by fp16's scaler
-        else:
-            raise self._diverged(known["step"], "gradient is" if math.isfinite(loss) else "loss is")
-
-    def _diverged(self, step: float, what: str) -> ContrastiveError:
-        return ContrastiveError(
-            f"step {step}: the {what} not finite; {self.metrics.path} holds the figures before it, the last "
-            "checkpoint is older. Lower optimizer.lr, set train.clip_grad_norm, or say train.nonfinite: skip."
-        )
+        figures = self.health.judge(known, arriving())
+        self.metrics.append(figures)
+        if figures.get("skipped"):
+            self.health.check_skipped()
+            return
+        self.accelerator.log({k: v for k, v in figures.items() if k != "step"}, step=int(figures["step"]))
+        for callback in self.callbacks:
+            callback.step_done(self, figures)
 
     # -- evaluation and state ---------------------------------------------------------------------
 
@@ -268,7 +260,7 @@ class Engine:
         """Write a checkpoint, never of weights that are no numbers: there would be no way back."""
         tensors = [t for t in (*self.method.parameters(), *self.method.buffers()) if t.is_floating_point()]
         if not torch.nn.utils.get_total_norm(tensors).isfinite():
-            raise self._diverged(self.state.step, "weights, or statistics of batch norm, are")
+            raise self.health.spoilt(self.state.step)
         check_equal(dict(self.method.named_children()))
         self.tick()
         saved = self.state_dict()

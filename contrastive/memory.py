@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.errors import UnreadableImage
+from contrastive.errors import ContrastiveError, UnreadableImage
 from contrastive.parts import ImageTable, Reduced, Reduction
 
 if TYPE_CHECKING:
@@ -201,7 +201,13 @@ class MemoryTable(HeldTable):
     def load(self) -> None:
         if self._pixels is None:
             assert self.size is not None
-            pixels = torch.empty((len(self), self.channels, *self.size), dtype=torch.uint8)
+            try:
+                pixels = torch.empty((len(self), self.channels, *self.size), dtype=torch.uint8)
+            except (MemoryError, RuntimeError) as error:
+                raise ContrastiveError(
+                    f"out of memory while decoding {len(self):,} images into memory "
+                    f"({pixel_bytes(self) // 2**20:,} MiB): set a smaller train.memory_limit."
+                ) from error
 
             def store(first: int, decoded: np.ndarray) -> None:
                 pixels[first : first + len(decoded)] = torch.from_numpy(decoded)

@@ -125,6 +125,27 @@ def collapse_warning(std: float, rank: float, width: int, features: int) -> str 
     return None
 
 
+def memory_warning(z: Tensor, valid: Tensor, before: Tensor | None) -> str | None:
+    """What is wrong with a memory of keys, in plain words, or None.
+
+    Args:
+        z: its S entries [S, D].
+        valid: bool [S], which have been written.
+        before: z at the evaluation before, with steps between; None at the first.
+    """
+    written = z[valid]
+    if len(written) == 0:
+        return "nothing has been written into it, so it gives no candidates. Check its after_batch."
+    if before is not None and torch.equal(before, z):
+        return "its keys have not changed since the last evaluation. Check its after_batch."
+    if len(written) > 1 and embedding_std(written) < FULL_COLLAPSE / math.sqrt(z.shape[1]):
+        return (
+            "its keys are all alike, so they tell nothing apart. Check that the target has not collapsed, "
+            "and lower the learning rate."
+        )
+    return None
+
+
 def _unit(z: Tensor) -> Tensor:
     return F.normalize(_with_float64(z if z.dtype == torch.float64 else z.float()), dim=1)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from contrastive.alarms import Alarms
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints, write_whole
@@ -24,13 +26,13 @@ from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
 from contrastive.device import is_first, join_processes, make_accelerator
+from contrastive.diagnosis import chunk_advice, memory_told
 from contrastive.distributed import lost, on_first, world_size
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
-from contrastive.monitors import collapse_warning
 from contrastive.parts import Callback, ImageTable, RunState, Split
 from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
@@ -175,9 +177,11 @@ class Job:
                 raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
         try:
             self._take_up(engine, resume)
-            with explained_if(self.recipe.train.compile):
+            told = memory_told(partial(_advice, engine), engine.checkpoints)
+            with explained_if(self.recipe.train.compile), told:
                 engine.train()
-            on_first(lambda: self._conclude(engine, evaluation))
+            with memory_told(lambda: _EVALUATING, engine.checkpoints):
+                on_first(lambda: self._conclude(engine, evaluation))
         except RuntimeError as error:
             raise (lost(error) or error) from None
         except Interrupted:
@@ -229,7 +233,7 @@ class Job:
         theirs = json.loads((folder / "environment.json").read_text()).get("fingerprint")
         if theirs != self.fingerprint:
             before = Run(folder).recipe().dump()
-            differences = _differences(before, self.recipe.dump()) or ["the data, or the version of a part"]
+            differences = differences(before, self.recipe.dump()) or ["the data, or the version of a part"]
             raise UsageError(
                 f"{folder} holds another run; different: {', '.join(differences)}. "
                 "Name another folder with --out, or say --resume never to move the old one aside."
@@ -314,7 +318,7 @@ class Job:
             evaluation,
             Checkpoints(folder / "checkpoints", self.fingerprint, self.display.warn),
             MetricsFile(folder / "metrics.jsonl"),
-            [*parts.callbacks, CollapseWarning(len(evaluation.monitored)), self.display],
+            [*parts.callbacks, Alarms(len(evaluation.monitored)), self.display],
             interrupted,
             self.display.warn,
             name=recipe.name,
@@ -380,22 +384,15 @@ class Job:
             self.display.log(f"no backbone/ folder: {error}")
 
 
-class CollapseWarning(Callback):
-    """Says in plain words when the embedding has collapsed, once for every evaluation that shows it."""
+_EVALUATING = "while evaluating: free memory, or leave protocols out of evaluate."
 
-    def __init__(self, images: int):
-        self._images = images
 
-    def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
-        method = run.method
-        message = collapse_warning(
-            metrics["embedding_std"],
-            metrics["effective_rank"],
-            method.head.out_features,
-            min(method.backbone.features, self._images),
-        )
-        if message:
-            run.warn(message)
+def _advice(engine: Engine) -> str:
+    """What to change where memory ran out while an engine trained."""
+    if engine.state.evaluation_due:
+        return _EVALUATING
+    settings = engine.settings
+    return chunk_advice(settings.batch_size // engine.accelerator.num_processes, settings.chunk_size)
 
 
 def cache_of(
@@ -462,29 +459,6 @@ def _counted(names: Sequence[str], what: str) -> str:
     """``12 files (a, b, c, d, e, ...)``."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"{len(names):,} {what}{'' if len(names) == 1 else 's'} ({shown})"
-
-
-def flatten(tree: Any, path: str = "") -> dict[str, Any]:
-    """A tree of maps and lists as dotted paths to plain values."""
-    if isinstance(tree, dict | list) and tree:
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return {
-            k: v
-            for key, value in items
-            for k, v in flatten(value, f"{path}.{key}" if path else str(key)).items()
-        }
-    return {path: tree}
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs between two resolved recipes and matters: ``train.epochs (10, now 20)``."""
-    free = ("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING))
-    old, new = flatten(before), flatten(after)
-    return [
-        f"{key} ({old.get(key)}, now {new.get(key)})"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(free)
-    ]
 
 
 def _trackable(recipe: dict[str, Any]) -> dict[str, Any]:

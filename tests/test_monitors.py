@@ -132,3 +132,19 @@ def test_collapse_is_told_in_words():
     assert "they use about 2.0 of 512" in verdict(healthy, flat)
     assert "few directions" in verdict(healthy, point)
     assert verdict(healthy, torch.ones(1000, 1)) is None  # one feature has one direction
+
+
+def test_a_dead_memory_is_told_and_a_healthy_one_is_not():
+    from contrastive.monitors import memory_warning
+
+    z = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(64, dtype=torch.bool)
+    assert memory_warning(z, valid, None) is None
+    assert memory_warning(z, valid, z.roll(1, 0)) is None
+    assert "nothing has been written" in memory_warning(z, ~valid, None)
+    assert "have not changed" in memory_warning(z, valid, z.clone())
+    assert "all alike" in memory_warning(z[:1].expand(64, -1), valid, None)
+    half = torch.where(torch.arange(64)[:, None] < 32, z[:1], z)
+    assert "all alike" in memory_warning(half, torch.arange(64) < 32, None), (
+        "what is not valid does not count"
+    )

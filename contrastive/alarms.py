@@ -1,0 +1,39 @@
+"""What a run tells its user in plain words when its numbers go wrong without being wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from contrastive.monitors import collapse_warning, memory_warning
+from contrastive.parts import Callback, RunState
+
+
+class Alarms(Callback):
+    """Says in plain words when the embedding has collapsed, at every evaluation that shows it, or a memory is
+    dead, once."""
+
+    def __init__(self, images: int):
+        self._images = images
+        self._before: dict[int, Tensor] = {}  # what each memory held at the evaluation before
+        self._told: set[int] = set()
+
+    def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
+        method = run.method
+        message = collapse_warning(
+            metrics["embedding_std"],
+            metrics["effective_rank"],
+            method.head.out_features,
+            min(method.backbone.features, self._images),
+        )
+        if message:
+            run.warn(message)
+        for number, source in enumerate(method.sources):
+            memory = source.memory()
+            if memory is None or number in self._told:
+                continue
+            if message := memory_warning(memory.z, memory.valid, self._before.get(number)):
+                run.warn(f"negatives.{number}: {message}")
+                self._told.add(number)
+            self._before[number] = memory.z.clone()
