@@ -19,7 +19,7 @@ from torch import Tensor
 
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.cache import Cache, cache_folder
-from contrastive.checkpoints import Checkpoints, write_whole
+from contrastive.checkpoints import Checkpoints
 from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
 from contrastive.data import TrainLoader
@@ -27,6 +27,7 @@ from contrastive.device import make_accelerator
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
+from contrastive.files import beside, put, settle, write_whole, writing
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
@@ -139,6 +140,8 @@ class Job:
         if self.recipe.positives == "label":
             self.display.log("positives: label: training reads labels, but for those of the held-out tenth")
         with locked(folder), interrupts() as interrupted:
+            self._admit(folder, "auto")  # another process may have begun, and ended, since it was free
+            settle(folder)
             self._write_head(folder, accelerator.device, accelerator.mixed_precision)
             engine, evaluation = self.engine(folder, accelerator, interrupted)
             with ExitStack() as ending:
@@ -146,7 +149,7 @@ class Job:
                 for callback in engine.callbacks:
                     ending.callback(callback.run_ended, engine)
                 summary = self._train_and_evaluate(engine, evaluation, resume)
-            write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            _write_json(folder / "summary.json", summary)
         return Run(folder)
 
     def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> dict[str, Any]:
@@ -169,7 +172,7 @@ class Job:
 
     def _take_up(self, engine: Engine, resume: Resume) -> None:
         """Load the newest whole checkpoint, if there is one, and tell the callbacks that the run begins."""
-        state = engine.checkpoints.newest()
+        state = engine.checkpoints.take_up()
         if state is not None:
             engine.load_state_dict(state)
             self.display.log(f"going on from step {engine.state.step} of {engine.steps}")
@@ -223,7 +226,8 @@ class Job:
         return run if run.summary.get("evaluate") == self.evaluation else None
 
     def _write_head(self, folder: Path, device: torch.device, precision: str) -> None:
-        write_whole(folder / "recipe.yaml", dump_yaml(self.recipe))
+        with writing(folder / "recipe.yaml"):
+            write_whole(folder / "recipe.yaml", dump_yaml(self.recipe))
         path = folder / "environment.json"
         before = json.loads(path.read_text()) if path.is_file() else {}
         if before.get("precision", precision) != precision:
@@ -247,7 +251,7 @@ class Job:
             "plugins": {p.name: p.version for p in load_registry().plugins},
             "git_commit": git_commit(),
         }
-        write_whole(path, json.dumps(environment, indent=2) + "\n")
+        _write_json(path, environment)
 
     # -- engine and evaluation ----------------------------------------------------------------------
 
@@ -294,7 +298,7 @@ class Job:
             accelerator,
             evaluation,
             Checkpoints(folder / "checkpoints", self.fingerprint, self.display.warn),
-            MetricsFile(folder / "metrics.jsonl"),
+            MetricsFile(folder / "metrics.jsonl", self.display.warn),
             [*parts.callbacks, CollapseWarning(len(evaluation.monitored)), self.display],
             interrupted,
             self.display.warn,
@@ -307,6 +311,7 @@ class Job:
         """Export the backbone; evaluate it, the untrained encoder and raw pixels; sum up."""
         backbone = engine.method.backbone
         self._export(backbone, engine.folder / "backbone")
+        evaluation.unreadable.clear()  # a run that was killed does not know those of the evaluations before
         self.display.log("final evaluation of the trained encoder")
         trained = evaluation.final(backbone, backbone)
         untrained, pixels = {}, {}
@@ -353,11 +358,15 @@ class Job:
 
     def _export(self, backbone: Any, folder: Path) -> None:
         """Write ``backbone/``; a backbone that timm cannot load is told of and left to the checkpoint."""
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            backbone.export(str(folder))
-        except UsageError as error:
-            self.display.log(f"no backbone/ folder: {error}")
+        with writing(folder):
+            temporary = beside(folder)
+            try:
+                backbone.export(str(temporary))
+                put(temporary, folder)
+            except UsageError as error:
+                self.display.log(f"no backbone/ folder: {error}")
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 class CollapseWarning(Callback):
@@ -436,6 +445,11 @@ def evaluation_of(
 # -- surroundings -----------------------------------------------------------------------------------
 
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with writing(path):
+        write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def _counted(names: Sequence[str], what: str) -> str:
