@@ -49,9 +49,10 @@ def beside(folder: Path) -> Path:
 
 
 def put(temporary: Path, folder: Path) -> None:
-    """Give a filled folder its name, in the place of the one that has it; :func:`settle` mends a kill between.
+    """Give a filled folder its name, in the place of the one that has it.
 
-    No file system swaps two folders portably, so the old one first steps aside.
+    No file system swaps two folders portably, so the old one first steps aside; :func:`settle` mends a kill
+    between the two.
     """
     for path in (*temporary.iterdir(), temporary):
         sync(path)

@@ -33,7 +33,7 @@ class MetricsFile:
             file.write(json.dumps(line) + "\n")
 
     def seal(self) -> int:
-        """Bytes written so far, seen on the disk: a checkpoint that counts them may not be there before them."""
+        """Bytes written so far, seen on the disk: no checkpoint that counts them may be there before them."""
         if not self.path.exists():
             return 0
         with writing(self.path):

@@ -1,14 +1,14 @@
 """Kills a run at chosen ones of its changes to the run folder, by SIGKILL and from within.
 
-``python -m tests.injected RECIPE FOLDER`` runs the recipe once undisturbed, counting its changes, then once for
-each of them: killed there, killed again some changes after it was started again, and then let through. Every run
-must end as the undisturbed one; a line of JSON tells of each. With ``--ask`` the kills are read from standard
-input, a line for a run: ``[[at, torn], ...]``, changes to be killed at one after the other.
+``python -m tests.injected RECIPE FOLDER`` runs the recipe once undisturbed, counting its changes, then once
+for each of them: killed there, killed again some changes after it was started again, and then let through.
+Every run must end as the undisturbed one; a line of JSON tells of each. With ``--ask`` the kills are read from
+standard input, a line for a run: ``[[at, torn], ...]``, changes to be killed at one after the other.
 
-A process that has imported everything forks one for each attempt, so an attempt takes no start. Python's audit
-events tell of the changes: files opened for writing, renamed, removed, truncated, folders made and removed;
-torch.save writes past them and tells of itself. A kill comes just before a change; where it is ``torn`` half of
-what a write would have written is there.
+A process that has imported everything forks one for each attempt, so an attempt takes no start. Python's
+audit events tell of the changes: files opened for writing, renamed, removed, truncated, folders made and
+removed; torch.save writes past them and tells of itself. A kill comes just before a change; where it is
+``torn`` half of what a write would have written is there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 
 
 class Killer:
-    """Counts the changes below ``folder`` and dies before the ``at``-th, from 1; ``torn``: after half of it."""
+    """Counts the changes below ``folder`` and dies before the ``at``-th (from 1), or in its midst if ``torn``."""
 
     def __init__(self, folder: Path, at: int | None, torn: bool, log: int):
         self.folder, self.at, self.torn, self.log, self.seen = str(folder), at, torn, log, 0
