@@ -208,9 +208,7 @@ def public(part: object) -> dict[str, Any]:
 def _scores(due: Sequence[Scheduled], fit: Features, validation: Features, test: Features | None) -> Figures:
     figures: Figures = {}
     for entry in due:
-        torch.manual_seed(
-            derive(0, "protocol", entry.name)
-        )  # a protocol that draws gives the same figures again
+        torch.manual_seed(derive(0, "protocol", entry.name))  # whatever was drawn before
         scores = entry.protocol.score(fit, validation, test)
         figures |= {f"{entry.name}_{figure}": float(value) for figure, value in scores.items()}
     return figures

@@ -18,8 +18,8 @@ import torch
 
 from contrastive.errors import UsageError
 
-#: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a copy
-#: of the lock it would keep the next one out.
+#: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
+#: copy of the lock it would keep the next one out.
 _held: set[TextIO] = set()
 
 
@@ -54,8 +54,8 @@ def locked(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise UsageError(
-                f"{folder} cannot be locked ({error.strerror}), so a second process could write to it; name a "
-                "folder on another file system with --out."
+                f"{folder} cannot be locked ({error.strerror}), so a second process could write to it; name "
+                "a folder on another file system with --out."
             ) from error
         _held.add(lock)
         try:

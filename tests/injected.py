@@ -2,8 +2,8 @@
 
 ``python -m tests.injected RECIPE FOLDER`` runs the recipe once undisturbed, counting its changes, then once
 for each of them: killed there, killed again some changes after it was started again, and then let through.
-Every run must end as the undisturbed one; a line of JSON tells of each. With ``--ask`` the kills are read from
-standard input, a line for a run: ``[[at, torn], ...]``, changes to be killed at one after the other.
+Every run must end as the undisturbed one; a line of JSON tells of each. With ``--ask`` the kills are read
+from standard input, a line for a run: ``[[at, torn], ...]``, changes to be killed at one after the other.
 
 A process that has imported everything forks one for each attempt, so an attempt takes no start. Python's
 audit events tell of the changes: files opened for writing, renamed, removed, truncated, folders made and
@@ -32,7 +32,7 @@ EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 
 
 class Killer:
-    """Counts the changes below ``folder`` and dies before the ``at``-th (from 1), or in its midst if ``torn``."""
+    """Counts the changes below ``folder`` and dies before the ``at``-th (from 1), or amid it if ``torn``."""
 
     def __init__(self, folder: Path, at: int | None, torn: bool, log: int):
         self.folder, self.at, self.torn, self.log, self.seen = str(folder), at, torn, log, 0
