@@ -69,13 +69,14 @@ class Checkpoints:
         return final
 
     def _write(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        torch.save(state, folder / _STATE)
-        file = {"size": (folder / _STATE).stat().st_size, "sha256": _sha256(folder / _STATE)}
+        with (folder / _STATE).open("wb") as file:  # torch's own files do not tell why they cannot be written
+            torch.save(state, file)
+        size, sha256 = (folder / _STATE).stat().st_size, _sha256(folder / _STATE)
         manifest = {
             "step": step,
             "fingerprint": self.fingerprint,
             "torch": torch.__version__,
-            "files": {_STATE: file},
+            "files": {_STATE: {"size": size, "sha256": sha256}},
         }
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
 

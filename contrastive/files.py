@@ -96,8 +96,11 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    except (OSError, RuntimeError, SafetensorError) as error:
+        cause: BaseException = error
+        while not isinstance(cause, OSError) and cause.__context__ is not None:  # torch.save hides it so
+            cause = cause.__context__
+        reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
         raise ContrastiveError(
             f"{path} could not be written ({reason}); make room, or the place writable, and run the same "
             "command again."
