@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,16 @@ class Checkpoints:
         folder: ``checkpoints/`` of the run.
         fingerprint: of the run; checkpoints of another one are passed over. Empty: take any.
         warn: told of every checkpoint that is passed over.
+        earlier: fingerprints that the run had before.
     """
 
     keep_last = 2
 
-    def __init__(self, folder: Path, fingerprint: str, warn: Callable[[str], None]):
+    def __init__(
+        self, folder: Path, fingerprint: str, warn: Callable[[str], None], earlier: Sequence[str] = ()
+    ):
         self.folder, self.fingerprint, self._warn = folder, fingerprint, warn
+        self._own = {fingerprint, *earlier}
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, oldest first; unfinished temporary folders do not count."""
@@ -99,7 +103,7 @@ class Checkpoints:
         the run that made them.
         """
         settle(self.folder)
-        damaged = []
+        damaged: list[Path] = []
         for step in reversed(self.steps()):
             state = self.load(step)
             if state is not None:
@@ -121,7 +125,7 @@ class Checkpoints:
         folder = self.path(step)
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
-            if self.fingerprint and manifest["fingerprint"] != self.fingerprint:
+            if self.fingerprint and manifest["fingerprint"] not in self._own:
                 raise ValueError("it belongs to another run")
             expected = manifest["files"][_STATE]["sha256"]
             if _sha256(folder / _STATE) != expected:

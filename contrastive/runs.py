@@ -22,6 +22,7 @@ from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints
 from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
+from contrastive.continuation import earlier_fingerprints, environment_of, flatten
 from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
 from contrastive.engine import Engine
@@ -34,7 +35,7 @@ from contrastive.monitors import collapse_warning
 from contrastive.parts import Callback, ImageTable, RunState, Split
 from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
-from contrastive.recipe import NOT_TRAINING, Recipe, dump_yaml, load_recipe, training_fingerprint
+from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
 from contrastive.registry import Registry, core_version, load_registry
 from contrastive.settings import Settings
 
@@ -121,6 +122,7 @@ class Job:
         self.recipe, self.data, self.parts, self.display = recipe, data, composition, display
         self.fingerprint = training_fingerprint(recipe, data.fingerprint)
         self.evaluation = recipe.dump()["evaluate"]
+        self.earlier: list[str] = []  # fingerprints of this run when it was to be shorter
 
     def execute(self, out: str | Path | None, resume: Resume) -> Run:
         train = self.recipe.train
@@ -210,26 +212,20 @@ class Job:
                 folder.rename(aside)
             self.display.log(f"moved the old run to {aside}")
             return
-        theirs = json.loads((folder / "environment.json").read_text()).get("fingerprint")
-        if theirs != self.fingerprint:
-            before = Run(folder).recipe().dump()
-            differences = _differences(before, self.recipe.dump()) or ["the data, or the version of a part"]
-            raise UsageError(
-                f"{folder} holds another run; different: {', '.join(differences)}. "
-                "Name another folder with --out, or say --resume never to move the old one aside."
-            )
+        self.earlier = earlier_fingerprints(folder, self.recipe, self.data.fingerprint)
 
     def _finished(self, folder: Path) -> Run | None:
         if not (folder / "summary.json").is_file():
             return None
         run = Run(folder)
-        return run if run.summary.get("evaluate") == self.evaluation else None
+        same = run.summary.get("evaluate"), run.summary.get("fingerprint")
+        return run if same == (self.evaluation, self.fingerprint) else None
 
     def _write_head(self, folder: Path, device: torch.device, precision: str) -> None:
         with writing(folder / "recipe.yaml"):
             write_whole(folder / "recipe.yaml", dump_yaml(self.recipe))
         path = folder / "environment.json"
-        before = json.loads(path.read_text()) if path.is_file() else {}
+        before = environment_of(folder)
         if before.get("precision", precision) != precision:
             self.display.warn(
                 f"the run began in {before['precision']} and goes on in {precision} on this machine: its "
@@ -237,6 +233,8 @@ class Job:
             )
         environment = {
             "fingerprint": self.fingerprint,
+            "epochs": self.recipe.train.epochs,
+            "shorter_before": self.earlier,
             "data": self.data.fingerprint,
             "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
@@ -297,7 +295,7 @@ class Job:
             settings,
             accelerator,
             evaluation,
-            Checkpoints(folder / "checkpoints", self.fingerprint, self.display.warn),
+            Checkpoints(folder / "checkpoints", self.fingerprint, self.display.warn, self.earlier),
             MetricsFile(folder / "metrics.jsonl", self.display.warn),
             [*parts.callbacks, CollapseWarning(len(evaluation.monitored)), self.display],
             interrupted,
@@ -456,29 +454,6 @@ def _counted(names: Sequence[str], what: str) -> str:
     """``12 files (a, b, c, d, e, ...)``."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"{len(names):,} {what}{'' if len(names) == 1 else 's'} ({shown})"
-
-
-def flatten(tree: Any, path: str = "") -> dict[str, Any]:
-    """A tree of maps and lists as dotted paths to plain values."""
-    if isinstance(tree, dict | list) and tree:
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return {
-            k: v
-            for key, value in items
-            for k, v in flatten(value, f"{path}.{key}" if path else str(key)).items()
-        }
-    return {path: tree}
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs between two resolved recipes and matters: ``train.epochs (10, now 20)``."""
-    free = ("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING))
-    old, new = flatten(before), flatten(after)
-    return [
-        f"{key} ({old.get(key)}, now {new.get(key)})"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(free)
-    ]
 
 
 def _trackable(recipe: dict[str, Any]) -> dict[str, Any]:
