@@ -1,4 +1,4 @@
-"""A disk that fills up, or may not be written: one sentence, the last checkpoint kept, and on with room again."""
+"""A disk that fills up, or may not be written: one sentence, the checkpoints kept, and on with room again."""
 
 from __future__ import annotations
 
