@@ -116,13 +116,15 @@ class Runs:
     def kill(self, aim: str, chance: random.Random, last: bool) -> Fall | None:
         """Start, wait for the moment aimed at, kill; where it fell, or None if the run ended before.
 
-        Evaluations in between are aimed at, and ``last`` the one at the end.
+        Training is aimed at in the second epoch from where the run goes on, a checkpoint in the first or
+        second one, an evaluation in the first one, or ``last`` at the run's end.
         """
         process = self.start()
-        wanted = chance.randint(2, STEPS)  # steps from where the run goes on
+        wanted = STEPS + 1 + chance.randint(2, STEPS)  # lines
+        earlier = chance.choice((0, STEPS + 1))
         moments: dict[str, Callable[[], bool]] = {
             "training": lambda: len(self.new()) >= wanted,
-            "writing a checkpoint": lambda: any((self.folder / "checkpoints").glob(".step_*")),
+            "writing a checkpoint": lambda: len(self.new()) > earlier and self.saves(),
             "evaluating": lambda: self.ends() if last else self.evaluates(),
             "resuming": lambda: self.begun() != self.head,
         }
@@ -151,6 +153,9 @@ class Runs:
         path = self.folder / "environment.json"
         return path.stat().st_mtime_ns if path.exists() else 0
 
+    def saves(self) -> bool:
+        return any((self.folder / "checkpoints").glob(".step_*"))
+
     def evaluates(self) -> bool:
         new = self.new()
         return bool(new) and "loss" in new[-1] and new[-1]["step"] % STEPS == 0
@@ -167,7 +172,7 @@ class Runs:
             return "evaluating"
         if not new:
             return "resuming" if self.before else "starting"
-        if any((self.folder / "checkpoints").glob(".step_*")):
+        if self.saves():
             return "writing a checkpoint"
         if self.evaluates():
             return "evaluating"
