@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import contrastive
 from contrastive import runs
 from contrastive.errors import Interrupted, UsageError
+from contrastive.protocols.knn import KNN
 from tests.same import assert_same, assert_same_run, final_state, metrics
 from tests.tiny import interrupted_after, write_data
 
@@ -152,3 +154,40 @@ def test_a_killed_run_leaves_no_lock(tiny_recipe: Path, tmp_path: Path):
     assert process.wait() == -signal.SIGKILL
     with runs.locked(folder):
         assert json.loads((folder / "environment.json").read_text())["epochs"] == 1000
+
+
+def test_a_run_that_began_and_ended_meanwhile_is_not_overwritten(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another process took the folder after it was found free, and before it was locked."""
+    folder, make = tmp_path / "run", runs.make_accelerator
+    quick = {"train.max_steps": 1, "evaluate.every": 0, "evaluate.linear": None}
+
+    def after_another(*arguments: Any) -> Any:
+        monkeypatch.setattr(runs, "make_accelerator", make)
+        contrastive.run(tiny_recipe, {**quick, "train.seed": 1}, out=folder)
+        return make(*arguments)
+
+    monkeypatch.setattr(runs, "make_accelerator", after_another)
+    with pytest.raises(UsageError, match=r"train\.seed \(1, now 0\)"):
+        contrastive.run(tiny_recipe, quick, out=folder)
+    assert contrastive.Run(folder).summary["seed"] == 1
+
+
+def test_an_evaluation_that_draws_does_not_hang_on_what_was_drawn_before(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A protocol of a plugin may; after a resume it must draw the same."""
+    score = KNN.score
+
+    def drawn(self: KNN, *arguments: Any) -> dict[str, float]:
+        return {**score(self, *arguments), "noise": torch.rand(()).item()}
+
+    monkeypatch.setattr(KNN, "score", drawn)
+    sets = {"train.max_steps": 8, "evaluate.linear": None}
+    whole = contrastive.run(tiny_recipe, sets, out=tmp_path / "whole")
+    with interrupted_after(9), pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    contrastive.run(tiny_recipe, sets, out=tmp_path / "run", resume="must")
+    assert whole.summary["trained"]["knn_noise"] > 0
+    assert_same_run(whole.folder, tmp_path / "run")
