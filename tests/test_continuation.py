@@ -186,7 +186,7 @@ def test_an_evaluation_that_draws_does_not_hang_on_what_was_drawn_before(
     monkeypatch.setattr(KNN, "score", drawn)
     sets = {"train.max_steps": 8, "evaluate.linear": None}
     whole = contrastive.run(tiny_recipe, sets, out=tmp_path / "whole")
-    with interrupted_after(9), pytest.raises(Interrupted):
+    with interrupted_after(7), pytest.raises(Interrupted):  # in the evaluation after the first epoch
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
     contrastive.run(tiny_recipe, sets, out=tmp_path / "run", resume="must")
     assert whole.summary["trained"]["knn_noise"] > 0
