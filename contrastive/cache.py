@@ -24,8 +24,8 @@ import torch
 from PIL import features
 from torch import Tensor
 
-from contrastive.checkpoints import write_whole
 from contrastive.errors import UnreadableImage
+from contrastive.files import write_whole
 from contrastive.memory import Done, HeldTable, decode, decode_all, pixel_bytes, shown
 from contrastive.parts import ImageTable
 

@@ -11,31 +11,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from contrastive.errors import ContrastiveError
+from contrastive.files import beside, put, remove, settle, writing
 
 _STATE, _MANIFEST = "state.pt", "manifest.json"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a text file in one step: a reader sees the old or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    _sync(temporary)
-    os.replace(temporary, path)
 
 
 def _sha256(path: Path) -> str:
@@ -50,12 +35,16 @@ class Checkpoints:
         folder: ``checkpoints/`` of the run.
         fingerprint: of the run; checkpoints of another one are passed over. Empty: take any.
         warn: told of every checkpoint that is passed over.
+        earlier: fingerprints that the run had before.
     """
 
     keep_last = 2
 
-    def __init__(self, folder: Path, fingerprint: str, warn: Callable[[str], None]):
+    def __init__(
+        self, folder: Path, fingerprint: str, warn: Callable[[str], None], earlier: Sequence[str] = ()
+    ):
         self.folder, self.fingerprint, self._warn = folder, fingerprint, warn
+        self._own = {fingerprint, *earlier}
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, oldest first; unfinished temporary folders do not count."""
@@ -68,60 +57,67 @@ class Checkpoints:
         """Write ``state`` as the checkpoint of ``step`` and prune the ones no longer kept.
 
         A checkpoint of the same step (an interrupt saved it, its evaluation has been done since) is
-        replaced.
+        replaced. Raises ContrastiveError where it cannot be written: the older ones stay.
         """
         final = self.path(step)
-        temporary = self.folder / f".{final.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            temporary.mkdir(parents=True)
-            self._write(temporary, step, state)
-        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by a RuntimeError
-            shutil.rmtree(temporary, ignore_errors=True)
-            reason = str(error).partition("\n")[0]
-            raise ContrastiveError(
-                f"{final}: the checkpoint could not be written ({reason}); make room and run again."
-            ) from error
-        if final.exists():
-            stale = self.folder / f".{final.name}.old"
-            shutil.rmtree(stale, ignore_errors=True)
-            os.replace(final, stale)
-            os.replace(temporary, final)
-            shutil.rmtree(stale)
-        else:
-            os.replace(temporary, final)
-        _sync(self.folder)
-        self._prune(best_step)
+        with writing(final):
+            temporary = beside(final)
+            try:
+                self._write(temporary, step, state)
+                put(temporary, final)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it takes room
+            for old in self.steps()[: -self.keep_last]:
+                if old != best_step:
+                    remove(self.path(old))
         return final
 
     def _write(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        """Fill ``folder`` and see it on the disk."""
-        torch.save(state, folder / _STATE)
-        file = {"size": (folder / _STATE).stat().st_size, "sha256": _sha256(folder / _STATE)}
+        with (folder / _STATE).open("wb") as file:  # torch's own files do not tell why they cannot be written
+            torch.save(state, file)
+        size, sha256 = (folder / _STATE).stat().st_size, _sha256(folder / _STATE)
         manifest = {
             "step": step,
             "fingerprint": self.fingerprint,
             "torch": torch.__version__,
-            "files": {_STATE: file},
+            "files": {_STATE: {"size": size, "sha256": sha256}},
         }
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in (*folder.iterdir(), folder):
-            _sync(path)
-
-    def _prune(self, best_step: int | None) -> None:
-        for step in self.steps()[: -self.keep_last]:
-            if step != best_step:
-                shutil.rmtree(self.path(step))
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the newest whole checkpoint, or None; one that cannot be used is named."""
-        for stale in self.folder.glob(".step_*.old"):  # a kill came between the two renames of a replacement
-            final = stale.with_name(stale.name[1:].removesuffix(".old"))
-            shutil.rmtree(stale) if final.exists() else os.replace(stale, final)
+        """The state of the newest whole checkpoint, or None; one that cannot be used is named.
+
+        It only reads, so that others may look at a run that is being written.
+        """
         for step in reversed(self.steps()):
             state = self.load(step)
             if state is not None:
                 return state
+        return None
+
+    def take_up(self) -> dict[str, Any] | None:
+        """:meth:`newest`, for the run itself: what a kill left half done is taken away first, and what
+        cannot be used is moved out of the way of the checkpoints to come.
+
+        Raises ContrastiveError where there are checkpoints and none can be used: beginning anew would undo
+        the run that made them.
+        """
+        settle(self.folder)
+        damaged: list[Path] = []
+        for step in reversed(self.steps()):
+            state = self.load(step)
+            if state is not None:
+                for path in damaged:
+                    aside = path.with_name(f"damaged_{path.name}")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    os.replace(path, aside)
+                return state
+            damaged.append(self.path(step))
+        if damaged:
+            raise ContrastiveError(
+                f"{self.folder}: none of the checkpoints can be used. Put back a whole one, or say --resume "
+                "never to move the run aside and begin anew."
+            )
         return None
 
     def load(self, step: int) -> dict[str, Any] | None:
@@ -129,12 +125,12 @@ class Checkpoints:
         folder = self.path(step)
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
-            if self.fingerprint and manifest["fingerprint"] != self.fingerprint:
+            if self.fingerprint and manifest["fingerprint"] not in self._own:
                 raise ValueError("it belongs to another run")
             expected = manifest["files"][_STATE]["sha256"]
             if _sha256(folder / _STATE) != expected:
                 raise ValueError("its checksum does not match")
             return torch.load(folder / _STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes the readers raise
-            self._warn(f"{folder} cannot be used ({error}); going back to the one before.")
+            self._warn(f"{folder} cannot be used ({error}); looking for the one before.")
             return None

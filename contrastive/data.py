@@ -264,8 +264,8 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
         return image
     short = round(size / 0.875) if size > 32 else size
     if min(height, width) != short:
-        scale = short / min(height, width)
-        height, width = (short, int(scale * width)) if height <= width else (int(scale * height), short)
+        tall = height > width  # the longer side by whole numbers: 32 / 49 * 49 is 31.99
+        height, width = (height * short // width, short) if tall else (short, width * short // height)
         image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
     top, left = round((height - size) / 2), round((width - size) / 2)
     return image[:, top : top + size, left : left + size]

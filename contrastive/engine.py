@@ -276,7 +276,7 @@ class Engine:
             "callbacks": [callback.state_dict() for callback in self.callbacks],
             "progress": vars(self.state).copy(),
             "unreadable": union(self.loader.unreadable),
-            "metrics_bytes": self.metrics.size(),
+            "metrics_bytes": self.metrics.seal(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

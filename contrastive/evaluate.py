@@ -22,7 +22,7 @@ from contrastive.errors import Interrupted
 from contrastive.method import Method
 from contrastive.monitors import alignment, effective_rank, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol
-from contrastive.rng import Key, hash_ids
+from contrastive.rng import Key, derive, hash_ids
 from contrastive.values import Features
 
 Figures = dict[str, float]
@@ -206,11 +206,12 @@ def public(part: object) -> dict[str, Any]:
 
 
 def _scores(due: Sequence[Scheduled], fit: Features, validation: Features, test: Features | None) -> Figures:
-    return {
-        f"{entry.name}_{figure}": float(value)
-        for entry in due
-        for figure, value in entry.protocol.score(fit, validation, test).items()
-    }
+    figures: Figures = {}
+    for entry in due:
+        torch.manual_seed(derive(0, "protocol", entry.name))  # whatever was drawn before
+        scores = entry.protocol.score(fit, validation, test)
+        figures |= {f"{entry.name}_{figure}": float(value) for figure, value in scores.items()}
+    return figures
 
 
 def _known(table: ImageTable) -> np.ndarray:

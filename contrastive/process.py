@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import resource
 import signal
 import subprocess
@@ -11,19 +12,35 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from contrastive.errors import UsageError
 
+#: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
+#: copy of the lock it would keep the next one out.
+_held: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    for lock in _held:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; a second one is told so instead of writing into it."""
+    """Hold the run folder for this process; a second one is told so instead of writing into it.
+
+    The lock ends with the process, however that ends. Raises UsageError where it cannot be had.
+    """
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")  # first of all: it tells a run's folder from a stranger's
+        (folder / "checkpoints").mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(
             f"{folder} cannot be written ({error.strerror}); name another one with --out."
@@ -31,11 +48,20 @@ def locked(folder: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UsageError(
                 f"another process is writing to {folder}; wait for it, or name another --out."
             ) from error
-        yield
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be locked ({error.strerror}), so a second process could write to it; name "
+                "a folder on another file system with --out."
+            ) from error
+        _held.add(lock)
+        try:
+            yield
+        finally:
+            _held.discard(lock)
 
 
 @contextmanager

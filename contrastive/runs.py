@@ -21,9 +21,10 @@ from torch import Tensor
 from contrastive.alarms import Alarms
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.cache import Cache, cache_folder
-from contrastive.checkpoints import Checkpoints, write_whole
+from contrastive.checkpoints import Checkpoints
 from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
+from contrastive.continuation import earlier_fingerprints, environment_of, flatten
 from contrastive.data import TrainLoader
 from contrastive.device import is_first, join_processes, make_accelerator
 from contrastive.diagnosis import chunk_advice, memory_told
@@ -31,12 +32,13 @@ from contrastive.distributed import lost, on_first, world_size
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
+from contrastive.files import beside, put, settle, write_whole, writing
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
-from contrastive.parts import Callback, ImageTable, RunState, Split
+from contrastive.parts import ImageTable, Split
 from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
-from contrastive.recipe import NOT_TRAINING, Recipe, dump_yaml, load_recipe, training_fingerprint
+from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
 from contrastive.registry import Registry, core_version, load_registry
 from contrastive.settings import Settings
 
@@ -124,6 +126,7 @@ class Job:
         self.recipe, self.data, self.parts, self.display = recipe, data, composition, display
         self.fingerprint = training_fingerprint(recipe, data.fingerprint)
         self.evaluation = recipe.dump()["evaluate"]
+        self.earlier: list[str] = []  # fingerprints of this run when it was to be shorter
 
     def execute(self, out: str | Path | None, resume: Resume) -> Run:
         train = self.recipe.train
@@ -145,7 +148,7 @@ class Job:
             self._tell_processes(accelerator.device)
         with ExitStack() as held, interrupts() as interrupted:
             on_first(lambda: held.enter_context(locked(folder)))
-            on_first(lambda: self._write_head(folder, accelerator.device, accelerator.mixed_precision))
+            on_first(lambda: self._begin(folder, accelerator.device, accelerator.mixed_precision))
             engine, evaluation = self.engine(folder, accelerator, interrupted)
             with ExitStack() as ending:
                 ending.callback(accelerator.end_training)
@@ -192,7 +195,7 @@ class Job:
 
     def _take_up(self, engine: Engine, resume: Resume) -> None:
         """Load the newest whole checkpoint, if there is one, and tell the callbacks that the run begins."""
-        state = on_first(engine.checkpoints.newest)
+        state = on_first(engine.checkpoints.take_up)
         if state is not None:
             engine.load_state_dict(state)
             self.display.log(f"going on from step {engine.state.step} of {engine.steps}")
@@ -230,24 +233,25 @@ class Job:
                 folder.rename(aside)
             self.display.log(f"moved the old run to {aside}")
             return
-        theirs = json.loads((folder / "environment.json").read_text()).get("fingerprint")
-        if theirs != self.fingerprint:
-            before = Run(folder).recipe().dump()
-            differences = differences(before, self.recipe.dump()) or ["the data, or the version of a part"]
-            raise UsageError(
-                f"{folder} holds another run; different: {', '.join(differences)}. "
-                "Name another folder with --out, or say --resume never to move the old one aside."
-            )
+        self.earlier = earlier_fingerprints(folder, self.recipe, self.data.fingerprint)
 
     def _finished(self, folder: Path) -> bool:
         if not (folder / "summary.json").is_file():
             return False
-        return Run(folder).summary.get("evaluate") == self.evaluation
+        summary = Run(folder).summary
+        return (summary.get("evaluate"), summary.get("fingerprint")) == (self.evaluation, self.fingerprint)
+
+    def _begin(self, folder: Path, device: torch.device, precision: str) -> None:
+        """Put a folder that is locked now in order, and write what the run is."""
+        self._admit(folder, "auto")  # another process may have begun, and ended, since it was free
+        settle(folder)
+        self._write_head(folder, device, precision)
 
     def _write_head(self, folder: Path, device: torch.device, precision: str) -> None:
-        write_whole(folder / "recipe.yaml", dump_yaml(self.recipe))
+        with writing(folder / "recipe.yaml"):
+            write_whole(folder / "recipe.yaml", dump_yaml(self.recipe))
         path = folder / "environment.json"
-        before = json.loads(path.read_text()) if path.is_file() else {}
+        before = environment_of(folder)
         if before.get("precision", precision) != precision:
             self.display.warn(
                 f"the run began in {before['precision']} and goes on in {precision} on this machine: its "
@@ -255,6 +259,8 @@ class Job:
             )
         environment = {
             "fingerprint": self.fingerprint,
+            "epochs": self.recipe.train.epochs,
+            "shorter_before": self.earlier,
             "data": self.data.fingerprint,
             "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
@@ -270,7 +276,7 @@ class Job:
             "plugins": {p.name: p.version for p in load_registry().plugins},
             "git_commit": git_commit(),
         }
-        write_whole(path, json.dumps(environment, indent=2) + "\n")
+        _write_json(path, environment)
 
     # -- engine and evaluation ----------------------------------------------------------------------
 
@@ -316,8 +322,8 @@ class Job:
             settings,
             accelerator,
             evaluation,
-            Checkpoints(folder / "checkpoints", self.fingerprint, self.display.warn),
-            MetricsFile(folder / "metrics.jsonl"),
+            Checkpoints(folder / "checkpoints", self.fingerprint, self.display.warn, self.earlier),
+            MetricsFile(folder / "metrics.jsonl", self.display.warn),
             [*parts.callbacks, Alarms(len(evaluation.monitored)), self.display],
             interrupted,
             self.display.warn,
@@ -330,6 +336,7 @@ class Job:
         """Export the backbone; evaluate it, the untrained encoder and raw pixels; sum up in summary.json."""
         backbone = engine.method.backbone
         self._export(backbone, engine.folder / "backbone")
+        evaluation.unreadable.clear()  # a run that was killed does not know those of the evaluations before
         self.display.log("final evaluation of the trained encoder")
         trained = evaluation.final(backbone, backbone)
         untrained, pixels = {}, {}
@@ -369,7 +376,7 @@ class Job:
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }
-        write_whole(engine.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        _write_json(engine.folder / "summary.json", summary)
 
     def _untrained(self) -> Any:
         """The encoder before its first step, rebuilt from the seed."""
@@ -377,11 +384,15 @@ class Job:
 
     def _export(self, backbone: Any, folder: Path) -> None:
         """Write ``backbone/``; a backbone that timm cannot load is told of and left to the checkpoint."""
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            backbone.export(str(folder))
-        except UsageError as error:
-            self.display.log(f"no backbone/ folder: {error}")
+        with writing(folder):
+            temporary = beside(folder)
+            try:
+                backbone.export(str(temporary))
+                put(temporary, folder)
+            except UsageError as error:
+                self.display.log(f"no backbone/ folder: {error}")
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 _EVALUATING = "while evaluating: free memory, or leave protocols out of evaluate."
@@ -453,6 +464,11 @@ def evaluation_of(
 # -- surroundings -----------------------------------------------------------------------------------
 
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with writing(path):
+        write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def _counted(names: Sequence[str], what: str) -> str:

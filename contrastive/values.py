@@ -14,7 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is: optimizer steps taken before this one, and steps of the whole schedule."""
+    """How far training is: optimizer steps taken before this one, and steps of the whole schedule.
+
+    A part that follows ``steps`` or ``fraction`` says so by a parameter ``schedule``, ``constant`` where it
+    does not: a run whose schedules are all constant may be made longer.
+    """
 
     step: int = 0
     steps: int = 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,9 +60,57 @@ def test_saving_a_step_again_replaces_it(checkpoints: Checkpoints):
 
 def test_a_kill_in_the_midst_of_replacing_loses_nothing(checkpoints: Checkpoints):
     folder = checkpoints.save(5, {"due": True})
-    folder.rename(folder.with_name(".step_00000005.old"))
-    assert checkpoints.newest() == {"due": True}
+    aside = folder.rename(folder.with_name(".step_00000005.old"))
+    assert checkpoints.newest() is None, "who only looks at a run moves nothing: it may be being written"
+    assert aside.exists()
+    assert checkpoints.take_up() == {"due": True}
     assert checkpoints.steps() == [5]
+
+
+def test_taking_up_leaves_no_temporaries(checkpoints: Checkpoints):
+    folder = checkpoints.save(5, {"due": True})
+    for name in (".step_00000005.old", ".step_00000003.old", ".step_00000009.tmp"):
+        (folder.parent / name).mkdir()
+    (folder.parent / ".manifest.json.tmp").touch()
+    checkpoints.take_up()
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["step_00000003", "step_00000005"]
+
+
+def test_what_is_pruned_is_whole_or_gone(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch):
+    """A kill in the midst of removing a checkpoint leaves none that looks whole and is not."""
+    for step in (1, 2):
+        checkpoints.save(step, {"step": step})
+    rmtree = shutil.rmtree
+
+    def killed(path: Path, *arguments: Any, **options: Any) -> None:
+        if "00000001" in str(path):
+            raise KeyboardInterrupt
+        rmtree(path, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(3, {"step": 3})
+    assert checkpoints.steps() == [2, 3]
+
+
+def test_a_damaged_one_makes_room_for_those_to_come(checkpoints: Checkpoints, warnings: list[str]):
+    for step in (1, 2):
+        checkpoints.save(step, {"step": step})
+    (checkpoints.path(2) / "state.pt").write_bytes(b"")
+    assert checkpoints.take_up() == {"step": 1}
+    assert "step_00000002" in warnings[0]
+    assert (checkpoints.folder / "damaged_step_00000002" / "manifest.json").is_file(), "nothing is lost"
+    checkpoints.save(3, {"step": 3})
+    assert checkpoints.steps() == [1, 3], "two that can be used"
+
+
+def test_where_all_are_damaged_nothing_is_begun_anew(checkpoints: Checkpoints, warnings: list[str]):
+    for step in (1, 2):
+        (checkpoints.save(step, {"step": step}) / "state.pt").write_bytes(b"")
+    with pytest.raises(ContrastiveError, match=r"none of the checkpoints can be used.*--resume never"):
+        checkpoints.take_up()
+    assert len(warnings) == 2
+    assert checkpoints.steps() == [1, 2]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no_manifest", "bad_manifest", "no_state"])

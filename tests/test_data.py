@@ -477,3 +477,12 @@ def test_encoded_photo_is_read_whole():
     (_, pixels), *_ = read(One(1, varying=True), np.arange(1), size=16)
     assert (pixels * 255).round().unique(dim=0).shape == (1, 3, 16, 16)
     assert torch.allclose(pixels[0, :, 3, 3] * 255, torch.tensor([10.0, 200.0, 90.0]))
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_an_image_for_evaluation_is_never_a_pixel_short(size: int):
+    """49 pixels on each side become 32, not int(32 / 49 * 49) = 31."""
+    for side in range(20, 120):
+        for height, width in ((side, side), (side, side + 1), (side + 1, side)):
+            image = torch.zeros(1, height, width, dtype=torch.uint8)
+            assert resize_and_crop(image, size).shape == (1, size, size), (height, width)

@@ -27,51 +27,8 @@ from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.metrics import MetricsFile
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
+from tests.same import assert_same_run, final_state, metrics
 from tests.tiny import interrupted_after
-
-TIMINGS = ("images_per_second",)
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl holds, without timings."""
-    lines = MetricsFile(folder / "metrics.jsonl").read()
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
-
-
-def final_state(folder: Path) -> dict[str, Any]:
-    state = Checkpoints(folder / "checkpoints", "", pytest.fail).newest()
-    assert state is not None
-    return state
-
-
-def assert_same(a: Any, b: Any, path: str = "") -> None:
-    """Equal bit for bit, all the way down."""
-    assert type(a) is type(b), path
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for n, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{path}[{n}]")
-    else:
-        assert a == b, path
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    """Same weights, optimizer state, figures and metrics but for timings."""
-    x, y = final_state(a), final_state(b)
-    for state in (x, y):
-        state["progress"].pop("seconds")
-        state.pop("metrics_bytes")
-    assert_same(x, y)
-    assert metrics(a) == metrics(b)
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (a, b)]
-    for key in ("trained", "untrained", "pixels", "monitors"):
-        assert summaries[0][key] == summaries[1][key]
 
 
 def test_the_run_folder_holds_what_the_contract_says(tiny_run: Path):

@@ -1,0 +1,92 @@
+"""Whether a recipe may go on with the run that a folder holds, and why not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from contrastive.errors import UsageError
+from contrastive.recipe import NOT_TRAINING, Recipe, load_recipe, training_fingerprint
+from contrastive.registry import load_registry
+
+
+def environment_of(folder: Path) -> dict[str, Any]:
+    """What environment.json holds, or nothing. Raises UsageError where it cannot be read."""
+    path = folder / "environment.json"
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is damaged ({error}), so nothing tells which run the folder holds; name another one "
+            "with --out, or say --resume never to move it aside."
+        ) from error
+
+
+def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
+    """Fingerprints under which this very run was trained before, when it was to be shorter.
+
+    Args:
+        folder: of the run.
+        recipe: what is asked for now.
+        data: fingerprint of its data.
+
+    Raises:
+        UsageError: the folder holds another run; every difference that matters is named.
+    """
+    environment = environment_of(folder)
+    theirs, earlier = environment.get("fingerprint"), environment.get("shorter_before", [])
+    if theirs == training_fingerprint(recipe, data):
+        return earlier
+    before = load_recipe(folder / "recipe.yaml", (), load_registry())
+    epochs = environment.get("epochs", before.train.epochs)  # a kill may have left the new recipe.yaml alone
+    longer, spans = recipe.train.epochs > epochs, _what_spans_the_epochs(recipe)
+    if longer and not spans:
+        train = recipe.train.model_copy(update={"epochs": epochs})
+        if theirs == training_fingerprint(replace(recipe, train=train), data):
+            return [*earlier, theirs]
+    differences = _differences(before.dump(), recipe.dump())
+    if environment.get("data") != data:
+        differences.append("the data")
+    advice = ""
+    if longer and spans:
+        advice = f" {' and '.join(spans)} spans the epochs, so a longer run is another one."
+        if "weights" in recipe.backbone.params:
+            advice += f" It may start from this one's weights: --set backbone.weights={folder / 'backbone'}."
+    raise UsageError(
+        f"{folder} holds another run; different: {', '.join(differences) or 'the version of a part'}.{advice}"
+        " Name another folder with --out, or say --resume never to move the old one aside."
+    )
+
+
+def _what_spans_the_epochs(recipe: Recipe) -> list[str]:
+    """The schedules that make each step depend on how many there will be: ``optimizer.schedule: cosine``."""
+    return [
+        f"{key}: {value}"
+        for key, value in flatten(recipe.dump()).items()
+        if key.split(".")[-1] == "schedule" and value not in ("constant", None)
+    ]
+
+
+def flatten(tree: Any, path: str = "") -> dict[str, Any]:
+    """A tree of maps and lists as dotted paths to plain values."""
+    if isinstance(tree, dict | list) and tree:
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {
+            k: v
+            for key, value in items
+            for k, v in flatten(value, f"{path}.{key}" if path else str(key)).items()
+        }
+    return {path: tree}
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between two resolved recipes and matters: ``train.epochs (10, now 20)``."""
+    free = ("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING))
+    old, new = flatten(before), flatten(after)
+    return [
+        f"{key} ({old.get(key)}, now {new.get(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(free)
+    ]

@@ -1,0 +1,256 @@
+"""Kill runs of every shipped method by SIGKILL, again and again, and see that they end as if they never were.
+
+``python scripts/kill_runs.py WORK`` shrinks each recipe by ``--set`` (400 images of the Fashion-MNIST sample,
+four epochs), runs it once undisturbed and once killed from outside while it trains, writes a checkpoint,
+evaluates and resumes, started again by the same command each time. Where a kill really fell is read from what
+it left in the run folder; one that missed is told too, and tried again. Then state, metrics, figures and
+exported encoder are compared, bit for bit but for timings and memory. What is done is kept in WORK: started
+again, the script goes on with the next recipe. ``--page docs/reliability.md`` puts the table between the
+page's markers. The processes are forked from one that has imported everything: most of the time is training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.context import ForkContext, ForkProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import contrastive.timm_models  # noqa: E402,F401 - all that a run imports is imported before it is forked
+from benchmarks.__main__ import machine  # noqa: E402
+from benchmarks.harness import environment  # noqa: E402
+from contrastive.cli import main as main_of_contrastive  # noqa: E402
+from contrastive.files import write_whole  # noqa: E402
+from contrastive.metrics import MetricsFile  # noqa: E402
+from contrastive.runs import run  # noqa: E402,F401
+from tests.same import assert_same_run  # noqa: E402
+
+RECIPES = (
+    "simclr", "moco_v1", "moco_v2", "moco_v3", "byol", "simsiam", "supcon", "simclr_queue", "moco_in_batch",
+    "byol_negatives", "dcl", "debiased", "hard_negative", "photos",
+)  # fmt: skip
+PHASES = ("training", "writing a checkpoint", "evaluating", "resuming")
+IMAGES, BATCH, EPOCHS = 400, 48, 4
+STEPS = IMAGES // BATCH  # of an epoch
+PATIENCE = 6  # attempts at one kill
+#: Seconds, at most, from the moment aimed at to the kill.
+DELAYS = {"training": 0.2, "writing a checkpoint": 0.02, "evaluating": 0.1, "resuming": 1.0}
+
+
+def shrunk(recipe: str, data: Path, epochs: int = EPOCHS) -> list[str]:
+    """The recipe's ``--set``: what makes it short, and nothing of what makes the method."""
+    sets = {
+        "dataset": f"{{name: image_folder, root: {data / ('photos' if recipe == 'photos' else 'sample')}}}",
+        "train.epochs": epochs,
+        "train.batch_size": BATCH,
+        "evaluate.every": 1,
+        "evaluate.linear.l2": "[0.1, 0.01]",
+    }
+    if recipe == "photos":  # of different sizes: decoded and cropped by two workers
+        sets |= {"augmentation.size": 32, "train.workers": 2}
+    return [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+
+
+def write_data(folder: Path) -> None:
+    """``sample``: images of the Fashion-MNIST sample; ``photos``: the same in varied sizes."""
+    if folder.is_dir():
+        return
+    with np.load(ROOT / "contrastive/datasets/fashion_mnist_sample.npz") as arrays:
+        for split, count in (("train", IMAGES), ("test", 200)):
+            for n in range(count):
+                image = Image.fromarray(arrays[f"{split}_images"][n])
+                label = str(int(arrays[f"{split}_labels"][n]))
+                for name, side in (("sample", 28), ("photos", 40 + n % 17)):
+                    place = folder / name / split / label
+                    place.mkdir(parents=True, exist_ok=True)
+                    image.resize((side, side)).save(place / f"{n}.png")
+
+
+@dataclass(frozen=True)
+class Fall:
+    """Where a kill fell: what was under way, and the last step that metrics.jsonl knew."""
+
+    phase: str
+    step: int
+
+
+class Runs:
+    """The runs of one recipe into one folder, by the command line, in processes of their own."""
+
+    def __init__(self, recipe: str, folder: Path, sets: Sequence[str]):
+        self.folder, self.log = folder, folder.with_suffix(".log")
+        self.command = ["run", recipe, "--out", str(folder), *sets]
+        self.before: list[dict[str, Any]] = []  # lines of metrics.jsonl, when the process was started
+        self.head, self.told = 0, 0  # when environment.json was written; bytes of the log
+
+    def start(self) -> ForkProcess:
+        self.before, self.head = self.lines(), self.begun()
+        self.told = self.log.stat().st_size if self.log.exists() else 0
+        process = ForkContext().Process(target=_run, args=(self.command, self.log))
+        process.start()
+        return process
+
+    def finish(self) -> None:
+        """Run to the end."""
+        process = self.start()
+        process.join()
+        assert process.exitcode == 0, f"exit code {process.exitcode}; see {self.log}"
+
+    def kill(self, aim: str, chance: random.Random, last: bool) -> Fall | None:
+        """Start, wait for the moment aimed at, kill; where it fell, or None if the run ended before.
+
+        Training is aimed at in the second epoch from where the run goes on, a checkpoint in the first or
+        second one, an evaluation in the first one, or ``last`` at the run's end.
+        """
+        process = self.start()
+        wanted = STEPS + 1 + chance.randint(2, STEPS)  # lines
+        earlier = chance.choice((0, STEPS + 1))
+        moments: dict[str, Callable[[], bool]] = {
+            "training": lambda: len(self.new()) >= wanted,
+            "writing a checkpoint": lambda: len(self.new()) > earlier and self.saves(),
+            "evaluating": lambda: self.ends() if last else self.evaluates(),
+            "resuming": lambda: self.begun() != self.head,
+        }
+        while process.is_alive() and not moments[aim]():
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, DELAYS[aim]))
+        process.kill()
+        process.join()
+        return None if process.exitcode == 0 else Fall(self.phase(), self.step())
+
+    # -- what the folder tells ------------------------------------------------------------------------
+
+    def lines(self) -> list[dict[str, Any]]:
+        return MetricsFile(self.folder / "metrics.jsonl").read()
+
+    def new(self) -> list[dict[str, Any]]:
+        """The lines written since the process was started: their timings differ from those before."""
+        lines = self.lines()
+        pairs = zip(self.before, lines, strict=False)
+        return lines[sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
+
+    def step(self) -> int:
+        return self.lines()[-1]["step"] if self.lines() else 0
+
+    def begun(self) -> int:
+        path = self.folder / "environment.json"
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    def saves(self) -> bool:
+        return any((self.folder / "checkpoints").glob(".step_*"))
+
+    def evaluates(self) -> bool:
+        new = self.new()
+        return bool(new) and "loss" in new[-1] and new[-1]["step"] % STEPS == 0
+
+    def ends(self) -> bool:
+        return b"final evaluation" in self.log.read_bytes()[self.told :]
+
+    def phase(self) -> str:
+        """What the process did that is dead now."""
+        new, saved = self.new(), self.folder / "checkpoints" / f"step_{self.step():08d}"
+        if self.begun() == self.head:
+            return "starting"
+        if self.ends():
+            return "evaluating"
+        if not new:
+            return "resuming" if self.before else "starting"
+        if self.saves():
+            return "writing a checkpoint"
+        if self.evaluates():
+            return "evaluating"
+        return "training" if "loss" in new[-1] or saved.is_dir() else "between evaluation and checkpoint"
+
+
+def _run(command: list[str], log: Path) -> None:
+    """The command line, in a process of its own that tells what it says to a file."""
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.exit(main_of_contrastive(command))
+
+
+def disturb(recipe: str, number: int, work: Path, data: Path) -> dict[str, Any]:
+    """Kill a run of ``recipe`` in every phase, and compare how it ends."""
+    for leftover in work.glob(f"{recipe}-*"):  # of an attempt of this script that did not end
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    sets, chance = shrunk(recipe, data), random.Random(recipe)
+    undisturbed, disturbed = (Runs(recipe, work / f"{recipe}-{how}", sets) for how in ("whole", "killed"))
+    undisturbed.finish()
+    falls: list[Fall] = []
+    aims = ["training", "resuming", "writing a checkpoint", PHASES[number % 4], "evaluating"]
+    for position, aim in enumerate(aims):
+        last = position == len(aims) - 1
+        for _ in range(PATIENCE):
+            fall = disturbed.kill(aim, chance, last and number % 2 == 0)
+            falls += [fall] if fall else []
+            if fall is None or fall.phase == aim:
+                break
+    disturbed.finish()
+    try:
+        assert_same_run(undisturbed.folder, disturbed.folder)
+        equal = "yes"
+    except AssertionError as error:
+        equal = f"no: {error}".splitlines()[0]
+    return {"recipe": recipe, "kills": [asdict(fall) for fall in falls], "equal": equal}
+
+
+def table(rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
+    """The rows as Markdown, with the sums and the machine."""
+    fell = Counter(kill["phase"] for row in rows for kill in row["kills"])
+    equal = sum(row["equal"] == "yes" for row in rows)
+    lines = ["| recipe | killed while (last step known) | equal |", "|---|---|---|"]
+    for row in rows:
+        kills = ", ".join(f"{kill['phase']} ({kill['step']})" for kill in row["kills"])
+        lines.append(f"| `{row['recipe']}` | {kills} | {row['equal']} |")
+    sums = ", ".join(f"{count} while {phase}" for phase, count in fell.most_common())
+    total = (
+        f"{fell.total()} kills in {len(rows)} runs: {sums}. Bit for bit equal: {equal} of {len(rows)} runs."
+    )
+    return "\n".join([*lines, "", total, "", machine(made)]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python scripts/kill_runs.py", description=__doc__)
+    parser.add_argument("work", type=Path, help="folder that keeps what is done")
+    parser.add_argument("--recipes", nargs="*", default=RECIPES, help="which (all)")
+    parser.add_argument("--page", type=Path, help="only put the table so far into this page")
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    if arguments.page:
+        kept = [work / f"{recipe}.json" for recipe in RECIPES]
+        rows = [json.loads(path.read_text()) for path in kept if path.is_file()]
+        between = re.compile(r"(?<=<!-- kills -->\n).*(?=<!-- /kills -->)", re.DOTALL)
+        text = table(rows, json.loads((work / "environment.json").read_text()))
+        arguments.page.write_text(between.sub(lambda _: text, arguments.page.read_text()))
+        return
+    write_data(work / "data")
+    (work / "environment.json").write_text(json.dumps(environment()))
+    for number, recipe in enumerate(RECIPES):
+        done = work / f"{recipe}.json"
+        if recipe in arguments.recipes and not done.is_file():
+            row = disturb(recipe, number, work, work / "data")
+            write_whole(done, json.dumps(row))
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
