@@ -30,7 +30,7 @@ from contrastive.evaluate import Evaluation
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
-from contrastive.parts import Callback, ImageTable, RunState, Split
+from contrastive.parts import Backbone, Callback, Head, ImageTable, RunState, Split
 from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
 from contrastive.recipe import NOT_TRAINING, Recipe, dump_yaml, load_recipe, training_fingerprint
@@ -308,12 +308,13 @@ class Job:
         backbone = engine.method.backbone
         self._export(backbone, engine.folder / "backbone")
         self.display.log("final evaluation of the trained encoder")
-        trained = evaluation.final(backbone, backbone)
+        trained = evaluation.final(backbone, engine.method.head)
         untrained, pixels = {}, {}
         if trained:
             self.display.log("final evaluation of the untrained encoder and of raw pixels")
-            start = self._untrained().to(engine.accelerator.device).to(memory_format=torch.channels_last)
-            untrained, pixels = evaluation.final(start, start), evaluation.pixels()
+            untrained = evaluation.final(*untrained_of(self.recipe, self.data, self.parts, evaluation.device))
+            pixels = evaluation.pixels()
+        _write_subsets(engine.folder / "subsets.json", evaluation.used())
         engine.tick()
         state = engine.state
         unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
@@ -346,10 +347,6 @@ class Job:
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }
-
-    def _untrained(self) -> Any:
-        """The encoder before its first step, rebuilt from the seed."""
-        return Builder(self.recipe).backbone(self.data.train.channels, self.parts.image_size)
 
     def _export(self, backbone: Any, folder: Path) -> None:
         """Write ``backbone/``; a backbone that timm cannot load is told of and left to the checkpoint."""
@@ -431,6 +428,23 @@ def evaluation_of(
         recipe.train.workers,
         interrupted,
     )
+
+
+def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
+    """Whose labels protocols used, protocol -> ids, where these are not all; no file where all used all."""
+    path.unlink(missing_ok=True)
+    if used:
+        write_whole(path, json.dumps(used) + "\n")
+
+
+def untrained_of(
+    recipe: Recipe, data: Data, parts: Composition, device: torch.device
+) -> tuple[Backbone, Head]:
+    """Backbone and head before their first step, rebuilt from the seed."""
+    backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
+    assert backbone is not None  # they have been built before
+    assert head is not None
+    return backbone.to(device).to(memory_format=torch.channels_last), head.to(device)
 
 
 # -- surroundings -----------------------------------------------------------------------------------

@@ -133,15 +133,18 @@ def _typed(annotation: Any) -> Schema:
 def _evaluate(registry: Registry, definitions: Schema) -> Schema:
     properties = dict(_model(Schedule, "evaluate", definitions)["properties"])
     timing = _model(Timing, "evaluate", definitions)["properties"]
+    further: list[Schema] = []
     for name in registry.names("protocol"):
         entry = registry.entry("protocol", name)
         signature = _signature(entry)
-        own: Schema = {"type": "object", "properties": dict(timing)}
+        own: Schema = {"type": "object", "properties": {**timing, "protocol": {"enum": [name, None, "none"]}}}
         if signature is not None:
             own["properties"] |= _parameters(entry, signature, definitions)
             own |= {"description": signature.summary, "additionalProperties": False}
         properties[name] = {"anyOf": [own, {"enum": [None, "none"]}]}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+        further.append({**own, "required": ["protocol"]})
+    # A key of any other name says which protocol it is: one protocol may stand there several times.
+    return {"type": "object", "properties": properties, "additionalProperties": {"anyOf": further}}
 
 
 def _model(model: type[BaseModel], prefix: str, definitions: Schema) -> Schema:
