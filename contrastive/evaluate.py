@@ -23,7 +23,7 @@ from contrastive.errors import PluginError, UsageError
 from contrastive.method import Method
 from contrastive.monitors import alignment, effective_rank, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol
-from contrastive.rng import Key, hash_ids
+from contrastive.rng import Key, derive, hash_ids
 from contrastive.trial import Images, Reader, Trial, Witness
 from contrastive.values import Features
 
@@ -208,6 +208,7 @@ class Evaluation:
             witness = Witness(trial.modules)
             for entry in due:
                 trial.listed = None
+                torch.manual_seed(derive(0, "protocol", entry.name))  # whatever was drawn before
                 for name, value in entry.protocol.evaluate(trial).items():
                     if (key := f"{entry.name}_{name}") in figures:
                         raise UsageError(

@@ -122,10 +122,10 @@ class FineTune(Protocol):
         answers = [(model(pixels), given) for pixels, given in asked.whole()]
         if not answers:
             raise UsageError(f"finetune: none of the {len(asked)} images to be classified can be read.")
-        logits, labels = (torch.cat(column) for column in zip(*answers, strict=True))  # [n, K], [n]
+        logits, labels = (torch.cat(column).cpu() for column in zip(*answers, strict=True))  # [n, K], [n]
         if not logits.isfinite().all():
             raise ContrastiveError(f"finetune: training diverged; lower 'lr', now {self.lr:g}.")
-        return top1(classes[logits.argmax(1)], labels)
+        return top1(classes.cpu()[logits.argmax(1)], labels)
 
 
 def balanced(ids: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray:
