@@ -75,12 +75,14 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     """
     loaded = load(folder, _with(protocols, Run(folder).recipe(overrides), overrides))
     evaluation = loaded.evaluation
-    known = {entry.name for entry in evaluation.protocols}
+    known = [entry.name for entry in evaluation.protocols]
     for name in protocols:
         if name not in known:
+            installed = load_registry().names("protocol")
             raise UsageError(
-                f"the run's recipe evaluates by {', '.join(sorted(known)) or 'nothing'}, not by '{name}'; "
-                f"add it by --set evaluate.{name}={{}}.{did_you_mean(name, known)}"
+                f"'{name}' is neither what the run's recipe evaluates by ({', '.join(known) or 'nothing'}) nor a "
+                f"protocol ({', '.join(installed)}); for a key of your own say "
+                f"--set evaluate.{name}.protocol=NAME.{did_you_mean(name, {*known, *installed})}"
             )
     if protocols:
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]

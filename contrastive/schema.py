@@ -23,6 +23,9 @@ Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
+_PROTOCOL = "Which protocol the key stands for, where it is not the one of that name; none: it is left out."
+
+
 def recipe_schema(registry: Registry) -> Schema:
     """The JSON Schema (draft 2020-12) of recipes. A part that cannot be loaded is known by its name alone."""
     definitions: Schema = {}
@@ -137,7 +140,10 @@ def _evaluate(registry: Registry, definitions: Schema) -> Schema:
     for name in registry.names("protocol"):
         entry = registry.entry("protocol", name)
         signature = _signature(entry)
-        own: Schema = {"type": "object", "properties": {**timing, "protocol": {"enum": [name, None, "none"]}}}
+        own: Schema = {
+            "type": "object",
+            "properties": {**timing, "protocol": {"enum": [name, None, "none"], "description": _PROTOCOL}},
+        }
         if signature is not None:
             own["properties"] |= _parameters(entry, signature, definitions)
             own |= {"description": signature.summary, "additionalProperties": False}

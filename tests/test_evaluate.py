@@ -115,6 +115,24 @@ def test_a_run_stopped_while_it_tunes_ends_as_if_it_never_was(full_run, tiny_rec
         assert resumed.summary[row] == full_run.summary[row], row
 
 
+def test_during_training_z_and_fine_tuning_read_the_held_out_tenth(tiny_recipe, tmp_path):
+    sets = {
+        "train.epochs": 2,
+        "evaluate.knn_z": {"protocol": "knn", "k": 5, "feature": "z"},
+        "evaluate.finetune": {"fraction": 0.5, "steps": 2, "at": "every"},
+    }
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    evaluated = [line for line in run.metrics if "protocols" in line]
+    assert [line["epoch"] for line in evaluated] == [1, 2]
+    for line in evaluated:
+        assert {"knn_top1", "knn_z_top1", "finetune_top1"} <= line.keys()
+        assert "linear_top1" not in line
+        assert {key: about["id"] for key, about in line["protocols"].items()} == {
+            "knn": "knn/1", "knn_z": "knn/1", "finetune": "finetune/1",
+        }  # fmt: skip
+        assert {about["split"] for about in line["protocols"].values()} == {"validation"}
+
+
 # -- the command --------------------------------------------------------------------------------------
 
 
