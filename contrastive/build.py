@@ -359,6 +359,16 @@ def _named(key: str, specs: Sequence[PartSpec], parts: Sequence[Part]) -> list[t
     return [(path, spec, part) for (path, spec), part in zip(located, parts, strict=False)]
 
 
+def untrained_of(
+    recipe: Recipe, data: Data, parts: Composition, device: torch.device
+) -> tuple[Backbone, Head]:
+    """Backbone and head of what :func:`build` gave as before their first step, rebuilt from the seed."""
+    backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
+    assert backbone is not None  # they have been built before
+    assert head is not None
+    return backbone.to(device).to(memory_format=torch.channels_last), head.to(device)
+
+
 def build(recipe: Recipe, *, training: bool = True) -> tuple[Data, Composition]:
     """Open the data and build every part. Raises RecipeError with all mistakes at once.
 

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from contrastive.augmentations.preview import grid
 from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
 from contrastive.backbones.weights import mismatch
-from contrastive.build import Builder, Composition, Data, build
+from contrastive.build import Builder, Composition, Data, build, untrained_of
 from contrastive.errors import DataError, RecipeError, UnreadableImage, UsageError, did_you_mean
 from contrastive.evaluate import Evaluation, frozen
 from contrastive.parts import ImageTable
 from contrastive.protocols.knn import nearest
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs import Run, evaluation_of, untrained_of
+from contrastive.runs import Run, evaluation_of
 
 Overrides = Sequence[str] | Mapping[str, Any]
 PREVIEW_IMAGES = 6
@@ -80,8 +80,8 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
         if name not in known:
             installed = load_registry().names("protocol")
             raise UsageError(
-                f"'{name}' is neither what the run's recipe evaluates by ({', '.join(known) or 'nothing'}) nor a "
-                f"protocol ({', '.join(installed)}); for a key of your own say "
+                f"'{name}' is neither what the run's recipe evaluates by ({', '.join(known) or 'nothing'}) "
+                f"nor a protocol ({', '.join(installed)}); for a key of your own say "
                 f"--set evaluate.{name}.protocol=NAME.{did_you_mean(name, {*known, *installed})}"
             )
     if protocols:

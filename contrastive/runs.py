@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from contrastive.build import Builder, Composition, Data, build
+from contrastive.build import Composition, Data, build, untrained_of
 from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints, write_whole
 from contrastive.compilation import compile_encoders, explained_if
@@ -30,7 +30,7 @@ from contrastive.evaluate import Evaluation
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
-from contrastive.parts import Backbone, Callback, Head, ImageTable, RunState, Split
+from contrastive.parts import Callback, ImageTable, RunState, Split
 from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
 from contrastive.recipe import NOT_TRAINING, Recipe, dump_yaml, load_recipe, training_fingerprint
@@ -435,16 +435,6 @@ def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
     path.unlink(missing_ok=True)
     if used:
         write_whole(path, json.dumps(used) + "\n")
-
-
-def untrained_of(
-    recipe: Recipe, data: Data, parts: Composition, device: torch.device
-) -> tuple[Backbone, Head]:
-    """Backbone and head before their first step, rebuilt from the seed."""
-    backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
-    assert backbone is not None  # they have been built before
-    assert head is not None
-    return backbone.to(device).to(memory_format=torch.channels_last), head.to(device)
 
 
 # -- surroundings -----------------------------------------------------------------------------------
