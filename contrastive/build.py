@@ -144,13 +144,18 @@ class Builder:
     def backbone(self, channels: int, image_size: int) -> Backbone | None:
         return self.seeded("backbone", self.recipe.backbone, in_channels=channels, image_size=image_size)
 
-    def method(self, channels: int, image_size: int, views: int) -> Method | None:
-        """The method, or None where any of its parts refused."""
-        recipe = self.recipe
+    def encoder(self, channels: int, image_size: int) -> tuple[Backbone | None, Head | None]:
+        """Backbone and head; None where one refused."""
         backbone = self.backbone(channels, image_size)
         head: Head | None = None
         if backbone is not None:
-            head = self.seeded("head", recipe.head, in_features=backbone.features)
+            head = self.seeded("head", self.recipe.head, in_features=backbone.features)
+        return backbone, head
+
+    def method(self, channels: int, image_size: int, views: int) -> Method | None:
+        """The method, or None where any of its parts refused."""
+        recipe = self.recipe
+        backbone, head = self.encoder(channels, image_size)
         predictor = None
         if head is not None and recipe.predictor is not None:
             predictor = self.seeded("predictor", recipe.predictor, in_features=head.out_features)
@@ -305,7 +310,7 @@ class Builder:
         for name, (spec, at) in self.recipe.evaluate.protocols.items():
             protocol: Protocol | None = self.attempt(f"evaluate.{name}", spec.build)
             if protocol is not None:
-                built.append(Scheduled(name, protocol, at or protocol.at))
+                built.append(Scheduled(name, spec.name, protocol, at))
         return built
 
     def callbacks(self) -> list[Callback]:
@@ -359,6 +364,16 @@ def _paths(key: str, specs: Sequence[PartSpec], numbered: bool = False) -> list[
 def _named(key: str, specs: Sequence[PartSpec], parts: Sequence[Part]) -> list[tuple[str, PartSpec, Part]]:
     located = _paths(key, specs, key == "callbacks")
     return [(path, spec, part) for (path, spec), part in zip(located, parts, strict=False)]
+
+
+def untrained_of(
+    recipe: Recipe, data: Data, parts: Composition, device: torch.device
+) -> tuple[Backbone, Head]:
+    """Backbone and head of what :func:`build` gave as before their first step, rebuilt from the seed."""
+    backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
+    assert backbone is not None  # they have been built before
+    assert head is not None
+    return backbone.to(device).to(memory_format=torch.channels_last), head.to(device)
 
 
 def build(recipe: Recipe, *, training: bool = True) -> tuple[Data, Composition]:

@@ -85,3 +85,5 @@ def register_callback(register: Register) -> None:
 def register_protocol(register: Register) -> None:
     register("knn", "contrastive.protocols:KNN")
     register("linear", "contrastive.protocols:LinearProbe")
+    register("finetune", "contrastive.protocols:FineTune")
+    register("retrieval", "contrastive.protocols:Retrieval")

@@ -14,6 +14,7 @@ from contrastive.errors import ContrastiveError, Interrupted, RecipeError
 from contrastive.kinds import KINDS
 
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
+_PROTOCOL = "one of the run's protocols, or any other (finetune); may be repeated"
 _SET = "override one value of the recipe, any depth, a YAML value; may be repeated"
 
 
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", _evaluate, "evaluate the encoder of a run", json_flag=True)
     evaluate.add_argument("run", metavar="RUN", help="a run folder")
-    evaluate.add_argument("--protocol", action="append", default=[], help="knn or linear; may be repeated")
+    evaluate.add_argument("--protocol", action="append", default=[], metavar="NAME", help=_PROTOCOL)
     overrides(evaluate)
 
     embed = command("embed", _embed, "write features of every image to a parquet file", json_flag=True)

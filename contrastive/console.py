@@ -19,8 +19,8 @@ from rich.text import Text
 PLAIN_INTERVAL = 10.0
 #: Figures of an evaluation that are monitors, not fractions that a protocol gives.
 MONITORS = ("alignment", "uniformity", "embedding_std", "effective_rank")
-#: The rows of a summary: key in summary.json -> words.
-ROWS = {"trained": "trained", "untrained": "untrained encoder", "pixels": "raw pixels"}
+#: What a trained encoder must beat: key in summary.json -> words.
+FLOORS = {"untrained": "untrained", "pixels": "raw pixels"}
 
 
 class Display:
@@ -139,35 +139,34 @@ class Display:
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """The final figures of a run as a table.
+    """The final figures of a run as a table, one a line, and what training must beat beside them.
 
     Args:
         summary: what summary.json holds: ``trained``, ``untrained`` and ``pixels``, each protocol figure
             -> fraction; ``wall_seconds``, ``peak_memory_mib``, ``parameters``, ``unreadable`` (a number
             or the names), ``split``. Any of them may be absent.
     """
-    figures = [key for key in summary.get("trained") or {} if key not in MONITORS]
+    trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
     split = summary.get("split")
-    table = Table(title=f"accuracy on {split}" if split and figures else None, caption=_facts(summary))
-    table.add_column("encoder")
-    for key in figures:
-        table.add_column(key.replace("_", " "), justify="right")
-        table.add_column("trained is", justify="right")
-    if not figures:
+    table = Table(title=f"figures on {split}" if split and trained else None, caption=_facts(summary))
+    if not trained:
         table.add_column("no labels, no figures")
-    for key, words in ROWS.items():
-        if key == "trained" or (figures and summary.get(key)):
-            table.add_row(words, *_cells(figures, summary.get(key) or {}, summary.get("trained") or {}))
+        return table
+    floors = {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
+    table.add_column("figure")
+    table.add_column("trained", justify="right")
+    for words in floors:
+        table.add_column(words, justify="right")
+        table.add_column("trained is", justify="right")
+    for key, value in trained.items():
+        beside = [cell for floor in floors.values() for cell in _beside(value, floor.get(key))]
+        table.add_row(key.replace("_", " "), percent(value), *beside)
     return table
 
 
-def _cells(figures: list[str], row: Mapping[str, float], trained: Mapping[str, float]) -> list[str]:
-    cells = []
-    for key in figures:
-        value = row.get(key)
-        delta = "" if value is None or row is trained else f"{100 * (trained[key] - value):+.1f}"
-        cells += ["-" if value is None else percent(value), delta]
-    return cells
+def _beside(trained: float, floor: float | None) -> tuple[str, str]:
+    """A floor, and by how many points the trained encoder is above it."""
+    return ("-", "") if floor is None else (percent(floor), f"{100 * (trained - floor):+.1f}")
 
 
 def _facts(summary: Mapping[str, Any]) -> str | None:

@@ -54,12 +54,13 @@ def _summary(entry: Entry) -> str:
 
 
 def show_part(registry: Registry, kind: str, name: str) -> dict[str, Any]:
-    """A part's summary, documentation, provider and parameters.
+    """A part's summary, documentation, provider and parameters; of a protocol the id of its figures, too.
 
     Raises UsageError for an unknown kind or name, PluginError where the part cannot be loaded.
     """
     entry = registry.entry(kind, name)
     signature = signature_of(entry)
+    part: Any = entry.load()
     return {
         "kind": kind,
         "name": name,
@@ -67,6 +68,7 @@ def show_part(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "doc": _without_args(signature.doc),
         "provider": entry.provider,
         "version": entry.version,
+        **({"id": f"{name}/{part.version}"} if kind == "protocol" else {}),
         "parameters": [_shown(parameter) for parameter in signature.parameters.values()],
     }
 
@@ -127,6 +129,8 @@ def render_part(part: dict[str, Any], console: Console | None = None) -> None:
         f"[bold]{part['kind']}: {part['name']}[/bold]  [dim]{escape(provider)}[/dim]", highlight=False
     )
     console.print(escape(part["summary"]), highlight=False)
+    if "id" in part:
+        console.print(f"its figures carry the id [bold]{part['id']}[/bold]", highlight=False)
     if part["doc"]:
         console.print(f"\n{escape(part['doc'])}", highlight=False)
     if not part["parameters"]:

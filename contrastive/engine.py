@@ -110,9 +110,9 @@ class Engine:
     def param_groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups
 
-    def log(self, figures: Mapping[str, float]) -> None:
-        """Write a line of metrics.jsonl, and to the trackers."""
-        self.metrics.append({"step": self.step, "epoch": self.epoch, **figures})
+    def log(self, figures: Mapping[str, float], about: Mapping[str, Any] | None = None) -> None:
+        """Write a line of metrics.jsonl, and to the trackers; what it is ``about`` into the line alone."""
+        self.metrics.append({"step": self.step, "epoch": self.epoch, **figures, **(about or {})})
         self.accelerator.log(dict(figures), step=self.step)
 
     def stop(self, reason: str) -> None:
@@ -240,7 +240,7 @@ class Engine:
         state.stopped = on_first(lambda: state.stopped)  # callbacks may ask clocks of their own
         if self._ended or (every and state.epoch % every == 0):
             figures = on_first(lambda: self.evaluator.during(self.method))
-            self.log(figures)
+            self.log(figures, {"protocols": self.evaluator.named()})
             better = state.note_best(figures)
             for callback in self.callbacks:
                 callback.evaluated(self, {"step": state.step, "epoch": state.epoch, **figures})

@@ -6,6 +6,7 @@ question during training. The test split is read once, at the end.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,29 +18,40 @@ from torch import Tensor, nn
 
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.compilation import uncompiled
-from contrastive.data import holdout, read
-from contrastive.errors import Interrupted
+from contrastive.data import holdout
+from contrastive.errors import PluginError, UsageError
 from contrastive.method import Method
 from contrastive.monitors import alignment, effective_rank, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol
 from contrastive.rng import Key, derive, hash_ids
+from contrastive.trial import Images, Reader, Trial, Witness
 from contrastive.values import Features
 
 Figures = dict[str, float]
-Encoder = Callable[[Tensor], Tensor]
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training
 PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor where they are cheap: small images only
-BATCH = 256
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A protocol of a recipe, and when it runs."""
+    """A protocol of a recipe, and when it runs.
+
+    Attributes:
+        name: its key in the recipe, which its figures begin with.
+        part: what the protocol is registered as.
+    """
 
     name: str
+    part: str
     protocol: Protocol
     at: Literal["every", "end"]
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """What every figure must name: id (with the version), parameters, feature, and the split read."""
+        version = self.protocol.version
+        about = {"id": f"{self.part}/{version}", "version": version, "feature": self.protocol.feature}
+        return {**about, **public(self.protocol), "split": split}
 
 
 @contextmanager
@@ -83,8 +95,9 @@ class Evaluation:
     ):
         self.train, self.test = train, test if test is not None and _known(test).any() else None
         self.protocols, self.pipelines = protocols, pipelines
-        self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
-        self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal
+        self.size, self.device = size, device
+        self.reader = Reader(size, device, workers, interrupted)
+        self._used: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
         held_out, known = holdout(train.ids), _known(train)
         # Protocols score labelled images alone, so that no others are encoded for them.
         self.fit_rows = np.flatnonzero(~held_out & known)
@@ -95,52 +108,22 @@ class Evaluation:
             tenth = np.arange(len(train))
         self.monitored = _sample(train.ids, tenth, QUERIES)
 
-    # -- features -----------------------------------------------------------------------------------
-
-    def features(self, encode: Encoder, table: ImageTable, rows: np.ndarray | None = None) -> Features:
-        """Features of whole images, resized as in training, in float32.
-
-        Args:
-            encode: pixels [b, C, s, s] -> [b, F].
-            table: the split.
-            rows: which of its rows, all by default. Those that do not decode are left out, and named.
-        """
-        rows = np.arange(len(table)) if rows is None else rows
-        parts, kept = [], []
-        for indices, pixels in self._read(table, rows):
-            parts.append(encode(pixels.to(self.device)).float().flatten(1))
-            kept.append(indices)
-        index = np.concatenate(kept) if kept else np.empty(0, np.int64)
-        labels = np.full(len(table), -1) if table.labels is None else table.labels
-        return Features(
-            torch.cat(parts) if parts else torch.empty(0, 1),
-            torch.from_numpy(labels[index].astype(np.int64)).to(self.device),
-            torch.from_numpy(table.ids[index]).to(self.device),
-        )
-
-    def _read(self, table: ImageTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-        def note(index: int, reason: str) -> None:
-            self.unreadable.add(f"{table.name(index)}: {reason}")
-
-        for indices, pixels in read(
-            table, rows, size=self.size, batch_size=BATCH, workers=self.workers, on_unreadable=note
-        ):
-            if self.interrupted():
-                raise Interrupted("interrupted")
-            yield np.asarray(indices), pixels.contiguous(memory_format=torch.channels_last)
-
     # -- during training ----------------------------------------------------------------------------
 
     def during(self, method: Method) -> Figures:
         """Monitors, and the protocols due at every evaluation, on the held-out tenth."""
+        bank = _sample(self.train.ids, self.fit_rows, BANK)
+        trial = self._trial(method.backbone, method.head, bank, self.monitored, None)
         with frozen(method):
-            validation = self.features(method.backbone, self.train, self.monitored)
-            figures = self.monitor(method, validation)
-            due = [entry for entry in self.protocols if entry.at == "every"] if self.labelled else []
-            if due:
-                fit = self.features(method.backbone, self.train, _sample(self.train.ids, self.fit_rows, BANK))
-                figures |= _scores(due, fit, validation, None)
-        return figures
+            figures = self.monitor(method, trial.features_of(trial.validation))
+            return figures | self._figures(self._due() if self.labelled else [], trial)
+
+    def _due(self) -> list[Scheduled]:
+        return [entry for entry in self.protocols if entry.at == "every"]
+
+    def named(self) -> dict[str, Any]:
+        """The protocols that :meth:`during` asks, as :meth:`describe` names those of :meth:`final`."""
+        return {entry.name: entry.describe("validation") for entry in self._due() if self.labelled}
 
     def monitor(self, method: Method, validation: Features) -> Figures:
         """Alignment, uniformity and spread of z over two views of held-out images, and the rank of h."""
@@ -156,7 +139,7 @@ class Evaluation:
     def _views(self, method: Method, view: int) -> Tensor:
         """z [n, D] of one augmented view of each image; the draws never change, so epochs compare."""
         key, pipeline, out = Key(0, 0, view), self.pipelines[view], []
-        for indices, pixels in self._read(self.train, self.monitored):
+        for indices, pixels in self.reader.whole(self.train, self.monitored):
             images = (pixels * 255).round().to(torch.uint8)
             ids = self.train.ids[indices]
             if pipeline.in_worker(varying=False) == "all":
@@ -176,42 +159,88 @@ class Evaluation:
         """Where the final figures come from."""
         return "validation" if self.test is None else "test"
 
-    def final(self, encode: Encoder, *modules: nn.Module) -> Figures:
+    @property
+    def unreadable(self) -> set[str]:
+        """Name and reason of every image that did not decode."""
+        return self.reader.unreadable
+
+    def final(self, backbone: nn.Module, head: nn.Module | None) -> Figures:
         """Every protocol: chosen on the held-out tenth, refitted on the whole train split, read on test."""
-        if not self.labelled or not self.protocols:
-            return {}
-        with frozen(*modules):
-            fit = self.features(encode, self.train, self.fit_rows)
-            validation = self.features(encode, self.train, self.validation_rows)
-            test = None if self.test is None else self.features(encode, self.test)
-        return _scores(self.protocols, fit, validation, test)
+        return self._final(self.protocols, backbone, head)
 
     def pixels(self) -> Figures:
-        """The same protocols on raw pixels: the floor that an encoder has to beat."""
+        """The same protocols on raw pixels: the floor that an encoder has to beat. Those of z, and those that
+        train the encoder, have none."""
         if self.train.channels * self.size**2 > PIXELS_LIMIT:
             return {}
-        return self.final(lambda pixels: pixels.flatten(1))
+        asked = [
+            entry for entry in self.protocols if entry.protocol.feature == "h" and not entry.protocol.tunes
+        ]
+        return self._final(asked, nn.Flatten(), None)
+
+    def _final(self, due: Sequence[Scheduled], backbone: nn.Module, head: nn.Module | None) -> Figures:
+        if not self.labelled or not due:
+            return {}
+        trial = self._trial(backbone, head, self.fit_rows, self.validation_rows, self.test)
+        return self._figures(due, trial)
+
+    def _trial(
+        self,
+        backbone: nn.Module,
+        head: nn.Module | None,
+        fit: np.ndarray,
+        validation: np.ndarray,
+        test: ImageTable | None,
+    ) -> Trial:
+        asked = None if test is None else Images(self.reader, test, np.flatnonzero(_known(test)))
+        fit_images, validation_images = (Images(self.reader, self.train, rows) for rows in (fit, validation))
+        return Trial(backbone, head, fit_images, validation_images, asked)
+
+    def _figures(self, due: Sequence[Scheduled], trial: Trial) -> Figures:
+        """What the protocols give, each by ``<key>_<name>``.
+
+        Raises:
+            PluginError: a protocol changed the encoder it was given.
+            UsageError: two of them give a figure of one name.
+        """
+        figures: Figures = {}
+        with frozen(*trial.modules):
+            witness = Witness(trial.modules)
+            for entry in due:
+                trial.listed = None
+                torch.manual_seed(derive(0, "protocol", entry.name))  # whatever was drawn before
+                for name, value in entry.protocol.evaluate(trial).items():
+                    if (key := f"{entry.name}_{name}") in figures:
+                        raise UsageError(
+                            f"evaluate: two protocols give a figure '{key}'; rename one of them."
+                        )
+                    figures[key] = float(value)
+                if changed := witness.changed():
+                    raise PluginError(
+                        f"evaluate.{entry.name}: the protocol '{entry.part}' changed {changed} of the "
+                        "encoder it evaluates; it must work on a copy (copy.deepcopy)."
+                    )
+                if trial.listed is not None:
+                    self._used[entry.name] = trial.listed
+        return figures
 
     def describe(self) -> dict[str, Any]:
-        """The protocols with their parameters, versions and split: what every figure must name."""
-        return {
-            entry.name: {**public(entry.protocol), "version": entry.protocol.version, "feature": "h"}
-            for entry in self.protocols
-        }
+        """The protocols with id, parameters and split, and how much of the labels they used: what every final
+        figure must name."""
+        described = {entry.name: entry.describe(self.split) for entry in self.protocols}
+        for name, ids in self._used.items():
+            digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+            described[name] |= {"labels_used": len(ids), "labels_sha256": digest}
+        return described
+
+    def used(self) -> dict[str, list[int]]:
+        """Ids of the images whose labels a protocol used, of those that did not use all of train."""
+        return {name: ids.tolist() for name, ids in self._used.items()}
 
 
 def public(part: object) -> dict[str, Any]:
     """The plain attributes of a part, which are its parameters."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(part).items() if not k.startswith("_")}
-
-
-def _scores(due: Sequence[Scheduled], fit: Features, validation: Features, test: Features | None) -> Figures:
-    figures: Figures = {}
-    for entry in due:
-        torch.manual_seed(derive(0, "protocol", entry.name))  # whatever was drawn before
-        scores = entry.protocol.score(fit, validation, test)
-        figures |= {f"{entry.name}_{figure}": float(value) for figure, value in scores.items()}
-    return figures
 
 
 def _known(table: ImageTable) -> np.ndarray:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from contrastive.augmentations.preview import grid
 from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
-from contrastive.build import Builder, Composition, Data, build
+from contrastive.backbones.weights import mismatch
+from contrastive.build import Builder, Composition, Data, build, untrained_of
 from contrastive.errors import DataError, RecipeError, UnreadableImage, UsageError, did_you_mean
 from contrastive.evaluate import Evaluation, frozen
 from contrastive.parts import ImageTable
@@ -48,31 +49,40 @@ def load(folder: str | Path, overrides: Overrides = ()) -> Loaded:
     recipe = run.recipe(overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data, parts = build(recipe, training=False)
-    try:
-        parts.method.load_state_dict(run.weights())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UsageError(
-            f"{folder}: its encoder does not fit these images or overrides ({reason})."
-        ) from error
+    weights = run.weights()
+    if reason := mismatch(parts.method, weights):
+        raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")
+    parts.method.load_state_dict(weights)
     parts.method.to(device).to(memory_format=torch.channels_last)
     return Loaded(recipe, data, parts, evaluation_of(recipe, data, parts, device))
 
 
 def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overrides = ()) -> dict[str, Any]:
-    """Figures of a run's encoder on its own data set, or on another one named by ``overrides``.
+    """Figures of a run's encoder on its own data set, or (transfer) on another one named by ``overrides``:
+    frozen as training left it, what protocols fit or tune learns from the train split of that data set.
+
+    Args:
+        folder: of the run.
+        protocols: keys of its ``evaluate``, or names of protocols, which then run with their defaults or
+            what ``overrides`` say; by default all of ``evaluate``.
+        overrides: what ``--set`` takes.
 
     Returns:
-        ``{"trained": {"knn_top1": ..}, "split": .., "protocols": ..}``.
+        ``{"trained": {"knn_top1": ..}, "untrained": .., "pixels": .., "split": .., "protocols": ..}``.
+
+    Raises:
+        UsageError: an unknown protocol, a data set without labels, or what :func:`load` raises.
     """
-    loaded = load(folder, overrides)
+    loaded = load(folder, _with(protocols, Run(folder).recipe(overrides), overrides))
     evaluation = loaded.evaluation
-    known = {entry.name for entry in evaluation.protocols}
+    known = [entry.name for entry in evaluation.protocols]
     for name in protocols:
         if name not in known:
+            installed = load_registry().names("protocol")
             raise UsageError(
-                f"the run's recipe evaluates by {', '.join(sorted(known)) or 'nothing'}, not by '{name}'; "
-                f"add it by --set evaluate.{name}={{}}.{did_you_mean(name, known)}"
+                f"'{name}' is neither what the run's recipe evaluates by ({', '.join(known) or 'nothing'}) "
+                f"nor a protocol ({', '.join(installed)}); for a key of your own say "
+                f"--set evaluate.{name}.protocol=NAME.{did_you_mean(name, {*known, *installed})}"
             )
     if protocols:
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
@@ -81,15 +91,33 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
             "this data set has no labels (or too few: both nine tenths of train and the held-out tenth need "
             "some), so there is nothing to evaluate; try `contrastive embed`."
         )
-    backbone = loaded.parts.method.backbone
+    method, start = (
+        loaded.parts.method,
+        untrained_of(loaded.recipe, loaded.data, loaded.parts, evaluation.device),
+    )
+    trained, untrained = evaluation.final(method.backbone, method.head), evaluation.final(*start)
     return {
         "run": str(folder),
         "dataset": loaded.recipe.dataset.name,
-        "trained": evaluation.final(backbone, backbone),
+        "trained_on": Run(folder).recipe().dataset.name,
+        "data": loaded.data.fingerprint,
+        "trained": trained,
+        "untrained": untrained,
+        "pixels": evaluation.pixels(),
         "split": evaluation.split,
         "protocols": evaluation.describe(),
+        "subsets": evaluation.used(),
         "unreadable": sorted(evaluation.unreadable),
     }
+
+
+def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides) -> Overrides:
+    """``overrides`` that also name those installed ``protocols`` which the recipe does not name."""
+    known = {*load_registry().names("protocol")} - recipe.evaluate.protocols.keys()
+    added: dict[str, Any] = {f"evaluate.{name}": {} for name in protocols if name in known}
+    if isinstance(overrides, Mapping):
+        return {**overrides, **added}
+    return [*overrides, *(f"{key}={{}}" for key in added)]
 
 
 def embed(
@@ -128,7 +156,7 @@ def embed(
         if images is None:
             continue
         with frozen(method):
-            features = loaded.evaluation.features(encode, images)
+            features = loaded.evaluation.reader.features(encode, images)
         if len(features):
             tables.append(_table(split, images, features.ids, features.labels, features.h, neighbours))
     if not tables:

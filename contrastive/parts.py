@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.values import Features, Memory, Progress
+from contrastive.values import Feature, Features, Memory, Progress
 
 if TYPE_CHECKING:
     from contrastive.augmentations.pipeline import Pipeline
     from contrastive.comparison import Comparison
+    from contrastive.trial import Trial
 
 Split = Literal["train", "test"]
 
@@ -435,16 +436,27 @@ class Callback(Part):
 
 
 class Protocol(Part, ABC):
-    """Evaluation of an encoder on frozen features.
+    """Evaluation of an encoder, by its frozen features.
 
     Attributes:
         version: raised whenever the figures this protocol gives for the same features change.
         at: when a recipe that only names the protocol runs it: at ``every`` evaluation, or the ``end``.
+        feature: which features ``score`` is given; a parameter of a protocol that leaves the choice.
+        tunes: whether it trains a copy of the encoder instead; then there are no figures of raw pixels.
     """
 
     kind = "protocol"
     version: ClassVar[int] = 1
     at: ClassVar[Literal["every", "end"]] = "end"
+    feature: Feature = "h"
+    tunes: ClassVar[bool] = False
+
+    def evaluate(self, trial: Trial) -> dict[str, float]:
+        """What evaluation asks: :meth:`score` of features, unless the protocol needs the encoder or images.
+
+        ``trial.encoder`` stays as it is, or the run fails; what is trained is a ``copy.deepcopy`` of it.
+        """
+        return self.score(*trial.features(self.feature))
 
     @abstractmethod
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from contrastive.alarms import Alarms
-from contrastive.build import Builder, Composition, Data, build
+from contrastive.build import Composition, Data, build, untrained_of
 from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints
 from contrastive.compilation import compile_encoders, explained_if
@@ -338,12 +338,13 @@ class Job:
         self._export(backbone, engine.folder / "backbone")
         evaluation.unreadable.clear()  # a run that was killed does not know those of the evaluations before
         self.display.log("final evaluation of the trained encoder")
-        trained = evaluation.final(backbone, backbone)
+        trained = evaluation.final(backbone, engine.method.head)
         untrained, pixels = {}, {}
         if trained:
             self.display.log("final evaluation of the untrained encoder and of raw pixels")
-            start = self._untrained().to(engine.accelerator.device).to(memory_format=torch.channels_last)
-            untrained, pixels = evaluation.final(start, start), evaluation.pixels()
+            untrained = evaluation.final(*untrained_of(self.recipe, self.data, self.parts, evaluation.device))
+            pixels = evaluation.pixels()
+        _write_subsets(engine.folder / "subsets.json", evaluation.used())
         engine.tick()
         state = engine.state
         unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
@@ -377,10 +378,6 @@ class Job:
             "evaluate": self.evaluation,
         }
         _write_json(engine.folder / "summary.json", summary)
-
-    def _untrained(self) -> Any:
-        """The encoder before its first step, rebuilt from the seed."""
-        return Builder(self.recipe).backbone(self.data.train.channels, self.parts.image_size)
 
     def _export(self, backbone: Any, folder: Path) -> None:
         """Write ``backbone/``; a backbone that timm cannot load is told of and left to the checkpoint."""
@@ -459,6 +456,13 @@ def evaluation_of(
         recipe.train.workers,
         interrupted,
     )
+
+
+def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
+    """Whose labels protocols used, protocol -> ids, where these are not all; no file where all used all."""
+    path.unlink(missing_ok=True)
+    if used:
+        write_whole(path, json.dumps(used) + "\n")
 
 
 # -- surroundings -----------------------------------------------------------------------------------

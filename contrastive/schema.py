@@ -23,6 +23,9 @@ Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
+_PROTOCOL = "Which protocol the key stands for, where it is not the one of that name; none: it is left out."
+
+
 def recipe_schema(registry: Registry) -> Schema:
     """The JSON Schema (draft 2020-12) of recipes. A part that cannot be loaded is known by its name alone."""
     definitions: Schema = {}
@@ -133,15 +136,21 @@ def _typed(annotation: Any) -> Schema:
 def _evaluate(registry: Registry, definitions: Schema) -> Schema:
     properties = dict(_model(Schedule, "evaluate", definitions)["properties"])
     timing = _model(Timing, "evaluate", definitions)["properties"]
+    further: list[Schema] = []
     for name in registry.names("protocol"):
         entry = registry.entry("protocol", name)
         signature = _signature(entry)
-        own: Schema = {"type": "object", "properties": dict(timing)}
+        own: Schema = {
+            "type": "object",
+            "properties": {**timing, "protocol": {"enum": [name, None, "none"], "description": _PROTOCOL}},
+        }
         if signature is not None:
             own["properties"] |= _parameters(entry, signature, definitions)
             own |= {"description": signature.summary, "additionalProperties": False}
         properties[name] = {"anyOf": [own, {"enum": [None, "none"]}]}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+        further.append({**own, "required": ["protocol"]})
+    # A key of any other name says which protocol it is: one protocol may stand there several times.
+    return {"type": "object", "properties": properties, "additionalProperties": {"anyOf": further}}
 
 
 def _model(model: type[BaseModel], prefix: str, definitions: Schema) -> Schema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from contrastive.method import Method
 
@@ -28,9 +28,11 @@ class Settings:
 
 
 class Evaluator(Protocol):
-    """What the engine asks of evaluation: figures of the held-out tenth, during training."""
+    """What the engine asks of evaluation: figures of the held-out tenth in training, and what gave them."""
 
     def during(self, method: Method) -> Metrics: ...
+
+    def named(self) -> dict[str, Any]: ...
 
 
 @dataclass

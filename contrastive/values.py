@@ -8,6 +8,7 @@ M entries of a memory.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -69,11 +70,15 @@ class Memory:
     ignore_same_image: bool = False
 
 
+#: What an evaluation protocol reads: features h of the backbone, or the head's embedding z.
+Feature = Literal["h", "z"]
+
+
 @dataclass(frozen=True)
 class Features:
     """Frozen features of a split: what an evaluation protocol sees."""
 
-    h: Tensor  # [n, F] float32
+    h: Tensor  # [n, F] float32; z [n, D] where the protocol asks for it
     labels: Tensor  # [n] int64, -1 unknown
     ids: Tensor  # [n] int64
 

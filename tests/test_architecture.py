@@ -68,6 +68,7 @@ ALLOWED = {
         "schema",
         "targets",
         "timm_models",
+        "trial",
         "values",
     },
     **{kind: GROUND | NEIGHBOURS.get(kind, set()) for kind in PARTS},

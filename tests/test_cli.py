@@ -262,7 +262,8 @@ def test_a_folder_that_is_no_run_is_refused(command: list[str], capsys: pytest.C
 
 
 def test_unknown_protocols_and_parts_come_with_a_remedy(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
-    assert "--set evaluate.knnn={}" in refused(capsys, "evaluate", str(tiny_run), "--protocol", "knnn")
+    unknown = refused(capsys, "evaluate", str(tiny_run), "--protocol", "retrievel")
+    assert "--set evaluate.retrievel.protocol=NAME. Did you mean 'retrieval'?" in unknown
     assert "Did you mean 'nt_xent'?" in refused(capsys, "show", "loss", "nt_xnt")
 
 

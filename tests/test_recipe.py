@@ -234,6 +234,21 @@ def test_protocols_can_be_chosen_timed_and_left_out():
     assert protocols("{knn: {k: 5, at: end}}") == {"knn": "end"}
     assert protocols("{knn: {}, linear: none}") == {"knn": "every"}
     assert protocols("{knn: null}") == {}
+    assert protocols("{knn: {}, knn_z: {protocol: knn, k: 3}}") == {"knn": "every", "knn_z": "every"}
+    assert protocols("{knn: {protocol: knn}, probe_2: {protocol: linear, at: every}}") == {
+        "knn": "every", "probe_2": "every",
+    }  # fmt: skip
+    assert protocols("{knn: {}, knn_z: {protocol: none, k: 3}}") == {"knn": "every"}
+
+
+def test_one_protocol_may_stand_under_several_keys():
+    text = "dataset: fashion_mnist_sample\nevaluate: {knn: {}, few: {protocol: knn, k: 3}}\n"
+    found = recipe(text).evaluate.protocols
+    assert {key: (spec.part.name, dict(spec.part.params)) for key, spec in found.items()} == {
+        "knn": ("knn", {"k": 200}),
+        "few": ("knn", {"k": 3}),
+    }
+    assert recipe(text).dump()["evaluate"]["few"] == {"protocol": "knn", "k": 3, "at": "every"}
 
 
 def test_later_mistakes_have_a_place():

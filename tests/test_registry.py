@@ -160,7 +160,7 @@ def test_builtins_are_registered_without_problems():
     registry = load_registry(plugins=False)
     assert not registry.problems
     assert registry.names("loss") == ["nt_xent", "nt_logistic", "margin"]
-    assert registry.names("protocol") == ["knn", "linear"]
+    assert registry.names("protocol") == ["knn", "linear", "finetune", "retrieval"]
     assert [plugin.name for plugin in registry.plugins] == [CORE]
     for kind in set(KINDS) - {"callback"}:
         assert registry.names(kind), kind

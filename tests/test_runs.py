@@ -37,7 +37,8 @@ def test_the_run_folder_holds_what_the_contract_says(tiny_run: Path):
         assert set(summary[row]) == {"knn_top1", "linear_top1"}
         assert all(0 <= value <= 1 for value in summary[row].values())
     assert summary["split"] == "test"
-    assert summary["protocols"]["knn"] == {"k": 5, "temperature": 0.1, "version": 1, "feature": "h"}
+    knn = {"id": "knn/1", "version": 1, "feature": "h", "k": 5, "temperature": 0.1}
+    assert summary["protocols"]["knn"] == {**knn, "split": "test"}
     assert {"wall_seconds", "peak_memory_mib", "parameters", "fingerprint"} <= summary.keys()
     environment = json.loads((tiny_run / "environment.json").read_text())
     assert environment["versions"]["torch"] == version("torch")
@@ -49,6 +50,7 @@ def test_the_run_folder_holds_what_the_contract_says(tiny_run: Path):
     evaluations = [line for line in lines if "knn_top1" in line]
     assert [line["epoch"] for line in evaluations] == [1, 2, 3]
     assert {"alignment", "uniformity", "effective_rank", "embedding_std"} <= evaluations[0].keys()
+    assert all(line["protocols"] == {"knn": {**knn, "split": "validation"}} for line in evaluations)
 
 
 def test_the_resolved_recipe_gives_the_same_run(tiny_run: Path, tmp_path: Path):

@@ -97,6 +97,10 @@ def test_shipped_recipes_follow_the_schema_as_written_and_in_full(real, name):
         ("predictor: none", True),
         ("predictor: null", True),
         ("evaluate: {every: 0, knn: {k: 3, at: end}, linear: none}", True),
+        ("evaluate: {few: {protocol: knn, k: 3, at: end}, knn: {protocol: knn}}", True),
+        ("evaluate: {few: {protocol: knn, k: 0}}", False),
+        ("evaluate: {few: {protocol: knnn}}", False),
+        ("evaluate: {few: {k: 3}}", False),
         ("optimizer: {name: lars, lr: {per_256: 1.0}}", True),
         ("train: {chunk_size: null, workers: auto}", True),
         ("los: nt_xent", False),
@@ -181,6 +185,15 @@ def test_show_tells_types_and_defaults():
         },
     ]
     assert "Args" not in part["doc"]
+
+
+def test_show_tells_the_id_of_a_protocol():
+    out = StringIO()
+    part = show_part(load_registry(plugins=False), "protocol", "finetune")
+    assert part["id"] == "finetune/1"
+    render_part(part, Console(file=out, width=200))
+    assert "its figures carry the id finetune/1" in out.getvalue()
+    assert "id" not in show_part(fake_registry(), "loss", "nt_xent")
 
 
 def test_an_unknown_kind_is_a_usage_error():

@@ -159,6 +159,22 @@ WRONG = {
         D + "evaluate: {every: 1, knnn: {k: 3}}\n",
         "r.yaml:2:22  evaluate.knnn: there is no protocol 'knnn'. Did you mean 'knn'?",
     ),
+    "protocol of a protocol's name": (
+        "dataset: fashion_mnist_sample\nevaluate: {knn: {protocol: linear}}\n",
+        "r.yaml:2:12  evaluate.knn: 'knn' is a protocol itself; give the one of protocol: linear another key",
+    ),
+    "protocol under a name that no figure can have": (
+        "dataset: fashion_mnist_sample\nevaluate: {10-nn: {protocol: knn}}\n",
+        "r.yaml:2:12  evaluate.10-nn: '10-nn' cannot name figures; use lower-case letters, digits and '_'",
+    ),
+    "unknown protocol under a key": (
+        "dataset: fashion_mnist_sample\nevaluate: {few: {protocol: knnn}}\n",
+        "r.yaml:2:28  evaluate.few: there is no protocol 'knnn'. Did you mean 'knn'?",
+    ),
+    "parameter of a protocol under a key": (
+        "dataset: fashion_mnist_sample\nevaluate: {few: {protocol: knn, l: 3}}\n",
+        "r.yaml:2:33  evaluate.few.l: knn has no parameter 'l'. It takes k.",
+    ),
     "protocol at no time": (
         D + "evaluate: {knn: {at: sometimes}}\n",
         "r.yaml:2:22  evaluate.knn.at: must be 'every' or 'end', not 'sometimes'",

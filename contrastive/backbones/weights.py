@@ -62,6 +62,16 @@ def load_weights(net: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> No
     """
     left_out = tuple(f"{module}." for module in ignore)
     state = {name: value for name, value in read_weights(path).items() if not name.startswith(left_out)}
+    if complaints := mismatch(net, state):
+        raise UsageError(
+            f"weights: {path} does not fit the model: it {complaints}."
+            " Name the model, stem, options and input channels these weights were trained with."
+        )
+    net.load_state_dict(state)
+
+
+def mismatch(net: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """What of ``state`` does not fit ``net``: "lacks fc.bias; it has ..."; empty where all does."""
     own = net.state_dict()
     complaints = [
         *(f"lacks {name}" for name in own if name not in state),
@@ -72,10 +82,5 @@ def load_weights(net: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> No
             if name in state and own[name].shape != state[name].shape
         ),
     ]
-    if complaints:
-        more = f"; and {len(complaints) - _SHOWN} more" if len(complaints) > _SHOWN else ""
-        raise UsageError(
-            f"weights: {path} does not fit the model: it {'; it '.join(complaints[:_SHOWN])}{more}."
-            " Name the model, stem, options and input channels these weights were trained with."
-        )
-    net.load_state_dict(state)
+    more = f"; and {len(complaints) - _SHOWN} more" if len(complaints) > _SHOWN else ""
+    return f"{'; it '.join(complaints[:_SHOWN])}{more}"

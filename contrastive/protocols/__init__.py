@@ -1,13 +1,13 @@
-"""Protocols: how a frozen encoder is scored. Names resolve on first use (PEP 562)."""
+"""Protocols: how an encoder is scored. Names resolve on first use (PEP 562)."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-_HOME = {"KNN": "knn", "LinearProbe": "linear"}
+_HOME = {"FineTune": "finetune", "KNN": "knn", "LinearProbe": "linear", "Retrieval": "retrieval"}
 
-__all__ = ["KNN", "LinearProbe"]
+__all__ = ["KNN", "FineTune", "LinearProbe", "Retrieval"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from contrastive.parts import Protocol
 from contrastive.protocols.labelled import class_indices, labelled, top1
-from contrastive.values import Features
+from contrastive.values import Feature, Features
 
 #: Similarities held at a time (64 MiB of float32).
 _TILE = 1 << 24
@@ -31,15 +31,19 @@ class KNN(Protocol):
     Args:
         k: neighbours that vote; all of the bank where it holds fewer.
         temperature: of the votes' weights; smaller listens more to the nearest.
+        feature: what is compared: features h of the backbone, or the head's embedding z.
     """
 
     version = 1
     at = "every"
 
     def __init__(
-        self, k: Annotated[int, Field(gt=0)] = 200, temperature: Annotated[float, Field(gt=0)] = 0.1
+        self,
+        k: Annotated[int, Field(gt=0)] = 200,
+        temperature: Annotated[float, Field(gt=0)] = 0.1,
+        feature: Feature = "h",
     ) -> None:
-        self.k, self.temperature = k, temperature
+        self.k, self.temperature, self.feature = k, temperature, feature
 
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
         """``top1``: the fraction of queries whose class wins the vote.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from contrastive.errors import UsageError
 from contrastive.parts import Protocol
 from contrastive.protocols.labelled import class_indices, labelled, top1
-from contrastive.values import Features
+from contrastive.values import Feature, Features
 
 #: Strengths in a row without a better validation accuracy after which weaker ones are not tried.
 _PATIENCE = 3
@@ -32,6 +32,7 @@ class LinearProbe(Protocol):
 
     Args:
         l2: strengths of the penalty to choose from.
+        feature: what is classified: features h of the backbone, or the head's embedding z.
     """
 
     version = 1
@@ -41,10 +42,11 @@ class LinearProbe(Protocol):
         l2: Sequence[Annotated[float, Field(gt=0)]] = (
             3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5,
         ),
+        feature: Feature = "h",
     ) -> None:  # fmt: skip
         if not l2:
             raise UsageError("linear: 'l2' is empty; give at least one strength, as in [0.1, 0.01].")
-        self.l2 = sorted(l2, reverse=True)
+        self.l2, self.feature = sorted(l2, reverse=True), feature
 
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
         """``top1``: the fraction of images classified right.

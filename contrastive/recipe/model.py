@@ -166,7 +166,7 @@ class Train(BaseModel):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How often to evaluate (epochs; 0: only at the end) and by which protocols."""
+    """How often to evaluate (epochs; 0: only at the end) and by which protocols, under the recipe's keys."""
 
     every: int
     protocols: Mapping[str, ProtocolSpec]
@@ -243,10 +243,12 @@ class Recipe:
     def _protocols(self) -> dict[str, Any]:
         if not self.evaluate.protocols:
             return {"knn": None}  # naming one, and leaving it out, says that there shall be none
-        return {
-            name: {**{k: v for k, v in spec.part.dump().items() if k != "name"}, "at": spec.at}
-            for name, spec in self.evaluate.protocols.items()
-        }
+        dumped = {}
+        for key, spec in self.evaluate.protocols.items():
+            params = spec.part.dump()
+            name = params.pop("name")
+            dumped[key] = {**({} if name == key else {"protocol": name}), **params, "at": spec.at}
+        return dumped
 
 
 def _one_or_many(dumps: list[dict[str, Any]]) -> Any:

@@ -7,6 +7,7 @@ typo gives one error.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,10 @@ KEYS = (
     "name", "dataset", "augmentation", "backbone", "head", "predictor", "views", "positives", "target",
     "negatives", "loss", "optimizer", "train", "evaluate", "callbacks", "allow",
 )  # fmt: skip
+
+
+#: What may stand before the name of a figure.
+_KEY = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class LossWeight(BaseModel):
@@ -235,8 +240,14 @@ class _Resolver:
         return Evaluate(every, {key: spec for key, spec in specs.items() if spec})
 
     def _protocol(self, name: str, node: Node, key: Where) -> ProtocolSpec | None:
+        """The protocol that the key ``name`` stands for: the one of that name, or its own ``protocol``."""
         path = f"evaluate.{name}"
-        entry = self._entry("protocol", Node(name, key), path)
+        named = node.child("protocol") if node.is_map else None
+        if named is not None:
+            if named.value in (None, "none") or not self._may_name(name, named, key, path):
+                return None
+            node = node.without("protocol")
+        entry = self._entry("protocol", named or Node(name, key), path)
         if entry is None or node.value in (None, "none"):
             return None
         if not node.is_map:
@@ -246,6 +257,22 @@ class _Resolver:
         timing, rest = self._split(Timing, Node({"at": at, **node.value}, node.where, node.keys), path)
         part = self._spec(entry, rest, path)
         return ProtocolSpec(part, timing.at) if isinstance(timing, Timing) and part else None
+
+    def _may_name(self, name: str, protocol: Node, key: Where, path: str) -> bool:
+        """Whether ``name`` may stand for ``protocol``: its figures must not look like those of another."""
+        if not protocol.is_text:
+            self._wrong(
+                protocol, f"{path}.protocol", f"must be the name of a protocol, not {shown(protocol)}"
+            )
+        elif protocol.value != name and name in self.registry.names("protocol"):
+            message = f"'{name}' is a protocol itself; give the one of protocol: {protocol.value} another key"
+            self.mistakes.append(Mistake(key, path, message))
+        elif not _KEY.fullmatch(name):
+            message = f"'{name}' cannot name figures; use lower-case letters, digits and '_'"
+            self.mistakes.append(Mistake(key, path, message))
+        else:
+            return True
+        return False
 
     # Parts
 

@@ -11,9 +11,20 @@ import torch
 from torch import Tensor
 
 from contrastive.testing.framework import check, require, skip
-from contrastive.testing.materials import Network, RecordedRun, network, pixels, same, saved, splits
+from contrastive.testing.materials import (
+    GivenTrial,
+    Network,
+    RecordedRun,
+    network,
+    pixels,
+    same,
+    saved,
+    splits,
+    trial,
+)
 from contrastive.testing.subjects import Subject
 from contrastive.testing.surroundings import seeded
+from contrastive.trial import Witness
 from contrastive.values import Features
 
 _BATCH = 16
@@ -192,13 +203,24 @@ def _first_difference(a: list[Any], b: list[Any]) -> str:
 # -- protocol ---------------------------------------------------------------------------------------------
 
 
+@check("version", "protocol", after=("loads",))
+def version(subject: Subject) -> None:
+    """It declares a ``version`` of its own, a whole number from 1 on, which every figure carries."""
+    declared = [vars(base)["version"] for base in subject.part_class.__mro__ if "version" in vars(base)]
+    require(
+        len(declared) > 1,
+        "it declares no version; write version = 1, and raise it whenever its figures change",
+    )
+    right = type(declared[0]) is int and declared[0] > 0
+    require(right, f"its version is {declared[0]!r}; give a whole number from 1 on")
+
+
 @check("figures", "protocol", after=("builds",))
 def figures(subject: Subject) -> None:
     """It gives finite numbers by name, accuracies between 0 and 1, with and without a test split."""
-    fit, validation, test = splits()
-    for given in ((fit, validation), (fit, validation, test)):
-        scores = subject.part().score(*given)
-        require(isinstance(scores, dict) and scores, f"score gives {scores!r}, not figures by name")
+    for with_test in (False, True):
+        scores = subject.part().evaluate(trial(with_test))
+        require(isinstance(scores, dict) and scores, f"it gives {scores!r}, not figures by name")
         for name, value in scores.items():
             require(isinstance(name, str) and name.isidentifier(), f"{name!r} is no name for a figure")
             require(isinstance(value, float), f"{name} is a {type(value).__name__}; convert it with float()")
@@ -213,7 +235,7 @@ def protocol_deterministic(subject: Subject) -> None:
     first: dict[str, float] | None = None
     for seed in range(4):  # accuracies are coarse: two draws may well agree
         with seeded(seed):
-            found = subject.part().score(*splits())
+            found = subject.part().evaluate(trial())
         first = found if first is None else first
         require(same(first, found), f"the same features give {first} and then {found}; seed what is drawn")
 
@@ -222,8 +244,9 @@ def protocol_deterministic(subject: Subject) -> None:
 def order(subject: Subject) -> None:
     """The order of the rows changes no figure by more than one image."""
     given = splits()
-    plain = subject.part().score(*given)
-    shuffled = subject.part().score(*(_taken(part, torch.randperm(len(part))) for part in given))
+    plain = subject.part().evaluate(trial())
+    mixed = GivenTrial(*(_taken(part, torch.randperm(len(part))) for part in given))
+    shuffled = subject.part().evaluate(mixed)
     for name, value in plain.items():
         require(
             abs(value - shuffled[name]) <= 1.01 / len(given[2]) * max(1.0, abs(value)),
@@ -243,7 +266,7 @@ def test_unread(subject: Subject) -> None:
     totals: dict[str, float] = {}
     for shift in range(count):
         renamed = replace(test, labels=(test.labels + shift) % count)
-        for name, value in subject.part().score(fit, validation, renamed).items():
+        for name, value in subject.part().evaluate(GivenTrial(fit, validation, renamed)).items():
             totals[name] = totals.get(name, 0.0) + value
     accuracies = {
         name: total for name, total in totals.items() if name == "top1" or name.startswith("accuracy")
@@ -256,6 +279,16 @@ def test_unread(subject: Subject) -> None:
             f"{name} over the {count} renamings of test's classes adds up to {total:.4f} rather than 1, "
             "so its predictions depend on test's labels; choose on validation alone",
         )
+
+
+@check("encoder kept", "protocol", after=("figures",))
+def encoder_kept(subject: Subject) -> None:
+    """It leaves the encoder and the head as they were: weights, statistics of batch norm, and mode."""
+    given = trial()
+    witness = Witness(given.modules)
+    subject.part().evaluate(given)
+    changed = witness.changed()
+    require(changed is None, f"it changes {changed} of the encoder; let it work on a copy (copy.deepcopy)")
 
 
 def _taken(given: Features, rows: Tensor) -> Features:

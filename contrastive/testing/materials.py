@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
-from contrastive.parts import Loss
+from contrastive.parts import ImageTable, Loss
 from contrastive.testing.framework import fail
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
 from contrastive.testing.surroundings import seeded
-from contrastive.values import Features, Memory, Progress
+from contrastive.trial import Images, Reader, Trial
+from contrastive.values import Feature, Features, Memory, Progress
 
 VIEWS = 2
 
@@ -117,6 +118,70 @@ def features(n: int, seed: int, spread: float = 1.6) -> Features:
 def splits() -> tuple[Features, Features, Features]:
     """Features to fit on, to choose on, and to test on."""
     return features(120, 1), features(48, 2), features(60, 3)
+
+
+# -- what a protocol is given ------------------------------------------------------------------------------
+
+SIZE = 8  # side of the pictures that a protocol sees
+
+
+class FeaturePictures(ImageTable):
+    """A picture of each feature vector: its values spread over the pixels by a fixed map."""
+
+    def __init__(self, *parts: Features):
+        h = torch.cat([part.h for part in parts])  # [n, F]
+        spread = torch.randn(h.shape[1], IN_CHANNELS * SIZE**2, generator=generator(5))
+        self._pixels = (255 * torch.sigmoid(h @ spread)).to(torch.uint8).view(-1, IN_CHANNELS, SIZE, SIZE)
+        self.ids, self.labels = (
+            torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("ids", "labels")
+        )
+        self.channels, self.size = IN_CHANNELS, (SIZE, SIZE)
+
+    def decode(self, index: int) -> Tensor:
+        return self._pixels[index]
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+
+class SmallEncoder(nn.Module):
+    """A small encoder with batch norm: float [b, C, h, w] -> [b, F]."""
+
+    features = IN_FEATURES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(IN_CHANNELS, IN_FEATURES, 3, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(IN_FEATURES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.convolution(x)).relu().mean((2, 3))
+
+
+class GivenTrial(Trial):
+    """A trial whose features, h as z, are those given, and whose images are pictures of them."""
+
+    def __init__(self, fit: Features, validation: Features, test: Features | None = None):
+        reader = Reader(SIZE, torch.device("cpu"), workers=0)
+        train = FeaturePictures(fit, validation)
+        rows = np.split(np.arange(len(train)), [len(fit)])
+        asked = None if test is None else Images(reader, FeaturePictures(test), np.arange(len(test)))
+        with seeded(0):
+            encoder, head = SmallEncoder().eval(), nn.Linear(IN_FEATURES, IN_FEATURES).eval()
+        known, chosen_on = (Images(reader, train, each) for each in rows)
+        super().__init__(encoder, head, known, chosen_on, asked)
+        self._given = {id(self.fit): fit, id(self.validation): validation, id(self.test): test}
+
+    def features_of(self, images: Images, feature: Feature = "h") -> Features:
+        given = self._given[id(images)]
+        assert given is not None
+        return given
+
+
+def trial(with_test: bool = True) -> GivenTrial:
+    """The trial of :func:`splits`."""
+    given = splits()
+    return GivenTrial(*given) if with_test else GivenTrial(*given[:2])
 
 
 # -- networks and runs ------------------------------------------------------------------------------------
@@ -246,7 +311,7 @@ def _use_callback(part: Any) -> None:
 
 
 def _use_protocol(part: Any) -> None:
-    part.score(*splits())
+    part.evaluate(trial())
 
 
 _USES = {

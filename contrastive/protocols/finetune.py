@@ -1,0 +1,151 @@
+"""Fine-tuning of a copy of the encoder on a share of the labels."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from contrastive.errors import ContrastiveError, UsageError
+from contrastive.parts import Protocol
+from contrastive.protocols.labelled import top1
+from contrastive.rng import derive, hash_ids
+from contrastive.values import Features
+
+if TYPE_CHECKING:
+    from contrastive.trial import Images, Trial
+
+
+class FineTune(Protocol):
+    """Fine-tuning of the whole encoder, under a linear classifier, on a class-balanced share of the labels.
+
+    A copy of the encoder and a classifier that starts at zero are trained by SGD with Nesterov momentum
+    0.9, without weight decay or warm-up, the learning rate falling to zero along a cosine; on random crops
+    of 0.08 to 1 of the area, half of them mirrored, and no other augmentation; batch norm in training mode,
+    all in float32. Nothing is chosen, so the held-out tenth is read only as part of train. The images are
+    as many of each class, those of the smallest hash of their ids: the same for every run on a data set,
+    and those of a smaller share are among those of a larger one. On the untrained encoder it is supervised
+    training from scratch. Source: the semi-supervised protocol of SimCLR (Chen et al. 2020, appendix B.5:
+    learning rate 0.05 for 256 images, 60 epochs at 1 %, 30 at 10 %, which are 188 and 938 steps).
+
+    Args:
+        fraction: share of the train split's labels; 1 for all of them, balanced or not.
+        steps: optimizer steps.
+        batch_size: images of a step; all there are where they are fewer.
+        lr: learning rate of the first step.
+    """
+
+    version = 1
+    tunes = True
+
+    def __init__(
+        self,
+        fraction: Annotated[float, Field(gt=0, le=1)] = 0.1,
+        steps: Annotated[int, Field(gt=0)] = 500,
+        batch_size: Annotated[int, Field(ge=2)] = 64,
+        lr: Annotated[float, Field(gt=0)] = 0.1,
+    ) -> None:
+        self.fraction, self.steps, self.batch_size, self.lr = fraction, steps, batch_size, lr
+
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        """Few steps: the kit asks for them many times."""
+        return {"fraction": 0.5, "steps": 20, "batch_size": 16}
+
+    def evaluate(self, trial: Trial) -> dict[str, float]:
+        """``top1``: the fraction of images classified right; one of a class that was not trained on counts as
+        wrong.
+
+        Raises:
+            UsageError: the share is less than two images, or no image to be classified can be read.
+            ContrastiveError: training diverged.
+        """
+        pool, asked = (trial.fit, trial.validation) if trial.test is None else (trial.train, trial.test)
+        chosen = pool.take(balanced(pool.ids, pool.labels, self.fraction))
+        if len(chosen) < 2:
+            raise UsageError(
+                f"finetune: fraction {self.fraction:g} of {len(pool)} labelled images is one, and batch norm "
+                "needs two; raise 'fraction'."
+            )
+        if self.fraction < 1:
+            trial.list_used(chosen)
+        device = next(trial.encoder.parameters()).device
+        classes = torch.from_numpy(np.unique(chosen.labels)).to(device)  # [K]
+        batches = ((pixels, torch.bucketize(y, classes)) for pixels, y in chosen.batches(self.batch_size))
+        model = self.tune(trial.encoder, batches, len(classes))
+        return {"top1": self._accuracy(model, classes, asked)}
+
+    def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
+        """Nothing: features cannot be trained. Raises UsageError; :meth:`evaluate` takes the encoder."""
+        raise UsageError("finetune: it trains the encoder, so features do not do; ask evaluate(trial).")
+
+    def tune(self, encoder: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], classes: int) -> nn.Module:
+        """A trained copy of ``encoder`` with its classifier: pixels [b, C, s, s] -> logits [b, K], in
+        evaluation mode.
+
+        Args:
+            encoder: pixels -> h [b, F], with F as its ``features``; all its parameters are trained.
+            batches: pixels and labels int64 [b] in 0..classes-1; ``steps`` of them are taken.
+            classes: K.
+        """
+        device = next(encoder.parameters()).device
+        with (
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        ):
+            classifier = nn.Linear(int(encoder.features), classes, device=device)  # type: ignore[arg-type]
+            nn.init.zeros_(classifier.weight)
+            nn.init.zeros_(classifier.bias)
+            model = nn.Sequential(copy.deepcopy(encoder), nn.Flatten(), classifier)
+            model.train().requires_grad_(True)
+            sgd = torch.optim.SGD(model.parameters(), lr=self.lr, momentum=0.9, nesterov=True)
+            for step, (pixels, labels) in enumerate(islice(batches, self.steps)):
+                torch.manual_seed(derive("finetune", step))  # dropout and the like
+                for group in sgd.param_groups:
+                    group["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
+                F.cross_entropy(model(pixels), labels).backward()
+                sgd.step()
+                sgd.zero_grad(set_to_none=True)
+        return model.eval()
+
+    @torch.no_grad()
+    def _accuracy(self, model: nn.Module, classes: Tensor, asked: Images) -> float:
+        answers = [(model(pixels), given) for pixels, given in asked.whole()]
+        if not answers:
+            raise UsageError(f"finetune: none of the {len(asked)} images to be classified can be read.")
+        logits, labels = (torch.cat(column).cpu() for column in zip(*answers, strict=True))  # [n, K], [n]
+        if not logits.isfinite().all():
+            raise ContrastiveError(f"finetune: training diverged; lower 'lr', now {self.lr:g}.")
+        return top1(classes.cpu()[logits.argmax(1)], labels)
+
+
+def balanced(ids: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray:
+    """The places of a share of the images with as many of each class: int64 [m], in the order of a hash.
+
+    Each of K classes gives ``fraction`` * n / K images, rounded, at least one and at most all it has; a
+    fraction of 1 takes every image.
+
+    Args:
+        ids: int64 [n], by whose hash images are chosen.
+        labels: int64 [n], all known.
+        fraction: above 0, at most 1.
+    """
+    order = np.argsort(hash_ids(ids, "finetune"), kind="stable")
+    if fraction == 1:
+        return order
+    classes, index = np.unique(labels[order], return_inverse=True)
+    each = max(1, round(fraction * len(ids) / len(classes)))
+    place = np.empty(len(order), np.int64)  # of each image among those of its class
+    for number in range(len(classes)):
+        own = index == number
+        place[own] = np.arange(own.sum())
+    return order[place < each]
