@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from contrastive.monitors import collapse_warning, memory_warning
+from contrastive.monitors import collapse_warning, length_warning, memory_warning
 from contrastive.parts import Callback, RunState
 
 
 class Alarms(Callback):
-    """Says in plain words when the embedding has collapsed, at every evaluation that shows it, or a memory is
-    dead, once."""
+    """Says in plain words when embeddings collapse, explode or vanish, at every evaluation that shows it, or
+    that a memory is dead, once."""
 
     def __init__(self, images: int):
         self._images = images
@@ -21,13 +21,13 @@ class Alarms(Callback):
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         method = run.method
-        message = collapse_warning(
+        collapse = collapse_warning(
             metrics["embedding_std"],
             metrics["effective_rank"],
             method.head.out_features,
             min(method.backbone.features, self._images),
         )
-        if message:
+        for message in filter(None, (collapse, length_warning(metrics["embedding_norm"]))):
             run.warn(message)
         for number, source in enumerate(method.sources):
             memory = source.memory()

@@ -18,7 +18,7 @@ from rich.text import Text
 #: Seconds between plain lines, at least; a line tells of the end of an epoch.
 PLAIN_INTERVAL = 10.0
 #: Figures of an evaluation that are monitors, not fractions that a protocol gives.
-MONITORS = ("alignment", "uniformity", "embedding_std", "effective_rank")
+MONITORS = ("alignment", "uniformity", "embedding_std", "embedding_norm", "effective_rank")
 #: What a trained encoder must beat: key in summary.json -> words.
 FLOORS = {"untrained": "untrained", "pixels": "raw pixels"}
 

@@ -23,7 +23,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from contrastive.distributed import rank, world_size
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.memory import (
     LIMIT,
@@ -87,7 +86,7 @@ class TrainLoader:
     Args:
         table: the train split.
         pipelines: one a view.
-        batch_size: source images a batch, of all processes; each gets its share of every batch.
+        batch_size: source images a batch, of all processes.
         seed: of the order and of the augmentation.
         labels: whether batches carry labels (``positives: label``); those of the held-out tenth read -1.
         workers: processes that decode, or read the cache; ``auto`` is none where images are held in memory
@@ -95,6 +94,7 @@ class TrainLoader:
         max_unreadable: the share of the images that may fail to decode.
         memory_limit: bytes of pixels that may be held in memory.
         cache: where they are held past that; None: nowhere.
+        share: (r, W): this is process r of W, which share each batch; it gets the r-th part of each.
         progress: called with (done, all) while images are decoded, to be held.
 
     Attributes:
@@ -119,6 +119,7 @@ class TrainLoader:
         max_unreadable: float = 0.02,
         memory_limit: int = LIMIT,
         cache: Cache | None = None,
+        share: tuple[int, int] = (0, 1),
         progress: Done | None = None,
     ):
         if batch_size > len(table):
@@ -135,7 +136,9 @@ class TrainLoader:
         whole = table.size is not None and all(p.in_worker(False) == "nothing" for p in pipelines)
         if whole and math.prod(table.size or ()) > WHOLE:
             whole = any(p.in_worker(True) != "crop" for p in pipelines)
-        self._batches = _Batches(self.table, None if whole else list(pipelines), batch_size, seed, labels)
+        self._batches = _Batches(
+            self.table, None if whole else list(pipelines), batch_size, seed, labels, share
+        )
         self._steps = _Steps(self.steps_per_epoch)
         in_memory = isinstance(self.table, MemoryTable)
         self._loader: DataLoader[Batch | ContrastiveError] = DataLoader(
@@ -279,11 +282,18 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
     """
 
     def __init__(
-        self, table: ImageTable, pipelines: list[Pipeline] | None, batch_size: int, seed: int, labels: bool
+        self,
+        table: ImageTable,
+        pipelines: list[Pipeline] | None,
+        batch_size: int,
+        seed: int,
+        labels: bool,
+        share: tuple[int, int],
     ):
         self.table, self.pipelines, self.batch_size, self.seed = table, pipelines, batch_size, seed
-        share = batch_size // world_size()
-        self.places = range(rank() * share, (rank() + 1) * share)  # of this process, in every batch
+        rank, processes = share
+        images = batch_size // processes  # of this process
+        self.places = range(rank * images, (rank + 1) * images)  # of every batch
         self.labels = None
         if labels and table.labels is not None:
             self.labels = np.where(holdout(table.ids), -1, table.labels)

@@ -21,7 +21,7 @@ from contrastive.compilation import uncompiled
 from contrastive.data import holdout
 from contrastive.errors import PluginError, UsageError
 from contrastive.method import Method
-from contrastive.monitors import alignment, effective_rank, embedding_std, uniformity
+from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol
 from contrastive.rng import Key, derive, hash_ids
 from contrastive.trial import Images, Reader, Trial, Witness
@@ -126,13 +126,14 @@ class Evaluation:
         return {entry.name: entry.describe("validation") for entry in self._due() if self.labelled}
 
     def monitor(self, method: Method, validation: Features) -> Figures:
-        """Alignment, uniformity and spread of z over two views of held-out images, and the rank of h."""
+        """Alignment, uniformity, spread and length of z over two views of held-out images; rank of h."""
         views = [self._views(method, view) for view in (0, 1)]
         a, b = views
         return {
             "alignment": float(alignment(a, b)),
             "uniformity": float(uniformity(a)),
             "embedding_std": float(embedding_std(a)),
+            "embedding_norm": embedding_norm(a),
             "effective_rank": float(effective_rank(validation.h)),
         }
 

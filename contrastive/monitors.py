@@ -19,6 +19,8 @@ _TILE = 1 << 22
 FULL_COLLAPSE = 0.05
 #: Below this share of their largest rank the features hardly vary.
 DIMENSIONAL_COLLAPSE = 0.01
+#: Lengths of embeddings outside of these lose their digits in half precision, or are about to.
+LENGTHS = (1e-4, 1e4)
 
 
 def alignment(a: Tensor, b: Tensor) -> float:
@@ -95,6 +97,37 @@ def embedding_std(z: Tensor) -> float:
     if len(z) < 2 or not _finite(z):
         return math.nan
     return _unit(z).std(dim=0, correction=0).double().mean().item()
+
+
+def embedding_norm(z: Tensor) -> float:
+    """Mean length of embeddings before they are normalised.
+
+    Args:
+        z: embeddings [n, D].
+    """
+    if len(z) == 0 or not _finite(z):
+        return math.nan
+    return _with_float64(z).double().norm(dim=1).mean().item()
+
+
+def length_warning(norm: float) -> str | None:
+    """What is wrong with the length of embeddings, in plain words, or None. NaN gives no verdict.
+
+    Losses that normalise do not see the length, so that nothing but weight decay holds it.
+
+    Args:
+        norm: :func:`embedding_norm` of z.
+    """
+    if norm < LENGTHS[0]:
+        what, remedy = "vanishing", "Lower the weight decay"
+    elif norm > LENGTHS[1]:
+        what, remedy = "exploding", "Lower the learning rate, or raise the weight decay"
+    else:
+        return None
+    return (
+        f"the embeddings are {what}: their mean length is {norm:.2g}. {remedy}, "
+        "or end the head in batch norm."
+    )
 
 
 def collapse_warning(std: float, rank: float, width: int, features: int) -> str | None:

@@ -28,7 +28,7 @@ from contrastive.continuation import earlier_fingerprints, environment_of, flatt
 from contrastive.data import TrainLoader
 from contrastive.device import is_first, join_processes, make_accelerator
 from contrastive.diagnosis import chunk_advice, memory_told
-from contrastive.distributed import lost, on_first, world_size
+from contrastive.distributed import lost, on_first, rank, world_size
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
@@ -298,6 +298,7 @@ class Job:
             max_unreadable=train.max_unreadable,
             memory_limit=train.memory_limit * 2**20,
             cache=cache_of(recipe, self.data, "train", self.display.log, self.display.warn),
+            share=(rank(), world_size()),
             progress=_unless(interrupted),
         )
         data = replace(self.data, train=loader.table)  # decoded once, for training and evaluation

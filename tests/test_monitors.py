@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contrastive import monitors
-from contrastive.monitors import alignment, collapse_warning, effective_rank, embedding_std, uniformity
+from contrastive.monitors import (
+    alignment,
+    collapse_warning,
+    effective_rank,
+    embedding_norm,
+    embedding_std,
+    length_warning,
+    uniformity,
+)
 
 sizes = {"n": st.integers(2, 30), "d": st.integers(1, 12), "seed": st.integers(0, 1000)}
 
@@ -148,3 +156,13 @@ def test_a_dead_memory_is_told_and_a_healthy_one_is_not():
     assert "all alike" in memory_warning(half, torch.arange(64) < 32, None), (
         "what is not valid does not count"
     )
+
+
+def test_lengths_are_told_before_they_spoil_numbers():
+    z = vectors(50, 8)
+    assert embedding_norm(z) == pytest.approx(float(z.double().square().sum(1).sqrt().mean()))
+    assert math.isnan(embedding_norm(z / 0))
+    assert length_warning(embedding_norm(z)) is None
+    assert length_warning(math.nan) is None
+    assert "exploding" in length_warning(embedding_norm(1e5 * z))
+    assert "vanishing" in length_warning(embedding_norm(1e-6 * z))
