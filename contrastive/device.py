@@ -82,7 +82,9 @@ def placed(method: M, device: torch.device) -> M:
     On CPUs torch has no such batch norm, and each process normalises by its own share of the batch.
     """
     if world_size() > 1 and device.type != "cpu":
-        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+        from timm.layers import convert_sync_batchnorm  # torch's own loses the activation in timm's layers
+
+        method = convert_sync_batchnorm(method)
     return method.to(device).to(memory_format=torch.channels_last)
 
 

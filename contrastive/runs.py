@@ -165,6 +165,12 @@ class Job:
                 f"a process of this run would train {self.fingerprint[:8]} where the first trains "
                 f"{theirs[:8]}; give all machines the same recipe, data and versions."
             )
+        tuning = [entry.name for entry in self.parts.protocols if entry.protocol.tunes]
+        if tuning and device.type != "cpu":
+            raise UsageError(
+                f"evaluate.{tuning[0]} trains the encoder, whose batch norm waits for all processes, in the "
+                "first alone; leave it out, and ask it of the finished run: contrastive evaluate."
+            )
         own = "of each process's own images" if device.type == "cpu" else "of all of them"
         self.display.log(
             f"{world_size()} processes of {self.recipe.train.batch_size // world_size()} images each; batch "
