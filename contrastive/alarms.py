@@ -27,8 +27,8 @@ class Alarms(Callback):
             method.head.out_features,
             min(method.backbone.features, self._images),
         )
-        for message in filter(None, (collapse, length_warning(metrics["embedding_norm"]))):
-            run.warn(message)
+        for told in filter(None, (collapse, length_warning(metrics["embedding_norm"]))):
+            run.warn(told)
         for number, source in enumerate(method.sources):
             memory = source.memory()
             if memory is None or number in self._told:
