@@ -16,7 +16,7 @@ from contrastive.device import resolve_precision
 from contrastive.memory import pixel_bytes, shown, whereabouts
 from contrastive.method import Method
 from contrastive.parts import ImageTable
-from contrastive.passes import caveat
+from contrastive.passes import caveat, cuts
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
 
@@ -102,7 +102,7 @@ def _candidates(method: Method, batch_size: int) -> str:
 def _chunks(recipe: Recipe, parts: Composition) -> str:
     """Into what a batch is cut, and what then to know of batch norm."""
     size, batch = recipe.train.chunk_size, recipe.train.batch_size
-    if size is None or size >= batch:
+    if size is None or not cuts(size, batch):
         return "none"
     told = caveat(parts.method, size, batch)
     return f"{-(-batch // size)} a batch, of at most {size} images" + (f"; {told}" if told else "")

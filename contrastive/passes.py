@@ -188,9 +188,14 @@ def cut(batch: Batch, size: int) -> list[Batch]:
     return [Batch(batch.ids[part], images(part), None if labels is None else labels[part]) for part in rows]
 
 
+def cuts(chunk_size: int | None, batch_size: int) -> bool:
+    """Whether ``chunk_size`` cuts a batch."""
+    return chunk_size is not None and chunk_size < batch_size
+
+
 def caveat(method: Method, chunk_size: int | None, batch_size: int) -> str | None:
     """What to know of a batch that is cut into chunks and normalised by its statistics, or None."""
-    if chunk_size is None or chunk_size >= batch_size:
+    if not cuts(chunk_size, batch_size):
         return None
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules()):
         return None

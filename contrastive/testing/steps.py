@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from contrastive.errors import UsageError
-from contrastive.testing.composition import compose, sgd, train, trained_alone
+from contrastive.passes import Chunk, GradientCache, OnePass, Passes
+from contrastive.testing.composition import batch, compose, sgd, train, trained_alone
 from contrastive.testing.framework import STEP_PARTS, check, fail, require, skip
 from contrastive.testing.materials import far, same, saved
 from contrastive.testing.processes import Unreachable, two_processes
 from contrastive.testing.subjects import Subject
+from contrastive.testing.surroundings import seeded
 from contrastive.testing.targets import composed
+from contrastive.values import Batch, Progress
 
 _HALF = 3
+_CHUNK = 5  # images, of a batch of twelve
 _SHARED = ("target", "negatives", "loss")
 _BEFORE = ("finite", "keys", "offers", "width", "state_dict", "pure")
 
@@ -53,7 +62,50 @@ def resume(subject: Subject) -> None:
     require(not differing, f"after a resume {', '.join(differing[:3])} end elsewhere; {advice}")
 
 
-@check("processes", *_SHARED, after=(*_BEFORE, "order", "memory", "entries", "frozen", "detached", "repeats"))
+@check("chunks", *_SHARED, after=(*_BEFORE, "order", "memory", "entries", "frozen", "detached", "repeats"))
+def chunks(subject: Subject) -> None:
+    """A batch in chunks (``train.chunk_size``) gives the loss, gradients and state of the batch whole."""
+    one, other = (_step(subject, None, seed) for seed in (0, 1))
+    if not same(one, other):
+        skip("it draws at random, so that a chunk draws something else than the batch")
+    advice = "let each image be encoded by itself, and compare with comparison.keys, of the whole batch"
+    _agree(one, _step(subject, _CHUNK, 0), "of a batch", "of its chunks", advice)
+
+
+def _step(subject: Subject, chunk: int | None, seed: int) -> dict[str, Any]:
+    """Loss, gradients and state of one step, whole or in chunks; what is drawn follows from the seed."""
+    method = composed(subject).train()
+    views, ids, labels = batch(method, 0)
+    alone = cast(Accelerator, _Alone())
+    passes: Passes = OnePass(method, alone)
+    if chunk is not None:
+        passes = GradientCache(method, Chunk(method), alone, chunk, seed)
+    progress = Progress(0, _HALF)
+    with seeded(seed):
+        asked = Batch(ids, views, labels)
+        loss, comparison = passes.backward(asked, lambda part: list(part.images), progress, (0, 1))
+    gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        method.before_step(progress)
+        method.after_batch(comparison)
+        method.after_step(progress)
+    return {"losses": [loss], "gradients": gradients, "state": dict(method.state_dict())}
+
+
+class _Alone:
+    """What backward passes ask of an accelerator, in one process and in full precision."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+
+@check("processes", *_SHARED, after=(*_BEFORE, "chunks", "frozen", "detached", "repeats"))
 def processes(subject: Subject) -> None:
     """A batch on one process and the same batch on two give the same loss, gradients and state."""
     try:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from contrastive.targets import EMA
+from contrastive.targets import EMA, StopGrad
 from contrastive.values import Progress
 
 
@@ -93,6 +93,13 @@ class LosesAView(EMA):
         return {view: self.encoder(pixels) for view, pixels in views.items() if view in online}
 
 
+class CentresOnTheBatch(StopGrad):
+    """Takes the mean of the batch from its keys, and a chunk has another mean."""
+
+    def forward(self, views, online, encode):
+        return {v: k - k.mean(0, keepdim=True) for v, k in super().forward(views, online, encode).items()}
+
+
 FAULTS = {
     UpdatesPerMicroBatch: "once a step",
     Trainable: "frozen",
@@ -100,4 +107,5 @@ FAULTS = {
     StartsElsewhere: "starts equal",
     CountsItself: "resume",
     LosesAView: "keys",
+    CentresOnTheBatch: "chunks",
 }
