@@ -71,6 +71,12 @@ def _refuse_launchers() -> None:
         )
 
 
+def refuse_processes(command: str) -> None:
+    """Raise UsageError where a launcher started several processes for a command that one does alone."""
+    if any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHED):
+        raise UsageError(f"contrastive {command} runs in one process; start it without a launcher.")
+
+
 def is_first() -> bool:
     """Whether this process is the one that talks and writes."""
     return PartialState().is_main_process

@@ -23,7 +23,7 @@ from rich.table import Table
 from contrastive.build import build
 from contrastive.compilation import explained_if
 from contrastive.console import Display, duration, percent
-from contrastive.device import make_accelerator, resolve_precision
+from contrastive.device import make_accelerator, refuse_processes, resolve_precision
 from contrastive.engine import Engine
 from contrastive.errors import UsageError
 from contrastive.evaluate import Evaluation
@@ -141,10 +141,11 @@ def profile(
 
     Raises:
         RecipeError: every mistake of the recipe at once.
-        UsageError: ``steps`` is below 1.
+        UsageError: ``steps`` is below 1, or a launcher started several processes.
     """
     if steps < 1:
         raise UsageError(f"--steps {steps}: measure at least one step.")
+    refuse_processes("profile")
     asked = load_recipe(recipe, overrides, load_registry())
     data, parts = build(asked)
     with TemporaryDirectory() as folder:

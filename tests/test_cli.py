@@ -321,10 +321,11 @@ def test_fp16_on_a_cpu_is_refused(tiny_recipe: Path, capsys: pytest.CaptureFixtu
     assert "train.precision" in message
 
 
-def test_several_processes_are_refused(tiny_recipe: Path):
+def test_torchrun_joins_its_processes(tiny_recipe: Path):
+    """On a CPU Accelerate would take each of them for the only one, and a batch of 15 would do."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "contrastive", "run", str(tiny_recipe), "--out", "out"]
+    command += ["-m", "contrastive", "run", str(tiny_recipe), "--out", "out", "--set", "train.batch_size=15"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "trains in one process" in done.stderr
+    assert "2 processes cannot share batches of 15 images alike" in done.stderr
     assert not Path("out").exists()

@@ -163,6 +163,14 @@ def test_launchers_that_would_train_something_else_are_refused(environment, told
         device.join_processes()
 
 
+def test_a_profile_is_of_one_process(tiny_recipe: Path, monkeypatch):
+    from contrastive.profile import profile
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="contrastive profile runs in one process"):
+        profile(tiny_recipe, (), 1)
+
+
 def test_one_process_is_joined_by_nobody(monkeypatch):
     monkeypatch.setattr(device, "PartialState", lambda **_: pytest.fail("there is nobody to wait for"))
     device.join_processes()
