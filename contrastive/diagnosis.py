@@ -93,7 +93,7 @@ class Signs:
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm: not finite where a number is not, or where numbers are about to overflow. On CPUs it
+    """The Euclidean norm: not finite where a number is not, or numbers are about to overflow. On CPUs it
     takes a fifth of the time that the greatest absolute value does."""
     return torch.nn.utils.get_total_norm(tensors)
 
