@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from contrastive.errors import ContrastiveError
 
 _STATE, _MANIFEST = "state.pt", "manifest.json"
+_NAME = re.compile(r"step_[0-9]{8,18}")
 
 
 def _sync(path: Path) -> None:
@@ -59,7 +61,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, oldest first; unfinished temporary folders do not count."""
-        return sorted(int(path.name[5:]) for path in self.folder.glob("step_*") if path.name[5:].isdigit())
+        names = (path.name for path in self.folder.glob("step_*"))
+        return sorted(int(name[5:]) for name in names if _NAME.fullmatch(name))
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}"
@@ -136,5 +139,6 @@ class Checkpoints:
                 raise ValueError("its checksum does not match")
             return torch.load(folder / _STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes the readers raise
-            self._warn(f"{folder} cannot be used ({error}); going back to the one before.")
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            self._warn(f"{folder} cannot be used ({reason}); going back to the one before.")
             return None

@@ -56,7 +56,15 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        try:
+            summary = json.loads(path.read_text())
+        except (ValueError, RecursionError):  # no text, no JSON, or nested without end
+            summary = None
+        if not isinstance(summary, dict):
+            raise UsageError(f"{path} is not the summary of a run; put back the one the run wrote.")
+        return summary
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -70,11 +78,17 @@ class Run:
         return load_recipe(self.folder / "recipe.yaml", overrides, registry or load_registry())
 
     def weights(self) -> dict[str, Tensor]:
-        """The method's state at the newest whole checkpoint."""
-        state = Checkpoints(self.folder / "checkpoints", "", _warn).newest()
+        """The method's state at the newest whole checkpoint. Raises UsageError where there is none."""
+        checkpoints = Checkpoints(self.folder / "checkpoints", "", _warn)
+        state = checkpoints.newest()
+        if state is None and checkpoints.steps():
+            raise UsageError(f"{self.folder}: none of its checkpoints can be used; run its recipe again.")
         if state is None:
             raise UsageError(f"{self.folder} holds no checkpoint yet; let the run get through an epoch.")
-        return state["method"]
+        weights = state.get("method") if isinstance(state, dict) else None
+        if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+            raise UsageError(f"{self.folder}: its checkpoint is not of a run: it holds no weights by name.")
+        return weights
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
