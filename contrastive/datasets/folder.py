@@ -72,12 +72,14 @@ class ImageFolder(Dataset):
     def _listing(self, folder: Path) -> tuple[list[str], list[str]]:
         """Sorted paths, relative to the root, of the images and of all other files of a split."""
         if folder not in self._listings:
-            files = sorted(path.relative_to(self.root).as_posix() for path in _walk(folder, set()))
-            images = [path for path in files if _is_image(path) and os.path.isfile(self.root / path)]
-            if not images:
-                raise DataError(_no_images(folder, files))
-            known = set(images)
-            self._listings[folder] = images, [printable(path) for path in files if path not in known]
+            found = sorted(
+                (path.relative_to(self.root).as_posix(), file) for path, file in _walk(folder, set())
+            )
+            known = {path for path, file in found if file and os.path.splitext(path)[1].lower() in EXTENSIONS}
+            if not known:
+                raise DataError(_no_images(folder, [path for path, _ in found]))
+            images = [path for path, _ in found if path in known]
+            self._listings[folder] = images, [printable(path) for path, _ in found if path not in known]
         return self._listings[folder]
 
     @cached_property
@@ -158,12 +160,11 @@ def _unique_ids(paths: Sequence[str]) -> np.ndarray:
     return ids
 
 
-def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in EXTENSIONS
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+    """All that is no folder below one, and whether it is a file: a pipe is none, nor a link to nowhere.
 
-
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """All below a folder that is no folder; links are followed, but no folder is entered twice."""
+    Links are followed, but no folder is entered twice.
+    """
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -177,11 +178,14 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        path = folder / entry.name
-        if os.path.isdir(path):  # False, where entry.is_dir raises: a link to itself
-            yield from _walk(path, seen)
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            is_folder, is_file = False, False
+        if is_folder:
+            yield from _walk(folder / entry.name, seen)
         else:
-            yield path
+            yield folder / entry.name, is_file
 
 
 def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:
