@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.files import beside, put, remove, settle, writing
 
 _STATE, _MANIFEST = "state.pt", "manifest.json"
+_NAME = re.compile(r"step_[0-9]{8,18}")
 
 
 def _sha256(path: Path) -> str:
@@ -48,7 +50,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, oldest first; unfinished temporary folders do not count."""
-        return sorted(int(path.name[5:]) for path in self.folder.glob("step_*") if path.name[5:].isdigit())
+        names = (path.name for path in self.folder.glob("step_*"))
+        return sorted(int(name[5:]) for name in names if _NAME.fullmatch(name))
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}"
@@ -132,5 +135,6 @@ class Checkpoints:
                 raise ValueError("its checksum does not match")
             return torch.load(folder / _STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes the readers raise
-            self._warn(f"{folder} cannot be used ({error}); looking for the one before.")
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            self._warn(f"{folder} cannot be used ({reason}); looking for the one before.")
             return None

@@ -95,11 +95,12 @@ def _without_args(doc: str) -> str:
 
 
 def list_plugins(registry: Registry) -> list[dict[str, Any]]:
-    """Installed plugins: name, version, hooks, parts (``loss: nt_xent``) and what is wrong with them."""
+    """Installed plugins: name, version, path, hooks, parts (``loss: nt_xent``), and what is wrong there."""
     return [
         {
             "name": plugin.name,
             "version": plugin.version,
+            "path": plugin.path,
             "hooks": list(plugin.hooks),
             "parts": [f"{kind}: {name}" for kind, name in plugin.parts],
             "problems": [p.reason for p in registry.problems if p.plugin == plugin.name],
@@ -158,3 +159,8 @@ def render_plugins(plugins: list[dict[str, Any]], console: Console | None = None
         )
         table.add_row(plugin["name"], plugin["version"], escape(parts), escape("\n".join(plugin["problems"])))
     console.print(table, highlight=False)
+    console.print("\n[bold]loaded from[/bold]  [dim]plugins are code, and run with your rights[/dim]")
+    for plugin in plugins:
+        console.print(
+            escape(f"{plugin['name']}  {plugin['path'] or 'no file'}"), highlight=False, soft_wrap=True
+        )

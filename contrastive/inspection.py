@@ -214,7 +214,8 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
     """Write the run's backbone so that timm, or onnxruntime, loads it.
 
     Raises:
-        UsageError: ``out`` is not free, a package is missing, or the backbone cannot be written so.
+        UsageError: ``out`` is not free, a package is missing, the backbone cannot be written so, or the
+            run's ``backbone/`` leads out of itself.
         ContrastiveError: onnxruntime gives other features than torch.
     """
     out = require_free(out)
@@ -227,10 +228,18 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
         return out
     written = Run(folder).folder / "backbone"
     if written.is_dir():
+        _require_plain(written)
         shutil.copytree(written, out, dirs_exist_ok=True)
     else:
         load(folder).parts.method.backbone.export(str(out))
     return out
+
+
+def _require_plain(folder: Path) -> None:
+    """See that all below ``folder`` is its own: what a link leads to would be copied, and passed on."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{path} is a link or no file, which is not exported; put a file in its place.")
 
 
 def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:

@@ -9,6 +9,7 @@ recipe that names one of its parts.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -89,10 +90,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed plugin: its distribution, version, the hooks it implements and the parts it brings."""
+    """An installed plugin: its distribution, version and file, its hooks and the parts it brings."""
 
     name: str
     version: str
+    path: str  # of the module that holds its hooks; empty where that is no file
     hooks: tuple[str, ...] = ()
     parts: tuple[tuple[str, str], ...] = ()  # (kind, name)
 
@@ -145,6 +147,7 @@ class Registry:
         """Register what the hooks of ``plugin`` (a module or object) bring; what fails is a Problem."""
         manager = pluggy.PluginManager(GROUP)  # one each: whatever this plugin does, the others never see it
         manager.add_hookspecs(hookspecs)
+        path = str(getattr(plugin, "__file__", None) or "")
 
         def report(reason: str, part: tuple[str, str] | None = None) -> Problem:
             self.problems.append(Problem(name, version, reason, part))
@@ -155,11 +158,11 @@ class Registry:
             manager.register(plugin)
         except Exception as error:  # pluggy refuses a hook with unknown arguments; a plugin object may raise
             report(f"cannot be registered ({said(error)})")
-            self.plugins.append(Plugin(name, version))
+            self.plugins.append(Plugin(name, version, path))
             return
         if misfit:
             self._withhold_all(manager, report(misfit))
-            self.plugins.append(Plugin(name, version))
+            self.plugins.append(Plugin(name, version, path))
             return
         for unknown in _unknown_hooks(manager):
             report(f"there is no hook '{unknown}'.{did_you_mean(unknown, map('register_{}'.format, KINDS))}")
@@ -171,7 +174,7 @@ class Registry:
                 hook(register=self._register(kind, name, version, parts, report))
             except (Exception, SystemExit) as error:
                 report(f"{hook.name} failed ({said(error)})")
-        self.plugins.append(Plugin(name, version, tuple(hooks), tuple(parts)))
+        self.plugins.append(Plugin(name, version, path, tuple(hooks), tuple(parts)))
 
     def _register(
         self,
@@ -261,7 +264,7 @@ def load_registry(plugins: bool = True) -> Registry:
             plugin = point.load()
         except (Exception, SystemExit) as error:
             registry.problems.append(Problem(name, version, f"cannot import {point.value} ({said(error)})"))
-            registry.plugins.append(Plugin(name, version))
+            registry.plugins.append(Plugin(name, version, _file_of(point.module)))
             continue
         registry.add(plugin, name, version)
     return registry
@@ -279,6 +282,14 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
     if point.dist is None:
         return point.name, "unknown"
     return point.dist.name or point.name, point.dist.version or "unknown"  # its metadata may be lost
+
+
+def _file_of(module: str) -> str:
+    """The file of a module that does not import; empty where there is none."""
+    with suppress(Exception, SystemExit):  # to find a submodule its package is imported
+        spec = importlib.util.find_spec(module)
+        return (spec and spec.origin) or ""
+    return ""
 
 
 def interface_misfit(plugin: Any, name: str) -> str:

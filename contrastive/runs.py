@@ -33,6 +33,7 @@ from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
 from contrastive.files import beside, put, settle, write_whole, writing
+from contrastive.foreign import read_map, restore, weights_of
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.parts import ImageTable, Split
@@ -60,8 +61,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_map(self.folder / "summary.json")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -75,11 +75,8 @@ class Run:
         return load_recipe(self.folder / "recipe.yaml", overrides, registry or load_registry())
 
     def weights(self) -> dict[str, Tensor]:
-        """The method's state at the newest whole checkpoint."""
-        state = Checkpoints(self.folder / "checkpoints", "", _warn).newest()
-        if state is None:
-            raise UsageError(f"{self.folder} holds no checkpoint yet; let the run get through an epoch.")
-        return state["method"]
+        """The method's state at the newest whole checkpoint. Raises UsageError where there is none."""
+        return weights_of(self.folder, _warn)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -203,7 +200,7 @@ class Job:
         """Load the newest whole checkpoint, if there is one, and tell the callbacks that the run begins."""
         state = on_first(engine.checkpoints.take_up)
         if state is not None:
-            engine.load_state_dict(state)
+            restore(engine, state)
             self.display.log(f"going on from step {engine.state.step} of {engine.steps}")
         elif resume == "must":
             raise UsageError(f"{engine.folder} holds no checkpoint to resume from; leave --resume must away.")
@@ -214,9 +211,12 @@ class Job:
 
     def _name_skipped(self) -> None:
         """Name the files of the data set that are no images, once."""
-        skipped = [*self.data.train.skipped, *(self.data.test.skipped if self.data.test else ())]
-        if skipped:
-            self.display.warn(f"skipped {_counted(skipped, 'file')} without an image extension")
+        if self._skipped:
+            self.display.warn(f"skipped as no images: {_counted(self._skipped, 'file')}")
+
+    @property
+    def _skipped(self) -> list[str]:
+        return [*self.data.train.skipped, *(self.data.test.skipped if self.data.test else ())]
 
     # -- the folder ---------------------------------------------------------------------------------
 
@@ -380,7 +380,7 @@ class Job:
             "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
             "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
             "images": {"train": len(self.data.train), "test": len(self.data.test or ())},
-            "skipped": len(self.data.train.skipped),
+            "skipped": len(self._skipped),
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }

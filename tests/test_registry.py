@@ -204,6 +204,7 @@ def test_a_good_plugin_brings_its_parts(plugins):
     installed = next(plugin for plugin in registry.plugins if plugin.name == "good-plugin")
     assert installed.hooks == ("register_loss",)
     assert installed.parts == (("loss", "fine"), ("loss", "fine_too"))
+    assert installed.path == str(plugins / "good_plugin.py")
 
 
 def test_broken_plugins_are_reported_with_name_and_version_and_stop_nothing(plugins):
@@ -258,6 +259,21 @@ def test_unknown_names_and_kinds_come_with_the_nearest_one():
         registry.entry("losss", "nt_xent")
     with pytest.raises(UsageError, match="The kinds are dataset"):
         registry.names("q")
+
+
+def test_plugin_list_shows_where_each_comes_from(plugins, capsys):
+    install(plugins, "good-plugin", GOOD)
+    install(plugins, "broken-import", "1 / 0\n")
+    assert main(["plugin", "list", "--json"]) == 0
+    paths = {plugin["name"]: Path(plugin["path"]) for plugin in json.loads(capsys.readouterr().out)}
+    assert paths.pop(CORE).is_file()
+    assert paths == {
+        name: plugins / f"{name.replace('-', '_')}.py" for name in ("good-plugin", "broken-import")
+    }
+    assert main(["plugin", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"good-plugin  {plugins / 'good_plugin.py'}" in lines
+    assert f"broken-import  {plugins / 'broken_import.py'}" in lines
 
 
 def test_a_part_of_an_absent_plugin_says_how_to_install_it(plugins):

@@ -46,10 +46,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+        isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value)
+        for name, value in state.items()
     ):
-        raise UsageError(f"weights: {file} does not hold a state dict (names with tensors).")
+        raise UsageError(f"weights: {file} does not hold a state dict (names with dense tensors).")
     return dict(state)
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether the tensor holds its numbers one by one: sparse, quantised and meta tensors do not."""
+    return value.layout is torch.strided and not value.is_quantized and not value.is_meta
 
 
 def load_weights(net: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> None:

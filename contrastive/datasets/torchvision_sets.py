@@ -24,6 +24,8 @@ from contrastive.parts import Dataset, ImageTable, Split
 
 #: What torchvision lets through where an archive or a file in it is cut short.
 _DAMAGED = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
+#: Whose files torchvision unpickles without knowing them (those of CIFAR it knows by their checksums).
+_UNPICKLE = ("LSUN", "LSUNClass")
 #: Where torchvision's classes keep their labels; none is part of their public interface, so all are tried.
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "samples", "_samples")
 
@@ -143,6 +145,11 @@ class Torchvision(Dataset):
         return f"{place} is not there ({reason(error)}). Put its files there, or set dataset.root."
 
     def _class(self) -> Any:
+        if self.dataset in _UNPICKLE:
+            raise UsageError(
+                f"dataset.dataset: torchvision's {self.dataset} unpickles what lies in the current folder, "
+                "which may run any code. Read the images with image_folder or parquet."
+            )
         from torchvision import datasets
 
         known = [
