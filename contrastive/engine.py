@@ -247,7 +247,7 @@ class Engine:
         better = False
         if self._ended or (every and state.epoch % every == 0):
             figures = self.evaluator.during(self.method)
-            self.log(figures, {"protocols": self.evaluator.named()})
+            self.log(figures, self.evaluator.named())
             better = state.note_best(figures)
             for callback in self.callbacks:
                 callback.evaluated(self, {"step": state.step, "epoch": state.epoch, **figures})
