@@ -240,7 +240,7 @@ class Engine:
         state.stopped = on_first(lambda: state.stopped)  # callbacks may ask clocks of their own
         if self._ended or (every and state.epoch % every == 0):
             figures = on_first(lambda: self.evaluator.during(self.method))
-            self.log(figures, {"protocols": self.evaluator.named()})
+            self.log(figures, self.evaluator.named())
             better = state.note_best(figures)
             for callback in self.callbacks:
                 callback.evaluated(self, {"step": state.step, "epoch": state.epoch, **figures})

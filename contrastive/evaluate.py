@@ -122,8 +122,9 @@ class Evaluation:
         return [entry for entry in self.protocols if entry.at == "every"]
 
     def named(self) -> dict[str, Any]:
-        """The protocols that :meth:`during` asks, as :meth:`describe` names those of :meth:`final`."""
-        return {entry.name: entry.describe("validation") for entry in self._due() if self.labelled}
+        """What a line of :meth:`during`'s figures says of them: the protocols, as in :meth:`describe`."""
+        due = {entry.name: entry.describe("validation") for entry in self._due() if self.labelled}
+        return {"protocols": due} if due else {}
 
     def monitor(self, method: Method, validation: Features) -> Figures:
         """Alignment, uniformity, spread and length of z over two views of held-out images; rank of h."""

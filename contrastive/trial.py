@@ -89,15 +89,21 @@ class Reader:
         )
 
     def cropped(
-        self, table: ImageTable, rows: np.ndarray, batch_size: int
+        self, table: ImageTable, rows: np.ndarray, batch_size: int, scale: tuple[float, float]
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Random crops without end, epoch after epoch, as in training; the place of an image that does not
         decode goes to another one.
 
+        Args:
+            table: the split.
+            rows: which of its rows.
+            batch_size: at most as many as there are rows.
+            scale: least and greatest share of an image's area that a crop keeps.
+
         Yields:
             (ids int64 [b], pixels float32 [b, C, s, s] in [0, 1], on the device).
         """
-        pipelines = [Pipeline([RandomResizedCrop(self.size), Flip()])]
+        pipelines = [Pipeline([RandomResizedCrop(self.size, scale), Flip()])]
         loader = TrainLoader(
             _Rows(table, rows),
             pipelines,
@@ -174,8 +180,10 @@ class Images:
                 self.reader.send(torch.from_numpy(labels[indices].astype(np.int64))),
             )
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches without end: random crops of 0.08 to 1 of the area, half of them mirrored.
+    def batches(
+        self, batch_size: int, scale: tuple[float, float] = (0.08, 1.0)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches without end: random crops that keep ``scale`` of the area, half of them mirrored.
 
         Order and crops depend on the images alone. Batches are whole, of all images where they are fewer.
 
@@ -183,7 +191,7 @@ class Images:
             (pixels float32 [b, C, s, s] in [0, 1], labels int64 [b]).
         """
         order = np.argsort(self.ids)
-        for ids, pixels in self.reader.cropped(self.table, self.rows, min(batch_size, len(self))):
+        for ids, pixels in self.reader.cropped(self.table, self.rows, min(batch_size, len(self)), scale):
             labels = self.labels[order[np.searchsorted(self.ids, ids, sorter=order)]]
             yield pixels, self.reader.send(torch.from_numpy(labels))
 

@@ -56,8 +56,9 @@ def test_every_protocol_gives_its_figures_and_floors(full_run):
     }  # fmt: skip
     assert [protocols[key]["feature"] for key in ("knn", "knn_z", "linear_z")] == ["h", "z", "z"]
     assert all(about["split"] == "test" for about in protocols.values())
-    tuned = {"fraction": 0.3, "steps": 4, "batch_size": 8, "lr": 0.1, "labels_used": 36}
+    tuned = {"fraction": 0.3, "steps": 4, "batch_size": 8, "lr": 0.1, "scale": [0.3, 1.0]}
     assert tuned.items() <= protocols["finetune_30"].items()
+    assert protocols["finetune_30"]["labels_used"] == 36
     assert "labels_used" not in protocols["finetune"], "all of them"
 
 

@@ -158,6 +158,11 @@ def test_one_image_is_refused():
         FineTune(0.001).evaluate(GivenTrial(fit, validation, test))
 
 
+def test_a_range_the_wrong_way_round_is_refused():
+    with pytest.raises(UsageError, match=r"'scale' must go from low to high, but is \[1.0, 0.3\]"):
+        FineTune(scale=(1.0, 0.3))
+
+
 def test_features_alone_are_refused():
     with pytest.raises(UsageError, match="it trains the encoder"):
         FineTune().score(*splits())

@@ -25,23 +25,28 @@ if TYPE_CHECKING:
     from contrastive.trial import Images, Trial
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class FineTune(Protocol):
     """Fine-tuning of the whole encoder, under a linear classifier, on a class-balanced share of the labels.
 
     A copy of the encoder and a classifier that starts at zero are trained by SGD with Nesterov momentum
-    0.9, without weight decay or warm-up, the learning rate falling to zero along a cosine; on random crops
-    of 0.08 to 1 of the area, half of them mirrored, and no other augmentation; batch norm in training mode,
-    all in float32. Nothing is chosen, so the held-out tenth is read only as part of train. The images are
-    as many of each class, those of the smallest hash of their ids: the same for every run on a data set,
-    and those of a smaller share are among those of a larger one. On the untrained encoder it is supervised
-    training from scratch. Source: the semi-supervised protocol of SimCLR (Chen et al. 2020, appendix B.5:
-    learning rate 0.05 for 256 images, 60 epochs at 1 %, 30 at 10 %, which are 188 and 938 steps).
+    0.9, without weight decay or warm-up, the learning rate falling to zero along a cosine; on random crops,
+    half of them mirrored, and no other augmentation; batch norm in training mode, all in float32. Nothing
+    is chosen, so the held-out tenth is read only as part of train. The images are as many of each class,
+    those of the smallest hash of their ids: the same for every run on a data set, and those of a smaller
+    share are among those of a larger one. On the untrained encoder it is supervised training from scratch.
+    Source: the semi-supervised protocol of SimCLR (Chen et al. 2020, appendix B.5: learning rate 0.05 for
+    256 images, crops of 0.08 to 1, 60 epochs at 1 %, 30 at 10 %, which are 188 and 938 steps of 4,096
+    images). The defaults are for a minute or two on a CPU and small images.
 
     Args:
         fraction: share of the train split's labels; 1 for all of them, balanced or not.
         steps: optimizer steps.
         batch_size: images of a step; all there are where they are fewer.
         lr: learning rate of the first step.
+        scale: least and greatest share of the area that a crop keeps; larger crops learn faster.
     """
 
     version = 1
@@ -49,12 +54,16 @@ class FineTune(Protocol):
 
     def __init__(
         self,
-        fraction: Annotated[float, Field(gt=0, le=1)] = 0.1,
+        fraction: Share = 0.1,
         steps: Annotated[int, Field(gt=0)] = 500,
         batch_size: Annotated[int, Field(ge=2)] = 64,
         lr: Annotated[float, Field(gt=0)] = 0.1,
+        scale: tuple[Share, Share] = (0.3, 1.0),
     ) -> None:
+        if scale[0] > scale[1]:
+            raise UsageError(f"finetune: 'scale' must go from low to high, but is {list(scale)}.")
         self.fraction, self.steps, self.batch_size, self.lr = fraction, steps, batch_size, lr
+        self.scale = scale
 
     @classmethod
     def example(cls, folder: Path) -> dict[str, Any]:
@@ -80,7 +89,8 @@ class FineTune(Protocol):
             trial.list_used(chosen)
         device = next(trial.encoder.parameters()).device
         classes = torch.from_numpy(np.unique(chosen.labels)).to(device)  # [K]
-        batches = ((pixels, torch.bucketize(y, classes)) for pixels, y in chosen.batches(self.batch_size))
+        drawn = chosen.batches(self.batch_size, self.scale)
+        batches = ((pixels, torch.bucketize(labels, classes)) for pixels, labels in drawn)
         model = self.tune(trial.encoder, batches, len(classes))
         return {"top1": self._accuracy(model, classes, asked)}
 
