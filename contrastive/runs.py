@@ -196,9 +196,12 @@ class Job:
 
     def _name_skipped(self) -> None:
         """Name the files of the data set that are no images, once."""
-        skipped = [*self.data.train.skipped, *(self.data.test.skipped if self.data.test else ())]
-        if skipped:
-            self.display.warn(f"skipped {_counted(skipped, 'file')} without an image extension")
+        if self._skipped:
+            self.display.warn(f"skipped as no images: {_counted(self._skipped, 'file')}")
+
+    @property
+    def _skipped(self) -> list[str]:
+        return [*self.data.train.skipped, *(self.data.test.skipped if self.data.test else ())]
 
     # -- the folder ---------------------------------------------------------------------------------
 
@@ -356,7 +359,7 @@ class Job:
             "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
             "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
             "images": {"train": len(self.data.train), "test": len(self.data.test or ())},
-            "skipped": len(self.data.train.skipped),
+            "skipped": len(self._skipped),
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }

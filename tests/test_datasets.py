@@ -214,8 +214,8 @@ def _png_bomb(width: int, height: int) -> bytes:
         (encoded((40, 40), form="JPEG")[:300], ""),
         (encoded((40, 40))[:-30], ""),
         (encoded((40, 40), form="GIF")[:20], ""),
-        (_png_bomb(10_000, 10_000), "too many"),
-        (_png_bomb(50_000, 50_000), ""),
+        (_png_bomb(10_000, 10_000), "10000 x 10000 pixels are more than the 89,478,485"),
+        (_png_bomb(50_000, 50_000), "more than the 89,478,485"),
         (_png_bomb(8, 8), ""),
     ],
 )

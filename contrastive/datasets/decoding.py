@@ -15,8 +15,9 @@ from torch import Tensor
 from contrastive.errors import UnreadableImage
 from contrastive.parts import ImageTable, Reduced, Reduction
 
-#: Larger images are refused: a file of some kilobytes can claim gigabytes of pixels.
+#: Larger images are refused by their headers: a file of some kilobytes can claim gigabytes of pixels.
 MAX_PIXELS = 89_478_485
+_TOO_MANY = f"more than the {MAX_PIXELS:,} that are read"
 #: Files with any other extension are not taken for images.
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"}
@@ -70,7 +71,7 @@ def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int =
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(name, f"{image.width} x {image.height} pixels are too many")
+                raise UnreadableImage(name, f"{image.width} x {image.height} pixels are {_TOO_MANY}")
             size = _upright_size(image)
             factor = _draft(image, reduction(size))
             image.load()
@@ -110,6 +111,8 @@ def reason(error: Exception) -> str:
     """Why an image does not decode, in a few words that are the same at every attempt."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown format"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"its pixels are {_TOO_MANY}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return next(iter(str(error).splitlines()), "")[:120] or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from contrastive.datasets.files import fingerprint_listing
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
 from contrastive.parts import Dataset, Split
 
+#: What would end a line, or have a terminal do something.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
@@ -24,8 +27,8 @@ class ImageFolder(Dataset):
     A folder ``train`` is the train split, and beside it the first of ``test``, ``val``, ``valid``,
     ``validation`` is the test split; without ``train`` the whole root is the train split. The
     sub-folders of a split are its classes if there are two or more and no image lies beside them;
-    else the images have no labels. Hidden files are ignored, and files without an image extension are
-    skipped and named.
+    else the images have no labels. Hidden files are ignored; files without an image extension, links
+    that lead nowhere and what is no file are skipped and named.
 
     Args:
         root: the folder.
@@ -69,12 +72,14 @@ class ImageFolder(Dataset):
     def _listing(self, folder: Path) -> tuple[list[str], list[str]]:
         """Sorted paths, relative to the root, of the images and of all other files of a split."""
         if folder not in self._listings:
-            files = sorted(path.relative_to(self.root).as_posix() for path in _walk(folder, set()))
-            images = [path for path in files if os.path.splitext(path)[1].lower() in EXTENSIONS]
-            if not images:
-                raise DataError(_no_images(folder, files))
-            known = set(images)
-            self._listings[folder] = images, [printable(path) for path in files if path not in known]
+            found = sorted(
+                (path.relative_to(self.root).as_posix(), file) for path, file in _walk(folder, set())
+            )
+            known = {path for path, file in found if file and os.path.splitext(path)[1].lower() in EXTENSIONS}
+            if not known:
+                raise DataError(_no_images(folder, [path for path, _ in found]))
+            images = [path for path, _ in found if path in known]
+            self._listings[folder] = images, [printable(path) for path, _ in found if path not in known]
         return self._listings[folder]
 
     @cached_property
@@ -132,8 +137,9 @@ def path_id(path: str) -> int:
 
 
 def printable(path: str) -> str:
-    """A path that can be printed even where it is not valid UTF-8."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """A path that can be printed, in one line, even where it holds control characters or is no UTF-8."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
 
 
 def _modified(path: Path) -> int:
@@ -154,8 +160,11 @@ def _unique_ids(paths: Sequence[str]) -> np.ndarray:
     return ids
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Regular files below a folder; links are followed, but no folder is entered twice."""
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+    """All that is no folder below one, and whether it is a file: a pipe is none, nor a link to nowhere.
+
+    Links are followed, but no folder is entered twice.
+    """
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -169,10 +178,14 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            is_folder, is_file = False, False
+        if is_folder:
             yield from _walk(folder / entry.name, seen)
-        elif entry.is_file():
-            yield folder / entry.name
+        else:
+            yield folder / entry.name, is_file
 
 
 def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:

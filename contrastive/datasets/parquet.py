@@ -149,7 +149,13 @@ class Parquet(Dataset):
                 f"{path}: column '{self.label_column}' is {column.type}, not integers or text. "
                 "Set dataset.label_column to the column of labels."
             )
-        values = column.cast(pa.int64()).fill_null(-1).to_numpy()
+        try:
+            values = column.cast(pa.int64()).fill_null(-1).to_numpy()
+        except pa.ArrowInvalid:
+            raise DataError(
+                f"{path}: column '{self.label_column}' holds numbers past the range of int64. "
+                "Set dataset.label_column to the column of labels."
+            ) from None
         return np.maximum(values, -1)
 
 

@@ -147,7 +147,7 @@ class Torchvision(Dataset):
     def _class(self) -> Any:
         if self.dataset in _UNPICKLE:
             raise UsageError(
-                f"dataset.dataset: torchvision's {self.dataset} unpickles whatever lies in the current folder, "
+                f"dataset.dataset: torchvision's {self.dataset} unpickles what lies in the current folder, "
                 "which may run any code. Read the images with image_folder or parquet."
             )
         from torchvision import datasets
