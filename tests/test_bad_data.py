@@ -121,7 +121,7 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
     "a truncated JPEG": ("half.jpg", encoded(NOISE, "JPEG")[:900], "truncated"),
     "a truncated PNG": ("half.png", encoded(NOISE)[:900], "truncated"),
     "a truncated GIF": ("half.gif", encoded(NOISE, "GIF")[:900], "truncated|not processed"),
-    "a truncated WebP": ("half.webp", encoded(NOISE, "WEBP", lossless=True)[:900], ""),
+    "a truncated WebP": ("half.webp", encoded(NOISE, "WEBP", lossless=True)[:900], r"\w"),
     "a header alone": ("head.png", png(8, 8), "truncated"),
 }  # fmt: skip
 
