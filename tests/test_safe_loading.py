@@ -10,16 +10,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from contrastive.backbones import load_backbone
 from contrastive.backbones.weights import load_weights, read_weights
 from contrastive.cli import main
-from contrastive.datasets import Torchvision
-from contrastive.errors import UsageError
+from contrastive.datasets import HuggingFace, Torchvision
+from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.runs import Run
 
 
@@ -84,6 +86,57 @@ def test_weights_of_another_shape_than_a_state_dict(state: Any):
 def test_a_data_set_that_unpickles_what_lies_about_is_refused():
     with pytest.raises(UsageError, match="unpickles"):
         Torchvision("LSUN", Path("lsun")).table("train")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = pytest.importorskip("datasets")
+    monkeypatch.setattr(module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return module
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_loading_script_beside_a_table_is_not_run():
+    folder = Path("stranger")
+    folder.mkdir()
+    (folder / "stranger.py").write_text("import os\nos.mkdir('executed')\n")
+    (folder / "data.pkl").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(DataError, match="stranger: the data set cannot be loaded"):
+        HuggingFace("stranger").table("train")
+
+
+def test_rows_name_no_files_outside_their_data_set(hub: Any):
+    for place in ("stranger", "private", "stranger-too"):
+        Path(place).mkdir()
+        Image.new("RGB", (4, 4)).save(f"{place}/x.png")
+    Path("stranger/zero.png").symlink_to("/dev/zero")
+    names = [
+        "stranger/x.png",
+        "private/x.png",
+        "stranger/../private/x.png",
+        "stranger-too/x.png",
+        "/dev/zero",
+    ]
+    names.append("stranger/zero.png")
+    rows = [{"bytes": None, "path": str(Path.cwd() / name)} for name in names]
+    loaded = hub.Dataset.from_dict({"image": rows}, hub.Features(image=hub.Image()))
+    with mock.patch.object(hub, "load_dataset", return_value={"train": loaded}):
+        table = HuggingFace("stranger").table("train")
+    assert table is not None
+    assert table.decode(0).shape == (3, 4, 4)
+    for row in range(1, 5):
+        with pytest.raises(UnreadableImage, match="outside the data set"):
+            table.decode(row)
+    with pytest.raises(UnreadableImage, match="what is no file"):
+        table.decode(5)
+
+
+def test_a_folder_of_images_is_read_by_the_names_in_it(hub: Any):
+    Path("photos").mkdir()
+    Image.new("RGB", (4, 4)).save("photos/x.png")
+    table = HuggingFace("photos").table("train")
+    assert table is not None
+    assert table.decode(0).shape == (3, 4, 4)
 
 
 # -- an exported backbone ----------------------------------------------------------------------------------

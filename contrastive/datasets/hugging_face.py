@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class HuggingFace(Dataset):
         labels = None
         if self.label_column in rows.column_names:
             labels = np.array([_label(value) for value in rows[self.label_column]], dtype=np.int64)
-        return HuggingFaceTable(rows, self.image_column, labels, f"{self.path} {split}")
+        return HuggingFaceTable(rows, self.image_column, labels, f"{self.path} {split}", self._places())
 
     @property
     def classes(self) -> list[str] | None:
@@ -76,6 +77,15 @@ class HuggingFace(Dataset):
             for data in table.files():
                 digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()
+
+    def _places(self) -> list[str]:
+        """The folders whose files rows may name: the data set's own, and where the library keeps them."""
+        import datasets
+        from huggingface_hub import constants
+
+        own = os.path.expanduser(self.path)
+        kept = (datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
+        return [os.path.abspath(place) for place in (*([own] if os.path.isdir(own) else []), *kept)]
 
     @cached_property
     def _splits(self) -> dict[str, Any]:
@@ -135,10 +145,12 @@ class HuggingFaceTable(EncodedTable):
         column: the column of images.
         labels: int64 [n] or None.
         title: what the user knows the table by.
+        places: the folders below which files are read that rows name in place of their bytes.
     """
 
-    def __init__(self, rows: Any, column: str, labels: np.ndarray | None, title: str):
+    def __init__(self, rows: Any, column: str, labels: np.ndarray | None, title: str, places: Sequence[str]):
         self.rows, self.column, self.labels, self.title = rows.select_columns([column]), column, labels, title
+        self.places = places
         self.ids = np.arange(len(rows), dtype=np.int64)
         self.size = common_size(self.files())
 
@@ -162,8 +174,17 @@ class HuggingFaceTable(EncodedTable):
     def _bytes(self, index: int) -> bytes:
         image = self.rows[int(index)][self.column] or {}
         if image.get("bytes") is None and image.get("path"):
-            return Path(image["path"]).read_bytes()
+            return self._file(image["path"]).read_bytes()
         return image.get("bytes") or b""
+
+    def _file(self, path: str) -> Path:
+        """The file a row names: a stranger's row may name any of the user's, or one without end."""
+        whole = os.path.abspath(path)
+        if not any(whole.startswith(os.path.join(place, "")) for place in self.places):
+            raise OSError(errno.EACCES, "names a file outside the data set")
+        if os.path.exists(whole) and not os.path.isfile(whole):
+            raise OSError(errno.EINVAL, "names what is no file")
+        return Path(whole)
 
 
 def _label(value: Any) -> int:
