@@ -18,6 +18,7 @@ from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.errors import DataError, RecipeError, UnreadableImage, UsageError, did_you_mean
 from contrastive.evaluate import Evaluation, frozen
+from contrastive.foreign import last_words
 from contrastive.parts import ImageTable
 from contrastive.protocols.knn import nearest
 from contrastive.recipe import Recipe, load_recipe
@@ -51,9 +52,8 @@ def load(folder: str | Path, overrides: Overrides = ()) -> Loaded:
     try:
         parts.method.load_state_dict(run.weights())
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()[:200]
         raise UsageError(
-            f"{folder}: its encoder does not fit these images or overrides ({reason})."
+            f"{folder}: its encoder does not fit these images or overrides ({last_words(error)})."
         ) from error
     parts.method.to(device).to(memory_format=torch.channels_last)
     return Loaded(recipe, data, parts, evaluation_of(recipe, data, parts, device))

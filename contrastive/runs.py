@@ -27,6 +27,7 @@ from contrastive.device import make_accelerator
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation
+from contrastive.foreign import read_map, restore, weights_of
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
@@ -55,16 +56,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        path = self.folder / "summary.json"
-        if not path.is_file():
-            return {}
-        try:
-            summary = json.loads(path.read_text())
-        except (ValueError, RecursionError):  # no text, no JSON, or nested without end
-            summary = None
-        if not isinstance(summary, dict):
-            raise UsageError(f"{path} is not the summary of a run; put back the one the run wrote.")
-        return summary
+        return read_map(self.folder / "summary.json")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -79,16 +71,7 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """The method's state at the newest whole checkpoint. Raises UsageError where there is none."""
-        checkpoints = Checkpoints(self.folder / "checkpoints", "", _warn)
-        state = checkpoints.newest()
-        if state is None and checkpoints.steps():
-            raise UsageError(f"{self.folder}: none of its checkpoints can be used; run its recipe again.")
-        if state is None:
-            raise UsageError(f"{self.folder} holds no checkpoint yet; let the run get through an epoch.")
-        weights = state.get("method") if isinstance(state, dict) else None
-        if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
-            raise UsageError(f"{self.folder}: its checkpoint is not of a run: it holds no weights by name.")
-        return weights
+        return weights_of(self.folder, _warn)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -185,7 +168,7 @@ class Job:
         """Load the newest whole checkpoint, if there is one, and tell the callbacks that the run begins."""
         state = engine.checkpoints.newest()
         if state is not None:
-            engine.load_state_dict(state)
+            restore(engine, state)
             self.display.log(f"going on from step {engine.state.step} of {engine.steps}")
         elif resume == "must":
             raise UsageError(f"{engine.folder} holds no checkpoint to resume from; leave --resume must away.")

@@ -355,10 +355,24 @@ def test_folders_that_look_like_checkpoints_are_none(run: Path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in HOSTILE if HOSTILE[kind][1] in (UNFIT, NO_WEIGHTS)])
+def test_a_hostile_checkpoint_is_not_gone_on_from(
+    kind: str, run: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    (run / "summary.json").unlink()
+    HOSTILE[kind][0](run)
+    capsys.readouterr()
+    assert main(["run", str(tiny_recipe), "--out", "run"]) == 2
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    assert "run: its checkpoint does not fit the recipe" in shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("text", ["[]", "NaN", "{", "[" * 100_000, "\0"])
 def test_a_summary_that_is_none(text: str, run: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
     (run / "summary.json").write_text(text)
-    assert "not the summary of a run" in told(capsys, "run", str(tiny_recipe), "--out", "run")
+    assert "summary.json is damaged" in told(capsys, "run", str(tiny_recipe), "--out", "run")
 
 
 @pytest.mark.parametrize("place", ["backbone/config.json", "backbone/more/secret", "backbone"])
