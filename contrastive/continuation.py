@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from contrastive.errors import UsageError
+from contrastive.foreign import read_map
 from contrastive.recipe import NOT_TRAINING, Recipe, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
 
 
 def environment_of(folder: Path) -> dict[str, Any]:
     """What environment.json holds, or nothing. Raises UsageError where it cannot be read."""
-    path = folder / "environment.json"
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
+        return read_map(folder / "environment.json")
+    except UsageError as error:
         raise UsageError(
-            f"{path} is damaged ({error}), so nothing tells which run the folder holds; name another one "
-            "with --out, or say --resume never to move it aside."
+            f"{error} Nothing else tells which run the folder holds; or name another one with --out, or say "
+            "--resume never to move it aside."
         ) from error
 
 
