@@ -176,6 +176,11 @@ class Evaluation:
         """Where the final figures come from."""
         return "validation" if self.test is None else "test"
 
+    @property
+    def scored(self) -> int:
+        """How many images the final figures come from."""
+        return len(self.validation_rows) if self.test is None else int(_known(self.test).sum())
+
     def final(self, encode: Encoder, *modules: nn.Module) -> Figures:
         """Every protocol: chosen on the held-out tenth, refitted on the whole train split, read on test."""
         if not self.labelled or not self.protocols:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from contrastive.backbones.probe import flops
 from contrastive.build import Builder, Composition, Data, build
 from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints, write_whole
@@ -26,7 +27,7 @@ from contrastive.data import TrainLoader
 from contrastive.device import make_accelerator
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
-from contrastive.evaluate import Evaluation
+from contrastive.evaluate import Evaluation, frozen
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.monitors import collapse_warning
@@ -341,11 +342,20 @@ class Job:
             "peak_memory_mib": peak_memory_mib(engine.accelerator.device),
             "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
             "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
-            "images": {"train": len(self.data.train), "test": len(self.data.test or ())},
+            "backbone_flops": self._flops(backbone),
+            "images": {
+                "train": len(self.data.train),
+                "test": len(self.data.test or ()),
+                "scored": evaluation.scored if trained else 0,
+            },
             "skipped": len(self.data.train.skipped),
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }
+
+    def _flops(self, backbone: Any) -> int:
+        with frozen(backbone):
+            return flops(backbone, self.data.train.channels, self.parts.image_size)
 
     def _untrained(self) -> Any:
         """The encoder before its first step, rebuilt from the seed."""

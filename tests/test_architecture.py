@@ -275,6 +275,7 @@ def test_help_loads_neither_torch_nor_plugins():
         "evaluate",
         "embed",
         "export",
+        "compare",
         "schema",
         "plugin",
     ):
