@@ -66,7 +66,11 @@ def compare(
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}; say how many, 1 or more.")
     candidates = plan([str(target) for target in targets], seeds, overrides)
-    folder = _admitted(Path(out) if out is not None else Path("comparisons") / _name(candidates))
+    folder = _admitted(
+        Path(out)
+        if out is not None
+        else Path("comparisons") / _name([str(target) for target in targets], candidates)
+    )
     failed = train(candidates, folder, log)
     comparison = gather(candidates, failed)
     comparison |= {"report": str(folder / "report.html"), "csv": str(folder / "runs.csv")}
@@ -77,8 +81,9 @@ def compare(
     return Comparison(folder, comparison, table(comparison), failed)
 
 
-def _name(candidates: Sequence[Candidate]) -> str:
-    names = "-vs-".join(candidate.name for candidate in candidates)
+def _name(targets: Sequence[str], candidates: Sequence[Candidate]) -> str:
+    """From what was named; the digest of the runs keeps comparisons with other seeds or overrides apart."""
+    names = "-vs-".join(Path(target).resolve().name.removesuffix(".yaml") for target in targets)
     runs = sorted(str(folder) for candidate in candidates for folder in candidate.folders.values())
     digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
     return f"{names if len(names) <= 60 else names[:57] + '...'}-{digest}"

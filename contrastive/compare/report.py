@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from contrastive.compare.plots import charts, colour, words
 from contrastive.compare.results import COSTS
-from contrastive.compare.table import accuracy, cost, difference
+from contrastive.compare.table import accuracy, cost, difference, p_value
 from contrastive.console import percent
 
 #: Sections of plots in their order: key -> heading.
@@ -54,31 +54,24 @@ def render(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
 
 
 def findings(comparison: Mapping[str, Any]) -> list[str]:
-    """What was found in plain sentences, one for each recipe and figure."""
+    """What was found in plain sentences: each difference that is shown, and which are not."""
     first, *others = comparison["recipes"]
-    told = []
-    for row in others:
-        for key in comparison["figures"]:
+    told, silent = [], []
+    for key in comparison["figures"]:
+        for row in others:
             found = row["figures"][key].get("difference")
-            if not found:
-                continue
-            by = f"{abs(100 * found['mean']):.1f} points in {words(key)}"
-            if found["verdict"] == "not shown":
-                told.append(
-                    f"{row['name']} against {first['name']}: no difference shown in {words(key)} "
-                    f"({difference(found)})."
-                )
-            else:
+            if found and found["verdict"] != "not shown":
                 low, high = (100 * bound for bound in found["interval"])
                 told.append(
-                    f"{row['name']} is {found['verdict']} than {first['name']} by {by} "
-                    f"(95 % interval {low:+.1f} to {high:+.1f}, p {_p(found['p_holm'])})."
+                    f"{row['name']} is {found['verdict']} than {first['name']} in {words(key)} by "
+                    f"{abs(100 * found['mean']):.1f} points (95 % interval {low:+.1f} to {high:+.1f}, "
+                    f"{p_value(found['p_holm'])})."
                 )
+            elif found:
+                silent.append(f"{row['name']} in {words(key)}")
+    if silent:
+        told.append(f"No difference to {first['name']} is shown for {', '.join(silent)}.")
     return told
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _facts(comparison: Mapping[str, Any]) -> str:
@@ -94,24 +87,31 @@ def _facts(comparison: Mapping[str, Any]) -> str:
 
 
 def _figures(comparison: Mapping[str, Any]) -> str:
-    first = comparison["recipes"][0]["name"]
-    head = ["recipe", "seeds"]
-    for key in comparison["figures"]:
-        head += [words(key), f"difference to {first}", "test set ±", "untrained", "pixels"]
+    """A table for each figure."""
+    return "".join(
+        f"<h3>{escape(words(key))}</h3>{_figure(comparison, key)}" for key in comparison["figures"]
+    )
+
+
+def _figure(comparison: Mapping[str, Any], key: str) -> str:
+    titles = ["recipe", "seeds", words(key), f"difference to {comparison['recipes'][0]['name']}"]
+    titles += ["test set ±", "untrained", "raw pixels"]
     rows = []
     for place, row in enumerate(comparison["recipes"]):
-        cells = [_name(row["name"], place), (str(len(row["runs"])), len(row["runs"]))]
-        for key in comparison["figures"]:
-            figure, found = row["figures"][key], row["figures"][key].get("difference")
-            cells.append((escape(accuracy(figure)), figure["mean"]))
-            cells.append((_verdict(found), found["mean"] if found else 0))
-            error = figure["sampling_error"]
-            cells.append(("-" if error is None else f"{100 * error:.1f}", error))
-            for floor in ("untrained", "pixels"):
-                value = row["floors"][floor][key]
-                cells.append(("-" if value is None else percent(value), value))
-        rows.append(cells)
-    return _table(head, rows)
+        figure = row["figures"][key]
+        found, error = figure.get("difference"), figure["sampling_error"]
+        floors = [row["floors"][floor][key] for floor in ("untrained", "pixels")]
+        rows.append(
+            [
+                _name(row["name"], place),
+                (str(len(figure["seeds"])), len(figure["seeds"])),
+                (escape(accuracy(figure)), figure["mean"]),
+                (_verdict(found), found["mean"] if found else 0),
+                ("-" if error is None else f"{100 * error:.1f}", error),
+                *(("-" if value is None else percent(value), value) for value in floors),
+            ]
+        )
+    return _table(titles, rows)
 
 
 def _verdict(found: Mapping[str, Any] | None) -> str:

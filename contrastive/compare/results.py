@@ -115,7 +115,7 @@ def _add_differences(rows: Sequence[dict[str, Any]], keys: Iterable[str]) -> Non
     for key in keys:
         base = rows[0]["figures"][key]["seeds"]
         found = [paired_difference(row["figures"][key]["seeds"], base) for row in rows[1:]]
-        corrected = holm([difference and difference.p for difference in found])
+        corrected = holm([None if difference is None else difference.p for difference in found])
         for row, difference, p in zip(rows[1:], found, corrected, strict=True):
             row["figures"][key]["difference"] = difference and {
                 "seeds": difference.seeds,
