@@ -300,7 +300,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         done = compare(
             arguments.targets, arguments.overrides, seeds=arguments.seeds, out=arguments.out, log=display.log
         )
-        display.console.print(done.table)
+        display.console.print(*done.tables, sep="\n")
         for note in done.comparison["notes"]:
             display.warn(note)
     if arguments.json:

@@ -21,7 +21,7 @@ from contrastive.compare.plan import Candidate, plan
 from contrastive.compare.report import render
 from contrastive.compare.results import compare as gather
 from contrastive.compare.results import to_csv
-from contrastive.compare.table import table
+from contrastive.compare.table import tables
 from contrastive.compare.training import train
 from contrastive.errors import UsageError
 
@@ -31,11 +31,11 @@ _FILES = ("report.html", "runs.csv", "comparison.json")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A finished comparison: its folder, what was found, it as a table, and the runs that failed."""
+    """A finished comparison: its folder, what was found, it as tables, and the runs that failed."""
 
     folder: Path
     comparison: dict[str, Any]
-    table: Table
+    tables: list[Table]
     failed: list[str]
 
 
@@ -78,7 +78,7 @@ def compare(
     write_whole(folder / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     write_whole(folder / "runs.csv", to_csv(comparison))
     write_whole(folder / "report.html", render(comparison, pictures(comparison, log)))
-    return Comparison(folder, comparison, table(comparison), failed)
+    return Comparison(folder, comparison, tables(comparison), failed)
 
 
 def _name(targets: Sequence[str], candidates: Sequence[Candidate]) -> str:

@@ -12,26 +12,29 @@ from contrastive.compare.statistics import Interval
 from contrastive.console import duration, percent
 
 
-def table(comparison: Mapping[str, Any]) -> Table:
-    """Every figure with its interval, its difference to the first recipe, and what the runs cost."""
-    first = comparison["recipes"][0]["name"]
-    split = comparison["split"]
-    shown = Table(title=f"figures on {split}, last epoch" if split else "no labels, no figures")
-    shown.add_column("recipe")
-    shown.add_column("seeds", justify="right")
+def tables(comparison: Mapping[str, Any]) -> list[Table]:
+    """Every figure with its interval and its difference to the first recipe; then what the runs cost."""
+    rows, split = comparison["recipes"], comparison["split"]
+    figures = Table(title=f"figures on {split}, last epoch" if split else "no labels, no figures")
+    for title in ("figure", "recipe"):
+        figures.add_column(title)
+    for title in ("seeds", "trained", f"to {rows[0]['name']}", "untrained"):
+        figures.add_column(title, justify="right")
     for key in comparison["figures"]:
-        shown.add_column(key.replace("_", " "), justify="right")
-        shown.add_column(f"to {first}", justify="right")
-    shown.add_column("images/s", justify="right")
-    shown.add_column("wall time", justify="right")
-    for row in comparison["recipes"]:
-        cells = []
-        for key in comparison["figures"]:
-            figure = row["figures"][key]
-            cells += [accuracy(figure), difference(figure.get("difference"))]
-        costs = [cost(key, row["costs"][key]) for key in ("images_per_second", "wall_seconds")]
-        shown.add_row(row["name"], str(len(row["runs"])), *cells, *costs)
-    return shown
+        for place, row in enumerate(rows):
+            figure, floor = row["figures"][key], row["floors"]["untrained"][key]
+            cells = [str(len(figure["seeds"])), accuracy(figure), difference(figure.get("difference"))]
+            title = "" if place else key.replace("_", " ")
+            figures.add_row(title, row["name"], *cells, "-" if floor is None else percent(floor))
+        figures.add_section()
+    costs = Table(title="costs")
+    costs.add_column("recipe")
+    shown = ("images_per_second", "wall_seconds", "peak_memory_mib", "parameters", "backbone_flops")
+    for key in shown:
+        costs.add_column(COSTS[key], justify="right")
+    for row in rows:
+        costs.add_row(row["name"], *(cost(key, row["costs"][key]) for key in shown))
+    return [figures, costs]
 
 
 def accuracy(figure: Mapping[str, Any]) -> str:

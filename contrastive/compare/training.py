@@ -90,7 +90,7 @@ def _run(recipe: Path, seed: int, folder: Path) -> int:
             except KeyboardInterrupt:  # the second one: at once, as the child's own second would
                 child.kill()
                 raise
-            return Interrupted.exit_code if told else code
+            return Interrupted.exit_code if asked() else code
 
 
 def _wait_for_others(folder: Path, log: Log) -> None:
