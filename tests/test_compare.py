@@ -273,17 +273,10 @@ def test_seeds_begin_at_the_recipe_s_own(recipes):
     assert list(candidate.folders) == [7, 8]
 
 
-def test_twins_differ_by_exactly_zero_and_a_stopped_comparison_goes_on(recipes, capsys):
+def test_twins_differ_by_exactly_zero_and_a_stopped_comparison_goes_on(recipes, capfd):
     """The whole command, in processes of its own: stopped in its first run, finished, then found again."""
-    command = [
-        *recipes,
-        "--seeds",
-        "1",
-        "--set",
-        "evaluate={knn: {k: 5, at: end}}",
-        "--set",
-        "train.epochs=6",
-    ]
+    overrides = ("--set", "evaluate={knn: {k: 5, at: end}}", "--set", "train.epochs=6")
+    command = [*recipes, "--seeds", "1", *overrides]
     first = subprocess.Popen(
         [sys.executable, "-m", "contrastive", "compare", *command],
         stderr=subprocess.PIPE,
@@ -298,7 +291,7 @@ def test_twins_differ_by_exactly_zero_and_a_stopped_comparison_goes_on(recipes, 
     assert (first.returncode, "the same command goes on" in error) == (130, True), error
     assert not Path("comparisons").exists() or not list(Path("comparisons").rglob("report.html"))
 
-    found = compared(capsys, *command)
+    found = compared(capfd, *command)
     a, b = found["recipes"]
     assert b["figures"]["knn_top1"]["difference"]["mean"] == 0.0
     assert a["curves"] == b["curves"]
@@ -310,7 +303,7 @@ def test_twins_differ_by_exactly_zero_and_a_stopped_comparison_goes_on(recipes, 
     assert started[0] < started[1]
     assert "features of a" in Path(found["report"]).read_text()
 
-    compared(capsys, *command)
+    compared(capfd, *command)
     assert [
         json.loads((Path(row["runs"]["0"]) / "environment.json").read_text())["started"] for row in (a, b)
     ] == started

@@ -103,7 +103,7 @@ def _mean(figure: go.Figure, name: str, mean: float, interval: Any, place: int) 
 
 
 def _by_recipe(figure: go.Figure, rows: Rows, title: str) -> None:
-    figure.update_layout(showlegend=False, height=110 + 34 * len(rows))
+    figure.update_layout(showlegend=False, height=120 + 34 * len(rows))
     figure.update_xaxes(title=title)
     figure.update_yaxes(
         categoryorder="array",
@@ -316,6 +316,6 @@ def _class_colour(label: int) -> str:
 
 def _chart(section: str, title: str, caption: str, figure: go.Figure) -> Chart:
     figure.update_layout(
-        template=None, margin={"l": 56, "r": 12, "t": 8, "b": 44}, legend={"orientation": "h", "y": -0.22}
+        template=None, margin={"l": 56, "r": 12, "t": 8, "b": 54}, legend={"orientation": "h", "y": -0.24}
     )
     return {"section": section, "title": title, "caption": caption, "figure": json.loads(figure.to_json())}

@@ -153,7 +153,11 @@ def _differing(comparison: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    return '<span class="absent">-</span>' if value is None else escape(str(value))
+    return (
+        '<span class="absent">-</span>'
+        if value is None
+        else escape(value if isinstance(value, str) else json.dumps(value))
+    )
 
 
 def _name(name: str, place: int) -> tuple[str, str]:
