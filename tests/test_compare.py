@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from contrastive.compare import training
 from contrastive.compare.plan import plan
 from contrastive.compare.plots import mean_curve, pareto_front
 from contrastive.compare.results import curves, differing
+from contrastive.process import locked
 from tests.fake_runs import write_run, write_runs
 
 
@@ -307,6 +310,19 @@ def test_twins_differ_by_exactly_zero_and_a_stopped_comparison_goes_on(recipes, 
     assert [
         json.loads((Path(row["runs"]["0"]) / "environment.json").read_text())["started"] for row in (a, b)
     ] == started
+
+
+def test_a_run_that_another_process_writes_is_awaited(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    told = []
+    with ExitStack() as held:
+        held.enter_context(locked(tmp_path))
+        timer = threading.Timer(0.3, held.close)
+        timer.start()
+        training._wait_for_others(tmp_path, told.append)
+        timer.join()
+    training._wait_for_others(tmp_path, told.append)  # free now: nothing to tell
+    assert told == [f"another process is writing to {tmp_path}; waiting for it"]
 
 
 # -- small functions --------------------------------------------------------------------------------

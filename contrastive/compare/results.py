@@ -161,13 +161,10 @@ def _notes(candidates: Sequence[Candidate], runs: Mapping[str, Mapping[int, Run]
     notes = []
     if not all(len(group) > 1 for group in runs.values()):
         notes.append("A single seed gives no interval and no significance; --seeds 3 does.")
-    base = set(runs[candidates[0].name])
-    for candidate in candidates[1:]:
-        if len(base & set(runs[candidate.name])) < len(base):
-            notes.append(
-                f"{candidate.name} and {candidates[0].name} share {len(base & set(runs[candidate.name]))} of "
-                f"{len(base)} seeds; differences use these."
-            )
+    first = candidates[0].name
+    apart = [name for name, group in runs.items() if not runs[first].keys() <= group.keys()]
+    if apart:
+        notes.append(f"{', '.join(apart)}: not all seeds of {first}; differences are over the shared ones.")
     stopped = [str(r.folder) for group in runs.values() for r in group.values() if r.summary.get("stopped")]
     if stopped:
         notes.append(f"Ended before its last epoch: {', '.join(stopped)}.")

@@ -13,28 +13,32 @@ from contrastive.console import duration, percent
 
 
 def tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """Every figure with its interval and its difference to the first recipe; then what the runs cost."""
-    rows, split = comparison["recipes"], comparison["split"]
-    figures = Table(title=f"figures on {split}, last epoch" if split else "no labels, no figures")
-    for title in ("figure", "recipe"):
-        figures.add_column(title)
+    """A table for each figure, with intervals and differences to the first recipe, and one of the costs."""
+    return [*(_figure(comparison, key) for key in comparison["figures"]), _costs(comparison)]
+
+
+def _figure(comparison: Mapping[str, Any], key: str) -> Table:
+    rows = comparison["recipes"]
+    table = Table(title=f"{key.replace('_', ' ')} on {comparison['split']}, last epoch")
+    table.add_column("recipe", overflow="fold")
     for title in ("seeds", "trained", f"to {rows[0]['name']}", "untrained"):
-        figures.add_column(title, justify="right")
-    for key in comparison["figures"]:
-        for place, row in enumerate(rows):
-            figure, floor = row["figures"][key], row["floors"]["untrained"][key]
-            cells = [str(len(figure["seeds"])), accuracy(figure), difference(figure.get("difference"))]
-            title = "" if place else key.replace("_", " ")
-            figures.add_row(title, row["name"], *cells, "-" if floor is None else percent(floor))
-        figures.add_section()
-    costs = Table(title="costs")
-    costs.add_column("recipe")
-    shown = ("images_per_second", "wall_seconds", "peak_memory_mib", "parameters", "backbone_flops")
-    for key in shown:
-        costs.add_column(COSTS[key], justify="right")
+        table.add_column(title, justify="right")
     for row in rows:
-        costs.add_row(row["name"], *(cost(key, row["costs"][key]) for key in shown))
-    return [figures, costs]
+        figure, floor = row["figures"][key], row["floors"]["untrained"][key]
+        cells = (str(len(figure["seeds"])), accuracy(figure), difference(figure.get("difference")))
+        table.add_row(row["name"], *cells, "-" if floor is None else percent(floor))
+    return table
+
+
+def _costs(comparison: Mapping[str, Any]) -> Table:
+    shown = ("images_per_second", "wall_seconds", "peak_memory_mib", "parameters", "backbone_flops")
+    table = Table(title="costs" if comparison["figures"] else "no labels, no figures; costs")
+    table.add_column("recipe", overflow="fold")
+    for key in shown:
+        table.add_column(COSTS[key], justify="right")
+    for row in comparison["recipes"]:
+        table.add_row(row["name"], *(cost(key, row["costs"][key]) for key in shown))
+    return table
 
 
 def accuracy(figure: Mapping[str, Any]) -> str:
