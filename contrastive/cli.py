@@ -126,6 +126,30 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("timm", "onnx"), default="timm", help="what will load it")
     export.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
 
+    compare = command(
+        "compare",
+        _compare,
+        "run recipes over seeds and tell what differs, in a table and a report",
+        json_flag=True,
+    )
+    compare.add_argument(
+        "targets",
+        metavar="RECIPE_OR_RUN",
+        nargs="+",
+        help="a recipe file or name, a grid file, or a finished run's folder; the first is the measure",
+    )
+    compare.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="seeds of each recipe, its own and those after it (3)",
+    )
+    overrides(compare)
+    compare.add_argument(
+        "--out", metavar="DIR", help="where report.html goes (default: comparisons/<names>-<8 hex>)"
+    )
+
     command("schema", _schema, "print the JSON Schema of recipes, for editors")
 
     plugin = command("plugin", None, "installed plugins")
@@ -284,6 +308,25 @@ def _export(arguments: argparse.Namespace) -> int:
 
     print(export(arguments.run, arguments.out, arguments.format))
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from contrastive.compare import compare
+    from contrastive.console import Display
+
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        display = Display()
+        done = compare(
+            arguments.targets, arguments.overrides, seeds=arguments.seeds, out=arguments.out, log=display.log
+        )
+        display.console.print(*done.tables, sep="\n")
+        for note in done.comparison["notes"]:
+            display.warn(note)
+    if arguments.json:
+        _print_json(done.comparison)
+    else:
+        print(done.folder / "report.html")
+    return 1 if done.failed else 0
 
 
 def _schema(arguments: argparse.Namespace) -> int:

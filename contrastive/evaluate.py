@@ -166,6 +166,11 @@ class Evaluation:
         """Name and reason of every image that did not decode."""
         return self.reader.unreadable
 
+    @property
+    def scored(self) -> int:
+        """How many images the final figures come from."""
+        return len(self.validation_rows) if self.test is None else int(_known(self.test).sum())
+
     def final(self, backbone: nn.Module, head: nn.Module | None) -> Figures:
         """Every protocol: chosen on the held-out tenth, refitted on the whole train split, read on test."""
         return self._final(self.protocols, backbone, head)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from contrastive.alarms import Alarms
+from contrastive.backbones.probe import flops
 from contrastive.build import Composition, Data, build, untrained_of
 from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints
@@ -31,7 +32,7 @@ from contrastive.diagnosis import chunk_advice, memory_told
 from contrastive.distributed import lost, on_first, rank, world_size
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
-from contrastive.evaluate import Evaluation
+from contrastive.evaluate import Evaluation, frozen
 from contrastive.files import beside, put, settle, write_whole, writing
 from contrastive.foreign import read_map, restore, weights_of
 from contrastive.memory import Done, hold
@@ -379,12 +380,21 @@ class Job:
             "peak_memory_mib": peak_memory_mib(engine.accelerator.device),
             "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
             "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
-            "images": {"train": len(self.data.train), "test": len(self.data.test or ())},
+            "backbone_flops": self._flops(backbone),
+            "images": {
+                "train": len(self.data.train),
+                "test": len(self.data.test or ()),
+                "scored": evaluation.scored if trained else 0,
+            },
             "skipped": len(self._skipped),
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }
         _write_json(engine.folder / "summary.json", summary)
+
+    def _flops(self, backbone: Any) -> int:
+        with frozen(backbone):
+            return flops(backbone, self.data.train.channels, self.parts.image_size)
 
     def _export(self, backbone: Any, folder: Path) -> None:
         """Write ``backbone/``; a backbone that timm cannot load is told of and left to the checkpoint."""

@@ -207,9 +207,10 @@ def test_names_are_found_wherever_they_hide(tmp_path):
     assert {"ema", "moco", "queue", "in_batch"} <= words_of(path)
 
 
-def test_only_the_command_line_imports_the_conformance_kit():
-    importers = {owner(path) for path in modules() if "testing" in contrastive_imports(path)}
-    assert importers <= {"cli", "testing"}
+@pytest.mark.parametrize("name", ["testing", "compare"])
+def test_only_the_command_line_imports_what_stands_on_everything(name):
+    importers = {owner(path) for path in modules() if name in contrastive_imports(path)}
+    assert importers <= {"cli", name}
 
 
 def test_parts_and_plugins_use_public_names_only():
@@ -277,6 +278,7 @@ def test_help_loads_neither_torch_nor_plugins():
         "evaluate",
         "embed",
         "export",
+        "compare",
         "schema",
         "plugin",
     ):

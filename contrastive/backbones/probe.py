@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from contrastive.errors import UsageError
 
@@ -34,3 +35,15 @@ def feature_width(net: nn.Module, name: str, in_channels: int, image_size: int) 
         got = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise UsageError(f"{name} gives {got} for one image, not one vector: take a pooled classifier.")
     return features.shape[1]
+
+
+def flops(net: nn.Module, in_channels: int, image_size: int) -> int:
+    """Floating-point operations of one image's forward pass through ``net``, as it stands.
+
+    A multiply and an add are two. Counted are convolutions, matrix products and attention.
+    """
+    device = next((parameter.device for parameter in net.parameters()), None)
+    image = torch.zeros(1, in_channels, image_size, image_size, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(image)
+    return int(counter.get_total_flops())

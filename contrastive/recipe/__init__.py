@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contrastive.recipe.grid import Cell, load_cells
 from contrastive.recipe.model import (
     NOT_TRAINING,
     Evaluate,
@@ -20,6 +21,7 @@ from contrastive.recipe.source import find_recipe, load_tree, parse_tree, shippe
 
 __all__ = [
     "NOT_TRAINING",
+    "Cell",
     "Evaluate",
     "Node",
     "PartSpec",
@@ -31,6 +33,7 @@ __all__ = [
     "WeightedLoss",
     "dump_yaml",
     "find_recipe",
+    "load_cells",
     "load_recipe",
     "load_tree",
     "parse_tree",

@@ -74,7 +74,7 @@ def load_tree(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str,
     for path, value, found in _assignments(sets):
         mistakes += found
         if value is not None:
-            root = _assign(root, path, value, mistakes)
+            root = assign(root, path, value, mistakes)
     name = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-") or "recipe"
     return Tree(root, tuple(mistakes), name)
 
@@ -168,7 +168,7 @@ def _value(text: str, file: str) -> tuple[Node | None, list[Mistake]]:
         return None, list(error.mistakes)
 
 
-def _assign(
+def assign(
     node: Node, path: list[str], value: Node, mistakes: list[Mistake], part: bool | None = None
 ) -> Node:
     """The tree with ``value`` merged in at ``path``; a list's items go by index. ``part`` as in merge."""
@@ -182,13 +182,13 @@ def _assign(
             mistakes.append(Mistake(value.where, "", message))
             return node
         items = list(node.value)
-        items[int(step)] = _assign(old, rest, value, mistakes, part)
+        items[int(step)] = assign(old, rest, value, mistakes, part)
         return replace(node, value=items)
     if not (node.is_map or node.value is None or (part and node.is_text)):
         mistakes.append(Mistake(value.where, "", f"{shown(node)} has no key '{step}'; set it as a whole"))
         return node
     old = _named(node).child(step) or Node(None, value.where)
-    inner = _assign(old, rest, value, mistakes, (step in PART_KEYS) if part is None else part)
+    inner = assign(old, rest, value, mistakes, (step in PART_KEYS) if part is None else part)
     return merge(node, Node({step: inner}, value.where, {step: value.where}), part)
 
 

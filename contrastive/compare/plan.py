@@ -1,0 +1,225 @@
+"""What is compared: recipes, grid files and finished runs as candidates, all checked before any trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from contrastive.build import build
+from contrastive.errors import Mistake, RecipeError, UsageError
+from contrastive.recipe import (
+    NOT_TRAINING,
+    Cell,
+    Recipe,
+    load_cells,
+    load_tree,
+    resolve,
+    training_fingerprint,
+)
+from contrastive.registry import load_registry
+from contrastive.runs import Run, flatten
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One side of a comparison: a recipe with its seeds, trained or not.
+
+    Attributes:
+        name: the recipe's, unique in the comparison.
+        recipe: it in full, in plain values, without the seed.
+        data: fingerprint of the data set.
+        folders: seed -> where its run lives, or will.
+        labels: its value on each axis of a grid.
+        source: what is to be run; None where finished runs were named.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    data: str
+    folders: Mapping[int, Path]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    source: Recipe | None = field(default=None, repr=False)
+
+    def finished(self, seed: int) -> bool:
+        """Whether the run of a seed has ended, evaluated as the recipe asks."""
+        summary = Run(self.folders[seed]).summary if self.folders[seed].is_dir() else {}
+        return bool(summary) and (self.source is None or summary["evaluate"] == self.recipe["evaluate"])
+
+
+def plan(targets: Sequence[str], seeds: int, sets: Sequence[str] | Mapping[str, Any] = ()) -> list[Candidate]:
+    """The candidates that the words of a command line stand for, in its order.
+
+    Args:
+        targets: recipe files, names of shipped recipes, grid files and folders of finished runs.
+        seeds: how many each recipe gets: its own ``train.seed`` and those after it. Run folders have theirs.
+        sets: ``--set`` overrides of every recipe.
+
+    Raises:
+        RecipeError: every mistake of every recipe at once.
+        UsageError: a run that is not finished, two candidates of one name, data or protocols that differ.
+    """
+    folders = [Path(target) for target in targets if (Path(target) / "recipe.yaml").is_file()]
+    runs = {group.folders[min(group.folders)]: group for group in _runs(folders)}
+    first_of = {folder: first for first, group in runs.items() for folder in group.folders.values()}
+    built = _Recipes(seeds)
+    candidates: list[Candidate] = []
+    for target in targets:
+        if Path(target) in folders:
+            group = runs.pop(first_of[Path(target)], None)
+            candidates += [group] if group else []
+        else:
+            candidates += built.candidates(target, sets)
+    if built.mistakes:
+        raise RecipeError(built.mistakes)
+    candidates = _apart(candidates)
+    require_comparable(candidates)
+    return candidates
+
+
+class _Recipes:
+    """Resolves and builds recipes; collects their mistakes, so that all are told at once."""
+
+    def __init__(self, seeds: int):
+        self.seeds = seeds
+        self.mistakes: list[Mistake] = []
+        self.registry = load_registry()
+
+    def candidates(self, target: str, sets: Sequence[str] | Mapping[str, Any]) -> list[Candidate]:
+        try:
+            cells = load_cells(target, sets)
+        except RecipeError as error:
+            self.mistakes += error.mistakes
+            return []
+        return [found for cell in cells if (found := self._candidate(cell))]
+
+    def _candidate(self, cell: Cell) -> Candidate | None:
+        try:
+            recipe = resolve(cell.tree, self.registry)
+            data, _ = build(recipe)
+        except RecipeError as error:
+            self.mistakes += error.mistakes
+            return None
+        folders = {}
+        for seed in range(recipe.train.seed, recipe.train.seed + self.seeds):
+            seeded = replace(recipe, train=recipe.train.model_copy(update={"seed": seed}))
+            fingerprint = training_fingerprint(seeded, data.fingerprint)
+            folders[seed] = Path("runs") / f"{recipe.name}-seed{seed}-{fingerprint[:8]}"
+        return Candidate(
+            recipe.name, _seedless(recipe.dump()), data.fingerprint, folders, cell.labels, recipe
+        )
+
+
+def _runs(folders: Iterable[Path]) -> list[Candidate]:
+    """Finished runs, those that differ in nothing but their seed as one candidate."""
+    groups: dict[str, Candidate] = {}
+    for folder in folders:
+        run = Run(folder)
+        if not run.summary:
+            raise UsageError(
+                f"{folder} has not finished; `contrastive run {folder}/recipe.yaml --out {folder}` goes on."
+            )
+        recipe = load_tree(folder / "recipe.yaml").root.plain()
+        seed, seedless = recipe["train"]["seed"], _seedless(recipe)
+        data = json.loads((folder / "environment.json").read_text())["data"]
+        group = groups.setdefault(
+            json.dumps([_identity(seedless), data]), Candidate(recipe["name"], seedless, data, {})
+        )
+        if seed in group.folders and group.folders[seed] != folder:
+            raise UsageError(
+                f"{group.folders[seed]} and {folder} are one recipe and one seed; name one of them."
+            )
+        groups[json.dumps([_identity(seedless), data])] = replace(
+            group, folders={**group.folders, seed: folder}
+        )
+    return list(groups.values())
+
+
+def _seedless(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {**recipe, "train": {k: v for k, v in recipe["train"].items() if k != "seed"}}
+
+
+def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs one candidate: all but what changes neither weights nor figures."""
+    return {**recipe, "train": {k: v for k, v in recipe["train"].items() if k not in NOT_TRAINING}}
+
+
+def _apart(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates with names of their own: runs are told apart by folder, recipes must have two names."""
+    names = [candidate.name for candidate in candidates]
+    apart = []
+    for candidate in candidates:
+        if names.count(candidate.name) > 1:
+            if candidate.source is not None:
+                raise UsageError(
+                    f"two recipes are called '{candidate.name}'; give each a `name:` of its own, which names "
+                    "its runs too."
+                )
+            candidate = replace(candidate, name=candidate.folders[min(candidate.folders)].name)
+        apart.append(candidate)
+    return apart
+
+
+def require_comparable(candidates: Sequence[Candidate]) -> None:
+    """Refuse to rank what was trained or judged on different data, or judged in different ways.
+
+    Raises:
+        UsageError: says what differs, and between which.
+    """
+    first, *others = candidates
+    told = []
+    for other in others:
+        if other.data != first.data:
+            told.append(f"the data: {first.name} has {_dataset(first)}, {other.name} has {_dataset(other)}")
+        told += unequal(
+            "evaluate", (first.name, _protocols(first.recipe)), (other.name, _protocols(other.recipe))
+        )
+    refuse_if(told)
+
+
+def require_same_judgement(summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """The same of finished runs, folder -> summary: where their figures come from, in versions too.
+
+    Raises:
+        UsageError: says what differs, and between which.
+    """
+    (first, base), *others = summaries.items()
+    told = []
+    for name, summary in others:
+        for key in ("split", "protocols"):
+            told += unequal(key, (first, base.get(key)), (name, summary.get(key)))
+    refuse_if(told)
+
+
+def refuse_if(told: Sequence[str]) -> None:
+    """One error of everything that keeps runs from being ranked."""
+    if told:
+        raise UsageError(
+            "these runs cannot be ranked, for they differ in\n  " + "\n  ".join(dict.fromkeys(told))
+        )
+
+
+def unequal(key: str, one: tuple[str, Any], two: tuple[str, Any]) -> list[str]:
+    """``evaluate.knn.k: 200 in a, 5 in b``, a line for each value in which two trees differ."""
+    (name, before), (other, after) = one, two
+    old, new = flatten(before, key), flatten(after, key)
+    return [
+        f"{path}: {old.get(path, 'nothing')} in {name}, {new.get(path, 'nothing')} in {other}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]
+
+
+def _protocols(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocols of the final figures: when they run during training changes none of these."""
+    return {
+        name: {key: value for key, value in (parameters or {}).items() if key != "at"}
+        for name, parameters in recipe["evaluate"].items()
+        if name != "every"
+    }
+
+
+def _dataset(candidate: Candidate) -> str:
+    return f"{candidate.recipe['dataset']['name']} of fingerprint {candidate.data[:8]}"

@@ -1,0 +1,215 @@
+"""What a comparison found, as one plain object: table, report, CSV and ``--json`` show parts of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from contrastive.compare.plan import Candidate, require_same_judgement
+from contrastive.compare.statistics import (
+    CONFIDENCE,
+    holm,
+    interval,
+    paired_difference,
+    sampling_error,
+)
+from contrastive.console import MONITORS
+from contrastive.recipe import NOT_TRAINING
+from contrastive.runs import Run, flatten
+
+#: What a run costs: key -> words.
+COSTS = {
+    "images_per_second": "images/s",
+    "wall_seconds": "wall time",
+    "peak_memory_mib": "peak memory, MiB",
+    "parameters": "parameters",
+    "backbone_parameters": "of the backbone",
+    "backbone_flops": "FLOPs an image",
+}
+#: What two runs must share for their times to be comparable: key in environment.json -> words.
+_SURROUNDINGS = {"device": "device", "precision": "precision", "threads": "threads", "platform": "platform"}
+
+
+def compare(candidates: Sequence[Candidate], failed: Sequence[str] = ()) -> dict[str, Any]:
+    """Figures of every candidate over its finished runs, and their differences to the first candidate.
+
+    Figures are those of ``summary.json``: the last epoch's, read once, never the best epoch on test.
+
+    Raises:
+        UsageError: the runs were not judged alike.
+    """
+    runs = {c.name: {s: Run(f) for s, f in c.folders.items() if c.finished(s)} for c in candidates}
+    summaries = {run.folder.name: run.summary for group in runs.values() for run in group.values()}
+    require_same_judgement(summaries)
+    any_summary = next(iter(summaries.values()))
+    keys = list(dict.fromkeys(key for summary in summaries.values() for key in summary["trained"]))
+    rows = [_row(candidate, runs[candidate.name], keys) for candidate in candidates]
+    _add_differences(rows, keys)
+    return {
+        "confidence": CONFIDENCE,
+        "split": any_summary["split"],
+        "data": candidates[0].data,
+        "dataset": candidates[0].recipe["dataset"]["name"],
+        "protocols": any_summary["protocols"],
+        "images": any_summary["images"],
+        "figures": keys,
+        "recipes": rows,
+        "differing": differing({c.name: c.recipe for c in candidates}),
+        "notes": [*_notes(candidates, runs), *failed],
+    }
+
+
+def _row(candidate: Candidate, runs: Mapping[int, Run], keys: Sequence[str]) -> dict[str, Any]:
+    summaries = {seed: run.summary for seed, run in runs.items()}
+    metrics = {seed: run.metrics for seed, run in runs.items()}
+    return {
+        "name": candidate.name,
+        "labels": dict(candidate.labels),
+        "runs": {seed: str(run.folder) for seed, run in runs.items()},
+        "figures": {key: _figure(key, summaries) for key in keys},
+        "floors": {
+            floor: {key: _mean(s.get(floor, {}).get(key) for s in summaries.values()) for key in keys}
+            for floor in ("untrained", "pixels")
+        },
+        "monitors": {
+            key: _mean(s.get("monitors", {}).get(key) for s in summaries.values()) for key in MONITORS
+        },
+        "costs": {
+            "images_per_second": _mean(_speed(lines) for lines in metrics.values()),
+            **{
+                key: _mean(s.get(key) for s in summaries.values())
+                for key in COSTS
+                if key != "images_per_second"
+            },
+        },
+        "curves": {seed: curves(lines) for seed, lines in metrics.items()},
+    }
+
+
+def _figure(key: str, summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    values = {seed: s["trained"][key] for seed, s in summaries.items() if key in s["trained"]}
+    mean = _mean(values.values())
+    images = next((_scored(s) for s in summaries.values()), None)
+    return {
+        "seeds": values,
+        "mean": mean,
+        "interval": interval(list(values.values())),
+        "sampling_error": None if mean is None or not images else sampling_error(mean, images),
+    }
+
+
+def _scored(summary: Mapping[str, Any]) -> int | None:
+    """How many images the figures come from; unknown for the held-out tenth of runs that did not write it."""
+    images = summary["images"]
+    return images.get("scored") or (images["test"] if summary["split"] == "test" else None)
+
+
+def _add_differences(rows: Sequence[dict[str, Any]], keys: Iterable[str]) -> None:
+    """To each figure of each row but the first: the paired difference, p corrected over the rows."""
+    for key in keys:
+        base = rows[0]["figures"][key]["seeds"]
+        found = [paired_difference(row["figures"][key]["seeds"], base) for row in rows[1:]]
+        corrected = holm([None if difference is None else difference.p for difference in found])
+        for row, difference, p in zip(rows[1:], found, corrected, strict=True):
+            row["figures"][key]["difference"] = difference and {
+                "seeds": difference.seeds,
+                "mean": difference.mean,
+                "interval": difference.interval,
+                "p": difference.p,
+                "p_holm": p,
+                "verdict": verdict(difference.mean, p),
+            }
+
+
+def verdict(mean: float, p: float | None) -> str:
+    """``better``, ``worse``, or ``not shown`` where chance would do as well (or nobody can tell)."""
+    if p is None or p >= 1 - CONFIDENCE:
+        return "not shown"
+    return "better" if mean > 0 else "worse"
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """``loss``, monitors and figures of metrics.jsonl: (epoch, value), the loss as the mean of each epoch."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        for key, value in line.items():
+            if key not in ("step", "epoch", "lr", "images_per_second") and type(value) in (int, float):
+                found[key][line["epoch"]].append(value)
+    return {key: [(epoch, fmean(values)) for epoch, values in of.items()] for key, of in found.items()}
+
+
+def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The keys in which recipes differ, bookkeeping aside: key -> name -> value (None: absent)."""
+    free = ("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING))
+    flat = {name: flatten(recipe) for name, recipe in recipes.items()}
+    keys = dict.fromkeys(key for one in flat.values() for key in one if not key.startswith(free))
+    return {
+        key: {name: one.get(key) for name, one in flat.items()}
+        for key in keys
+        if len({json.dumps(one.get(key, "")) for one in flat.values()}) > 1
+    }
+
+
+def _notes(candidates: Sequence[Candidate], runs: Mapping[str, Mapping[int, Run]]) -> list[str]:
+    """What a reader must know before trusting the table."""
+    notes = []
+    if not all(len(group) > 1 for group in runs.values()):
+        notes.append("A single seed gives no interval and no significance; --seeds 3 does.")
+    first = candidates[0].name
+    apart = [name for name, group in runs.items() if not runs[first].keys() <= group.keys()]
+    if apart:
+        notes.append(f"{', '.join(apart)}: not all seeds of {first}; differences are over the shared ones.")
+    stopped = [str(r.folder) for group in runs.values() for r in group.values() if r.summary.get("stopped")]
+    if stopped:
+        notes.append(f"Ended before its last epoch: {', '.join(stopped)}.")
+    environments = [
+        json.loads((run.folder / "environment.json").read_text())
+        for group in runs.values()
+        for run in group.values()
+    ]
+    for key, words in _SURROUNDINGS.items():
+        values = sorted({str(environment.get(key)) for environment in environments})
+        if len(values) > 1:
+            notes.append(
+                f"Not all runs had one {words} ({', '.join(values)}): times and memory do not compare."
+            )
+    return notes
+
+
+def _speed(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """The median of the steps: an evaluation or a busy moment does not move it."""
+    speeds = [line["images_per_second"] for line in lines if line.get("images_per_second")]
+    return median(speeds) if speeds else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def to_csv(comparison: Mapping[str, Any]) -> str:
+    """One line a run: recipe, seed, folder, figures, costs are those of ``summary.json``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["recipe", "seed", *comparison["figures"], *MONITORS, *COSTS, "run"])
+    for row in comparison["recipes"]:
+        for seed, folder in row["runs"].items():
+            summary, run = Run(folder).summary, Run(folder)
+            costs = {**summary, "images_per_second": _speed(run.metrics)}
+            writer.writerow(
+                [
+                    row["name"],
+                    seed,
+                    *(summary["trained"].get(key) for key in comparison["figures"]),
+                    *(summary.get("monitors", {}).get(key) for key in MONITORS),
+                    *(costs.get(key) for key in COSTS),
+                    Path(folder),
+                ]
+            )
+    return text.getvalue()
