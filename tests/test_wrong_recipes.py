@@ -381,6 +381,12 @@ def test_a_place_in_a_list_of_thousands_of_digits_is_none():
     assert "is no place in a list of 1; places count from 0" in found
 
 
+def test_what_a_terminal_would_act_on_is_shown_escaped():
+    Path("r.yaml").write_text(D + 'loss: "\\e[2J\\n\\u2028"\n')
+    (found,) = mistakes()
+    assert found.startswith(r"r.yaml:2:7  loss: there is no loss '\x1b[2J\n\u2028'.")
+
+
 def test_files_that_are_no_recipes():
     Path("big.yaml").write_text("# " + "x" * MAX_BYTES)
     assert "too large for a recipe" in mistakes("big.yaml")[0]
