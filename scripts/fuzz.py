@@ -30,7 +30,7 @@ from contrastive.errors import ContrastiveError, RecipeError
 from contrastive.recipe import load_recipe
 from contrastive.registry import Registry, load_registry
 
-ADDRESS_SPACE = 16 * 2**30  # bytes a child may map: what asks for more fails there, and not the machine
+ADDRESS_SPACE = 10 * 2**30  # bytes a child may map: what asks for more fails there, and not the machine
 Outcome = Callable[[int], str]
 
 
