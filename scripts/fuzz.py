@@ -1,8 +1,8 @@
 """Random recipes and damaged images against the promises: a sentence and its exit code, never a traceback.
 
-``python scripts/fuzz.py recipes --count 10000 --seed 0`` and ``python scripts/fuzz.py images --count 1000
---seed 0`` print how often each outcome came about, as JSON, and exit with 1 where a promise broke; each broken
-one is told with the seed that brings it back (``--seed 0 --first 1234 --count 1``).
+``python scripts/fuzz.py recipes --count 10000`` and ``python scripts/fuzz.py images --count 1000`` print
+how often each outcome came about, as JSON, and exit with 1 where a promise broke; each broken one is told with what
+brings it back (``--seed 0 --first 1234 --count 1``).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _check_error(error: ContrastiveError, file: Path, text: str) -> None:
 
 
 def process_outcome(text: str, file: Path) -> str:
-    """The exit code of ``contrastive check`` on a recipe. Raises Broken for one of no contract, or a traceback."""
+    """The exit code of ``contrastive check``. Raises Broken for one of no contract, or a traceback."""
     file.write_text(text, "utf-8")
     command = [sys.executable, "-m", "contrastive", "check", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -29,7 +29,7 @@ for _ in range(8):
     ],
 )
 def test_absurd_sizes_are_refused_at_their_place(path, value, message):
-    with pytest.raises(RecipeError, match="simclr.yaml|--set") as error:
+    with pytest.raises(RecipeError, match=r"simclr\.yaml|--set") as error:
         build(load_recipe("simclr", {path: value}, load_registry()))
     (mistake,) = error.value.mistakes
     assert message in str(mistake)
