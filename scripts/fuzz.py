@@ -1,8 +1,8 @@
 """Random recipes and damaged images against the promises: a sentence and its exit code, never a traceback.
 
 ``python scripts/fuzz.py recipes --count 10000`` and ``python scripts/fuzz.py images --count 1000`` print
-how often each outcome came about, as JSON, and exit with 1 where a promise broke; each broken one is told with what
-brings it back (``--seed 0 --first 1234 --count 1``).
+how often each outcome came about, as JSON, and exit with 1 where a promise broke; each broken one is told
+with what brings it back (``--seed 0 --first 1234 --count 1``).
 """
 
 from __future__ import annotations
