@@ -13,6 +13,7 @@ from contrastive.augmentations.pipeline import Pipeline
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluate import Scheduled
+from contrastive.limits import MAX_SIDE, MemoryGuard
 from contrastive.method import Method
 from contrastive.parts import NEEDS, Backbone, Callback, Dataset, Head, ImageTable, Optimizer, Part, Protocol
 from contrastive.recipe import PartSpec, Recipe
@@ -65,7 +66,8 @@ class Builder:
     def attempt(self, path: str, make: Callable[[], T]) -> T | None:
         """What ``make`` gives, or None and a mistake at ``path`` where a part refuses its parameters."""
         try:
-            return make()
+            with MemoryGuard():
+                return make()
         except (PluginError, RecipeError):
             raise
         except (ContrastiveError, ValueError, TypeError) as error:
@@ -121,7 +123,12 @@ class Builder:
 
     def pipelines(self) -> list[Pipeline]:
         augmentation = self.attempt("augmentation", self.recipe.augmentation.build)
-        return [] if augmentation is None else augmentation.pipelines()
+        pipelines = [] if augmentation is None else augmentation.pipelines()
+        side = max((max(pipeline.size) for pipeline in pipelines if pipeline.size), default=0)
+        if side > MAX_SIDE:
+            self.refuse("augmentation", f"views of {side} pixels a side are too large; at most {MAX_SIDE}.")
+            return []
+        return pipelines
 
     def image_size(self, pipelines: Sequence[Pipeline], train: ImageTable) -> int | None:
         """Side of the images an encoder sees, in training as in evaluation."""
@@ -206,7 +213,7 @@ class Builder:
         for height, width in sorted(others):
             backbone.eval()
             try:
-                with torch.no_grad():
+                with torch.no_grad(), MemoryGuard():
                     backbone(torch.zeros(1, channels, height, width))
             except Exception as error:  # a stranger's code, on a size it was not made for
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -13,6 +13,7 @@ from rich.table import Table
 from contrastive.build import Composition, build
 from contrastive.cache import cache_folder
 from contrastive.device import resolve_precision
+from contrastive.limits import MemoryGuard
 from contrastive.memory import pixel_bytes, shown, whereabouts
 from contrastive.method import Method
 from contrastive.parts import ImageTable
@@ -155,6 +156,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
     views = [torch.rand(images, channels, *each) for each in sizes]
     before = {name: tensor.clone() for name, tensor in method.named_buffers()}
     with (
+        MemoryGuard(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
     ):

@@ -56,7 +56,9 @@ class Mistake:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.where}  {self.path}: {self.message}" if self.path else f"{self.where}  {self.message}"
+        """One line; what a terminal would act on (escape sequences, line breaks) is shown escaped."""
+        text = f"{self.where}  {self.path}: {self.message}" if self.path else f"{self.where}  {self.message}"
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class RecipeError(UsageError):

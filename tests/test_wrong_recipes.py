@@ -375,6 +375,34 @@ def test_a_bomb_of_aliases_is_refused_at_once():
     assert "over 20000 values (aliases expanded)" in found
 
 
+def test_aliases_count_at_the_depth_of_what_they_name():
+    deep = "[" * 20 + "{}" + "]" * 20
+    Path("r.yaml").write_text(f"a: &a {deep.format('x')}\nb: {deep.format('*a')}\n")
+    assert mistakes() == ["r.yaml:2:24  nested more than 32 deep; a recipe is flatter than that"]
+
+
+def test_a_long_row_of_recipes_that_extend_one_another_is_refused():
+    Path("r0.yaml").write_text(D)
+    for number in range(1, 2000):
+        Path(f"r{number}.yaml").write_text(f"extends: r{number - 1}.yaml\n")
+    assert load_recipe("r15.yaml", (), REGISTRY).dataset.name == "fashion_mnist_sample"
+    (found,) = mistakes("r1999.yaml")
+    message = "over 16 recipes extend one another in a row; merge some of them"
+    assert found == f"r1984.yaml:1:10  extends: {message}"
+
+
+def test_a_place_in_a_list_of_thousands_of_digits_is_none():
+    Path("r.yaml").write_text(D + "loss: [nt_xent]\n")
+    (found,) = mistakes(sets=[f"loss.{'9' * 5000}=nt_xent"])
+    assert "is no place in a list of 1; places count from 0" in found
+
+
+def test_what_a_terminal_would_act_on_is_shown_escaped():
+    Path("r.yaml").write_text(D + 'loss: "\\e[2J\\n\\u2028"\n')
+    (found,) = mistakes()
+    assert found.startswith(r"r.yaml:2:7  loss: there is no loss '\x1b[2J\n\u2028'.")
+
+
 def test_files_that_are_no_recipes():
     Path("big.yaml").write_text("# " + "x" * MAX_BYTES)
     assert "too large for a recipe" in mistakes("big.yaml")[0]
@@ -382,8 +410,9 @@ def test_files_that_are_no_recipes():
     assert mistakes("latin.yaml") == ["latin.yaml  is not UTF-8 text; a recipe is a YAML text file"]
     Path("binary.yaml").write_bytes(b"name: a\nx: \x00\x01\n")
     assert mistakes("binary.yaml") == ["binary.yaml:2:4  a character that YAML forbids; is this a text file?"]
-    Path("half.yaml").write_text('name: "\\ud800"\n')
-    assert "lone surrogate" in mistakes("half.yaml")[0]
+    for text in ('name: "\\ud800"\n', '"\\ud800": 1\n'):
+        Path("half.yaml").write_text(text)
+        assert "lone surrogate" in mistakes("half.yaml")[0]
 
 
 def test_an_unreadable_file_is_told(monkeypatch):

@@ -50,7 +50,7 @@ def _picture(loaded: Loaded) -> dict[str, Any]:
     rows = np.sort(rows[np.argsort(hash_ids(table.ids[rows], "pictures"), kind="stable")[:IMAGES]])
     backbone = loaded.parts.method.backbone
     with frozen(backbone):
-        features = loaded.evaluation.features(backbone, table, rows)
+        features = loaded.evaluation.reader.features(backbone, table, rows)
     points, explained = principal_plane(features.h)
     _, near = nearest_others(features.h, NEIGHBOURS)
     queries = np.argsort(hash_ids(features.ids.cpu().numpy(), "queries"), kind="stable")[:QUERIES].tolist()

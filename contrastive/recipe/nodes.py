@@ -62,8 +62,9 @@ class Node:
         """The value of a map's key, or a list's item; None where there is none."""
         if self.is_map:
             return self.value.get(step)
-        if self.is_list and str(step).isdecimal() and int(step) < len(self.value):
-            return self.value[int(step)]
+        place = str(step)
+        if self.is_list and place.isdecimal() and len(place) < 10 and int(place) < len(self.value):
+            return self.value[int(place)]
         return None
 
 

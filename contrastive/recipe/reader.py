@@ -104,6 +104,12 @@ def _refused(where: Where, message: str) -> RecipeError:
     return RecipeError([Mistake(where, "", message)])
 
 
+def _depth(node: Node) -> int:
+    """How deep it is nested: 0 for a scalar."""
+    children = node.value.values() if node.is_map else node.value if node.is_list else ()
+    return 1 + max(map(_depth, children), default=0) if node.is_map or node.is_list else 0
+
+
 class _Builder:
     """Builds nodes from parser events; counts what it builds, aliases at their full size."""
 
@@ -130,10 +136,9 @@ class _Builder:
 
     def _node(self, event: Any, events: Iterator[yaml.Event], path: Keys, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event)
+            return self._alias(event, depth)
         self._count(1, event)
-        if depth > MAX_DEPTH:
-            raise self._refuse(event, f"nested more than {MAX_DEPTH} deep; a recipe is flatter than that")
+        self._check_depth(depth, event)
         if event.tag not in (None, "!"):
             raise self._refuse(event, f"a tag ({event.tag}); a recipe holds plain values only")
         before = self._nodes
@@ -149,7 +154,7 @@ class _Builder:
             self._anchors[event.anchor] = node, self._nodes - before + 1
         return node
 
-    def _alias(self, event: yaml.AliasEvent) -> Node:
+    def _alias(self, event: yaml.AliasEvent, depth: int) -> Node:
         if event.anchor not in self._anchors:
             raise self._refuse(event, f"'*{event.anchor}' has no anchor '&{event.anchor}' before it")
         known = self._anchors[event.anchor]
@@ -157,6 +162,7 @@ class _Builder:
             raise self._refuse(event, f"'*{event.anchor}' stands inside the value it names")
         node, size = known
         self._count(size, event)
+        self._check_depth(depth + _depth(node), event)
         return node
 
     def _map(self, start: yaml.Event, events: Iterator[yaml.Event], path: Keys, depth: int) -> Node:
@@ -165,7 +171,7 @@ class _Builder:
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._refuse(event, "a key must be a word; check the indentation and brackets here")
-            key, where = event.value, self._place(event)
+            key, where = self._text(event), self._place(event)
             if key == "<<" and event.implicit[0]:
                 raise self._refuse(event, "a merge key ('<<'); use `extends: other.yaml` to inherit")
             child = self._node(next(events), events, (*path, key), depth + 1)
@@ -184,10 +190,9 @@ class _Builder:
         return Node(items, self._place(start))
 
     def _scalar(self, event: yaml.ScalarEvent) -> Node:
-        if any("\ud800" <= letter <= "\udfff" for letter in event.value):
-            raise self._refuse(event, "half a character (a lone surrogate); write the whole one")
+        text = self._text(event)
         if not event.implicit[0]:  # quoted
-            return Node(event.value, self._place(event))
+            return Node(text, self._place(event))
         value = resolve_scalar(event.value) if len(event.value) <= 1000 else event.value
         if isinstance(value, int) and abs(value) >= 2**63:
             raise self._refuse(event, f"{event.value[:20]}... is beyond 64 bits; quote it if it is text")
@@ -195,10 +200,19 @@ class _Builder:
             raise self._refuse(event, f"{event.value} is beyond the range of a number")
         return Node(value, self._place(event))
 
+    def _text(self, event: yaml.ScalarEvent) -> str:
+        if any("\ud800" <= letter <= "\udfff" for letter in event.value):
+            raise self._refuse(event, "half a character (a lone surrogate); write the whole one")
+        return event.value
+
     def _count(self, nodes: int, event: yaml.Event) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             raise self._refuse(event, f"over {MAX_NODES} values (aliases expanded); a recipe is far smaller")
+
+    def _check_depth(self, depth: int, event: yaml.Event) -> None:
+        if depth > MAX_DEPTH:
+            raise self._refuse(event, f"nested more than {MAX_DEPTH} deep; a recipe is flatter than that")
 
     def _refuse(self, event: yaml.Event, message: str) -> RecipeError:
         return _refused(self._place(event), message)

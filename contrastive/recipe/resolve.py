@@ -52,6 +52,9 @@ DEFAULTS: dict[str, Any] = {
     "evaluate": {"knn": {}, "linear": {}},
 }
 
+#: Parts that a recipe may name, those of repeated pipelines as often as they are repeated.
+MAX_PARTS = 1000
+
 #: Every key of a recipe, in the order in which it is written out.
 KEYS = (
     "name", "dataset", "augmentation", "backbone", "head", "predictor", "views", "positives", "target",
@@ -119,6 +122,7 @@ class _Resolver:
     def __init__(self, tree: Tree, registry: Registry):
         self.root, self.registry = tree.root, registry
         self.default_name = tree.name
+        self._parts = 0
         self.mistakes = list(tree.mistakes)
         self.plugin_mistakes: list[Mistake] = []
 
@@ -277,6 +281,10 @@ class _Resolver:
     # Parts
 
     def _part(self, kind: str, node: Node, path: str) -> PartSpec | None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:  # at once: repeats within repeats would take for ever
+            message = f"over {MAX_PARTS} parts, repeats multiplied; repeat fewer times"
+            raise RecipeError([*self.mistakes, Mistake(node.where, path, message)])
         if kind == "augmentation" and node.is_list:
             return self._sequence(node, path)
         if not (node.is_map or node.is_text):

@@ -19,6 +19,9 @@ PART_KEYS = (
     "dataset", "augmentation", "backbone", "head", "predictor", "target", "negatives", "loss", "optimizer",
 )  # fmt: skip
 
+#: Recipes that may extend one another in a row.
+MAX_EXTENDS = 16
+
 
 def shipped_folder() -> Path:
     """The recipes that ship with the package: inside the wheel, or beside the package in a checkout."""
@@ -112,6 +115,8 @@ def _base_file(base: Node, file: Path, chain: tuple[Path, ...]) -> Path:
     if found.resolve() in chain:
         names = " -> ".join(path.name for path in (*chain, found))
         raise UsageError(f"recipes extend each other in a circle ({names}); let one stand alone")
+    if len(chain) >= MAX_EXTENDS:
+        raise UsageError(f"over {MAX_EXTENDS} recipes extend one another in a row; merge some of them")
     return found
 
 
