@@ -1,6 +1,6 @@
 """Run benchmarks, print their tables, and keep them as Markdown and JSON.
 
-python -m benchmarks                       every one (about half an hour on two cores)
+python -m benchmarks                       every one (about an hour and a half on two cores)
 python -m benchmarks losses augmentation   some
 python -m benchmarks --quote docs/performance.md   put the tables kept so far between the page's markers
 """

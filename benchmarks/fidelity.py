@@ -4,7 +4,7 @@ The shipped SimCLR recipe, shrunk, once with its own augmentation and once with 
 by torchvision v2, image by image; paired by seed (weights and order of the images are the same). Runs live
 in folders of their own and are taken up where they were stopped.
 
-python -m benchmarks fidelity                 the row of the table (about half an hour on one core)
+python -m benchmarks fidelity                 the row of the table (about an hour on one core)
 python -m benchmarks.fidelity --out FOLDER    with the runs under FOLDER
 """
 
@@ -51,7 +51,7 @@ AUGMENTATIONS: dict[str, Any] = {
     "fast": {"name": "simclr", "size": 28, "strength": STRENGTH, "scale": [0.3, 1.0]},
     "torchvision": [{"name": "torchvision", **entry} for entry in TORCHVISION],
 }
-SHRUNK = {"train.epochs": 5, "train.workers": 0, "evaluate.every": 0, "evaluate.linear": "none"}
+SHRUNK = {"train.epochs": 15, "train.workers": 0, "evaluate.every": 0, "evaluate.linear": "none"}
 
 
 def train(path: str, seed: int, out: str) -> float:
