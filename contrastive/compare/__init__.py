@@ -15,7 +15,6 @@ from typing import Any
 
 from rich.table import Table
 
-from contrastive.files import write_whole
 from contrastive.compare.pictures import pictures
 from contrastive.compare.plan import Candidate, plan
 from contrastive.compare.report import render
@@ -24,6 +23,7 @@ from contrastive.compare.results import to_csv
 from contrastive.compare.table import tables
 from contrastive.compare.training import train
 from contrastive.errors import UsageError
+from contrastive.files import write_whole
 
 #: What is written beside the resolved recipes.
 _FILES = ("report.html", "runs.csv", "comparison.json")

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from contrastive.files import write_whole
 from contrastive.compare.plan import Candidate
 from contrastive.errors import ContrastiveError, Interrupted
+from contrastive.files import write_whole
 from contrastive.process import interrupts
 from contrastive.recipe import dump_yaml
 
