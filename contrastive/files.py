@@ -6,11 +6,13 @@ holds it is synced, for a rename lives in the folder.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -105,3 +107,9 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} could not be written ({reason}); make room, or the place writable, and run the same "
             "command again."
         ) from error
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Replace a file of one JSON value in one step. Raises ContrastiveError where it cannot be written."""
+    with writing(path):
+        write_whole(path, json.dumps(value, indent=indent) + "\n")

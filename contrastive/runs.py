@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
@@ -33,7 +32,7 @@ from contrastive.distributed import lost, on_first, rank, world_size
 from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation, frozen
-from contrastive.files import beside, put, settle, write_whole, writing
+from contrastive.files import beside, put, settle, write_json, write_whole, writing
 from contrastive.foreign import read_map, restore, weights_of
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
@@ -283,7 +282,7 @@ class Job:
             "plugins": {p.name: p.version for p in load_registry().plugins},
             "git_commit": git_commit(),
         }
-        _write_json(path, environment)
+        write_json(path, environment)
 
     # -- engine and evaluation ----------------------------------------------------------------------
 
@@ -390,7 +389,7 @@ class Job:
             "unreadable": unreadable,
             "evaluate": self.evaluation,
         }
-        _write_json(engine.folder / "summary.json", summary)
+        write_json(engine.folder / "summary.json", summary)
 
     def _flops(self, backbone: Any) -> int:
         with frozen(backbone):
@@ -477,19 +476,15 @@ def evaluation_of(
 
 def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
     """Whose labels protocols used, protocol -> ids, where these are not all; no file where all used all."""
-    path.unlink(missing_ok=True)
     if used:
-        write_whole(path, json.dumps(used) + "\n")
+        write_json(path, used, indent=None)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # -- surroundings -----------------------------------------------------------------------------------
 
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with writing(path):
-        write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def _counted(names: Sequence[str], what: str) -> str:

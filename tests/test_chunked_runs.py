@@ -13,7 +13,7 @@ import contrastive
 from contrastive.cli import main
 from contrastive.errors import Interrupted
 from contrastive.losses import NTXent
-from tests.test_runs import assert_same, assert_same_run, final_state
+from tests.same import assert_same, assert_same_run, final_state
 from tests.tiny import interrupted_after
 
 #: Two epochs of a queue and a moving average, in three chunks of a batch, with dropout and batch norm.

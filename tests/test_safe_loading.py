@@ -297,7 +297,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a state without weights": (state(lambda tree: {}), NO_WEIGHTS),
     "weights that are a list": (weights(lambda tree: [*tree.values()]), NO_WEIGHTS),
     "weights by number": (weights(lambda tree: dict(enumerate(tree.values()))), NO_WEIGHTS),
-    "weights that are text": (weights(first(lambda value: "text")), UNFIT),
+    "weights that are text": (weights(first(lambda value: "text")), NO_WEIGHTS),
     "weights of a wrong shape": (weights(first(lambda value: value[:1])), UNFIT),
     "weights of wrong names": (weights(lambda tree: {f"x.{n}": value for n, value in tree.items()}), UNFIT),
     "no weights": (weights(lambda tree: {}), UNFIT),
