@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile
 
 import contrastive
 from contrastive.augmentations import SimCLR
@@ -88,6 +88,16 @@ def jpeg_of(width: int, height: int) -> bytes:
     return resized(data, data.index(b"\xff\xc0") + 5, ">HH", height, width)
 
 
+def tiled(width: int, height: int) -> bytes:
+    """A TIFF of one pixel in a tile of that size, of which it holds next to nothing."""
+    content = zlib.compress(bytes(64))
+    tags = {256: 1, 257: 1, 258: 8, 259: 8, 262: 1, 277: 1, 322: width, 323: height}
+    place = 8 + 2 + 12 * (len(tags) + 2) + 4  # the tile lies behind the tags
+    tags |= {324: place, 325: len(content)}
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + fields + bytes(4) + content
+
+
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 
 #: What is read: the file's name, its bytes, (H, W), and the colour of the first pixel.
@@ -135,6 +145,7 @@ BOMBS = {
     "GIF": resized(plain("P", 1, form="GIF"), 6, "<HH", 60_000, 60_000),
     "BMP": resized(plain("RGB", RED, form="BMP"), 18, "<ii", 60_000, 60_000),
     "PPM": b"P6 60000 60000 255\n",
+    "TIFF of one pixel in a large tile": tiled(40_000, 40_000),
 }
 
 
@@ -182,6 +193,21 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(kind: str):
 def test_the_limit_is_told_where_warnings_are_errors():
     with pytest.raises(UnreadableImage, match="more than the 89,478,485 that are read"):
         decode_image(BOMBS["PNG just too large"], "bomb")
+
+
+def test_postscript_is_not_handed_to_its_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/executed'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as before Pillow has looked for it
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(code) print\n%%EOF\n"
+    for table in tables(tmp_path, "photo.jpg", data):
+        assert table.size is None
+        with pytest.raises(UnreadableImage, match="not an image, or of an unknown format"):
+            table.decode(0)
+    assert not (tmp_path / "executed").exists()
 
 
 # -- folders -----------------------------------------------------------------------------------------------

@@ -96,6 +96,23 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.usefixtures("hub")
+def test_the_reader_of_pickles_is_refused():
+    Path("train.pkl").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(UsageError, match=r"dataset\.path: 'pandas' unpickles"):
+        HuggingFace("pandas").table("train")
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "./pandas"])
+def test_a_folder_called_like_a_reader_of_the_library_is_that_folder(name: str, hub: Any):
+    Path(name).mkdir()
+    Image.new("RGB", (4, 4)).save(f"{name}/x.png")
+    Image.new("RGB", (9, 9)).save("train.png")  # beside it: what that reader would find
+    table = HuggingFace(name).table("train")
+    assert table is not None
+    assert [tuple(table.decode(row).shape) for row in range(len(table))] == [(3, 4, 4)]
+
+
+@pytest.mark.usefixtures("hub")
 def test_a_loading_script_beside_a_table_is_not_run():
     folder = Path("stranger")
     folder.mkdir()

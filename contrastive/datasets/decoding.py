@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from abc import abstractmethod
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,10 @@ EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
+#: What is decoded, whatever the file is called. Pillow knows more: PostScript, which is code, it hands to
+#: Ghostscript.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of a TIFF
 _UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange width and height
 
 
@@ -69,9 +74,10 @@ def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int =
     if not data:
         raise UnreadableImage(name, "empty file")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(name, f"{image.width} x {image.height} pixels are {_TOO_MANY}")
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            for width, height in (image.size, _tile(image)):
+                if width * height > MAX_PIXELS:
+                    raise UnreadableImage(name, f"{width} x {height} pixels are {_TOO_MANY}")
             size = _upright_size(image)
             factor = _draft(image, reduction(size))
             image.load()
@@ -80,6 +86,19 @@ def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int =
         raise
     except Exception as error:  # on corrupt input Pillow's decoders raise almost any type
         raise UnreadableImage(name, reason(error)) from None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of _FORMATS that this Pillow knows: AVIF came with 11.3."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _tile(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of what a tiled TIFF decodes at once, however small the image; (0, 0) of others."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
 
 
 def _draft(image: Image.Image, most: int) -> int:
@@ -131,8 +150,9 @@ def common_size(sources: Iterable[bytes | Path]) -> tuple[int, int] | None:
 
 def header_size(source: bytes | Path) -> tuple[int, int] | None:
     """(H, W) of an upright image, from its header; None if that cannot be read."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(file, formats=_formats()) as image:
             # Asked only where the header has it: a PNG without EXIF would be decoded to look for it.
             return _upright_size(image) if "exif" in image.info else (image.height, image.width)
     except Exception:  # as in decode_reduced; the loader names the file when it comes to decode it

@@ -95,12 +95,18 @@ class HuggingFace(Dataset):
             raise UsageError(
                 "dataset hugging_face needs the package datasets: pip install contrastive-framework[datasets]"
             ) from None
+        if self.path == "pandas":  # no data set, but the library's reader of pickles in the current folder
+            raise UsageError(
+                "dataset.path: 'pandas' unpickles what lies in the current folder, which may run any code. "
+                "Write the images as parquet."
+            )
         folder = Path(os.path.expanduser(self.path))
         try:
             if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
                 loaded = datasets.load_from_disk(str(folder))
             else:
-                path = str(folder) if folder.is_dir() else self.path
+                # Whole: for a folder called like one of its readers (csv, pandas) it takes the reader.
+                path = os.path.abspath(folder) if folder.is_dir() else self.path
                 loaded = datasets.load_dataset(path, name=self.config, revision=self.revision)
         except Exception as error:  # the library raises many types, some not its own
             raise DataError(
