@@ -46,7 +46,7 @@ def render(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
         neighbours=_neighbours(pictures),
         protocols=_protocols(comparison),
         runs=_runs(comparison),
-        data=json.dumps([chart["figure"] for chart in drawn]).replace("</", "<\\/"),
+        data=json.dumps([chart["figure"] for chart in drawn]).replace("<", "\\u003c"),  # no tag, no comment
         style=_asset("report.css"),
         script=_asset("report.js"),
         plotly=get_plotlyjs(),
