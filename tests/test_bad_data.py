@@ -439,6 +439,6 @@ def test_a_run_with_a_third_of_the_labels_trains_on_all_images_and_scores_the_la
     test = labelled_table(tmp_path / "test.parquet", pa.array([n % 3 if n < 6 else None for n in range(30)]))
     sets = [f"dataset={{name: parquet, train: {train}, test: {test}}}", *SMALL, "train.epochs=1"]
     done = contrastive.run("photos", [*sets, "evaluate.knn.k=3"], out=tmp_path / "run")
-    assert done.summary["images"] == {"train": 120, "test": 30}
+    assert done.summary["images"] == {"train": 120, "test": 30, "scored": 6}
     sixths = done.summary["trained"]["knn_top1"] * 6
     assert sixths == pytest.approx(round(sixths), abs=1e-9), "of the six labelled test images"

@@ -70,7 +70,7 @@ def test_a_kill_between_recipe_and_environment_keeps_a_run_longer(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_write_json", killed)
+        patch.setattr(runs, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder)
     assert "epochs: 2" in (folder / "recipe.yaml").read_text()
@@ -122,12 +122,19 @@ def test_metrics_that_were_cut_are_told_and_the_run_goes_on(
     assert_same(final_state(folder)["method"], final_state(tiny_run)["method"])
 
 
+def live_on(begun: Any) -> None:
+    begun.set()
+    time.sleep(60)
+
+
 def test_a_forked_process_that_lives_on_holds_no_lock(tmp_path: Path):
     """As the workers of a killed run do, which look for their parent every five seconds."""
+    begun = ForkContext().Event()
     with runs.locked(tmp_path / "run"):
-        worker = ForkContext().Process(target=time.sleep, args=(60,))
+        worker = ForkContext().Process(target=live_on, args=(begun,))
         worker.start()
     try:
+        assert begun.wait(60)  # a busy machine may be slow to begin it
         with runs.locked(tmp_path / "run"):
             assert worker.is_alive()
     finally:

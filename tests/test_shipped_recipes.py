@@ -35,7 +35,7 @@ def test_the_reference(tmp_path: Path):
     sets = {**TWO_STEPS, "evaluate.knn.k": 200}
     summary = contrastive.run("simclr", sets, out=tmp_path / "run").summary
     assert summary["steps"] == 2
-    assert summary["images"] == {"train": 8000, "test": 2000}
+    assert summary["images"] == {"train": 8000, "test": 2000, "scored": 2000}
     assert summary["pixels"]["knn_top1"] == pytest.approx(0.72, abs=0.03)
 
 
