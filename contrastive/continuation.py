@@ -80,12 +80,16 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return {path: tree}
 
 
+def decides(key: str) -> bool:
+    """Whether a dotted key of a recipe decides the trained weights."""
+    return not key.startswith(("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING)))
+
+
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two resolved recipes and matters: ``train.epochs (10, now 20)``."""
-    free = ("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING))
     old, new = flatten(before), flatten(after)
     return [
         f"{key} ({old.get(key)}, now {new.get(key)})"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(free)
+        if old.get(key) != new.get(key) and decides(key)
     ]

@@ -36,8 +36,8 @@ def join_processes() -> None:
             or splits the model over processes.
     """
     _refuse_launchers()
-    launched = next((int(os.environ[name]) for name in _LAUNCHED if name in os.environ), 1)
-    if launched == 1:
+    launched = _launched()
+    if launched in (None, 1):
         return
     cpu = not torch.cuda.is_available()
     if cpu:
@@ -50,6 +50,11 @@ def join_processes() -> None:
         )
 
 
+def _launched() -> int | None:
+    """How many processes a launcher says it started; None where none says so."""
+    return next((int(os.environ[name]) for name in _LAUNCHED if name in os.environ), None)
+
+
 def _refuse_launchers() -> None:
     env = os.environ
     for flag, name in _SPLITTING.items():
@@ -58,7 +63,7 @@ def _refuse_launchers() -> None:
                 f"{name} has not been tried with this version and is refused; launch with plain data "
                 "parallelism (accelerate launch --multi_gpu)."
             )
-    counted = any(name in env for name in _LAUNCHED)
+    counted = _launched() is not None
     if not counted and "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env:
         raise UsageError(
             "accelerate launch was asked for several processes and started one, as it does on CPUs; say "
@@ -73,7 +78,7 @@ def _refuse_launchers() -> None:
 
 def refuse_processes(command: str) -> None:
     """Raise UsageError where a launcher started several processes for a command that one does alone."""
-    if any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHED):
+    if (_launched() or 1) > 1:
         raise UsageError(f"contrastive {command} runs in one process; start it without a launcher.")
 
 

@@ -62,13 +62,8 @@ def test_two_processes_train_as_one(tiny_recipe: Path, tmp_path: Path):
 
 def until_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
     metrics = MetricsFile(folder / "metrics.jsonl")
-    while process.poll() is None and not any(line["step"] >= step for line in _whole_lines(metrics)):
+    while process.poll() is None and not any(line["step"] >= step for line in metrics.read()):
         time.sleep(0.05)
-
-
-def _whole_lines(metrics: MetricsFile) -> list[dict[str, float]]:
-    text = metrics.path.read_text() if metrics.path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def rank_of(launcher: int, rank: int) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.build import build
+from contrastive.continuation import flatten
 from contrastive.errors import Mistake, RecipeError, UsageError
 from contrastive.recipe import (
     NOT_TRAINING,
@@ -20,7 +21,7 @@ from contrastive.recipe import (
     training_fingerprint,
 )
 from contrastive.registry import load_registry
-from contrastive.runs import Run, flatten
+from contrastive.runs import Run
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from contrastive.compare.statistics import (
     sampling_error,
 )
 from contrastive.console import MONITORS
-from contrastive.recipe import NOT_TRAINING
-from contrastive.runs import Run, flatten
+from contrastive.continuation import decides, flatten
+from contrastive.runs import Run
 
 #: What a run costs: key -> words.
 COSTS = {
@@ -146,9 +146,8 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, floa
 
 def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The keys in which recipes differ, bookkeeping aside: key -> name -> value (None: absent)."""
-    free = ("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING))
     flat = {name: flatten(recipe) for name, recipe in recipes.items()}
-    keys = dict.fromkeys(key for one in flat.values() for key in one if not key.startswith(free))
+    keys = dict.fromkeys(key for one in flat.values() for key in one if decides(key))
     return {
         key: {name: one.get(key) for name, one in flat.items()}
         for key in keys
@@ -200,7 +199,8 @@ def to_csv(comparison: Mapping[str, Any]) -> str:
     writer.writerow(["recipe", "seed", *comparison["figures"], *MONITORS, *COSTS, "run"])
     for row in comparison["recipes"]:
         for seed, folder in row["runs"].items():
-            summary, run = Run(folder).summary, Run(folder)
+            run = Run(folder)
+            summary = run.summary
             costs = {**summary, "images_per_second": _speed(run.metrics)}
             writer.writerow(
                 [
