@@ -16,6 +16,7 @@ def register_dataset(register: Register) -> None:
     register("parquet", "contrastive.datasets:Parquet")
     register("torchvision", "contrastive.datasets:Torchvision")
     register("hugging_face", "contrastive.datasets:HuggingFace")
+    register("subset", "contrastive.datasets:Subset")
 
 
 @hookimpl

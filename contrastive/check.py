@@ -13,12 +13,13 @@ from rich.table import Table
 from contrastive.build import Composition, build
 from contrastive.cache import cache_folder
 from contrastive.device import resolve_precision
+from contrastive.errors import RecipeError
 from contrastive.limits import MemoryGuard
 from contrastive.memory import pixel_bytes, shown, whereabouts
 from contrastive.method import Method
 from contrastive.parts import ImageTable
 from contrastive.passes import caveat, cuts
-from contrastive.recipe import Recipe, load_recipe, training_fingerprint
+from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
 from contrastive.registry import load_registry
 
 _PROBES = (4, 8)  # images of the forward passes that measure activations
@@ -28,9 +29,29 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
     """Validate and build a recipe; tell parts, shapes, parameters, steps and an estimate of memory.
 
     Raises:
-        RecipeError: every mistake at once.
+        RecipeError: every mistake at once, or a file that stands for several recipes.
     """
-    resolved = load_recipe(recipe, overrides, load_registry())
+    return _report(str(recipe), load_recipe(recipe, overrides, load_registry()))
+
+
+def check_file(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
+    """:func:`check` of every recipe that a file stands for: those of its grid or variants, or the one it is.
+
+    Raises:
+        RecipeError: every mistake of every recipe at once.
+    """
+    registry, reports, mistakes = load_registry(), [], []
+    for cell in load_cells(recipe, overrides):
+        try:
+            reports.append(_report(str(recipe), resolve(cell.tree, registry)))
+        except RecipeError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise RecipeError(mistakes)
+    return reports
+
+
+def _report(file: str, resolved: Recipe) -> dict[str, Any]:
     data, parts = build(resolved)
     train, method = resolved.train, parts.method
     optimizer = parts.optimizer.build(method, train.batch_size * train.accumulate)
@@ -38,7 +59,7 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
     channels = data.train.channels
     steps = steps_per_epoch * train.epochs
     return {
-        "recipe": str(recipe),
+        "recipe": file,
         "name": resolved.name,
         "fingerprint": training_fingerprint(resolved, data.fingerprint),
         "parts": _parts(resolved),

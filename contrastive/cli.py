@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     check = command("check", _check, "validate and build recipes without training", json_flag=True)
-    check.add_argument("recipes", metavar="RECIPE", nargs="+", help=_RECIPE)
+    check.add_argument("recipes", metavar="RECIPE", nargs="+", help=f"{_RECIPE}, or a grid file")
     overrides(check)
 
     listing = command("list", _list, "parts and shipped recipes, with one-line summaries", json_flag=True)
@@ -220,12 +220,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from contrastive.check import check, render
+    from contrastive.check import check_file, render
 
     reports, codes = [], [0]
     for recipe in arguments.recipes:
         try:
-            reports.append(check(recipe, arguments.overrides))
+            reports += check_file(recipe, arguments.overrides)
         except ContrastiveError as error:
             if arguments.debug:
                 raise

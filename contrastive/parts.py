@@ -306,7 +306,7 @@ class Loss(StepPart):
     """
 
     kind = "loss"
-    normalised: ClassVar[bool] = True
+    normalised: bool = True
 
     @abstractmethod
     def compare(self, comparison: Comparison) -> Tensor:

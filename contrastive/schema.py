@@ -49,13 +49,34 @@ def recipe_schema(registry: Registry) -> Schema:
         "type": "string",
         "description": "A recipe file beside this one, or a shipped recipe, to start from.",
     }
+    keys = {"extends": extends, **{key: special.get(key) or _ref(key) for key in KEYS}}
     return {
         "$schema": DIALECT,
         "title": "contrastive recipe",
         "type": "object",
-        "properties": {"extends": extends, **{key: special.get(key) or _ref(key) for key in KEYS}},
+        "properties": {**keys, **_several()},
         "additionalProperties": False,
         "$defs": definitions,
+    }
+
+
+def _several() -> Schema:
+    """The keys by which a file stands for several recipes."""
+    values = {"anyOf": [{"type": "array", "minItems": 1}, {"type": "object", "minProperties": 1}]}
+    change: Schema = {"anyOf": [{"type": "null"}, {"$ref": "#"}]}
+    return {
+        "grid": {
+            "type": "object",
+            "description": "Dotted path -> its values, a list or label -> value: every combination, for `compare`.",
+            "minProperties": 1,
+            "additionalProperties": values,
+        },
+        "variants": {
+            "type": "object",
+            "description": "Name -> the keys it changes: a recipe each, for `compare`.",
+            "minProperties": 1,
+            "additionalProperties": change,
+        },
     }
 
 

@@ -32,6 +32,7 @@ from contrastive.augmentations import (
     TorchvisionTransform,
     Views,
 )
+from contrastive.augmentations.pipeline import to_uint8
 from contrastive.augmentations.preview import CELL, grid
 from contrastive.errors import UsageError
 
@@ -252,11 +253,24 @@ def test_sequence_views_and_single_operations() -> None:
     assert [pipeline.size for pipeline in of] == [(24, 24), (12, 12), None]
 
 
+def test_a_crop_may_come_later_and_draws_as_it_does_alone() -> None:
+    jitter, crop = ColorJitter(), RandomResizedCrop(9, interpolation="bicubic")
+    given, ids = images(5, 14, 11), np.arange(5)
+    later = Pipeline([jitter, Flip(), crop, Flip()])
+    one_by_one = given.float() / 255
+    for place, operation in enumerate(later.operations):
+        one_by_one = operation.render(one_by_one, later.draw(place, ids, KEY))
+    torch.testing.assert_close(later(given, ids, KEY), one_by_one)
+    assert later.size == (9, 9) and later.in_worker(varying=True) == "all"
+    boxes = crop.place(later.draw(2, ids, KEY), np.tile((14, 11), (5, 1)))
+    assert np.array_equal(boxes, crop.place(Pipeline([crop]).draw(0, ids, KEY), np.tile((14, 11), (5, 1))))
+    assert torch.equal(later.sample(given[1], 1, KEY), to_uint8(later(given[1:2], ids[1:2], KEY))[0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Pipeline([]), "at least one operation"),
-        (lambda: Pipeline([Flip(), RandomResizedCrop(8)]), "random_resized_crop must be the first"),
         (lambda: Sequence([SimCLR(8)]), "SimCLR is a whole augmentation"),
         (lambda: Views([]), "at least one augmentation"),
         (lambda: RandomResizedCrop(8, scale=(1.0, 0.1)), r"scale must go from low to high"),

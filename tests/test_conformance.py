@@ -87,6 +87,7 @@ PARAMS = {
     ("dataset", "parquet"): parquet,
     ("dataset", "torchvision"): torchvision_files,
     ("dataset", "hugging_face"): saved_to_disk,
+    ("dataset", "subset"): {"of": "fashion_mnist_sample", "train": 100, "test": 50},
     ("augmentation", "simclr"): {"size": 16},
     ("augmentation", "random_resized_crop"): {"size": 16},
     ("augmentation", "torchvision"): {"transform": "RandomPosterize", "options": {"bits": 4}},

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from contrastive.datasets import FashionMNISTSample, HuggingFace, ImageFolder, Parquet, Torchvision
+from contrastive.datasets import FashionMNISTSample, HuggingFace, ImageFolder, Parquet, Subset, Torchvision
 from contrastive.datasets import fashion_mnist as fashion_mnist_module
 from contrastive.datasets import folder as folder_module
 from contrastive.datasets.decoding import common_size, decode_image
@@ -556,6 +556,52 @@ def test_real_cifar10():
     assert np.array_equal(np.bincount(test.labels), [1000] * 10)
     assert test.size == (32, 32)
     assert test.decode(9_999).shape == (3, 32, 32)
+
+
+# -- subset --------------------------------------------------------------------------------------------
+
+
+def test_subset_takes_the_same_images_and_smaller_ones_lie_within_larger():
+    whole = FashionMNISTSample()
+    table = table_of(whole)
+    few, more = (table_of(Subset(whole, train=n)) for n in (100, 300))
+    assert len(few) == 100 and set(few.ids) < set(more.ids) < set(table.ids)
+    assert np.array_equal(few.ids, table_of(Subset(whole, train=100, test=5)).ids)
+    rows = np.searchsorted(table.ids, few.ids)
+    assert np.array_equal(few.labels, table.labels[rows])
+    for place in (0, 57, 99):
+        assert torch.equal(few.decode(place), table.decode(int(rows[place])))
+        assert few.name(place) == table.name(int(rows[place]))
+    assert (few.size, few.channels, Subset(whole).classes) == (table.size, 1, whole.classes)
+    assert np.bincount(few.labels, minlength=10).min() > 0  # no run of one class, whatever the order
+
+
+def test_subset_leaves_a_split_alone_unless_asked():
+    whole = FashionMNISTSample()
+    assert len(table_of(Subset(whole, train=100), "test")) == 2000
+    assert len(table_of(Subset(whole, test=7), "test")) == 7
+    assert len(table_of(Subset(whole, test=7))) == 8000
+
+
+def test_subset_of_photographs_decodes_them_reduced(tmp_path):
+    write(tmp_path, {f"{n}.jpg": encoded((64, 48 + n), form="JPEG") for n in range(6)})
+    whole = ImageFolder(tmp_path)
+    few, table = table_of(Subset(whole, train=3)), table_of(whole)
+    row = list(table.ids).index(few.ids[1])
+    reduced = few.decode_reduced(1, lambda size: 2)
+    assert reduced.factor == 2 and torch.equal(
+        reduced.pixels, table.decode_reduced(row, lambda size: 2).pixels
+    )
+    assert few.stamp() == table.stamp()
+    assert Subset(whole, train=3).table("test") is None
+
+
+def test_subset_fingerprint_and_mistakes():
+    whole = FashionMNISTSample()
+    prints = [Subset(whole, *sizes).fingerprint() for sizes in ((None, None), (9, None), (9, 9), (8, 9))]
+    assert len({*prints, whole.fingerprint()}) == 5
+    with pytest.raises(DataError, match=r"9,000 train images .* there are 8,000\. Set dataset\.train"):
+        Subset(whole, train=9000).table("train")
 
 
 # -- torchvision ---------------------------------------------------------------------------------------

@@ -56,6 +56,17 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "TILE_ELEMENTS", 50)
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_nt_xent_of_embeddings_as_they_are(n, small_tiles):
+    """SimCLR, table 5, without l2 normalisation: equation 1 with dot products."""
+    views = embeddings(n)
+    z, t, values = torch.cat(views), 10.0, []
+    for i in range(2 * n):
+        among = torch.stack([z[i] @ z[k] / t for k in range(2 * n) if k != i])
+        values.append(among.logsumexp(0) - z[i] @ z[(i + n) % (2 * n)] / t)
+    agree(NTXent(t, normalise=False)(*views), torch.stack(values).mean(), views)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("t", [0.01, 0.1, 0.5, 2.0])
 def test_nt_xent_is_the_papers_sum(n, t, small_tiles):

@@ -134,20 +134,15 @@ class Pipeline:
     occurrence: batch size, order and the other operations do not matter.
 
     Args:
-        operations: at least one; only the first may be :class:`Placing`.
+        operations: at least one. A :class:`Placing` one costs least where it is the first.
 
     Raises:
-        UsageError: without operations, or where a later one places.
+        UsageError: without operations.
     """
 
     def __init__(self, operations: Sequence[Operation]):
         if not operations:
             raise UsageError("An augmentation pipeline needs at least one operation.")
-        for operation in operations[1:]:
-            if isinstance(operation, Placing):
-                raise UsageError(
-                    f"{operation.name} must be the first operation of its pipeline; move it there."
-                )
         self.operations = list(operations)
         first = operations[0]
         self._placing = first if isinstance(first, Placing) else None

@@ -11,7 +11,7 @@ class Sequence(Augmentation):
     """Operations in order, drawn for two views: what a list in a recipe stands for.
 
     Args:
-        operations: at least one; only the first may crop.
+        operations: at least one; a crop costs least as the first.
 
     Raises:
         UsageError: where an entry is a whole augmentation rather than an operation.

@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from contrastive.datasets.folder import ImageFolder
     from contrastive.datasets.hugging_face import HuggingFace
     from contrastive.datasets.parquet import Parquet
+    from contrastive.datasets.subset import Subset
     from contrastive.datasets.torchvision_sets import Torchvision
 
-__all__ = ["FashionMNISTSample", "HuggingFace", "ImageFolder", "Parquet", "Torchvision"]
+__all__ = ["FashionMNISTSample", "HuggingFace", "ImageFolder", "Parquet", "Subset", "Torchvision"]
 
 _MODULES = {
     "FashionMNISTSample": "fashion_mnist",
     "HuggingFace": "hugging_face",
     "ImageFolder": "folder",
     "Parquet": "parquet",
+    "Subset": "subset",
     "Torchvision": "torchvision_sets",
 }
 

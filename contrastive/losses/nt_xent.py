@@ -24,6 +24,8 @@ class NTXent(Loss):
         temperature: what similarities are divided by (SimCLR: 0.1 on ImageNet, 0.5 on CIFAR-10).
         anchor: ``queries``: each query is told apart from the keys; ``keys``: each key from the queries
             (NNCLR, Dwibedi et al. 2021, equation 3).
+        normalise: whether similarities are cosines; else they are dot products of the embeddings as they
+            are (SimCLR, table 5).
     """
 
     needs = frozenset({"negatives"})
@@ -32,9 +34,10 @@ class NTXent(Loss):
         self,
         temperature: Annotated[float, Field(gt=0)] = 0.5,
         anchor: Literal["queries", "keys"] = "queries",
+        normalise: bool = True,
     ):
         super().__init__()
-        self.temperature, self.anchor = temperature, anchor
+        self.temperature, self.anchor, self.normalised = temperature, anchor, normalise
 
     def compare(self, comparison: Comparison) -> Tensor:
         rows = comparison.rows(1 / self.temperature, anchor=self.anchor)

@@ -44,14 +44,13 @@ def load_cells(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str
     well formed, and whatever :func:`load_tree` raises.
     """
     tree = load_tree(recipe, sets)
-    given = [key for key in _KEYS if key in tree.root.value]
-    if not given:
+    key = grid_key(tree)
+    if key is None:
         return [Cell(tree, {})]
-    if len(given) == 2:
+    if all(key in tree.root.value for key in _KEYS):
         raise _refused(
             tree.root.key("variants"), "variants", "a file has a grid or variants, not both; write two files"
         )
-    key = given[0]
     node, base = tree.root.value[key], Tree(tree.root.without(*_KEYS), tree.mistakes, tree.name)
     if not (node.is_map and node.value):
         forms = {
@@ -65,6 +64,11 @@ def load_cells(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str
         if names.count(name) > 1:
             raise _refused(node.where, key, f"two cells would be called '{name}'; label their values apart")
     return cells
+
+
+def grid_key(tree: Tree) -> str | None:
+    """The key by which a file stands for several recipes; None where it is one."""
+    return next((key for key in _KEYS if key in tree.root.value), None)
 
 
 def _variants(base: Tree, node: Node) -> Iterator[Cell]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from contrastive.errors import Mistake, PluginError, RecipeError, UsageError, Where
+from contrastive.recipe.grid import grid_key
 from contrastive.recipe.messages import join, mistakes_of, shown, unknown_key
 from contrastive.recipe.model import (
     Evaluate,
@@ -113,9 +114,16 @@ def load_recipe(
     """Read a recipe file (or a shipped recipe, by name), apply ``--set`` values, and resolve it.
 
     ``sets`` is a list of ``path.to.key=VALUE`` or a map of dotted paths to values. Raises as
-    :func:`resolve` does, and UsageError where there is no such recipe.
+    :func:`resolve` does, UsageError where there is no such recipe, and RecipeError where a grid file
+    stands for several.
     """
-    return resolve(load_tree(recipe, sets), registry)
+    tree = load_tree(recipe, sets)
+    if key := grid_key(tree):
+        message = (
+            "stands for several recipes; `contrastive compare` runs them, `contrastive check` tells of each"
+        )
+        raise RecipeError([Mistake(tree.root.key(key), key, message)])
+    return resolve(tree, registry)
 
 
 class _Resolver:

@@ -1,0 +1,75 @@
+"""A part of another data set: the same images for every seed, recipe and machine."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from pydantic import PositiveInt
+from torch import Tensor
+
+from contrastive.errors import DataError
+from contrastive.parts import Dataset, ImageTable, Reduced, Reduction, Split
+from contrastive.rng import hash_ids
+
+
+class Subset(Dataset):
+    """A part of another data set, for studies that are to end: so many of its images, whatever their labels.
+
+    They are those of the smallest hash of their ids: the same for every seed, and the smaller of two
+    subsets lies within the larger. They keep their ids, and so the views they have in the whole.
+
+    Args:
+        of: the other data set.
+        train: how many of its training images; null for all.
+        test: how many of its test images; null for all.
+    """
+
+    def __init__(self, of: Dataset, train: PositiveInt | None = None, test: PositiveInt | None = None):
+        self.of, self.train, self.test = of, train, test
+
+    def table(self, split: Split) -> ImageTable | None:
+        table, most = self.of.table(split), getattr(self, split)
+        if table is None or most is None:
+            return table
+        if most > len(table):
+            raise DataError(
+                f"a subset of {most:,} {split} images was asked for, but there are {len(table):,}. "
+                f"Set dataset.{split} to at most that."
+            )
+        order = np.argsort(hash_ids(table.ids, "subset"), kind="stable")
+        return Rows(table, np.sort(order[:most]))
+
+    @property
+    def classes(self) -> list[str] | None:
+        return self.of.classes
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.of.fingerprint()} subset {self.train} {self.test}".encode()).hexdigest()
+
+
+class Rows(ImageTable):
+    """Some rows of a table.
+
+    Args:
+        of: the table.
+        rows: int64 [m], which of its rows, in the order they are to have.
+    """
+
+    def __init__(self, of: ImageTable, rows: np.ndarray):
+        self.of, self.rows = of, rows
+        self.ids = of.ids[rows]
+        self.labels = None if of.labels is None else of.labels[rows]
+        self.channels, self.size, self.skipped = of.channels, of.size, of.skipped
+
+    def decode(self, index: int) -> Tensor:
+        return self.of.decode(int(self.rows[index]))
+
+    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
+        return self.of.decode_reduced(int(self.rows[index]), reduction)
+
+    def name(self, index: int) -> str:
+        return self.of.name(int(self.rows[index]))
+
+    def stamp(self) -> str:
+        return self.of.stamp()
