@@ -565,7 +565,8 @@ def test_subset_takes_the_same_images_and_smaller_ones_lie_within_larger():
     whole = FashionMNISTSample()
     table = table_of(whole)
     few, more = (table_of(Subset(whole, train=n)) for n in (100, 300))
-    assert len(few) == 100 and set(few.ids) < set(more.ids) < set(table.ids)
+    assert len(few) == 100
+    assert set(few.ids) < set(more.ids) < set(table.ids)
     assert np.array_equal(few.ids, table_of(Subset(whole, train=100, test=5)).ids)
     rows = np.searchsorted(table.ids, few.ids)
     assert np.array_equal(few.labels, table.labels[rows])
@@ -589,9 +590,8 @@ def test_subset_of_photographs_decodes_them_reduced(tmp_path):
     few, table = table_of(Subset(whole, train=3)), table_of(whole)
     row = list(table.ids).index(few.ids[1])
     reduced = few.decode_reduced(1, lambda size: 2)
-    assert reduced.factor == 2 and torch.equal(
-        reduced.pixels, table.decode_reduced(row, lambda size: 2).pixels
-    )
+    assert reduced.factor == 2
+    assert torch.equal(reduced.pixels, table.decode_reduced(row, lambda size: 2).pixels)
     assert few.stamp() == table.stamp()
     assert Subset(whole, train=3).table("test") is None
 
