@@ -36,6 +36,10 @@ class Data:
         return self.train.labels is not None and bool((self.train.labels >= 0).any())
 
 
+#: Data sets opened so far, so that many recipes on one open it once.
+Opened = list[tuple[PartSpec, Data]]
+
+
 @dataclass(frozen=True)
 class Composition:
     """Everything a recipe names, built and checked against each other."""
@@ -51,8 +55,8 @@ class Composition:
 class Builder:
     """Builds the parts of one recipe and collects every mistake on the way."""
 
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, opened: Opened | None = None):
+        self.recipe, self.opened = recipe, [] if opened is None else opened
         self.mistakes: list[Mistake] = []
 
     def refuse(self, path: str, message: str) -> None:
@@ -86,6 +90,15 @@ class Builder:
 
     def data(self, training: bool = True) -> Data | None:
         """Open the data set and, for training, check the recipe against it."""
+        data = self._open()
+        if data is not None and training:
+            self._check_data(data)
+        return data
+
+    def _open(self) -> Data | None:
+        for spec, data in self.opened:
+            if spec == self.recipe.dataset:
+                return data
         dataset: Dataset | None = self.attempt("dataset", self.recipe.dataset.build)
         if dataset is None:
             return None
@@ -100,9 +113,11 @@ class Builder:
         if fingerprint is None:
             return None
         data = Data(dataset, train, test, fingerprint)
-        if not training:
-            return data
-        images, batch = len(train), self.recipe.train.batch_size
+        self.opened.append((self.recipe.dataset, data))
+        return data
+
+    def _check_data(self, data: Data) -> None:
+        images, batch = len(data.train), self.recipe.train.batch_size
         if batch * self.recipe.train.accumulate > images:
             self.refuse(
                 "train.batch_size",
@@ -117,7 +132,6 @@ class Builder:
             )
         if self.recipe.positives == "label" and not data.labelled:
             self.refuse("positives", "positives: label needs labels, and this data set has none.")
-        return data
 
     # -- composition --------------------------------------------------------------------------------
 
@@ -383,12 +397,13 @@ def untrained_of(
     return backbone.to(device).to(memory_format=torch.channels_last), head.to(device)
 
 
-def build(recipe: Recipe, *, training: bool = True) -> tuple[Data, Composition]:
+def build(recipe: Recipe, *, training: bool = True, opened: Opened | None = None) -> tuple[Data, Composition]:
     """Open the data and build every part. Raises RecipeError with all mistakes at once.
 
-    Without ``training`` the data may be too few for a batch, or have no labels to train on.
+    Without ``training`` the data may be too few for a batch, or have no labels to train on. What stands in
+    ``opened`` is not opened again, and what is opened is added to it.
     """
-    builder = Builder(recipe)
+    builder = Builder(recipe, opened)
     data = builder.data(training)
     composition = builder.compose(data)
     builder.raise_mistakes()

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from contrastive.build import Composition, build
+from contrastive.build import Composition, Opened, build
 from contrastive.cache import cache_folder
 from contrastive.device import resolve_precision
 from contrastive.errors import RecipeError
@@ -31,7 +31,7 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
     Raises:
         RecipeError: every mistake at once, or a file that stands for several recipes.
     """
-    return _report(str(recipe), load_recipe(recipe, overrides, load_registry()))
+    return _report(str(recipe), load_recipe(recipe, overrides, load_registry()), [])
 
 
 def check_file(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
@@ -41,9 +41,10 @@ def check_file(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] 
         RecipeError: every mistake of every recipe at once.
     """
     registry, reports, mistakes = load_registry(), [], []
+    opened: Opened = []
     for cell in load_cells(recipe, overrides):
         try:
-            reports.append(_report(str(recipe), resolve(cell.tree, registry)))
+            reports.append(_report(str(recipe), resolve(cell.tree, registry), opened))
         except RecipeError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -51,8 +52,8 @@ def check_file(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] 
     return reports
 
 
-def _report(file: str, resolved: Recipe) -> dict[str, Any]:
-    data, parts = build(resolved)
+def _report(file: str, resolved: Recipe, opened: Opened) -> dict[str, Any]:
+    data, parts = build(resolved, opened=opened)
     train, method = resolved.train, parts.method
     optimizer = parts.optimizer.build(method, train.batch_size * train.accumulate)
     steps_per_epoch = len(data.train) // train.batch_size // train.accumulate

@@ -67,7 +67,7 @@ def _several() -> Schema:
     return {
         "grid": {
             "type": "object",
-            "description": "Dotted path -> its values (a list, or label -> value): all combinations, for `compare`.",
+            "description": "Dotted path -> its values: a recipe for each combination, for `compare`.",
             "minProperties": 1,
             "additionalProperties": values,
         },

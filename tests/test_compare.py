@@ -83,6 +83,29 @@ def test_more_recipes_are_corrected_for_their_number(runs, capsys):
     assert (c["mean"], c["interval"], c["p"], c["verdict"]) == (0, [0, 0], 1, "not shown")
 
 
+def test_z_is_compared_with_h_within_the_same_runs(runs, capsys):
+    probe = {"id": "linear/1", "l2": [0.1]}
+    protocols = {"linear": {**probe, "feature": "h"}, "linear_z": {**probe, "feature": "z"}}
+    protocols["other_z"] = {**probe, "feature": "z", "l2": [0.2]}  # not the same probe
+    folders = []
+    for name, loss in (("a", [0.05, 0.06, 0.05]), ("b", [0.0, 0.0, 0.0])):
+        for seed, (h, less) in enumerate(zip(BASE, loss, strict=True)):
+            trained = {"linear_top1": h, "linear_z_top1": h - less, "other_z_top1": h}
+            summary = {"trained": trained, "protocols": protocols, "untrained": trained}
+            folders.append(str(write_run(runs, name, seed, h, summary=summary)))
+    found = compared(capsys, *folders)
+    assert found["features"] == [["linear_top1", "linear_z_top1"]]
+    a, b = (row["figures"]["linear_z_top1"]["to_h"] for row in found["recipes"])
+    assert a["mean"] == pytest.approx(-0.16 / 3)
+    assert (a["verdict"], b["verdict"], b["mean"]) == ("worse", "not shown", 0)
+    assert a["p_holm"] == pytest.approx(2 * a["p"])  # two recipes, two comparisons
+    assert main(["compare", *folders, "--out", "here"]) == 0
+    assert "linear z top1 against linear top1, the same runs" in capsys.readouterr().out
+    report = Path("here/report.html").read_text()
+    assert "Of a, linear z top1 is worse than linear top1 by 5.3 points" in report
+    assert "Of b" not in report
+
+
 def test_a_single_seed_says_that_it_tells_nothing(runs, capsys):
     folders = write_runs(runs, "a", [0.8]) + write_runs(runs, "b", [0.9])
     assert main(["compare", *folders]) == 0

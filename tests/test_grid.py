@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from contrastive.cli import main
 from contrastive.errors import RecipeError
 from contrastive.recipe import load_cells, resolve
 from contrastive.registry import load_registry
@@ -52,6 +54,26 @@ def test_a_grid_stands_for_every_combination(tmp_path):
     assert last.head.params["dims"] == [64, 32]
     assert last.train.epochs == 3
     assert found["simclr-temperature_1-head_none"].head.name == "none"
+
+
+def test_check_tells_of_every_recipe_and_run_names_compare(tmp_path, capsys):
+    path = tmp_path / "study.yaml"
+    path.write_text("extends: simclr\ntrain: {epochs: 2}\ngrid: {train.batch_size: [32, 64], head: [none]}\n")
+    assert main(["check", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["recipes"]
+    assert [(r["name"], r["steps"]) for r in found] == [
+        ("simclr-batch_size_32-head_none", 500),
+        ("simclr-batch_size_64-head_none", 250),
+    ]
+    for command in (["run"], ["profile"], ["preview", "--out", str(tmp_path / "x.png")]):
+        assert main([command[0], str(path), *command[1:]]) == 2
+        told = (
+            "stands for several recipes; `contrastive compare` runs them, `contrastive check` tells of each"
+        )
+        assert capsys.readouterr().err == f"{path}:3:1  grid: {told}\n"
+    path.write_text("extends: simclr\nlos: 1\ngrid: {train.batch_size: [1, 64]}\n")
+    assert main(["check", str(path)]) == 2
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["los:", "train.batch_size:"]
 
 
 def test_labels_are_the_values_by_axis(tmp_path):

@@ -15,7 +15,7 @@ from contrastive import hookspecs
 from contrastive.describe import list_parts, list_plugins, render_list, render_part, render_plugins, show_part
 from contrastive.errors import PluginError, UsageError
 from contrastive.kinds import KINDS
-from contrastive.recipe import load_recipe, load_tree, shipped_recipes
+from contrastive.recipe import load_cells, load_tree, resolve, shipped_recipes
 from contrastive.recipe.reader import read_yaml
 from contrastive.registry import Entry, Registry, load_registry
 from contrastive.schema import recipe_schema
@@ -34,7 +34,7 @@ KEYWORDS = {
     "$schema", "$defs", "$ref", "title", "description", "default", "type", "enum", "const", "anyOf",
     "oneOf", "not", "properties", "additionalProperties", "required", "items", "prefixItems", "minItems",
     "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength",
-    "pattern", "format", "discriminator",
+    "pattern", "format", "discriminator", "minProperties",
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def valid(schema: Any, value: Any, root: dict[str, Any]) -> bool:
         return schema
     assert set(schema) <= KEYWORDS, set(schema) - KEYWORDS
     checks = [
-        "$ref" not in schema or valid(root["$defs"][schema["$ref"].removeprefix("#/$defs/")], value, root),
+        "$ref" not in schema or valid(_referred(schema["$ref"], root), value, root),
         "type" not in schema or _is(value, schema["type"]),
         "enum" not in schema or value in schema["enum"],
         "const" not in schema or value == schema["const"],
@@ -57,6 +57,7 @@ def valid(schema: Any, value: Any, root: dict[str, Any]) -> bool:
         rest = schema.get("additionalProperties", True)
         checks += [valid(known.get(key, rest), child, root) for key, child in value.items()]
         checks += [key in value for key in schema.get("required", [])]
+        checks.append(len(value) >= schema.get("minProperties", 0))
     if isinstance(value, list):
         checks += [valid(schema.get("items", True), item, root) for item in value]
         checks.append(schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)))
@@ -65,6 +66,11 @@ def valid(schema: Any, value: Any, root: dict[str, Any]) -> bool:
         checks += ["exclusiveMinimum" not in schema or value > schema["exclusiveMinimum"]]
         checks += ["exclusiveMaximum" not in schema or value < schema["exclusiveMaximum"]]
     return all(checks)
+
+
+def _referred(to: str, root: dict[str, Any]) -> Any:
+    """What ``#`` or ``#/$defs/name`` stands for."""
+    return root if to == "#" else root["$defs"][to.removeprefix("#/$defs/")]
 
 
 def _is(value: Any, kind: str) -> bool:
@@ -80,8 +86,10 @@ def real() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_shipped_recipes_follow_the_schema_as_written_and_in_full(real, name):
-    assert valid(real, load_tree(name).root.plain(), real)
-    assert valid(real, load_recipe(name, (), load_registry()).dump(), real)
+    tree, registry = load_tree(name), load_registry()
+    assert valid(real, tree.root.plain(), real)
+    for cell in load_cells(name)[-1:]:
+        assert valid(real, resolve(cell.tree, registry).dump(), real)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +97,10 @@ def test_shipped_recipes_follow_the_schema_as_written_and_in_full(real, name):
     [
         ("extends: other.yaml\nloss: {temperature: 0.2}", True),
         ("loss: nt_xent", True),
+        ("grid: {loss.temperature: [0.1, 1], head: {none: none, wide: {name: mlp, dims: [64]}}}", True),
+        ("variants: {base: null, hot: {loss: {temperature: 1}}}", True),
+        ("variants: {base: {los: nt_xent}}", False),
+        ("grid: {loss.temperature: 3}", False),
         ("loss: {name: nt_xent, temperature: 0.2, weight: 2}", True),
         ("loss: [nt_xent, {name: margin}]", True),
         ("augmentation: [{name: crop, size: 3}, flip]", True),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from contrastive.build import build
+from contrastive.build import Opened, build
 from contrastive.continuation import flatten
 from contrastive.errors import Mistake, RecipeError, UsageError
 from contrastive.recipe import (
@@ -87,6 +87,7 @@ class _Recipes:
         self.seeds = seeds
         self.mistakes: list[Mistake] = []
         self.registry = load_registry()
+        self.opened: Opened = []
 
     def candidates(self, target: str, sets: Sequence[str] | Mapping[str, Any]) -> list[Candidate]:
         try:
@@ -99,7 +100,7 @@ class _Recipes:
     def _candidate(self, cell: Cell) -> Candidate | None:
         try:
             recipe = resolve(cell.tree, self.registry)
-            data, _ = build(recipe)
+            data, _ = build(recipe, opened=self.opened)
         except RecipeError as error:
             self.mistakes += error.mistakes
             return None

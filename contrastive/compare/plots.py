@@ -10,6 +10,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from contrastive.compare.table import words
+
 #: Colours that those who see fewer of them tell apart, on light as on dark; after Okabe and Ito 2008.
 COLOURS = ("#2f7fd0", "#e08214", "#1a9e77", "#c65aa5", "#c9a400", "#56b4e9", "#d8452e", "#8a8a8a")
 #: With more recipes than this, curves show the means alone.
@@ -40,11 +42,6 @@ def charts(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
 def colour(place: int) -> str:
     """The colour of the recipe at a place."""
     return COLOURS[place % len(COLOURS)]
-
-
-def words(key: str) -> str:
-    """``linear_top1`` -> ``linear top1``."""
-    return key.replace("_", " ")
 
 
 # -- accuracy ---------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from contrastive.compare.plots import charts, colour, words
+from contrastive.compare.plots import charts, colour
 from contrastive.compare.results import COSTS
-from contrastive.compare.table import accuracy, cost, difference, p_value
+from contrastive.compare.table import accuracy, cost, difference, p_value, words
 from contrastive.console import percent
 
 #: Sections of plots in their order: key -> heading.
@@ -61,17 +61,28 @@ def findings(comparison: Mapping[str, Any]) -> list[str]:
         for row in others:
             found = row["figures"][key].get("difference")
             if found and found["verdict"] != "not shown":
-                low, high = (100 * bound for bound in found["interval"])
                 told.append(
-                    f"{row['name']} is {found['verdict']} than {first['name']} in {words(key)} by "
-                    f"{abs(100 * found['mean']):.1f} points (95 % interval {low:+.1f} to {high:+.1f}, "
-                    f"{p_value(found['p_holm'])})."
+                    f"{row['name']} is {found['verdict']} than {first['name']} in {words(key)} {_by(found)}."
                 )
             elif found:
                 silent.append(f"{row['name']} in {words(key)}")
     if silent:
         told.append(f"No difference to {first['name']} is shown for {', '.join(silent)}.")
+    for h, z in comparison["features"]:
+        told += [
+            f"Of {row['name']}, {words(z)} is {found['verdict']} than {words(h)} {_by(found)}."
+            for row in comparison["recipes"]
+            if (found := row["figures"][z]["to_h"]) and found["verdict"] != "not shown"
+        ]
     return told
+
+
+def _by(found: Mapping[str, Any]) -> str:
+    low, high = (100 * bound for bound in found["interval"])
+    return (
+        f"by {abs(100 * found['mean']):.1f} points (95 % interval {low:+.1f} to {high:+.1f}, "
+        f"{p_value(found['p_holm'])})"
+    )
 
 
 def _facts(comparison: Mapping[str, Any]) -> str:
@@ -87,9 +98,12 @@ def _facts(comparison: Mapping[str, Any]) -> str:
 
 
 def _figures(comparison: Mapping[str, Any]) -> str:
-    """A table for each figure."""
+    """A table for each figure, and one for each that was taken of h and of z."""
     return "".join(
         f"<h3>{escape(words(key))}</h3>{_figure(comparison, key)}" for key in comparison["figures"]
+    ) + "".join(
+        f"<h3>{escape(f'{words(z)} against {words(h)}, the same runs')}</h3>{_feature(comparison, h, z)}"
+        for h, z in comparison["features"]
     )
 
 
@@ -112,6 +126,16 @@ def _figure(comparison: Mapping[str, Any], key: str) -> str:
             ]
         )
     return _table(titles, rows)
+
+
+def _feature(comparison: Mapping[str, Any], h: str, z: str) -> str:
+    rows = []
+    for place, row in enumerate(comparison["recipes"]):
+        of_h, of_z = row["figures"][h], row["figures"][z]
+        found = of_z["to_h"]
+        figures = [(escape(accuracy(figure)), figure["mean"]) for figure in (of_h, of_z)]
+        rows.append([_name(row["name"], place), *figures, (_verdict(found), found["mean"] if found else 0)])
+    return _table(["recipe", "h", "z", "z to h"], rows)
 
 
 def _verdict(found: Mapping[str, Any] | None) -> str:

@@ -50,7 +50,9 @@ def compare(candidates: Sequence[Candidate], failed: Sequence[str] = ()) -> dict
     any_summary = next(iter(summaries.values()))
     keys = list(dict.fromkeys(key for summary in summaries.values() for key in summary["trained"]))
     rows = [_row(candidate, runs[candidate.name], keys) for candidate in candidates]
+    features = feature_pairs(any_summary["protocols"] or {}, keys)
     _add_differences(rows, keys)
+    _add_feature_differences(rows, features)
     return {
         "confidence": CONFIDENCE,
         "split": any_summary["split"],
@@ -59,6 +61,7 @@ def compare(candidates: Sequence[Candidate], failed: Sequence[str] = ()) -> dict
         "protocols": any_summary["protocols"],
         "images": any_summary["images"],
         "figures": keys,
+        "features": features,
         "recipes": rows,
         "differing": differing({c.name: c.recipe for c in candidates}),
         "notes": [*_notes(candidates, runs), *failed],
@@ -113,18 +116,59 @@ def _scored(summary: Mapping[str, Any]) -> int | None:
 def _add_differences(rows: Sequence[dict[str, Any]], keys: Iterable[str]) -> None:
     """To each figure of each row but the first: the paired difference, p corrected over the rows."""
     for key in keys:
-        base = rows[0]["figures"][key]["seeds"]
-        found = [paired_difference(row["figures"][key]["seeds"], base) for row in rows[1:]]
-        corrected = holm([None if difference is None else difference.p for difference in found])
-        for row, difference, p in zip(rows[1:], found, corrected, strict=True):
-            row["figures"][key]["difference"] = difference and {
-                "seeds": difference.seeds,
-                "mean": difference.mean,
-                "interval": difference.interval,
-                "p": difference.p,
-                "p_holm": p,
-                "verdict": verdict(difference.mean, p),
-            }
+        figures = [row["figures"][key] for row in rows]
+        base = figures[0]["seeds"]
+        for figure, found in zip(
+            figures[1:], _differences([(figure["seeds"], base) for figure in figures[1:]]), strict=True
+        ):
+            figure["difference"] = found
+
+
+def _add_feature_differences(rows: Sequence[dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> None:
+    """To each figure of z: its paired difference to that of h of the same runs, p corrected over the rows."""
+    for h, z in pairs:
+        seeds = [(row["figures"][z]["seeds"], row["figures"][h]["seeds"]) for row in rows]
+        for row, found in zip(rows, _differences(seeds), strict=True):
+            row["figures"][z]["to_h"] = found
+
+
+def _differences(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> list[Any]:
+    """The paired difference of each (figures, base), p corrected over all of them; None without seeds."""
+    found = [paired_difference(figures, base) for figures, base in pairs]
+    corrected = holm([None if difference is None else difference.p for difference in found])
+    return [
+        difference
+        and {
+            "seeds": difference.seeds,
+            "mean": difference.mean,
+            "interval": difference.interval,
+            "p": difference.p,
+            "p_holm": p,
+            "verdict": verdict(difference.mean, p),
+        }
+        for difference, p in zip(found, corrected, strict=True)
+    ]
+
+
+def feature_pairs(protocols: Mapping[str, Mapping[str, Any]], keys: Iterable[str]) -> list[tuple[str, str]]:
+    """Figures (of h, of z) whose protocols differ in nothing but the feature they read."""
+    keys = list(keys)
+
+    def named(feature: str) -> list[tuple[str, dict[str, Any]]]:
+        return [
+            (name, {key: value for key, value in described.items() if key != "feature"})
+            for name, described in protocols.items()
+            if described.get("feature") == feature
+        ]
+
+    return [
+        (key, key.replace(h, z, 1))
+        for h, of_h in named("h")
+        for z, of_z in named("z")
+        if of_h == of_z
+        for key in keys
+        if key.startswith(f"{h}_") and key.replace(h, z, 1) in keys
+    ]
 
 
 def verdict(mean: float, p: float | None) -> str:

@@ -13,13 +13,20 @@ from contrastive.console import duration, percent
 
 
 def tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """A table for each figure, with intervals and differences to the first recipe, and one of the costs."""
-    return [*(_figure(comparison, key) for key in comparison["figures"]), _costs(comparison)]
+    """A table for each figure, with intervals and differences to the first recipe, and one of the costs.
+
+    Where a protocol read both h and z, a table of what z has over h in the same runs.
+    """
+    return [
+        *(_figure(comparison, key) for key in comparison["figures"]),
+        *(_feature(comparison, h, z) for h, z in comparison["features"]),
+        _costs(comparison),
+    ]
 
 
 def _figure(comparison: Mapping[str, Any], key: str) -> Table:
     rows = comparison["recipes"]
-    table = Table(title=f"{key.replace('_', ' ')} on {comparison['split']}, last epoch")
+    table = Table(title=f"{words(key)} on {comparison['split']}, last epoch")
     table.add_column("recipe", overflow="fold")
     for title in ("seeds", "trained", f"to {rows[0]['name']}", "untrained"):
         table.add_column(title, justify="right")
@@ -27,6 +34,18 @@ def _figure(comparison: Mapping[str, Any], key: str) -> Table:
         figure, floor = row["figures"][key], row["floors"]["untrained"][key]
         cells = (str(len(figure["seeds"])), accuracy(figure), difference(figure.get("difference")))
         table.add_row(row["name"], *cells, "-" if floor is None else percent(floor))
+    return table
+
+
+def _feature(comparison: Mapping[str, Any], h: str, z: str) -> Table:
+    table = Table(title=f"{words(z)} against {words(h)}, the same runs")
+    table.add_column("recipe", overflow="fold")
+    for title in ("seeds", "h", "z", "z to h"):
+        table.add_column(title, justify="right")
+    for row in comparison["recipes"]:
+        of_h, of_z = row["figures"][h], row["figures"][z]
+        cells = (accuracy(of_h), accuracy(of_z), difference(of_z["to_h"]))
+        table.add_row(row["name"], str(len(of_z["seeds"])), *cells)
     return table
 
 
@@ -39,6 +58,11 @@ def _costs(comparison: Mapping[str, Any]) -> Table:
     for row in comparison["recipes"]:
         table.add_row(row["name"], *(cost(key, row["costs"][key]) for key in shown))
     return table
+
+
+def words(key: str) -> str:
+    """``linear_top1`` -> ``linear top1``."""
+    return key.replace("_", " ")
 
 
 def accuracy(figure: Mapping[str, Any]) -> str:
