@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import random
-import re
 import shutil
 import sys
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import put
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -238,9 +238,8 @@ def main() -> None:
     if arguments.page:
         kept = [work / f"{recipe}.json" for recipe in RECIPES]
         rows = [json.loads(path.read_text()) for path in kept if path.is_file()]
-        between = re.compile(r"(?<=<!-- kills -->\n).*(?=<!-- /kills -->)", re.DOTALL)
         text = table(rows, json.loads((work / "environment.json").read_text()))
-        arguments.page.write_text(between.sub(lambda _: text, arguments.page.read_text()))
+        arguments.page.write_text(put(arguments.page.read_text(), "kills", text))
         return
     write_data(work / "data")
     (work / "environment.json").write_text(json.dumps(environment()))

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pages import put
+
 from contrastive import hookspecs, parts
 from contrastive.kinds import API_VERSION, KINDS, OLDEST_API_VERSION
 from contrastive.scaffold import files, names_of
@@ -111,10 +113,7 @@ def asked(kind: str) -> str:
 def kind_page(kind: str, text: str) -> str:
     """The page of a kind with its marked sections as they must be."""
     for mark, content in (("example", example(kind)), ("checks", asked(kind))):
-        between = re.compile(rf"(?<=<!-- {mark} -->\n).*(?=^<!-- /{mark} -->)", re.DOTALL | re.MULTILINE)
-        if not between.search(text):
-            raise ValueError(f"{kind}.md has no <!-- {mark} --> with a <!-- /{mark} --> below it")
-        text = between.sub(lambda _, content=content: f"{content}\n", text)
+        text = put(text, mark, f"{content}\n")
     return text
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import put
 from torch import Tensor
 
 from contrastive import build as building
@@ -35,7 +35,6 @@ from contrastive.registry import load_registry
 from contrastive.runs import Job
 
 ROOT = Path(__file__).parent.parent
-MARKED = re.compile(r"(<!-- world size -->\n).*?(<!-- /world size -->)", re.DOTALL)
 STEPS, BATCH = 2, 16
 
 SMALL: dict[str, Any] = {
@@ -251,8 +250,7 @@ def main() -> None:
         return
     table = markdown(compare(arguments.only))
     if arguments.page:
-        page = MARKED.sub(lambda match: f"{match[1]}{table}{match[2]}", arguments.page.read_text())
-        arguments.page.write_text(page)
+        arguments.page.write_text(put(arguments.page.read_text(), "world size", table))
     else:
         print(table)
 

@@ -1,0 +1,113 @@
+"""The tables of docs/results.md that come from comparisons of recipes/studies.
+
+python scripts/study_tables.py COMPARISONS docs/results.md
+
+puts what COMPARISONS/<study>/comparison.json says between the page's marks ``study: <study>``; a study
+that is not there keeps its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pages import put
+
+from contrastive.compare.table import accuracy, difference, words
+from contrastive.console import duration, percent
+
+Row = Mapping[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python scripts/study_tables.py", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("comparisons", type=Path, help="folder with a folder for each study")
+    parser.add_argument("page", type=Path)
+    arguments = parser.parse_args()
+    page = arguments.page.read_text()
+    for study in re.findall(r"^<!-- study: (\S+) -->$", page, re.MULTILINE):
+        file = arguments.comparisons / study / "comparison.json"
+        if file.is_file():
+            page = put(
+                page, f"study: {study}", table(json.loads(file.read_text()), arguments.comparisons.parent)
+            )
+    arguments.page.write_text(page)
+
+
+def table(comparison: Mapping[str, Any], root: Path) -> str:
+    """Markdown: a matrix where the study has two axes, else a line a recipe; then where it comes from."""
+    rows = comparison["recipes"]
+    key, *more = comparison["figures"]
+    axes = list(rows[0]["labels"])
+    lines = _matrix(rows, key) if len(axes) == 2 else _lines(rows, key, more, comparison["features"])
+    return "\n".join([*lines, "", _origin(comparison, root)]) + "\n"
+
+
+def _lines(
+    rows: Sequence[Row], key: str, more: Sequence[str], features: Sequence[Sequence[str]]
+) -> list[str]:
+    titles = ["recipe", words(key), f"to {_short(rows[0])}", *(words(other) for other in more)]
+    titles += ["z to h"] if features else []
+    lines = [_line(titles), _line("---" for _ in titles)]
+    for row in rows:
+        figures = row["figures"]
+        cells = [f"`{_short(row)}`", accuracy(figures[key]), difference(figures[key].get("difference"))]
+        cells += [accuracy(figures[other]) for other in more]
+        cells += [difference(figures[z]["to_h"]) for _, z in features[:1]]
+        lines.append(_line(cells))
+    return lines
+
+
+def _matrix(rows: Sequence[Row], key: str) -> list[str]:
+    down, across = ([*dict.fromkeys(row["labels"][axis] for row in rows)] for axis in rows[0]["labels"])
+    means = {tuple(row["labels"].values()): row["figures"][key]["mean"] for row in rows}
+    axes = " / ".join(path.rpartition("train.")[2] for path in rows[0]["labels"])
+    lines = [_line([axes, *across]), _line("---" for _ in ["", *across])]
+    return lines + [_line([y, *(f"{100 * means[y, x]:.1f}" for x in across)]) for y in down]
+
+
+def _origin(comparison: Mapping[str, Any], root: Path) -> str:
+    """Seeds, floors, wall times, commits and fingerprints, in a sentence each."""
+    rows = comparison["recipes"]
+    key = comparison["figures"][0]
+    runs = [root / folder for row in rows for folder in row["runs"].values()]
+    seconds = [json.loads((run / "summary.json").read_text())["wall_seconds"] for run in runs]
+    commits = {json.loads((run / "environment.json").read_text())["git_commit"][:7] for run in runs}
+    floors = {
+        floor: [row["floors"][floor][key] for row in rows if row["floors"][floor][key] is not None]
+        for floor in ("untrained", "pixels")
+    }
+    told = "; ".join(
+        f"{name} {percent(fmean(values))}"
+        for name, values in (("untrained", floors["untrained"]), ("raw pixels", floors["pixels"]))
+        if values
+    )
+    prints = ", ".join(f"{_short(row)} {Path(min(row['runs'].values())).name[-8:]}" for row in rows)
+    seeds = len(rows[0]["runs"])
+    return (
+        f"{words(key)} of {comparison['images']['scored']:,} test images, "
+        f"{seeds} seed{'s' * (seeds > 1)}; {told}. "
+        f"Wall time of a run {duration(min(seconds))} to {duration(max(seconds))}, "
+        f"of all {duration(sum(seconds))}; commit {', '.join(sorted(commits))}; "
+        f"fingerprints of the first seed: {prints}."
+    )
+
+
+def _short(row: Row) -> str:
+    """The recipe's name without that of its study."""
+    return row["name"].partition("-")[2]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
