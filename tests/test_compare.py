@@ -106,6 +106,21 @@ def test_z_is_compared_with_h_within_the_same_runs(runs, capsys):
     assert "Of b" not in report
 
 
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ("{", "environment.json"),
+        ("{}", "environment.json does not tell what data the run had"),
+        (None, "data"),
+    ],
+)
+def test_a_damaged_environment_is_told(runs, capsys, environment, told):
+    folders = write_runs(runs, "a", BASE)
+    path = Path(folders[1]) / "environment.json"
+    path.unlink() if environment is None else path.write_text(environment)
+    assert told in refused(capsys, *folders)
+
+
 def test_a_single_seed_says_that_it_tells_nothing(runs, capsys):
     folders = write_runs(runs, "a", [0.8]) + write_runs(runs, "b", [0.9])
     assert main(["compare", *folders]) == 0

@@ -11,6 +11,7 @@ from typing import Any
 from contrastive.build import Opened, build
 from contrastive.continuation import flatten
 from contrastive.errors import Mistake, RecipeError, UsageError
+from contrastive.foreign import read_map
 from contrastive.recipe import (
     NOT_TRAINING,
     Cell,
@@ -125,7 +126,7 @@ def _runs(folders: Iterable[Path]) -> list[Candidate]:
             )
         recipe = load_tree(folder / "recipe.yaml").root.plain()
         seed, seedless = recipe["train"]["seed"], _seedless(recipe)
-        data = json.loads((folder / "environment.json").read_text())["data"]
+        data = _data_of(folder)
         group = groups.setdefault(
             json.dumps([_identity(seedless), data]), Candidate(recipe["name"], seedless, data, {})
         )
@@ -137,6 +138,16 @@ def _runs(folders: Iterable[Path]) -> list[Candidate]:
             group, folders={**group.folders, seed: folder}
         )
     return list(groups.values())
+
+
+def _data_of(folder: Path) -> str:
+    """Fingerprint of the data that a run was trained on."""
+    data = read_map(folder / "environment.json").get("data")
+    if not isinstance(data, str):
+        raise UsageError(
+            f"{folder}/environment.json does not tell what data the run had; leave this run out."
+        )
+    return data
 
 
 def _seedless(recipe: dict[str, Any]) -> dict[str, Any]:

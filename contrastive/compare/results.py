@@ -21,6 +21,7 @@ from contrastive.compare.statistics import (
 )
 from contrastive.console import MONITORS
 from contrastive.continuation import decides, flatten
+from contrastive.foreign import read_map
 from contrastive.runs import Run
 
 #: What a run costs: key -> words.
@@ -212,9 +213,7 @@ def _notes(candidates: Sequence[Candidate], runs: Mapping[str, Mapping[int, Run]
     if stopped:
         notes.append(f"Ended before its last epoch: {', '.join(stopped)}.")
     environments = [
-        json.loads((run.folder / "environment.json").read_text())
-        for group in runs.values()
-        for run in group.values()
+        read_map(run.folder / "environment.json") for group in runs.values() for run in group.values()
     ]
     for key, words in _SURROUNDINGS.items():
         values = sorted({str(environment.get(key)) for environment in environments})
