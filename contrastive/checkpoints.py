@@ -1,8 +1,8 @@
 """Checkpoints that are written whole or not at all.
 
 A checkpoint is a folder ``step_00001000`` with ``state.pt`` (one tree of plain values and tensors,
-read with ``weights_only=True``) and ``manifest.json`` (sizes and SHA-256 of its files, step,
-fingerprint). It is written into a temporary sibling, synced, and renamed.
+read with ``weights_only=True``) and ``manifest.json`` (sizes and SHA-256 of its files, step, world size,
+fingerprint, versions). It is written into a temporary sibling, synced, and renamed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
+from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError
 from contrastive.files import beside, put, remove, settle, writing
+from contrastive.process import versions
 
 _STATE, _MANIFEST = "state.pt", "manifest.json"
 _NAME = re.compile(r"step_[0-9]{8,18}")
@@ -82,7 +84,8 @@ class Checkpoints:
         manifest = {
             "step": step,
             "fingerprint": self.fingerprint,
-            "torch": torch.__version__,
+            "world_size": world_size(),
+            "versions": versions(),
             "files": {_STATE: {"size": size, "sha256": sha256}},
         }
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))

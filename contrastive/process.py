@@ -1,4 +1,4 @@
-"""What a run needs of its process and machine: a lock, signals, peak memory, the commit it runs from."""
+"""What a run needs of its process and machine: a lock, signals, peak memory, the versions it runs on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
 from contrastive.errors import UsageError
+from contrastive.registry import core_version
+
+#: Whose versions may change what a run computes.
+_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 
 #: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
 #: copy of the lock it would keep the next one out.
@@ -93,6 +98,11 @@ def peak_memory_mib(device: torch.device) -> float:
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def versions() -> dict[str, str]:
+    """Distribution -> installed version, of this framework and what may change a run's figures."""
+    return {"contrastive-framework": core_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def git_commit() -> str | None:

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,9 +37,9 @@ from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.parts import ImageTable, Split
 from contrastive.passes import caveat
-from contrastive.process import git_commit, interrupts, locked, peak_memory_mib
+from contrastive.process import git_commit, interrupts, locked, peak_memory_mib, versions
 from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
-from contrastive.registry import Registry, core_version, load_registry
+from contrastive.registry import Registry, load_registry
 from contrastive.settings import Settings
 
 Resume = Literal["auto", "never", "must"]
@@ -275,10 +274,7 @@ class Job:
             "precision": precision,
             "processes": world_size(),
             "threads": torch.get_num_threads(),
-            "versions": {
-                "contrastive-framework": core_version(),
-                **{name: version(name) for name in _PACKAGES},
-            },
+            "versions": versions(),
             "plugins": {p.name: p.version for p in load_registry().plugins},
             "git_commit": git_commit(),
         }
@@ -482,9 +478,7 @@ def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
         path.unlink(missing_ok=True)
 
 
-# -- surroundings -----------------------------------------------------------------------------------
-
-_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+# -- telling ---------------------------------------------------------------------------------------
 
 
 def _counted(names: Sequence[str], what: str) -> str:

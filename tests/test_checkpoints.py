@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def test_the_manifest_names_what_it_holds(checkpoints: Checkpoints):
     assert folder.name == "step_00000012"
     assert manifest["step"] == 12
     assert manifest["fingerprint"] == "f" * 64
+    assert manifest["world_size"] == 1
+    assert manifest["versions"]["torch"] == metadata.version("torch")
+    assert {"contrastive-framework", "timm", "accelerate"} < manifest["versions"].keys()
     assert manifest["files"]["state.pt"]["size"] == (folder / "state.pt").stat().st_size
 
 
