@@ -1,8 +1,9 @@
-"""Whether a recipe may go on with the run that a folder holds, and why not."""
+"""Whether a folder holds the finished run of a recipe, whether the recipe may go on with it, and why not."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,23 @@ def environment_of(folder: Path) -> dict[str, Any]:
             f"{error} Nothing else tells which run the folder holds; or name another one with --out, or say "
             "--resume never to move it aside."
         ) from error
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a finished run must be: trained from ``fingerprint`` and judged by ``evaluate`` (as its recipe
+    says it), with protocols of these ids."""
+
+    fingerprint: str
+    evaluate: Mapping[str, Any]
+    protocols: Mapping[str, str]
+
+    def met(self, folder: Path) -> bool:
+        """Whether the run in a folder has ended so. Raises UsageError where summary.json cannot be read."""
+        summary = read_map(folder / "summary.json")  # written last
+        judged = {name: told.get("id") for name, told in (summary.get("protocols") or {}).items()}
+        same = (summary.get("fingerprint"), summary.get("evaluate")) == (self.fingerprint, self.evaluate)
+        return same and all(self.protocols.get(name) == found for name, found in judged.items())
 
 
 def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:

@@ -47,10 +47,14 @@ class Scheduled:
     protocol: Protocol
     at: Literal["every", "end"]
 
+    @property
+    def id(self) -> str:
+        """Name and version of the protocol: figures of different ids do not compare."""
+        return f"{self.part}/{self.protocol.version}"
+
     def describe(self, split: str) -> dict[str, Any]:
         """What every figure must name: id (with the version), parameters, feature, and the split read."""
-        version = self.protocol.version
-        about = {"id": f"{self.part}/{version}", "version": version, "feature": self.protocol.feature}
+        about = {"id": self.id, "version": self.protocol.version, "feature": self.protocol.feature}
         return {**about, **public(self.protocol), "split": split}
 
 

@@ -23,7 +23,7 @@ from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints
 from contrastive.compilation import compile_encoders, explained_if
 from contrastive.console import MONITORS, Display
-from contrastive.continuation import earlier_fingerprints, environment_of, flatten
+from contrastive.continuation import Asked, earlier_fingerprints, environment_of, flatten
 from contrastive.data import TrainLoader
 from contrastive.device import is_first, join_processes, make_accelerator
 from contrastive.diagnosis import chunk_advice, memory_told
@@ -115,13 +115,22 @@ def run(
     return Job(resolved, data, composition, display).execute(out, resume)
 
 
+def asked_of(recipe: Recipe, data: Data, composition: Composition) -> Asked:
+    """What tells that a recipe's run has ended."""
+    return Asked(
+        training_fingerprint(recipe, data.fingerprint),
+        recipe.dump()["evaluate"],
+        {entry.name: entry.id for entry in composition.protocols},
+    )
+
+
 class Job:
     """One execution of a recipe."""
 
     def __init__(self, recipe: Recipe, data: Data, composition: Composition, display: Display):
         self.recipe, self.data, self.parts, self.display = recipe, data, composition, display
-        self.fingerprint = training_fingerprint(recipe, data.fingerprint)
-        self.evaluation = recipe.dump()["evaluate"]
+        self.asked = asked_of(recipe, data, composition)
+        self.fingerprint = self.asked.fingerprint
         self.earlier: list[str] = []  # fingerprints of this run when it was to be shorter
 
     def execute(self, out: str | Path | None, resume: Resume) -> Run:
@@ -131,7 +140,7 @@ class Job:
         if folder.name in ("", ".."):  # "." has no name, and moves with the folder
             folder = folder.resolve()
         on_first(lambda: self._admit(folder, resume))
-        if on_first(lambda: self._finished(folder)):
+        if on_first(lambda: self.asked.met(folder)):
             self.display.log(f"{folder} is finished; reporting it (--resume never runs it again).")
             return Run(folder)
         accelerator = make_accelerator(train.precision, str(folder), train.trackers)
@@ -239,12 +248,6 @@ class Job:
             self.display.log(f"moved the old run to {aside}")
             return
         self.earlier = earlier_fingerprints(folder, self.recipe, self.data.fingerprint)
-
-    def _finished(self, folder: Path) -> bool:
-        if not (folder / "summary.json").is_file():
-            return False
-        summary = Run(folder).summary
-        return (summary.get("evaluate"), summary.get("fingerprint")) == (self.evaluation, self.fingerprint)
 
     def _begin(self, folder: Path, device: torch.device, precision: str) -> None:
         """Put a folder that is locked now in order, and write what the run is."""
@@ -383,7 +386,7 @@ class Job:
             },
             "skipped": len(self._skipped),
             "unreadable": unreadable,
-            "evaluate": self.evaluation,
+            "evaluate": self.asked.evaluate,
         }
         write_json(engine.folder / "summary.json", summary)
 

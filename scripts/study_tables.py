@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from pages import put
@@ -79,25 +78,28 @@ def _origin(comparison: Mapping[str, Any], root: Path) -> str:
     key = comparison["figures"][0]
     runs = [root / folder for row in rows for folder in row["runs"].values()]
     seconds = [json.loads((run / "summary.json").read_text())["wall_seconds"] for run in runs]
-    commits = {json.loads((run / "environment.json").read_text())["git_commit"][:7] for run in runs}
-    floors = {
-        floor: [row["floors"][floor][key] for row in rows if row["floors"][floor][key] is not None]
-        for floor in ("untrained", "pixels")
-    }
+    environments = [json.loads((run / "environment.json").read_text()) for run in runs]
+    commits = {str(environment["git_commit"])[:7] for environment in environments}
     told = "; ".join(
-        f"{name} {percent(fmean(values))}"
-        for name, values in (("untrained", floors["untrained"]), ("raw pixels", floors["pixels"]))
-        if values
+        f"{name} {_range([row['floors'][floor][key] for row in rows])}"
+        for floor, name in (("untrained", "untrained"), ("pixels", "raw pixels"))
+        if rows[0]["floors"][floor][key] is not None
     )
-    prints = ", ".join(f"{_short(row)} {Path(min(row['runs'].values())).name[-8:]}" for row in rows)
-    seeds = len(rows[0]["runs"])
+    prints = ", ".join(f"{_short(row)} {next(iter(row['runs'].values()))[-8:]}" for row in rows)
+    seeds = min(len(row["runs"]) for row in rows)
     return (
-        f"{words(key)} of {comparison['images']['scored']:,} test images, "
+        f"{words(key)} of {comparison['images']['scored']:,} images of {comparison['split']}, "
         f"{seeds} seed{'s' * (seeds > 1)}; {told}. "
         f"Wall time of a run {duration(min(seconds))} to {duration(max(seconds))}, "
         f"of all {duration(sum(seconds))}; commit {', '.join(sorted(commits))}; "
         f"fingerprints of the first seed: {prints}."
     )
+
+
+def _range(values: Sequence[float]) -> str:
+    """``27.1 %``, or from least to greatest where recipes differ: encoders may."""
+    least, greatest = percent(min(values)), percent(max(values))
+    return least if least == greatest else f"{least} to {greatest}"
 
 
 def _short(row: Row) -> str:

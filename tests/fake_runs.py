@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-PROTOCOLS = {"knn": {"k": 5, "version": 1, "feature": "h"}, "linear": {"version": 1, "feature": "h"}}
+PROTOCOLS = {
+    "knn": {"id": "knn/1", "k": 5, "version": 1, "feature": "h"},
+    "linear": {"id": "linear/1", "version": 1, "feature": "h"},
+}
 
 
 def write_run(
@@ -54,6 +57,7 @@ def write_run(
         "data": "0123456789",
         "device": "cpu",
         "precision": "fp32",
+        "processes": 1,
         "threads": 2,
         "platform": "x",
     } | (environment or {})

@@ -22,6 +22,7 @@ from contrastive.compare.plan import plan
 from contrastive.compare.plots import mean_curve, pareto_front
 from contrastive.compare.results import curves, differing
 from contrastive.process import locked
+from contrastive.recipe import load_tree
 from tests.fake_runs import write_run, write_runs
 
 
@@ -106,21 +107,6 @@ def test_z_is_compared_with_h_within_the_same_runs(runs, capsys):
     assert "Of b" not in report
 
 
-@pytest.mark.parametrize(
-    ("environment", "told"),
-    [
-        ("{", "environment.json"),
-        ("{}", "environment.json does not tell what data the run had"),
-        (None, "data"),
-    ],
-)
-def test_a_damaged_environment_is_told(runs, capsys, environment, told):
-    folders = write_runs(runs, "a", BASE)
-    path = Path(folders[1]) / "environment.json"
-    path.unlink() if environment is None else path.write_text(environment)
-    assert told in refused(capsys, *folders)
-
-
 def test_a_single_seed_says_that_it_tells_nothing(runs, capsys):
     folders = write_runs(runs, "a", [0.8]) + write_runs(runs, "b", [0.9])
     assert main(["compare", *folders]) == 0
@@ -148,11 +134,13 @@ def test_table_csv_and_report_are_written(runs, capsys):
 
 
 def test_a_report_that_no_comparison_wrote_is_kept(runs, capsys):
-    Path("mine").mkdir()
-    Path("mine/report.html").write_text("precious")
-    assert main(["compare", *write_runs(runs, "a", BASE), "--out", "mine"]) == 2
-    assert "no comparison wrote" in capsys.readouterr().err
-    assert Path("mine/report.html").read_text() == "precious"
+    folders = write_runs(runs, "a", BASE)
+    for kept in (Path("mine/report.html"), Path("my/recipes/a.yaml")):
+        kept.parent.mkdir(parents=True)
+        kept.write_text("precious")
+        assert main(["compare", *folders, "--out", kept.parts[0]]) == 2
+        assert "no comparison wrote" in capsys.readouterr().err
+        assert kept.read_text() == "precious"
 
 
 def test_runs_of_one_name_and_different_recipes_go_by_their_folders(runs, capsys):
@@ -165,8 +153,13 @@ def test_runs_of_one_name_and_different_recipes_go_by_their_folders(runs, capsys
 
 
 def test_surroundings_that_differ_are_noted(runs, capsys):
-    folders = write_runs(runs, "a", BASE) + write_runs(runs, "b", BASE, environment={"device": "H100"})
-    assert any("one device (H100, cpu)" in note for note in compared(capsys, *folders)["notes"])
+    surroundings = {"device": "H100", "processes": 2}
+    folders = write_runs(runs, "a", BASE) + write_runs(runs, "b", BASE, environment=surroundings)
+    notes = compared(capsys, *folders)["notes"]
+    assert "Runs differ in device (H100, cpu): times and memory do not compare." in notes
+    assert any(
+        note.startswith("Runs differ in processes (1, 2): figures differ by that too") for note in notes
+    )
 
 
 def test_runs_without_labels_have_no_figures(runs, capsys):
@@ -197,7 +190,7 @@ def test_what_was_judged_otherwise_is_not_ranked(runs, capsys, more, said):
     folders = write_runs(runs, "a", BASE) + write_runs(runs, "b", BASE, **more)
     error = refused(capsys, *folders)
     assert "cannot be ranked" in error
-    assert said in error
+    assert said in error.replace(f"{runs}/", "")
 
 
 def test_when_protocols_run_in_training_changes_no_rank(runs, capsys):
@@ -222,6 +215,73 @@ def test_mistakes_of_all_recipes_are_told_at_once(tiny_recipe, capsys):
     assert not Path("runs").exists()
 
 
+def test_runs_are_told_apart_by_as_much_of_their_folder_as_it_takes(runs, capsys):
+    """Of one name and one seed, in folders of one name: never one run for the other."""
+    folders = []
+    for place, temperature, accuracy in (("x", 0.5, 0.8), ("y", 9, 0.9)):
+        loss = {"loss": {"name": "nt_xent", "temperature": temperature}}
+        folders.append(str(write_run(runs / place, "same", 0, accuracy, recipe=loss)))
+    found = compared(capsys, *folders)
+    assert [row["name"] for row in found["recipes"]] == folders
+    assert [row["figures"]["knn_top1"]["mean"] for row in found["recipes"]] == [0.8, 0.9]
+    assert found["differing"] == {"loss.temperature": {folders[0]: 0.5, folders[1]: 9}}
+
+
+def test_runs_in_folders_of_one_name_are_judged_alike_or_not_ranked(runs, capsys):
+    one, two = (
+        write_run(runs / place, "same", seed, 0.8, summary={"split": split})
+        for seed, (place, split) in enumerate((("x", "test"), ("y", "validation")))
+    )
+    two = two.rename(two.with_name(one.name))
+    assert "split: test in" in refused(capsys, str(one), str(two))
+
+
+def test_a_run_that_is_being_lengthened_has_not_finished(runs, capsys):
+    folder = write_run(runs, "a", 0, 0.8, environment={"fingerprint": "of 20 epochs"})
+    assert "has not finished" in refused(capsys, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "told"),
+    [
+        ("summary.json", {"trained": None}, "summary.json is not what a run writes: it has no 'trained'"),
+        (
+            "recipe.yaml",
+            {"train": {"epochs": 2}},
+            "recipe.yaml is not what a run writes: it has no 'train.seed'",
+        ),
+        ("recipe.yaml", {"evaluate": None}, "it has no 'evaluate'"),
+    ],
+)
+def test_files_that_are_not_a_run_s_are_told(runs, capsys, file, damage, told):
+    path = write_run(runs, "a", 0, 0.8) / file
+    content = json.loads(path.read_text()) | damage
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    assert told in refused(capsys, str(path.parent))
+
+
+def test_a_file_that_is_no_json_is_told(runs, capsys):
+    folder = write_run(runs, "a", 0, 0.8)
+    (folder / "environment.json").write_text("{")
+    assert "environment.json is damaged" in refused(capsys, str(folder))
+
+
+def test_unequal_seeds_are_noted(runs, capsys):
+    folders = write_runs(runs, "a", BASE[:2]) + write_runs(runs, "b", BETTER)
+    found = compared(capsys, *folders)
+    assert "b: not the seeds of a; differences are over the shared ones." in found["notes"]
+    assert found["recipes"][1]["figures"]["knn_top1"]["difference"]["seeds"] == 2
+
+
+def test_a_recipe_and_a_run_of_its_name_are_compared(recipes, children, runs, capsys):
+    finished = write_run(runs, "a", 0, 0.7, environment={"data": plan([recipes[0]], 1)[0].data})
+    recipe = json.loads((finished / "recipe.yaml").read_text())
+    evaluate = plan([recipes[0]], 1)[0].recipe["evaluate"]
+    (finished / "recipe.yaml").write_text(json.dumps(recipe | {"evaluate": evaluate}))
+    found = compared(capsys, recipes[0], str(finished), "--seeds", "1")
+    assert [row["name"] for row in found["recipes"]] == ["a", finished.name]
+
+
 def test_two_recipes_need_two_names(tiny_recipe, capsys):
     assert "two recipes are called 'tiny'" in refused(capsys, str(tiny_recipe), str(tiny_recipe))
 
@@ -242,12 +302,13 @@ def children(monkeypatch):
         made.append((recipe.stem, seed))
         if code := codes.get((recipe.stem, seed)):
             return code
-        resolved = {c.name: c for c in plan_of[-1]}[recipe.stem].recipe
+        asked = {c.name: c for c in plan_of[-1]}[recipe.stem].asked[seed]
         write_run(folder.parent, folder.name.rpartition("-seed")[0], seed, 0.5 + seed / 10)
         shutil.rmtree(folder, ignore_errors=True)
         (folder.parent / f"{folder.name.rpartition('-seed')[0]}-seed{seed}").rename(folder)
         summary = json.loads((folder / "summary.json").read_text())
-        (folder / "summary.json").write_text(json.dumps(summary | {"evaluate": resolved["evaluate"]}))
+        judged = {"evaluate": asked.evaluate, "fingerprint": asked.fingerprint}
+        (folder / "summary.json").write_text(json.dumps(summary | judged))
         return 0
 
     plan_of = []
@@ -280,6 +341,55 @@ def test_another_evaluation_is_not_taken_from_an_old_run(recipes, children, caps
     compared(capsys, *recipes, "--seeds", "1")
     compared(capsys, *recipes, "--seeds", "1", "--set", "evaluate.knn.k=3")
     assert made == [("a", 0), ("b", 0)] * 2
+
+
+def test_what_a_protocol_of_another_version_said_is_asked_again(recipes, children, capsys):
+    made, _ = children
+    compared(capsys, recipes[0], "--seeds", "1")
+    (path,) = Path("runs").glob("a-seed0-*/summary.json")
+    path.write_text(path.read_text().replace("knn/1", "knn/0"))
+    compared(capsys, recipes[0], "--seeds", "1")
+    assert made == [("a", 0)] * 2
+
+
+def test_a_longer_run_in_its_folder_is_not_taken_for_the_asked_one(recipes, children, capsys):
+    made, _ = children
+    compared(capsys, recipes[0], "--seeds", "1")
+    (path,) = Path("runs").glob("a-seed0-*/summary.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of more epochs"}))
+    compared(capsys, recipes[0], "--seeds", "1")
+    assert made == [("a", 0)] * 2
+
+
+def test_recipes_are_written_in_full_whoever_ran_them(recipes, children, runs, capsys):
+    compared(capsys, *recipes, "--seeds", "1", "--out", "first")
+    compared(capsys, *recipes, "--seeds", "1", "--out", "second")  # nothing is due
+    for folder in ("first", "second"):
+        assert [path.name for path in sorted(Path(folder, "recipes").iterdir())] == ["a.yaml", "b.yaml"]
+    found = load_tree("second/recipes/a.yaml").root.plain()
+    assert found["train"]["epochs"] == 3
+    assert found["loss"]["name"] == "nt_xent"
+
+
+def test_a_run_that_another_comparison_begins_at_the_same_time_is_its_run(
+    recipes, children, monkeypatch, capsys
+):
+    """Both find no lock, the other's child is first, and ours fails: we wait, and take what it made."""
+    made, codes = children
+    codes["a", 0] = 2
+    waits = []
+
+    def wait(folder: Path, log) -> bool:
+        waits.append(folder.name)
+        if len(waits) != 2:
+            return False
+        codes.clear()
+        training._run(Path("a.yaml"), 0, folder)  # by the other
+        return True
+
+    monkeypatch.setattr(training, "_wait_for_others", wait)
+    compared(capsys, recipes[0], "--seeds", "1")
+    assert made == [("a", 0)] * 2  # ours, and the other's
 
 
 def test_a_stop_ends_the_comparison_and_it_goes_on(recipes, children, capsys):

@@ -15,7 +15,7 @@ from contrastive.compare.pictures import principal_plane
 from contrastive.compare.plan import plan
 from contrastive.compare.plots import charts
 from contrastive.compare.report import findings, render
-from contrastive.compare.results import compare
+from contrastive.compare.results import gather
 from tests.fake_runs import write_run, write_runs
 
 CHROMIUM = next(
@@ -43,7 +43,7 @@ def comparison(tmp_path_factory) -> dict:
     folders = write_runs(runs, "base", [0.80, 0.82, 0.81]) + write_runs(
         runs, "worse", [0.70, 0.71, 0.73], recipe={"loss": {"name": "nt_xent", "note": "</script><b>&"}}
     )
-    found = compare(plan(folders, 1))
+    found = gather(plan(folders, 1))
     return json.loads(json.dumps(found))  # as comparison.json holds it
 
 
@@ -97,8 +97,36 @@ def test_a_grid_of_two_axes_is_a_heat_map(comparison):
     assert heat["z"][1] == [pytest.approx(81), None]
 
 
+def test_two_grids_of_the_same_axes_are_no_heat_map(comparison):
+    rows = [
+        {**comparison["recipes"][0], "name": name, "labels": {"first": "crop", "second": "blur"}}
+        for name in ("a", "b")
+    ]
+    drawn = charts({**comparison, "recipes": rows}, [])
+    assert not [c for c in drawn if c["figure"]["data"][0]["type"] == "heatmap"]
+
+
+def test_accuracy_against_compute_is_that_of_h(comparison):
+    figures = {"linear_z_top1": {**comparison["recipes"][0]["figures"]["linear_top1"], "to_h": None}}
+    rows = [{**row, "figures": {**row["figures"], **figures}} for row in comparison["recipes"]]
+    keys = [*comparison["figures"], "linear_z_top1"]
+    drawn = charts(
+        {**comparison, "recipes": rows, "figures": keys, "features": [["linear_top1", "linear_z_top1"]]}, []
+    )
+    titles = [chart["title"] for chart in drawn if chart["section"] == "compute"]
+    assert titles == ["linear top1 against wall time of a run"]
+
+
+def test_the_plane_pairs_what_was_measured_at_one_epoch(comparison):
+    curves = {"0": {"alignment": [[1, 0.6], [2, 0.5]], "uniformity": [[2, -2.0]]}}
+    rows = [{**row, "curves": curves} for row in comparison["recipes"]]
+    (plane,) = (c for c in charts({**comparison, "recipes": rows}, []) if c["title"].startswith("alignment"))
+    line = plane["figure"]["data"][0]
+    assert (line["x"], line["y"], line["customdata"]) == ([-2.0], [0.5], [2])
+
+
 def test_a_single_recipe_of_a_single_seed_can_be_shown(tmp_path):
-    found = compare(plan([str(write_run(tmp_path, "alone", 0, 0.8))], 1))
+    found = gather(plan([str(write_run(tmp_path, "alone", 0, 0.8))], 1))
     assert findings(found) == []
     assert "Nearest neighbours" not in render(found, [])
 

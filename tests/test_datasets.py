@@ -596,12 +596,15 @@ def test_subset_of_photographs_decodes_them_reduced(tmp_path):
     assert Subset(whole, train=3).table("test") is None
 
 
-def test_subset_fingerprint_and_mistakes():
+def test_subset_fingerprint_and_mistakes(tmp_path):
+    write(tmp_path, {"1.png": encoded()})
     whole = FashionMNISTSample()
     prints = [Subset(whole, *sizes).fingerprint() for sizes in ((None, None), (9, None), (9, 9), (8, 9))]
     assert len({*prints, whole.fingerprint()}) == 5
     with pytest.raises(DataError, match=r"9,000 train images .* there are 8,000\. Set dataset\.train"):
         Subset(whole, train=9000).table("train")
+    with pytest.raises(DataError, match=r"5 test images .* is no such split\. Set dataset\.test to null"):
+        Subset(ImageFolder(tmp_path), test=5).table("test")
 
 
 # -- torchvision ---------------------------------------------------------------------------------------

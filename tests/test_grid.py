@@ -122,6 +122,7 @@ def test_variants_merge_as_extends_does(tmp_path):
             "study.yaml:3:25  grid.loss.temperature: '1' stands there twice",
         ),
         ("grid:\n  name: [a, b]\n", "study.yaml:3:3  grid: 'name' is no key that can vary"),
+        ("grid:\n  train.seed: [0, 1]\n", "study.yaml:3:3  grid: the seed is no axis: compare has --seeds"),
         ("grid:\n  loss.temperatur: [1, 2]\n", "study.yaml:3:21  loss.temperatur: nt_xent has no parameter"),
         ("grid:\n  loss.temperature: [1, -2]\n", "study.yaml:3:25  loss.temperature: must be"),
         (
@@ -134,7 +135,7 @@ def test_variants_merge_as_extends_does(tmp_path):
             "study.yaml:2:11  variants: two cells would be called 'simclr-a_b'",
         ),
         (
-            f"grid:\n  train.seed: {list(range(17))}\n  train.epochs: {list(range(1, 18))}\n",
+            f"grid:\n  train.batch_size: {list(range(2, 19))}\n  train.epochs: {list(range(1, 18))}\n",
             "study.yaml:3:3  grid: stands for 289 recipes",
         ),
     ],

@@ -10,7 +10,7 @@ from fake_runs import write_runs
 from pages import put
 
 from contrastive.compare.plan import plan
-from contrastive.compare.results import compare
+from contrastive.compare.results import gather
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 
@@ -35,9 +35,9 @@ def test_a_table_says_where_its_figures_come_from(tmp_path):
     runs, commit = tmp_path / "runs", {"git_commit": "0123456789abcdef"}
     folders = write_runs(runs, "head-mlp", [0.80, 0.82, 0.81], environment=commit)
     folders += write_runs(runs, "head-none", [0.70, 0.71, 0.73], environment=commit)
-    lines = study_tables.table(compare(plan(folders, 1)), tmp_path).splitlines()
+    lines = study_tables.table(gather(plan(folders, 1)), tmp_path).splitlines()
     assert lines[0] == "| recipe | knn top1 | to mlp | linear top1 |"
     assert lines[2] == "| `mlp` | 81.0 % ± 2.5 |  | 81.0 % ± 2.5 |"
     assert lines[3].startswith("| `none` | 71.3 % ± 3.8 | -9.7 ± 3.8 worse, p 0.008 | ")
-    assert lines[-1].startswith("knn top1 of 1,000 test images, 3 seeds; untrained 40.0 %. Wall time of")
+    assert lines[-1].startswith("knn top1 of 1,000 images of test, 3 seeds; untrained 40.0 %. Wall time of")
     assert "commit 0123456; fingerprints of the first seed: mlp " in lines[-1]

@@ -18,15 +18,11 @@ from rich.table import Table
 from contrastive.compare.pictures import pictures
 from contrastive.compare.plan import Candidate, plan
 from contrastive.compare.report import render
-from contrastive.compare.results import compare as gather
-from contrastive.compare.results import to_csv
+from contrastive.compare.results import gather, to_csv
 from contrastive.compare.table import tables
-from contrastive.compare.training import train
+from contrastive.compare.training import MARK, train, write_recipes
 from contrastive.errors import UsageError
 from contrastive.files import write_whole
-
-#: What is written beside the resolved recipes.
-_FILES = ("report.html", "runs.csv", "comparison.json")
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def compare(
     failed = train(candidates, folder, log)
     comparison = gather(candidates, failed)
     comparison |= {"report": str(folder / "report.html"), "csv": str(folder / "runs.csv")}
-    folder.mkdir(parents=True, exist_ok=True)
+    write_recipes(candidates, folder)
     write_whole(folder / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     write_whole(folder / "runs.csv", to_csv(comparison))
     write_whole(folder / "report.html", render(comparison, pictures(comparison, log)))
@@ -82,10 +78,11 @@ def compare(
 
 
 def _name(targets: Sequence[str], candidates: Sequence[Candidate]) -> str:
-    """From what was named; the digest of the runs keeps comparisons with other seeds or overrides apart."""
+    """From what was named; the digest of runs and evaluation keeps other seeds and overrides apart."""
     names = "-vs-".join(Path(target).resolve().name.removesuffix(".yaml") for target in targets)
     runs = sorted(str(folder) for candidate in candidates for folder in candidate.folders.values())
-    digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
+    evaluations = [candidate.recipe.get("evaluate") for candidate in candidates]
+    digest = hashlib.sha256(json.dumps([runs, evaluations]).encode()).hexdigest()[:8]
     return f"{names if len(names) <= 60 else names[:57] + '...'}-{digest}"
 
 
@@ -93,9 +90,7 @@ def _admitted(folder: Path) -> Path:
     """The folder, if what we write there replaces nothing but an earlier comparison."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder with --out.")
-    others = [name for name in _FILES if (folder / name).exists()]
-    if others and "comparison.json" not in others:
-        raise UsageError(
-            f"{folder} holds a {others[0]} that no comparison wrote; name another folder with --out."
-        )
+    ours = any((folder / name).is_file() for name in (MARK, "comparison.json"))
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
+        raise UsageError(f"{folder} holds what no comparison wrote; name a new or empty folder with --out.")
     return folder

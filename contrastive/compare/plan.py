@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from contrastive.build import Opened, build
-from contrastive.continuation import flatten
+from contrastive.continuation import Asked, flatten
 from contrastive.errors import Mistake, RecipeError, UsageError
 from contrastive.foreign import read_map
 from contrastive.recipe import (
     NOT_TRAINING,
     Cell,
-    Recipe,
     load_cells,
     load_tree,
     resolve,
-    training_fingerprint,
 )
 from contrastive.registry import load_registry
-from contrastive.runs import Run
+from contrastive.runs import asked_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Candidate:
         data: fingerprint of the data set.
         folders: seed -> where its run lives, or will.
         labels: its value on each axis of a grid.
-        source: what is to be run; None where finished runs were named.
+        asked: seed -> what a finished run must be; None where finished runs were named.
     """
 
     name: str
@@ -43,12 +42,11 @@ class Candidate:
     data: str
     folders: Mapping[int, Path]
     labels: Mapping[str, str] = field(default_factory=dict)
-    source: Recipe | None = field(default=None, repr=False)
+    asked: Mapping[int, Asked] | None = None
 
     def finished(self, seed: int) -> bool:
-        """Whether the run of a seed has ended, evaluated as the recipe asks."""
-        summary = Run(self.folders[seed]).summary if self.folders[seed].is_dir() else {}
-        return bool(summary) and (self.source is None or summary["evaluate"] == self.recipe["evaluate"])
+        """Whether the run of a seed has ended, trained and evaluated as the recipe asks."""
+        return self.asked is None or self.asked[seed].met(self.folders[seed])
 
 
 def plan(targets: Sequence[str], seeds: int, sets: Sequence[str] | Mapping[str, Any] = ()) -> list[Candidate]:
@@ -101,53 +99,52 @@ class _Recipes:
     def _candidate(self, cell: Cell) -> Candidate | None:
         try:
             recipe = resolve(cell.tree, self.registry)
-            data, _ = build(recipe, opened=self.opened)
+            data, composition = build(recipe, opened=self.opened)
         except RecipeError as error:
             self.mistakes += error.mistakes
             return None
-        folders = {}
+        folders, asked = {}, {}
         for seed in range(recipe.train.seed, recipe.train.seed + self.seeds):
             seeded = replace(recipe, train=recipe.train.model_copy(update={"seed": seed}))
-            fingerprint = training_fingerprint(seeded, data.fingerprint)
-            folders[seed] = Path("runs") / f"{recipe.name}-seed{seed}-{fingerprint[:8]}"
-        return Candidate(
-            recipe.name, _seedless(recipe.dump()), data.fingerprint, folders, cell.labels, recipe
-        )
+            asked[seed] = asked_of(seeded, data, composition)
+            folders[seed] = Path("runs") / f"{recipe.name}-seed{seed}-{asked[seed].fingerprint[:8]}"
+        return Candidate(recipe.name, _seedless(recipe.dump()), data.fingerprint, folders, cell.labels, asked)
 
 
 def _runs(folders: Iterable[Path]) -> list[Candidate]:
     """Finished runs, those that differ in nothing but their seed as one candidate."""
     groups: dict[str, Candidate] = {}
     for folder in folders:
-        run = Run(folder)
-        if not run.summary:
-            raise UsageError(
-                f"{folder} has not finished; `contrastive run {folder}/recipe.yaml --out {folder}` goes on."
-            )
-        recipe = load_tree(folder / "recipe.yaml").root.plain()
+        recipe, data = _finished(folder)
         seed, seedless = recipe["train"]["seed"], _seedless(recipe)
-        data = _data_of(folder)
-        group = groups.setdefault(
-            json.dumps([_identity(seedless), data]), Candidate(recipe["name"], seedless, data, {})
-        )
+        identity = json.dumps([_identity(seedless), data])
+        group = groups.get(identity) or Candidate(recipe["name"], seedless, data, {})
         if seed in group.folders and group.folders[seed] != folder:
             raise UsageError(
                 f"{group.folders[seed]} and {folder} are one recipe and one seed; name one of them."
             )
-        groups[json.dumps([_identity(seedless), data])] = replace(
-            group, folders={**group.folders, seed: folder}
-        )
+        groups[identity] = replace(group, folders={**group.folders, seed: folder})
     return list(groups.values())
 
 
-def _data_of(folder: Path) -> str:
-    """Fingerprint of the data that a run was trained on."""
-    data = read_map(folder / "environment.json").get("data")
-    if not isinstance(data, str):
+def _finished(folder: Path) -> tuple[dict[str, Any], str]:
+    """Recipe and data of a run. Raises UsageError where it has not ended, or its files are not a run's."""
+    summary, environment = (read_map(folder / f"{name}.json") for name in ("summary", "environment"))
+    if not summary or summary.get("fingerprint") != environment.get("fingerprint"):  # or is being lengthened
         raise UsageError(
-            f"{folder}/environment.json does not tell what data the run had; leave this run out."
+            f"{folder} has not finished; `contrastive run {folder}/recipe.yaml --out {folder}` goes on."
         )
-    return data
+    recipe = load_tree(folder / "recipe.yaml").root.plain()
+    for name, held, keys in (
+        ("summary.json", summary, ("trained", "evaluate", "images", "split", "protocols")),
+        ("environment.json", environment, ("data",)),
+        ("recipe.yaml", {**recipe, **flatten(recipe)}, ("name", "train.seed", "dataset.name", "evaluate")),
+    ):
+        if missing := [key for key in keys if key not in held]:
+            raise UsageError(
+                f"{folder}/{name} is not what a run writes: it has no '{missing[0]}'; leave this run out."
+            )
+    return recipe, environment["data"]
 
 
 def _seedless(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -161,18 +158,21 @@ def _identity(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def _apart(candidates: list[Candidate]) -> list[Candidate]:
     """Candidates with names of their own: runs are told apart by folder, recipes must have two names."""
-    names = [candidate.name for candidate in candidates]
-    apart = []
-    for candidate in candidates:
-        if names.count(candidate.name) > 1:
-            if candidate.source is not None:
-                raise UsageError(
-                    f"two recipes are called '{candidate.name}'; give each a `name:` of its own, which names "
-                    "its runs too."
-                )
-            candidate = replace(candidate, name=candidate.folders[min(candidate.folders)].name)
-        apart.append(candidate)
-    return apart
+    recipes = Counter(candidate.name for candidate in candidates if candidate.asked is not None)
+    for name, count in recipes.items():
+        if count > 1:
+            raise UsageError(
+                f"two recipes are called '{name}'; give each a `name:` of its own, which names its runs too."
+            )
+    for name_of in (lambda folder: folder.name, str):
+        taken = Counter(candidate.name for candidate in candidates)
+        candidates = [
+            replace(candidate, name=name_of(candidate.folders[min(candidate.folders)]))
+            if taken[candidate.name] > 1 and candidate.asked is None
+            else candidate
+            for candidate in candidates
+        ]
+    return candidates
 
 
 def require_comparable(candidates: Sequence[Candidate]) -> None:

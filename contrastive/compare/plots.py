@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from contrastive.compare.statistics import Interval, half_width
 from contrastive.compare.table import words
 
 #: Colours that those who see fewer of them tell apart, on light as on dark; after Okabe and Ito 2008.
@@ -32,7 +33,8 @@ def charts(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
         found += [
             _forest(rows, key) for key in keys if any(row["figures"][key].get("difference") for row in rows)
         ]
-    found += [chart for key in keys[-1:] for chart in _pareto(rows, key)]
+    of_z = {z for _, z in comparison["features"]}
+    found += [chart for key in [key for key in keys if key not in of_z][-1:] for chart in _pareto(rows, key)]
     found += _curves(rows, keys)
     found += _plane(rows)
     found += [_map(picture, i) for i, picture in enumerate(pictures)]
@@ -86,7 +88,7 @@ def _seeds(figure: go.Figure, name: str, values: list[float], seeds: list[Any], 
 
 
 def _mean(figure: go.Figure, name: str, mean: float, interval: Any, place: int) -> None:
-    half = None if interval is None else 50 * (interval[1] - interval[0])
+    half = _points(interval)
     bar = {"type": "data", "array": [half], "thickness": 2, "width": 6} if half is not None else None
     told = f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
     figure.add_scatter(
@@ -97,6 +99,12 @@ def _mean(figure: go.Figure, name: str, mean: float, interval: Any, place: int) 
         marker={"color": colour(place), "size": 11, "symbol": "diamond"},
         hovertemplate=f"{name}: {told}<extra></extra>",
     )
+
+
+def _points(interval: Interval | None) -> float | None:
+    """Half an interval of fractions, in points."""
+    half = half_width(interval)
+    return None if half is None else 100 * half
 
 
 def _by_recipe(figure: go.Figure, rows: Rows, title: str) -> None:
@@ -113,8 +121,9 @@ def _by_recipe(figure: go.Figure, rows: Rows, title: str) -> None:
 def _heat_map(rows: Rows, key: str) -> Iterator[Chart]:
     """A grid of two axes as a matrix of means; nothing for other comparisons."""
     axes = list(rows[0]["labels"])
-    if len(axes) != 2 or any(list(row["labels"]) != axes for row in rows):
-        return
+    cells = {tuple(row["labels"].items()) for row in rows}
+    if len(axes) != 2 or any(list(row["labels"]) != axes for row in rows) or len(cells) < len(rows):
+        return  # or two grids of the same axes
     down, across = ([*dict.fromkeys(row["labels"][axis] for row in rows)] for axis in axes)
     means = {tuple(row["labels"].values()): row["figures"][key]["mean"] for row in rows}
     z = [[None if (m := means.get((y, x))) is None else 100 * m for x in across] for y in down]
@@ -166,7 +175,7 @@ def _against(rows: Rows, key: str, cost: str, title: str) -> Iterator[Chart]:
         hoverinfo="skip",
     )
     for x, y, interval, place in known:
-        half = None if interval is None else 50 * (interval[1] - interval[0])
+        half = _points(interval)
         figure.add_scatter(
             x=[x],
             y=[y],
@@ -254,10 +263,13 @@ def _plane(rows: Rows) -> Iterator[Chart]:
     figure = go.Figure()
     for place, row in enumerate(rows):
         found = [c for c in row["curves"].values() if c.get("alignment") and c.get("uniformity")]
-        if not found:
+        uniformity, alignment = (
+            dict(mean_curve(c[key] for c in found)) for key in ("uniformity", "alignment")
+        )
+        epochs = [epoch for epoch in uniformity if epoch in alignment]
+        if not epochs:
             continue
-        x = [y for _, y in mean_curve(c["uniformity"] for c in found)]
-        y = [y for _, y in mean_curve(c["alignment"] for c in found)]
+        x, y = ([of[epoch] for epoch in epochs] for of in (uniformity, alignment))
         figure.add_scatter(
             x=x,
             y=y,
@@ -270,7 +282,7 @@ def _plane(rows: Rows) -> Iterator[Chart]:
                 "color": colour(place),
                 "opacity": 1,
             },
-            customdata=[epoch for epoch, _ in mean_curve(c["uniformity"] for c in found)],
+            customdata=epochs,
             hovertemplate="epoch %{customdata}: uniformity %{x:.2f}, alignment %{y:.2f}",
         )
     if figure.data:

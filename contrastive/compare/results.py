@@ -33,11 +33,18 @@ COSTS = {
     "backbone_parameters": "of the backbone",
     "backbone_flops": "FLOPs an image",
 }
-#: What two runs must share for their times to be comparable: key in environment.json -> words.
-_SURROUNDINGS = {"device": "device", "precision": "precision", "threads": "threads", "platform": "platform"}
+_TIMES, _FIGURES = "times and memory do not compare", "figures differ by that too"
+#: What runs should share, a key in environment.json, and what comes of it where they do not.
+_SURROUNDINGS = {
+    "device": _TIMES,
+    "threads": _TIMES,
+    "platform": _TIMES,
+    "precision": f"{_FIGURES}; {_TIMES}",
+    "processes": f"{_FIGURES}; {_TIMES}",
+}
 
 
-def compare(candidates: Sequence[Candidate], failed: Sequence[str] = ()) -> dict[str, Any]:
+def gather(candidates: Sequence[Candidate], failed: Sequence[str] = ()) -> dict[str, Any]:
     """Figures of every candidate over its finished runs, and their differences to the first candidate.
 
     Figures are those of ``summary.json``: the last epoch's, read once, never the best epoch on test.
@@ -46,7 +53,7 @@ def compare(candidates: Sequence[Candidate], failed: Sequence[str] = ()) -> dict
         UsageError: the runs were not judged alike.
     """
     runs = {c.name: {s: Run(f) for s, f in c.folders.items() if c.finished(s)} for c in candidates}
-    summaries = {run.folder.name: run.summary for group in runs.values() for run in group.values()}
+    summaries = {str(run.folder): run.summary for group in runs.values() for run in group.values()}
     require_same_judgement(summaries)
     any_summary = next(iter(summaries.values()))
     keys = list(dict.fromkeys(key for summary in summaries.values() for key in summary["trained"]))
@@ -206,21 +213,19 @@ def _notes(candidates: Sequence[Candidate], runs: Mapping[str, Mapping[int, Run]
     if not all(len(group) > 1 for group in runs.values()):
         notes.append("A single seed gives no interval and no significance; --seeds 3 does.")
     first = candidates[0].name
-    apart = [name for name, group in runs.items() if not runs[first].keys() <= group.keys()]
+    apart = [name for name, group in runs.items() if group.keys() != runs[first].keys()]
     if apart:
-        notes.append(f"{', '.join(apart)}: not all seeds of {first}; differences are over the shared ones.")
+        notes.append(f"{', '.join(apart)}: not the seeds of {first}; differences are over the shared ones.")
     stopped = [str(r.folder) for group in runs.values() for r in group.values() if r.summary.get("stopped")]
     if stopped:
         notes.append(f"Ended before its last epoch: {', '.join(stopped)}.")
     environments = [
         read_map(run.folder / "environment.json") for group in runs.values() for run in group.values()
     ]
-    for key, words in _SURROUNDINGS.items():
+    for key, consequence in _SURROUNDINGS.items():
         values = sorted({str(environment.get(key)) for environment in environments})
         if len(values) > 1:
-            notes.append(
-                f"Not all runs had one {words} ({', '.join(values)}): times and memory do not compare."
-            )
+            notes.append(f"Runs differ in {key} ({', '.join(values)}): {consequence}.")
     return notes
 
 

@@ -93,5 +93,10 @@ def sampling_error(fraction: float, images: int) -> float:
     return 1.959964 * math.sqrt(max(0.0, fraction * (1 - fraction)) / images)
 
 
+def half_width(interval: Interval | None) -> float | None:
+    """What stands behind ±; None where there is no interval."""
+    return None if interval is None else (interval[1] - interval[0]) / 2
+
+
 def _standard_error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) / math.sqrt(len(values))

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from contrastive.compare.results import COSTS
-from contrastive.compare.statistics import Interval
+from contrastive.compare.statistics import Interval, half_width
 from contrastive.console import duration, percent
 
 
@@ -100,4 +100,5 @@ def cost(key: str, value: float | None) -> str:
 
 
 def _half(interval: Interval | None) -> str:
-    return "" if interval is None else f" ± {50 * (interval[1] - interval[0]):.1f}"
+    half = half_width(interval)
+    return "" if half is None else f" ± {100 * half:.1f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,12 @@ from contrastive.compare.plan import Candidate
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.files import write_whole
 from contrastive.process import interrupts
-from contrastive.recipe import dump_yaml
+from contrastive.recipe.reader import write_yaml
 
 Log = Callable[[str], None]
+
+#: File that says that a folder is a comparison's, finished or not.
+MARK = ".comparison"
 
 
 def train(candidates: Sequence[Candidate], out: Path, log: Log) -> list[str]:
@@ -25,7 +29,7 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> list[str]:
 
     Args:
         candidates: what is compared.
-        out: the comparison's folder; takes the resolved recipes.
+        out: the comparison's folder; takes every recipe in full.
         log: where progress is told.
 
     Returns:
@@ -41,11 +45,15 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> list[str]:
     if len(due) < len(wanted):
         log(f"{len(wanted) - len(due)} of {len(wanted)} runs are there already")
     failed = []
+    recipes = write_recipes(candidates, out) if due else {}
     for number, (candidate, seed) in enumerate(due, 1):
         folder = candidate.folders[seed]
         log(f"[{number}/{len(due)}] {candidate.name}, seed {seed}")
         _wait_for_others(folder, log)
-        code = _run(_written(candidate, out), seed, folder)
+        code = _run(recipes[candidate.name], seed, folder)
+        if code not in (0, Interrupted.exit_code) and _wait_for_others(folder, log):
+            # another comparison began this very run while ours was starting
+            code = 0 if candidate.finished(seed) else _run(recipes[candidate.name], seed, folder)
         if code == Interrupted.exit_code:
             raise Interrupted(f"stopped in {folder}, which is saved; the same command goes on from there.")
         if code or not candidate.finished(seed):
@@ -60,13 +68,15 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> list[str]:
     return failed
 
 
-def _written(candidate: Candidate, out: Path) -> Path:
-    """The resolved recipe as a file: what a cell of a grid stands for, readable and runnable alone."""
-    assert candidate.source is not None, "finished runs are never due"
-    path = out / "recipes" / f"{candidate.name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, dump_yaml(candidate.source))
-    return path
+def write_recipes(candidates: Sequence[Candidate], out: Path) -> dict[str, Path]:
+    """Every recipe in full in the comparison's folder, readable and runnable alone: name -> path."""
+    folder = out / "recipes"
+    folder.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+    paths = {c.name: folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', c.name)}.yaml" for c in candidates}
+    for candidate in candidates:
+        write_whole(paths[candidate.name], write_yaml(candidate.recipe))
+    return paths
 
 
 def _run(recipe: Path, seed: int, folder: Path) -> int:
@@ -93,14 +103,16 @@ def _run(recipe: Path, seed: int, folder: Path) -> int:
             return Interrupted.exit_code if asked() else code
 
 
-def _wait_for_others(folder: Path, log: Log) -> None:
-    """Where another process writes to this run, an earlier comparison's perhaps, its end is awaited."""
+def _wait_for_others(folder: Path, log: Log) -> bool:
+    """Whether another process was writing to this run, an earlier comparison's perhaps; waits for its end."""
     path = folder / ".lock"
     if not path.is_file():
-        return
+        return False
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
         except OSError:
             log(f"another process is writing to {folder}; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
+            return True

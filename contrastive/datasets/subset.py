@@ -30,12 +30,13 @@ class Subset(Dataset):
 
     def table(self, split: Split) -> ImageTable | None:
         table, most = self.of.table(split), getattr(self, split)
-        if table is None or most is None:
+        if most is None:
             return table
-        if most > len(table):
+        if table is None or most > len(table):
+            there = "is no such split" if table is None else f"are {len(table):,}"
             raise DataError(
-                f"a subset of {most:,} {split} images was asked for, but there are {len(table):,}. "
-                f"Set dataset.{split} to at most that."
+                f"a subset of {most:,} {split} images was asked for, but there {there}. "
+                f"Set dataset.{split} to {'null' if table is None else 'at most that'}."
             )
         order = np.argsort(hash_ids(table.ids, "subset"), kind="stable")
         return Rows(table, np.sort(order[:most]))

@@ -85,6 +85,8 @@ def _grid(base: Tree, node: Node) -> Iterator[Cell]:
     for path in axes:
         if "" in path.split(".") or path.split(".")[0] in ("extends", "name", *_KEYS):
             raise _refused(node.key(path), "grid", f"'{path}' is no key that can vary; write path.to.key")
+        if path == "train.seed":
+            raise _refused(node.key(path), "grid", "the seed is no axis: compare has --seeds for it")
     count = 1
     for values in axes.values():
         count *= len(values)
