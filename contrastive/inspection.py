@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from contrastive.augmentations.preview import grid
 from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
 from contrastive.backbones.weights import mismatch
-from contrastive.build import Builder, Composition, Data, build, untrained_of
+from contrastive.build import Builder, Composition, Data, Opened, build, untrained_of
 from contrastive.errors import DataError, RecipeError, UnreadableImage, UsageError, did_you_mean
 from contrastive.evaluate import Evaluation, frozen
 from contrastive.parts import ImageTable
@@ -39,8 +39,8 @@ class Loaded:
     evaluation: Evaluation
 
 
-def load(folder: str | Path, overrides: Overrides = ()) -> Loaded:
-    """Rebuild a run with the weights of its newest checkpoint.
+def load(folder: str | Path, overrides: Overrides = (), opened: Opened | None = None) -> Loaded:
+    """Rebuild a run with the weights of its newest checkpoint; its data set may be among those ``opened``.
 
     Raises:
         UsageError: not a run folder, no checkpoint yet, or a data set whose images the encoder cannot take.
@@ -48,7 +48,7 @@ def load(folder: str | Path, overrides: Overrides = ()) -> Loaded:
     run = Run(folder)
     recipe = run.recipe(overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data, parts = build(recipe, training=False)
+    data, parts = build(recipe, training=False, opened=opened)
     weights = run.weights()
     if reason := mismatch(parts.method, weights):
         raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from contrastive.build import Opened
 from contrastive.errors import ContrastiveError
 from contrastive.evaluate import frozen
 from contrastive.inspection import Loaded, load, nearest_others
@@ -32,11 +33,12 @@ def pictures(comparison: Mapping[str, Any], log: Callable[[str], None] = print) 
         ``explained`` (the share of the variance the map shows), ``neighbours`` (for each query: its place,
         then those of the images nearest to it) and ``thumbnails`` (place -> PNG as a data URI).
     """
-    drawn = []
+    drawn: list[dict[str, Any]] = []
+    opened: Opened = []
     for row in comparison["recipes"][:RECIPES]:
         seed, folder = next(iter(row["runs"].items()))
         try:
-            drawn.append({"name": row["name"], "seed": seed, **_picture(load(folder))})
+            drawn.append({"name": row["name"], "seed": seed, **_picture(load(folder, opened=opened))})
         except ContrastiveError as error:  # the data is gone, or the checkpoint: the figures still stand
             log(f"no picture of {row['name']}: {error}")
     return drawn
