@@ -36,9 +36,10 @@ class Asked:
     def met(self, folder: Path) -> bool:
         """Whether the run in a folder has ended so. Raises UsageError where summary.json cannot be read."""
         summary = read_map(folder / "summary.json")  # written last
-        judged = {name: told.get("id") for name, told in (summary.get("protocols") or {}).items()}
-        same = (summary.get("fingerprint"), summary.get("evaluate")) == (self.fingerprint, self.evaluate)
-        return same and all(self.protocols.get(name) == found for name, found in judged.items())
+        if (summary.get("fingerprint"), summary.get("evaluate")) != (self.fingerprint, self.evaluate):
+            return False
+        judged = summary.get("protocols") or {}  # of unlabelled images none
+        return all(told.get("id") == self.protocols[name] for name, told in judged.items())
 
 
 def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
