@@ -58,7 +58,7 @@ def small_tiles(monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_nt_xent_of_embeddings_as_they_are(n, small_tiles):
-    """SimCLR, table 5, without l2 normalisation: equation 1 with dot products."""
+    """SimCLR, section 5.1, without l2 normalisation: equation 1 with dot products."""
     views = embeddings(n)
     z, t, values = torch.cat(views), 10.0, []
     for i in range(2 * n):

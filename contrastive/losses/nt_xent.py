@@ -25,7 +25,7 @@ class NTXent(Loss):
         anchor: ``queries``: each query is told apart from the keys; ``keys``: each key from the queries
             (NNCLR, Dwibedi et al. 2021, equation 3).
         normalise: whether similarities are cosines; else they are dot products of the embeddings as they
-            are (SimCLR, table 5).
+            are (SimCLR, section 5.1).
     """
 
     needs = frozenset({"negatives"})
