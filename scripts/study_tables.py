@@ -1,4 +1,4 @@
-"""The tables of docs/results.md that come from comparisons of recipes/studies.
+"""The tables of docs/results.md that come from comparisons, most of them of recipes/studies.
 
 python scripts/study_tables.py COMPARISONS docs/results.md
 
@@ -103,8 +103,8 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _short(row: Row) -> str:
-    """The recipe's name without that of its study."""
-    return row["name"].partition("-")[2]
+    """The recipe's name without that of its study, where it is of one."""
+    return row["name"].partition("-")[2] or row["name"]
 
 
 def _line(cells: Iterable[str]) -> str:
