@@ -67,7 +67,7 @@ def _lines(
 def _matrix(rows: Sequence[Row], key: str) -> list[str]:
     down, across = ([*dict.fromkeys(row["labels"][axis] for row in rows)] for axis in rows[0]["labels"])
     means = {tuple(row["labels"].values()): row["figures"][key]["mean"] for row in rows}
-    axes = " / ".join(path.rpartition("train.")[2] for path in rows[0]["labels"])
+    axes = " / ".join("-".join(path.split(".")[-2:]) for path in rows[0]["labels"])
     lines = [_line([axes, *across]), _line("---" for _ in ["", *across])]
     return lines + [_line([y, *(f"{100 * means[y, x]:.1f}" for x in across)]) for y in down]
 
@@ -85,14 +85,17 @@ def _origin(comparison: Mapping[str, Any], root: Path) -> str:
         for floor, name in (("untrained", "untrained"), ("pixels", "raw pixels"))
         if rows[0]["floors"][floor][key] is not None
     )
-    prints = ", ".join(f"{_short(row)} {next(iter(row['runs'].values()))[-8:]}" for row in rows)
-    seeds = min(len(row["runs"]) for row in rows)
+    prints = [next(iter(row["runs"].values()))[-8:] for row in rows]
+    if len(rows[0]["labels"]) != 2:  # of a matrix in its order
+        prints = [f"{_short(row)} {print_}" for row, print_ in zip(rows, prints, strict=True)]
+    fewest, most = (pick(len(row["runs"]) for row in rows) for pick in (min, max))
+    seeds = str(most) if fewest == most else f"{fewest} to {most}"
     return (
         f"{words(key)} of {comparison['images']['scored']:,} images of {comparison['split']}, "
-        f"{seeds} seed{'s' * (seeds > 1)}; {told}. "
+        f"{seeds} seed{'s' * (most > 1)}; {told}. "
         f"Wall time of a run {duration(min(seconds))} to {duration(max(seconds))}, "
         f"of all {duration(sum(seconds))}; commit {', '.join(sorted(commits))}; "
-        f"fingerprints of the first seed: {prints}."
+        f"fingerprints of the first seed: {', '.join(prints)}."
     )
 
 
