@@ -23,7 +23,7 @@ from contrastive.errors import PluginError, UsageError
 from contrastive.method import Method
 from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol
-from contrastive.rng import Key, derive, hash_ids
+from contrastive.rng import Key, derive, hash_sample
 from contrastive.trial import Images, Reader, Trial, Witness
 from contrastive.values import Features
 
@@ -261,6 +261,4 @@ def _known(table: ImageTable) -> np.ndarray:
 
 def _sample(ids: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
     """At most ``most`` of ``rows``: those of the smallest hash of their ids, the same for every seed."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(rows[np.argsort(hash_ids(ids[rows], "evaluation"), kind="stable")[:most]])
+    return rows[hash_sample(ids[rows], most, "evaluation")]

@@ -55,6 +55,16 @@ def hash_ids(ids: np.ndarray, *words: int | str) -> np.ndarray:
     return _absorb(hash_words(*words), ids.astype(np.int64).view(np.uint64))
 
 
+def hash_order(ids: np.ndarray, *words: int | str) -> np.ndarray:
+    """The places of images in the order of a hash of their ids, which is the same everywhere: int64 [n]."""
+    return np.argsort(hash_ids(ids, *words), kind="stable")
+
+
+def hash_sample(ids: np.ndarray, most: int, *words: int | str) -> np.ndarray:
+    """The places of at most so many images, the first of :func:`hash_order`, ascending: int64 [m]."""
+    return np.sort(hash_order(ids, *words)[:most])
+
+
 @dataclass(frozen=True)
 class Key:
     """What the draws of one view of a batch depend on, beside the images' ids."""

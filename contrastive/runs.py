@@ -124,6 +124,11 @@ def asked_of(recipe: Recipe, data: Data, composition: Composition) -> Asked:
     )
 
 
+def default_folder(recipe: Recipe, fingerprint: str) -> Path:
+    """Where a recipe's run lives, unless it is told to live elsewhere."""
+    return Path("runs") / f"{recipe.name}-seed{recipe.train.seed}-{fingerprint[:8]}"
+
+
 class Job:
     """One execution of a recipe."""
 
@@ -135,8 +140,7 @@ class Job:
 
     def execute(self, out: str | Path | None, resume: Resume) -> Run:
         train = self.recipe.train
-        name = f"{self.recipe.name}-seed{train.seed}-{self.fingerprint[:8]}"
-        folder = Path(out) if out is not None else Path("runs") / name
+        folder = Path(out) if out is not None else default_folder(self.recipe, self.fingerprint)
         if folder.name in ("", ".."):  # "." has no name, and moves with the folder
             folder = folder.resolve()
         on_first(lambda: self._admit(folder, resume))

@@ -17,6 +17,7 @@ from typing import Any
 
 from pages import put
 
+from contrastive.compare.results import Matrix, matrix
 from contrastive.compare.table import accuracy, difference, words
 from contrastive.console import duration, percent
 
@@ -44,8 +45,8 @@ def table(comparison: Mapping[str, Any], root: Path) -> str:
     """Markdown: a matrix where the study has two axes, else a line a recipe; then where it comes from."""
     rows = comparison["recipes"]
     key, *more = comparison["figures"]
-    axes = list(rows[0]["labels"])
-    lines = _matrix(rows, key) if len(axes) == 2 else _lines(rows, key, more, comparison["features"])
+    found = matrix(rows, key)
+    lines = _matrix(found) if found else _lines(rows, key, more, comparison["features"])
     return "\n".join([*lines, "", _origin(comparison, root)]) + "\n"
 
 
@@ -64,12 +65,11 @@ def _lines(
     return lines
 
 
-def _matrix(rows: Sequence[Row], key: str) -> list[str]:
-    down, across = ([*dict.fromkeys(row["labels"][axis] for row in rows)] for axis in rows[0]["labels"])
-    means = {tuple(row["labels"].values()): row["figures"][key]["mean"] for row in rows}
-    axes = " / ".join("-".join(path.split(".")[-2:]) for path in rows[0]["labels"])
-    lines = [_line([axes, *across]), _line("---" for _ in ["", *across])]
-    return lines + [_line([y, *(f"{100 * means[y, x]:.1f}" for x in across)]) for y in down]
+def _matrix(found: Matrix) -> list[str]:
+    axes = " / ".join("-".join(path.split(".")[-2:]) for path in found.axes)
+    lines = [_line([axes, *found.across]), _line("---" for _ in ["", *found.across])]
+    cells = [["-" if mean is None else f"{100 * mean:.1f}" for mean in line] for line in found.means]
+    return lines + [_line([y, *line]) for y, line in zip(found.down, cells, strict=True)]
 
 
 def _origin(comparison: Mapping[str, Any], root: Path) -> str:
@@ -86,7 +86,7 @@ def _origin(comparison: Mapping[str, Any], root: Path) -> str:
         if rows[0]["floors"][floor][key] is not None
     )
     prints = [next(iter(row["runs"].values()))[-8:] for row in rows]
-    if len(rows[0]["labels"]) != 2:  # of a matrix in its order
+    if matrix(rows, key) is None:  # else in the order of the matrix
         prints = [f"{_short(row)} {print_}" for row, print_ in zip(rows, prints, strict=True)]
     fewest, most = (pick(len(row["runs"]) for row in rows) for pick in (min, max))
     seeds = str(most) if fewest == most else f"{fewest} to {most}"

@@ -18,7 +18,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluate import frozen
 from contrastive.inspection import Loaded, load, nearest_others
 from contrastive.parts import ImageTable
-from contrastive.rng import hash_ids
+from contrastive.rng import hash_order, hash_sample
 
 #: Images that are encoded, those whose neighbours are shown, neighbours of each, recipes that are pictured.
 IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6
@@ -49,13 +49,13 @@ def _picture(loaded: Loaded) -> dict[str, Any]:
     table, rows = (
         (loaded.data.train, loaded.evaluation.monitored) if test is None else (test, np.arange(len(test)))
     )
-    rows = np.sort(rows[np.argsort(hash_ids(table.ids[rows], "pictures"), kind="stable")[:IMAGES]])
+    rows = rows[hash_sample(table.ids[rows], IMAGES, "pictures")]
     backbone = loaded.parts.method.backbone
     with frozen(backbone):
         features = loaded.evaluation.reader.features(backbone, table, rows)
     points, explained = principal_plane(features.h)
     _, near = nearest_others(features.h, NEIGHBOURS)
-    queries = np.argsort(hash_ids(features.ids.cpu().numpy(), "queries"), kind="stable")[:QUERIES].tolist()
+    queries = hash_order(features.ids.cpu().numpy(), "queries")[:QUERIES].tolist()
     neighbours = [[query, *near[query].tolist()] for query in queries]
     row_of = {int(image): row for row, image in enumerate(table.ids)}
     places = [row_of[image] for image in features.ids.tolist()]

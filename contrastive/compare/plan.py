@@ -21,7 +21,7 @@ from contrastive.recipe import (
     resolve,
 )
 from contrastive.registry import load_registry
-from contrastive.runs import asked_of
+from contrastive.runs import asked_of, default_folder
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Recipes:
         for seed in range(recipe.train.seed, recipe.train.seed + self.seeds):
             seeded = replace(recipe, train=recipe.train.model_copy(update={"seed": seed}))
             asked[seed] = asked_of(seeded, data, composition)
-            folders[seed] = Path("runs") / f"{recipe.name}-seed{seed}-{asked[seed].fingerprint[:8]}"
+            folders[seed] = default_folder(seeded, asked[seed].fingerprint)
         return Candidate(recipe.name, _seedless(recipe.dump()), data.fingerprint, folders, cell.labels, asked)
 
 

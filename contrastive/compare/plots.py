@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from contrastive.compare.results import matrix
 from contrastive.compare.statistics import Interval, half_width
 from contrastive.compare.table import words
 
@@ -120,29 +121,26 @@ def _by_recipe(figure: go.Figure, rows: Rows, title: str) -> None:
 
 def _heat_map(rows: Rows, key: str) -> Iterator[Chart]:
     """A grid of two axes as a matrix of means; nothing for other comparisons."""
-    axes = list(rows[0]["labels"])
-    cells = {tuple(row["labels"].items()) for row in rows}
-    if len(axes) != 2 or any(list(row["labels"]) != axes for row in rows) or len(cells) < len(rows):
-        return  # or two grids of the same axes
-    down, across = ([*dict.fromkeys(row["labels"][axis] for row in rows)] for axis in axes)
-    means = {tuple(row["labels"].values()): row["figures"][key]["mean"] for row in rows}
-    z = [[None if (m := means.get((y, x))) is None else 100 * m for x in across] for y in down]
+    found = matrix(rows, key)
+    if found is None:
+        return
+    z = [[None if mean is None else 100 * mean for mean in line] for line in found.means]
     figure = go.Figure(
         go.Heatmap(
             z=z,
-            x=across,
-            y=down,
+            x=found.across,
+            y=found.down,
             colorscale="Viridis",
             texttemplate="%{z:.1f}",
-            hovertemplate=f"{axes[0]} %{{y}}, {axes[1]} %{{x}}: %{{z:.2f}} %<extra></extra>",
+            hovertemplate=f"{found.axes[0]} %{{y}}, {found.axes[1]} %{{x}}: %{{z:.2f}} %<extra></extra>",
             colorbar={"thickness": 12, "title": "%"},
             xgap=2,
             ygap=2,
         )
     )
-    figure.update_layout(height=160 + 44 * len(down))
-    figure.update_xaxes(title=axes[1], type="category")
-    figure.update_yaxes(title=axes[0], type="category", autorange="reversed", automargin=True)
+    figure.update_layout(height=160 + 44 * len(found.down))
+    figure.update_xaxes(title=found.axes[1], type="category")
+    figure.update_yaxes(title=found.axes[0], type="category", autorange="reversed", automargin=True)
     yield _chart("accuracy", f"{words(key)} over the grid", "Means over seeds, in %.", figure)
 
 

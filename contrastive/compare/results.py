@@ -7,6 +7,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -177,6 +178,27 @@ def feature_pairs(protocols: Mapping[str, Mapping[str, Any]], keys: Iterable[str
         for key in keys
         if key.startswith(f"{h}_") and key.replace(h, z, 1) in keys
     ]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Means of a figure over a grid of two axes: their paths, the values of each, and [down][across] the
+    means as fractions, None where a recipe is missing."""
+
+    axes: Sequence[str]
+    down: Sequence[str]
+    across: Sequence[str]
+    means: Sequence[Sequence[float | None]]
+
+
+def matrix(rows: Sequence[Mapping[str, Any]], key: str) -> Matrix | None:
+    """The rows of a comparison as a matrix; None where they are not one grid of two axes."""
+    axes = list(rows[0]["labels"])
+    cells = {tuple(row["labels"].values()): row["figures"][key]["mean"] for row in rows}
+    if len(axes) != 2 or any(list(row["labels"]) != axes for row in rows) or len(cells) < len(rows):
+        return None  # or two grids of the same axes
+    down, across = (list(dict.fromkeys(row["labels"][axis] for row in rows)) for axis in axes)
+    return Matrix(axes, down, across, [[cells.get((y, x)) for x in across] for y in down])
 
 
 def verdict(mean: float, p: float | None) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contrastive.errors import DataError
 from contrastive.parts import Dataset, ImageTable, Reduced, Reduction, Split
-from contrastive.rng import hash_ids
+from contrastive.rng import hash_sample
 
 
 class Subset(Dataset):
@@ -38,8 +38,7 @@ class Subset(Dataset):
                 f"a subset of {most:,} {split} images was asked for, but there {there}. "
                 f"Set dataset.{split} to {'null' if table is None else 'at most that'}."
             )
-        order = np.argsort(hash_ids(table.ids, "subset"), kind="stable")
-        return Rows(table, np.sort(order[:most]))
+        return Rows(table, hash_sample(table.ids, most, "subset"))
 
     @property
     def classes(self) -> list[str] | None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.parts import Protocol
 from contrastive.protocols.labelled import top1
-from contrastive.rng import derive, hash_ids
+from contrastive.rng import derive, hash_order
 from contrastive.values import Features
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def balanced(ids: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray
         labels: int64 [n], all known.
         fraction: above 0, at most 1.
     """
-    order = np.argsort(hash_ids(ids, "finetune"), kind="stable")
+    order = hash_order(ids, "finetune")
     if fraction == 1:
         return order
     classes, index = np.unique(labels[order], return_inverse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from contrastive.errors import UsageError
 from contrastive.parts import Protocol
 from contrastive.protocols.labelled import labelled
-from contrastive.rng import hash_ids
+from contrastive.rng import hash_order
 from contrastive.values import Feature, Features
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Retrieval(Protocol):
 
     def _figures(self, role: str, given: Features) -> dict[str, float]:
         given = labelled("retrieval", role, given)
-        order = torch.from_numpy(np.argsort(hash_ids(given.ids.cpu().numpy(), "retrieval"), kind="stable"))
+        order = torch.from_numpy(hash_order(given.ids.cpu().numpy(), "retrieval"))
         order = order.to(given.h.device)
         precision, first = self.rank(given.h[order], given.labels[order])
         if len(precision) == 0:
