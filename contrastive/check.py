@@ -13,7 +13,7 @@ from rich.table import Table
 from contrastive.build import Composition, Opened, build
 from contrastive.cache import cache_folder
 from contrastive.device import resolve_precision
-from contrastive.errors import RecipeError
+from contrastive.errors import Mistakes
 from contrastive.limits import MemoryGuard
 from contrastive.memory import pixel_bytes, shown, whereabouts
 from contrastive.method import Method
@@ -40,15 +40,12 @@ def check_file(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] 
     Raises:
         RecipeError: every mistake of every recipe at once.
     """
-    registry, reports, mistakes = load_registry(), [], []
+    registry, reports = load_registry(), []
     opened: Opened = []
-    for cell in load_cells(recipe, overrides):
-        try:
-            reports.append(_report(str(recipe), resolve(cell.tree, registry), opened))
-        except RecipeError as error:
-            mistakes += error.mistakes
-    if mistakes:
-        raise RecipeError(mistakes)
+    with Mistakes() as mistakes:
+        for cell in load_cells(recipe, overrides):
+            with mistakes.of_one():
+                reports.append(_report(str(recipe), resolve(cell.tree, registry), opened))
     return reports
 
 

@@ -7,7 +7,8 @@ prints its message without a traceback and exits with ``exit_code``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -70,6 +71,39 @@ class RecipeError(UsageError):
 
     def __reduce__(self) -> tuple[type[RecipeError], tuple[list[Mistake]]]:
         return type(self), (self.mistakes,)  # it must survive pickling between processes
+
+
+class Mistakes:
+    """What is wrong with several recipes, gathered within a ``with`` block and raised at its end: mistakes go
+    first, and what fails in plugins is told with them."""
+
+    def __init__(self) -> None:
+        self._found: list[Mistake] = []
+        self._failed: list[PluginError] = []
+
+    @contextmanager
+    def of_one(self) -> Iterator[None]:
+        """Keep what is wrong with one recipe, and go on with the next."""
+        try:
+            yield
+        except RecipeError as error:
+            self._found += error.mistakes
+        except PluginError as error:
+            self._failed.append(error)
+
+    def __enter__(self) -> Mistakes:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            return
+        failed = "\n".join(dict.fromkeys(map(str, self._failed)))
+        if self._found and failed:
+            raise UsageError(f"{RecipeError(self._found)}\n{failed}") from self._failed[0]
+        if self._found:
+            raise RecipeError(self._found)
+        if failed:
+            raise PluginError(failed) from self._failed[0]
 
 
 class DataError(UsageError):

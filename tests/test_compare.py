@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from contrastive.compare import training
 from contrastive.compare.plan import plan
 from contrastive.compare.plots import mean_curve, pareto_front
 from contrastive.compare.results import curves, differing
+from contrastive.heads import Linear
 from contrastive.process import locked
 from contrastive.recipe import load_tree
 from tests.fake_runs import write_run, write_runs
@@ -213,6 +215,30 @@ def test_mistakes_of_all_recipes_are_told_at_once(tiny_recipe, capsys):
     assert "one.yaml:8:17  train.epochs" in error
     assert "two.yaml:6:23  loss.temperatur" in error
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "compare"])
+def test_a_plugin_that_fails_in_one_recipe_hides_no_mistake_of_another(
+    command, tiny_recipe, capsys, monkeypatch
+):
+    @wraps(Linear.__init__)
+    def fail(self, *arguments, **parameters):
+        raise KeyError("mine")
+
+    text = tiny_recipe.read_text()
+    variants = "variants: {failing: {head: linear}, wrong: {loss: {temperatur: 1}}}\n"
+    Path("grid.yaml").write_text(text + variants)
+    failed = "head: the part failed with KeyError: 'mine'"
+    monkeypatch.setattr(Linear, "__init__", fail)
+    assert main([command, "grid.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert failed in told
+    assert "loss.temperatur: nt_xent has no parameter" in told
+    Path("grid.yaml").write_text(text + variants.replace("temperatur:", "temperature:"))
+    assert main([command, "grid.yaml"]) == 3
+    told = capsys.readouterr().err
+    assert failed in told
+    assert "temperatur" not in told
 
 
 def test_runs_are_told_apart_by_as_much_of_their_folder_as_it_takes(runs, capsys):

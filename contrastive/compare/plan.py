@@ -11,7 +11,7 @@ from typing import Any
 
 from contrastive.build import Opened, build
 from contrastive.continuation import Asked, flatten
-from contrastive.errors import Mistake, RecipeError, UsageError
+from contrastive.errors import Mistakes, UsageError
 from contrastive.foreign import read_map
 from contrastive.recipe import (
     NOT_TRAINING,
@@ -64,45 +64,39 @@ def plan(targets: Sequence[str], seeds: int, sets: Sequence[str] | Mapping[str, 
     folders = [Path(target) for target in targets if (Path(target) / "recipe.yaml").is_file()]
     runs = {group.folders[min(group.folders)]: group for group in _runs(folders)}
     first_of = {folder: first for first, group in runs.items() for folder in group.folders.values()}
-    built = _Recipes(seeds)
     candidates: list[Candidate] = []
-    for target in targets:
-        if Path(target) in folders:
-            group = runs.pop(first_of[Path(target)], None)
-            candidates += [group] if group else []
-        else:
-            candidates += built.candidates(target, sets)
-    if built.mistakes:
-        raise RecipeError(built.mistakes)
+    with Mistakes() as mistakes:
+        built = _Recipes(seeds, mistakes)
+        for target in targets:
+            if Path(target) in folders:
+                group = runs.pop(first_of[Path(target)], None)
+                candidates += [group] if group else []
+            else:
+                candidates += built.candidates(target, sets)
     candidates = _apart(candidates)
     require_comparable(candidates)
     return candidates
 
 
 class _Recipes:
-    """Resolves and builds recipes; collects their mistakes, so that all are told at once."""
+    """Resolves and builds recipes, whose mistakes it keeps in ``mistakes``."""
 
-    def __init__(self, seeds: int):
-        self.seeds = seeds
-        self.mistakes: list[Mistake] = []
+    def __init__(self, seeds: int, mistakes: Mistakes):
+        self.seeds, self.mistakes = seeds, mistakes
         self.registry = load_registry()
         self.opened: Opened = []
 
     def candidates(self, target: str, sets: Sequence[str] | Mapping[str, Any]) -> list[Candidate]:
-        try:
-            cells = load_cells(target, sets)
-        except RecipeError as error:
-            self.mistakes += error.mistakes
-            return []
-        return [found for cell in cells if (found := self._candidate(cell))]
+        candidates: list[Candidate] = []
+        with self.mistakes.of_one():
+            for cell in load_cells(target, sets):
+                with self.mistakes.of_one():
+                    candidates.append(self._candidate(cell))
+        return candidates
 
-    def _candidate(self, cell: Cell) -> Candidate | None:
-        try:
-            recipe = resolve(cell.tree, self.registry)
-            data, composition = build(recipe, opened=self.opened)
-        except RecipeError as error:
-            self.mistakes += error.mistakes
-            return None
+    def _candidate(self, cell: Cell) -> Candidate:
+        recipe = resolve(cell.tree, self.registry)
+        data, composition = build(recipe, opened=self.opened)
         folders, asked = {}, {}
         for seed in range(recipe.train.seed, recipe.train.seed + self.seeds):
             seeded = replace(recipe, train=recipe.train.model_copy(update={"seed": seed}))
