@@ -93,6 +93,7 @@ class Engine:
         self.comparison: Comparison | None = None
         # What a step came to, under way from the device.
         self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
+        self._told: Metrics = {}  # figures of the step that callbacks are being told of
         self._window = (time.perf_counter(), 0)  # since when, and how many images
         self._clock = time.perf_counter()
 
@@ -100,11 +101,11 @@ class Engine:
 
     @property
     def step(self) -> int:
-        return self.state.step
+        return int(self._told.get("step", self.state.step))
 
     @property
     def epoch(self) -> int:
-        return self.state.epoch
+        return int(self._told.get("epoch", self.state.epoch))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -228,8 +229,10 @@ class Engine:
             self.health.check_skipped()
             return
         self.accelerator.log({k: v for k, v in figures.items() if k != "step"}, step=int(figures["step"]))
+        self._told = figures
         for callback in self.callbacks:
             callback.step_done(self, figures)
+        self._told = {}
 
     # -- evaluation and state ---------------------------------------------------------------------
 
@@ -276,6 +279,7 @@ class Engine:
             "callbacks": [callback.state_dict() for callback in self.callbacks],
             "progress": vars(self.state).copy(),
             "unreadable": union(self.loader.unreadable),
+            "skipped": self.health.skipped,
             "metrics_bytes": self.metrics.seal(),
         }
 
@@ -289,4 +293,5 @@ class Engine:
             callback.load_state_dict(saved)
         self.state = State(**state["progress"])
         self.loader.unreadable.update(state["unreadable"])
+        self.health.skipped = state["skipped"]
         self.metrics.truncate(state["metrics_bytes"])

@@ -357,8 +357,8 @@ class RunState(typing.Protocol):
 
     Attributes:
         name, folder: what the run is called and where it lives.
-        step, steps: optimizer steps taken, and to take.
-        epoch, epochs: epochs begun or done, and to do.
+        step, steps: optimizer steps taken, and to take; within ``step_done`` the step that it tells of.
+        epoch, epochs: epochs done, and to do; within ``step_done`` the 1-based epoch of its step.
         steps_per_epoch: optimizer steps of an epoch.
         method: the composed method: ``backbone``, ``head``, ``predictor``, ``target``, ``losses`` ...
         param_groups: of the torch optimizer, with ``lr``, ``peak_lr`` and ``params``.

@@ -95,6 +95,8 @@ class Recorder(Callback):
         events.append(
             ("step_done", int(metrics["step"]), run.comparison.progress.step == metrics["step"] - 1)
         )
+        assert (run.step, run.epoch) == (metrics["step"], metrics["epoch"])
+        run.log({"seen": metrics["loss"]})
         assert all(group["lr"] <= group["peak_lr"] for group in run.param_groups)
 
     def epoch_done(self, run, epoch):
@@ -134,6 +136,13 @@ def test_a_callback_is_told_everything_in_order(tiny_recipe, tmp_path, capsys):
         ("run_started", 0, 0, True), *epoch(0), *epoch(1), ("run_ended", "tiny", "run"),
     ]  # fmt: skip
     assert run.summary["stopped"] == "enough"
+    told = {line["step"]: line for line in run.metrics if "loss" in line}
+    seen = [line for line in run.metrics if "seen" in line]
+    assert len(seen) == len(told) == 6  # each figure stands with the step it is of
+    assert all(
+        (line["seen"], line["epoch"]) == (told[line["step"]]["loss"], told[line["step"]]["epoch"])
+        for line in seen
+    )
     assert [line["own_figure"] for line in run.metrics if "own_figure" in line] == [0.5, 1.0]
     assert "warning: enough" in capsys.readouterr().out
 

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 import contrastive
+from contrastive import diagnosis
 from contrastive.cli import main
 from contrastive.diagnosis import chunk_advice, out_of_memory
 from contrastive.engine import Engine
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.losses import NTXent
 from contrastive.method import Method
 from tests.test_runs import final_state, metrics
+from tests.tiny import interrupted_after
 
 PARTS = {
     "the weights of backbone": "backbone",
@@ -104,6 +106,18 @@ def test_a_run_of_skipped_steps_alone_ends_with_a_sentence(
     with pytest.raises(ContrastiveError, match=r"step 4: 4 steps in a row .* first in the value of loss\.0"):
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_skipped_steps_in_a_row_are_counted_over_an_interruption(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(NTXent, "compare", lambda self, c: c.queries.z.sum(1) * float("nan"))
+    monkeypatch.setattr(diagnosis, "MOST_SKIPPED", 5)
+    sets = FEW | {"train.nonfinite": "skip"}
+    with interrupted_after(3), pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    with pytest.raises(ContrastiveError, match=r"step 5: 5 steps in a row"):
+        contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
 
 
 WANTS = [

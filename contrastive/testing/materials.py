@@ -232,12 +232,12 @@ class RecordedRun:
     def live(self, callback: Any, epochs: range) -> None:
         """Tell ``callback`` of epochs of a run whose accuracy rises at first and then falls a little."""
         for epoch in epochs:
+            self.epoch = epoch
             for _ in range(self.steps_per_epoch):
                 self.step += 1
                 self.comparison = Comparison.of(embeddings(8, torch.float32, seed=self.step))
                 metrics = {"step": self.step, "epoch": epoch, "loss": 3 / self.step, "lr": 0.1}
                 callback.step_done(self, {**metrics, "images_per_second": 100.0})
-            self.epoch = epoch
             callback.epoch_done(self, epoch)
             accuracy = 0.3 + 0.1 * min(epoch, 3) - 0.001 * epoch
             figures = {"knn_top1": accuracy, "linear_top1": accuracy + 0.05, "effective_rank": 6.0}
