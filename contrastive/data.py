@@ -48,6 +48,9 @@ Workers = int | Literal["auto"]
 #: one size, would be gigabytes.
 WHOLE = 256 * 256
 
+#: How many times as long as wide an image is at the most where it is evaluated.
+_STRIP = 8
+
 
 def holdout(ids: np.ndarray) -> np.ndarray:
     """Which images are of the held-out tenth: bool [n], by a hash of the id, whatever the seed."""
@@ -262,9 +265,10 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
     ``size`` where that is at most 32; bilinear, antialiased) and the centre is cut out: the usual
     protocol of ImageNet (Krizhevsky et al. 2012: 224 of 256).
     """
-    height, width = image.shape[1:]
-    if (height, width) == (size, size):
+    if image.shape[1:] == (size, size):
         return image
+    image = _middle(image)
+    height, width = image.shape[1:]
     short = round(size / 0.875) if size > 32 else size
     if min(height, width) != short:
         tall = height > width  # the longer side by whole numbers: 32 / 49 * 49 is 31.99
@@ -272,6 +276,14 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
         image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
     top, left = round((height - size) / 2), round((width - size) / 2)
     return image[:, top : top + size, left : left + size]
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The middle of a strip [C, H, W], more of it than a square and a filter reach: whole, two by ten
+    thousand pixels would be enlarged to gigabytes before the square is cut out."""
+    most = _STRIP * min(image.shape[1:])
+    top, left = (max(0, (side - most) // 2) for side in image.shape[1:])
+    return image[:, top : top + most, left : left + most]
 
 
 class _Batches(TorchDataset[Batch | ContrastiveError]):

@@ -411,6 +411,8 @@ def test_evaluation_resize_against_torchvision(size):
         (3, short, short),
         (3, short, short + 9),
         (3, 300, 40),
+        (3, 4, 400),
+        (3, 400, 4),
     ):
         image = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
         got = resize_and_crop(image, size)
@@ -423,6 +425,12 @@ def test_evaluation_resize_against_pillow():
     photo = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((42, 32), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(photo.crop((5, 0, 37, 32)))).permute(2, 0, 1)
     assert (resize_and_crop(image, 32).int() - expected.int()).abs().max() <= 1
+
+
+def test_only_the_middle_of_a_strip_is_enlarged():
+    strip = torch.zeros(1, 1, 4_000_000, dtype=torch.uint8)  # whole it would be 1 TB
+    strip[..., 1_999_995:2_000_005] = 9
+    assert resize_and_crop(strip, 224).unique().tolist() == [9]
 
 
 def test_images_of_the_right_size_stay_as_they_are():

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from contrastive.datasets import FashionMNISTSample, HuggingFace, ImageFolder, Parquet, Subset, Torchvision
 from contrastive.datasets import fashion_mnist as fashion_mnist_module
 from contrastive.datasets import folder as folder_module
-from contrastive.datasets.decoding import common_size, decode_image
+from contrastive.datasets.decoding import common_size, decode_image, decode_reduced
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.parts import Dataset, ImageTable
 
@@ -132,15 +134,33 @@ def test_formats(form):
     assert (image[:, 0, 0].int() - torch.tensor([200, 30, 60])).abs().max() <= 3
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation):
-    """Corners of a 3 x 2 image, by the table of the EXIF standard."""
-    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
-    image = Image.fromarray(pixels)
+def _in_exif(image: Image.Image, form: str, orientation: int) -> bytes:
     exif = image.getexif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", exif=exif)
+    image.save(buffer, form, exif=exif)
+    return buffer.getvalue()
+
+
+def _in_xmp(image: Image.Image, form: str, orientation: int) -> bytes:
+    text = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="{orientation}"/></x:xmpmeta>'
+    options: dict[str, Any] = {"xmp": text.encode(), "lossless": True}
+    if form == "PNG":
+        options = {"pnginfo": (chunks := PngInfo())}
+        chunks.add_itxt("XML:com.adobe.xmp", text)
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("form", "told"), [("PNG", _in_exif), ("TIFF", _in_exif), ("PNG", _in_xmp), ("WEBP", _in_xmp)]
+)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(orientation, form, told):
+    """Corners of a 3 x 2 image, by the table of the EXIF standard."""
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    data = told(Image.fromarray(pixels), form, orientation)
     upright = {
         1: pixels,
         2: pixels[:, ::-1],
@@ -151,8 +171,10 @@ def test_exif_orientation(orientation):
         7: pixels[::-1, ::-1].T,
         8: pixels[:, ::-1].T,
     }[orientation]
-    assert np.array_equal(decode_image(buffer.getvalue(), "x", 1)[0].numpy(), upright)
-    assert common_size([buffer.getvalue()]) == upright.shape
+    decoded = decode_reduced(data, "x", lambda size: 1, 1)
+    assert np.array_equal(decoded.pixels[0].numpy(), upright)
+    assert decoded.size == upright.shape
+    assert common_size([data]) == upright.shape
 
 
 def test_sixteen_bits_are_scaled_not_clipped():
@@ -161,12 +183,30 @@ def test_sixteen_bits_are_scaled_not_clipped():
     Image.fromarray(values).save(buffer, "PNG")
     assert decode_image(buffer.getvalue(), "x")[0].tolist() == [[0, 1, 128, 255]]
 
+    deep = b"P5 4 1 65535\n" + values.astype(">u2").tobytes()
+    assert decode_image(deep, "x")[0].tolist() == [[0, 1, 128, 255]]
 
-def test_float_and_wide_integers_are_stretched():
-    for values in (np.array([[-1.0, 0.0, 1.0]], np.float32), np.array([[-1000, 0, 1000]], np.int32)):
-        buffer = io.BytesIO()
-        Image.fromarray(values).save(buffer, "TIFF")
-        assert decode_image(buffer.getvalue(), "x")[0].tolist() == [[0, 128, 255]]
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[-1.0, 0.0, 1.0]], np.float32),
+        np.array([[-1000, 0, 1000]], np.int32),
+        np.array([[100, 200, 300]], np.int32),
+        np.array([[1000, np.nan, 1400, 1800, np.inf, -np.inf]], np.float32),
+    ],
+)
+def test_float_and_wide_integers_are_stretched(values):
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "TIFF")
+    expected = [[0, 128, 255]] if values.shape[1] == 3 else [[0, 0, 128, 255, 255, 0]]
+    assert decode_image(buffer.getvalue(), "x")[0].tolist() == expected
+
+
+def test_values_that_are_all_one_or_none_at_all_are_black():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((2, 2), np.nan, np.float32)).save(buffer, "TIFF")
+    assert decode_image(buffer.getvalue(), "x").unique().tolist() == [0]
     buffer = io.BytesIO()
     Image.fromarray(np.full((2, 2), 7.5, np.float32)).save(buffer, "TIFF")
     assert decode_image(buffer.getvalue(), "x").unique().tolist() == [0]

@@ -27,7 +27,11 @@ EXTENSIONS = frozenset(
 #: What is decoded, whatever the file is called. Pillow knows more: PostScript, which is code, it hands to
 #: Ghostscript.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
-_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of a TIFF
+_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323  # tags of a TIFF
+#: Where Pillow finds an orientation in a header, beside a TIFF's tags.
+_ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+#: Formats whose grey of more than 8 bits has 16, though Pillow may hold it in 32.
+_SIXTEEN_BITS = ("PNG", "PPM")
 _UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange width and height
 
 
@@ -118,9 +122,10 @@ def pixels(image: Image.Image, channels: int = 3) -> Tensor:
 
     The EXIF orientation is applied; alpha is laid over white; 16 bits a pixel are scaled to 8, and
     values without a fixed range (float, 32-bit integers) are stretched from their minimum to their
-    maximum; of an animation the first frame counts.
+    maximum, where those that are not finite go too; of an animation the first frame counts.
     """
-    image = _on_white(_eight_bits(_upright(image)))
+    ranged = image.mode.startswith("I;16") or image.format in _SIXTEEN_BITS
+    image = _on_white(_eight_bits(_upright(image), 65535.0 if ranged else None))
     mode = "RGB" if channels == 3 else "L"
     values = np.array(image if image.mode == mode else image.convert(mode))  # [H, W, 3] or [H, W]
     return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1)
@@ -154,7 +159,8 @@ def header_size(source: bytes | Path) -> tuple[int, int] | None:
     try:
         with Image.open(file, formats=_formats()) as image:
             # Asked only where the header has it: a PNG without EXIF would be decoded to look for it.
-            return _upright_size(image) if "exif" in image.info else (image.height, image.width)
+            told = _ORIENTED & image.info.keys() or image.format == "TIFF"
+            return _upright_size(image) if told else (image.height, image.width)
     except Exception:  # as in decode_reduced; the loader names the file when it comes to decode it
         return None
 
@@ -168,8 +174,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """(H, W) once the EXIF orientation is applied."""
-    turned = _orientation(image) in _SIDEWAYS
-    return (image.width, image.height) if turned else (image.height, image.width)
+    tags = getattr(
+        image, "tag_v2", {}
+    )  # of a TIFF, for which some versions of Pillow turn ``size`` on opening
+    width, height = tags.get(_WIDTH, image.width), tags.get(_LENGTH, image.height)
+    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -181,15 +190,22 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Modes I, I;16* and F, which Pillow's ``convert`` would clip at 255, as 8-bit grey."""
+def _eight_bits(image: Image.Image, most: float | None) -> Image.Image:
+    """Modes I, I;16* and F, which Pillow's ``convert`` would clip at 255, as 8-bit grey.
+
+    Args:
+        most: what becomes white where the format tells it (0 is black then); else the range is that of the
+            finite values.
+    """
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = 0.0, 65535.0
-    if image.mode == "F" or values.min() < low or values.max() > high:
-        low, high = values.min(), values.max()
-    return Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+    values = np.asarray(image).astype(np.float64)  # [H, W]
+    finite = values[np.isfinite(values)]
+    low, high = 0.0, most
+    if high is None:
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low).clip(low, high)
+    return Image.fromarray(np.rint((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
