@@ -348,6 +348,13 @@ def test_flat_test_split_of_a_labelled_folder_is_unlabelled(tmp_path):
     assert table_of(dataset, "test").labels is None
 
 
+def test_a_test_split_of_one_class_has_its_label(tmp_path):
+    dataset = ImageFolder(
+        write(tmp_path, {f"{folder}/1.png": encoded() for folder in ("train/a", "train/b", "test/b")})
+    )
+    assert table_of(dataset, "test").labels.tolist() == [1]
+
+
 def test_test_class_that_train_lacks(tmp_path):
     write(tmp_path, {f"train/{c}/1.png": encoded() for c in ("cat", "dog")})
     write(tmp_path, {f"test/{c}/1.png": encoded() for c in ("cat", "dogs")})
@@ -535,6 +542,25 @@ def test_parquet_labels_of_every_kind(tmp_path):
         dataset = Parquet(parquet(tmp_path / "t.parquet", images, texts))
         assert dataset.classes == ["a", "b"]
         assert table_of(dataset).labels.tolist() == [1, 0, -1, 1]
+
+
+def test_parquet_files_that_name_their_classes_otherwise_are_read_by_name(tmp_path):
+    images = coloured(4)
+    train = parquet(tmp_path / "train.parquet", images, [0, 1, 1, 0], ["cat", "dog"])
+    test = parquet(tmp_path / "test.parquet", images, [0, 1, 2, None], ["dog", "cat", "ape"])
+    assert table_of(Parquet(train, test), "test").labels.tolist() == [1, 0, -1, -1]
+    text = parquet(tmp_path / "text.parquet", images, ["dog", "cat", "ape", None])
+    assert table_of(Parquet(train, text), "test").labels.tolist() == [1, 0, -1, -1]
+    assert table_of(Parquet(text, test), "test").labels.tolist() == [2, 1, 0, -1]  # ape, cat, dog
+
+
+def test_labels_that_nobody_can_match_are_refused(tmp_path):
+    text = parquet(tmp_path / "text.parquet", coloured(2), ["dog", "cat"])
+    plain = parquet(tmp_path / "plain.parquet", coloured(2), [0, 1])
+    with pytest.raises(DataError, match=r"plain.parquet: column 'label' is integers without names where"):
+        Parquet(text, plain).table("test")
+    with pytest.raises(DataError, match=r"text.parquet: column 'label' is text where the train split has"):
+        Parquet(plain, text).table("test")
 
 
 def test_parquet_folder_with_a_pattern_in_its_name(tmp_path):
@@ -765,6 +791,19 @@ def test_hugging_face_saved_to_disk(hub, tmp_path):
     hub.DatasetDict(train=_rows(hub, 3)).save_to_disk(str(tmp_path / "other"))
     assert HuggingFace(str(tmp_path / "other")).fingerprint() != dataset.fingerprint()
     assert HuggingFace(str(tmp_path / "other")).table("test") is None
+
+
+@pytest.mark.parametrize("labels", [["dog", None, "cat", "dog"], [2, None, -5, 0]])
+def test_hugging_face_labels_are_those_of_parquet(hub, tmp_path, labels):
+    rows = _rows(hub).remove_columns("label").add_column("label", labels)
+    rows.save_to_disk(str(tmp_path / "saved"))
+    dataset = HuggingFace(str(tmp_path / "saved"))
+    same = Parquet(parquet(tmp_path / "t.parquet", coloured(4), labels))
+    assert dataset.classes == same.classes
+    assert table_of(dataset).labels.tolist() == table_of(same).labels.tolist()
+    rows.remove_columns("label").add_column("label", [0.5] * 4).save_to_disk(str(tmp_path / "real"))
+    with pytest.raises(DataError, match="column 'label' of train is double, not integers or text"):
+        HuggingFace(str(tmp_path / "real")).table("train")
 
 
 def test_hugging_face_local_parquet(hub, tmp_path, monkeypatch):

@@ -26,9 +26,10 @@ class ImageFolder(Dataset):
 
     A folder ``train`` is the train split, and beside it the first of ``test``, ``val``, ``valid``,
     ``validation`` is the test split; without ``train`` the whole root is the train split. The
-    sub-folders of a split are its classes if there are two or more and no image lies beside them;
-    else the images have no labels. Hidden files are ignored; files without an image extension, links
-    that lead nowhere and what is no file are skipped and named.
+    sub-folders of train are the classes if there are two or more and no image lies beside them;
+    else the images have no labels. Those of the test split are classes of train, be it a single one.
+    Hidden files are ignored; files without an image extension, links that lead nowhere and what is
+    no file are skipped and named.
 
     Args:
         root: the folder.
@@ -44,7 +45,7 @@ class ImageFolder(Dataset):
         images, skipped = self._listing(folder)
         classes = self.classes
         labels = None
-        if classes is not None and _class_names(images, folder, self.root) is not None:
+        if classes is not None and _in_folders(images, folder, self.root):
             labels = self._labels(images, folder, classes)
         return FileTable(self.root, images, labels, skipped)
 
@@ -195,9 +196,13 @@ def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:
 
 def _class_names(images: Sequence[str], folder: Path, root: Path) -> list[str] | None:
     """The sub-folders that hold images; None if there is but one or an image lies beside them."""
-    parts = [_below(path, folder, root) for path in images]
-    names = sorted({below[0] for below in parts})
-    return names if len(names) > 1 and all(len(below) > 1 for below in parts) else None
+    names = sorted({_below(path, folder, root)[0] for path in images})
+    return names if len(names) > 1 and _in_folders(images, folder, root) else None
+
+
+def _in_folders(images: Sequence[str], folder: Path, root: Path) -> bool:
+    """Whether every image of a split lies in a sub-folder."""
+    return all(len(_below(path, folder, root)) > 1 for path in images)
 
 
 def _no_images(folder: Path, files: Sequence[str]) -> str:

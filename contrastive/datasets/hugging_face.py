@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from contrastive.datasets.decoding import EncodedTable, common_size, reason
+from contrastive.datasets.labels import Vocabulary
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
 from contrastive.parts import Dataset, Split
 
@@ -22,7 +23,7 @@ _DEFAULT_LABEL = "label"
 class HuggingFace(Dataset):
     """Data sets of the Hugging Face hub or of a local folder (needs the extra ``datasets``).
 
-    Images are read as RGB.
+    Images are read as RGB. Labels are integers or text; missing and negative ones are unknown.
 
     Args:
         path: a name on the hub, a local folder of data files, or a folder written by ``save_to_disk``.
@@ -54,15 +55,30 @@ class HuggingFace(Dataset):
             return None
         if len(rows) == 0:
             raise DataError(f"{self.path}: its split '{getattr(self, split)}' is empty. Set dataset.{split}.")
-        labels = None
-        if self.label_column in rows.column_names:
-            labels = np.array([_label(value) for value in rows[self.label_column]], dtype=np.int64)
+        labels, words = None, self._vocabulary
+        if words is not None and self.label_column in rows.column_names:
+            place = f"{self.path}: column '{self.label_column}' of {split}"
+            labels = words.numbers(self._column(rows), self._named(rows), place)
         return HuggingFaceTable(rows, self.image_column, labels, f"{self.path} {split}", self._places())
 
     @property
     def classes(self) -> list[str] | None:
+        return None if self._vocabulary is None else self._vocabulary.names
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary | None:
         rows = self._rows("train")
-        feature = rows.features.get(self.label_column)
+        if self.label_column not in rows.column_names:
+            return None
+        return Vocabulary.of([self._column(rows)], self._named(rows))
+
+    def _column(self, rows: Any) -> Any:
+        """The column of labels as Arrow has it."""
+        return rows.select_columns([self.label_column]).with_format("arrow")[:].column(0)
+
+    def _named(self, rows: Any) -> list[str] | None:
+        """What the features of a split call its classes."""
+        feature = rows.features[self.label_column]
         return list(feature.names) if hasattr(feature, "names") else None
 
     def fingerprint(self) -> str:
@@ -191,7 +207,3 @@ class HuggingFaceTable(EncodedTable):
         if os.path.exists(whole) and not os.path.isfile(whole):
             raise OSError(errno.EINVAL, "names what is no file")
         return Path(whole)
-
-
-def _label(value: Any) -> int:
-    return value if isinstance(value, int) and value >= 0 else -1

@@ -14,6 +14,7 @@ import numpy as np
 
 from contrastive.datasets.decoding import EncodedTable, common_size
 from contrastive.datasets.files import fingerprint_tables
+from contrastive.datasets.labels import Vocabulary
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
 from contrastive.parts import Dataset, Split
 
@@ -27,8 +28,9 @@ class Parquet(Dataset):
     """Parquet files with an image column (struct of bytes and path, or plain bytes) and a label column.
 
     Images are read as RGB. Labels are integers or text; missing and negative ones are unknown. Class
-    names come from the Hugging Face metadata of the schema, or are the sorted texts of the train split.
-    The encoded images are held in memory.
+    names come from the Hugging Face metadata of the schema, or are the sorted texts of the train split;
+    a file that names its classes in another order is read by its names. The encoded images are held in
+    memory.
 
     Args:
         train: a file, a folder of ``*.parquet`` files, or a glob pattern.
@@ -55,15 +57,19 @@ class Parquet(Dataset):
         if sum(table.num_rows for table in tables) == 0:
             raise DataError(f"{getattr(self, split)}: the table has no rows. Set dataset.{split} to another.")
         images = [self._images(table, path) for table, path in zip(tables, paths, strict=True)]
-        labels = None
-        if self._labelled(tables[0].column_names, paths[0]):
+        labels, words = None, self._vocabulary
+        if words is not None and self._labelled(tables[0].column_names, paths[0]):
             labels = np.concatenate(
-                [self._labels(table, path) for table, path in zip(tables, paths, strict=True)]
+                [self._labels(words, table, path) for table, path in zip(tables, paths, strict=True)]
             )
         return ParquetTable(images, [path.name for path in paths], labels)
 
-    @cached_property
+    @property
     def classes(self) -> list[str] | None:
+        return None if self._vocabulary is None else self._vocabulary.names
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary | None:
         import pyarrow.parquet as pq
 
         paths = self._paths("train")
@@ -71,18 +77,18 @@ class Parquet(Dataset):
         schema = _open(paths[0], lambda path: pq.read_schema(path))
         if not self._labelled(schema.names, paths[0]):
             return None
+        columns = [
+            _open(path, lambda path: pq.read_table(path, columns=[self.label_column])) for path in paths
+        ]
+        return Vocabulary.of((table.column(0) for table in columns if table.num_columns), self._named(schema))
+
+    def _named(self, schema: pa.Schema) -> list[str] | None:
+        """What the Hugging Face metadata of a file call its classes."""
         try:
             features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
             return list(features[self.label_column]["names"])
         except (KeyError, TypeError, ValueError):  # no such metadata
-            pass
-        if not _is_text(schema.field(self.label_column).type):
             return None
-        columns = [
-            _open(path, lambda path: pq.read_table(path, columns=[self.label_column])) for path in paths
-        ]
-        names = {name for table in columns for name in table.column(0).unique().to_pylist()}
-        return sorted(names - {None})
 
     def fingerprint(self) -> str:
         splits = {split: self._paths(split) or [] for split in ("train", "test")}
@@ -134,29 +140,12 @@ class Parquet(Dataset):
             "of bytes and path). Set dataset.image_column to the column of images."
         )
 
-    def _labels(self, table: pa.Table, path: Path) -> np.ndarray:
+    def _labels(self, words: Vocabulary, table: pa.Table, path: Path) -> np.ndarray:
         """int64 [n], -1 unknown."""
-        import pyarrow as pa
-
         if self.label_column not in table.column_names:
             raise _no_column(path, "label_column", self.label_column, table.column_names)
-        column = table.column(self.label_column)
-        if _is_text(column.type):
-            index = {name: label for label, name in enumerate(self.classes or [])}
-            return np.array([index.get(value, -1) for value in column.to_pylist()], dtype=np.int64)
-        if not pa.types.is_integer(column.type) and not pa.types.is_boolean(column.type):
-            raise DataError(
-                f"{path}: column '{self.label_column}' is {column.type}, not integers or text. "
-                "Set dataset.label_column to the column of labels."
-            )
-        try:
-            values = column.cast(pa.int64()).fill_null(-1).to_numpy()
-        except pa.ArrowInvalid:
-            raise DataError(
-                f"{path}: column '{self.label_column}' holds numbers past the range of int64. "
-                "Set dataset.label_column to the column of labels."
-            ) from None
-        return np.maximum(values, -1)
+        place = f"{path}: column '{self.label_column}'"
+        return words.numbers(table.column(self.label_column), self._named(table.schema), place)
 
 
 class ParquetTable(EncodedTable):
@@ -204,14 +193,6 @@ def _open(path: Path, read):  # type: ignore[no-untyped-def]  # pyarrow has no t
         raise DataError(
             f"{path}: not a readable parquet file ({what}). Replace or download it again."
         ) from None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _no_column(path: Path, key: str, name: str, names: Sequence[str]) -> DataError:

@@ -1,0 +1,100 @@
+"""Label columns of Arrow tables, as the class numbers of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from contrastive.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the labels of a train split are; the labels of every table are read in its terms.
+
+    Attributes:
+        names: of the classes; None where labels are integers that nobody names.
+        text: whether labels are written as text.
+    """
+
+    names: list[str] | None
+    text: bool
+
+    @classmethod
+    def of(cls, columns: Iterable[pa.ChunkedArray], named: Sequence[str] | None) -> Vocabulary:
+        """The vocabulary of a train split.
+
+        Args:
+            columns: its labels, a column a file.
+            named: what its metadata call the classes, if they do; else texts are sorted.
+        """
+        texts = [column for column in columns if _is_text(column.type)]
+        if named is not None:
+            return cls(list(named), bool(texts))
+        if not texts:
+            return cls(None, False)
+        return cls(sorted({name for column in texts for name in column.unique().to_pylist()} - {None}), True)
+
+    def numbers(self, column: pa.ChunkedArray, named: Sequence[str] | None, place: str) -> np.ndarray:
+        """Labels as class numbers, int64 [n]; missing and negative ones, and names that train lacks, are -1.
+
+        Args:
+            column: integers or text.
+            named: what the metadata of this very table call its integers, if they do.
+            place: what the user knows the column by.
+
+        Raises:
+            DataError: labels that are neither, are past int64, or cannot be matched to those of train.
+        """
+        import pyarrow as pa
+
+        if _is_text(column.type):
+            if self.names is None:
+                raise DataError(
+                    f"{place} is text where the train split has integers without names; write one of them as "
+                    "the other."
+                )
+            index = {name: number for number, name in enumerate(self.names)}
+            return np.array([index.get(value, UNKNOWN) for value in column.to_pylist()], dtype=np.int64)
+        if not pa.types.is_integer(column.type) and not pa.types.is_boolean(column.type):
+            raise DataError(
+                f"{place} is {column.type}, not integers or text. Set dataset.label_column to the column of "
+                "labels."
+            )
+        if named is None and self.text:
+            raise DataError(
+                f"{place} is integers without names where the train split has text; write one of them as the "
+                "other."
+            )
+        try:
+            values = column.cast(pa.int64()).fill_null(UNKNOWN).to_numpy()
+        except pa.ArrowInvalid:
+            raise DataError(
+                f"{place} holds numbers past the range of int64. Set dataset.label_column to the column of "
+                "labels."
+            ) from None
+        return self._translated(np.maximum(values, UNKNOWN), named)
+
+    def _translated(self, values: np.ndarray, named: Sequence[str] | None) -> np.ndarray:
+        """Numbers of a table that calls its classes ``named``, as those of train: int64 [n]."""
+        if named is None or self.names is None or list(named) == self.names:
+            return values
+        index = {name: number for number, name in enumerate(self.names)}
+        ours = np.array([*(index.get(name, UNKNOWN) for name in named), UNKNOWN], dtype=np.int64)
+        return ours[np.where(values < len(named), values, UNKNOWN)]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
