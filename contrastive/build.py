@@ -49,6 +49,7 @@ class Composition:
     pipelines: list[Pipeline]
     protocols: list[Scheduled]
     callbacks: list[Callback]
+    view_sizes: list[tuple[int, int]]  # (h, w)
     image_size: int
 
 
@@ -137,30 +138,38 @@ class Builder:
 
     def pipelines(self) -> list[Pipeline]:
         augmentation = self.attempt("augmentation", self.recipe.augmentation.build)
-        pipelines = [] if augmentation is None else augmentation.pipelines()
-        side = max((max(pipeline.size) for pipeline in pipelines if pipeline.size), default=0)
+        return [] if augmentation is None else augmentation.pipelines()
+
+    def view_sizes(self, pipelines: Sequence[Pipeline], data: Data | None) -> list[tuple[int, int]]:
+        """(h, w) of every view; none of them where one is too large, or varies from image to image."""
+        given = data.train.size if data else None
+        sizes = self.attempt("augmentation", lambda: [pipeline.output_size(given) for pipeline in pipelines])
+        fixed = [size for size in sizes or () if size is not None]
+        if not sizes or (data is None and len(fixed) < len(sizes)):
+            return []
+        if len(fixed) < len(sizes):
+            what = "the images differ in size; start" if given is None else "the views differ in size; end"
+            self.refuse("augmentation", f"{what} the augmentation with random_resized_crop, or use simclr.")
+            return []
+        side = max(map(max, fixed))
         if side > MAX_SIDE:
             self.refuse("augmentation", f"views of {side} pixels a side are too large; at most {MAX_SIDE}.")
             return []
-        return pipelines
+        return fixed
 
-    def image_size(self, pipelines: Sequence[Pipeline], train: ImageTable) -> int | None:
-        """Side of the images an encoder sees, in training as in evaluation."""
-        size = (pipelines[0].size if pipelines else None) or train.size
-        if size is None:
-            self.refuse(
-                "augmentation",
-                "the images differ in size; start the augmentation with random_resized_crop, or use simclr.",
-            )
+    def image_size(self, sizes: Sequence[tuple[int, int]]) -> int | None:
+        """Side of the images an encoder sees, in training (its first view) as in evaluation."""
+        if not sizes:
             return None
-        if size[0] != size[1]:
+        height, width = sizes[0]
+        if height != width:
             self.refuse(
                 "augmentation",
-                f"views of {size[0]} x {size[1]} pixels are not square, as evaluation and export need them; "
+                f"views of {height} x {width} pixels are not square, as evaluation and export need them; "
                 "start the augmentation with random_resized_crop, or use simclr.",
             )
             return None
-        return size[0]
+        return height
 
     def backbone(self, channels: int, image_size: int) -> Backbone | None:
         return self.seeded("backbone", self.recipe.backbone, in_channels=channels, image_size=image_size)
@@ -220,11 +229,10 @@ class Builder:
         return tuple(dict.fromkeys(asked))
 
     def check_view_sizes(
-        self, backbone: Backbone, pipelines: Sequence[Pipeline], channels: int, image_size: int
+        self, backbone: Backbone, sizes: Sequence[tuple[int, int]], channels: int, image_size: int
     ) -> None:
         """Refuse views of a size that the backbone, built for those of ``image_size``, cannot take."""
-        others = {pipeline.size for pipeline in pipelines if pipeline.size} - {(image_size, image_size)}
-        for height, width in sorted(others):
+        for height, width in sorted(set(sizes) - {(image_size, image_size)}):
             backbone.eval()
             try:
                 with torch.no_grad(), MemoryGuard():
@@ -346,25 +354,21 @@ class Builder:
         Without data, images have three channels and the size the augmentation gives them.
         """
         pipelines = self.pipelines()
-        size = self.image_size(pipelines, data.train) if data else _size_of(pipelines)
+        sizes = self.view_sizes(pipelines, data)
+        size = self.image_size(sizes)
         channels = data.train.channels if data else 3
         method = self.method(channels, size, len(pipelines)) if size and pipelines else None
         optimizer = self.attempt("optimizer", self.recipe.optimizer.build)
         protocols, callbacks = self.protocols(), self.callbacks()
         if method is not None and size is not None:
-            self.check_view_sizes(method.backbone, pipelines, channels, size)
+            self.check_view_sizes(method.backbone, sizes, channels, size)
             self.check_composition(method, self.given(method, data, protocols), callbacks)
             if optimizer is not None:  # its groups name parameters of this method
                 images = self.recipe.train.batch_size * self.recipe.train.accumulate
                 self.attempt("optimizer", lambda: optimizer.build(method, images))
         if method is None or optimizer is None or size is None:
             return None
-        return Composition(method, optimizer, pipelines, protocols, callbacks, size)
-
-
-def _size_of(pipelines: Sequence[Pipeline]) -> int | None:
-    size = pipelines[0].size if pipelines else None
-    return None if size is None else size[0]
+        return Composition(method, optimizer, pipelines, protocols, callbacks, sizes, size)
 
 
 #: Needs whose lack lets the embedding collapse: a study may want to see it.

@@ -159,7 +159,7 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
 
 def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int) -> int:
     """Bytes that autograd keeps of a forward pass of so many images, weights and buffers aside."""
-    method, size = parts.method, parts.image_size
+    method = parts.method
     seen: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -171,8 +171,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
     half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
     labels = torch.arange(images) // 2 if recipe.positives == "label" else None
     held = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
-    sizes = [pipeline.size or (size, size) for pipeline in parts.pipelines]
-    views = [torch.rand(images, channels, *each) for each in sizes]
+    views = [torch.rand(images, channels, *size) for size in parts.view_sizes]
     before = {name: tensor.clone() for name, tensor in method.named_buffers()}
     with (
         MemoryGuard(),

@@ -115,15 +115,14 @@ class Comparison:
 
         views = [view for view in online if any(view == o for o, _ in pairs)]
         first = online[views[0]]
-        given = _result_type([*online.values(), *target.values()])
-        dtype = torch.promote_types(given, torch.float32)
+        dtype = torch.promote_types(_result_type([*online.values(), *target.values()]), torch.float32)
         columns = len(first) * len(target) * (distributed.world_size() if across_processes else 1)
         columns += sum(len(memory.z) for memory in memories)
         small = len(first) * len(views) * columns <= SMALL
         precision = vectors.wide(first) if small else dtype
 
         def prepare(z: Tensor) -> Tensor:
-            return vectors.direction(z, precision, given) if normalise else z.to(precision)
+            return vectors.direction(z, precision) if normalise else z.to(precision)
 
         images = torch.arange(len(first), device=first.device) if images is None else images.to(first.device)
         unknown = torch.full_like(images, -1)

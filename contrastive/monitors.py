@@ -180,7 +180,9 @@ def memory_warning(z: Tensor, valid: Tensor, before: Tensor | None) -> str | Non
 
 
 def _unit(z: Tensor) -> Tensor:
-    return F.normalize(_with_float64(z if z.dtype == torch.float64 else z.float()), dim=1)
+    z = _with_float64(z if z.dtype == torch.float64 else z.float())
+    largest = z.abs().amax(1, keepdim=True)  # [n, 1]: squares of its like may leave float32
+    return F.normalize(z / largest.where(largest > 0, 1), dim=1)
 
 
 def _with_float64(z: Tensor) -> Tensor:

@@ -385,6 +385,29 @@ def test_size_of_a_torchvision_transform(transform: str, options: dict, size: tu
 
 
 @pytest.mark.parametrize(
+    ("transform", "options", "size"),
+    [
+        ("Resize", {"size": 64}, (64, 64)),
+        ("Resize", {"size": [40, 50]}, (40, 50)),
+        ("Pad", {"padding": [1, 2, 3, 4]}, (38, 36)),
+        ("CenterCrop", {"size": 20}, (20, 20)),
+        ("RandomHorizontalFlip", {}, (32, 32)),
+        ("RandomZoomOut", {}, None),
+        ("RandomShortestSize", {"min_size": [40, 50]}, None),
+        ("RandomApply", {"transforms": [{"transform": "Pad", "options": {"padding": 1}}]}, None),
+    ],
+)
+def test_size_after_a_torchvision_transform(transform: str, options: dict, size: tuple | None) -> None:
+    pipeline = Pipeline([RandomResizedCrop(32), TorchvisionTransform(transform, options)])
+    before = torch.get_rng_state()
+    assert pipeline.output_size((50, 70)) == pipeline.size == size
+    assert torch.equal(torch.get_rng_state(), before)
+    assert Pipeline([*pipeline.operations, RandomResizedCrop(24)]).size == (24, 24)
+    shapes = {pipeline.sample(torch.zeros(3, 50, 70, dtype=torch.uint8), i, KEY).shape[1:] for i in range(32)}
+    assert shapes == {size} if size else len(shapes) > 1
+
+
+@pytest.mark.parametrize(
     ("transform", "options", "message"),
     [
         ("FiveCrop", {"size": 4}, "one image into one image"),

@@ -17,6 +17,7 @@ from PIL import Image
 import contrastive
 from contrastive.check import check
 from contrastive.cli import main
+from contrastive.errors import RecipeError
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,53 @@ def test_check_tells_shapes_steps_and_memory(tiny_recipe: Path, capsys: pytest.C
     assert report["images"] == {"train": 120, "test": 30}
     assert report["memory_mib"]["total"] > 0
     assert not Path("runs").exists()
+
+
+CROP = "{name: random_resized_crop, size: 12}"
+
+
+@pytest.mark.parametrize("operations", [[CROP, "flip"], ["flip"], []])
+def test_an_operation_that_changes_the_size_of_views_changes_what_is_evaluated(
+    operations: list[str], tiny_recipe: Path
+):
+    resize = "{name: torchvision, transform: Resize, options: {size: 24}}"
+    report = check(tiny_recipe, [f"augmentation=[{', '.join([*operations, resize])}]"])
+    assert report["shapes"]["view"] == [3, 24, 24]
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (
+            "{name: torchvision, transform: RandomZoomOut}",
+            "the views differ in size; end the augmentation with",
+        ),
+        (
+            "{name: torchvision, transform: Resize, options: {size: [12, 16]}}",
+            "views of 12 x 16 pixels are not square",
+        ),
+        (
+            "{name: torchvision, transform: Normalize, options: {mean: [0.5], std: [0.5]}}",
+            "torchvision.Normalize cannot work on an image [3, 12, 12]",
+        ),
+    ],
+)
+def test_views_that_no_encoder_can_take_are_refused(operation: str, message: str, tiny_recipe: Path):
+    with pytest.raises(RecipeError) as error:
+        check(tiny_recipe, [f"augmentation=[{CROP}, {operation}]"])
+    assert f"augmentation: {message}" in str(error.value)
+
+
+def test_images_of_several_sizes_need_a_crop(tiny_recipe: Path, tmp_path: Path):
+    for number, size in enumerate((16, 20) * 20):
+        (tmp_path / "root").mkdir(exist_ok=True)
+        Image.new("RGB", (size, 16)).save(tmp_path / "root" / f"{number}.png")
+    sets = [f"dataset.root={tmp_path / 'root'}"]
+    with pytest.raises(
+        RecipeError, match="augmentation: the images differ in size; start the augmentation with"
+    ):
+        check(tiny_recipe, [*sets, "augmentation=[flip]"])
+    assert check(tiny_recipe, [*sets, f"augmentation=[flip, {CROP}]"])["shapes"]["view"] == [3, 12, 12]
 
 
 def test_check_estimates_activations_that_grow_with_the_batch(

@@ -89,6 +89,10 @@ def test_holm_by_the_closed_test_of_all_subsets(p_values):
     assert holm(p_values) == expected
 
 
+def test_a_p_that_is_no_number_corrects_no_other():
+    assert holm([math.nan, 0.01, 0.02]) == [None, 0.02, 0.02]
+
+
 def test_sampling_error_covers_the_rate_it_was_drawn_from():
     rng = np.random.default_rng(0)
     drawn = rng.binomial(2000, 0.85, SIMULATIONS) / 2000

@@ -130,6 +130,14 @@ def test_half_precision_embeddings_are_raised(dtype):
     assert torch.isfinite(gradients(loss, z)).all()
 
 
+def test_a_short_vector_in_half_precision_is_harmless_beside_keys_in_float32():
+    query, key = embeddings(8, dtype=torch.float16)[0], embeddings(8)[1]
+    with torch.no_grad():
+        query[3] *= 4e-7 / query[3].norm()
+    NTXent(0.1)(query, key).backward()
+    assert torch.isfinite(query.grad).all()
+
+
 @pytest.mark.parametrize("small", [0, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("loss", [NTXent(0.01), NTLogistic(), NTLogistic(semi_hard=True), Margin()])

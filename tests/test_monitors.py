@@ -122,6 +122,14 @@ def test_half_precision_is_measured_in_float32():
     assert effective_rank(z) == pytest.approx(effective_rank(z.float()), rel=1e-6)
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e20, 1e37])
+def test_directions_are_right_at_every_length(length):
+    a, b = torch.randn(2, 100, 8)
+    for figure in (uniformity, embedding_std):
+        assert figure(a * length) == pytest.approx(figure(a), rel=1e-5)
+    assert alignment(a * length, b) == pytest.approx(alignment(a, b), rel=1e-5)
+
+
 def test_zero_vectors_are_harmless():
     assert math.isfinite(uniformity(torch.zeros(5, 3)))
     assert alignment(torch.zeros(5, 3), torch.ones(5, 3)) == pytest.approx(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -53,6 +54,10 @@ class Operation(Augmentation):
     @abstractmethod
     def render(self, pixels: Tensor, params: Params) -> Tensor:
         """float [b, C, h, w] in [0, 1] -> the same; leaves ``pixels`` as it was."""
+
+    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """(h, w) of its output for images of ``size`` (H, W); None where the sizes vary, or would."""
+        return self.size or size
 
     def arrange(self, params: Params) -> np.ndarray | None:
         """A number an image, [b]: a pipeline on a CPU keeps images of equal numbers together, if given."""
@@ -152,10 +157,16 @@ class Pipeline:
             self._streams.append(f"{operation.name}#{seen[operation.name]}")
             seen[operation.name] += 1
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int] | None:
-        """(h, w) of the output where the pipeline fixes one; None where it keeps that of its input."""
-        return next((op.size for op in reversed(self.operations) if op.size is not None), None)
+        """(h, w) of the output where the pipeline fixes one; None where it follows from the input's."""
+        return self.output_size(None)
+
+    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """(h, w) of the views of images of ``size`` (H, W), None where these vary; None where views do."""
+        for operation in self.operations:
+            size = operation.output_size(size)
+        return size
 
     def in_worker(self, varying: bool) -> Literal["nothing", "crop", "all"]:
         """What must be done image by image in a decoding worker.

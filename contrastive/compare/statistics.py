@@ -72,11 +72,12 @@ def paired_difference(figures: Mapping[int, float], base: Mapping[int, float]) -
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p-values corrected for their number, so that one false finding among all stays under 5 %.
 
-    None stays None and is not counted. Source: Holm 1979, "A simple sequentially rejective multiple test
-    procedure": the k-th smallest of m is multiplied by m - k + 1, and none may be below a smaller one's.
+    None and NaN give None and are not counted. Source: Holm 1979, "A simple sequentially rejective
+    multiple test procedure": the k-th smallest of m is multiplied by m - k + 1, and none may be below
+    a smaller one's.
     """
     corrected: list[float | None] = [None] * len(p_values)
-    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None and not math.isnan(p))
     greatest = 0.0
     for rank, (p, place) in enumerate(known):
         greatest = max(greatest, min(1.0, (len(known) - rank) * p))

@@ -21,15 +21,16 @@ def wide(reference: Tensor) -> torch.dtype:
     return torch.float32 if reference.device.type == "mps" else torch.float64
 
 
-def direction(z: Tensor, dtype: torch.dtype, given: torch.dtype) -> Tensor:
+def direction(z: Tensor, dtype: torch.dtype) -> Tensor:
     """z / |z| [R, D], right to the last bit of ``dtype``; a zero vector stays zero and gets no gradient.
+
+    The gradient, up to 1 / |z|, is finite in the dtype of z: no row counts as shorter than its ``tiny``.
 
     Args:
         z: [R, D].
         dtype: of the result.
-        given: the dtype z came in: the gradient, up to 1 / |z|, must be finite there.
     """
-    return _Direction.apply(z, dtype, max(1e-12, torch.finfo(given).tiny))
+    return _Direction.apply(z, dtype, max(1e-12, torch.finfo(z.dtype).tiny))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
