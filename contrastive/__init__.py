@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from contrastive.backbones.loading import load_backbone as load_backbone
     from contrastive.comparison import Comparison as Comparison
     from contrastive.method import Method as Method
-    from contrastive.runs import Run as Run
+    from contrastive.run_folder import Run as Run
     from contrastive.runs import run as run
 
 _PUBLIC = {
     "Comparison": "contrastive.comparison",
     "Method": "contrastive.method",
-    "Run": "contrastive.runs",
+    "Run": "contrastive.run_folder",
     "load_backbone": "contrastive.backbones.loading",
     "run": "contrastive.runs",
 }

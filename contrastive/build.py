@@ -13,6 +13,7 @@ from contrastive.augmentations.pipeline import Pipeline
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluate import Scheduled
+from contrastive.kinds import MONITORS
 from contrastive.limits import MAX_SIDE, MemoryGuard
 from contrastive.method import Method
 from contrastive.parts import NEEDS, Backbone, Callback, Dataset, Head, ImageTable, Optimizer, Part, Protocol
@@ -267,6 +268,20 @@ class Builder:
         for path, spec, part in self._declaring(method, callbacks):
             self._check_needs(path, spec, part, given)
 
+    def check_reads(self, callbacks: Sequence[Callback], protocols: Sequence[Scheduled]) -> None:
+        """Refuse callbacks that act on figures that no evaluation during training gives."""
+        due = [f"{entry.name}_" for entry in protocols if entry.at == "every"]
+        specs = _paths("callbacks", self.recipe.callbacks, True)
+        for (path, spec), callback in zip(specs, callbacks, strict=False):
+            for figure in callback.reads:
+                if figure not in MONITORS and not figure.startswith(tuple(due)):
+                    given = ", ".join([*(f"{name}*" for name in due), *MONITORS])
+                    self.refuse(
+                        path,
+                        f"{spec.name} reads '{figure}', which evaluations during training do not give; they "
+                        f"give {given}. Name one of these, or say at: every of its protocol.",
+                    )
+
     def _check_pairs(self, method: Method) -> None:
         if not method.pairs:
             self.refuse(
@@ -363,6 +378,7 @@ class Builder:
         if method is not None and size is not None:
             self.check_view_sizes(method.backbone, sizes, channels, size)
             self.check_composition(method, self.given(method, data, protocols), callbacks)
+            self.check_reads(callbacks, protocols)
             if optimizer is not None:  # its groups name parameters of this method
                 images = self.recipe.train.batch_size * self.recipe.train.accumulate
                 self.attempt("optimizer", lambda: optimizer.build(method, images))

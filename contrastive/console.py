@@ -15,10 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from contrastive.kinds import MONITORS
+
 #: Seconds between plain lines, at least; a line tells of the end of an epoch.
 PLAIN_INTERVAL = 10.0
-#: Figures of an evaluation that are monitors, not fractions that a protocol gives.
-MONITORS = ("alignment", "uniformity", "embedding_std", "embedding_norm", "effective_rank")
 #: What a trained encoder must beat: key in summary.json -> words.
 FLOORS = {"untrained": "untrained", "pixels": "raw pixels"}
 

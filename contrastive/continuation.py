@@ -9,7 +9,7 @@ from typing import Any
 
 from contrastive.errors import UsageError
 from contrastive.foreign import read_map
-from contrastive.recipe import NOT_TRAINING, Recipe, load_recipe, training_fingerprint
+from contrastive.recipe import Recipe, deciding, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
 
 
@@ -43,7 +43,8 @@ class Asked:
 
 
 def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
-    """Fingerprints under which this very run was trained before, when it was to be shorter.
+    """Fingerprints under which this very run was trained before: when it was to be shorter, or was to stop
+    at a step that is not finite.
 
     Args:
         folder: of the run.
@@ -59,17 +60,20 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
         return earlier
     before = load_recipe(folder / "recipe.yaml", (), load_registry())
     epochs = environment.get("epochs", before.train.epochs)  # a kill may have left the new recipe.yaml alone
-    longer, spans = recipe.train.epochs > epochs, _what_spans_the_epochs(recipe)
-    if longer and not spans:
-        train = recipe.train.model_copy(update={"epochs": epochs})
+    longer, tied = recipe.train.epochs > epochs, _what_ties(recipe, epochs)
+    shorter = {"epochs": epochs} if longer and not tied else {}
+    # No step of a run that stops at one that is not finite was left out: it began as one that skips them.
+    stopping = [{}, {"nonfinite": "stop"}] if recipe.train.nonfinite == "skip" else [{}]
+    for policy in stopping:
+        train = recipe.train.model_copy(update={**shorter, **policy})
         if theirs == training_fingerprint(replace(recipe, train=train), data):
             return [*earlier, theirs]
-    differences = _differences(before.dump(), recipe.dump())
+    differences = _differences(before, recipe)
     if environment.get("data") != data:
         differences.append("the data")
     advice = ""
-    if longer and spans:
-        advice = f" {' and '.join(spans)} spans the epochs, so a longer run is another one."
+    if longer and tied:
+        advice = f" {'; '.join(tied)}, so a longer run is another one."
         if "weights" in recipe.backbone.params:
             advice += f" It may start from this one's weights: --set backbone.weights={folder / 'backbone'}."
     raise UsageError(
@@ -78,13 +82,18 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
     )
 
 
-def _what_spans_the_epochs(recipe: Recipe) -> list[str]:
-    """The schedules that make each step depend on how many there will be: ``optimizer.schedule: cosine``."""
-    return [
-        f"{key}: {value}"
+def _what_ties(recipe: Recipe, epochs: int) -> list[str]:
+    """What keeps a run of so many epochs from being made longer: schedules that make each step depend on how
+    many there will be (``optimizer.schedule: cosine``), a callback that acted on the last evaluation."""
+    tied = [
+        f"{key}: {value} spans the epochs"
         for key, value in flatten(recipe.dump()).items()
         if key.split(".")[-1] == "schedule" and value not in ("constant", None)
     ]
+    every = recipe.evaluate.every
+    if recipe.followed and (every == 0 or epochs % every):
+        tied.append(f"a callback acted on an evaluation after epoch {epochs}, which it would not have seen")
+    return tied
 
 
 def flatten(tree: Any, path: str = "") -> dict[str, Any]:
@@ -99,16 +108,11 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return {path: tree}
 
 
-def decides(key: str) -> bool:
-    """Whether a dotted key of a recipe decides the trained weights."""
-    return not key.startswith(("name", "evaluate.", *(f"train.{key}" for key in NOT_TRAINING)))
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs between two resolved recipes and matters: ``train.epochs (10, now 20)``."""
-    old, new = flatten(before), flatten(after)
+def _differences(before: Recipe, after: Recipe) -> list[str]:
+    """What differs between two recipes and decides weights: ``train.epochs (10, now 20)``."""
+    old, new = flatten(deciding(before)), flatten(deciding(after))
     return [
         f"{key} ({old.get(key)}, now {new.get(key)})"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and decides(key)
+        if old.get(key) != new.get(key)
     ]

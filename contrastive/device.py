@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from contrastive.distributed import world_size
@@ -169,6 +170,8 @@ def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Ac
         mixed_precision=resolve_precision(precision, PartialState().device),
         log_with=list(trackers) or None,
         project_dir=folder,
+        # Else it takes the number from the surroundings, and divides every gradient by it.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # Memories and averages are equal everywhere already, batch norm's running statistics are not read.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

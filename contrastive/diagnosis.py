@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,6 @@ from contrastive.settings import Metrics
 
 #: So many skipped steps in a row end a run.
 MOST_SKIPPED = 100
-
-_REMEDY = "Lower optimizer.lr, set train.clip_grad_norm, or say train.nonfinite: skip."
 
 
 class Signs:
@@ -147,7 +146,7 @@ class Health:
         step, loss, signs = self.skipped[-1]
         finite = math.isfinite(loss) and all(map(math.isfinite, signs))
         where = "" if finite else f"; first in {self.signs.first(loss, signs)}"
-        rest = f"{self._last()} {way_back(self.checkpoints)} Lower optimizer.lr or set train.clip_grad_norm."
+        rest = f"{self._last()} {self._rescue()}"
         if self.signs.lost(signs):
             raise ContrastiveError(
                 f"step {step:g}: no skipping of steps mends what is not finite{where}.{rest}"
@@ -163,27 +162,43 @@ class Health:
         what = "gradient" if math.isfinite(loss) else "loss"
         return ContrastiveError(
             f"step {step:g}: the {what} is not finite, first in {self.signs.first(loss, signs)}."
-            f"{self._last()} {way_back(self.checkpoints)} {_REMEDY}"
+            f"{self._last()} {self._rescue()}"
         )
 
     def spoilt(self, step: float) -> ContrastiveError:
         """The error instead of a checkpoint whose weights are no numbers."""
         return ContrastiveError(
             f"step {step:g}: the weights, or statistics of batch norm, are not finite.{self._last()} "
-            f"{way_back(self.checkpoints)} {_REMEDY}"
+            f"{self._rescue()}"
         )
 
     def _last(self) -> str:
         told = [f"{name} {self.last[name]:.4g}" for name in ("loss", "grad_norm", "lr") if name in self.last]
         return f" Last finite at step {self.last['step']:g}: {', '.join(told)}." if told else ""
 
+    def _rescue(self) -> str:
+        """Where the last good state is, and what helps: the same command would come to the same numbers."""
+        path = newest(self.checkpoints)
+        where = "There is no checkpoint before it" if path is None else f"The checkpoint before it is {path}"
+        other = "lower optimizer.lr or set train.clip_grad_norm, for a run of its own."
+        if self.nonfinite == "skip":
+            return f"{where}; {other}"
+        on = "" if path is None else ", which goes on from there,"
+        return f"{where}; say train.nonfinite=skip{on} to leave such steps out, or {other}"
+
+
+def newest(checkpoints: Checkpoints) -> Path | None:
+    """Where the newest checkpoint is."""
+    steps = checkpoints.steps()
+    return checkpoints.path(steps[-1]) if steps else None
+
 
 def way_back(checkpoints: Checkpoints) -> str:
     """Where the newest checkpoint is: from there the same command goes on."""
-    steps = checkpoints.steps()
-    if not steps:
+    path = newest(checkpoints)
+    if path is None:
         return "There is no checkpoint before it; nothing was written."
-    return f"The checkpoint before it is {checkpoints.path(steps[-1])}; the same command goes on from there."
+    return f"The checkpoint before it is {path}; the same command goes on from there."
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -28,7 +28,8 @@ from contrastive.errors import Interrupted
 from contrastive.method import Method
 from contrastive.metrics import MetricsFile
 from contrastive.parts import Listener, Optimizer
-from contrastive.passes import Chunk, GradientCache, OnePass, Passes
+from contrastive.passes import Buffers, Chunk, GradientCache, OnePass, Passes
+from contrastive.process import peak_memory_mib
 from contrastive.rng import derive
 from contrastive.settings import Evaluator, Metrics, Settings, State
 from contrastive.values import Batch, Progress
@@ -43,12 +44,10 @@ class Engine:
         accelerator: device, precision and trackers.
         evaluator: figures of the held-out tenth.
         checkpoints, metrics: where the run's state and figures go.
-        callbacks: told of what happens.
+        callbacks: told of what happens; to them an engine is a :class:`contrastive.parts.RunState`.
         interrupted: true once the user asked to stop.
         warn: how a callback tells the user.
         name, folder: what callbacks may call the run.
-
-    Callbacks see it as :class:`contrastive.parts.RunState`.
     """
 
     def __init__(
@@ -94,8 +93,8 @@ class Engine:
         # What a step came to, under way from the device.
         self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
         self._told: Metrics = {}  # figures of the step that callbacks are being told of
-        self._window = (time.perf_counter(), 0)  # since when, and how many images
         self._clock = time.perf_counter()
+        self._window = (self._clock, 0)  # since when, and how many images
 
     # -- what callbacks may read and ask ----------------------------------------------------------
 
@@ -122,8 +121,8 @@ class Engine:
 
     @property
     def _ended(self) -> bool:
-        """Whether no step is to follow; a run that was stopped, and interrupted, still ends its epoch."""
-        return self.step >= self.steps or (self.state.stopped is not None and not self.state.batch)
+        """Whether no step is to follow; a run that was stopped still ends its epoch, be it its first."""
+        return self.step >= self.steps or bool(self.state.stopped and self.step and not self.state.batch)
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -175,6 +174,8 @@ class Engine:
         total = torch.zeros((), device=accelerator.device)
         compared: list[Comparison] = []
         views_of = partial(self.views_of, epoch=state.epoch)
+        may_skip = settings.nonfinite == "skip"
+        statistics = Buffers(self.method.encoders if may_skip else ())
         for number, batch in enumerate(micro):
             loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
             total += loss / len(micro)
@@ -185,10 +186,11 @@ class Engine:
         if settings.clip_grad_norm is not None:
             norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
         lr = self.optimizer.param_groups[0]["lr"]  # that of parameters no rule of the recipe names
-        may_skip = settings.nonfinite == "skip" and accelerator.scaler is None
-        skip = may_skip and not values.isfinite().all()
+        skip = may_skip and accelerator.scaler is None and not values.isfinite().all()
         if not skip:
             self._update(progress, compared)
+        if skip or (self.optimizer.step_was_skipped and not values[0].isfinite()):
+            statistics.put_back()
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         values = values if norm is None else torch.cat([values, norm.reshape(1).to(total.dtype)])
@@ -255,9 +257,9 @@ class Engine:
             raise Interrupted("interrupted")
 
     def tick(self) -> None:
-        """Add the time since the last tick to the run's seconds, which survive a resume."""
-        now = time.perf_counter()
-        self.state.seconds, self._clock = self.state.seconds + now - self._clock, now
+        """Count what the run has cost since the last tick; its costs survive a resume."""
+        before, self._clock = self._clock, time.perf_counter()
+        self.state.count(self._clock - before, peak_memory_mib(self.accelerator.device))
 
     def _save(self) -> None:
         """Write a checkpoint, never of weights that are no numbers: there would be no way back."""
@@ -293,5 +295,5 @@ class Engine:
             callback.load_state_dict(saved)
         self.state = State(**state["progress"])
         self.loader.unreadable.update(state["unreadable"])
-        self.health.skipped = state["skipped"]
+        self.health.skipped = state.get("skipped", [])
         self.metrics.truncate(state["metrics_bytes"])

@@ -23,7 +23,8 @@ from contrastive.parts import ImageTable
 from contrastive.protocols.knn import nearest
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs import Run, evaluation_of
+from contrastive.run_folder import Run
+from contrastive.runs import evaluation_of
 
 Overrides = Sequence[str] | Mapping[str, Any]
 PREVIEW_IMAGES = 6

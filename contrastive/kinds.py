@@ -36,6 +36,9 @@ KINDS: dict[str, str] = {
     "protocol": "evaluation of an encoder",
 }
 
+#: What every evaluation tells beside the figures of protocols.
+MONITORS = ("alignment", "uniformity", "embedding_std", "embedding_norm", "effective_rank")
+
 
 @dataclass(frozen=True)
 class Injected:

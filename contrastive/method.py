@@ -78,6 +78,11 @@ class Method(nn.Module):
         ]
         target.bind(nn.Sequential(backbone, head))
 
+    @property
+    def encoders(self) -> list[nn.Module | None]:
+        """What a forward pass runs before anything is compared."""
+        return [self.backbone, self.head, self.predictor, self.target]
+
     # -- the forward pass -----------------------------------------------------------------------------
 
     def embed(self, pixels: Tensor) -> Tensor:

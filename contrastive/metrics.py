@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.distributed import rank
+from contrastive.errors import UsageError
 from contrastive.files import sync, writing
 
 
@@ -61,8 +62,17 @@ class MetricsFile:
                 os.truncate(self.path, size)
 
     def read(self) -> list[dict[str, Any]]:
-        """Every object written; of a line that a kill tore nothing."""
-        return [json.loads(line) for line in self._whole().splitlines()]
+        """Every object written; of a line that a kill tore nothing. Raises UsageError where one is none."""
+        return [self._object(*numbered) for numbered in enumerate(self._whole().splitlines(), 1)]
+
+    def _object(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):  # no JSON, or nested without end
+            content = None
+        if not isinstance(content, dict):
+            raise UsageError(f"{self.path}:{number} is damaged: it holds no JSON map; take the line out.")
+        return content
 
     def _whole(self) -> bytes:
         """The lines that are whole."""

@@ -408,9 +408,13 @@ class Callback(Part):
     """Acts during a run. Every method may be left out; state goes through ``state_dict``.
 
     Nothing a callback does may change the weights of a run other than by :meth:`RunState.stop`.
+
+    Attributes:
+        reads: figures of evaluations that it acts on; a recipe that cannot give them is refused.
     """
 
     kind = "callback"
+    reads: Sequence[str] = ()
 
     def run_started(self, run: RunState) -> None:
         """Called once, before the first step (again after a resume, with its state loaded)."""

@@ -51,6 +51,22 @@ class Passes(Protocol):
         """The backward pass that ends in the encoder."""
 
 
+class Buffers:
+    """Buffers of modules as they are now, to be put back: a forward pass leaves its statistics in them.
+
+    Args:
+        modules: those that a forward pass runs; None where there is none.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module | None]):
+        self._live = [buffer for module in modules if module is not None for buffer in module.buffers()]
+        self._kept = [buffer.clone() for buffer in self._live]
+
+    def put_back(self) -> None:
+        for live, kept in zip(self._live, self._kept, strict=True):
+            live.copy_(kept)
+
+
 class OnePass:
     """A batch's gradient in one pass."""
 
@@ -115,9 +131,8 @@ class GradientCache:
     def __init__(self, method: Method, model: nn.Module, accelerator: Accelerator, size: int, seed: int):
         self.method, self.model, self.accelerator = method, model, accelerator
         self.size, self.seed = size, seed
-        twice: list[nn.Module | None] = [method.backbone, method.head, method.predictor]
-        twice += [] if method.target.detached else [method.target]
-        self.buffers = [buffer for module in twice if module is not None for buffer in module.buffers()]
+        self.twice: list[nn.Module | None] = [method.backbone, method.head, method.predictor]
+        self.twice += [] if method.target.detached else [method.target]
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
         number, count = micro
@@ -129,9 +144,9 @@ class GradientCache:
             torch.manual_seed(derive(self.seed, "step", progress.step, number, "chunk", chunk, rank()))
             return made
 
-        before = [buffer.clone() for buffer in self.buffers]
+        before = Buffers(self.twice)
         queries, keys = self._embed(views(chunk) for chunk in range(len(chunks)))
-        after = [buffer.clone() for buffer in self.buffers]
+        after = Buffers(self.twice)
 
         known = _known(batch, next(iter(queries.values())))
         loss, comparison = self.method.judge(Encoded({}, queries), keys, *known, progress)
@@ -140,12 +155,12 @@ class GradientCache:
         sizes = [len(chunk.ids) for chunk in chunks]
         own = {view: key for view, key in keys.items() if key is not queries.get(view)}
         cached = list(zip(_gradients(queries, sizes), _gradients(own, sizes), strict=True))
-        _copy(before, self.buffers)
+        before.put_back()
         for chunk, gradients in enumerate(cached):
             last = chunk == len(chunks) - 1 and number == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 self.propagate(self.model(views(chunk), *gradients, last))
-        _copy(after, self.buffers)
+        after.put_back()
         return Output(loss.detach(), comparison)
 
     def propagate(self, scalar: Tensor) -> None:
@@ -215,8 +230,3 @@ def _gradients(leaves: Mapping[int, Tensor], sizes: list[int]) -> list[Views]:
     """Of each chunk: view -> its rows [c, D] of the gradient, for the views that got one."""
     got = {view: leaf.grad.split(sizes) for view, leaf in leaves.items() if leaf.grad is not None}
     return [{view: rows[chunk] for view, rows in got.items()} for chunk in range(len(sizes))]
-
-
-def _copy(values: Iterable[Tensor], into: Iterable[Tensor]) -> None:
-    for value, tensor in zip(values, into, strict=True):
-        tensor.copy_(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from contrastive.alarms import Alarms
 from contrastive.backbones.probe import flops
@@ -22,7 +20,7 @@ from contrastive.build import Composition, Data, build, untrained_of
 from contrastive.cache import Cache, cache_folder
 from contrastive.checkpoints import Checkpoints
 from contrastive.compilation import compile_encoders, explained_if
-from contrastive.console import MONITORS, Display
+from contrastive.console import Display
 from contrastive.continuation import Asked, earlier_fingerprints, environment_of, flatten
 from contrastive.data import TrainLoader
 from contrastive.device import is_first, join_processes, make_accelerator
@@ -32,57 +30,19 @@ from contrastive.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluate import Evaluation, frozen
 from contrastive.files import beside, put, settle, write_json, write_whole, writing
-from contrastive.foreign import read_map, restore, weights_of
+from contrastive.foreign import restore
+from contrastive.kinds import MONITORS
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
 from contrastive.parts import ImageTable, Split
 from contrastive.passes import caveat
-from contrastive.process import git_commit, interrupts, locked, peak_memory_mib, versions
+from contrastive.process import git_commit, interrupts, locked, versions
 from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
-from contrastive.registry import Registry, load_registry
+from contrastive.registry import load_registry
+from contrastive.run_folder import Run, to_stderr
 from contrastive.settings import Settings
 
 Resume = Literal["auto", "never", "must"]
-
-
-class Run:
-    """A run folder, finished or not.
-
-    Attributes:
-        folder: where it lives.
-        summary: the final figures, empty before the run has ended.
-    """
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        if not (self.folder / "recipe.yaml").is_file():
-            raise UsageError(f"{self.folder} is not a run folder: it holds no recipe.yaml.")
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return read_map(self.folder / "summary.json")
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics.jsonl."""
-        return MetricsFile(self.folder / "metrics.jsonl").read()
-
-    def recipe(
-        self, overrides: Sequence[str] | Mapping[str, Any] = (), registry: Registry | None = None
-    ) -> Recipe:
-        """The resolved recipe, with ``--set`` style overrides."""
-        return load_recipe(self.folder / "recipe.yaml", overrides, registry or load_registry())
-
-    def weights(self) -> dict[str, Tensor]:
-        """The method's state at the newest whole checkpoint. Raises UsageError where there is none."""
-        return weights_of(self.folder, _warn)
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r})"
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def run(
@@ -145,8 +105,9 @@ class Job:
             folder = folder.resolve()
         on_first(lambda: self._admit(folder, resume))
         if on_first(lambda: self.asked.met(folder)):
+            done = Run(folder)
             self.display.log(f"{folder} is finished; reporting it (--resume never runs it again).")
-            return Run(folder)
+            return done
         accelerator = make_accelerator(train.precision, str(folder), train.trackers)
         self._name_skipped()
         if told := caveat(self.parts.method, train.chunk_size, train.batch_size):
@@ -359,9 +320,8 @@ class Job:
         state = engine.state
         unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
         if unreadable:
-            self.display.warn(
-                f"{_counted(unreadable, 'image')} could not be read and others took their place"
-            )
+            told = _counted(unreadable, "image")
+            self.display.warn(f"{told} could not be read and others took their place")
         monitors: dict[str, Any] = next(
             (m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {}
         )
@@ -377,9 +337,9 @@ class Job:
             "monitors": {k: monitors[k] for k in MONITORS if k in monitors},
             "epochs": state.epoch,
             "steps": state.step,
-            "stopped": state.stopped,
+            "stopped": state.stopped if state.step < engine.steps else None,
             "wall_seconds": round(state.seconds, 1),
-            "peak_memory_mib": peak_memory_mib(engine.accelerator.device),
+            "peak_memory_mib": state.peak_memory_mib,
             "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
             "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
             "backbone_flops": self._flops(backbone),
@@ -427,7 +387,7 @@ def cache_of(
     data: Data,
     split: Split,
     log: Callable[[str], None] = print,
-    warn: Callable[[str], None] = _warn,
+    warn: Callable[[str], None] = to_stderr,
 ) -> Cache | None:
     """Where decoded images of a split are kept on disk, as the recipe says."""
     folder, part = cache_folder(recipe.train.cache), recipe.dataset
@@ -443,10 +403,11 @@ def cache_of(
 
 
 def _unless(interrupted: Callable[[], bool]) -> Done:
-    """Ends the decoding of all images where the user asks for it: it may take an hour."""
+    """Ends the decoding of all images, maybe an hour's, where the user asks for it; several processes, of
+    which one alone may have been asked, end together after a step."""
 
     def check(done: int, images: int) -> None:
-        if interrupted():
+        if world_size() == 1 and interrupted():
             raise Interrupted("interrupted")
 
     return check

@@ -48,6 +48,12 @@ class State:
     best_step: int | None = None
     stopped: str | None = None
     seconds: float = 0.0
+    peak_memory_mib: float = 0.0
+
+    def count(self, seconds: float, peak_memory_mib: float) -> None:
+        """Add what a process has cost the run since the last time."""
+        self.seconds += seconds
+        self.peak_memory_mib = max(self.peak_memory_mib, peak_memory_mib)
 
     def note_best(self, figures: Mapping[str, float]) -> bool:
         """Remember the best validation accuracy: of kNN where there is one, else the first ``*_top1``."""

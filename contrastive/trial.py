@@ -242,10 +242,13 @@ class Trial:
         return self.features_of(self.fit, feature), self.features_of(self.validation, feature), test
 
     def features_of(self, images: Images, feature: Feature = "h") -> Features:
-        """Features of ``fit``, ``validation`` or ``test``."""
-        key = (feature, id(images))
+        """Features of images; those of ``fit``, ``validation`` and ``test`` are kept."""
+        make = self._encoded if feature == "h" else self._embedded
+        if not any(images is split for split in (self.fit, self.validation, self.test)):
+            return make(images)
+        key = (feature, id(images))  # which is theirs as long as this trial lives
         if key not in self._known:
-            self._known[key] = self._encoded(images) if feature == "h" else self._embedded(images)
+            self._known[key] = make(images)
         return self._known[key]
 
     def _encoded(self, images: Images) -> Features:

@@ -54,6 +54,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     x, y = final_state(a), final_state(b)
     for state in (x, y):
         state["progress"].pop("seconds")
+        state["progress"].pop("peak_memory_mib")
         state.pop("metrics_bytes")  # of figures that hold timings
     assert_same(x, y, "state")
     assert_same(metrics(a), metrics(b), "metrics")

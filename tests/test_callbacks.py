@@ -8,11 +8,13 @@ import signal
 
 import pytest
 
+import contrastive
 from contrastive.build import build
 from contrastive.callbacks import EarlyStopping
+from contrastive.check import check
 from contrastive.cli import main
 from contrastive.console import Display
-from contrastive.errors import Interrupted, UsageError
+from contrastive.errors import Interrupted, RecipeError, UsageError
 from contrastive.kinds import hookimpl
 from contrastive.parts import Callback
 from contrastive.recipe import load_recipe
@@ -147,14 +149,63 @@ def test_a_callback_is_told_everything_in_order(tiny_recipe, tmp_path, capsys):
     assert "warning: enough" in capsys.readouterr().out
 
 
+EARLY = "callbacks=[{name: early_stopping, patience: 1, figure: FIGURE}]"
+
+
+def test_early_stopping_reads_only_what_training_gives(tiny_recipe):
+    with pytest.raises(RecipeError) as refused:
+        check(tiny_recipe, [EARLY.replace("FIGURE", "linear_top1")])
+    assert "callbacks.0: early_stopping reads 'linear_top1', which evaluations during" in str(refused.value)
+    assert "they give knn_*, alignment, " in str(refused.value)
+    for figure in ("knn_top1", "effective_rank"):
+        assert check(tiny_recipe, [EARLY.replace("FIGURE", figure)])
+    assert check(tiny_recipe, [EARLY.replace("FIGURE", "linear_top1"), "evaluate.linear.at=every"])
+
+
+def test_where_a_callback_acts_on_evaluation_it_is_part_of_the_fingerprint(tiny_recipe):
+    early = EARLY.replace("FIGURE", "knn_top1")
+    evaluation = (
+        "evaluate.every=2",
+        "evaluate.knn.k=3",
+        "evaluate.linear.l2=[1]",
+        "evaluate.linear.at=every",
+    )
+
+    def fingerprints(*sets):
+        return [check(tiny_recipe, [*sets, *change])["fingerprint"] for change in ((), *zip(evaluation))]
+
+    assert len(set(fingerprints())) == 1
+    whole, every, k, l2, at = fingerprints(early)
+    assert whole == l2  # the linear probe is made at the end
+    assert len({whole, every, k, at}) == 4
+
+
+def test_a_run_is_not_lengthened_past_an_evaluation_that_a_callback_acted_on(tiny_recipe, tmp_path):
+    sets = [EARLY.replace("FIGURE", "knn_top1").replace("1", "9", 1), "optimizer.schedule=constant"]
+    sets += ["evaluate.every=2", "evaluate.linear=null"]
+    contrastive.run(tiny_recipe, [*sets, "train.epochs=1"], out=tmp_path / "run")
+    told = "a callback acted on an evaluation after epoch 1, which it would not have seen, so a longer run is"
+    with pytest.raises(UsageError, match=told):
+        contrastive.run(tiny_recipe, [*sets, "train.epochs=2"], out=tmp_path / "run")
+
+
+def test_a_run_that_ends_by_itself_was_not_stopped(tiny_recipe, tmp_path):
+    stop = "callbacks=[{name: early_stopping, patience: 1, min_delta: 1.0}]"
+    sets = [stop, "train.epochs=2", "evaluate.linear=null"]
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    assert (run.summary["epochs"], run.summary["stopped"]) == (2, None)
+
+
 class StopAtOnce(Callback):
     """Asks for the end in the first step, when a signal comes too."""
 
     def __init__(self, signalled: bool = False):
         self._signalled = signalled
 
-    def step_done(self, run, metrics):
+    def run_started(self, run):
         run.stop("at once")
+
+    def step_done(self, run, metrics):
         if self._signalled:
             self._signalled = False
             os.kill(os.getpid(), signal.SIGINT)

@@ -208,6 +208,17 @@ def test_a_run_that_has_not_finished_is_refused(runs, capsys):
     assert "has not finished" in refused(capsys, str(folder))
 
 
+def test_a_run_whose_files_are_missing_or_damaged_is_refused_in_a_sentence(runs, capsys):
+    folder = write_run(runs, "a", 0, 0.8)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("xx\n")
+    assert "metrics.jsonl:6 is damaged: it holds no JSON map; take the line out." in refused(
+        capsys, str(folder)
+    )
+    (folder / "environment.json").unlink()
+    assert "environment.json is missing" in refused(capsys, str(folder))
+
+
 def test_mistakes_of_all_recipes_are_told_at_once(tiny_recipe, capsys):
     for name, old, new in (("one", "epochs: 3", "epochs: none"), ("two", "temperature", "temperatur")):
         Path(f"{name}.yaml").write_text(tiny_recipe.read_text().replace(old, new))
@@ -335,6 +346,9 @@ def children(monkeypatch):
         summary = json.loads((folder / "summary.json").read_text())
         judged = {"evaluate": asked.evaluate, "fingerprint": asked.fingerprint}
         (folder / "summary.json").write_text(json.dumps(summary | judged))
+        environment = json.loads((folder / "environment.json").read_text())
+        environment["fingerprint"] = asked.fingerprint
+        (folder / "environment.json").write_text(json.dumps(environment))
         return 0
 
     plan_of = []

@@ -13,10 +13,10 @@ from contrastive import diagnosis
 from contrastive.cli import main
 from contrastive.diagnosis import chunk_advice, out_of_memory
 from contrastive.engine import Engine
-from contrastive.errors import ContrastiveError, Interrupted
+from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.losses import NTXent
 from contrastive.method import Method
-from tests.test_runs import final_state, metrics
+from tests.same import assert_same_run, final_state, metrics
 from tests.tiny import interrupted_after
 
 PARTS = {
@@ -106,6 +106,51 @@ def test_a_run_of_skipped_steps_alone_ends_with_a_sentence(
     with pytest.raises(ContrastiveError, match=r"step 4: 4 steps in a row .* first in the value of loss\.0"):
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("sets", [{}, {"train.chunk_size": 5}])
+def test_a_skipped_step_leaves_no_trace(sets: dict[str, Any], tiny_recipe: Path, tmp_path: Path, before_step):
+    """A forward pass on numbers that are not finite has spoilt the statistics of batch norm by then."""
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def spoil_once(method: Method) -> None:
+        kept.append({name: value.clone() for name, value in method.state_dict().items()})
+        hooks.append(method.backbone.register_forward_pre_hook(lambda _, given: (given[0] * float("inf"),)))
+
+    def compare(method: Method) -> None:
+        hooks[0].remove()
+        for name, value in method.state_dict().items():
+            assert torch.equal(value, kept[0][name]), name
+        kept.append({})
+
+    hooks: list[Any] = []
+    before_step(3, spoil_once)
+    before_step(4, compare)
+    sets = BYOL | FEW | sets | {"train.nonfinite": "skip"}
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    steps = [line for line in run.metrics if "lr" in line]
+    assert [line["step"] for line in steps if line.get("skipped")] == [3]
+    assert (len(kept), len(steps), run.summary["steps"]) == (2, 14, 14)
+
+
+def test_a_run_that_met_what_is_not_finite_goes_on_without_such_steps(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What the message advises; it ends as a run that skipped them from the beginning."""
+    value = NTXent.compare
+    monkeypatch.setattr(
+        NTXent, "compare", lambda self, c: value(self, c) * (float("nan") if c.progress.step == 9 else 1)
+    )
+    skip = FEW | {"train.nonfinite": "skip"}
+    whole = contrastive.run(tiny_recipe, skip, out=tmp_path / "whole")
+    with pytest.raises(ContrastiveError) as failure:
+        contrastive.run(tiny_recipe, FEW, out=tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step_00000007"
+    assert f"{path}; say train.nonfinite=skip, which goes on from there," in str(failure.value)
+    contrastive.run(tiny_recipe, skip, out=tmp_path / "run", resume="must")
+    assert_same_run(whole.folder, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"train\.nonfinite \(skip, now stop\)"):
+        contrastive.run(tiny_recipe, FEW, out=tmp_path / "run")
 
 
 def test_skipped_steps_in_a_row_are_counted_over_an_interruption(

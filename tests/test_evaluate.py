@@ -36,7 +36,7 @@ OTHERS = {"knn_z_top1", "linear_z_top1", "finetune_30_top1", "finetune_top1"}
 
 
 @pytest.fixture(scope="module")
-def full_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> contrastive.runs.Run:
+def full_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> contrastive.Run:
     """A run evaluated by every protocol; to be read, not written."""
     return contrastive.run(
         tiny_recipe, {**EVERY, "train.epochs": 1}, out=tmp_path_factory.mktemp("every") / "run"
@@ -215,7 +215,7 @@ class Plugin:
 def test_a_protocol_that_changes_the_encoder_fails_the_evaluation(tiny_run, protocol, said, monkeypatch):
     registry = load_registry()
     registry.add(Plugin(), "contrastive-careless", "1.0")
-    monkeypatch.setattr("contrastive.runs.load_registry", lambda: registry)
+    monkeypatch.setattr("contrastive.run_folder.load_registry", lambda: registry)
     monkeypatch.setattr("contrastive.inspection.load_registry", lambda: registry)
     with pytest.raises(PluginError, match=rf"evaluate\.{protocol}: the protocol {said}.*copy") as error:
         evaluate(tiny_run, [protocol])

@@ -53,6 +53,27 @@ def test_the_run_folder_holds_what_the_contract_says(tiny_run: Path):
     assert all(line["protocols"] == {"knn": {**knn, "split": "validation"}} for line in evaluations)
 
 
+def test_settings_for_other_programs_change_no_gradient(
+    tiny_run: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert_same_run(tiny_run, contrastive.run(tiny_recipe, out=tmp_path / "run").folder)
+
+
+def test_a_run_costs_no_less_once_it_is_evaluated_again(
+    tiny_run: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its peak is that of training, whatever the process that evaluates it takes."""
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    before = contrastive.Run(folder).summary
+    monkeypatch.setattr("contrastive.engine.peak_memory_mib", lambda device: 1.0)
+    again = contrastive.run(tiny_recipe, {"evaluate.knn.k": 3}, out=folder).summary
+    assert again["protocols"]["knn"]["k"] == 3
+    assert again["peak_memory_mib"] == before["peak_memory_mib"] > 1
+    assert again["wall_seconds"] >= before["wall_seconds"]
+
+
 def test_the_resolved_recipe_gives_the_same_run(tiny_run: Path, tmp_path: Path):
     again = contrastive.run(tiny_run / "recipe.yaml", out=tmp_path / "again")
     assert_same_run(tiny_run, again.folder)

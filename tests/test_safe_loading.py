@@ -22,7 +22,7 @@ from contrastive.backbones.weights import load_weights, read_weights
 from contrastive.cli import main
 from contrastive.datasets import HuggingFace, Torchvision
 from contrastive.errors import DataError, UnreadableImage, UsageError
-from contrastive.runs import Run
+from contrastive.run_folder import Run
 
 
 class Payload:

@@ -34,6 +34,7 @@ class EarlyStopping(Callback):
         figure: str = "knn_top1",
     ):
         self.patience, self.min_delta, self.figure = patience, min_delta, figure
+        self.reads = (figure,)
         self._best: float | None = None
         self._waited = 0
 

@@ -124,6 +124,8 @@ def _runs(folders: Iterable[Path]) -> list[Candidate]:
 def _finished(folder: Path) -> tuple[dict[str, Any], str]:
     """Recipe and data of a run. Raises UsageError where it has not ended, or its files are not a run's."""
     summary, environment = (read_map(folder / f"{name}.json") for name in ("summary", "environment"))
+    if summary and not environment:
+        raise UsageError(f"{folder}/environment.json is missing; put it back, or leave this run out.")
     if not summary or summary.get("fingerprint") != environment.get("fingerprint"):  # or is being lengthened
         raise UsageError(
             f"{folder} has not finished; `contrastive run {folder}/recipe.yaml --out {folder}` goes on."

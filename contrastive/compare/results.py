@@ -20,10 +20,11 @@ from contrastive.compare.statistics import (
     paired_difference,
     sampling_error,
 )
-from contrastive.console import MONITORS
-from contrastive.continuation import decides, flatten
+from contrastive.continuation import flatten
 from contrastive.foreign import read_map
-from contrastive.runs import Run
+from contrastive.kinds import MONITORS
+from contrastive.recipe import NOT_TRAINING
+from contrastive.run_folder import Run
 
 #: What a run costs: key -> words.
 COSTS = {
@@ -221,7 +222,10 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, floa
 def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The keys in which recipes differ, bookkeeping aside: key -> name -> value (None: absent)."""
     flat = {name: flatten(recipe) for name, recipe in recipes.items()}
-    keys = dict.fromkeys(key for one in flat.values() for key in one if decides(key))
+    aside: tuple[str, ...] = ("name", *(f"train.{key}" for key in NOT_TRAINING))
+    if not any(recipe.get("callbacks") for recipe in recipes.values()):  # else they may act on it
+        aside += ("evaluate.",)
+    keys = dict.fromkeys(key for one in flat.values() for key in one if not key.startswith(aside))
     return {
         key: {name: one.get(key) for name, one in flat.items()}
         for key in keys

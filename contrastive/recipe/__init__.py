@@ -12,6 +12,7 @@ from contrastive.recipe.model import (
     Train,
     Views,
     WeightedLoss,
+    deciding,
     dump_yaml,
     training_fingerprint,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Tree",
     "Views",
     "WeightedLoss",
+    "deciding",
     "dump_yaml",
     "find_recipe",
     "load_cells",

@@ -220,6 +220,12 @@ class Recipe:
         """The losses without their weights."""
         return tuple(part for _, part in self.losses)
 
+    @property
+    def followed(self) -> bool:
+        """Whether a callback acts on validation figures, so that evaluation decides when training ends."""
+        inside = (spec for callback in self.callbacks for spec in callback.walk())
+        return any("validation" in spec.entry.load().needs for spec in inside)  # type: ignore[attr-defined]
+
     def parts(self) -> Iterator[PartSpec]:
         """Every part that training uses, nested ones included."""
         single = (self.dataset, self.augmentation, self.backbone, self.head, self.predictor, self.target)
@@ -260,14 +266,25 @@ def dump_yaml(recipe: Recipe) -> str:
     return write_yaml(recipe.dump())
 
 
-def training_fingerprint(recipe: Recipe, data: str) -> str:
-    """SHA-256 (hex) of what decides the trained weights.
+def deciding(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the trained weights, as plain values.
 
-    That is the resolved recipe without its name, its evaluation and what of ``train`` changes no weight
-    (:data:`NOT_TRAINING`); ``data``, the data set's own fingerprint; and the versions of the parts used.
+    All but its name, what of ``train`` changes no weight (:data:`NOT_TRAINING`), and its evaluation; of that
+    what is done during training counts where a callback acts on it.
     """
-    dump = {key: value for key, value in recipe.dump().items() if key not in ("name", "evaluate")}
+    whole = recipe.dump()
+    dump = {key: value for key, value in whole.items() if key not in ("name", "evaluate")}
     dump["train"] = {key: value for key, value in dump["train"].items() if key not in NOT_TRAINING}
+    if recipe.followed:
+        due = [key for key, spec in recipe.evaluate.protocols.items() if spec.at == "every"]
+        dump["evaluate"] = {key: whole["evaluate"][key] for key in ("every", *due)}
+    return dump
+
+
+def training_fingerprint(recipe: Recipe, data: str) -> str:
+    """SHA-256 (hex) of what decides the trained weights: :func:`deciding`; ``data``, the data set's own
+    fingerprint; and the versions of the parts used."""
+    dump = deciding(recipe)
     versions = sorted({f"{part.entry.provider}=={part.entry.version}" for part in recipe.parts()})
     content = json.dumps({"recipe": dump, "data": data, "versions": versions}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
