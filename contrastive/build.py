@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from contrastive.augmentations.pipeline import Pipeline
+from contrastive.device import no_tracker
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluate import Scheduled
@@ -126,12 +127,8 @@ class Builder:
                 f"a step takes {batch * self.recipe.train.accumulate} images but the data set has {images}; "
                 f"lower train.batch_size to {images} or less.",
             )
-        if batch % world_size():
-            self.refuse(
-                "train.batch_size",
-                f"{world_size()} processes cannot share batches of {batch} images alike; "
-                f"make it a multiple of {world_size()}.",
-            )
+        if told := self.recipe.unshared(world_size()):
+            self.mistakes.append(told)
         if self.recipe.positives == "label" and not data.labelled:
             self.refuse("positives", "positives: label needs labels, and this data set has none.")
 
@@ -347,6 +344,7 @@ class Builder:
             "single_positive": recipe.positives == "image"
             and all(sum(o == view for o, _ in method.pairs) <= 1 for view in method.online_views),
             "validation": followed and (data is None or data.labelled),
+            "processes": True,  # who trains gives them, or refuses: other commands take any run in one
         }
 
     def protocols(self) -> list[Scheduled]:
@@ -374,6 +372,8 @@ class Builder:
         channels = data.train.channels if data else 3
         method = self.method(channels, size, len(pipelines)) if size and pipelines else None
         optimizer = self.attempt("optimizer", self.recipe.optimizer.build)
+        for told in filter(None, map(no_tracker, self.recipe.train.trackers)):
+            self.refuse("train.trackers", told)
         protocols, callbacks = self.protocols(), self.callbacks()
         if method is not None and size is not None:
             self.check_view_sizes(method.backbone, sizes, channels, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -20,6 +21,9 @@ _SET = "override one value of the recipe, any depth, a YAML value; may be repeat
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 failed, 2 usage, 3 plugin, 130 interrupted)."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is shown escaped
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments) or 0
@@ -190,9 +194,14 @@ def _print_json(value: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None:
         from contrastive.launch import launch
+        from contrastive.recipe import load_recipe
+        from contrastive.registry import load_registry
 
+        resolved = load_recipe(arguments.recipe, arguments.overrides, load_registry())
+        if arguments.processes > 0 and (told := resolved.unshared(arguments.processes)):
+            raise RecipeError([told])  # before every process has imported all it needs
         argv = [f"--set={override}" for override in arguments.overrides]
-        argv += [f"--out={arguments.out}"] if arguments.out else []
+        argv += [f"--out={arguments.out}"] if arguments.out is not None else []
         argv += ["--json"] * arguments.json + ["--debug"] * arguments.debug
         return launch(["run", arguments.recipe, *argv, f"--resume={arguments.resume}"], arguments.processes)
 

@@ -12,12 +12,12 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from contrastive.distributed import world_size
-from contrastive.errors import UsageError
+from contrastive.errors import UsageError, did_you_mean
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -150,19 +150,18 @@ def to_host(values: Tensor) -> Callable[[], list[float]]:
     return read
 
 
-def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:
-    """The Accelerator of a run.
+def no_tracker(name: str) -> str | None:
+    """Why a tracker cannot be used, and what helps; None where it can."""
+    if name in map(str, get_available_trackers()):
+        return None
+    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name in known:
+        return f"{name} is not installed: pip install {name}."
+    return f"Accelerate knows no tracker '{name}', but {', '.join(known)}.{did_you_mean(name, known)}"
 
-    Raises:
-        UsageError: a tracker is not available.
-    """
-    available = {str(tracker) for tracker in get_available_trackers()}
-    for tracker in trackers:
-        if tracker not in available:  # Accelerate would go on without it
-            raise UsageError(
-                f"train.trackers: '{tracker}' is not installed or not known to Accelerate; available: "
-                f"{', '.join(sorted(available)) or 'none'}. Try pip install '{tracker}'."
-            )
+
+def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:
+    """The Accelerator of a run; it goes on without a tracker that :func:`no_tracker` tells of."""
     # Accelerate passes on the older of torch's two names for it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     AcceleratorState._reset_state()  # a second run in this Python process may ask for another precision

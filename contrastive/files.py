@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from contrastive.errors import ContrastiveError
+from contrastive.errors import ContrastiveError, UsageError
 
 
 def sync(path: Path) -> None:
@@ -106,6 +106,21 @@ def writing(path: Path) -> Iterator[None]:
         raise ContrastiveError(
             f"{path} could not be written ({reason}); make room, or the place writable, and run the same "
             "command again."
+        ) from error
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Say that a place which the user has named cannot be written.
+
+    Raises:
+        UsageError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror or error}); name another place with --out."
         ) from error
 
 

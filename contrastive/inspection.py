@@ -17,8 +17,10 @@ from contrastive.augmentations.preview import grid
 from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
 from contrastive.backbones.weights import mismatch
 from contrastive.build import Builder, Composition, Data, Opened, build, untrained_of
+from contrastive.continuation import flatten
 from contrastive.errors import DataError, RecipeError, UnreadableImage, UsageError, did_you_mean
 from contrastive.evaluate import Evaluation, frozen
+from contrastive.files import named
 from contrastive.parts import ImageTable
 from contrastive.protocols.knn import nearest
 from contrastive.recipe import Recipe, load_recipe
@@ -48,6 +50,7 @@ def load(folder: str | Path, overrides: Overrides = (), opened: Opened | None = 
     """
     run = Run(folder)
     recipe = run.recipe(overrides)
+    _require_effect(run.recipe(), recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data, parts = build(recipe, training=False, opened=opened)
     weights = run.weights()
@@ -56,6 +59,24 @@ def load(folder: str | Path, overrides: Overrides = (), opened: Opened | None = 
     parts.method.load_state_dict(weights)
     parts.method.to(device).to(memory_format=torch.channels_last)
     return Loaded(recipe, data, parts, evaluation_of(recipe, data, parts, device))
+
+
+#: What has done its work once a run is trained; of ``train`` all but what reading images, and drawing the
+#: untrained encoder, ask.
+_DONE = ("optimizer", "callbacks", "loss", "negatives", "positives", "train.")
+_READING = ("train.seed", "train.workers", "train.memory_limit", "train.cache")
+
+
+def _require_effect(trained: Recipe, asked: Recipe) -> None:
+    """Refuse overrides that would change nothing. Raises UsageError, naming them."""
+    before, after = flatten(trained.dump()), flatten(asked.dump())
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    idle = [key for key in changed if key.startswith(_DONE) and key not in _READING]
+    if idle:
+        raise UsageError(
+            f"--set {', '.join(idle)}: the run is trained, and this would change nothing; leave it out, or "
+            "train another run."
+        )
 
 
 def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overrides = ()) -> dict[str, Any]:
@@ -87,6 +108,8 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
             )
     if protocols:
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
+    if not evaluation.protocols:
+        raise UsageError("no protocol is left to evaluate by; name one with --protocol.")
     if not evaluation.labelled:
         raise UsageError(
             "this data set has no labels (or too few: both nine tenths of train and the held-out tenth need "
@@ -164,11 +187,9 @@ def embed(
         raise DataError(f"no image can be read: {'; '.join(sorted(loaded.evaluation.unreadable)[:5])}.")
     table = pa.concat_tables(tables)
     partial = out.with_name(f".{out.name}.tmp")
-    try:
+    with named(out):
         pq.write_table(table, partial)
         partial.replace(out)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror or error}.") from error
     width = int(table.schema.field("features").type.list_size)
     unreadable = sorted(loaded.evaluation.unreadable)
     return {"out": str(out), "rows": len(table), "width": width, "unreadable": unreadable}
@@ -225,14 +246,18 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
         loaded = load(folder)
         about = {"name": loaded.recipe.name, "backbone": loaded.recipe.backbone.dump()}
         channels, size = loaded.data.train.channels, loaded.parts.image_size
-        export_onnx(loaded.parts.method.backbone, out, channels, size, about)
+        with named(out):
+            export_onnx(loaded.parts.method.backbone, out, channels, size, about)
         return out
     written = Run(folder).folder / "backbone"
     if written.is_dir():
         _require_plain(written)
-        shutil.copytree(written, out, dirs_exist_ok=True)
-    else:
-        load(folder).parts.method.backbone.export(str(out))
+        with named(out):
+            shutil.copytree(written, out, dirs_exist_ok=True)
+        return out
+    backbone = load(folder).parts.method.backbone
+    with named(out):
+        backbone.export(str(out))
     return out
 
 
@@ -261,10 +286,8 @@ def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:
         raise DataError(f"none of the {len(data.train)} training images can be read.")
     picture = grid(images, ids, pipelines, resolved.train.seed)
     out = Path(out)
-    try:
+    with named(out):
         picture.save(out, format="PNG")
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror or error}.") from error
     return out
 
 

@@ -56,6 +56,7 @@ NEEDS: dict[str, str] = {
     "one view",
     "validation": "reads validation figures, and there are none; it needs labels, evaluate.every above 0 "
     "and a protocol with at: every, such as evaluate: {every: 1, knn: {}}",
+    "processes": "trains in several processes only; run with --processes 2, or more",
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import torch
 
 from contrastive.errors import UsageError
+from contrastive.files import named
 from contrastive.registry import core_version
 
 #: Whose versions may change what a run computes.
@@ -42,14 +43,10 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends. Raises UsageError where it cannot be had.
     """
-    try:
+    with named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")  # first of all: it tells a run's folder from a stranger's
         (folder / "checkpoints").mkdir(exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{folder} cannot be written ({error.strerror}); name another one with --out."
-        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -34,7 +34,7 @@ from contrastive.foreign import restore
 from contrastive.kinds import MONITORS
 from contrastive.memory import Done, hold
 from contrastive.metrics import MetricsFile
-from contrastive.parts import ImageTable, Split
+from contrastive.parts import NEEDS, ImageTable, Split
 from contrastive.passes import caveat
 from contrastive.process import git_commit, interrupts, locked, versions
 from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
@@ -100,6 +100,7 @@ class Job:
 
     def execute(self, out: str | Path | None, resume: Resume) -> Run:
         train = self.recipe.train
+        self._require_processes()
         folder = Path(out) if out is not None else default_folder(self.recipe, self.fingerprint)
         if folder.name in ("", ".."):  # "." has no name, and moves with the folder
             folder = folder.resolve()
@@ -126,6 +127,12 @@ class Job:
                     ending.callback(callback.run_ended, engine)
                 self._train_and_evaluate(engine, evaluation, resume)
         return Run(folder)
+
+    def _require_processes(self) -> None:
+        """Refuse to train in one process what is made for several, before anything is written."""
+        for spec in self.recipe.parts():
+            if world_size() == 1 and "processes" in spec.needs:
+                raise self.recipe.refuse(spec.kind, f"{spec.name} {NEEDS['processes']}.")
 
     def _tell_processes(self, device: torch.device) -> None:
         """See that all processes train the same run, and say how they share it."""
@@ -197,6 +204,8 @@ class Job:
         """See that ``folder`` is free, or holds this very run; ``never`` moves an old one aside."""
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file; name a folder with --out.")
+        if folder.is_symlink() and not folder.exists():
+            raise UsageError(f"{folder} is a link that leads nowhere; name a folder with --out.")
         begun = (folder / "environment.json").is_file()
         if not begun and (not folder.exists() or not any(folder.iterdir()) or (folder / ".lock").is_file()):
             if resume == "must":

@@ -14,6 +14,8 @@ from contrastive.registry import Registry
 class Base:
     """Keeps what it was built with."""
 
+    needs: frozenset[str] = frozenset()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({vars(self)})"
 

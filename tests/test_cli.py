@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,52 @@ def test_check_tells_shapes_steps_and_memory(tiny_recipe: Path, capsys: pytest.C
     assert report["images"] == {"train": 120, "test": 30}
     assert report["memory_mib"]["total"] > 0
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["export", "RUN"], ["compare", "RUN"], ["plugin", "new", "my-loss", "--kind", "loss"]]
+)
+def test_a_place_that_cannot_be_written_is_told(
+    command: list[str], tiny_run: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = [str(tiny_run) if word == "RUN" else word for word in command]
+    assert main([*command, "--out", "/proc/nowhere/x"]) == 2
+    assert "error: /proc/nowhere/x cannot be written (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["compare", "RUN", "--set", "train.epochs=3"],
+            "--set changes recipes, and only finished runs are named",
+        ),
+        (["evaluate", "RUN", "--set", "train.epochs=4"], "--set train.epochs: the run is trained"),
+        (["embed", "RUN", "--out", "x", "--set", "loss.temperature=1"], "--set loss.temperature: the run"),
+        (
+            ["evaluate", "RUN", "--set", "evaluate.knn=none", "--set", "evaluate.linear=none"],
+            "no protocol is left",
+        ),
+    ],
+)
+def test_what_would_change_nothing_of_a_finished_run_is_refused(
+    arguments: list[str], told: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main([str(tiny_run) if word == "RUN" else word for word in arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(tiny_recipe: Path, tmp_path: Path):
+    (tmp_path / "naïve.yaml").write_text(tiny_recipe.read_text())
+    command = [sys.executable, "-m", "contrastive", "check", str(tmp_path / "naïve.yaml")]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"is right" in done.stdout
+
+
+@pytest.mark.parametrize("of", ["ema", "{name: ema, momentum: 0.9}"])
+def test_what_several_processes_train_is_checked_in_one(of: str, tiny_recipe: Path):
+    assert check(tiny_recipe, [f"target={{name: shuffle_bn, of: {of}}}"])["parts"]["target"] == "shuffle_bn"
 
 
 CROP = "{name: random_resized_crop, size: 12}"
@@ -317,7 +364,8 @@ def test_unknown_protocols_and_parts_come_with_a_remedy(tiny_run: Path, capsys: 
 
 def test_a_folder_that_cannot_be_written_is_told(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
     Path("file").write_text("")
-    assert "error: " in refused(capsys, "export", str(tiny_run), "--out", "file/encoder", code=1)
+    told = refused(capsys, "export", str(tiny_run), "--out", "file/encoder")
+    assert "error: file/encoder cannot be written (Not a directory)" in told
 
 
 def test_embed_into_a_missing_folder_is_refused(tiny_run: Path, capsys: pytest.CaptureFixture[str]):

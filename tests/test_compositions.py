@@ -201,12 +201,6 @@ IMPOSSIBLE = {
         "exactly one positive",
         ["views={online: [0], target: [1]}"],
     ),
-    "shuffle_bn in one process": (
-        ["target={name: shuffle_bn, of: ema}"],
-        "target",
-        "split_bn",
-        ["target={name: split_bn, of: ema}"],
-    ),
     "split_bn of the online embeddings": (
         ["target={name: split_bn, of: shared}"],
         "target",

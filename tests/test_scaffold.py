@@ -199,7 +199,7 @@ def test_nothing_is_overwritten(there, tmp_path):
     else:
         path.write_text("all of it")
     before = sorted(os.walk(tmp_path))
-    with pytest.raises(UsageError, match="exists already; choose another name, or another folder with --out"):
+    with pytest.raises(UsageError, match="exists and is not an empty folder; name another one with --out"):
         create("my-loss", "loss", load_registry(plugins=False), path)
     assert sorted(os.walk(tmp_path)) == before
 

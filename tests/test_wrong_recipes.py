@@ -277,7 +277,11 @@ HOLDS = {
     "number beyond 64 bits": ["r.yaml:2:15", "beyond 64 bits"],
     "deep nesting": ["nested more than 32 deep"],
     "extends itself": ["r.yaml:1:10  extends", "in a circle (r.yaml -> r.yaml)", "let one stand alone"],
-    "extends nothing": ["r.yaml:2:10  extends", "there is no recipe file nowhere.yaml", "Shipped: "],
+    "extends nothing": [
+        "r.yaml:2:10  extends",
+        "there is no recipe file nowhere.yaml",
+        "`contrastive list recipe` names them",
+    ],
 }
 
 

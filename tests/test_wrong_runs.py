@@ -120,10 +120,31 @@ def test_a_recipe_that_does_not_exist(capsys: pytest.CaptureFixture[str]):
         ("train.epoch=3", "Did you mean 'epochs'?"),
         ("train.epochs", "train.epochs"),
         ("loss.temperature=[", "loss.temperature"),
+        ("target={name: shuffle_bn, of: ema}", "target: shuffle_bn trains in several processes only"),
+        ("head.dims=[]", "head.dims: must have at least 1 item, not a list"),
+        ("train.trackers=[wandbb]", "train.trackers: Accelerate knows no tracker 'wandbb'"),
+        ("dataset={name: hugging_face, path: ./nowhere}", "./nowhere: there is no such folder"),
     ],
 )
 def test_wrong_overrides(override: str, told: str, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
     assert told in refusal(capsys, str(tiny_recipe), "--set", override)
+
+
+def test_a_run_folder_is_no_recipe_but_holds_one(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+    assert f"its recipe is {tiny_run / 'recipe.yaml'}" in refusal(capsys, str(tiny_run))
+
+
+def test_processes_that_cannot_share_a_batch_are_refused_before_they_start(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("contrastive.launch._Rank", None)
+    told = "train.batch_size: 3 processes cannot share batches of 16 images alike; make it a multiple of 3."
+    assert told in refusal(capsys, str(tiny_recipe), "--processes", "3")
+
+
+def test_a_link_that_leads_nowhere(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
+    Path("link").symlink_to("gone")
+    assert "link is a link that leads nowhere" in refusal(capsys, str(tiny_recipe), "--out", "link")
 
 
 def test_every_mistake_at_once_beside_absent_data(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):

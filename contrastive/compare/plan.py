@@ -62,6 +62,8 @@ def plan(targets: Sequence[str], seeds: int, sets: Sequence[str] | Mapping[str, 
         UsageError: a run that is not finished, two candidates of one name, data or protocols that differ.
     """
     folders = [Path(target) for target in targets if (Path(target) / "recipe.yaml").is_file()]
+    if sets and len(folders) == len(targets):
+        raise UsageError("--set changes recipes, and only finished runs are named; leave it out.")
     runs = {group.folders[min(group.folders)]: group for group in _runs(folders)}
     first_of = {folder: first for first, group in runs.items() for folder in group.folders.values()}
     candidates: list[Candidate] = []

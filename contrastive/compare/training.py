@@ -12,7 +12,7 @@ from pathlib import Path
 
 from contrastive.compare.plan import Candidate
 from contrastive.errors import ContrastiveError, Interrupted
-from contrastive.files import write_whole
+from contrastive.files import named, write_whole
 from contrastive.process import interrupts
 from contrastive.recipe.reader import write_yaml
 
@@ -71,8 +71,9 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> list[str]:
 def write_recipes(candidates: Sequence[Candidate], out: Path) -> dict[str, Path]:
     """Every recipe in full in the comparison's folder, readable and runnable alone: name -> path."""
     folder = out / "recipes"
-    folder.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
+    with named(out):
+        folder.mkdir(parents=True, exist_ok=True)
+        (out / MARK).touch()
     paths = {c.name: folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', c.name)}.yaml" for c in candidates}
     for candidate in candidates:
         write_whole(paths[candidate.name], write_yaml(candidate.recipe))

@@ -117,6 +117,10 @@ class HuggingFace(Dataset):
                 "Write the images as parquet."
             )
         folder = Path(os.path.expanduser(self.path))
+        if self.path.startswith((".", "/", "~")) and not folder.exists():
+            raise DataError(
+                f"{self.path}: there is no such folder. Set dataset.path to one, or to a name on the hub."
+            )
         try:
             if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
                 loaded = datasets.load_from_disk(str(folder))

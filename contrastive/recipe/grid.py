@@ -57,7 +57,8 @@ def load_cells(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str
             "grid": "a map of axes, such as 'loss.temperature: [0.1, 0.5]'",
             "variants": "a map of names, each with the keys it changes",
         }
-        raise _refused(node.where, key, f"must be {forms[key]}, not {shown(node)}")
+        found = "an empty map" if node.is_map else shown(node)
+        raise _refused(node.where, key, f"must be {forms[key]}, not {found}")
     cells = list(_grid(base, node) if key == "grid" else _variants(base, node))
     names = [cell.tree.root.value["name"].value for cell in cells]
     for name in names:

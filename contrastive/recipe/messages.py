@@ -102,7 +102,8 @@ def _said(item: ErrorDetails) -> str:
         "Input should be a valid integer": "must be an integer",
         "Input should be a valid number": "must be a number",
     }
-    return re.sub("^(Input|String|List|Value) should", "must", words.get(item["msg"], item["msg"]))
+    said = words.get(item["msg"], item["msg"]).partition(" after validation, not")[0]
+    return re.sub("^(Input|String|List|Value) should", "must", said)
 
 
 def _nearest(item: ErrorDetails, value: Node) -> str:

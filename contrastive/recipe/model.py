@@ -44,6 +44,11 @@ class PartSpec:
         """The part as a recipe would write it, in full."""
         return {"name": self.name, **{key: _dumped(value) for key, value in self.params.items()}}
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the part declares that it needs, see :data:`contrastive.parts.NEEDS`."""
+        return self.entry.load().needs  # type: ignore[attr-defined]
+
     def walk(self) -> Iterator[PartSpec]:
         """This part and all parts inside it."""
         yield self
@@ -224,7 +229,7 @@ class Recipe:
     def followed(self) -> bool:
         """Whether a callback acts on validation figures, so that evaluation decides when training ends."""
         inside = (spec for callback in self.callbacks for spec in callback.walk())
-        return any("validation" in spec.entry.load().needs for spec in inside)  # type: ignore[attr-defined]
+        return any("validation" in spec.needs for spec in inside)
 
     def parts(self) -> Iterator[PartSpec]:
         """Every part that training uses, nested ones included."""
@@ -245,6 +250,17 @@ class Recipe:
     def refuse(self, path: str, message: str) -> RecipeError:
         """:meth:`mistake` alone, as an error to raise."""
         return RecipeError([self.mistake(path, message)])
+
+    def unshared(self, processes: int) -> Mistake | None:
+        """What is wrong where so many processes cannot share a batch alike."""
+        batch = self.train.batch_size
+        if batch % processes == 0:
+            return None
+        return self.mistake(
+            "train.batch_size",
+            f"{processes} processes cannot share batches of {batch} images alike; make it a multiple of "
+            f"{processes}.",
+        )
 
     def _protocols(self) -> dict[str, Any]:
         if not self.evaluate.protocols:

@@ -60,8 +60,10 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     if wanted in shipped:
         found = shipped_folder() / f"{wanted}.yaml"
         return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    if (path / "recipe.yaml").is_file():
+        raise UsageError(f"{name} is a run folder, not a recipe file; its recipe is {path / 'recipe.yaml'}.")
     what = f"{name} is a folder, not a recipe file" if is_folder else f"there is no recipe file {name}"
-    known = f" Shipped: {', '.join(shipped)}." if shipped else ""
+    known = " `contrastive list recipe` names them." if shipped else ""
     hint = did_you_mean(wanted.removeprefix("recipes/"), shipped) or known
     raise UsageError(f"{what}, nor a shipped recipe of that name.{hint}")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from string import Template
 
 from contrastive.errors import UsageError
+from contrastive.files import named
 from contrastive.kinds import KINDS
 from contrastive.registry import CORE, KNOWN_PLUGINS, Registry
 
@@ -78,10 +79,11 @@ def create(name: str, kind: str, registry: Registry, out: str | Path | None = No
         raise UsageError(f"{kind} '{names.part}' is a part of {owner} already; choose another name.")
     folder = Path(name if out is None else out)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} exists already; choose another name, or another folder with --out.")
-    for path, text in files(names).items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+        raise UsageError(f"{folder} exists and is not an empty folder; name another one with --out.")
+    with named(folder):
+        for path, text in files(names).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
     return _next_steps(names, folder)
 
 

@@ -113,18 +113,10 @@ class ShuffleBN(_RegroupedBatch):
     """
 
     label = "shuffle_bn"
+    needs = frozenset({"processes"})
 
     def __init__(self, of: Target):
         super().__init__(of)
-
-    def bind(self, encoder: nn.Module) -> None:
-        """Raises UsageError where one process trains alone, or the target in ``of`` has no encoder."""
-        if world_size() == 1:
-            raise UsageError(
-                "shuffle_bn shuffles images between processes, and there is only one; "
-                "name split_bn instead, which protects a single device."
-            )
-        super().bind(encoder)
 
     def forward(
         self,

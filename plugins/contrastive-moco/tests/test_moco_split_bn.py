@@ -62,8 +62,9 @@ def test_a_target_without_an_encoder_is_refused():
 
 
 def test_shuffling_needs_several_processes():
-    with pytest.raises(UsageError, match="only one; name split_bn instead"):
-        ShuffleBN(EMA()).bind(nn.Identity())
+    assert "processes" in ShuffleBN.needs
+    with pytest.raises(UsageError, match=r"shuffle_bn regroups .* of: {name: ema}"):
+        ShuffleBN(StopGrad()).bind(nn.Identity())
 
 
 def test_the_wrapped_average_moves_on():
