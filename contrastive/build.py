@@ -372,8 +372,6 @@ class Builder:
         channels = data.train.channels if data else 3
         method = self.method(channels, size, len(pipelines)) if size and pipelines else None
         optimizer = self.attempt("optimizer", self.recipe.optimizer.build)
-        for told in filter(None, map(no_tracker, self.recipe.train.trackers)):
-            self.refuse("train.trackers", told)
         protocols, callbacks = self.protocols(), self.callbacks()
         if method is not None and size is not None:
             self.check_view_sizes(method.backbone, sizes, channels, size)
@@ -420,11 +418,13 @@ def untrained_of(
 def build(recipe: Recipe, *, training: bool = True, opened: Opened | None = None) -> tuple[Data, Composition]:
     """Open the data and build every part. Raises RecipeError with all mistakes at once.
 
-    Without ``training`` the data may be too few for a batch, or have no labels to train on. What stands in
-    ``opened`` is not opened again, and what is opened is added to it.
+    Without ``training`` the data may be too few for a batch, or have no labels to train on, and trackers may
+    not be there. What stands in ``opened`` is not opened again, and what is opened is added to it.
     """
     builder = Builder(recipe, opened)
     data = builder.data(training)
+    for told in filter(None, map(no_tracker, recipe.train.trackers if training else ())):
+        builder.refuse("train.trackers", told)
     composition = builder.compose(data)
     builder.raise_mistakes()
     assert data is not None

@@ -279,6 +279,7 @@ def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:
     builder = Builder(resolved)
     data = builder.data()
     pipelines = builder.pipelines()
+    builder.view_sizes(pipelines, data)
     if builder.mistakes or data is None:
         raise RecipeError(builder.mistakes)
     images, ids = _first_readable(data.train, PREVIEW_IMAGES)

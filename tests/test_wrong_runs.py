@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from contrastive.build import build
 from contrastive.cli import main
+from contrastive.errors import RecipeError
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]\n"
@@ -140,6 +144,21 @@ def test_processes_that_cannot_share_a_batch_are_refused_before_they_start(
     monkeypatch.setattr("contrastive.launch._Rank", None)
     told = "train.batch_size: 3 processes cannot share batches of 16 images alike; make it a multiple of 3."
     assert told in refusal(capsys, str(tiny_recipe), "--processes", "3")
+
+
+def test_a_run_with_a_tracker_that_is_not_here_can_be_used(tiny_recipe: Path):
+    recipe = load_recipe(tiny_recipe, ["train.trackers=[aim]"], load_registry())
+    with pytest.raises(RecipeError, match=r"train\.trackers: aim is not installed: pip install aim\."):
+        build(recipe)
+    build(recipe, training=False)
+
+
+def test_views_without_measure_are_refused_before_they_are_drawn(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    size = f"augmentation.size={10**9}"
+    assert main(["preview", str(tiny_recipe), "--set", size, "--out", "views.png"]) == 2
+    assert f"views of {10**9} pixels a side are too large" in capsys.readouterr().err
 
 
 def test_a_link_that_leads_nowhere(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):

@@ -174,9 +174,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """(H, W) once the EXIF orientation is applied."""
-    tags = getattr(
-        image, "tag_v2", {}
-    )  # of a TIFF, for which some versions of Pillow turn ``size`` on opening
+    # Of a TIFF, whose ``size`` some versions of Pillow turn on opening.
+    tags = getattr(image, "tag_v2", {})
     width, height = tags.get(_WIDTH, image.width), tags.get(_LENGTH, image.height)
     return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
