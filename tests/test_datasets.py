@@ -823,8 +823,11 @@ def test_hugging_face_mistakes(hub, tmp_path, monkeypatch):
         HuggingFace(str(tmp_path / "saved"), train="training").table("train")
     with pytest.raises(DataError, match=r"'img'.*dataset\.image_column to one of: image"):
         HuggingFace(str(tmp_path / "saved"), image_column="img").table("train")
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match=r"nowhere: there is no such folder\. Set dataset\.path"):
         HuggingFace(str(tmp_path / "nowhere")).table("train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="cannot be loaded"):
+        HuggingFace(str(tmp_path / "empty")).table("train")
 
 
 def test_hugging_face_without_its_package(monkeypatch):
