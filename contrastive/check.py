@@ -18,7 +18,7 @@ from contrastive.limits import MemoryGuard
 from contrastive.memory import pixel_bytes, shown, whereabouts
 from contrastive.method import Method
 from contrastive.parts import ImageTable
-from contrastive.passes import caveat, cuts
+from contrastive.passes import Buffers, caveat, cuts
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
 from contrastive.registry import load_registry
 
@@ -172,7 +172,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
     labels = torch.arange(images) // 2 if recipe.positives == "label" else None
     held = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
     views = [torch.rand(images, channels, *size) for size in parts.view_sizes]
-    before = {name: tensor.clone() for name, tensor in method.named_buffers()}
+    before = Buffers([method])
     with (
         MemoryGuard(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -181,8 +181,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
         output = method.train()(views, torch.arange(images), labels)
     kept = sum(size for pointer, size in seen.items() if pointer not in held)
     del output  # until here what it keeps is alive, and no address stands for two tensors
-    for name, buffer in method.named_buffers():  # batch norm has seen noise; nobody else shall
-        buffer.copy_(before[name])
+    before.put_back()  # batch norm has seen noise; nobody else shall
     return kept
 
 

@@ -58,6 +58,11 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}"
 
+    def last(self) -> Path | None:
+        """Where the checkpoint of the latest step is, if there is one."""
+        steps = self.steps()
+        return self.path(steps[-1]) if steps else None
+
     def save(self, step: int, state: dict[str, Any], best_step: int | None = None) -> Path:
         """Write ``state`` as the checkpoint of ``step`` and prune the ones no longer kept.
 

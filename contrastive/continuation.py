@@ -108,11 +108,12 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return {path: tree}
 
 
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The keys in which two flat trees differ, sorted."""
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
 def _differences(before: Recipe, after: Recipe) -> list[str]:
     """What differs between two recipes and decides weights: ``train.epochs (10, now 20)``."""
     old, new = flatten(deciding(before)), flatten(deciding(after))
-    return [
-        f"{key} ({old.get(key)}, now {new.get(key)})"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+    return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in changed(old, new)]

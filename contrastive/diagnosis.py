@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -178,7 +177,7 @@ class Health:
 
     def _rescue(self) -> str:
         """Where the last good state is, and what helps: the same command would come to the same numbers."""
-        path = newest(self.checkpoints)
+        path = self.checkpoints.last()
         where = "There is no checkpoint before it" if path is None else f"The checkpoint before it is {path}"
         other = "lower optimizer.lr or set train.clip_grad_norm, for a run of its own."
         if self.nonfinite == "skip":
@@ -187,15 +186,9 @@ class Health:
         return f"{where}; say train.nonfinite=skip{on} to leave such steps out, or {other}"
 
 
-def newest(checkpoints: Checkpoints) -> Path | None:
-    """Where the newest checkpoint is."""
-    steps = checkpoints.steps()
-    return checkpoints.path(steps[-1]) if steps else None
-
-
 def way_back(checkpoints: Checkpoints) -> str:
     """Where the newest checkpoint is: from there the same command goes on."""
-    path = newest(checkpoints)
+    path = checkpoints.last()
     if path is None:
         return "There is no checkpoint before it; nothing was written."
     return f"The checkpoint before it is {path}; the same command goes on from there."

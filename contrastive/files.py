@@ -124,6 +124,15 @@ def named(path: Path) -> Iterator[None]:
         ) from error
 
 
+def json_map(text: bytes) -> dict[str, Any] | None:
+    """The map that a JSON text holds; None where it holds none."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):  # no text, no JSON, or nested without end
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Replace a file of one JSON value in one step. Raises ContrastiveError where it cannot be written."""
     with writing(path):

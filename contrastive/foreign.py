@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from contrastive.checkpoints import Checkpoints
 from contrastive.errors import ContrastiveError, UsageError
+from contrastive.files import json_map
 
 
 class Restorable(Protocol):
@@ -25,11 +25,8 @@ def read_map(path: Path) -> dict[str, Any]:
     """The map a JSON file holds, empty where there is no file. Raises UsageError where it holds none."""
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError):  # no text, no JSON, or nested without end
-        content = None
-    if not isinstance(content, dict):
+    content = json_map(path.read_bytes())
+    if content is None:
         raise UsageError(f"{path} is damaged: it holds no JSON map; put back the one the run wrote.")
     return content
 

@@ -17,7 +17,7 @@ from contrastive.augmentations.preview import grid
 from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
 from contrastive.backbones.weights import mismatch
 from contrastive.build import Builder, Composition, Data, Opened, build, untrained_of
-from contrastive.continuation import flatten
+from contrastive.continuation import changed, flatten
 from contrastive.errors import DataError, RecipeError, UnreadableImage, UsageError, did_you_mean
 from contrastive.evaluate import Evaluation, frozen
 from contrastive.files import named
@@ -50,7 +50,8 @@ def load(folder: str | Path, overrides: Overrides = (), opened: Opened | None = 
     """
     run = Run(folder)
     recipe = run.recipe(overrides)
-    _require_effect(run.recipe(), recipe)
+    if overrides:
+        _require_effect(run.recipe(), recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data, parts = build(recipe, training=False, opened=opened)
     weights = run.weights()
@@ -69,9 +70,8 @@ _READING = ("train.seed", "train.workers", "train.memory_limit", "train.cache")
 
 def _require_effect(trained: Recipe, asked: Recipe) -> None:
     """Refuse overrides that would change nothing. Raises UsageError, naming them."""
-    before, after = flatten(trained.dump()), flatten(asked.dump())
-    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    idle = [key for key in changed if key.startswith(_DONE) and key not in _READING]
+    keys = changed(flatten(trained.dump()), flatten(asked.dump()))
+    idle = [key for key in keys if key.startswith(_DONE) and key not in _READING]
     if idle:
         raise UsageError(
             f"--set {', '.join(idle)}: the run is trained, and this would change nothing; leave it out, or "

@@ -11,7 +11,7 @@ from typing import Any
 
 from contrastive.distributed import rank
 from contrastive.errors import UsageError
-from contrastive.files import sync, writing
+from contrastive.files import json_map, sync, writing
 
 
 class MetricsFile:
@@ -66,11 +66,8 @@ class MetricsFile:
         return [self._object(*numbered) for numbered in enumerate(self._whole().splitlines(), 1)]
 
     def _object(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):  # no JSON, or nested without end
-            content = None
-        if not isinstance(content, dict):
+        content = json_map(line)
+        if content is None:
             raise UsageError(f"{self.path}:{number} is damaged: it holds no JSON map; take the line out.")
         return content
 

@@ -131,8 +131,8 @@ class GradientCache:
     def __init__(self, method: Method, model: nn.Module, accelerator: Accelerator, size: int, seed: int):
         self.method, self.model, self.accelerator = method, model, accelerator
         self.size, self.seed = size, seed
-        self.twice: list[nn.Module | None] = [method.backbone, method.head, method.predictor]
-        self.twice += [] if method.target.detached else [method.target]
+        once = method.target if method.target.detached else None
+        self.twice = [module for module in method.encoders if module is not once]
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
         number, count = micro

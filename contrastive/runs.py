@@ -96,7 +96,7 @@ class Job:
         self.recipe, self.data, self.parts, self.display = recipe, data, composition, display
         self.asked = asked_of(recipe, data, composition)
         self.fingerprint = self.asked.fingerprint
-        self.earlier: list[str] = []  # fingerprints of this run when it was to be shorter
+        self.earlier: list[str] = []  # fingerprints that this run had before
 
     def execute(self, out: str | Path | None, resume: Resume) -> Run:
         train = self.recipe.train

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import contrastive
+from contrastive import runs
 from contrastive.build import build
 from contrastive.checkpoints import Checkpoints
 from contrastive.data import TrainLoader, augment
@@ -73,6 +74,13 @@ def test_a_run_costs_no_less_once_it_is_evaluated_again(
     assert again["protocols"]["knn"]["k"] == 3
     assert before["peak_memory_mib"] >= again["peak_memory_mib"] == trained["peak_memory_mib"] > 1
     assert again["wall_seconds"] >= round(trained["seconds"], 1)
+
+
+def test_one_of_several_processes_does_not_stop_alone_while_it_decodes(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(Interrupted):
+        runs._unless(lambda: True)(1, 10)
+    monkeypatch.setattr(runs, "world_size", lambda: 2)
+    runs._unless(lambda: True)(1, 10)
 
 
 def test_the_resolved_recipe_gives_the_same_run(tiny_run: Path, tmp_path: Path):

@@ -53,6 +53,14 @@ def test_features_are_h_and_of_the_head_z_encoded_once(folder):
     assert Trial(encoder, None, *asked[:2]).features()[2] is None
 
 
+def test_features_of_a_part_are_its_own(folder):
+    """Parts come and go: none is taken for an earlier one that had its place in memory."""
+    given = Trial(nn.Flatten(), None, rows_of(folder, *range(20)), rows_of(folder, 30))
+    for place in range(20):
+        features = given.features_of(given.fit.take(np.array([place])))
+        assert features.ids.tolist() == [folder.ids[place]]
+
+
 def test_z_without_a_head_is_refused(folder):
     with pytest.raises(UsageError, match="this encoder has none; say feature: h"):
         Trial(nn.Flatten(), None, rows_of(folder, 0), rows_of(folder, 1)).features("z")

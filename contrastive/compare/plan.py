@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.build import Opened, build
-from contrastive.continuation import Asked, flatten
+from contrastive.continuation import Asked, changed, flatten
 from contrastive.errors import Mistakes, UsageError
 from contrastive.foreign import read_map
 from contrastive.recipe import (
@@ -218,8 +218,7 @@ def unequal(key: str, one: tuple[str, Any], two: tuple[str, Any]) -> list[str]:
     old, new = flatten(before, key), flatten(after, key)
     return [
         f"{path}: {old.get(path, 'nothing')} in {name}, {new.get(path, 'nothing')} in {other}"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
+        for path in changed(old, new)
     ]
 
 
