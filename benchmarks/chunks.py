@@ -22,10 +22,10 @@ from contrastive.backbones import Timm
 from contrastive.data import augment
 from contrastive.heads import MLP
 from contrastive.losses import NTXent
-from contrastive.method import Method
 from contrastive.negatives import InBatch
-from contrastive.passes import Chunk, GradientCache, OnePass
 from contrastive.targets import EMA, Shared
+from contrastive.training.gradients import Chunk, GradientCache, OnePass
+from contrastive.training.method import Method
 from contrastive.values import Batch, Progress
 
 SIZE, CHUNK, BATCH = 32, 128, 4096

@@ -20,8 +20,8 @@ from torchvision.transforms.functional import pil_to_tensor
 from benchmarks.harness import Row, paired
 from contrastive.augmentations.geometry import RandomResizedCrop as OurCrop
 from contrastive.augmentations.pipeline import Pipeline
-from contrastive.cache import Cache
 from contrastive.data import TrainLoader
+from contrastive.data.cache import Cache
 from contrastive.datasets import ImageFolder
 
 SIZE, VIEWS = 224, 2

@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Row, paired
-from contrastive.build import build
-from contrastive.console import Display
-from contrastive.device import make_accelerator
-from contrastive.engine import Engine
+from contrastive.build.builder import build
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs import Job
+from contrastive.runs.display import Display
+from contrastive.runs.job import Job
+from contrastive.training.accelerator import make_accelerator
+from contrastive.training.engine import Engine
 
 BATCH = 256
 STEPS = 2  # of a repetition

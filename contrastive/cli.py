@@ -181,7 +181,7 @@ class _Version(argparse.Action):
     """Reads the version only when it is asked for."""
 
     def __call__(self, *_: Any) -> None:
-        from contrastive.registry import core_version
+        from contrastive.registry.registry import core_version
 
         print(f"contrastive {core_version()}")
         raise SystemExit(0)
@@ -193,9 +193,9 @@ def _print_json(value: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None:
-        from contrastive.launch import launch
         from contrastive.recipe import load_recipe
         from contrastive.registry import load_registry
+        from contrastive.runs.launch import launch
 
         resolved = load_recipe(arguments.recipe, arguments.overrides, load_registry())
         if arguments.processes > 0 and (told := resolved.unshared(arguments.processes)):
@@ -205,10 +205,10 @@ def _run(arguments: argparse.Namespace) -> int:
         argv += ["--json"] * arguments.json + ["--debug"] * arguments.debug
         return launch(["run", arguments.recipe, *argv, f"--resume={arguments.resume}"], arguments.processes)
 
-    from contrastive.console import Display, summary_table
-    from contrastive.device import is_first
-    from contrastive.launch import LAUNCHED, end_with_launcher
-    from contrastive.runs import run
+    from contrastive.runs.display import Display, summary_table
+    from contrastive.runs.job import run
+    from contrastive.runs.launch import LAUNCHED, end_with_launcher
+    from contrastive.training.accelerator import is_first
 
     if LAUNCHED in os.environ:
         end_with_launcher()
@@ -229,7 +229,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from contrastive.check import check_file, render
+    from contrastive.commands.check import check_file, render
 
     reports, codes = [], [0]
     for recipe in arguments.recipes:
@@ -249,7 +249,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from contrastive.describe import list_parts, render_list
+    from contrastive.commands.catalogue import list_parts, render_list
     from contrastive.registry import load_registry
 
     listing = list_parts(load_registry(), arguments.kind)
@@ -258,7 +258,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from contrastive.describe import render_part, show_part
+    from contrastive.commands.catalogue import render_part, show_part
     from contrastive.registry import load_registry
 
     part = show_part(load_registry(), arguments.kind, arguments.name)
@@ -267,14 +267,14 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _preview(arguments: argparse.Namespace) -> int:
-    from contrastive.inspection import preview
+    from contrastive.commands.evaluate import preview
 
     print(preview(arguments.recipe, arguments.overrides, arguments.out))
     return 0
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    from contrastive.profile import profile, render
+    from contrastive.commands.profiler import profile, render
 
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         report = profile(arguments.recipe, arguments.overrides, arguments.steps)
@@ -283,8 +283,8 @@ def _profile(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from contrastive.console import Display, summary_table
-    from contrastive.inspection import evaluate
+    from contrastive.commands.evaluate import evaluate
+    from contrastive.runs.display import Display, summary_table
 
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         figures = evaluate(arguments.run, arguments.protocol, arguments.overrides)
@@ -295,7 +295,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    from contrastive.inspection import embed
+    from contrastive.commands.evaluate import embed
 
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         written = embed(
@@ -313,15 +313,15 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from contrastive.inspection import export
+    from contrastive.commands.evaluate import export
 
     print(export(arguments.run, arguments.out, arguments.format))
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from contrastive.compare import compare
-    from contrastive.console import Display
+    from contrastive.commands.compare.outcome import compare
+    from contrastive.runs.display import Display
 
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         display = Display()
@@ -339,15 +339,15 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
+    from contrastive.recipe.schema import recipe_schema
     from contrastive.registry import load_registry
-    from contrastive.schema import recipe_schema
 
     _print_json(recipe_schema(load_registry()))
     return 0
 
 
 def _plugin_list(arguments: argparse.Namespace) -> int:
-    from contrastive.describe import list_plugins, render_plugins
+    from contrastive.commands.catalogue import list_plugins, render_plugins
     from contrastive.registry import load_registry
 
     plugins = list_plugins(load_registry())
@@ -356,8 +356,8 @@ def _plugin_list(arguments: argparse.Namespace) -> int:
 
 
 def _plugin_new(arguments: argparse.Namespace) -> int:
+    from contrastive.commands.plugin_new.scaffold import create
     from contrastive.registry import load_registry
-    from contrastive.scaffold import create
 
     print(create(arguments.name, arguments.kind, load_registry(), arguments.out))
     return 0

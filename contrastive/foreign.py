@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from contrastive.checkpoints import Checkpoints
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.files import json_map
+from contrastive.training.checkpoints import Checkpoints
 
 
 class Restorable(Protocol):

@@ -10,9 +10,9 @@ from typing import Any
 
 from contrastive.kinds import KINDS
 from contrastive.recipe import load_tree, shipped_recipes
-from contrastive.recipe.parameters import Parameter, signature_of, type_text
-from contrastive.recipe.resolve import KEYS
-from contrastive.recipe.source import PART_KEYS
+from contrastive.recipe.resolver import KEYS
+from contrastive.recipe.signature import Parameter, signature_of, type_text
+from contrastive.recipe.sources import PART_KEYS
 from contrastive.registry import Registry
 
 #: Text that stands in the YAML as it is: odd numbers, tags, anchors, aliases, broken syntax.

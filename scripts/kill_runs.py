@@ -38,9 +38,9 @@ from benchmarks.__main__ import machine  # noqa: E402
 from benchmarks.harness import environment  # noqa: E402
 from contrastive.cli import main as main_of_contrastive  # noqa: E402
 from contrastive.files import write_whole  # noqa: E402
-from contrastive.metrics import MetricsFile  # noqa: E402
-from contrastive.runs import run  # noqa: E402,F401
-from tests.same import assert_same_run  # noqa: E402
+from contrastive.runs.job import run  # noqa: E402,F401
+from contrastive.training.metrics_file import MetricsFile  # noqa: E402
+from tests.support.same import assert_same_run  # noqa: E402
 
 RECIPES = (
     "simclr", "moco_v1", "moco_v2", "moco_v3", "byol", "simsiam", "supcon", "simclr_queue", "moco_in_batch",

@@ -17,8 +17,8 @@ from typing import Any
 from pages import put
 
 from contrastive import hookspecs, parts
+from contrastive.commands.plugin_new.scaffold import files, names_of
 from contrastive.kinds import API_VERSION, KINDS, OLDEST_API_VERSION
-from contrastive.scaffold import files, names_of
 from contrastive.testing import CHECKS
 
 PAGES = Path(__file__).parent.parent / "docs" / "plugins"

@@ -17,9 +17,9 @@ from typing import Any
 
 from pages import put
 
-from contrastive.compare.results import Matrix, matrix
-from contrastive.compare.table import accuracy, difference, words
-from contrastive.console import duration, percent
+from contrastive.commands.compare.findings import Matrix, matrix
+from contrastive.commands.compare.tables import accuracy, difference, words
+from contrastive.runs.display import duration, percent
 
 Row = Mapping[str, Any]
 

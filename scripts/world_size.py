@@ -25,14 +25,14 @@ import torch
 from pages import put
 from torch import Tensor
 
-from contrastive import build as building
-from contrastive.console import Display
-from contrastive.device import join_processes, make_accelerator
+from contrastive.build import builder as building
 from contrastive.distributed import mean, rank, world_size
 from contrastive.errors import RecipeError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs import Job
+from contrastive.runs.display import Display
+from contrastive.runs.job import Job
+from contrastive.training.accelerator import join_processes, make_accelerator
 
 ROOT = Path(__file__).parent.parent
 STEPS, BATCH = 2, 16

@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 
 from contrastive.cli import main
-from tests.tiny import write_data, write_recipe
+from tests.support.tiny import write_data, write_recipe
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import contrastive
-from contrastive.check import check
 from contrastive.cli import main
+from contrastive.commands.check import check
 from contrastive.errors import RecipeError
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from contrastive import distributed
 from contrastive.heads import MLP, NoHead
 from contrastive.losses import Margin, NTLogistic, NTXent
-from contrastive.method import Method
 from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss
 from contrastive.targets import EMA, Shared, StopGrad
 from contrastive.testing.processes import two_processes
+from contrastive.training.method import Method
 from contrastive.values import Progress
 
 N = 6

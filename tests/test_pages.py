@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import study_tables
-from fake_runs import write_runs
 from pages import put
 
-from contrastive.compare.plan import plan
-from contrastive.compare.results import gather
+from contrastive.commands.compare.candidates import plan
+from contrastive.commands.compare.findings import gather
+from tests.support.fake_runs import write_runs
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 

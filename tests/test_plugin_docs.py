@@ -16,7 +16,7 @@ from contrastive import hookspecs
 from contrastive.cli import main
 from contrastive.kinds import KINDS
 from contrastive.testing import CHECKS
-from tests.plugin_packages import code_lines, install, on_path
+from tests.support.plugin_packages import code_lines, install, on_path
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "make_plugin_docs.py"

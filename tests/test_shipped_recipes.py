@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import contrastive
-from tests.tiny import CLASSES, image
+from tests.support.tiny import CLASSES, image
 
 TWO_STEPS = {"train.max_steps": 2, "evaluate.knn.k": 5, "evaluate.linear.l2": [0.1]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import contrastive
-from contrastive.build import Opened, build
+from contrastive.build.builder import Opened, build
 from contrastive.recipe import Recipe, dump_yaml, load_cells, resolve, shipped_recipes
 from contrastive.registry import load_registry
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from contrastive.augmentations.kernels.colour import blend_, blend_one, luminance, merged, shift_hue
 from contrastive.augmentations.pipeline import Operation, Params, Probability, on_chosen, to_device
-from contrastive.kernels.colour import blend_, blend_one, luminance, merged, shift_hue
 from contrastive.rng import Draws
 
 _Amount = Annotated[float, Field(ge=0)]

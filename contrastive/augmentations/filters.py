@@ -10,6 +10,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from contrastive.augmentations.kernels.colour import luminance
+from contrastive.augmentations.kernels.noise import normal
+from contrastive.augmentations.kernels.resample import blur_one, blur_weights, gaussian, separable
 from contrastive.augmentations.pipeline import (
     Operation,
     Params,
@@ -19,9 +22,6 @@ from contrastive.augmentations.pipeline import (
     ordered,
     to_device,
 )
-from contrastive.kernels.colour import luminance
-from contrastive.kernels.noise import normal
-from contrastive.kernels.resample import blur_one, blur_weights, gaussian, separable
 from contrastive.rng import Draws
 
 _Positive = Annotated[float, Field(gt=0)]

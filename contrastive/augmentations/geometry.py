@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from contrastive.augmentations.kernels.resample import Interpolation
 from contrastive.augmentations.pipeline import (
     Operation,
     Params,
@@ -19,7 +20,6 @@ from contrastive.augmentations.pipeline import (
     to_device,
 )
 from contrastive.errors import UsageError
-from contrastive.kernels.resample import Interpolation
 from contrastive.rng import Draws
 
 _Positive = Annotated[float, Field(gt=0)]

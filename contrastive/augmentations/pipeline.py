@@ -20,8 +20,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from contrastive.augmentations.kernels.resample import Interpolation, crop_and_resize
 from contrastive.errors import UsageError
-from contrastive.kernels.resample import Interpolation, crop_and_resize
 from contrastive.parts import Augmentation
 from contrastive.rng import Draws, Key
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from contrastive.datasets.decoding import EncodedTable, common_size
-from contrastive.datasets.files import fingerprint_tables
+from contrastive.datasets.fingerprints import fingerprint_tables
 from contrastive.datasets.labels import Vocabulary
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
 from contrastive.parts import Dataset, Split

@@ -1,20 +1,5 @@
-"""Protocols: how an encoder is scored. Names resolve on first use (PEP 562)."""
+"""Protocols: how an encoder is scored."""
 
-from __future__ import annotations
+from contrastive.lazy import door
 
-from importlib import import_module
-from typing import Any
-
-_HOME = {"FineTune": "finetune", "KNN": "knn", "LinearProbe": "linear", "Retrieval": "retrieval"}
-
-__all__ = ["KNN", "FineTune", "LinearProbe", "Retrieval"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -22,7 +22,7 @@ from contrastive.rng import derive, hash_order
 from contrastive.values import Features
 
 if TYPE_CHECKING:
-    from contrastive.trial import Images, Trial
+    from contrastive.evaluation.trial import Images, Trial
 
 
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -17,7 +17,7 @@ from contrastive.rng import hash_order
 from contrastive.values import Feature, Features
 
 if TYPE_CHECKING:
-    from contrastive.trial import Trial
+    from contrastive.evaluation.trial import Trial
 
 #: Similarities ranked at a time; a ranked one takes about 40 bytes.
 _TILE = 1 << 22

@@ -16,7 +16,7 @@ from typing import Any
 from contrastive.errors import Mistake, RecipeError
 from contrastive.recipe.messages import join, shown
 from contrastive.recipe.nodes import Node, Tree
-from contrastive.recipe.source import assign, load_tree, merge
+from contrastive.recipe.sources import assign, load_tree, merge
 
 #: Recipes that one file may stand for.
 MAX_CELLS = 256

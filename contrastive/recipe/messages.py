@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from contrastive.errors import Mistake, did_you_mean
 from contrastive.recipe.nodes import Node
-from contrastive.recipe.parameters import arms, item_of, type_text
+from contrastive.recipe.signature import arms, item_of, type_text
 
 
 def shown(node: Node) -> str:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 
 from contrastive.errors import Mistake, RecipeError, Where
 from contrastive.recipe.nodes import Node
-from contrastive.recipe.parameters import STRICT, checked, python_values, signature_of
 from contrastive.recipe.reader import write_yaml
+from contrastive.recipe.signature import STRICT, checked, python_values, signature_of
 from contrastive.registry import Entry
 
 #: Keys of ``train`` that change no weight, and so are no part of the training fingerprint.

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from contrastive.distributed import rank, world_size
 from contrastive.heads import NoHead
 from contrastive.losses import NTXent
-from contrastive.method import Method, Output
 from contrastive.negatives import InBatch
 from contrastive.parts import Backbone, Head, Target
 from contrastive.recipe import PartSpec
@@ -24,6 +23,7 @@ from contrastive.targets import EMA, Shared, StopGrad
 from contrastive.testing.materials import VIEWS, classes, generator
 from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS
 from contrastive.testing.surroundings import seeded
+from contrastive.training.method import Method, Output
 from contrastive.values import Progress
 
 STEPS = 20  # of the whole schedule

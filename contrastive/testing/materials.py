@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
+from contrastive.evaluation.trial import Images, Reader, Trial
 from contrastive.parts import ImageTable, Loss
 from contrastive.testing.framework import fail
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
 from contrastive.testing.surroundings import seeded
-from contrastive.trial import Images, Reader, Trial
 from contrastive.values import Feature, Features, Memory, Progress
 
 VIEWS = 2

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from contrastive.registry import core_version
+from contrastive.registry.registry import core_version
 from contrastive.testing import check_plugin
 from contrastive.testing.framework import VERSION, Result
 

@@ -17,12 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from contrastive import builtins
 from contrastive.errors import PluginError, RecipeError, UsageError, Where, did_you_mean, said
 from contrastive.kinds import GROUP
 from contrastive.recipe import PartSpec, Recipe, Tree, resolve
 from contrastive.recipe.nodes import from_plain
-from contrastive.registry import CORE, Entry, Problem, Registry, core_version, load_registry
+from contrastive.registry import Entry, Registry, load_registry
+from contrastive.registry import builtin_parts as builtins
+from contrastive.registry.registry import CORE, Problem, core_version
 from contrastive.testing.framework import PLUGIN, fail
 from contrastive.testing.surroundings import seeded
 

@@ -19,7 +19,7 @@ from torch import nn
 import contrastive
 from contrastive.comparison import Comparison
 from contrastive.losses import NTXent
-from tests.tiny import write_data
+from tests.support.tiny import write_data
 
 Watched = Callable[[dict[str, Any]], tuple[list[str], contrastive.Run]]
 OURS = re.compile(

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 import contrastive
 from contrastive.augmentations import Key
-from contrastive.checkpoints import Checkpoints
 from contrastive.comparison import Comparison
 from contrastive.errors import RecipeError
 from contrastive.heads import MLP, Linear
-from contrastive.method import Method
 from contrastive.negatives import NoNegatives
 from contrastive.parts import Backbone
 from contrastive.targets import EMA
+from contrastive.training.checkpoints import Checkpoints
+from contrastive.training.method import Method
 from contrastive.values import Progress
-from tests.tiny import write_data
+from tests.support.tiny import write_data
 
 
 def cosine(p: Tensor, k: Tensor) -> float:

@@ -14,9 +14,9 @@ from torch import nn
 from contrastive import distributed
 from contrastive.heads import Linear
 from contrastive.losses import NTXent
-from contrastive.method import Method
 from contrastive.targets import EMA
 from contrastive.testing.processes import two_processes
+from contrastive.training.method import Method
 from contrastive.values import Progress
 
 WORLD, B, STEPS, D = 2, 6, 5, 3

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import contrastive
-from contrastive.checkpoints import Checkpoints
 from contrastive.comparison import Comparison
 from contrastive.errors import Interrupted
 from contrastive.heads import Linear
 from contrastive.losses import NTXent
-from contrastive.method import Method
 from contrastive.parts import Loss
 from contrastive.targets import EMA
+from contrastive.training.checkpoints import Checkpoints
+from contrastive.training.method import Method
 from contrastive.values import Progress
-from tests.tiny import RECIPE, write_data
+from tests.support.tiny import RECIPE, write_data
 
 D = 3
 

@@ -1,0 +1,58 @@
+"""Callbacks: what acts during a run, named in the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from contrastive.errors import UsageError
+from contrastive.parts import Callback, RunState
+
+__all__ = ["EarlyStopping"]
+
+
+class EarlyStopping(Callback):
+    """Ends the run once validation accuracy has stopped rising.
+
+    It reads the held-out tenth of the train split alone, as every choice during training does. The final
+    figures are those of the last epoch; the best checkpoint is kept beside it.
+
+    Args:
+        patience: how many evaluations in a row may bring no new best before the run ends.
+        min_delta: by how much a new best must beat the old one, as a fraction (0.001: a tenth of a point).
+        figure: which figure of an evaluation counts; higher is better.
+    """
+
+    needs = frozenset({"validation"})
+
+    def __init__(
+        self,
+        patience: Annotated[int, Field(ge=1)] = 3,
+        min_delta: Annotated[float, Field(ge=0)] = 0.0,
+        figure: str = "knn_top1",
+    ):
+        self.patience, self.min_delta, self.figure = patience, min_delta, figure
+        self.reads = (figure,)
+        self._best: float | None = None
+        self._waited = 0
+
+    def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
+        """Count evaluations since the best; raises UsageError where the figure is not among them."""
+        if self.figure not in metrics:
+            given = ", ".join(key for key in metrics if key not in ("step", "epoch"))
+            raise UsageError(f"early_stopping: evaluations give no '{self.figure}'; they give {given}.")
+        value = metrics[self.figure]
+        if self._best is None or value > self._best + self.min_delta:
+            self._best, self._waited = value, 0
+            return
+        self._waited += 1
+        if self._waited >= self.patience:
+            run.stop(f"{self.figure} has not risen above {self._best:.4f} for {self._waited} evaluations")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._best, self._waited = state["best"], state["waited"]

@@ -1,0 +1,209 @@
+"""``contrastive check``: what a recipe would do, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from contrastive.build.builder import Composition, Opened, build
+from contrastive.build.memory_guard import MemoryGuard
+from contrastive.data.cache import cache_folder
+from contrastive.data.tables import pixel_bytes, shown, whereabouts
+from contrastive.errors import Mistakes
+from contrastive.parts import ImageTable
+from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
+from contrastive.registry import load_registry
+from contrastive.training.accelerator import resolve_precision
+from contrastive.training.gradients import Buffers, caveat, cuts
+from contrastive.training.method import Method
+
+_PROBES = (4, 8)  # images of the forward passes that measure activations
+
+
+def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, Any]:
+    """Validate and build a recipe; tell parts, shapes, parameters, steps and an estimate of memory.
+
+    Raises:
+        RecipeError: every mistake at once, or a file that stands for several recipes.
+    """
+    return _report(str(recipe), load_recipe(recipe, overrides, load_registry()), [])
+
+
+def check_file(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
+    """:func:`check` of every recipe that a file stands for: those of its grid or variants, or the one it is.
+
+    Raises:
+        RecipeError: every mistake of every recipe at once.
+    """
+    registry, reports = load_registry(), []
+    opened: Opened = []
+    with Mistakes() as mistakes:
+        for cell in load_cells(recipe, overrides):
+            with mistakes.of_one():
+                reports.append(_report(str(recipe), resolve(cell.tree, registry), opened))
+    return reports
+
+
+def _report(file: str, resolved: Recipe, opened: Opened) -> dict[str, Any]:
+    data, parts = build(resolved, opened=opened)
+    train, method = resolved.train, parts.method
+    optimizer = parts.optimizer.build(method, train.batch_size * train.accumulate)
+    steps_per_epoch = len(data.train) // train.batch_size // train.accumulate
+    channels = data.train.channels
+    steps = steps_per_epoch * train.epochs
+    return {
+        "recipe": file,
+        "name": resolved.name,
+        "fingerprint": training_fingerprint(resolved, data.fingerprint),
+        "parts": _parts(resolved),
+        "images": {"train": len(data.train), "test": len(data.test) if data.test is not None else None},
+        "decoded": _decoded(resolved, data.train),
+        "labels": data.labelled,
+        "skipped_files": len(data.train.skipped),
+        "shapes": {
+            "image": [channels, *(data.train.size or ("varies", "varies"))],
+            "view": [channels, parts.image_size, parts.image_size],
+            "h": method.backbone.features,
+            "z": method.head.out_features,
+        },
+        "parameters": {
+            "backbone": _count(method.backbone),
+            "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),
+            "method": _count(method),
+        },
+        "steps_per_epoch": steps_per_epoch,
+        "steps": min(steps, train.max_steps or steps),
+        "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
+        "candidates": _candidates(method, train.batch_size),
+        "chunks": _chunks(resolved, parts),
+        "memory_mib": _memory_mib(resolved, parts, channels),
+    }
+
+
+def _decoded(recipe: Recipe, table: ImageTable) -> str:
+    """Where the decoded images of the train split will be held."""
+    folder = cache_folder(recipe.train.cache)
+    where = whereabouts(table, recipe.train.memory_limit * 2**20, folder is not None)
+    if where == "nowhere":
+        return "anew in every epoch"
+    place = "in memory" if where == "memory" else f"in {folder}"
+    return f"once, held {place} ({shown(pixel_bytes(table))})"
+
+
+def _parts(recipe: Recipe) -> dict[str, str]:
+    return {
+        "dataset": recipe.dataset.name,
+        "augmentation": recipe.augmentation.name,
+        "backbone": recipe.backbone.name,
+        "head": recipe.head.name,
+        "predictor": "none" if recipe.predictor is None else recipe.predictor.name,
+        "target": recipe.target.name,
+        "negatives": ", ".join(spec.name for spec in recipe.negatives),
+        "loss": ", ".join(spec.name for _, spec in recipe.losses),
+        "optimizer": recipe.optimizer.name,
+        "protocols": ", ".join(recipe.evaluate.protocols),
+    }
+
+
+def _candidates(method: Method, batch_size: int) -> str:
+    """What a query is told apart from, beside its positives."""
+    kept = sum(len(memory.z) for source in method.sources if (memory := source.memory()) is not None)
+    told = [f"keys of one batch of {batch_size} images; accumulation adds none"] if method.offers else []
+    if kept:
+        told.append(f"{kept:,} keys of earlier batches")
+    return ", and ".join(told) or "none"
+
+
+def _chunks(recipe: Recipe, parts: Composition) -> str:
+    """Into what a batch is cut, and what then to know of batch norm."""
+    size, batch = recipe.train.chunk_size, recipe.train.batch_size
+    if size is None or not cuts(size, batch):
+        return "none"
+    told = caveat(parts.method, size, batch)
+    return f"{-(-batch // size)} a batch, of at most {size} images" + (f"; {told}" if told else "")
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, float]:
+    """An estimate of what a step holds: weights, gradients, optimizer state and saved activations.
+
+    Activations are measured: forward passes of two sizes in the training precision count the bytes that
+    autograd keeps, of which some grow with the batch and some (a queue) do not. In chunks they are those of
+    one chunk, and of the batch its embeddings and their gradients, in float32.
+    """
+    few, more = (_saved_bytes(recipe, parts, channels, images) for images in _PROBES)
+    per_image = (more - few) / (_PROBES[1] - _PROBES[0])
+    method, batch = parts.method, recipe.train.batch_size
+    images = min(batch, recipe.train.chunk_size or batch)
+    activations = few + per_image * (images - _PROBES[0])
+    if images < batch:
+        vectors = len(method.online_views) + len(method.target_views)  # of an image
+        activations += batch * vectors * method.head.out_features * 2 * 4
+    weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
+    trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
+    state = {"adamw": 2}.get(recipe.optimizer.name, 1)  # momentum; Adam also keeps the second moment
+    mib = {
+        "weights_gradients_optimizer": (weights + trained * (1 + state)) / 2**20,
+        "activations": activations / 2**20,
+    }
+    return {**{k: round(v, 1) for k, v in mib.items()}, "total": round(sum(mib.values()), 1)}
+
+
+def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int) -> int:
+    """Bytes that autograd keeps of a forward pass of so many images, weights and buffers aside."""
+    method = parts.method
+    seen: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would be
+    half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
+    labels = torch.arange(images) // 2 if recipe.positives == "label" else None
+    held = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
+    views = [torch.rand(images, channels, *size) for size in parts.view_sizes]
+    before = Buffers([method])
+    with (
+        MemoryGuard(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
+    ):
+        output = method.train()(views, torch.arange(images), labels)
+    kept = sum(size for pointer, size in seen.items() if pointer not in held)
+    del output  # until here what it keeps is alive, and no address stands for two tensors
+    before.put_back()  # batch norm has seen noise; nobody else shall
+    return kept
+
+
+def render(report: Mapping[str, Any]) -> None:
+    """Print a report as a table."""
+    table = Table(title=f"{report['recipe']} is right", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in report.items():
+        if key == "recipe":
+            continue
+        if isinstance(value, Mapping):
+            value = "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
+        table.add_row(key.replace("_", " "), _text(value))
+    Console(highlight=False).print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " x ".join(str(v) for v in value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "none" if value is None else str(value)

@@ -1,0 +1,328 @@
+"""The report's plots, as plotly figures in JSON; the page gives them the colours of its theme."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import plotly.graph_objects as go
+
+from contrastive.commands.compare.findings import matrix
+from contrastive.commands.compare.significance import Interval, half_width
+from contrastive.commands.compare.tables import words
+
+#: Colours that those who see fewer of them tell apart, on light as on dark; after Okabe and Ito 2008.
+COLOURS = ("#2f7fd0", "#e08214", "#1a9e77", "#c65aa5", "#c9a400", "#56b4e9", "#d8452e", "#8a8a8a")
+#: With more recipes than this, curves show the means alone.
+_WITH_SEEDS = 6
+
+Chart = dict[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+
+def charts(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Every chart there is something to show for: section, title, caption and figure (as JSON)."""
+    rows, keys = comparison["recipes"], comparison["figures"]
+    found: list[Chart] = []
+    for key in keys:
+        found += _heat_map(rows, key)
+    found += [_intervals(rows, key) for key in keys]
+    if len(rows) > 1:
+        found += [
+            _forest(rows, key) for key in keys if any(row["figures"][key].get("difference") for row in rows)
+        ]
+    of_z = {z for _, z in comparison["features"]}
+    found += [chart for key in [key for key in keys if key not in of_z][-1:] for chart in _pareto(rows, key)]
+    found += _curves(rows, keys)
+    found += _plane(rows)
+    found += [_map(picture, i) for i, picture in enumerate(pictures)]
+    return found
+
+
+def colour(place: int) -> str:
+    """The colour of the recipe at a place."""
+    return COLOURS[place % len(COLOURS)]
+
+
+# -- accuracy ---------------------------------------------------------------------------------------
+
+
+def _intervals(rows: Rows, key: str) -> Chart:
+    figure = go.Figure()
+    for place, row in enumerate(rows):
+        cell = row["figures"][key]
+        if cell["mean"] is None:
+            continue
+        _seeds(figure, row["name"], [100 * v for v in cell["seeds"].values()], list(cell["seeds"]), place)
+        _mean(figure, row["name"], 100 * cell["mean"], cell["interval"], place)
+    _by_recipe(figure, rows, f"{words(key)}, %")
+    caption = "Bars: 95 % interval of the mean over seeds; small points: single seeds."
+    return _chart("accuracy", words(key), caption, figure)
+
+
+def _forest(rows: Rows, key: str) -> Chart:
+    base = rows[0]["figures"][key]["seeds"]
+    figure = go.Figure()
+    for place, row in enumerate(rows):
+        cell = row["figures"][key]
+        if not (found := cell.get("difference")):
+            continue
+        seeds = [seed for seed in cell["seeds"] if seed in base]
+        _seeds(figure, row["name"], [100 * (cell["seeds"][s] - base[s]) for s in seeds], seeds, place)
+        _mean(figure, row["name"], 100 * found["mean"], found["interval"], place)
+    _by_recipe(figure, rows[1:], f"points above {rows[0]['name']}")
+    figure.update_xaxes(zeroline=True, zerolinewidth=2)
+    title = f"{words(key)}: paired difference to {rows[0]['name']}"
+    caption = "Same seeds, images and views. An interval that includes zero shows nothing."
+    return _chart("accuracy", title, caption, figure)
+
+
+def _seeds(figure: go.Figure, name: str, values: list[float], seeds: list[Any], place: int) -> None:
+    marker = {"color": colour(place), "size": 6, "opacity": 0.45}
+    hover = "seed %{customdata}: %{x:.2f}<extra></extra>"
+    figure.add_scatter(
+        x=values, y=[name] * len(values), mode="markers", marker=marker, customdata=seeds, hovertemplate=hover
+    )
+
+
+def _mean(figure: go.Figure, name: str, mean: float, interval: Any, place: int) -> None:
+    half = _points(interval)
+    bar = {"type": "data", "array": [half], "thickness": 2, "width": 6} if half is not None else None
+    told = f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
+    figure.add_scatter(
+        x=[mean],
+        y=[name],
+        mode="markers",
+        error_x=bar,
+        marker={"color": colour(place), "size": 11, "symbol": "diamond"},
+        hovertemplate=f"{name}: {told}<extra></extra>",
+    )
+
+
+def _points(interval: Interval | None) -> float | None:
+    """Half an interval of fractions, in points."""
+    half = half_width(interval)
+    return None if half is None else 100 * half
+
+
+def _by_recipe(figure: go.Figure, rows: Rows, title: str) -> None:
+    figure.update_layout(showlegend=False, height=120 + 34 * len(rows))
+    figure.update_xaxes(title=title)
+    figure.update_yaxes(
+        categoryorder="array",
+        categoryarray=[row["name"] for row in rows][::-1],
+        automargin=True,
+        type="category",
+    )
+
+
+def _heat_map(rows: Rows, key: str) -> Iterator[Chart]:
+    """A grid of two axes as a matrix of means; nothing for other comparisons."""
+    found = matrix(rows, key)
+    if found is None:
+        return
+    z = [[None if mean is None else 100 * mean for mean in line] for line in found.means]
+    figure = go.Figure(
+        go.Heatmap(
+            z=z,
+            x=found.across,
+            y=found.down,
+            colorscale="Viridis",
+            texttemplate="%{z:.1f}",
+            hovertemplate=f"{found.axes[0]} %{{y}}, {found.axes[1]} %{{x}}: %{{z:.2f}} %<extra></extra>",
+            colorbar={"thickness": 12, "title": "%"},
+            xgap=2,
+            ygap=2,
+        )
+    )
+    figure.update_layout(height=160 + 44 * len(found.down))
+    figure.update_xaxes(title=found.axes[1], type="category")
+    figure.update_yaxes(title=found.axes[0], type="category", autorange="reversed", automargin=True)
+    yield _chart("accuracy", f"{words(key)} over the grid", "Means over seeds, in %.", figure)
+
+
+# -- compute ----------------------------------------------------------------------------------------
+
+
+def _pareto(rows: Rows, key: str) -> Iterator[Chart]:
+    """Accuracy against the time of a run, and against FLOPs where encoders differ."""
+    yield from _against(rows, key, "wall_seconds", "wall time of a run, s")
+    if len({row["costs"]["backbone_flops"] for row in rows}) > 1:
+        yield from _against(rows, key, "backbone_flops", "FLOPs of the backbone an image")
+
+
+def _against(rows: Rows, key: str, cost: str, title: str) -> Iterator[Chart]:
+    known = [
+        (row["costs"][cost], 100 * row["figures"][key]["mean"], row["figures"][key]["interval"], place)
+        for place, row in enumerate(rows)
+        if row["costs"][cost] is not None and row["figures"][key]["mean"] is not None
+    ]
+    if len(known) < 2:
+        return
+    figure = go.Figure()
+    front = pareto_front([(x, y) for x, y, _, _ in known])
+    figure.add_scatter(
+        x=[x for x, _ in front],
+        y=[y for _, y in front],
+        mode="lines",
+        line={"shape": "hv", "dash": "dot", "color": "#8a8a8a"},
+        name="Pareto front",
+        hoverinfo="skip",
+    )
+    for x, y, interval, place in known:
+        half = _points(interval)
+        figure.add_scatter(
+            x=[x],
+            y=[y],
+            name=rows[place]["name"],
+            mode="markers",
+            marker={"color": colour(place), "size": 11},
+            error_y=None if half is None else {"type": "data", "array": [half], "thickness": 1.5},
+            hovertemplate="%{x:,.1f}, %{y:.2f} %",
+        )
+    figure.update_xaxes(title=title)
+    figure.update_yaxes(title=f"{words(key)}, %")
+    caption = (
+        "Up and to the left is better; no recipe is both cheaper and more accurate than one on the line."
+    )
+    yield _chart("compute", f"{words(key)} against {title.partition(',')[0]}", caption, figure)
+
+
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of (cost, gain) that no other beats in both, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front
+
+
+# -- training ---------------------------------------------------------------------------------------
+
+
+def _curves(rows: Rows, keys: Sequence[str]) -> Iterator[Chart]:
+    titles = {"loss": "loss", **{key: f"{words(key)} in training, %" for key in keys}}
+    titles |= {"effective_rank": "effective rank of h"}
+    captions = {
+        "loss": "Mean of each epoch. Losses of different kinds do not compare.",
+        "effective_rank": "How many directions features use; a fall towards 1 is collapse.",
+    }
+    for key, title in titles.items():
+        figure = go.Figure()
+        for place, row in enumerate(rows):
+            seeds = {seed: found[key] for seed, found in row["curves"].items() if key in found}
+            for line in seeds.values() if len(rows) <= _WITH_SEEDS and len(seeds) > 1 else ():
+                _line(figure, row["name"], line, place, key in keys, thin=True)
+            if seeds:
+                _line(figure, row["name"], mean_curve(seeds.values()), place, key in keys)
+        if figure.data:
+            figure.update_xaxes(title="epoch")
+            figure.update_yaxes(title=title)
+            caption = captions.get(key, "On the held-out tenth of train; test is read once, at the end.")
+            yield _chart("training", title.partition(",")[0], f"{caption} Thin: single seeds.", figure)
+
+
+def _line(
+    figure: go.Figure,
+    name: str,
+    line: Sequence[Sequence[float]],
+    place: int,
+    fraction: bool,
+    thin: bool = False,
+) -> None:
+    dash = ("solid", "dash", "dot")[place // len(COLOURS) % 3]
+    figure.add_scatter(
+        x=[x for x, _ in line],
+        y=[100 * y if fraction else y for _, y in line],
+        name=name,
+        mode="lines" if thin or len(line) > 1 else "markers",
+        line={"color": colour(place), "width": 1 if thin else 2.5, "dash": dash},
+        opacity=0.4 if thin else 1,
+        showlegend=not thin,
+        legendgroup=name,
+        hoverinfo="skip" if thin else None,
+    )
+
+
+def mean_curve(curves: Iterable[Sequence[Sequence[float]]]) -> list[tuple[float, float]]:
+    """The mean over seeds at every epoch that any of them has."""
+    values: dict[float, list[float]] = defaultdict(list)
+    for curve in curves:
+        for x, y in curve:
+            values[x].append(y)
+    return [(x, fmean(ys)) for x, ys in sorted(values.items())]
+
+
+def _plane(rows: Rows) -> Iterator[Chart]:
+    """Alignment against uniformity: the way of each recipe's mean, its last epoch marked."""
+    figure = go.Figure()
+    for place, row in enumerate(rows):
+        found = [c for c in row["curves"].values() if c.get("alignment") and c.get("uniformity")]
+        uniformity, alignment = (
+            dict(mean_curve(c[key] for c in found)) for key in ("uniformity", "alignment")
+        )
+        epochs = [epoch for epoch in uniformity if epoch in alignment]
+        if not epochs:
+            continue
+        x, y = ([of[epoch] for epoch in epochs] for of in (uniformity, alignment))
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=row["name"],
+            mode="lines+markers",
+            line={"color": colour(place), "width": 1.5},
+            marker={
+                "size": [4] * (len(x) - 1) + [12],
+                "symbol": ["circle"] * (len(x) - 1) + ["diamond"],
+                "color": colour(place),
+                "opacity": 1,
+            },
+            customdata=epochs,
+            hovertemplate="epoch %{customdata}: uniformity %{x:.2f}, alignment %{y:.2f}",
+        )
+    if figure.data:
+        figure.update_xaxes(title="uniformity (lower: spread wider)")
+        figure.update_yaxes(title="alignment (lower: views agree)")
+        caption = "Wang and Isola 2020, over training to the diamond. Down and to the left is better."
+        yield _chart("training", "alignment and uniformity of z", caption, figure)
+
+
+# -- features ---------------------------------------------------------------------------------------
+
+
+def _map(picture: Mapping[str, Any], place: int) -> Chart:
+    figure = go.Figure()
+    groups: dict[int, list[Sequence[float]]] = defaultdict(list)
+    for point, label in zip(picture["points"], picture["labels"], strict=True):
+        groups[label].append(point)
+    for label, points in sorted(groups.items()):
+        figure.add_scatter(
+            x=[round(x, 4) for x, _ in points],
+            y=[round(y, 4) for _, y in points],
+            name="no label" if label < 0 else f"class {label}",
+            mode="markers",
+            marker={"size": 4, "opacity": 0.7, "color": _class_colour(label)},
+            hovertemplate="%{fullData.name}<extra></extra>",
+        )
+    figure.update_xaxes(showticklabels=False, zeroline=False)
+    figure.update_yaxes(showticklabels=False, zeroline=False, scaleanchor="x")
+    figure.update_layout(height=420)
+    caption = (
+        f"Two principal components of h at unit length: {100 * picture['explained']:.0f} % of the variance; "
+        f"{len(picture['points']):,} images, seed {picture['seed']}."
+    )
+    return _chart("features", f"features of {picture['name']}", caption, figure)
+
+
+def _class_colour(label: int) -> str:
+    return "#8a8a8a" if label < 0 else f"hsl({label * 137.508 % 360:.0f}, 62%, {48 + label % 3 * 7}%)"
+
+
+def _chart(section: str, title: str, caption: str, figure: go.Figure) -> Chart:
+    figure.update_layout(
+        template=None, margin={"l": 56, "r": 12, "t": 8, "b": 54}, legend={"orientation": "h", "y": -0.24}
+    )
+    return {"section": section, "title": title, "caption": caption, "figure": json.loads(figure.to_json())}

@@ -1,0 +1,162 @@
+"""``contrastive plugin new``: a package with one working part, its tests and a recipe, to start from.
+
+The templates are plain files in ``templates``: ``<kind>.py.txt`` is the module, ``<kind>_test.py.txt`` the
+test of what the part does, the rest is the same for every kind.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from string import Template
+
+from contrastive.errors import UsageError
+from contrastive.files import named
+from contrastive.kinds import KINDS
+from contrastive.registry import Registry
+from contrastive.registry.registry import CORE, KNOWN_PLUGINS
+
+#: How a recipe that extends the shipped ``simclr`` names a part of each kind.
+RECIPES: dict[str, str] = {
+    "dataset": "dataset: $part",
+    "augmentation": "augmentation: [{name: random_resized_crop, size: 28, scale: [0.3, 1.0]}, flip, $part]",
+    "backbone": "backbone: $part",
+    "head": "head: $part",
+    "target": "target: $part",
+    "negatives": "negatives: [in_batch, $part]",
+    "loss": "loss: $part",
+    "optimizer": "optimizer: $part",
+    "callback": "callbacks: [$part]",
+    "protocol": "evaluate: {$part: {}}",
+}
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+#: Module or part names that would mean something else in the package or in a recipe.
+_RESERVED = {"tests", "none", "null", "true", "false", "every", "contrastive"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a new plugin and its one part are called.
+
+    Attributes:
+        name: of the distribution, ``contrastive-my-loss``.
+        module: ``contrastive_my_loss``.
+        part: in recipes, ``my_loss``.
+        title: of the class, ``MyLoss``.
+    """
+
+    name: str
+    kind: str
+    module: str
+    part: str
+    title: str
+
+
+def create(name: str, kind: str, registry: Registry, out: str | Path | None = None) -> str:
+    """Write a package for one part and return what to do next.
+
+    Args:
+        name: of the distribution, in PEP 503's normal form.
+        kind: of its part.
+        registry: what is installed, so that no name is given twice.
+        out: the new folder; ``name`` in the current one if None. It may exist if it is empty.
+
+    Raises:
+        UsageError: a name that cannot be or is taken, an unknown kind, a folder that is not empty. Nothing
+            is written then.
+    """
+    registry.names(kind)  # refuses an unknown kind, with the nearest one
+    names = names_of(name, kind)
+    if name in {CORE, *KNOWN_PLUGINS.values()} or _installed(names):
+        raise UsageError(f"'{name}' is the name of a package that exists; choose another name.")
+    if owner := registry.owner(kind, names.part):
+        raise UsageError(f"{kind} '{names.part}' is a part of {owner} already; choose another name.")
+    folder = Path(name if out is None else out)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not an empty folder; name another one with --out.")
+    with named(folder):
+        for path, text in files(names).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    return _next_steps(names, folder)
+
+
+def files(names: Names) -> dict[str, str]:
+    """The package: relative path -> text."""
+    words = {
+        "name": names.name,
+        "kind": names.kind,
+        "module": names.module,
+        "part": names.part,
+        "Class": names.title,
+        "what": KINDS[names.kind],
+        "recipe": Template(RECIPES[names.kind]).substitute(part=names.part),
+    }
+
+    def filled(template: str, **more: str) -> str:
+        text = (_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
+        return Template(text).substitute(words | more)
+
+    behaviour = filled(f"{names.kind}_test.py")
+    return {
+        "pyproject.toml": filled("pyproject.toml"),
+        "README.md": filled("README.md"),
+        "recipe.yaml": filled("recipe.yaml"),
+        f"{names.module}.py": filled(f"{names.kind}.py"),
+        f"tests/test_{names.module}.py": filled("test.py", behaviour=behaviour),
+    }
+
+
+def names_of(name: str, kind: str) -> Names:
+    """The names that follow from that of the distribution. Raises UsageError for one that cannot be."""
+    normal = re.sub(r"[-_.]+", "-", name).strip("-").lower()
+    if not _NAME.fullmatch(name):
+        hint = f" Say '{normal}'." if _NAME.fullmatch(normal) else ""
+        rule = "a letter, then letters, digits and single '-', all lower-case"
+        raise UsageError(f"'{name}' is no name for a package: {rule}.{hint}")
+    module = name.replace("-", "_")
+    part = module.removeprefix("contrastive_")
+    for word in (module, part):
+        if word in _RESERVED or keyword.iskeyword(word) or not word[0].isalpha():
+            raise UsageError(f"'{word}' cannot name a module and a part; choose another name.")
+    if module in sys.stdlib_module_names:
+        raise UsageError(f"'{module}' is a module of Python itself; choose another name.")
+    return Names(name, kind, module, part, _title(part, kind))
+
+
+def _installed(names: Names) -> bool:
+    try:
+        return bool(metadata.distribution(names.name))
+    except metadata.PackageNotFoundError:
+        return importlib.util.find_spec(names.module) is not None
+
+
+def _title(part: str, kind: str) -> str:
+    """The class's name: ``my_loss`` -> ``MyLoss``; ``LossPart`` where the module has that name already."""
+    title = "".join(word.capitalize() for word in part.split("_"))
+    used = (_TEMPLATES / f"{kind}.py.txt").read_text() + (_TEMPLATES / f"{kind}_test.py.txt").read_text()
+    return f"{title}Part" if re.search(rf"\b{title}\b", used) else title
+
+
+def _next_steps(names: Names, folder: Path) -> str:
+    recipe = Template(RECIPES[names.kind]).substitute(part=names.part)
+    return "\n".join(
+        [
+            f"{folder}: the {names.kind} '{names.part}', ready to edit in {names.module}.py",
+            "",
+            f"  cd {folder}",
+            "  pip install -e '.[test]'",
+            "  pytest",
+            f"  contrastive plugin check {names.name}",
+            "  contrastive run recipe.yaml",
+            "",
+            f"In a recipe: {recipe}",
+        ]
+    )

@@ -1,0 +1,316 @@
+"""``contrastive profile``: where the time of training goes, and what to do about it.
+
+A stopwatch stands around what the engine calls; the engine knows nothing of it, and an ordinary run
+measures nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from contrastive.build.builder import build
+from contrastive.errors import UsageError
+from contrastive.evaluation.evaluation import Evaluation
+from contrastive.recipe import Recipe, load_recipe
+from contrastive.registry import load_registry
+from contrastive.runs.display import Display, duration, percent
+from contrastive.runs.job import Job
+from contrastive.runs.process_guard import peak_memory_mib
+from contrastive.training.accelerator import make_accelerator, refuse_processes, resolve_precision
+from contrastive.training.compilation import explained_if
+from contrastive.training.engine import Engine
+
+#: Steps before the measured ones: kernels are chosen and compiled, memory is taken.
+WARM_UP = 3
+#: In the order in which a step goes through them; ``other`` is the engine's own work.
+STAGES = ("load", "augment", "forward", "loss", "backward", "optimizer", "other", "evaluation")
+ADVICE = {
+    "load": "Batches wait to be read and decoded: raise train.workers, bring the images to one size so that "
+    "they are held in memory, or put them on a faster disk.",
+    "augment": "Leave operations out of the augmentation (blur and colour jitter cost most), or make the "
+    "views smaller.",
+    "encoder": "The encoder's own arithmetic is the limit: take a smaller or narrower backbone or smaller "
+    "views{precision}{compile}, or train on a faster device.",
+    "loss": "Compare with fewer candidates: a smaller train.batch_size, a smaller queue, fewer losses.",
+    "optimizer": "Take fewer, larger steps: raise train.batch_size or train.accumulate.",
+    "other": "The time lies between the stages, in work that no batch makes larger: raise train.batch_size.",
+    "evaluation": "Evaluate less often: raise evaluate.every, or let costly protocols run at: end.",
+}
+
+
+class Stopwatch:
+    """Seconds by stage. Time in a stage within another one counts to the inner one alone.
+
+    On CUDA it places events in the stream and reads them at the end, so that nothing waits.
+
+    Args:
+        device: whose time is taken.
+    """
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._stages = ["other"]  # entered and not yet left
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was measured so far."""
+        self._marks: list[tuple[Any, str]] = [(self._now(), "")]  # until when, which stage
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage within the present one."""
+        self._mark()
+        self._stages.append(stage)
+
+    def leave(self) -> None:
+        """End the present stage."""
+        self._mark()
+        self._stages.pop()
+
+    def turn(self, stage: str) -> None:
+        """End the present stage and begin another one in its place."""
+        self.leave()
+        self.enter(stage)
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[None]:
+        """Everything within is of this stage."""
+        self.enter(stage)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def watch(self, owner: Any, name: str, stage: str) -> None:
+        """Let calls of ``owner.name`` count to ``stage`` from now on."""
+        call = getattr(owner, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with self.stage(stage):
+                return call(*args, **kwargs)
+
+        setattr(owner, name, watched)
+
+    def seconds(self) -> dict[str, float]:
+        """Stage -> seconds since the last restart."""
+        self._mark()
+        if self._cuda:
+            torch.cuda.synchronize()
+        found: dict[str, float] = defaultdict(float)
+        for (since, _), (until, stage) in zip(self._marks, self._marks[1:], strict=False):
+            found[stage] += since.elapsed_time(until) / 1000 if self._cuda else until - since
+        return found
+
+    def _mark(self) -> None:
+        self._marks.append((self._now(), self._stages[-1]))
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def profile(
+    recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), steps: int = 20
+) -> dict[str, Any]:
+    """Train a few steps of a recipe on its data and evaluate once; tell where the time went.
+
+    Nothing is written but a temporary folder; callbacks and trackers are left out.
+
+    Args:
+        recipe, overrides: as for :func:`contrastive.run`.
+        steps: optimizer steps that are measured, after :data:`WARM_UP` others.
+
+    Returns:
+        Seconds a step and share of each of :data:`STAGES`, of which ``evaluation`` is one evaluation spread
+        over the steps between two; source images a second without and with it; peak memory in MiB;
+        the bottleneck and what to change.
+
+    Raises:
+        RecipeError: every mistake of the recipe at once.
+        UsageError: ``steps`` is below 1, or a launcher started several processes.
+    """
+    if steps < 1:
+        raise UsageError(f"--steps {steps}: measure at least one step.")
+    refuse_processes("profile")
+    asked = load_recipe(recipe, overrides, load_registry())
+    data, parts = build(asked)
+    with TemporaryDirectory() as folder:
+        accelerator = make_accelerator(asked.train.precision, folder, [])
+        job = Job(_shortened(asked, len(data.train), steps), data, parts, Display())
+        engine, evaluation = job.engine(Path(folder), accelerator, bool)
+        with explained_if(asked.train.compile):
+            seconds = _measure(engine, evaluation, steps)
+        memory = peak_memory_mib(accelerator.device)
+    between = _steps_between_evaluations(asked, len(data.train))
+    stages = {
+        stage: seconds.get(stage, 0.0) / (between if stage == "evaluation" else steps) for stage in STAGES
+    }
+    a_step = sum(stages.values())
+    images = asked.train.batch_size * asked.train.accumulate
+    bottleneck = _bottleneck(stages)
+    return {
+        "recipe": str(recipe),
+        "name": asked.name,
+        "device": str(accelerator.device),
+        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "threads": torch.get_num_threads(),
+        "steps": steps,
+        "stages": {
+            stage: {"seconds": round(value, 6), "share": round(value / a_step, 4)}
+            for stage, value in stages.items()
+        },
+        "images_per_second": round(images / (a_step - stages["evaluation"]), 1),
+        "images_per_second_with_evaluation": round(images / a_step, 1),
+        "evaluation_seconds": round(seconds["evaluation"], 3),
+        "peak_memory_mib": memory,
+        "bottleneck": bottleneck,
+        "advice": _advice(bottleneck, asked, accelerator.device),
+    }
+
+
+def _shortened(recipe: Recipe, images: int, steps: int) -> Recipe:
+    """The recipe for warm-up and ``steps`` measured steps, evaluated and saved once, at their end."""
+    needed = WARM_UP + steps
+    epochs = max(recipe.train.epochs, math.ceil(needed / _steps_per_epoch(recipe, images)))
+    train = {"max_steps": needed, "epochs": epochs, "checkpoint_every": epochs + 1}
+    return replace(
+        recipe,
+        train=recipe.train.model_copy(update=train),
+        evaluate=replace(recipe.evaluate, every=0),
+    )
+
+
+def _steps_per_epoch(recipe: Recipe, images: int) -> int:
+    return images // recipe.train.batch_size // recipe.train.accumulate
+
+
+def _steps_between_evaluations(recipe: Recipe, images: int) -> int:
+    """As many steps of the whole run come on one evaluation."""
+    epochs, every = recipe.train.epochs, recipe.evaluate.every
+    return _steps_per_epoch(recipe, images) * (min(every, epochs) if every else epochs)
+
+
+def _measure(engine: Engine, evaluation: Evaluation, steps: int) -> dict[str, float]:
+    """Train warm-up and ``steps``, and evaluate once: seconds by stage, warm-up left out."""
+    watch = Stopwatch(engine.accelerator.device)
+    method, seconds = engine.method, dict[str, float]()
+    engine.callbacks = ()
+    _watch_loading(watch, engine)
+    watch.watch(engine, "views_of", "augment")
+    _watch_encoder(watch, method)
+    watch.watch(method, "keys", "forward")
+    watch.watch(method, "compare", "loss")
+    for loss in method.losses:
+        watch.watch(loss, "forward", "loss")
+    watch.watch(engine.accelerator, "backward", "loss")  # until it reaches the encoder
+    watch.watch(engine.passes, "propagate", "backward")
+    for owner, name in (
+        (engine.accelerator, "clip_grad_norm_"),
+        (engine.optimizer, "step"),
+        (engine.optimizer, "zero_grad"),
+        (method, "before_step"),
+        (method, "after_batch"),
+        (method, "after_step"),
+    ):
+        watch.watch(owner, name, "optimizer")
+    evaluate = evaluation.during
+
+    def during(method: Any) -> dict[str, float]:
+        seconds.update(watch.seconds())
+        watch.restart()
+        with watch.stage("evaluation"):
+            figures = evaluate(method)
+        seconds["evaluation"] = watch.seconds()["evaluation"]
+        return figures
+
+    evaluation.during = during  # type: ignore[method-assign]
+    engine.train()
+    return seconds
+
+
+def _watch_loading(watch: Stopwatch, engine: Engine) -> None:
+    """Time the wait for each batch, and begin anew with the first that is not of the warm-up."""
+    epoch, loaded = engine.loader.epoch, 0
+    first = WARM_UP * engine.settings.accumulate
+
+    def watched(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        nonlocal loaded
+        batches = epoch(*args, **kwargs)
+        while True:
+            if loaded == first:
+                watch.restart()
+            with watch.stage("load"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            loaded += 1
+            yield batch
+
+    engine.loader.epoch = watched  # type: ignore[method-assign]
+
+
+def _watch_encoder(watch: Stopwatch, method: Any) -> None:
+    """Time the online encoder; where gradients reach its output, the loss's backward pass ends."""
+    encode: Callable[..., Any] = method.encode
+
+    def watched(views: Any) -> Any:
+        with watch.stage("forward"):
+            encoded = encode(views)
+        for p in encoded.p.values():
+            if p.requires_grad:
+                p.register_hook(lambda _: watch.turn("backward"))
+        return encoded
+
+    method.encode = watched
+
+
+def _bottleneck(stages: Mapping[str, float]) -> str:
+    """The stage that costs most; forward and backward are one, the encoder."""
+    costs = {stage: stages[stage] for stage in ADVICE if stage in stages}
+    costs["encoder"] = stages["forward"] + stages["backward"]
+    return max(costs, key=costs.__getitem__)
+
+
+def _advice(bottleneck: str, recipe: Recipe, device: torch.device) -> str:
+    """What to change, of what the recipe has not."""
+    faster = resolve_precision("auto", device) != resolve_precision(recipe.train.precision, device)
+    return ADVICE[bottleneck].format(
+        precision=", say train.precision: auto" if faster else "",
+        compile="" if recipe.train.compile else ", try train.compile: true",
+    )
+
+
+def render(report: Mapping[str, Any]) -> None:
+    """Print a report as a table, with its facts below."""
+    table = Table()
+    table.add_column("stage")
+    table.add_column("ms a step", justify="right")
+    table.add_column("share", justify="right")
+    for stage, figures in report["stages"].items():
+        table.add_row(stage, f"{1000 * figures['seconds']:,.1f}", percent(figures["share"]))
+    threads = f", threads: {report['threads']}" if report["device"] == "cpu" else ""
+    facts = (
+        f"{report['name']}: {report['steps']} steps on {report['device']} in {report['precision']}{threads}",
+        f"{report['images_per_second']:,.0f} images/s, {report['images_per_second_with_evaluation']:,.0f} "
+        f"with evaluations of {duration(report['evaluation_seconds'])}; "
+        f"peak memory {report['peak_memory_mib']:,.0f} MiB",
+        f"bottleneck: {report['bottleneck']}. {report['advice']}",
+    )
+    console = Console(highlight=False)
+    console.print(table)
+    for fact in facts:
+        console.print(fact, markup=False, soft_wrap=True)

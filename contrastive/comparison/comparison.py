@@ -1,0 +1,423 @@
+"""What a loss sees: queries, keys, which of them belong together, and statistics of their similarities.
+
+Shape letters: b images of a process's batch, B of all processes, V views, D embedding width,
+R rows (queries, ordered [view, place]), K keys (ordered [view, place]), P pairs a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from contrastive import distributed
+from contrastive.comparison import vectors
+from contrastive.comparison.rows import Block, Rows
+from contrastive.comparison.rowstats import Scale
+from contrastive.comparison.tiles import Mask
+from contrastive.errors import UsageError
+from contrastive.values import Memory, Progress, Side
+
+#: Comparisons of at most so many scores (512 images in two views) are computed in float64 throughout. Above,
+#: scores are float32 and only a row's statistics float64, which tests hold to 1e-5 of the gradient's norm.
+SMALL = 2**20
+
+Anchor = Literal["queries", "keys"]
+Views = Mapping[int, Tensor]
+ViewPair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Queries against keys, as a loss sees them. Made by :meth:`of`.
+
+    A row's candidates are its own pairs, the blocks of keys it is offered, and the memories. A key of the
+    same image is positive where the views are paired, else ignored. A key of another image, or an entry of
+    a memory, is positive where both labels are known and equal, else negative; a memory may ignore entries
+    of the row's own image.
+
+    Attributes:
+        queries: rows of the online views that stand in a pair, so every row has a positive; of this process.
+        own_keys: rows of all target views, of this process.
+        pairs: (online view, target view), never a view with itself.
+        offers: (online view, target view) whose other images' keys are candidates.
+        query_views, key_views: the views of each side, in the order of its rows.
+        memories: entries of earlier batches, in the dtype of the scores.
+        labelled: whether keys of the same label are positives.
+        across_processes: whether keys are those of all processes.
+        dtype: what losses are returned in: that of the embeddings, at least float32.
+        progress: how far training is.
+        normalised: whether queries and keys are directions.
+    """
+
+    queries: Side
+    own_keys: Side
+    pairs: tuple[ViewPair, ...]
+    offers: frozenset[ViewPair]
+    query_views: tuple[int, ...]
+    key_views: tuple[int, ...]
+    memories: tuple[Memory, ...]
+    labelled: bool
+    across_processes: bool
+    dtype: torch.dtype
+    progress: Progress
+    normalised: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        queries: Sequence[Tensor] | Views,
+        keys: Sequence[Tensor] | Views | None = None,
+        labels: Tensor | None = None,
+        *,
+        images: Tensor | None = None,
+        pairs: Iterable[ViewPair] | None = None,
+        offers: Iterable[ViewPair] | None = None,
+        memories: Iterable[Memory] = (),
+        normalise: bool = True,
+        progress: Progress | None = None,
+        across_processes: bool = False,
+    ) -> Comparison:
+        """A comparison of embeddings, row i of every view being the same image.
+
+        Args:
+            queries: view -> [b, D] (a list numbers its views from 0), not normalised.
+            keys: the same for the target views; None where the queries are the keys.
+            labels: [b] int64 (-1 unknown); if given, keys of the same label are positives too.
+            images: [b] int64, distinct ids; 0..b-1 if None.
+            pairs: (online view, target view); every two different views if None.
+            offers: (query view, key view) whose other images are candidates; all if None.
+            memories: entries of earlier batches, z [M, D] as they are to be compared.
+            normalise: compare directions (cosine similarity) instead of raw dot products.
+            progress: steps taken and to take.
+            across_processes: whether the keys of all processes are compared, each having b images of its
+                own; then all processes must make the same comparison.
+
+        Raises:
+            UsageError: shapes do not fit, or no two views are paired.
+        """
+        online = _by_view(queries, "queries")
+        target = online if keys is None else _by_view(keys, "keys")
+        memories = tuple(memories)
+        _check(online, target, labels, images, memories)
+        pairs = (
+            [(o, t) for o in online for t in target if o != t]
+            if pairs is None
+            else list(dict.fromkeys(pairs))
+        )
+        offers = [(o, t) for o in online for t in target] if offers is None else list(offers)
+        _check_pairs(pairs, offers, online, target)
+
+        views = [view for view in online if any(view == o for o, _ in pairs)]
+        first = online[views[0]]
+        dtype = torch.promote_types(_result_type([*online.values(), *target.values()]), torch.float32)
+        columns = len(first) * len(target) * (distributed.world_size() if across_processes else 1)
+        columns += sum(len(memory.z) for memory in memories)
+        small = len(first) * len(views) * columns <= SMALL
+        precision = vectors.wide(first) if small else dtype
+
+        def prepare(z: Tensor) -> Tensor:
+            return vectors.direction(z, precision) if normalise else z.to(precision)
+
+        images = torch.arange(len(first), device=first.device) if images is None else images.to(first.device)
+        unknown = torch.full_like(images, -1)
+        side_labels = unknown if labels is None else labels.to(first.device, torch.int64)
+        with torch.autocast(first.device.type, enabled=False):
+            key_rows = {view: prepare(z) for view, z in target.items()}
+            shared = all(target.get(view) is online[view] for view in views)
+            query_rows = {view: key_rows[view] if shared else prepare(online[view]) for view in views}
+            key_side = _side(key_rows, images, side_labels)
+            whole = shared and views == list(target)
+            query_side = key_side if whole else _side(query_rows, images, side_labels)
+        return cls(
+            queries=query_side,
+            own_keys=key_side,
+            pairs=tuple(pairs),
+            offers=frozenset(offers),
+            query_views=tuple(views),
+            key_views=tuple(target),
+            memories=tuple(replace(memory, z=memory.z.detach().to(precision)) for memory in memories),
+            labelled=labels is not None,
+            across_processes=across_processes,
+            dtype=dtype,
+            progress=progress or Progress(),
+            normalised=normalise,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.queries.z.device
+
+    def rows(self, *scales: Scale, anchor: Anchor = "queries") -> Rows:
+        """Statistics of each row's similarities s = q . k, over its positives and its negatives.
+
+        Args:
+            scales: what ``lse`` multiplies s with (1 / temperature): positive numbers or tensors of one
+                element, which may want a gradient.
+            anchor: ``queries``: a row is a query and its candidates are keys; ``keys``: a row is a key of
+                this process that stands in a pair, and its candidates are the queries of all processes, by
+                the same pairs and offers (NNCLR). Memories hold keys and are then no candidates.
+
+        Raises:
+            UsageError: a scale is not positive.
+        """
+        return Rows(self._blocks if anchor == "queries" else self._key_blocks, scales)
+
+    def aligned(self) -> list[tuple[Tensor, Tensor]]:
+        """In the order of ``pairs``: (query [b, D], its own key [b, D])."""
+        queries, keys = _split(self.queries.z, self.query_views), _split(self.own_keys.z, self.key_views)
+        return [(queries[o], keys[t]) for o, t in self.pairs]
+
+    def views(self) -> dict[int, Tensor]:
+        """Target view -> keys [B, D] of all processes."""
+        return _split(self.keys.z, self.key_views)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """x [b, ...] of this process -> [B, ...] of all; gradients are summed back."""
+        return distributed.gather(x) if self.across_processes else x
+
+    def local(self, x: Tensor) -> Tensor:
+        """x [B, ...] of all processes -> [b, ...], the rows of this one."""
+        return distributed.local(x) if self.across_processes else x
+
+    @cached_property
+    def keys(self) -> Side:
+        """Rows of all target views, of all processes: [view, place in the global batch]."""
+        return self._gathered(self.own_keys, len(self.key_views))
+
+    @cached_property
+    def _all_queries(self) -> Side:
+        shared = self.queries is self.own_keys
+        return self.keys if shared else self._gathered(self.queries, len(self.query_views))
+
+    def _gathered(self, side: Side, views: int) -> Side:
+        if not self.across_processes or distributed.world_size() == 1:
+            return side
+
+        def gather(x: Tensor) -> Tensor:  # [V b, ...] -> [V B, ...], in one collective
+            by_image = x.unflatten(0, (views, -1)).transpose(0, 1)  # [b, V, ...]
+            return distributed.gather(by_image).transpose(0, 1).flatten(0, 1)
+
+        return Side(gather(side.z), gather(side.image), gather(side.view), gather(side.label))
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        return _Facing(
+            rows=self.queries,
+            row_views=self.query_views,
+            opposite=_split(self.own_keys.z, self.key_views),
+            columns=self.keys,
+            column_views=self.key_views,
+            pairs=self.pairs,
+            offers=self.offers,
+            memories=self.memories,
+            labelled=self.labelled,
+            normalised=self.normalised,
+            first=self._first,
+        ).blocks()
+
+    @cached_property
+    def _key_blocks(self) -> list[Block]:
+        views = tuple(t for t in self.key_views if any(t == other for _, other in self.pairs))
+        keys = _split(self.own_keys.z, self.key_views)
+        b = len(self.own_keys.z) // len(self.key_views)
+        return _Facing(
+            rows=_side({t: keys[t] for t in views}, self.own_keys.image[:b], self.own_keys.label[:b]),
+            row_views=views,
+            opposite=_split(self.queries.z, self.query_views),
+            columns=self._all_queries,
+            column_views=self.query_views,
+            pairs=tuple((t, o) for o, t in self.pairs),
+            offers=frozenset((t, o) for o, t in self.offers),
+            memories=(),
+            labelled=self.labelled,
+            normalised=self.normalised,
+            first=self._first,
+        ).blocks()
+
+    @property
+    def _first(self) -> int:
+        """The place of this process's first image in the global batch."""
+        b = len(self.own_keys.z) // len(self.key_views)
+        return distributed.rank() * b if self.across_processes else 0
+
+
+@dataclass(frozen=True)
+class _Facing:
+    """Rows of this process and the candidates they face: columns of all processes, and memories."""
+
+    rows: Side
+    row_views: tuple[int, ...]
+    opposite: dict[int, Tensor]  # column view -> [b, D], of this process
+    columns: Side
+    column_views: tuple[int, ...]
+    pairs: tuple[ViewPair, ...]  # (row view, column view)
+    offers: frozenset[ViewPair]
+    memories: tuple[Memory, ...]
+    labelled: bool
+    normalised: bool
+    first: int
+
+    def blocks(self) -> list[Block]:
+        """The rows, cut where what they are compared with changes from one view to the next."""
+
+        def candidates(view: int) -> tuple[tuple[int, ...], int]:
+            offered = tuple(k for k in self.column_views if (view, k) in self.offers)
+            return offered, sum(row_view == view for row_view, _ in self.pairs)
+
+        return [
+            self._block(list(views), offered) for (offered, _), views in groupby(self.row_views, candidates)
+        ]
+
+    def _block(self, views: list[int], offered: tuple[int, ...]) -> Block:
+        b = len(self.rows.z) // len(self.row_views)
+        start = self.row_views.index(views[0]) * b
+        rows = slice(start, start + len(views) * b)
+        return Block(
+            rows,
+            self.rows.z[rows],
+            self._keys(offered),
+            self._mask(rows, len(views), b, offered),
+            self.normalised and not self.memories,  # whose entries may be of any length
+            self._paired(views),
+        )
+
+    def _keys(self, offered: tuple[int, ...]) -> Tensor:
+        """What the sweep compares with: [C, D], the views offered and then the memories."""
+        if offered == self.column_views and not self.memories:
+            return self.columns.z
+        by_view = _split(self.columns.z, self.column_views)
+        return torch.cat(
+            [self.columns.z[:0], *(by_view[view] for view in offered), *(m.z for m in self.memories)]
+        )
+
+    def _mask(self, rows: slice, views: int, b: int, offered: tuple[int, ...]) -> Mask:
+        batch = len(self.columns.z) // len(self.column_views)  # B
+        in_batch = batch * len(offered)
+        row_label = column_label = hidden = row_image = column_image = None
+        if self.labelled:
+            row_label = self.rows.label[rows]
+            remembered = [torch.where(m.valid, m.label, -1) for m in self.memories]
+            column_label = torch.cat([self.columns.label[:batch].repeat(len(offered)), *remembered])
+        if self.memories:
+            present = torch.zeros(in_batch, dtype=torch.bool, device=self.rows.z.device)
+            hidden = torch.cat([present, *(~m.valid for m in self.memories)])
+        if any(m.ignore_same_image for m in self.memories):
+            row_image = self.rows.image[rows]
+            nobody = row_image.new_full((in_batch,), -1)
+            ignored = [
+                m.image if m.ignore_same_image else m.image.new_full(m.image.shape, -1) for m in self.memories
+            ]
+            column_image = torch.cat([nobody, *ignored])
+        return Mask(
+            rows=views * b,
+            columns=in_batch + sum(len(m.z) for m in self.memories),
+            images=b,
+            first=self.first,
+            batch=batch,
+            views=len(offered),
+            mirrored=self._mirrored(views, offered),
+            row_label=row_label,
+            column_label=column_label,
+            hidden=hidden,
+            row_image=row_image,
+            column_image=column_image,
+        )
+
+    def _mirrored(self, views: int, offered: tuple[int, ...]) -> bool:
+        """Whether all rows are in one block, and the columns, but for memories, are these rows."""
+        return self.rows is self.columns and views == len(self.row_views) and offered == self.column_views
+
+    def _paired(self, views: list[int]) -> Tensor:
+        """[r, P], similarities of rows with their own pairs."""
+        rows = _split(self.rows.z, self.row_views)
+
+        def of_view(view: int) -> Tensor:
+            own = [self.opposite[column] for row, column in self.pairs if row == view]
+            return torch.stack([vectors.dot(rows[view], key) for key in own], 1)
+
+        return torch.cat([of_view(view) for view in views])
+
+
+def _by_view(given: Sequence[Tensor] | Views, what: str) -> dict[int, Tensor]:
+    by_view = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
+    if not by_view:
+        raise UsageError(f"A comparison needs {what}; give one tensor [b, D] a view.")
+    return by_view
+
+
+def _split(rows: Tensor, views: Sequence[int]) -> dict[int, Tensor]:
+    """Rows [V b, D] in the order of ``views`` -> view -> [b, D]."""
+    return dict(zip(views, rows.chunk(len(views)), strict=True))
+
+
+def _check(
+    online: Views,
+    target: Views,
+    labels: Tensor | None,
+    images: Tensor | None,
+    memories: Sequence[Memory],
+) -> None:
+    first = next(iter(online.values()))
+    for what, views in (("queries", online), ("keys", target)):
+        for view, z in views.items():
+            if z.ndim != 2 or z.shape != first.shape or not len(z):
+                raise UsageError(
+                    f"Embeddings must all have one shape [b, D] with b > 0: {what} of view {view} have "
+                    f"{list(z.shape)}, the first have {list(first.shape)}."
+                )
+            if not z.is_floating_point():
+                raise UsageError(f"Embeddings must be floating point: {what} of view {view} are {z.dtype}.")
+    for what, numbers in (("labels", labels), ("images", images)):
+        if numbers is None:
+            continue
+        if numbers.shape != first.shape[:1] or numbers.is_floating_point():
+            raise UsageError(
+                f"{what} must be integers of shape [{len(first)}], one an image, "
+                f"not {numbers.dtype} of shape {list(numbers.shape)}."
+            )
+    if images is not None and images.device.type == "cpu" and len(images.unique()) < len(images):
+        raise UsageError(
+            "images must be distinct: an image that stands twice in a batch is its own false negative."
+        )
+    for memory in memories:
+        if memory.z.ndim != 2 or memory.z.shape[1] != first.shape[1]:
+            raise UsageError(
+                f"A memory must hold vectors [M, {first.shape[1]}], as wide as the keys, "
+                f"not {list(memory.z.shape)}."
+            )
+
+
+def _check_pairs(pairs: Sequence[ViewPair], offers: Sequence[ViewPair], online: Views, target: Views) -> None:
+    if not pairs:
+        raise UsageError(
+            f"No query view {list(online)} has another key view {list(target)} to pair with; give two views "
+            "of each image, or queries and keys as mappings {view: tensor} with different views."
+        )
+    for o, t in (*pairs, *offers):
+        if o not in online or t not in target:
+            raise UsageError(
+                f"There is no pair ({o}, {t}): query views are {list(online)}, key views {list(target)}."
+            )
+    for o, t in pairs:
+        if o == t:
+            raise UsageError(f"View {o} cannot be paired with itself.")
+
+
+def _result_type(tensors: Sequence[Tensor]) -> torch.dtype:
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def _side(rows: Views, images: Tensor, labels: Tensor) -> Side:
+    """Rows in the order [view, place]."""
+    first = next(iter(rows.values()))
+    view = torch.cat([torch.full((len(first),), v, dtype=torch.int64, device=first.device) for v in rows])
+    return Side(torch.cat(list(rows.values())), images.repeat(len(rows)), view, labels.repeat(len(rows)))

@@ -1,0 +1,170 @@
+"""Statistics of each row of a comparison, separately over its positives and its negatives.
+
+Shape letters: R rows, r rows of a block, C columns of a block, P pairs a row, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from contrastive.comparison import rowstats
+from contrastive.comparison.rowstats import Scale
+from contrastive.comparison.tiles import Mask, Relation
+from contrastive.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows that are offered the same blocks of keys and have as many pairs."""
+
+    rows: slice
+    queries: Tensor  # [r, D]
+    keys: Tensor  # [C, D], the blocks offered
+    mask: Mask
+    unit: bool  # whether no similarity exceeds 1
+    paired: Tensor  # [r, P], similarities with the row's own pairs
+
+
+class Rows:
+    """Statistics of each row, separately over its positives and its negatives.
+
+    ``lse`` of both is one sweep over the candidates, made when either is first read; ``sum`` and
+    ``top`` are a further sweep each; ``count`` and ``mean`` need none. All are in float64 where the
+    device has it, and no tensor of R x K elements is ever stored.
+    """
+
+    def __init__(self, blocks: Sequence[Block], scales: Sequence[Scale]):
+        self.scales = scales
+        labelled = blocks[0].mask.row_label is not None
+        self.positives = RowSet(self, blocks, paired=True, relation="same" if labelled else None)
+        self.negatives = RowSet(self, blocks, paired=False, relation="other")
+        self._blocks = blocks
+
+    @cached_property
+    def swept(self) -> list[dict[Relation, tuple[Tensor, ...]]]:
+        return [
+            rowstats.logsumexp(block.queries, block.keys, block.mask, self.scales, block.unit)
+            for block in self._blocks
+        ]
+
+
+class RowSet:
+    """Statistics of each row over one set of candidates.
+
+    A row without candidates has count, mean and sum 0 and lse and top minus infinity, all with zero
+    gradient.
+    """
+
+    def __init__(self, rows: Rows, blocks: Sequence[Block], paired: bool, relation: Relation | None):
+        self._rows, self._blocks, self._paired, self._relation = rows, blocks, paired, relation
+
+    @cached_property
+    def count(self) -> Tensor:
+        """[R], how many candidates each row has."""
+
+        def of_pairs(block: Block) -> Tensor:
+            return torch.full_like(block.paired[:, 0], block.paired.shape[1])
+
+        def of_sweep(block: Block, relation: Relation) -> Tensor:
+            return rowstats.row_count(block.mask, relation, block.keys.device).to(block.paired)
+
+        return self._merge(of_pairs, of_sweep, torch.add)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """[R], mean similarity."""
+
+        def of_sweep(block: Block, relation: Relation) -> Tensor:
+            return rowstats.row_total(block.queries, block.keys, block.mask, relation)
+
+        return self._merge(lambda block: block.paired.sum(1), of_sweep, torch.add) / self.count.clamp_min(1)
+
+    @cached_property
+    def lse(self) -> tuple[Tensor, ...]:
+        """One [R] a scale: log sum exp(scale * s)."""
+        return tuple(self._lse(i, scale) for i, scale in enumerate(self._rows.scales))
+
+    def sum(self, f: Callable[..., Tensor], *args: Tensor) -> Tensor:
+        """[R], the sum of f(s, *args) over each row's candidates.
+
+        Args:
+            f: a pure elementwise function of similarities s [r, c], which it may be given for any part
+                of the rows and more than once.
+            args: tensors [R], which f sees as [r, 1], or of no dimension. Whatever wants a gradient
+                comes in here.
+
+        Raises:
+            UsageError: f closes over a tensor that wants a gradient, or does not keep the shape of s.
+        """
+        for arg in args:
+            if arg.shape not in ((), self.count.shape):
+                expected = f"[{len(self.count)}] or []"
+                raise UsageError(
+                    f"An argument of sum(f, *args) must have shape {expected}, not {list(arg.shape)}."
+                )
+
+        def cut(block: Block) -> list[Tensor]:
+            return [arg[block.rows] if arg.ndim else arg for arg in args]
+
+        def of_pairs(block: Block) -> Tensor:
+            return rowstats.evaluate(f, block.paired, cut(block)).sum(1)
+
+        def of_sweep(block: Block, relation: Relation) -> Tensor:
+            return rowstats.row_sum(block.queries, block.keys, block.mask, relation, f, *cut(block))
+
+        return self._merge(of_pairs, of_sweep, torch.add)
+
+    def top(self, k: int, below: Tensor | None = None) -> Tensor:
+        """[R, k], the largest similarities of each row, largest first; minus infinity where it has fewer.
+
+        Args:
+            k: how many.
+            below: [R]; only similarities strictly below it count. It gets no gradient.
+        """
+
+        def largest(similarities: Tensor) -> Tensor:
+            found = similarities.topk(min(k, similarities.shape[1]), 1).values
+            return F.pad(found, (0, k - found.shape[1]), value=-torch.inf)
+
+        def cut(block: Block) -> Tensor | None:
+            return None if below is None else below[block.rows]
+
+        def of_pairs(block: Block) -> Tensor:
+            limit = cut(block)
+            if limit is None:
+                return largest(block.paired)
+            return largest(block.paired.masked_fill(block.paired >= limit[:, None], -torch.inf))
+
+        def of_sweep(block: Block, relation: Relation) -> Tensor:
+            found = rowstats.row_top(block.queries, block.keys, block.mask, relation, k, cut(block))
+            return found.to(block.paired)
+
+        return self._merge(of_pairs, of_sweep, lambda a, b: largest(torch.cat([a, b], 1)))
+
+    def _lse(self, i: int, scale: Scale) -> Tensor:
+        def of_pairs(block: Block) -> Tensor:
+            return (block.paired * scale).logsumexp(1)
+
+        swept = iter(self._rows.swept)
+        return self._merge(of_pairs, lambda block, relation: next(swept)[relation][i], torch.logaddexp)
+
+    def _merge(
+        self,
+        of_pairs: Callable[[Block], Tensor],
+        of_sweep: Callable[[Block, Relation], Tensor],
+        join: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """The statistic of this set from that of the pairs, that of the swept candidates, or both."""
+        found = []
+        for block in self._blocks:
+            parts = [of_pairs(block)] if self._paired else []
+            if self._relation is not None:
+                parts.append(of_sweep(block, self._relation))
+            found.append(parts[0] if len(parts) == 1 else join(*parts))
+        return torch.cat(found)

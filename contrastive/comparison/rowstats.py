@@ -1,0 +1,431 @@
+"""Statistics over the rows of Q K^T that never store it.
+
+The score matrix is swept in tiles (:mod:`contrastive.comparison.tiles`), once for the values and once again in
+the backward pass.
+
+Shape letters: R rows (queries), C columns (keys), D width, r rows and c columns of a tile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from contrastive.comparison.tiles import (
+    Collect,
+    Mask,
+    Relation,
+    Side,
+    Tile,
+    Turn,
+    buffer,
+    full_precision,
+    sweep,
+    tiles,
+)
+from contrastive.comparison.vectors import wide
+from contrastive.errors import UsageError
+
+Scale = float | Tensor
+
+
+def logsumexp(
+    queries: Tensor, keys: Tensor, mask: Mask, scales: Sequence[Scale], unit: bool = False
+) -> dict[Relation, tuple[Tensor, ...]]:
+    """log sum exp(scale * s) of each row over each relation's columns, in one sweep.
+
+    Args:
+        queries: [R, D].
+        keys: [C, D].
+        mask: the columns of each relation.
+        scales: positive numbers, or tensors of one element, whose value the host never reads.
+        unit: no |s| exceeds 1, so that 1 can stand for each row's maximum.
+
+    Returns:
+        relation -> one [R] a scale, in :func:`wide`'s dtype; minus infinity, with zero gradient,
+        where a row has no column.
+
+    Raises:
+        UsageError: a scale is not a positive number or a tensor of one element.
+    """
+    for scale in scales:
+        positive = scale.numel() == 1 if isinstance(scale, Tensor) else 0 < scale < math.inf
+        if not positive:
+            raise UsageError(f"A scale (1 / temperature) must be one positive number, not {scale}.")
+    flat = [s.reshape(()) if isinstance(s, Tensor) else s for s in scales]
+    fixed = unit and all(_in_range(scale, queries.dtype) for scale in flat)
+    found = _LogSumExp.apply(queries, keys, mask, fixed, *flat)  # relation by relation, scale by scale
+    n = len(flat)
+    return {relation: tuple(found[i * n : (i + 1) * n]) for i, relation in enumerate(mask.relations)}
+
+
+def _in_range(scale: Scale, dtype: torch.dtype) -> bool:
+    """Whether exp(scale * (s - 1)) and its inverse are normal numbers of ``dtype`` for all s in [-1, 1].
+
+    Three tenths of the exponents are left for the gradients that multiply them; in float32 temperatures
+    from 0.033 on are in range, in float64 from 0.0041 on.
+    """
+    return not isinstance(scale, Tensor) and 2 * scale <= -0.7 * math.log(torch.finfo(dtype).tiny)
+
+
+def row_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
+    """How many columns stand in ``relation`` to each row: [R] int64."""
+    if mask.column_image is not None:
+        return _swept_count(mask, relation, device)
+    hidden = 0 if mask.hidden is None else mask.hidden.sum()
+    others = torch.zeros(mask.rows, dtype=torch.int64, device=device) + (mask.columns - mask.views - hidden)
+    if mask.row_label is None or mask.column_label is None:
+        return others
+    _, first, last = _label_runs(mask.row_label, mask.column_label)
+    same = torch.where(mask.row_label >= 0, last - first - mask.views, 0)  # own columns carry the row's label
+    return same if relation == "same" else others - same
+
+
+def _swept_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
+    """:func:`row_count` where each row has columns of its own to leave out."""
+    count = torch.zeros(mask.rows, dtype=torch.int64, device=device)
+    memory = buffer(torch.empty(0, device=device))
+    for tile in tiles(mask, device):
+        ones = mask.fill(tile.of(memory).fill_(1), tile, relation, 0)
+        for rows, _, turn in tile.sides:
+            count[rows] += turn(ones).sum(1).to(count)
+    return count
+
+
+def row_total(queries: Tensor, keys: Tensor, mask: Mask, relation: Relation) -> Tensor:
+    """sum of s of each row over a relation's columns: [R], in :func:`wide`'s dtype.
+
+    Linear in the keys, so it is a product with sums of keys and needs no sweep, unless rows leave out
+    columns that no place in the batch tells.
+    """
+    if mask.column_image is not None:
+        return row_sum(queries, keys, mask, relation, lambda s: s)
+    queries, keys = queries.to(wide(queries)), keys.to(wide(keys))
+    if mask.hidden is not None:
+        keys = keys.masked_fill(mask.hidden[:, None], 0)
+    own = mask.own(keys)  # [R, D]
+    everything = keys.sum(0) - own
+    if mask.row_label is None or mask.column_label is None:
+        return (queries * everything).sum(1)
+    # The place of a label's first column, in sorted order, numbers the label without a look from the host.
+    labels, first, last = _label_runs(mask.row_label, mask.column_label)
+    number = torch.searchsorted(labels, mask.column_label)  # [C]
+    by_label = keys.new_zeros(len(keys) + 1, keys.shape[1]).index_add(0, number, keys)  # [C + 1, D]
+    known = (mask.row_label >= 0) & (last > first)
+    same = torch.where(known[:, None], by_label[first] - own, 0)  # [R, D]; an absent label's first may be C
+    return (queries * (same if relation == "same" else everything - same)).sum(1)
+
+
+def _label_runs(row_label: Tensor, column_label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Column labels sorted [C], and where each row's label begins and ends among them [R]."""
+    labels = column_label.sort().values
+    first = torch.searchsorted(labels, row_label)
+    return labels, first, torch.searchsorted(labels, row_label, right=True)
+
+
+def row_sum(
+    queries: Tensor, keys: Tensor, mask: Mask, relation: Relation, f: Callable[..., Tensor], *args: Tensor
+) -> Tensor:
+    """sum of f(s, *args) of each row over a relation's columns: [R]; see :func:`evaluate` for ``f``."""
+    return _RowSum.apply(queries, keys, mask, relation, f, *args)
+
+
+def row_top(
+    queries: Tensor, keys: Tensor, mask: Mask, relation: Relation, k: int, below: Tensor | None = None
+) -> Tensor:
+    """The k largest s of each row, largest first, strictly below ``below`` [R]: [R, k].
+
+    Minus infinity, with zero gradient, fills rows that have fewer.
+    """
+    if below is not None:
+        below = _rounded_up(below.detach(), queries.dtype)
+    return _RowTop.apply(queries, keys, mask, relation, k, below)
+
+
+def _rounded_up(limit: Tensor, dtype: torch.dtype) -> Tensor:
+    """The least number of ``dtype`` that is no less, below which the same numbers of ``dtype`` are."""
+    near = limit.to(dtype)
+    return torch.where(near < limit, near.nextafter(near.new_tensor(torch.inf)), near)
+
+
+def evaluate(f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor]) -> Tensor:
+    """f(scores [r, c], *args), an argument [r] seen as [r, 1] and one of a single element as it is.
+
+    Raises:
+        UsageError: ``f`` does not keep the shape, or closes over a tensor that wants a gradient.
+    """
+    with torch.enable_grad():
+        closed = f(scores.detach(), *(_column(a.detach()) for a in args))
+    if not isinstance(closed, Tensor) or closed.shape != scores.shape:
+        found = tuple(closed.shape) if isinstance(closed, Tensor) else type(closed).__name__
+        raise UsageError(
+            f"f in sum(f, *args) must return a tensor of shape {tuple(scores.shape)}, not {found}."
+        )
+    if closed.requires_grad:
+        raise UsageError(
+            "f in sum(f, *args) closes over a tensor that wants a gradient; pass it as an argument."
+        )
+    return f(scores, *map(_column, args)) if torch.is_grad_enabled() else closed
+
+
+class _LogSumExp(torch.autograd.Function):
+    """A row's sum is kept as exp(scale * (s - shift)): the shift is 1, or the row's largest s so far."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, fixed: bool, *scales: Scale
+    ) -> tuple[Tensor, ...]:
+        like = queries.new_zeros(len(queries), dtype=wide(queries))
+        totals = [[torch.zeros_like(like) for _ in scales] for _ in mask.relations]
+        peaks = [None if fixed else queries.new_full((len(queries),), -torch.inf) for _ in mask.relations]
+        work = buffer(queries)
+        with full_precision(queries):
+            for tile, scores in _relations(queries, keys, mask):
+                for masked, peak, sums in zip(scores, peaks, totals, strict=True):
+                    if peak is not None:
+                        _raise(peak, sums, scales, tile, masked)
+                    for scale, total in zip(scales, sums, strict=True):
+                        for rows, turn, weight in _weights(tile, masked, peak, scale, work):
+                            total[rows] += turn(weight).sum(1)
+        shifts = [torch.ones_like(like) if p is None else _finite(p).to(like) for p in peaks]
+        found = [
+            total.log_().add_(shift * scale)
+            for shift, sums in zip(shifts, totals, strict=True)
+            for scale, total in zip(scales, sums, strict=True)
+        ]
+        ctx.mask, ctx.fixed = mask, fixed
+        ctx.numbers = [None if isinstance(s, Tensor) else s for s in scales]
+        tensors = (s for s in scales if isinstance(s, Tensor))
+        ctx.save_for_backward(queries, keys, *tensors, *(p for p in peaks if p is not None), *found)
+        return tuple(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        mask, saved = ctx.mask, iter(ctx.saved_tensors)
+        queries, keys = next(saved), next(saved)
+        scales = [next(saved) if number is None else number for number in ctx.numbers]
+        peaks = [None if ctx.fixed else next(saved) for _ in mask.relations]
+        found, given = iter(saved), iter(gradients)
+        # d lse / d s = scale * exp(scale * (s - shift)) * over, over = exp(scale * shift - lse).
+        overs = [
+            [_over(next(found), next(given), 1 if p is None else _finite(p), scale) for scale in scales]
+            for p in peaks
+        ]
+        of_scales = [torch.zeros_like(s, dtype=wide(s)) if isinstance(s, Tensor) else None for s in scales]
+        collect, work, slopes = Collect(ctx, queries, keys, mask), buffer(queries), buffer(queries)
+        with full_precision(queries):
+            for tile, scores in _relations(queries, keys, mask):
+                slope = tile.of(slopes).zero_()
+                for masked, peak, parts in zip(scores, peaks, overs, strict=True):
+                    for scale, over, of_scale in zip(scales, parts, of_scales, strict=True):
+                        for rows, turn, weight in _weights(tile, masked, peak, scale, work):
+                            if of_scale is not None:
+                                seen = torch.where(masked.isinf(), 0, masked)
+                                of_scale += (turn(weight * seen).sum(1) * over[rows]).sum()
+                            part = (over[rows] * scale).to(slope)[:, None]
+                            turn(slope).addcmul_(turn(weight), part)
+                collect.add(tile, slope)
+        return (
+            *collect.gradients,
+            None,
+            None,
+            *(g if g is None else g.to(s) for g, s in zip(of_scales, scales, strict=True)),
+        )
+
+
+def _raise(
+    peak: Tensor, totals: Sequence[Tensor], scales: Sequence[Scale], tile: Tile, masked: Tensor
+) -> None:
+    """Move the shift of a tile's rows to their largest s so far; no column yet is minus infinity."""
+    for rows, _, turn in tile.sides:
+        before, after = peak[rows], torch.maximum(peak[rows], turn(masked).amax(1))
+        for total, scale in zip(totals, scales, strict=True):
+            total[rows] *= (before - _finite(after)).to(total).mul_(scale).exp_()
+        peak[rows] = after
+
+
+def _weights(
+    tile: Tile, masked: Tensor, peak: Tensor | None, scale: Scale, work: Tensor
+) -> Iterator[tuple[slice, Turn, Tensor]]:
+    """exp(scale * (s - shift)) [r, c] for the rows of each side of a tile: once where they share a shift."""
+    weight = tile.of(work)
+    if peak is None:
+        torch.sub(masked, 1, out=weight).mul_(scale).exp_()
+    for rows, _, turn in tile.sides:
+        if peak is not None:
+            torch.sub(masked, turn(_finite(peak[rows])[:, None]), out=weight).mul_(scale).exp_()
+        yield rows, turn, weight
+
+
+def _over(lse: Tensor, gradient: Tensor, shift: Tensor | float, scale: Scale) -> Tensor:
+    """gradient * exp(scale * shift - lse) [R]; a row without columns passes nothing on."""
+    return torch.where(lse.isinf(), 0, gradient * (shift * scale - lse).exp())
+
+
+def _finite(peak: Tensor) -> Tensor:
+    """0 where a row has no column, so that s - peak stays defined."""
+    return torch.where(peak.isinf(), 0, peak)
+
+
+class _RowSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        mask: Mask,
+        relation: Relation,
+        f: Callable[..., Tensor],
+        *args: Tensor,
+    ) -> Tensor:
+        out = queries.new_zeros(len(queries), dtype=wide(queries))
+        with full_precision(queries):
+            for tile, (scores,) in _relations(queries, keys, mask, relation):
+                for sides in _alike(tile, args):
+                    rows, _, turn = sides[0]
+                    seen, _ = _stand_ins(turn(scores), mask.touches(tile))
+                    values = turn(evaluate(f, seen, [_rows(a, rows).to(seen) for a in args]))
+                    values = _only(values, tile, mask, relation)
+                    for rows, _, turn in sides:
+                        out[rows] += turn(values).sum(1)
+        ctx.mask, ctx.relation, ctx.f = mask, relation, f
+        ctx.save_for_backward(queries, keys, *args)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, *args = ctx.saved_tensors
+        mask, relation = ctx.mask, ctx.relation
+        wanted = ctx.needs_input_grad[5:]
+        of_args = [torch.zeros_like(a) if want else None for a, want in zip(args, wanted, strict=True)]
+        collect, seeds, gradient = Collect(ctx, queries, keys, mask), buffer(queries), gradient.to(queries)
+        with full_precision(queries):
+            for tile, (scores,) in _relations(queries, keys, mask, relation):
+                for sides in _alike(tile, args):
+                    seed = tile.of(seeds).zero_()
+                    for rows, _, turn in sides:
+                        turn(seed).add_(gradient[rows, None])
+                    seed = _only(seed, tile, mask, relation)
+                    rows, _, turn = sides[0]
+                    seen, present = _stand_ins(turn(scores), mask.touches(tile))
+                    slope, *slopes = _slopes(ctx.f, seen, [_rows(a, rows) for a in args], wanted, turn(seed))
+                    if slope is not None:
+                        collect.add(tile, _only(turn(slope), tile, mask, relation))
+                    for of_arg, found in zip(of_args, slopes, strict=True):
+                        if of_arg is not None and found is not None:  # [r, 1]
+                            column = found if present is None else torch.where(present, found, 0)
+                            _rows(of_arg, rows).add_(column[:, 0] if of_arg.ndim else column.sum())
+        return (*collect.gradients, None, None, None, *of_args)
+
+
+def _alike(tile: Tile, args: Sequence[Tensor]) -> Iterator[tuple[Side, ...]]:
+    """The sides of a tile in groups for which f(s, *args) is the same: all, unless rows have arguments."""
+    if any(a.ndim for a in args):
+        yield from ((side,) for side in tile.sides)
+    else:
+        yield tile.sides
+
+
+def _stand_ins(scores: Tensor, touched: bool) -> tuple[Tensor, Tensor | None]:
+    """Scores [r, c] in which the row's peak stands in for columns outside the relation; which rows have one.
+
+    So a function of a score is never asked about one that the loss may not see (its own, for example,
+    where a logarithm could be undefined and the gradient 0 * nan).
+    """
+    if not touched:
+        return scores, None
+    peak = scores.amax(1, keepdim=True)
+    return torch.where(scores.isinf(), _finite(peak), scores), ~peak.isinf()
+
+
+def _slopes(
+    f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor], wanted: Sequence[bool], seed: Tensor
+) -> Sequence[Tensor | None]:
+    """Gradients of f(scores [r, c], *args), whose own is ``seed``: [r, c], and [r, 1] of each argument."""
+    inputs = [scores.detach().requires_grad_()]
+    for arg, want in zip(args, wanted, strict=True):
+        seen = _column(arg.detach().to(scores))
+        inputs.append(seen.expand(len(scores), 1).requires_grad_() if want else seen)
+    with torch.enable_grad():
+        values = f(*inputs)
+    if not values.requires_grad:  # f is a constant, for example a count
+        return [None] * len(inputs)
+    places = [0, *(1 + i for i, want in enumerate(wanted) if want)]
+    found = torch.autograd.grad(values, [inputs[i] for i in places], seed, allow_unused=True)
+    by_place = dict(zip(places, found, strict=True))
+    return [by_place.get(i) for i in range(len(inputs))]
+
+
+def _only(values: Tensor, tile: Tile, mask: Mask, relation: Relation) -> Tensor:
+    """``values`` [r, c] with 0 outside the relation."""
+    return mask.fill(values.clone(), tile, relation, 0) if mask.touches(tile) else values
+
+
+class _RowTop(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, relation: Relation, k: int, below: Tensor | None
+    ) -> Tensor:
+        top = queries.new_full((len(queries), k), -torch.inf)
+        places = torch.zeros_like(top, dtype=torch.int64)
+        with full_precision(queries):
+            for tile, (scores,) in _relations(queries, keys, mask, relation):
+                for rows, columns, turn in tile.sides:
+                    side = turn(scores)
+                    if below is not None:
+                        side = torch.where(side < below[rows, None], side, -torch.inf)
+                    found, at = side.max(1, keepdim=True) if k == 1 else side.topk(min(k, side.shape[1]), 1)
+                    candidates = torch.cat([top[rows], found], 1)
+                    top[rows], chosen = candidates.topk(k, 1)
+                    places[rows] = torch.cat([places[rows], at + columns.start], 1).gather(1, chosen)
+        ctx.mask = mask
+        ctx.save_for_backward(queries, keys, places, top)
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, places, top = ctx.saved_tensors
+        gradient = torch.where(top.isinf(), 0, gradient).to(queries)
+        of_queries = torch.zeros_like(queries)
+        of_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
+        for slope, place in zip(gradient.split(1, 1), places.unbind(1), strict=True):  # [R, 1], [R]
+            if not len(keys):
+                break
+            of_queries.addcmul_(slope, keys[place])
+            if of_keys is not None:
+                of_keys.index_add_(0, place, slope * queries)
+        if ctx.mask.mirrored and of_keys is not None:
+            return of_queries.add_(of_keys[: len(queries)]), None, None, None, None, None
+        return of_queries, of_keys, None, None, None, None
+
+
+def _relations(
+    queries: Tensor, keys: Tensor, mask: Mask, only: Relation | None = None
+) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
+    """Tiles of scores, one a relation, minus infinity outside it; the caller may overwrite them."""
+    relations = mask.relations if only is None else (only,)
+    spare = buffer(queries) if len(relations) > 1 else None
+
+    def by_relation(tile: Tile, scores: Tensor) -> Iterator[Tensor]:
+        if spare is not None:
+            yield mask.fill(tile.of(spare).copy_(scores), tile, relations[0], -torch.inf)
+        yield mask.fill(scores, tile, relations[-1], -torch.inf)
+
+    for tile, scores in sweep(queries, keys, mask):
+        yield tile, by_relation(tile, scores)
+
+
+def _column(argument: Tensor) -> Tensor:
+    return argument[:, None] if argument.ndim == 1 else argument
+
+
+def _rows(argument: Tensor, rows: slice) -> Tensor:
+    return argument[rows] if argument.ndim == 1 else argument

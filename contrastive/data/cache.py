@@ -1,0 +1,197 @@
+"""Decoded images past the memory limit: a file of pixels that is mapped into memory.
+
+A cache is a pair of files, ``<title>-<key>.pixels`` (uint8 [n, C, H, W]) and ``<title>-<key>.json``
+(what it was made of, and which images do not decode). The key is a hash of everything that decides
+the pixels, so a changed source gets another cache; old ones stay until the user removes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import features
+from torch import Tensor
+
+from contrastive.data.tables import Done, HeldTable, decode, decode_all, pixel_bytes, shown
+from contrastive.errors import UnreadableImage
+from contrastive.files import write_whole
+from contrastive.parts import ImageTable
+
+_FORMAT = 1  # of the two files, and of what decoding makes of an image
+
+
+def cache_folder(setting: str) -> Path | None:
+    """The folder that ``train.cache`` names: None for ``none``; for ``auto`` the user's own, after the XDG
+    base directory specification (``$XDG_CACHE_HOME``, else ``~/.cache``)."""
+    if setting == "none":
+        return None
+    if setting != "auto":
+        return Path(os.path.expanduser(setting))
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # as the specification asks
+        base = os.path.expanduser("~/.cache")
+    return Path(base) / "contrastive"
+
+
+class Cache:
+    """Where the decoded images of one split are kept on disk.
+
+    Args:
+        folder: of all caches; made if it is not there.
+        title: what the files' names begin with, for people: data set and split.
+        source: what else, beside the table itself, decides the pixels: the data set's fingerprint, its
+            parameters, the split. Plain values.
+        log, warn: told that images are being decoded, and that a cache cannot be had.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        title: str,
+        source: Mapping[str, Any],
+        log: Callable[[str], None] = print,
+        warn: Callable[[str], None] = print,
+    ):
+        self.folder, self.title, self.source, self.log, self.warn = folder, title, source, log, warn
+
+    def table(self, table: ImageTable, progress: Done | None = None) -> CachedTable:
+        """The table, its images decoded into this cache on first use."""
+        return CachedTable(table, self, progress)
+
+    def fetch(
+        self, table: ImageTable, progress: Done | None = None
+    ) -> tuple[Path, dict[int, UnreadableImage]] | None:
+        """The file of pixels, and row -> why it does not decode; made if it is not there and whole.
+
+        None, after a warning, where the folder cannot take it. Runs that want the same one at the same
+        time make it once: the others wait.
+        """
+        text = json.dumps(
+            {
+                **self.source,
+                "format": _FORMAT,
+                "shape": [len(table), table.channels, *(table.size or ())],
+                "stamp": table.stamp(),
+                "decoder": [PIL.__version__, features.version("libjpeg_turbo") or features.version("jpg")],
+            },
+            sort_keys=True,
+        )
+        made_of = json.loads(text)
+        pixels = self.folder / f"{self.title}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pixels"
+        try:
+            unreadable = _read(pixels, made_of, table)
+            if unreadable is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with _locked(pixels.with_suffix(".lock")):
+                    unreadable = _read(pixels, made_of, table)  # another run may have made it meanwhile
+                    if unreadable is None:
+                        unreadable = self._make(pixels, made_of, table, progress)
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            why = getattr(error, "strerror", None) or error
+            self.warn(
+                f"no cache of decoded images in {self.folder} ({why}): every epoch decodes them anew. Set "
+                f"train.cache to a folder with {shown(pixel_bytes(table))} of room or to none, or raise "
+                "train.memory_limit."
+            )
+            return None
+        return pixels, unreadable
+
+    def _make(
+        self, pixels: Path, made_of: Mapping[str, Any], table: ImageTable, progress: Done | None
+    ) -> dict[int, UnreadableImage]:
+        """Decode every image into the cache, which is there whole or not at all."""
+        size = pixel_bytes(table)
+        if shutil.disk_usage(self.folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.log(f"decoding {len(table):,} images, once, into {pixels} ({shown(size)})")
+        temporary = pixels.with_name(f".{pixels.name}.tmp")  # whoever holds the lock alone writes it
+        try:
+            with temporary.open("wb") as file:
+
+                def store(first: int, decoded: np.ndarray) -> None:
+                    _write(file.fileno(), decoded, first * decoded[0].nbytes)
+
+                unreadable = decode_all(table, store, progress)
+                os.fsync(file.fileno())
+            os.replace(temporary, pixels)
+        finally:
+            temporary.unlink(missing_ok=True)
+        named = {index: [error.name, error.reason] for index, error in unreadable.items()}
+        manifest = {**made_of, "unreadable": named}
+        write_whole(pixels.with_suffix(".json"), json.dumps(manifest, indent=1) + "\n")
+        return unreadable
+
+
+class CachedTable(HeldTable):
+    """A table held in a cache; all processes of a machine share what they read of it.
+
+    Where there can be no cache, images are decoded each time they are asked for, and those that do not
+    decode are found one by one.
+    """
+
+    def __init__(self, table: ImageTable, cache: Cache, progress: Done | None = None):
+        super().__init__(table, progress)
+        self._cache: Cache | None = cache  # until the images are loaded
+        self._file: Path | None = None
+        self._pixels: np.ndarray | None = None  # uint8 [n, C, H, W], mapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pixels: a copy in another process maps the file for itself."""
+        self.load()
+        return {**super().__getstate__(), "_pixels": None}
+
+    def load(self) -> None:
+        if self._cache is not None:
+            found = self._cache.fetch(self.table, self.progress)
+            if found is not None:
+                self._file, self._unreadable = found
+            self._cache = None
+
+    def held(self, index: int) -> Tensor:
+        if self._file is None:
+            return decode(self.table, index)
+        if self._pixels is None:
+            assert self.size is not None
+            shape = (len(self), self.channels, *self.size)
+            # Read-only: a private map that can be written to may not be larger than the memory.
+            self._pixels = np.memmap(self._file, np.uint8, "r", shape=shape)
+        return torch.from_numpy(np.array(self._pixels[index]))
+
+
+def _read(pixels: Path, made_of: Mapping[str, Any], table: ImageTable) -> dict[int, UnreadableImage] | None:
+    """What does not decode of a cache that is there, whole and made of that; None if there is no such."""
+    try:
+        manifest = json.loads(pixels.with_suffix(".json").read_text())
+        named = manifest.pop("unreadable")
+        if manifest != made_of or pixels.stat().st_size != pixel_bytes(table):
+            return None
+        return {int(index): UnreadableImage(name, reason) for index, (name, reason) in named.items()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # absent, or damaged
+        return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write(descriptor: int, pixels: np.ndarray, offset: int) -> None:
+    """Write all of ``pixels`` at a place of a file. Not through a map: a full disk would end the process."""
+    left = pixels.data.cast("B")
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written

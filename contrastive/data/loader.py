@@ -1,0 +1,412 @@
+"""Images on their way to the model: the order of an epoch, batches for training, images for evaluation.
+
+Everything here is a pure function of (seed, epoch, place in the epoch): the number of workers, the point
+of resumption and whether images are held in memory change nothing, and no global generator is touched.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from contrastive.data.tables import (
+    LIMIT,
+    Done,
+    HeldTable,
+    MemoryTable,
+    decode,
+    decode_reduced,
+    hold,
+    workers_for,
+)
+from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
+from contrastive.parts import ImageTable
+from contrastive.rng import Key, derive, hash_ids
+from contrastive.values import Batch
+
+if TYPE_CHECKING:
+    from contrastive.augmentations.pipeline import Pipeline
+    from contrastive.data.cache import Cache
+
+Workers = int | Literal["auto"]
+
+#: Pixels an image may have to be augmented in whole batches: a batch of one camera's photographs, all of
+#: one size, would be gigabytes.
+WHOLE = 256 * 256
+
+#: How many times as long as wide an image is at the most where it is evaluated.
+_STRIP = 8
+
+
+def holdout(ids: np.ndarray) -> np.ndarray:
+    """Which images are of the held-out tenth: bool [n], by a hash of the id, whatever the seed."""
+    return hash_ids(ids, "holdout") < np.uint64(2**64 // 10)
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The rows of an epoch in order: a permutation of range(n), int64 [n] (read-only)."""
+    order = np.random.Generator(np.random.PCG64(derive(seed, "order", epoch))).permutation(n)
+    order.setflags(write=False)
+    return order
+
+
+def substitutes(order: np.ndarray, place: int, batch_size: int) -> Iterator[int]:
+    """The rows that may take ``place`` of an epoch, in turn: its own, then that of every further batch.
+
+    They stay in the place's residue class modulo the batch size and go round within it. So two places
+    of a batch never get the same image, and processes that share a batch need not talk about it.
+    """
+    rows = order[place % batch_size :: batch_size]
+    for turn in range(len(rows)):
+        yield int(rows[(place // batch_size + turn) % len(rows)])
+
+
+class TrainLoader:
+    """Batches of an epoch, whole ones only.
+
+    Images of one size are decoded once and held in memory or in a cache, and a batch carries them as they
+    are. Where sizes vary, images are large or an operation goes image by image, it carries one tensor a view,
+    already cropped (or wholly augmented) by the decoding workers; :func:`augment` does the rest. Photographs
+    are decoded at the scale that their most demanding view asks for.
+
+    The place of an image that does not decode goes to the first of :func:`substitutes` that does.
+
+    Args:
+        table: the train split.
+        pipelines: one a view.
+        batch_size: source images a batch, of all processes.
+        seed: of the order and of the augmentation.
+        labels: whether batches carry labels (``positives: label``); those of the held-out tenth read -1.
+        workers: processes that decode, or read the cache; ``auto`` is none where images are held in memory
+            and augmented as batches, else one a processor, at most 8.
+        max_unreadable: the share of the images that may fail to decode.
+        memory_limit: bytes of pixels that may be held in memory.
+        cache: where they are held past that; None: nowhere.
+        share: (r, W): this is process r of W, which share each batch; it gets the r-th part of each.
+        progress: called with (done, all) while images are decoded, to be held.
+
+    Attributes:
+        table: the table batches are read from; evaluation that reads the same one decodes nothing twice.
+        steps_per_epoch: whole batches in an epoch.
+        unreadable: id -> "name: reason" of every image found so far that does not decode.
+
+    Raises:
+        DataError: fewer images than a batch, or labels asked of a table that has none; during an
+            epoch, more unreadable images than ``max_unreadable`` allows.
+    """
+
+    def __init__(
+        self,
+        table: ImageTable,
+        pipelines: Sequence[Pipeline],
+        *,
+        batch_size: int,
+        seed: int,
+        labels: bool = False,
+        workers: Workers = "auto",
+        max_unreadable: float = 0.02,
+        memory_limit: int = LIMIT,
+        cache: Cache | None = None,
+        share: tuple[int, int] = (0, 1),
+        progress: Done | None = None,
+    ):
+        if batch_size > len(table):
+            raise DataError(
+                f"train.batch_size is {batch_size}, but the train split has only {len(table)} images. "
+                f"Set train.batch_size to {len(table)} or less."
+            )
+        if labels and table.labels is None:
+            raise DataError("positives: label needs labels, but the data set has none. Set positives=image.")
+        self.table = hold(table, memory_limit, cache, progress)
+        self.steps_per_epoch = len(table) // batch_size
+        self.max_unreadable = max_unreadable
+        self.unreadable: dict[int, str] = {}
+        whole = table.size is not None and all(p.in_worker(False) == "nothing" for p in pipelines)
+        if whole and math.prod(table.size or ()) > WHOLE:
+            whole = any(p.in_worker(True) != "crop" for p in pipelines)
+        self._batches = _Batches(
+            self.table, None if whole else list(pipelines), batch_size, seed, labels, share
+        )
+        self._steps = _Steps(self.steps_per_epoch)
+        in_memory = isinstance(self.table, MemoryTable)
+        self._loader: DataLoader[Batch | ContrastiveError] = DataLoader(
+            self._batches,
+            batch_size=None,  # an item is a batch
+            sampler=self._steps,
+            num_workers=0 if whole and in_memory else workers_for(workers),
+            worker_init_fn=_start_worker,
+            generator=torch.Generator().manual_seed(derive(seed, "workers")),
+        )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from batch ``start`` on."""
+        if isinstance(self.table, HeldTable):  # before workers are forked, so that they share it
+            self._note((int(self.table.ids[row]), str(error)) for row, error in self.table.unreadable.items())
+        self._steps.epoch, self._steps.start = epoch, start
+        for batch in self._loader:
+            if isinstance(batch, ContrastiveError):
+                raise batch
+            self._note(batch.unreadable)
+            yield batch
+
+    def _note(self, unreadable: Iterable[tuple[int, str]]) -> None:
+        self.unreadable.update(unreadable)
+        count, n = len(self.unreadable), len(self.table)
+        if count > self.max_unreadable * n:
+            names = "; ".join(list(self.unreadable.values())[:5]) + ("; ..." if count > 5 else "")
+            raise DataError(
+                f"{count} of {n} images cannot be read, more than train.max_unreadable="
+                f"{self.max_unreadable:g} allows: {names}. Repair or remove them, or raise "
+                "train.max_unreadable."
+            )
+
+
+def augment(
+    batch: Batch, pipelines: Sequence[Pipeline], *, seed: int, epoch: int, device: torch.device | str
+) -> list[Tensor]:
+    """The views of a batch of :class:`TrainLoader`: V tensors float32 [b, C, h, w] in [0, 1]."""
+    ids = batch.ids.cpu().numpy()
+    keys = [Key(seed, epoch, view) for view in range(len(pipelines))]
+    if isinstance(batch.images, Tensor):
+        images = _moved(batch.images, device)  # [b, C, H, W], once for all views
+        return [pipeline(images, ids, key) for pipeline, key in zip(pipelines, keys, strict=True)]
+    views = []
+    for pipeline, key, images in zip(pipelines, keys, batch.images, strict=True):
+        pixels = _moved(images, device)  # [b, C, h, w]
+        whole = pipeline.in_worker(True) == "all"
+        views.append(pixels.float().div_(255) if whole else pipeline.rest(pixels, ids, key))
+    return views
+
+
+def read(
+    table: ImageTable,
+    indices: np.ndarray,
+    *,
+    size: int,
+    batch_size: int = 256,
+    workers: Workers = "auto",
+    on_unreadable: Callable[[int, str], None] = lambda index, reason: None,
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Images for evaluation, resized by :func:`resize_and_crop`; decoded ahead, in threads.
+
+    Args:
+        table: a split.
+        indices: int64, its rows to read, in order.
+        size: side of the images in pixels.
+        batch_size: rows read at a time; images that do not decode are left out, so fewer may come.
+        workers: threads; ``auto`` is none where images are held in memory, else one a processor.
+        on_unreadable: called with the row and the reason of every image that does not decode.
+
+    Yields:
+        (rows int64 [k], pixels float32 [k, C, size, size] in [0, 1]), k > 0.
+    """
+    if isinstance(table, HeldTable):
+        table.load()
+    if isinstance(table, MemoryTable) and workers == "auto":
+        workers = 0
+
+    def load(index: int) -> Tensor | UnreadableImage:
+        try:
+            return resize_and_crop(decode(table, index), size)
+        except UnreadableImage as error:
+            return error
+
+    def finish(
+        rows: np.ndarray, images: list[Tensor | UnreadableImage]
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        for row, image in zip(rows.tolist(), images, strict=True):
+            if isinstance(image, UnreadableImage):
+                on_unreadable(row, image.reason)
+        good = [image for image in images if isinstance(image, Tensor)]
+        if good:
+            readable = np.array([isinstance(image, Tensor) for image in images])
+            yield rows[readable], torch.stack(good).float().div_(255)
+
+    rows = np.asarray(indices, dtype=np.int64)
+    batches = (rows[first : first + batch_size] for first in range(0, len(rows), batch_size))
+    count = workers_for(workers)
+    if count == 0:
+        for batch in batches:
+            yield from finish(batch, [load(index) for index in batch.tolist()])
+        return
+    ahead: deque[tuple[np.ndarray, list[Future[Tensor | UnreadableImage]]]] = deque()
+    pool = ThreadPoolExecutor(count)
+    try:
+        for batch in batches:
+            ahead.append((batch, [pool.submit(load, index) for index in batch.tolist()]))
+            if len(ahead) > 2:
+                done, futures = ahead.popleft()
+                yield from finish(done, [future.result() for future in futures])
+        for done, futures in ahead:
+            yield from finish(done, [future.result() for future in futures])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def resize_and_crop(image: Tensor, size: int) -> Tensor:
+    """What an image is evaluated on: uint8 [C, H, W] -> uint8 [C, size, size].
+
+    An image of that size stays as it is. Else its shorter side is brought to ``size / 0.875`` (to
+    ``size`` where that is at most 32; bilinear, antialiased) and the centre is cut out: the usual
+    protocol of ImageNet (Krizhevsky et al. 2012: 224 of 256).
+    """
+    if image.shape[1:] == (size, size):
+        return image
+    image = _middle(image)
+    height, width = image.shape[1:]
+    short = round(size / 0.875) if size > 32 else size
+    if min(height, width) != short:
+        tall = height > width  # the longer side by whole numbers: 32 / 49 * 49 is 31.99
+        height, width = (height * short // width, short) if tall else (short, width * short // height)
+        image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[:, top : top + size, left : left + size]
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The middle of a strip [C, H, W], more of it than a square and a filter reach: whole, two by ten
+    thousand pixels would be enlarged to gigabytes before the square is cut out."""
+    most = _STRIP * min(image.shape[1:])
+    top, left = (max(0, (side - most) // 2) for side in image.shape[1:])
+    return image[:, top : top + most, left : left + most]
+
+
+class _Batches(TorchDataset[Batch | ContrastiveError]):
+    """(epoch, number of the batch) -> the batch, or what is wrong: an error raised in a worker would
+    reach the user wrapped in its traceback.
+
+    ``pipelines`` is None where images go into the batch as they are.
+    """
+
+    def __init__(
+        self,
+        table: ImageTable,
+        pipelines: list[Pipeline] | None,
+        batch_size: int,
+        seed: int,
+        labels: bool,
+        share: tuple[int, int],
+    ):
+        self.table, self.pipelines, self.batch_size, self.seed = table, pipelines, batch_size, seed
+        rank, processes = share
+        images = batch_size // processes  # of this process
+        self.places = range(rank * images, (rank + 1) * images)  # of every batch
+        self.labels = None
+        if labels and table.labels is not None:
+            self.labels = np.where(holdout(table.ids), -1, table.labels)
+
+    def __getitem__(self, number: tuple[int, int]) -> Batch | ContrastiveError:
+        try:
+            return self._batch(*number)
+        except ContrastiveError as error:
+            return error
+
+    def _batch(self, epoch: int, step: int) -> Batch:
+        order = epoch_order(self.seed, epoch, len(self.table))
+        rows: list[int] = []
+        pixels: list[list[Tensor]] = []  # [b][V], or [b][1] where images are taken as they are
+        unreadable: list[tuple[int, str]] = []
+        for place in self.places:
+            row, views = self._first_readable(order, step * self.batch_size + place, epoch, unreadable)
+            rows.append(row)
+            pixels.append(views)
+        stacked = [_stack(images) for images in zip(*pixels, strict=True)]
+        return Batch(
+            ids=torch.from_numpy(self.table.ids[rows]),
+            images=stacked[0] if self.pipelines is None else stacked,
+            labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
+            unreadable=unreadable,
+        )
+
+    def _first_readable(
+        self, order: np.ndarray, place: int, epoch: int, unreadable: list[tuple[int, str]]
+    ) -> tuple[int, list[Tensor]]:
+        for row in substitutes(order, place, self.batch_size):
+            try:
+                return row, self._views(row, epoch)
+            except UnreadableImage as error:
+                unreadable.append((int(self.table.ids[row]), str(error)))
+        raise DataError(
+            f"too few images can be read to fill batches of {self.batch_size}; {unreadable[-1][1]}. "
+            "Repair or remove the unreadable images, or lower train.batch_size."
+        )
+
+    def _views(self, row: int, epoch: int) -> list[Tensor]:
+        """One tensor a view, or the image as it is; decoded once. Raises UnreadableImage."""
+        if self.pipelines is None:
+            return [decode(self.table, row)]
+        id_ = int(self.table.ids[row])
+        drawn = [(pipeline, Key(self.seed, epoch, view)) for view, pipeline in enumerate(self.pipelines)]
+        image = decode_reduced(
+            self.table, row, lambda size: min(p.reduction(size, id_, key) for p, key in drawn)
+        )
+        return [
+            pipeline.sample(image.pixels, id_, key, image.size, image.factor)
+            if pipeline.in_worker(True) == "all"
+            else pipeline.crop(image.pixels, id_, key, image.size, image.factor)
+            for pipeline, key in drawn
+        ]
+
+
+class _Steps:
+    """The sampler: (epoch, number of the batch) of what remains of an epoch."""
+
+    def __init__(self, steps: int):
+        self.epoch, self.start, self.steps = 0, 0, steps
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        return ((epoch, step) for step in range(self.start, self.steps))
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise UsageError(
+            "augmentation: the images differ in size, and so do their views. Begin every pipeline with an "
+            "operation that fixes the size, such as random_resized_crop."
+        )
+    return torch.stack(list(images)).contiguous()  # however a decoder lays out its pixels
+
+
+def _moved(images: Tensor, device: torch.device | str) -> Tensor:
+    if torch.device(device).type == "cuda":
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True)
+
+
+def _start_worker(_: int) -> None:
+    """Leave signals to the parent: on Ctrl-C or SIGTERM it finishes its step, saves and ends its workers.
+
+    Both go to a whole group of processes (a terminal's, a batch system's), and a worker that ended by
+    itself would fail the step. So SIGTERM counts only if the parent sends it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

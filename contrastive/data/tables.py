@@ -1,0 +1,220 @@
+"""Images of one size, decoded once and held as uint8: in memory here, in a file in ``cache``."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrastive.errors import ContrastiveError, UnreadableImage
+from contrastive.parts import ImageTable, Reduced, Reduction
+
+if TYPE_CHECKING:
+    from contrastive.data.cache import Cache
+
+LIMIT = 2 * 2**30  # bytes of pixels; larger tables go into a cache, or are streamed
+#: Pixels an image may have to be held: decoded, a photograph takes ten times the room of its file, and of a
+#: file a reduced scale can be decoded.
+PHOTOGRAPH = 1024 * 1024
+_CHUNK = 2**24  # bytes of pixels a thread decodes at a time
+
+Done = Callable[[int, int], None]
+
+
+def workers_for(workers: int | str) -> int:
+    """The number that ``auto`` stands for: the processors this process may use, at most 8."""
+    if not isinstance(workers, str):
+        return workers
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(usable or 1, 8)
+
+
+def decode(table: ImageTable, index: int) -> Tensor:
+    """Pixels uint8 [C, H, W] of a row, of the size the table promises. Raises UnreadableImage."""
+    pixels = table.decode(index)
+    _check_size(table, index, (pixels.shape[1], pixels.shape[2]))
+    return pixels
+
+
+def decode_reduced(table: ImageTable, index: int, reduction: Reduction) -> Reduced:
+    """As :meth:`ImageTable.decode_reduced`, of a whole image of the size the table promises.
+
+    What is :func:`holdable` is decoded whole, whether it is held or not: its pixels must be the same.
+    """
+    if holdable(table):
+        pixels = decode(table, index)
+        return Reduced(pixels, (pixels.shape[1], pixels.shape[2]), 1)
+    reduced = table.decode_reduced(index, reduction)
+    _check_size(table, index, reduced.size)
+    return reduced
+
+
+def _check_size(table: ImageTable, index: int, size: tuple[int, int]) -> None:
+    if table.size is not None and size != table.size:
+        expected = f"{table.size[0]} x {table.size[1]}"
+        raise UnreadableImage(
+            table.name(index), f"is {size[0]} x {size[1]} pixels, not {expected} as the others"
+        )
+
+
+def holdable(table: ImageTable) -> bool:
+    """Whether images may be held: those of one size, of at most PHOTOGRAPH pixels.
+
+    All others are read anew each time, and for training at a reduced scale where that will do. How much
+    memory or disk there is plays no part in it, so that it changes no pixel.
+    """
+    return table.size is not None and math.prod(table.size) <= PHOTOGRAPH
+
+
+def pixel_bytes(table: ImageTable) -> int:
+    """Bytes of the decoded images of a table of one size."""
+    assert table.size is not None
+    return len(table) * table.channels * math.prod(table.size)
+
+
+def shown(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
+def whereabouts(table: ImageTable, limit: int, cached: bool) -> Literal["memory", "cache", "nowhere"]:
+    """Where the decoded images of a table are held."""
+    if not holdable(table):
+        return "nowhere"
+    if pixel_bytes(table) <= limit:
+        return "memory"
+    return "cache" if cached else "nowhere"
+
+
+def hold(
+    table: ImageTable, limit: int = LIMIT, cache: Cache | None = None, progress: Done | None = None
+) -> ImageTable:
+    """The table in memory, if :func:`holdable` and no larger than ``limit`` bytes; in ``cache``, if there
+    is one and it is larger; else the table itself."""
+    if isinstance(table, HeldTable):
+        return table
+    where = whereabouts(table, limit, cache is not None)
+    if where == "memory":
+        return MemoryTable(table, progress)
+    if where == "cache":
+        assert cache is not None
+        return cache.table(table, progress)
+    return table
+
+
+def decode_all(
+    table: ImageTable, store: Callable[[int, np.ndarray], None], progress: Done | None = None
+) -> dict[int, UnreadableImage]:
+    """Decode every image of a table of one size, in threads.
+
+    Args:
+        store: called with a first row and the pixels uint8 [k, C, H, W] of the k rows from there on, by
+            several threads at once; those of images that do not decode are zero.
+        progress: called with (images done, images in all).
+
+    Returns:
+        row -> why it does not decode, in the order of the rows.
+    """
+    assert table.size is not None
+    shape = (table.channels, *table.size)
+    unreadable: dict[int, UnreadableImage] = {}
+    at_a_time = max(1, _CHUNK * len(table) // pixel_bytes(table))
+
+    def fill(first: int) -> int:
+        rows = range(first, min(first + at_a_time, len(table)))
+        pixels = np.zeros((len(rows), *shape), dtype=np.uint8)
+        for place, index in enumerate(rows):
+            try:
+                pixels[place] = decode(table, index).numpy()
+            except UnreadableImage as error:
+                unreadable[index] = error
+        store(first, pixels)
+        return len(rows)
+
+    done = 0
+    with ThreadPoolExecutor(workers_for("auto")) as pool:
+        try:
+            for count in pool.map(fill, range(0, len(table), at_a_time)):
+                done += count
+                if progress is not None:
+                    progress(done, len(table))
+        except BaseException:  # Ctrl-C, a full disk: leave what has not begun
+            pool.shutdown(cancel_futures=True)
+            raise
+    return dict(sorted(unreadable.items()))
+
+
+class HeldTable(ImageTable):
+    """A table whose images are decoded all at once, on first use.
+
+    Args:
+        table: images of one size.
+        progress: called with (images done, images in all) while they are decoded.
+    """
+
+    def __init__(self, table: ImageTable, progress: Done | None = None):
+        assert table.size is not None, "only images of one size can be held"
+        self.table, self.progress = table, progress
+        self.ids, self.labels, self.skipped = table.ids, table.labels, table.skipped
+        self.channels, self.size = table.channels, table.size
+        self._unreadable: dict[int, UnreadableImage] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without ``progress``: where workers are spawned they get a copy, and a display cannot be copied."""
+        return {**vars(self), "progress": None}
+
+    @abstractmethod
+    def load(self) -> None:
+        """Decode every image, if that has not been done."""
+
+    @abstractmethod
+    def held(self, index: int) -> Tensor:
+        """Pixels uint8 [C, H, W] of a row that decodes, once all are loaded."""
+
+    @property
+    def unreadable(self) -> dict[int, UnreadableImage]:
+        """row -> why it does not decode, of every row that does not, in the order of the rows."""
+        self.load()
+        return self._unreadable
+
+    def decode(self, index: int) -> Tensor:
+        if index in self.unreadable:
+            raise UnreadableImage(*self._unreadable[index].args)  # afresh: raised again, it would grow
+        return self.held(index)
+
+    def name(self, index: int) -> str:
+        return self.table.name(index)
+
+
+class MemoryTable(HeldTable):
+    """A table held in memory."""
+
+    _pixels: Tensor | None = None  # uint8 [n, C, H, W]; rows of unreadable images are zero
+
+    def load(self) -> None:
+        if self._pixels is None:
+            assert self.size is not None
+            try:
+                pixels = torch.empty((len(self), self.channels, *self.size), dtype=torch.uint8)
+            except (MemoryError, RuntimeError) as error:
+                raise ContrastiveError(
+                    f"out of memory while decoding {len(self):,} images into memory "
+                    f"({pixel_bytes(self) // 2**20:,} MiB): set a smaller train.memory_limit."
+                ) from error
+
+            def store(first: int, decoded: np.ndarray) -> None:
+                pixels[first : first + len(decoded)] = torch.from_numpy(decoded)
+
+            self._unreadable = decode_all(self.table, store, self.progress)
+            self._pixels = pixels
+
+    def held(self, index: int) -> Tensor:
+        assert self._pixels is not None
+        return self._pixels[index]

@@ -1,0 +1,6 @@
+from .fashion_mnist_sample import FashionMNISTSample as FashionMNISTSample
+from .hugging_face import HuggingFace as HuggingFace
+from .image_folder import ImageFolder as ImageFolder
+from .parquet import Parquet as Parquet
+from .subset import Subset as Subset
+from .torchvision import Torchvision as Torchvision

@@ -1,0 +1,215 @@
+"""Folders of image files, with classes (torchvision's layout) or without."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from contrastive.datasets.decoding import EXTENSIONS, EncodedTable, common_size, reason
+from contrastive.datasets.fingerprints import fingerprint_listing
+from contrastive.errors import DataError, UnreadableImage, did_you_mean
+from contrastive.parts import Dataset, Split
+
+#: What would end a line, or have a terminal do something.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+class ImageFolder(Dataset):
+    """Folder of image files: root/train/<class>/x.jpg, root/<class>/x.jpg, or photos without classes.
+
+    A folder ``train`` is the train split, and beside it the first of ``test``, ``val``, ``valid``,
+    ``validation`` is the test split; without ``train`` the whole root is the train split. The
+    sub-folders of train are the classes if there are two or more and no image lies beside them;
+    else the images have no labels. Those of the test split are classes of train, be it a single one.
+    Hidden files are ignored; files without an image extension, links that lead nowhere and what is
+    no file are skipped and named.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path):
+        self.root = Path(os.path.expanduser(root))
+
+    def table(self, split: Split) -> FileTable | None:
+        folder = self._folder(split)
+        if folder is None:
+            return None
+        images, skipped = self._listing(folder)
+        classes = self.classes
+        labels = None
+        if classes is not None and _in_folders(images, folder, self.root):
+            labels = self._labels(images, folder, classes)
+        return FileTable(self.root, images, labels, skipped)
+
+    @cached_property
+    def classes(self) -> list[str] | None:
+        folder = self._folder("train")
+        assert folder is not None
+        return _class_names(self._listing(folder)[0], folder, self.root)
+
+    def fingerprint(self) -> str:
+        folders = [folder for folder in (self._folder("train"), self._folder("test")) if folder is not None]
+        paths = [path for folder in folders for path in self._listing(folder)[0]]
+        return fingerprint_listing((path, os.stat(self.root / path).st_size) for path in paths)
+
+    def _folder(self, split: Split) -> Path | None:
+        if not os.path.isdir(self.root):  # False, where Path.is_dir raises: closed folders, endless names
+            problem = "is a file, not a folder" if os.path.exists(self.root) else "there is no such folder"
+            raise DataError(f"{self.root}: {problem}. Set dataset.root to a folder of images.")
+        train = self.root / "train"
+        if not os.path.isdir(train):
+            return self.root if split == "train" else None
+        names = ("train",) if split == "train" else _TEST_FOLDERS
+        return next((self.root / name for name in names if os.path.isdir(self.root / name)), None)
+
+    def _listing(self, folder: Path) -> tuple[list[str], list[str]]:
+        """Sorted paths, relative to the root, of the images and of all other files of a split."""
+        if folder not in self._listings:
+            found = sorted(
+                (path.relative_to(self.root).as_posix(), file) for path, file in _walk(folder, set())
+            )
+            known = {path for path, file in found if file and os.path.splitext(path)[1].lower() in EXTENSIONS}
+            if not known:
+                raise DataError(_no_images(folder, [path for path, _ in found]))
+            images = [path for path, _ in found if path in known]
+            self._listings[folder] = images, [printable(path) for path, _ in found if path not in known]
+        return self._listings[folder]
+
+    @cached_property
+    def _listings(self) -> dict[Path, tuple[list[str], list[str]]]:
+        return {}
+
+    def _labels(self, images: Sequence[str], folder: Path, classes: list[str]) -> np.ndarray:
+        index = {name: label for label, name in enumerate(classes)}
+        names = [_below(path, folder, self.root)[0] for path in images]
+        for name in dict.fromkeys(names):
+            if name not in index:
+                raise DataError(
+                    f"{folder / name}: the train split has no class '{name}'.{did_you_mean(name, classes)} "
+                    "Rename or remove the folder."
+                )
+        return np.array([index[name] for name in names], dtype=np.int64)
+
+
+class FileTable(EncodedTable):
+    """Image files below a folder, read as RGB.
+
+    Args:
+        root: the folder that paths and ids are relative to.
+        paths: posix paths of the n images.
+        labels: int64 [n] or None.
+        skipped: names of the files that are not images.
+    """
+
+    def __init__(self, root: Path, paths: Sequence[str], labels: np.ndarray | None, skipped: Sequence[str]):
+        self.root, self.paths, self.labels, self.skipped = root, paths, labels, skipped
+        self.ids = _unique_ids(paths)
+        self.size = common_size(root / path for path in paths)
+
+    def encoded(self, index: int) -> bytes:
+        try:
+            return (self.root / self.paths[index]).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(self.name(index), reason(error)) from None
+
+    def name(self, index: int) -> str:
+        return printable(self.paths[index])
+
+    def stamp(self) -> str:
+        """A hash of the files' times: an image painted over in place may have as many bytes as before."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(b"%d " % _modified(self.root / path))
+        return digest.hexdigest()
+
+
+def path_id(path: str) -> int:
+    """63 bits of the BLAKE2b hash of a relative posix path."""
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def printable(path: str) -> str:
+    """A path that can be printed, in one line, even where it holds control characters or is no UTF-8."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
+
+
+def _modified(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where it has gone."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _unique_ids(paths: Sequence[str]) -> np.ndarray:
+    ids = np.array([path_id(path) for path in paths], dtype=np.int64)
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) < len(ids):
+        twin = int(np.argmax(counts > 1))
+        names = " and ".join(printable(paths[i]) for i in np.flatnonzero(ids == values[twin])[:2])
+        raise DataError(f"{names}: the two names have one hash. Rename one of the files.")
+    return ids
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+    """All that is no folder below one, and whether it is a file: a pipe is none, nor a link to nowhere.
+
+    Links are followed, but no folder is entered twice.
+    """
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be read ({reason(error)}). Check the folder and its permissions."
+        ) from None
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            is_folder, is_file = False, False
+        if is_folder:
+            yield from _walk(folder / entry.name, seen)
+        else:
+            yield folder / entry.name, is_file
+
+
+def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:
+    """The components of a path (relative to the root) below the folder of its split."""
+    return Path(path).parts[len(folder.relative_to(root).parts) :]
+
+
+def _class_names(images: Sequence[str], folder: Path, root: Path) -> list[str] | None:
+    """The sub-folders that hold images; None if there is but one or an image lies beside them."""
+    names = sorted({_below(path, folder, root)[0] for path in images})
+    return names if len(names) > 1 and _in_folders(images, folder, root) else None
+
+
+def _in_folders(images: Sequence[str], folder: Path, root: Path) -> bool:
+    """Whether every image of a split lies in a sub-folder."""
+    return all(len(_below(path, folder, root)) > 1 for path in images)
+
+
+def _no_images(folder: Path, files: Sequence[str]) -> str:
+    if not files:
+        return f"{folder}: the folder is empty. Set dataset.root to a folder of images."
+    shown = ", ".join(printable(path) for path in files[:3]) + (", ..." if len(files) > 3 else "")
+    return (
+        f"{folder}: none of its {len(files)} files is an image ({shown}). Set dataset.root to a folder of "
+        f"images; known extensions: {' '.join(sorted(EXTENSIONS))}."
+    )

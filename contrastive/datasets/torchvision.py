@@ -1,0 +1,236 @@
+"""Any data set of torchvision that gives images."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import os
+import pickle
+import sys
+import tarfile
+import zipfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from contrastive.datasets.decoding import pixels, reason
+from contrastive.datasets.fingerprints import fingerprint_listing
+from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
+from contrastive.parts import Dataset, ImageTable, Split
+
+#: What torchvision lets through where an archive or a file in it is cut short.
+_DAMAGED = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
+#: Whose files torchvision unpickles without knowing them (those of CIFAR it knows by their checksums).
+_UNPICKLE = ("LSUN", "LSUNClass")
+#: Where torchvision's classes keep their labels; none is part of their public interface, so all are tried.
+_LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "samples", "_samples")
+
+
+class Torchvision(Dataset):
+    """Data sets of torchvision by name: CIFAR10, CIFAR100, STL10, SVHN, FashionMNIST, MNIST, Food101, ...
+
+    Args:
+        dataset: the name of a class of ``torchvision.datasets``.
+        root: the folder that holds, or shall hold, the files.
+        download: fetch the files if they are not there.
+        train_split: the split to train on, where the data set has named ones (STL10: ``train``,
+            ``unlabeled``, ``train+unlabeled``).
+        test_split: the split to test on, where the data set has named ones (``test``, ``val``, ...).
+        options: further arguments of the class, such as ``{split: letters}`` for EMNIST.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        root: Path,
+        download: bool = False,
+        train_split: str = "train",
+        test_split: str = "test",
+        options: dict[str, Any] | None = None,
+    ):
+        self.dataset, self.root, self.download = dataset, Path(os.path.expanduser(root)), download
+        self.train_split, self.test_split, self.options = train_split, test_split, dict(options or {})
+
+    def table(self, split: Split) -> TorchvisionTable | None:
+        source = self._source(split)
+        return None if source is None else TorchvisionTable(source, f"{self.dataset} {split}")
+
+    @cached_property
+    def classes(self) -> list[str] | None:
+        names = getattr(self._source("train"), "classes", None)
+        return [str(name) for name in names] if names else None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of pixels and labels where torchvision holds them in memory, else of the root's files."""
+        digest = hashlib.sha256()
+        for split in ("train", "test"):
+            source = self._source(split)
+            if source is None:
+                continue
+            images = _array(source)
+            if images is None:
+                return fingerprint_listing(
+                    (
+                        os.path.relpath(os.path.join(folder, name), self.root),
+                        os.stat(os.path.join(folder, name)).st_size,
+                    )
+                    for folder, _, names in os.walk(self.root)
+                    for name in names
+                )
+            labels = _labels(source)
+            digest.update(f"{split} {images.shape} {labels is not None}".encode())
+            digest.update(np.ascontiguousarray(images).data)
+            digest.update(b"" if labels is None else labels.data)
+        return digest.hexdigest()
+
+    @cached_property
+    def _sources(self) -> dict[Split, Any]:
+        return {}
+
+    def _source(self, split: Split) -> Any:
+        """The torchvision object of a split, or None where there is no such split; made once."""
+        if split not in self._sources:
+            self._sources[split] = self._load(split)
+        return self._sources[split]
+
+    def _load(self, split: Split) -> Any:
+        make = self._class()
+        accepted = _parameters(make)
+        arguments: dict[str, Any] = {"root": str(self.root), **self.options}
+        unknown = sorted(set(self.options) - accepted)
+        if unknown:
+            raise UsageError(
+                f"dataset.options: torchvision's {self.dataset} takes no '{unknown[0]}'."
+                f"{did_you_mean(unknown[0], accepted)}"
+            )
+        if "train" in accepted:
+            arguments["train"] = split == "train"
+        elif "split" in accepted:
+            arguments["split"] = self.train_split if split == "train" else self.test_split
+        elif split == "test":
+            return None
+        if "download" in accepted:
+            arguments["download"] = self.download
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # standard output may be one JSON object
+                return make(**arguments)
+        except ModuleNotFoundError as error:
+            raise DataError(
+                f"torchvision's {self.dataset} needs the package {error.name}; install it."
+            ) from None
+        except ValueError as error:  # what torchvision raises on the name of a split
+            raise UsageError(f"torchvision's {self.dataset}: {reason(error)}") from None
+        except (RuntimeError, OSError) as error:
+            raise DataError(self._absent(error, "download" in accepted)) from None
+        except _DAMAGED as error:
+            raise DataError(
+                f"{self.root}: the files of torchvision's {self.dataset} are damaged ({reason(error)}). "
+                "Remove them, and fetch them again with dataset.download=true."
+            ) from None
+
+    def _absent(self, error: Exception, downloads: bool) -> str:
+        place = f"{self.root}: torchvision's {self.dataset}"
+        if self.download:
+            return (
+                f"{place} cannot be downloaded or read ({reason(error)}). Try again, or put its files there."
+            )
+        if downloads:
+            return (
+                f"{place} is not there. Set dataset.download=true to fetch it, or dataset.root to its place."
+            )
+        return f"{place} is not there ({reason(error)}). Put its files there, or set dataset.root."
+
+    def _class(self) -> Any:
+        if self.dataset in _UNPICKLE:
+            raise UsageError(
+                f"dataset.dataset: torchvision's {self.dataset} unpickles what lies in the current folder, "
+                "which may run any code. Read the images with image_folder or parquet."
+            )
+        from torchvision import datasets
+
+        known = [
+            name
+            for name in datasets.__all__
+            if inspect.isclass(getattr(datasets, name))
+            and issubclass(getattr(datasets, name), datasets.VisionDataset)
+            and "root" in _parameters(getattr(datasets, name))
+        ]
+        if self.dataset not in known:
+            raise UsageError(
+                f"dataset.dataset: torchvision has no data set '{self.dataset}'."
+                f"{did_you_mean(self.dataset, known)} It has: {', '.join(sorted(known))}."
+            )
+        return getattr(datasets, self.dataset)
+
+
+class TorchvisionTable(ImageTable):
+    """Images of a torchvision data set: grey where torchvision holds grey arrays, else RGB.
+
+    Args:
+        source: the torchvision object.
+        title: what the user knows it by.
+    """
+
+    def __init__(self, source: Any, title: str):
+        self.source, self.title = source, title
+        if len(source) == 0:
+            raise DataError(
+                f"{title}: torchvision finds no image in it. Set dataset.root to where the files are."
+            )
+        self.ids = np.arange(len(source), dtype=np.int64)
+        self.labels = _labels(source)
+        if _array(source) is not None:  # all of one size, and of the first one's
+            image = source[0][0]
+            self.size = (image.height, image.width)
+            self.channels = 1 if image.mode == "L" else 3
+
+    def decode(self, index: int) -> Tensor:
+        try:
+            return pixels(self.source[index][0], self.channels)
+        except Exception as error:  # torchvision lets through whatever Pillow raises
+            raise UnreadableImage(self.name(index), reason(error)) from None
+
+    def name(self, index: int) -> str:
+        return f"{self.title} row {index}"
+
+
+def _parameters(make: Any) -> set[str]:
+    """The arguments a class takes, those it hands to its base classes included."""
+    names: set[str] = set()
+    for base in make.__mro__:
+        parameters = inspect.signature(base.__init__).parameters if "__init__" in vars(base) else {}
+        names.update(parameters)
+        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names - {"self", "args", "kwargs"}
+
+
+def _array(source: Any) -> np.ndarray | None:
+    """The pixels, uint8 [n, ...], where torchvision holds them in memory."""
+    data = getattr(source, "data", None)
+    if data is None or not hasattr(data, "shape"):
+        return None
+    data = np.asarray(data)
+    return data if data.dtype == np.uint8 and len(data) == len(source) and data.ndim in (3, 4) else None
+
+
+def _labels(source: Any) -> np.ndarray | None:
+    """int64 [n] (-1 unknown), or None where torchvision keeps no class a row."""
+    for attribute in _LABEL_ATTRIBUTES:
+        values = getattr(source, attribute, None)
+        if values is None or len(values) != len(source):
+            continue
+        if isinstance(values, list) and isinstance(values[0], tuple):
+            values = [row[-1] for row in values]
+        try:
+            labels = np.asarray(values)
+        except ValueError:  # ragged
+            continue
+        if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+            labels = np.maximum(labels.astype(np.int64), -1)
+            return labels if (labels >= 0).any() else None
+    return None

@@ -1,0 +1,264 @@
+"""Evaluation of an encoder: which images are read when, and what is told of them.
+
+The held-out tenth of the train split (by a hash of the id, the same for every seed) answers every
+question during training. The test split is read once, at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from contrastive.augmentations.pipeline import Pipeline
+from contrastive.data import holdout
+from contrastive.errors import PluginError, UsageError
+from contrastive.evaluation.trial import Images, Reader, Trial, Witness
+from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
+from contrastive.parts import ImageTable, Protocol
+from contrastive.rng import Key, derive, hash_sample
+from contrastive.training.compilation import uncompiled
+from contrastive.training.method import Method
+from contrastive.values import Features
+
+Figures = dict[str, float]
+
+BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training
+PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor where they are cheap: small images only
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A protocol of a recipe, and when it runs.
+
+    Attributes:
+        name: its key in the recipe, which its figures begin with.
+        part: what the protocol is registered as.
+    """
+
+    name: str
+    part: str
+    protocol: Protocol
+    at: Literal["every", "end"]
+
+    @property
+    def id(self) -> str:
+        """Name and version of the protocol: figures of different ids do not compare."""
+        return f"{self.part}/{self.protocol.version}"
+
+    def describe(self, split: str) -> dict[str, Any]:
+        """What every figure must name: id (with the version), parameters, feature, and the split read."""
+        about = {"id": self.id, "version": self.protocol.version, "feature": self.protocol.feature}
+        return {**about, **public(self.protocol), "split": split}
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, not compiled; afterwards every module is in the mode it was in."""
+    modes = [(m, m.training) for module in modules for m in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad(), uncompiled():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Evaluation:
+    """Figures of encoders on one data set.
+
+    Args:
+        train, test: the splits; test is None where there is none. A test split without a single label
+            scores nothing: the final figures are then those of the held-out tenth.
+        protocols: what to run, and when.
+        pipelines: the training views, for the alignment monitor.
+        size: side of the images an encoder sees, as in training.
+        device: where encoders run.
+        workers: decoding workers.
+        interrupted: true once the user asked to stop.
+    """
+
+    def __init__(
+        self,
+        train: ImageTable,
+        test: ImageTable | None,
+        protocols: Sequence[Scheduled],
+        pipelines: Sequence[Pipeline],
+        size: int,
+        device: torch.device,
+        workers: int | Literal["auto"] = "auto",
+        interrupted: Callable[[], bool] = bool,
+    ):
+        self.train, self.test = train, test if test is not None and _known(test).any() else None
+        self.protocols, self.pipelines = protocols, pipelines
+        self.size, self.device = size, device
+        self.reader = Reader(size, device, workers, interrupted)
+        self._used: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
+        held_out, known = holdout(train.ids), _known(train)
+        # Protocols score labelled images alone, so that no others are encoded for them.
+        self.fit_rows = np.flatnonzero(~held_out & known)
+        self.validation_rows = np.flatnonzero(held_out & known)
+        self.labelled = len(self.fit_rows) > 0 and len(self.validation_rows) > 0
+        tenth = self.validation_rows if self.labelled else np.flatnonzero(held_out)
+        if len(tenth) == 0:  # a few images: chance may hold out none of them
+            tenth = np.arange(len(train))
+        self.monitored = _sample(train.ids, tenth, QUERIES)
+
+    # -- during training ----------------------------------------------------------------------------
+
+    def during(self, method: Method) -> Figures:
+        """Monitors, and the protocols due at every evaluation, on the held-out tenth."""
+        bank = _sample(self.train.ids, self.fit_rows, BANK)
+        trial = self._trial(method.backbone, method.head, bank, self.monitored, None)
+        with frozen(method):
+            figures = self.monitor(method, trial.features_of(trial.validation))
+            return figures | self._figures(self._due() if self.labelled else [], trial)
+
+    def _due(self) -> list[Scheduled]:
+        return [entry for entry in self.protocols if entry.at == "every"]
+
+    def named(self) -> dict[str, Any]:
+        """What a line of :meth:`during`'s figures says of them: the protocols, as in :meth:`describe`."""
+        due = {entry.name: entry.describe("validation") for entry in self._due() if self.labelled}
+        return {"protocols": due} if due else {}
+
+    def monitor(self, method: Method, validation: Features) -> Figures:
+        """Alignment, uniformity, spread and length of z over two views of held-out images; rank of h."""
+        views = [self._views(method, view) for view in (0, 1)]
+        a, b = views
+        return {
+            "alignment": float(alignment(a, b)),
+            "uniformity": float(uniformity(a)),
+            "embedding_std": float(embedding_std(a)),
+            "embedding_norm": embedding_norm(a),
+            "effective_rank": float(effective_rank(validation.h)),
+        }
+
+    def _views(self, method: Method, view: int) -> Tensor:
+        """z [n, D] of one augmented view of each image; the draws never change, so epochs compare."""
+        key, pipeline, out = Key(0, 0, view), self.pipelines[view], []
+        for indices, pixels in self.reader.whole(self.train, self.monitored):
+            images = (pixels * 255).round().to(torch.uint8)
+            ids = self.train.ids[indices]
+            if pipeline.in_worker(varying=False) == "all":
+                seen = [pipeline.sample(image, int(i), key) for image, i in zip(images, ids, strict=True)]
+                drawn = torch.stack(seen).float() / 255
+            else:
+                drawn = pipeline(images.to(self.device), ids, key)
+            out.append(
+                method.embed(drawn.to(self.device).contiguous(memory_format=torch.channels_last)).float()
+            )
+        return torch.cat(out) if out else torch.empty(0, method.head.out_features)
+
+    # -- at the end ---------------------------------------------------------------------------------
+
+    @property
+    def split(self) -> str:
+        """Where the final figures come from."""
+        return "validation" if self.test is None else "test"
+
+    @property
+    def unreadable(self) -> set[str]:
+        """Name and reason of every image that did not decode."""
+        return self.reader.unreadable
+
+    @property
+    def scored(self) -> int:
+        """How many images the final figures come from."""
+        return len(self.validation_rows) if self.test is None else int(_known(self.test).sum())
+
+    def final(self, backbone: nn.Module, head: nn.Module | None) -> Figures:
+        """Every protocol: chosen on the held-out tenth, refitted on the whole train split, read on test."""
+        return self._final(self.protocols, backbone, head)
+
+    def pixels(self) -> Figures:
+        """The same protocols on raw pixels: the floor that an encoder has to beat. Those of z, and those that
+        train the encoder, have none."""
+        if self.train.channels * self.size**2 > PIXELS_LIMIT:
+            return {}
+        asked = [
+            entry for entry in self.protocols if entry.protocol.feature == "h" and not entry.protocol.tunes
+        ]
+        return self._final(asked, nn.Flatten(), None)
+
+    def _final(self, due: Sequence[Scheduled], backbone: nn.Module, head: nn.Module | None) -> Figures:
+        if not self.labelled or not due:
+            return {}
+        trial = self._trial(backbone, head, self.fit_rows, self.validation_rows, self.test)
+        return self._figures(due, trial)
+
+    def _trial(
+        self,
+        backbone: nn.Module,
+        head: nn.Module | None,
+        fit: np.ndarray,
+        validation: np.ndarray,
+        test: ImageTable | None,
+    ) -> Trial:
+        asked = None if test is None else Images(self.reader, test, np.flatnonzero(_known(test)))
+        fit_images, validation_images = (Images(self.reader, self.train, rows) for rows in (fit, validation))
+        return Trial(backbone, head, fit_images, validation_images, asked)
+
+    def _figures(self, due: Sequence[Scheduled], trial: Trial) -> Figures:
+        """What the protocols give, each by ``<key>_<name>``.
+
+        Raises:
+            PluginError: a protocol changed the encoder it was given.
+            UsageError: two of them give a figure of one name.
+        """
+        figures: Figures = {}
+        with frozen(*trial.modules):
+            witness = Witness(trial.modules)
+            for entry in due:
+                trial.listed = None
+                torch.manual_seed(derive(0, "protocol", entry.name))  # whatever was drawn before
+                for name, value in entry.protocol.evaluate(trial).items():
+                    if (key := f"{entry.name}_{name}") in figures:
+                        raise UsageError(
+                            f"evaluate: two protocols give a figure '{key}'; rename one of them."
+                        )
+                    figures[key] = float(value)
+                if changed := witness.changed():
+                    raise PluginError(
+                        f"evaluate.{entry.name}: the protocol '{entry.part}' changed {changed} of the "
+                        "encoder it evaluates; it must work on a copy (copy.deepcopy)."
+                    )
+                if trial.listed is not None:
+                    self._used[entry.name] = trial.listed
+        return figures
+
+    def describe(self) -> dict[str, Any]:
+        """The protocols with id, parameters and split, and how much of the labels they used: what every final
+        figure must name."""
+        described = {entry.name: entry.describe(self.split) for entry in self.protocols}
+        for name, ids in self._used.items():
+            digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+            described[name] |= {"labels_used": len(ids), "labels_sha256": digest}
+        return described
+
+    def used(self) -> dict[str, list[int]]:
+        """Ids of the images whose labels a protocol used, of those that did not use all of train."""
+        return {name: ids.tolist() for name, ids in self._used.items()}
+
+
+def public(part: object) -> dict[str, Any]:
+    """The plain attributes of a part, which are its parameters."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(part).items() if not k.startswith("_")}
+
+
+def _known(table: ImageTable) -> np.ndarray:
+    """Which images of a split have a label: bool [n]."""
+    return np.zeros(len(table), bool) if table.labels is None else table.labels >= 0
+
+
+def _sample(ids: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
+    """At most ``most`` of ``rows``: those of the smallest hash of their ids, the same for every seed."""
+    return rows[hash_sample(ids[rows], most, "evaluation")]

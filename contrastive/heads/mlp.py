@@ -1,0 +1,132 @@
+"""Heads: features h -> embedding z; as predictor, z -> p."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from contrastive.errors import UsageError
+from contrastive.kinds import InFeatures
+from contrastive.parts import Head
+
+__all__ = ["MLP", "Linear", "NoHead"]
+
+Width = Annotated[int, Field(gt=0)]
+
+
+class MLP(Head):
+    """Linear layers with ReLU between them, with or without batch norm.
+
+    =============================================  ===================  ==========  ===========  =========
+    head                                           dims                 batch_norm  last_affine  last_bias
+    =============================================  ===================  ==========  ===========  =========
+    SimCLR, official code, v1 (Chen et al. 2020a)  [2048, 128]          all         scale
+    SimCLR v2 (Chen et al. 2020b)                  [2048, 2048, 128]    all         scale
+    SimCLR as its paper states it, MoCo v2         [2048, 128]          none                     true
+    MoCo v1: ``linear``, dim 128
+    MoCo v3 (Chen et al. 2021), ResNet: projector  [4096, 256]          all         none
+    MoCo v3, ResNet: predictor                     [4096, 256]          hidden                   false
+    MoCo v3, ViT: projector                        [4096, 4096, 256]    all         none
+    MoCo v3, ViT: predictor                        [4096, 256]          all         none
+    BYOL: projector and predictor                  [4096, 256]          hidden                   false
+    SimSiam: projector                             [2048, 2048, 2048]   all         none
+    SimSiam: predictor                             [512, 2048]          hidden                   true
+    SwAV: projector                                [2048, 128]          hidden                   true
+    NNCLR: projector                               [2048, 2048, 256]    all         full
+    NNCLR: predictor                               [4096, 256]          hidden                   true
+    Barlow Twins, VICReg                           [8192, 8192, 8192]   hidden                   false
+    =============================================  ===================  ==========  ===========  =========
+
+    A layer that batch norm follows has no bias: the norm takes it off again, so BYOL's and NNCLR's
+    hidden biases change nothing. Weights start as PyTorch's ``nn.Linear`` does (SimSiam needs just that);
+    the official SimCLR code draws them from N(0, 0.01^2), which its batch norms cancel.
+
+    Args:
+        dims: widths of the layers, the last one is D.
+        batch_norm: ``all``: after every layer; ``hidden``: after all but the last; ``none``.
+        last_affine: what the last batch norm learns, where there is one: ``scale`` without a shift (the
+            official SimCLR code), ``none`` or ``full``.
+        last_bias: whether the last layer has a bias, where no batch norm follows it.
+    """
+
+    def __init__(
+        self,
+        in_features: InFeatures,
+        dims: Annotated[list[Width], Field(min_length=1)] = [512, 128],  # noqa: B006 - read, never changed
+        batch_norm: Literal["none", "hidden", "all"] = "all",
+        last_affine: Literal["scale", "none", "full"] = "scale",
+        last_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if not dims:
+            raise UsageError("head mlp: dims is empty; give at least one width.")
+        if last_affine != "scale" and batch_norm != "all":
+            raise UsageError(
+                f"head mlp: last_affine: {last_affine} needs a last batch norm; say batch_norm: all, "
+                "or leave last_affine out."
+            )
+        *hidden, self.out_features = dims
+        layers: list[nn.Module] = []
+        for width in hidden:
+            normed = batch_norm != "none"
+            layers.append(nn.Linear(in_features, width, bias=not normed))
+            if normed:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.ReLU(inplace=True))
+            in_features = width
+        layers.append(nn.Linear(in_features, self.out_features, bias=last_bias and batch_norm != "all"))
+        if batch_norm == "all":
+            layers.append(_last_norm(self.out_features, last_affine))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[b, F] -> [b, D]."""
+        return self.layers(h)
+
+
+def _last_norm(width: int, affine: Literal["scale", "none", "full"]) -> nn.BatchNorm1d:
+    return ScaleBatchNorm(width) if affine == "scale" else nn.BatchNorm1d(width, affine=affine == "full")
+
+
+class ScaleBatchNorm(nn.BatchNorm1d):
+    """Batch norm with a scale and no shift: gamma without beta."""
+
+    def __init__(self, num_features: int, **kwargs: Any) -> None:
+        super().__init__(num_features, **kwargs)
+        self.register_parameter("bias", None)
+
+    def reset_parameters(self) -> None:
+        """Running statistics and scale as at the start; the shift stays absent."""
+        self.reset_running_stats()
+        nn.init.ones_(self.weight)
+
+
+class Linear(Head):
+    """One linear layer with bias (MoCo v1, SimCLR's linear ablation).
+
+    Args:
+        dim: width of the embedding, D.
+    """
+
+    def __init__(self, in_features: InFeatures, dim: Width = 128) -> None:
+        super().__init__()
+        self.out_features = dim
+        self.layer = nn.Linear(in_features, dim)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[b, F] -> [b, D]."""
+        return self.layer(h)
+
+
+class NoHead(Head):
+    """The features themselves are the embedding."""
+
+    def __init__(self, in_features: InFeatures) -> None:
+        super().__init__()
+        self.out_features = in_features
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[b, F] -> [b, F]."""
+        return h

@@ -1,1 +1,0 @@
-"""Numerical kernels that the parts share."""

@@ -1,0 +1,60 @@
+"""Public names that have moved: old path -> new path. The old path works, with a DeprecationWarning.
+
+A path is ``module:name``. Importing :mod:`contrastive` makes the modules importable that no longer exist.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+#: Old ``module:name`` -> new ``module:name``. An entry stays for good.
+MOVED: dict[str, str] = {}
+
+
+def follow(module: str, name: str) -> Any:
+    """What ``name`` of ``module`` stands for today, with a warning that names its new path.
+
+    Raises:
+        AttributeError: no such name has ever been public there.
+    """
+    new = MOVED.get(f"{module}:{name}")
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    home, _, attribute = new.partition(":")
+    warnings.warn(
+        f"{module}.{name} has moved; import it as: from {home} import {attribute}",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return getattr(import_module(home), attribute)
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Finds modules that are gone and whose names :data:`MOVED` knows; asked last, after every real one."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A module without a file, or None where no name of it has moved."""
+        modules = {old.partition(":")[0] for old in MOVED}
+        if not any(module == fullname or module.startswith(f"{fullname}.") for module in modules):
+            return None
+        return ModuleSpec(fullname, self, is_package=fullname not in modules)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module an attribute look-up that follows :data:`MOVED`."""
+        name = module.__name__
+        module.__getattr__ = lambda attribute: follow(name, attribute)  # type: ignore[method-assign]
+
+
+def install() -> None:
+    """Let the import system find modules that are gone. Safe to call twice."""
+    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(MovedModules())

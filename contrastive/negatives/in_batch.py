@@ -1,0 +1,30 @@
+"""Sources of negatives: the candidates a query is told apart from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from contrastive.parts import Negatives
+
+
+class InBatch(Negatives):
+    """The other images of the batch.
+
+    Args:
+        views: ``all`` offers every view of them (SimCLR: 2N - 2 negatives for two views), ``other``
+            only views other than the query's (MoCo v3: N - 1).
+    """
+
+    def __init__(self, views: Literal["all", "other"] = "all"):
+        super().__init__()
+        self.views = views
+
+    def offers(self, query_view: int, key_view: int) -> bool:
+        return self.views == "all" or query_view != key_view
+
+
+class NoNegatives(Negatives):
+    """No negatives: for losses that only compare positives, or whole views."""
+
+
+__all__ = ["InBatch", "NoNegatives"]

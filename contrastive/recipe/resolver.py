@@ -1,0 +1,426 @@
+"""Tree -> :class:`Recipe`: every mistake at once, each at its place and with its remedy.
+
+A part is dispatched by its name first and then checked against that one part's model, so that one
+typo gives one error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from contrastive.errors import Mistake, PluginError, RecipeError, UsageError, Where
+from contrastive.recipe.grid import grid_key
+from contrastive.recipe.messages import join, mistakes_of, shown, unknown_key
+from contrastive.recipe.model import (
+    Evaluate,
+    Heading,
+    PartSpec,
+    ProtocolSpec,
+    Recipe,
+    Train,
+    Views,
+    WeightedLoss,
+)
+from contrastive.recipe.nodes import Node, Tree, from_plain
+from contrastive.recipe.signature import (
+    STRICT,
+    Parameter,
+    arms,
+    checked,
+    item_of,
+    part_kind,
+    plain_values,
+    signature_of,
+    type_text,
+)
+from contrastive.recipe.sources import load_tree
+from contrastive.registry import Entry, Registry
+
+#: What a recipe that leaves a key out gets: SimCLR on a ResNet-18 for small images.
+DEFAULTS: dict[str, Any] = {
+    "augmentation": {"name": "simclr"},
+    "backbone": {"name": "timm", "model": "resnet18", "stem": "small"},
+    "head": {"name": "mlp"},
+    "target": {"name": "shared"},
+    "negatives": {"name": "in_batch"},
+    "loss": {"name": "nt_xent"},
+    "optimizer": {"name": "lars", "warmup_epochs": 1},
+    "evaluate": {"knn": {}, "linear": {}},
+}
+
+#: Parts that a recipe may name, those of repeated pipelines as often as they are repeated.
+MAX_PARTS = 1000
+
+#: Every key of a recipe, in the order in which it is written out.
+KEYS = (
+    "name", "dataset", "augmentation", "backbone", "head", "predictor", "views", "positives", "target",
+    "negatives", "loss", "optimizer", "train", "evaluate", "callbacks", "allow",
+)  # fmt: skip
+
+
+#: What may stand before the name of a figure.
+_KEY = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class LossWeight(BaseModel):
+    """What a loss is multiplied with."""
+
+    model_config = STRICT
+
+    weight: float = Field(1.0, gt=0, description="What the loss is multiplied with.")
+
+
+class Schedule(BaseModel):
+    """How often to evaluate."""
+
+    model_config = STRICT
+
+    every: int = Field(1, ge=0, description="Epochs between evaluations; 0: only at the end.")
+
+
+class Timing(BaseModel):
+    """When a protocol runs."""
+
+    model_config = STRICT
+
+    at: Literal["every", "end"] = Field(description="At every evaluation, or at the end alone.")
+
+
+class Repeat(BaseModel):
+    """One pipeline for several views (multi-crop), in a list of pipelines."""
+
+    model_config = STRICT
+
+    times: Annotated[int, Field(ge=1, le=64)]
+
+
+def resolve(tree: Tree, registry: Registry) -> Recipe:
+    """The recipe that a tree stands for. Loads the classes of the parts it names, builds none.
+
+    Raises RecipeError with every mistake; PluginError where nothing is wrong but a plugin is broken or
+    absent.
+    """
+    return _Resolver(tree, registry).recipe()
+
+
+def load_recipe(
+    recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str, Any], registry: Registry
+) -> Recipe:
+    """Read a recipe file (or a shipped recipe, by name), apply ``--set`` values, and resolve it.
+
+    ``sets`` is a list of ``path.to.key=VALUE`` or a map of dotted paths to values. Raises as
+    :func:`resolve` does, UsageError where there is no such recipe, and RecipeError where a grid file
+    stands for several.
+    """
+    tree = load_tree(recipe, sets)
+    if key := grid_key(tree):
+        message = (
+            "stands for several recipes; `contrastive compare` runs them, `contrastive check` tells of each"
+        )
+        raise RecipeError([Mistake(tree.root.key(key), key, message)])
+    return resolve(tree, registry)
+
+
+class _Resolver:
+    def __init__(self, tree: Tree, registry: Registry):
+        self.root, self.registry = tree.root, registry
+        self.default_name = tree.name
+        self._parts = 0
+        self.mistakes = list(tree.mistakes)
+        self.plugin_mistakes: list[Mistake] = []
+
+    def recipe(self) -> Recipe:
+        self._unknown(self.root, KEYS, "a recipe")
+        heading = self._heading()
+        fields: dict[str, Any] = {
+            "dataset": self._dataset(),
+            "augmentation": self._part_of("augmentation"),
+            "backbone": self._part_of("backbone"),
+            "head": self._part_of("head"),
+            "predictor": self._predictor(),
+            "views": self._section(Views, "views"),
+            "target": self._part_of("target"),
+            "negatives": self._negatives(),
+            "losses": self._losses(),
+            "optimizer": self._part_of("optimizer"),
+            "train": self._section(Train, "train"),
+            "evaluate": self._evaluate(),
+            "callbacks": self._callbacks(),
+        }
+        if self.mistakes:
+            raise RecipeError([*self.mistakes, *self.plugin_mistakes])
+        if self.plugin_mistakes:
+            raise PluginError("\n".join(map(str, sorted(set(self.plugin_mistakes)))))
+        assert heading is not None  # or there were mistakes
+        return Recipe(
+            name=heading.name,
+            positives=heading.positives,
+            allow=tuple(heading.allow),
+            tree=self.root,
+            **fields,
+        )
+
+    # Keys of the recipe
+
+    def _heading(self) -> Heading | None:
+        given = {
+            key: child for key, child in self.root.value.items() if key in ("name", "positives", "allow")
+        }
+        given.setdefault("name", Node(self.default_name, self.root.where))
+        return self._checked(Heading, Node(given, self.root.where, self.root.keys), "", "a recipe")
+
+    def _section(self, model: type[BaseModel], key: str) -> BaseModel | None:
+        node = self._map_of(key)
+        return self._checked(model, node, key, key) if node else None
+
+    def _map_of(self, key: str) -> Node | None:
+        node = self.root.value.get(key) or Node({}, self.root.where)
+        if node.is_map:
+            return node
+        self._wrong(node, key, f"must be a map of keys, not {shown(node)}")
+        return None
+
+    def _default(self, key: str) -> Node:
+        return from_plain(DEFAULTS[key], self.root.where)
+
+    def _dataset(self) -> PartSpec | None:
+        if "dataset" in self.root.value:
+            return self._part("dataset", self.root.value["dataset"], "dataset")
+        known = ", ".join(self.registry.names("dataset"))
+        self._wrong(self.root, "dataset", f"a recipe names its data set; one of {known}")
+        return None
+
+    def _written(self, key: str) -> Node:
+        """What a recipe says of a part that has a default; a map without a name changes the default part."""
+        default = self._default(key)
+        node = self.root.value.get(key) or default
+        if node.is_map and "name" not in node.value:
+            return Node({**default.value, **node.value}, node.where, {**default.keys, **node.keys})
+        return node
+
+    def _part_of(self, kind: str) -> PartSpec | None:
+        return self._part(kind, self._written(kind), kind)
+
+    def _predictor(self) -> PartSpec | None:
+        node = self.root.value.get("predictor")
+        if node is None or node.value is None:
+            return None
+        part = self._part("head", node, "predictor")
+        return None if part is None or part.name == "none" else part
+
+    def _several(self, key: str) -> list[tuple[Node, str]]:
+        """The parts of a key that takes one part or a list of them, each with its path."""
+        node = self._written(key)
+        if not node.is_list:
+            return [(node, key)]
+        if not node.value:
+            self._wrong(node, key, f"an empty list; name at least one {key} part, or leave the key out")
+        return [(item, f"{key}.{index}") for index, item in enumerate(node.value)]
+
+    def _negatives(self) -> tuple[PartSpec | None, ...]:
+        return tuple(self._part("negatives", node, path) for node, path in self._several("negatives"))
+
+    def _losses(self) -> tuple[WeightedLoss, ...]:
+        losses = []
+        for node, path in self._several("loss"):
+            weight, rest = self._split(LossWeight, node, path)
+            part = self._part("loss", rest, path)
+            if isinstance(weight, LossWeight) and part:
+                losses.append(WeightedLoss(weight.weight, part))
+        return tuple(losses)
+
+    def _callbacks(self) -> tuple[PartSpec | None, ...]:
+        node = self.root.value.get("callbacks") or Node([], self.root.where)
+        if not node.is_list:
+            self._wrong(node, "callbacks", f"must be a list of callbacks, not {shown(node)}")
+            return ()
+        return tuple(self._part("callback", item, f"callbacks.{i}") for i, item in enumerate(node.value))
+
+    def _evaluate(self) -> Evaluate | None:
+        node = self._map_of("evaluate")
+        if node is None:
+            return None
+        schedule, rest = self._split(Schedule, node, "evaluate")
+        named = rest if rest.value else self._default("evaluate")
+        specs = {key: self._protocol(key, named.value[key], named.key(key)) for key in named.value}
+        every = schedule.every if isinstance(schedule, Schedule) else 0
+        return Evaluate(every, {key: spec for key, spec in specs.items() if spec})
+
+    def _protocol(self, name: str, node: Node, key: Where) -> ProtocolSpec | None:
+        """The protocol that the key ``name`` stands for: the one of that name, or its own ``protocol``."""
+        path = f"evaluate.{name}"
+        named = node.child("protocol") if node.is_map else None
+        if named is not None:
+            if named.value in (None, "none") or not self._may_name(name, named, key, path):
+                return None
+            node = node.without("protocol")
+        entry = self._entry("protocol", named or Node(name, key), path)
+        if entry is None or node.value in (None, "none"):
+            return None
+        if not node.is_map:
+            self._wrong(node, path, f"must be a map of the protocol's parameters, not {shown(node)}")
+            return None
+        at = Node(getattr(self._class(entry, path, key), "at", "end"), key)
+        timing, rest = self._split(Timing, Node({"at": at, **node.value}, node.where, node.keys), path)
+        part = self._spec(entry, rest, path)
+        return ProtocolSpec(part, timing.at) if isinstance(timing, Timing) and part else None
+
+    def _may_name(self, name: str, protocol: Node, key: Where, path: str) -> bool:
+        """Whether ``name`` may stand for ``protocol``: its figures must not look like those of another."""
+        if not protocol.is_text:
+            self._wrong(
+                protocol, f"{path}.protocol", f"must be the name of a protocol, not {shown(protocol)}"
+            )
+        elif protocol.value != name and name in self.registry.names("protocol"):
+            message = f"'{name}' is a protocol itself; give the one of protocol: {protocol.value} another key"
+            self.mistakes.append(Mistake(key, path, message))
+        elif not _KEY.fullmatch(name):
+            message = f"'{name}' cannot name figures; use lower-case letters, digits and '_'"
+            self.mistakes.append(Mistake(key, path, message))
+        else:
+            return True
+        return False
+
+    # Parts
+
+    def _part(self, kind: str, node: Node, path: str) -> PartSpec | None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:  # at once: repeats within repeats would take for ever
+            message = f"over {MAX_PARTS} parts, repeats multiplied; repeat fewer times"
+            raise RecipeError([*self.mistakes, Mistake(node.where, path, message)])
+        if kind == "augmentation" and node.is_list:
+            return self._sequence(node, path)
+        if not (node.is_map or node.is_text):
+            form = f"the name of a {kind}, or a map with its name and parameters"
+            self._wrong(node, path, f"must be {form}, not {shown(node)}")
+            return None
+        name = node.child("name") if node.is_map else node
+        if name is None:
+            self._wrong(node, path, self._needs_name(kind))
+            return None
+        if not name.is_text:
+            self._wrong(name, f"{path}.name", f"must be the name of a {kind}, not {shown(name)}")
+            return None
+        entry = self._entry(kind, name, path)
+        if entry is None:
+            return None
+        return self._spec(entry, node.without("name") if node.is_map else Node({}, node.where), path)
+
+    def _sequence(self, node: Node, path: str) -> PartSpec | None:
+        """A list of augmentations: the part ``sequence`` with that list as its only parameter."""
+        entry = self._entry("augmentation", Node("sequence", node.where), path)
+        if entry is None or self._class(entry, path, node.where) is None:
+            return None
+        takes = next(p for p in signature_of(entry).parameters.values() if p.takes_part)
+        return PartSpec(
+            "augmentation", "sequence", {takes.name: self._typed(takes.annotation, node, path)}, entry
+        )
+
+    def _entry(self, kind: str, name: Node, path: str) -> Entry | None:
+        try:
+            return self.registry.entry(kind, name.value)
+        except PluginError as error:
+            self.plugin_mistakes.append(Mistake(name.where, path, str(error)))
+        except UsageError as error:
+            self._wrong(name, path, str(error))
+        return None
+
+    def _class(self, entry: Entry, path: str, where: Where) -> type | None:
+        try:
+            signature_of(entry)
+            return entry.load()
+        except PluginError as error:
+            self.plugin_mistakes.append(Mistake(where, path, str(error)))
+            return None
+
+    def _spec(self, entry: Entry, node: Node, path: str) -> PartSpec | None:
+        if self._class(entry, path, node.where) is None:
+            return None
+        signature = signature_of(entry)
+        self._unknown(node, signature.parameters, entry.name, path)
+        taken = {name: parameter for name, parameter in signature.parameters.items() if parameter.takes_part}
+        known = {
+            key: child
+            for key, child in node.value.items()
+            if key in signature.parameters and key not in taken
+        }
+        values = self._checked(signature.model, Node(known, node.where, node.keys), path, entry.name)
+        params = plain_values(values) if values else {}
+        for parameter in taken.values():
+            params.update(self._taken(parameter, node, path, entry))
+        ordered = {name: params[name] for name in signature.parameters if name in params}
+        return PartSpec(entry.kind, entry.name, ordered, entry)
+
+    def _taken(self, parameter: Parameter, node: Node, path: str, entry: Entry) -> dict[str, Any]:
+        """A parameter that takes a part, or parts; a default that is an object stays the class's own."""
+        name, inner = parameter.name, f"{path}.{parameter.name}"
+        if name in node.value:
+            return {name: self._typed(parameter.annotation, node.value[name], inner)}
+        if parameter.required:
+            self._wrong(node, path, f"{entry.name} needs '{name}' ({type_text(parameter.annotation)})")
+        elif parameter.default is None:
+            return {name: None}
+        elif isinstance(parameter.default, str | Mapping | list | tuple):
+            return {name: self._typed(parameter.annotation, from_plain(parameter.default, node.where), inner)}
+        return {}
+
+    def _typed(self, annotation: Any, node: Node, path: str) -> Any:
+        """The part or list of parts that an annotation asks for."""
+        options = arms(annotation)
+        if node.value is None and type(None) in options:
+            return None
+        items = [item for option in options if (item := item_of(option)) is not None]
+        if items and node.is_list:
+            return [self._typed(items[0], item, where) for item, where in self._repeated(node, path)]
+        kinds = [kind for option in options if (kind := part_kind(option))]
+        if kinds:
+            return self._part(kinds[0], node, path)
+        self._wrong(node, path, f"must be {type_text(annotation)}, not {shown(node)}")
+        return None
+
+    def _repeated(self, node: Node, path: str) -> Iterable[tuple[Node, str]]:
+        """The items of a list, ``{times: 6, pipeline: ...}`` six times over."""
+        for index, item in enumerate(node.value):
+            where = f"{path}.{index}"
+            if not item.is_map or "pipeline" not in item.value or "name" in item.value:
+                yield item, where
+                continue
+            repeat = self._checked(Repeat, item.without("pipeline"), where, "a repeated pipeline")
+            for _ in range(repeat.times if isinstance(repeat, Repeat) else 1):
+                yield item.value["pipeline"], f"{where}.pipeline"
+
+    # Checking values
+
+    def _split(self, model: type[BaseModel], node: Node, path: str) -> tuple[BaseModel | None, Node]:
+        """The keys of ``node`` that ``model`` knows, checked, and the node without them."""
+        if not node.is_map:
+            return model(), node
+        own = {key: child for key, child in node.value.items() if key in model.model_fields}
+        values = self._checked(model, Node(own, node.where, node.keys), path, path)
+        return values, node.without(*model.model_fields)
+
+    def _checked(self, model: type[BaseModel], node: Node, path: str, owner: str) -> Any:
+        try:
+            return checked(model, node.plain())
+        except ValidationError as error:
+            fields = {info.alias or name: info for name, info in model.model_fields.items()}
+            self.mistakes += mistakes_of(error, node, path, owner, fields)
+            return None
+
+    def _unknown(self, node: Node, known: Iterable[str], owner: str, path: str = "") -> None:
+        for key in node.value:
+            if key not in known:
+                message = unknown_key(owner, key, known, "parameter" if path else "key")
+                self.mistakes.append(Mistake(node.key(key), join(path, key), message))
+
+    def _needs_name(self, kind: str) -> str:
+        known = ", ".join(self.registry.names(kind)) or "none is installed"
+        return f"a {kind} needs a 'name'; one of: {known}"
+
+    def _wrong(self, node: Node, path: str, message: str) -> None:
+        self.mistakes.append(Mistake(node.where, path, message))

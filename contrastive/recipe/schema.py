@@ -1,0 +1,182 @@
+"""JSON Schema of recipes with every installed part, for editors.
+
+Wherever a part may stand, the schema takes its bare name, a map with its name and parameters, or a map
+without a name (which changes what the recipe extends, or the default part). No key is required,
+because a recipe that extends another states only its difference.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel
+
+from contrastive.errors import PluginError
+from contrastive.kinds import KINDS
+from contrastive.recipe.model import Heading, Train, Views
+from contrastive.recipe.resolver import KEYS, LossWeight, Repeat, Schedule, Timing
+from contrastive.recipe.signature import Parameter, Signature, arms, item_of, part_kind, signature_of
+from contrastive.registry import Entry, Registry
+
+Schema = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+_PROTOCOL = "Which protocol the key stands for, where it is not the one of that name; none: it is left out."
+
+
+def recipe_schema(registry: Registry) -> Schema:
+    """The JSON Schema (draft 2020-12) of recipes. A part that cannot be loaded is known by its name alone."""
+    definitions: Schema = {}
+    for kind in KINDS:
+        definitions[kind] = _kind(kind, registry, definitions)
+    sections: Schema = {
+        "views": _model(Views, "views", definitions),
+        "train": _model(Train, "train", definitions),
+    }
+    heading = _model(Heading, "recipe", definitions)["properties"]
+    special: Schema = {
+        **heading,
+        **sections,
+        "predictor": {"anyOf": [{"type": "null"}, _ref("head")]},
+        "negatives": _one_or_many(_ref("negatives")),
+        "loss": _one_or_many(_ref("loss")),
+        "evaluate": _evaluate(registry, definitions),
+        "callbacks": {"anyOf": [{"type": "null"}, {"type": "array", "items": _ref("callback")}]},
+    }
+    extends = {
+        "type": "string",
+        "description": "A recipe file beside this one, or a shipped recipe, to start from.",
+    }
+    keys = {"extends": extends, **{key: special.get(key) or _ref(key) for key in KEYS}}
+    return {
+        "$schema": DIALECT,
+        "title": "contrastive recipe",
+        "type": "object",
+        "properties": {**keys, **_several()},
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _several() -> Schema:
+    """The keys by which a file stands for several recipes."""
+    values = {"anyOf": [{"type": "array", "minItems": 1}, {"type": "object", "minProperties": 1}]}
+    change: Schema = {"anyOf": [{"type": "null"}, {"$ref": "#"}]}
+    return {
+        "grid": {
+            "type": "object",
+            "description": "Dotted path -> its values: a recipe for each combination, for `compare`.",
+            "minProperties": 1,
+            "additionalProperties": values,
+        },
+        "variants": {
+            "type": "object",
+            "description": "Name -> the keys it changes: a recipe each, for `compare`.",
+            "minProperties": 1,
+            "additionalProperties": change,
+        },
+    }
+
+
+def _ref(kind: str) -> Schema:
+    return {"$ref": f"#/$defs/{kind}", "description": KINDS[kind]}
+
+
+def _one_or_many(one: Schema) -> Schema:
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _kind(kind: str, registry: Registry, definitions: Schema) -> Schema:
+    """What may stand where a part of this kind is wanted."""
+    options: list[Schema] = [{"enum": registry.names(kind)}]
+    for name in registry.names(kind):
+        schema = _part(registry.entry(kind, name), definitions)
+        if kind == "loss":
+            schema["properties"] |= _model(LossWeight, "loss", definitions)["properties"]
+        options.append(schema)
+    options.append({"type": "object", "not": {"required": ["name"]}})
+    if kind == "augmentation":
+        options.append(
+            {"type": "array", "items": _ref(kind), "description": "A pipeline, drawn for two views."}
+        )
+    return {"anyOf": options}
+
+
+def _part(entry: Entry, definitions: Schema) -> Schema:
+    name: Schema = {"const": entry.name}
+    schema: Schema = {"type": "object", "properties": {"name": name}, "required": ["name"]}
+    signature = _signature(entry)
+    if signature is None:
+        return schema
+    schema["description"] = signature.summary
+    schema["properties"] |= _parameters(entry, signature, definitions)
+    return {**schema, "additionalProperties": False}
+
+
+def _signature(entry: Entry) -> Signature | None:
+    try:
+        return signature_of(entry)
+    except PluginError:  # `plugin list` tells; the schema leaves its parameters open
+        return None
+
+
+def _parameters(entry: Entry, signature: Signature, definitions: Schema) -> Schema:
+    plain = _model(signature.model, f"{entry.kind}.{entry.name}", definitions)["properties"]
+    return {
+        name: _taking(parameter) if parameter.takes_part else plain[name]
+        for name, parameter in signature.parameters.items()
+    }
+
+
+def _taking(parameter: Parameter) -> Schema:
+    schema = _typed(parameter.annotation)
+    return {**schema, "description": parameter.doc} if parameter.doc else schema
+
+
+def _typed(annotation: Any) -> Schema:
+    """The schema of an annotation that names parts."""
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    options = arms(bare)
+    if len(options) > 1:
+        return {"anyOf": [_typed(option) for option in options]}
+    if kind := part_kind(options[0]):
+        return _ref(kind)
+    if (item := item_of(options[0])) is not None:
+        repeated = {
+            "type": "object",
+            "properties": {**Repeat.model_json_schema()["properties"], "pipeline": _typed(item)},
+            "required": ["times", "pipeline"],
+            "additionalProperties": False,
+        }
+        return {"type": "array", "items": {"anyOf": [_typed(item), repeated]}}
+    return {"type": "null"} if options[0] is type(None) else {}
+
+
+def _evaluate(registry: Registry, definitions: Schema) -> Schema:
+    properties = dict(_model(Schedule, "evaluate", definitions)["properties"])
+    timing = _model(Timing, "evaluate", definitions)["properties"]
+    further: list[Schema] = []
+    for name in registry.names("protocol"):
+        entry = registry.entry("protocol", name)
+        signature = _signature(entry)
+        own: Schema = {
+            "type": "object",
+            "properties": {**timing, "protocol": {"enum": [name, None, "none"], "description": _PROTOCOL}},
+        }
+        if signature is not None:
+            own["properties"] |= _parameters(entry, signature, definitions)
+            own |= {"description": signature.summary, "additionalProperties": False}
+        properties[name] = {"anyOf": [own, {"enum": [None, "none"]}]}
+        further.append({**own, "required": ["protocol"]})
+    # A key of any other name says which protocol it is: one protocol may stand there several times.
+    return {"type": "object", "properties": properties, "additionalProperties": {"anyOf": further}}
+
+
+def _model(model: type[BaseModel], prefix: str, definitions: Schema) -> Schema:
+    """A pydantic model's schema; models inside it become definitions of ours, under ``prefix``."""
+    schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
+    for name, inner in schema.pop("$defs", {}).items():
+        definitions[f"{prefix}.{name}"] = inner
+    return schema

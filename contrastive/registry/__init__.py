@@ -1,0 +1,5 @@
+"""Which part of which kind has which name, and who provides it."""
+
+from contrastive.lazy import door
+
+__getattr__, __dir__, __all__ = door(__name__, __file__)

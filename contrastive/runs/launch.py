@@ -1,0 +1,163 @@
+"""Several processes of one machine that train one run: ``contrastive run RECIPE --processes N``.
+
+Each is the same command, told its rank as torchrun would tell it; Accelerate joins them. Without GPUs they
+share the cores and talk over gloo.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import IO
+
+import torch
+
+from contrastive.errors import ContrastiveError, UsageError
+from contrastive.runs.process_guard import interrupts
+
+#: Seconds that processes have to end by themselves once one of them has failed.
+GRACE = 5.0
+#: Tells a process that its launcher holds its standard input open, and has died once that ends.
+LAUNCHED = "CONTRASTIVE_LAUNCHED"
+_POLL = 0.1
+
+
+def launch(arguments: Sequence[str], count: int) -> int:
+    """Run ``contrastive`` with these arguments in ``count`` processes; returns the exit code of all.
+
+    The first one's output is shown, of the others what they say should they fail. Ctrl-C or SIGTERM lets
+    them save and end; a second one ends them at once.
+
+    Raises:
+        UsageError: more processes than GPUs, or fewer than one.
+        ContrastiveError: a process was killed; the others are ended then.
+    """
+    gpus = torch.cuda.device_count()
+    if count < 1:
+        raise UsageError(f"--processes {count}: say how many, 1 or more.")
+    if gpus and count > gpus:
+        raise UsageError(f"--processes {count}: this machine has {gpus} GPUs; one process takes one.")
+    shared = _environment(count, bool(gpus))
+    ranks = [_Rank(arguments, rank, shared) for rank in range(count)]
+    try:
+        with interrupts() as interrupted:
+            failed = _watch(ranks, interrupted)
+    finally:
+        for rank in ranks:
+            rank.end()
+    if failed is None:
+        return max(rank.code for rank in ranks)
+    for rank in ranks[1:]:
+        rank.tell_beside(ranks[0])
+    if failed.code < 0:
+        name = signal.Signals(-failed.code).name
+        raise ContrastiveError(
+            f"process {failed.rank} of {count} was killed by {name}, so the run was ended"
+            f"{'; it may have run out of memory' if failed.code == -signal.SIGKILL else ''}. "
+            "The same command goes on from the last checkpoint."
+        )
+    return failed.code
+
+
+class _Rank:
+    """One of the processes."""
+
+    def __init__(self, arguments: Sequence[str], rank: int, shared: dict[str, str]):
+        self.rank = rank
+        self.said: list[str] = []  # on standard error
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "contrastive", *arguments],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.PIPE,
+            stdout=None if rank == 0 else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a terminal's Ctrl-C comes once, from the launcher
+        )
+        assert self._process.stderr is not None
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
+        self._listener.start()
+
+    def _listen(self, errors: IO[str]) -> None:
+        for line in errors:
+            self.said.append(line)
+            if self.rank == 0:
+                sys.stderr.write(line)
+                sys.stderr.flush()
+
+    @property
+    def code(self) -> int:
+        """Its exit code, less than zero where a signal killed it."""
+        return self._process.wait()
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def ask_to_stop(self) -> None:
+        if self.running():
+            self._process.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Kill it where it still runs: checkpoints are whole at any instant."""
+        self._process.kill()
+        self._process.wait()
+        self._listener.join()
+
+    def tell_beside(self, first: _Rank) -> None:
+        """Print what it said on standard error and the first process did not."""
+        for line in self.said:
+            if line not in first.said:
+                sys.stderr.write(f"process {self.rank}: {line}")
+
+
+def end_with_launcher() -> None:
+    """End this process, which :func:`launch` started, at once where its launcher has died."""
+
+    def watch() -> None:
+        sys.stdin.read()  # nothing is ever written; it ends when the launcher does
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _watch(ranks: Sequence[_Rank], interrupted: Callable[[], bool]) -> _Rank | None:
+    """Wait for all processes, or a little longer than for the first that fails; gives the one that failed."""
+    failed, told, deadline = None, False, math.inf
+    while any(rank.running() for rank in ranks) and time.monotonic() < deadline:
+        if interrupted() and not told:
+            told = True
+            for rank in ranks:
+                rank.ask_to_stop()
+        if failed is None:
+            failed = next((rank for rank in ranks if not rank.running() and rank.code not in (0, 130)), None)
+            deadline = math.inf if failed is None else time.monotonic() + GRACE
+        time.sleep(_POLL)
+    return failed or next((rank for rank in ranks if not rank.running() and rank.code), None)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _environment(count: int, gpus: bool) -> dict[str, str]:
+    """What torchrun would tell all processes alike."""
+    threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        **({} if gpus else {"ACCELERATE_USE_CPU": "1"}),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        LAUNCHED: "1",
+    }

@@ -1,0 +1,116 @@
+"""What a run needs of its process and machine: a lock, signals, peak memory, the versions it runs on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from contrastive.errors import UsageError
+from contrastive.files import named
+from contrastive.registry.registry import core_version
+
+#: Whose versions may change what a run computes.
+_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+
+#: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
+#: copy of the lock it would keep the next one out.
+_held: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    for lock in _held:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; a second one is told so instead of writing into it.
+
+    The lock ends with the process, however that ends. Raises UsageError where it cannot be had.
+    """
+    with named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")  # first of all: it tells a run's folder from a stranger's
+        (folder / "checkpoints").mkdir(exist_ok=True)
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another process is writing to {folder}; wait for it, or name another --out."
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be locked ({error.strerror}), so a second process could write to it; name "
+                "a folder on another file system with --out."
+            ) from error
+        _held.add(lock)
+        try:
+            yield
+        finally:
+            _held.discard(lock)
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag that the engine reads after each step.
+
+    The second one acts as usual. Outside the main thread signals cannot be caught and nothing changes.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory: allocated on the GPU, or of this process on a CPU, in MiB."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def versions() -> dict[str, str]:
+    """Distribution -> installed version, of this framework and what may change a run's figures."""
+    return {"contrastive-framework": core_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, or None."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed, perhaps inside a checkout of something else
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

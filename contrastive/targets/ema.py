@@ -1,0 +1,99 @@
+"""Targets: who encodes the keys."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from contrastive.parts import Target
+from contrastive.values import Progress
+
+__all__ = ["EMA", "Shared", "StopGrad"]
+
+
+class Shared(Target):
+    """The online network itself: its embeddings are the keys, with their gradient (SimCLR)."""
+
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        return {view: online[view] if view in online else encode(pixels) for view, pixels in views.items()}
+
+
+class StopGrad(Target):
+    """The online network itself, whose keys carry no gradient (SimSiam, Chen and He 2021)."""
+
+    detached = True
+
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        keys = {view: online[view].detach() for view in views if view in online}
+        with torch.no_grad():
+            return keys | {view: encode(pixels) for view, pixels in views.items() if view not in keys}
+
+
+class EMA(Target):
+    """A moving average of the online encoder (MoCo, He et al. 2020; BYOL, Grill et al. 2020).
+
+    Backbone and head start as copies of the online ones; after each optimizer step that was taken, once
+    for all its micro-batches, every parameter becomes ``m * average + (1 - m) * online``. Buffers are not
+    averaged: in training the copy normalises by the statistics of the batch it sees, as the papers' code
+    does, and the running statistics it gathers meanwhile are its own.
+
+    Args:
+        momentum: m, of the first step (MoCo 0.999; BYOL 0.99 for 300 epochs, 0.996 for 1000).
+        schedule: ``cosine`` raises m to 1 over the run: 1 - (1 - m) (cos(pi k / K) + 1) / 2 at step k of K
+            (BYOL, section 3.2; MoCo v3); ``constant`` keeps it (MoCo v1 and v2).
+    """
+
+    detached = True
+    encodes = True
+
+    def __init__(
+        self,
+        momentum: Annotated[float, Field(ge=0, le=1)] = 0.99,
+        schedule: Literal["constant", "cosine"] = "constant",
+    ):
+        super().__init__()
+        self.momentum, self.schedule = momentum, schedule
+        self._online: list[nn.Module] = []  # a list, so that the online weights are no part of this module
+
+    def bind(self, encoder: nn.Module) -> None:
+        """Copy the online encoder; every parameter of the copy is frozen."""
+        self._online = [encoder]
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        return {view: self.encoder(pixels) for view, pixels in views.items()}
+
+    def momentum_at(self, progress: Progress) -> float:
+        """m at a step of the schedule."""
+        if self.schedule == "constant":
+            return self.momentum
+        return 1 - (1 - self.momentum) * (math.cos(math.pi * progress.fraction) + 1) / 2
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """Move every parameter of the copy towards the online one."""
+        average: list[Tensor] = list(self.encoder.parameters())
+        online: list[Tensor] = list(self._online[0].parameters())
+        torch._foreach_lerp_(average, online, 1 - self.momentum_at(progress))

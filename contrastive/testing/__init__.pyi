@@ -1,0 +1,10 @@
+from .framework import VERSION as VERSION
+from .framework import Check as Check
+from .framework import CheckFailed as CheckFailed
+from .framework import PartCheck as PartCheck
+from .framework import Result as Result
+from .kit import CHECKS as CHECKS
+from .kit import check_part as check_part
+from .kit import check_plugin as check_plugin
+from .kit import checks as checks
+from .kit import part_checks as part_checks

@@ -1,0 +1,101 @@
+"""The conformance kit: what every part promises, asked of any plugin.
+
+``contrastive plugin check NAME_OR_PATH`` prints the answers as a table. In a plugin's own tests::
+
+    @pytest.mark.parametrize("check", contrastive.testing.checks("my-loss"), ids=str)
+    def test_conformance(check):
+        check()
+
+``docs/conformance.md`` lists every check.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from contrastive.registry import Entry
+from contrastive.testing.framework import (
+    VERSION,
+    Check,
+    CheckFailed,
+    Examined,
+    PartCheck,
+    Result,
+    bound,
+    checks_of,
+)
+from contrastive.testing.rules import (
+    dataset as data,
+)
+from contrastive.testing.rules import (
+    encoders,
+)
+from contrastive.testing.rules import (
+    every_part as interface,
+)
+from contrastive.testing.rules import (
+    loss as losses,
+)
+from contrastive.testing.rules import (
+    negatives as memories,
+)
+from contrastive.testing.rules import (
+    optimizer as bystanders,
+)
+from contrastive.testing.rules import (
+    step as steps,
+)
+from contrastive.testing.rules import (
+    target as targets,
+)
+from contrastive.testing.subjects import Params, Subject, plugin_of, subject_of
+
+__all__ = [
+    "CHECKS",
+    "VERSION",
+    "Check",
+    "CheckFailed",
+    "PartCheck",
+    "Result",
+    "check_part",
+    "check_plugin",
+    "checks",
+    "part_checks",
+]
+
+#: Every check, in the order in which a part is asked.
+CHECKS = checks_of(interface, data, encoders, losses, targets, memories, steps, bystanders)
+
+
+def part_checks(part: type | Entry, params: Params = None) -> list[PartCheck]:
+    """The checks of one part, by its class or its entry in a registry.
+
+    ``params`` are its recipe parameters, or a function that gives them of an empty folder; None for its own
+    ``example``.
+    """
+    return bound(subject_of(part, params), CHECKS)
+
+
+def check_part(part: type | Entry, params: Params = None) -> list[Result]:
+    """What comes of :func:`part_checks`."""
+    return [check.result() for check in part_checks(part, params)]
+
+
+def checks(plugin: Any) -> list[PartCheck]:
+    """The checks of a plugin and of each of its parts.
+
+    Args:
+        plugin: the name of an installed distribution, the folder of a package with a pyproject.toml, or a
+            module or object with hooks.
+
+    Raises UsageError where there is no such plugin.
+    """
+    found = plugin_of(str(plugin) if isinstance(plugin, Path) else plugin)
+    examined: list[Examined] = [found, *(Subject(entry, found.registry) for entry in found.entries)]
+    return [check for one in examined for check in bound(one, CHECKS)]
+
+
+def check_plugin(plugin: Any) -> list[Result]:
+    """What comes of :func:`checks`."""
+    return [check.result() for check in checks(plugin)]

@@ -1,0 +1,1 @@
+"""The rules that the conformance kit checks, by kind of part."""

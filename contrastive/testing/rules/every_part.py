@@ -1,0 +1,164 @@
+"""Checks of every kind: what a plugin registers, what recipes see of a part, what it leaves alone."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+from contrastive import parts
+from contrastive.kinds import API_VERSION
+from contrastive.recipe import dump_yaml, parse_tree, resolve
+from contrastive.recipe.schema import recipe_schema
+from contrastive.recipe.signature import signature_of
+from contrastive.registry import Registry
+from contrastive.registry.registry import CORE, interface_misfit
+from contrastive.testing.framework import EVERY_KIND, PLUGIN, STEP_PARTS, check, fail, require, skip
+from contrastive.testing.materials import use
+from contrastive.testing.subjects import PluginSubject, Subject, part_of
+from contrastive.testing.surroundings import TORCH, changed, seeded, snapshot
+
+_BASES: dict[str, type] = {
+    kind: base
+    for base in vars(parts).values()
+    if isinstance(base, type) and isinstance(kind := vars(base).get("kind"), str)
+}
+
+
+# -- a plugin as a whole ----------------------------------------------------------------------------------
+
+
+@check("api version", PLUGIN)
+def api_version(plugin: PluginSubject) -> None:
+    """Its module says which interface it was written for, and this framework has that one."""
+    if plugin.name == CORE:
+        skip("the framework is its own interface")
+    if plugin.module is None:
+        skip("its module cannot be imported")
+    stated = getattr(plugin.module, "contrastive_api", None)
+    require(
+        stated is not None, f"the plugin's module says nothing; write contrastive_api = {API_VERSION} in it"
+    )
+    misfit = interface_misfit(plugin.module, plugin.name)
+    require(not misfit, misfit)
+
+
+@check("registers", PLUGIN, after=("api version",))
+def registers(plugin: PluginSubject) -> None:
+    """Its hooks register parts under valid names, and nothing is wrong with them."""
+    require(not plugin.problems, "; ".join(problem.reason for problem in plugin.problems))
+    require(plugin.entries, "it registers no part; write a hook such as register_loss with @hookimpl")
+
+
+@check("import", PLUGIN, after=("registers",))
+def imports_quietly(plugin: PluginSubject) -> None:
+    """Importing its module prints nothing and leaves generators, default dtype and threads alone."""
+    module = getattr(plugin.module, "__name__", None)
+    if not inspect.ismodule(plugin.module) or module is None:
+        skip("it is an object, not a module")
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "import torch, numpy\n"
+        "from contrastive.testing.surroundings import changed, snapshot\n"
+        f"before = snapshot(); import {module}\n"
+        "print('CHANGED', *changed(before, snapshot()), sep='|')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    require(
+        done.returncode == 0, f"import {module} fails in a fresh interpreter: {done.stderr.strip()[-200:]}"
+    )
+    *printed, last = done.stdout.splitlines()
+    require(not printed, f"import {module} prints {printed[:1]}; standard output may be one JSON object")
+    touched = last.split("|")[1:]
+    require(not touched, f"import {module} changes {', '.join(touched)}; leave that to whoever runs it")
+
+
+# -- a part of any kind -----------------------------------------------------------------------------------
+
+
+@check("loads", *EVERY_KIND)
+def loads(subject: Subject) -> None:
+    """Its class can be imported, derives from its kind's base class and leaves nothing abstract."""
+    cls = subject.part_class
+    base = _BASES[subject.kind]
+    require(issubclass(cls, base), f"{cls.__name__} does not derive from contrastive.parts.{base.__name__}")
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    require(not missing, f"{cls.__name__} lacks {', '.join(missing)}; define what its base class leaves open")
+    unknown = sorted(cls.needs - set(parts.NEEDS))
+    require(not unknown, f"needs has {unknown}, which no composition gives; known: {', '.join(parts.NEEDS)}")
+
+
+@check("schema", *EVERY_KIND, after=("loads",))
+def schema(subject: Subject) -> None:
+    """Its parameters have a schema; a recipe that names it is written out and read back unchanged."""
+    signature = signature_of(subject.entry)
+    key = (subject.kind, subject.entry.name)
+    described = recipe_schema(Registry({key: subject.entry}))
+    properties = _described(described, *key)
+    absent = [name for name in signature.parameters if name not in properties]
+    require(not absent, f"the recipe schema lacks {', '.join(absent)}")
+    recipe = subject.recipe
+    again = resolve(parse_tree(dump_yaml(recipe)), subject.registry)
+    require(
+        part_of(again, subject.kind) == subject.spec,
+        f"written out and read back, {subject.spec.dump()} is {part_of(again, subject.kind).dump()}; "
+        "annotate its parameters with plain types (numbers, text, lists, pydantic models)",
+    )
+
+
+@check("builds", *EVERY_KIND, after=("schema",))
+def builds(subject: Subject) -> None:
+    """It is built from its example parameters and what the builder offers, twice alike."""
+    for _ in range(2):
+        part = subject.part()
+        require(
+            isinstance(part, subject.part_class),
+            f"building {subject.entry.name} gives a {type(part).__name__}",
+        )
+
+
+@check("documented", *EVERY_KIND, after=("loads",))
+def documented(subject: Subject) -> None:
+    """Its docstring has a first line, and its Args section explains every recipe parameter."""
+    signature = signature_of(subject.entry)
+    name = subject.part_class.__name__
+    require(signature.summary, f'{name} has no docstring; write """What it is, in one line."""')
+    silent = [name for name, parameter in signature.parameters.items() if not parameter.doc]
+    require(not silent, f"the docstring of {name} has no line for {', '.join(silent)} under Args:")
+
+
+@check("global state", *EVERY_KIND, after=("builds",))
+def global_state(subject: Subject) -> None:
+    """Building and using it leaves generators, default dtype, threads and grad mode as they were."""
+    own = (
+        subject.kind in STEP_PARTS
+    )  # what the engine seeds before every step, and the builder before building
+    ends = []
+    for seed in (0, 1):
+        with seeded(seed):
+            before = snapshot()
+            part = subject.spec.build(in_channels=3, image_size=32, in_features=8)
+            try:
+                use(subject.kind, part)
+            except Exception:  # a check that asks for what fails here will say so, and better
+                skip("it fails in use, which another check tells")
+            after = snapshot()
+        touched = [name for name in changed(before, after) if not (own and name == TORCH)]
+        require(
+            not touched,
+            f"it changes {', '.join(touched)}; draw from a generator of your own, or from the draws "
+            "you are given, and put back what you set",
+        )
+        ends.append(after[TORCH])
+    if ends[0] == ends[1]:
+        fail("it seeds torch's default generator; all that is drawn after it would be the same in every step")
+
+
+def _described(schema: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    if kind == "protocol":
+        return schema["properties"]["evaluate"]["properties"][name]["anyOf"][0]["properties"]
+    options = schema["$defs"][kind]["anyOf"]
+    found = [o["properties"] for o in options if o.get("properties", {}).get("name") == {"const": name}]
+    require(found, f"the recipe schema has no {kind} '{name}'")
+    return found[0]

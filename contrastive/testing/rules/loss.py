@@ -1,0 +1,303 @@
+"""Checks of losses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from contrastive.comparison import Comparison, tiles
+from contrastive.testing.framework import check, require, skip
+from contrastive.testing.materials import classes, compared, embeddings, entries, far, generator, same, saved
+from contrastive.testing.subjects import Subject
+from contrastive.values import Progress
+
+_IMAGES = 8
+_LARGE = 514  # images in two views that are compared in float32, see comparison.SMALL
+
+
+def _value(loss: Any, views: list[Tensor], **given: Any) -> Tensor:
+    return loss(compared(loss, views, **given))
+
+
+@check("finite", "loss", after=("builds",))
+def finite(subject: Subject) -> None:
+    """The loss is a finite scalar of at least float32, one value a row or one in all before its mean."""
+    for memories in ((), (entries(5),)):
+        for dtype in (torch.float32, torch.float64):
+            loss = subject.part().to(dtype)
+            comparison = compared(loss, embeddings(_IMAGES, dtype), memories=memories)
+            rows = loss.compare(comparison)
+            require(
+                rows.ndim <= 1 and rows.numel(), f"compare gives {list(rows.shape)}; give [R] or a scalar"
+            )
+            require(
+                rows.is_floating_point() and rows.dtype not in (torch.float16, torch.bfloat16),
+                f"compare gives {rows.dtype}; give at least float32",
+            )
+            require(rows.isfinite().all(), "it is not finite on ordinary embeddings")
+
+
+@check("differentiable", "loss", after=("finite",))
+def differentiable(subject: Subject) -> None:
+    """A gradient reaches the queries and each of its own parameters."""
+    loss = subject.part()
+    views = [view.requires_grad_() for view in embeddings(_IMAGES, torch.float32)]
+    _value(loss, views).backward()
+    for number, view in enumerate(views):
+        require(
+            view.grad is not None and view.grad.abs().sum() > 0,
+            f"no gradient reaches the queries of view {number}; do not detach them",
+        )
+    missed = [name for name, p in loss.named_parameters() if p.requires_grad and p.grad is None]
+    require(not missed, f"no gradient reaches its parameter {', '.join(missed)}; use it, or make it a buffer")
+
+
+@check("float64", "loss", after=("finite",))
+def float64(subject: Subject) -> None:
+    """float64 stays float64: nothing in it is rounded to fewer digits on the way.
+
+    On a step of 1e-6 a smooth loss is a straight line to 1e-11 of its value; one that was rounded to
+    float32 goes up in stairs of 1e-7.
+    """
+    loss = subject.part().double()
+    views = embeddings(_IMAGES)
+    rows = loss.compare(compared(loss, views))
+    require(rows.dtype == torch.float64, f"of float64 embeddings it makes {rows.dtype}; do not convert them")
+    bends = []
+    for seed in range(8):
+        direction = [
+            1e-6 * torch.randn(view.shape, generator=generator(seed), dtype=view.dtype) for view in views
+        ]
+        low, middle, high = (
+            loss(compared(loss, [v + s * d for v, d in zip(views, direction, strict=True)])).detach()
+            for s in (-1, 0, 1)
+        )
+        bends.append(float((low - 2 * middle + high).abs() / middle.abs().clamp_min(1)))
+    require(
+        sorted(bends)[len(bends) // 2] < 5e-9,
+        f"it rounds float64 to fewer digits (steps of {max(bends):.0e}); "
+        "leave out .float(), and make constants of the embeddings' dtype",
+    )
+
+
+@check("gradients", "loss", after=("differentiable", "float64", "pure"))
+def gradients(subject: Subject) -> None:
+    """Gradients of embeddings, keys and its own parameters equal finite differences in float64."""
+    loss = subject.part().double()
+    views = [view.requires_grad_() for view in embeddings(_IMAGES)]
+    keys = None
+    if "predictor" in loss.needs and "detached_keys" not in loss.needs:
+        keys = [view.requires_grad_() for view in embeddings(_IMAGES, seed=20)]
+    inputs = [*views, *(keys or ()), *(p for p in loss.parameters() if p.requires_grad)]
+    for memories in ((), (entries(5),)):
+        value = _value(loss, views, keys=keys, memories=memories)
+        grads = torch.autograd.grad(value, inputs, materialize_grads=True)
+        for place, (tensor, grad) in enumerate(zip(inputs, grads, strict=True)):
+            for seed in range(3):
+                direction = torch.randn(tensor.shape, generator=generator(seed), dtype=tensor.dtype)
+                slope = float((grad * direction).sum())
+                difference = _difference(loss, views, keys, memories, tensor, direction)
+                what = "an embedding" if place < len(views) else "a key or a parameter of its own"
+                require(
+                    abs(slope - difference) <= 1e-4 * max(abs(slope), abs(difference)) + 1e-6,
+                    f"along {what} it changes by {difference:.6g} where its gradient says {slope:.6g}; "
+                    "mind autograd functions of your own, .detach() and no_grad",
+                )
+
+
+@torch.no_grad()
+def _difference(
+    loss: Any, views: Any, keys: Any, memories: Any, tensor: Tensor, direction: Tensor, h: float = 1e-6
+) -> float:
+    """The change of the loss along ``direction`` of one of its inputs, by central differences."""
+    start = tensor.clone()
+    values = []
+    for sign in (1, -1):
+        tensor.copy_(start + sign * h * direction)
+        values.append(_value(loss, views, keys=keys, memories=memories))
+    tensor.copy_(start)
+    return float(values[0] - values[1]) / (2 * h)
+
+
+@check("half precision", "loss", after=("finite",))
+def half_precision(subject: Subject) -> None:
+    """Of float16 and bfloat16 embeddings, long ones and zeros among them, value and gradient are finite."""
+    for dtype in (torch.float16, torch.bfloat16):
+        for images, length in ((_IMAGES, 1.0), (_IMAGES, 300.0), (_LARGE, 300.0)):
+            loss = subject.part()
+            views = [(view * length).to(dtype) for view in embeddings(images, torch.float32)]
+            for view in views:
+                view[0] = 0
+                view.requires_grad_()
+            value = _value(loss, views)
+            which = f"{dtype} embeddings of length about {3 * length:.0f}"
+            require(value.isfinite(), f"of {images} {which} it makes {value.item()}; compute in float32")
+            require(value.dtype == torch.float32, f"of {which} it makes {value.dtype}, not float32")
+            if length > 1 and not loss.normalised:
+                continue  # raw dot products of long vectors may well have gradients beyond float16
+            grads = torch.autograd.grad(value, views, allow_unused=True)
+            require(
+                all(grad is None or grad.isfinite().all() for grad in grads),
+                f"of {images} {which} its gradient is not finite; guard divisions, roots and logarithms",
+            )
+
+
+@check("order", "loss", after=("finite", "float64"))
+def order(subject: Subject) -> None:
+    """The order of the images in the batch changes neither loss nor gradient."""
+    loss = subject.part().double()
+    places = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
+    images, labels = torch.arange(50, 50 + _IMAGES), classes(_IMAGES)
+    results = []
+    for rows in (torch.arange(_IMAGES), places):
+        views = [view[rows].requires_grad_() for view in embeddings(_IMAGES)]
+        apart = loss.needs & {"predictor", "detached_keys"}
+        keys = [view[rows] for view in embeddings(_IMAGES, seed=20)] if apart else None
+        value = _value(
+            loss, views, keys=keys, images=images[rows], labels=labels[rows], memories=[entries(5)]
+        )
+        results.append((value.detach(), *torch.autograd.grad(value, views)))
+    (plain, *grads), (shuffled, *shuffled_grads) = results
+    advice = "use what comparison.rows() and aligned() tell, not the place of a row"
+    require(far(plain, shuffled) < 1e-9, f"in another order the same images give another loss; {advice}")
+    require(
+        all(far(a[places], b) < 1e-9 for a, b in zip(grads, shuffled_grads, strict=True)),
+        f"in another order the same images give another gradient; {advice}",
+    )
+
+
+@check("scale", "loss", after=("finite", "float64"))
+def scale(subject: Subject) -> None:
+    """Where it compares directions (``normalised``), the length of the embeddings changes nothing."""
+    loss = subject.part().double()
+    if not loss.normalised:
+        skip("it compares embeddings as they are (normalised = False)")
+    views = embeddings(_IMAGES)
+    keys = embeddings(_IMAGES, seed=20)
+    plain = _value(loss, views, keys=keys)
+    longer = _value(loss, [7 * view for view in views], keys=[0.2 * key for key in keys])
+    require(far(plain, longer) < 1e-9, "embeddings 7 times as long give another loss; say normalised = False")
+
+
+@check("labels", "loss", after=("finite",))
+def labels(subject: Subject) -> None:
+    """It reads labels only where it declares that it needs them."""
+    loss = subject.part().double()
+    if "labels" in loss.needs:
+        skip("it declares that it needs labels")
+    comparison = compared(loss, embeddings(_IMAGES))
+    known = classes(_IMAGES).repeat(2)
+    other = replace(
+        comparison,
+        queries=replace(comparison.queries, label=known),
+        own_keys=replace(comparison.own_keys, label=known),
+    )
+    require(
+        torch.equal(loss(comparison), loss(other)),
+        'it reads labels, which are unknown (-1) unless it declares needs = frozenset({"labels"})',
+    )
+
+
+@check("pure", "loss", after=("finite",))
+def pure(subject: Subject) -> None:
+    """compare changes no state and gives the same value again: what it remembers changes in the hooks.
+
+    A step that is skipped, or taken twice, must leave nothing behind.
+    """
+    loss = subject.part().train()
+    views = embeddings(_IMAGES, torch.float32)
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    first = _value(loss, views)
+    require(
+        same(before, loss.state_dict()),
+        "compare changes its state, so that the loss of a batch sees the batch itself; do it in after_batch",
+    )
+    again = _value(loss, views)
+    require(
+        torch.equal(first, again),
+        "the same comparison gives another loss the second time; remember in after_batch, and draw nothing",
+    )
+
+
+@check("state_dict", "loss", after=("pure",))
+def state_dict(subject: Subject) -> None:
+    """After some steps, a fresh instance with its reloaded state_dict gives the same loss."""
+    loss = subject.part().train()
+    for step in range(3):
+        progress = Progress(step, 10)
+        comparison = compared(loss, embeddings(_IMAGES, torch.float32, seed=step), progress=progress)
+        _told(loss, comparison, progress)
+    fresh = subject.part(seed=9).train()
+    fresh.load_state_dict(saved(loss.state_dict(), "its state_dict"))
+    views = embeddings(_IMAGES, torch.float32, seed=7)
+    require(
+        torch.equal(_value(loss, views), _value(fresh, views)),
+        "with its reloaded state_dict it gives another loss; keep state in buffers (register_buffer)",
+    )
+
+
+@torch.no_grad()
+def _told(loss: Any, comparison: Comparison, progress: Progress) -> None:
+    loss.before_step(progress)
+    loss.after_batch(comparison)
+    loss.after_step(progress)
+
+
+@check("deterministic", "loss", after=("finite",))
+def deterministic(subject: Subject) -> None:
+    """Built and called twice under one seed, it gives the same value and gradient, bit for bit."""
+    results = []
+    for _ in range(2):
+        loss = subject.part(seed=4)
+        views = [view.requires_grad_() for view in embeddings(64, torch.float32)]
+        value = _value(loss, views)
+        results.append([value.detach(), *torch.autograd.grad(value, views)])
+    require(same(*results), "two equal instances give different values; draw from torch's default generator")
+
+
+class _Largest(TorchDispatchMode):
+    """Notes how many elements the largest tensor has that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_flatten(made)[0]:
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage().nbytes() // tensor.element_size()
+                self.elements = max(self.elements, min(tensor.numel(), storage))
+        return made
+
+
+def _largest(subject: Subject, images: int) -> int:
+    loss = subject.part()
+    views = [view.requires_grad_() for view in embeddings(images, torch.float32)]
+    with _Largest() as seen:
+        _value(loss, views).backward()
+    return seen.elements
+
+
+def _grows(small: int, large: int) -> float:
+    return large / max(1, small)
+
+
+@check("memory", "loss", after=("finite",))
+def memory(subject: Subject) -> None:
+    """Its largest tensor, backward included, grows with the batch and not with its square."""
+    with mock.patch.object(tiles, "TILE_ELEMENTS", 2**12):  # so that a small batch fills more than a tile
+        if _grows(_largest(subject, 64), _largest(subject, 128)) < 2.2:
+            return
+    largest = [_largest(subject, images) for images in (800, 1600)]
+    require(
+        _grows(*largest) < 2.2,
+        f"twice the batch makes its largest tensor {largest[1] / largest[0]:.1f} times as large "
+        f"({largest[1] / 1e6:.1f} million elements of 1600 images); use comparison.rows()",
+    )

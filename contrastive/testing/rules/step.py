@@ -1,0 +1,142 @@
+"""Checks of training steps: resumed, repeated, and on two processes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from contrastive.errors import UsageError
+from contrastive.testing.composition import batch, compose, sgd, train, trained_alone
+from contrastive.testing.framework import STEP_PARTS, check, fail, require, skip
+from contrastive.testing.materials import far, same, saved
+from contrastive.testing.processes import Unreachable, two_processes
+from contrastive.testing.rules.target import composed
+from contrastive.testing.subjects import Subject
+from contrastive.testing.surroundings import seeded
+from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes
+from contrastive.values import Batch, Progress
+
+_HALF = 3
+_CHUNK = 5  # images, of a batch of twelve
+_SHARED = ("target", "negatives", "loss")
+_BEFORE = ("finite", "keys", "offers", "width", "state_dict", "pure")
+
+
+@check("repeats", "target", "negatives", after=("keys", "offers"))
+def repeats(subject: Subject) -> None:
+    """The same steps from the same weights end the same, bit for bit."""
+    runs = []
+    for _ in range(2):
+        method = composed(subject)
+        runs.append(vars(train(method, sgd(method), range(_HALF))))
+    require(
+        same(*runs), "the same steps end differently; draw from torch's default generator, which is seeded"
+    )
+
+
+@check("resume", *STEP_PARTS, after=(*_BEFORE, "deterministic", "repeats"))
+def resume(subject: Subject) -> None:
+    """So many steps, a checkpoint, and as many more equal twice as many, bit for bit."""
+    half = 1 if subject.kind == "backbone" else _HALF  # the only part here that may be large
+    straight = composed(subject)
+    whole = train(straight, sgd(straight), range(2 * half))
+
+    first = composed(subject)
+    optimizer = sgd(first)
+    train(first, optimizer, range(half))
+    state = saved(first.state_dict(), "the method's state_dict")
+    moments = saved(optimizer.state_dict(), "the optimizer's state_dict")
+
+    second = composed(subject, seed=9)
+    second.load_state_dict(state)
+    optimizer = sgd(second)
+    optimizer.load_state_dict(moments)
+    resumed = train(second, optimizer, range(half, 2 * half))
+    advice = "put all that it remembers into buffers or parameters, and follow progress.step"
+    require(same(whole.losses[half:], resumed.losses), f"after a resume the losses are others; {advice}")
+    differing = [name for name in whole.state if not same(whole.state[name], resumed.state.get(name))]
+    require(not differing, f"after a resume {', '.join(differing[:3])} end elsewhere; {advice}")
+
+
+@check("chunks", *_SHARED, after=(*_BEFORE, "order", "memory", "entries", "frozen", "detached", "repeats"))
+def chunks(subject: Subject) -> None:
+    """A batch in chunks (``train.chunk_size``) gives the loss, gradients and state of the batch whole."""
+    one, other = (_step(subject, None, seed) for seed in (0, 1))
+    if not same(one, other):
+        skip("it draws at random, so that a chunk draws something else than the batch")
+    advice = "let each image be encoded by itself, and compare with comparison.keys, of the whole batch"
+    _agree(one, _step(subject, _CHUNK, 0), "of a batch", "of its chunks", advice)
+
+
+def _step(subject: Subject, chunk: int | None, seed: int) -> dict[str, Any]:
+    """Loss, gradients and state of one step, whole or in chunks; what is drawn follows from the seed."""
+    method = composed(subject).train()
+    views, ids, labels = batch(method, 0)
+    alone = cast(Accelerator, _Alone())
+    passes: Passes = OnePass(method, alone)
+    if chunk is not None:
+        passes = GradientCache(method, Chunk(method), alone, chunk, seed)
+    progress = Progress(0, _HALF)
+    with seeded(seed):
+        asked = Batch(ids, views, labels)
+        loss, comparison = passes.backward(asked, lambda part: list(part.images), progress, (0, 1))
+    gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        method.before_step(progress)
+        method.after_batch(comparison)
+        method.after_step(progress)
+    return {"losses": [loss], "gradients": gradients, "state": dict(method.state_dict())}
+
+
+class _Alone:
+    """What backward passes ask of an accelerator, in one process and in full precision."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+
+@check("processes", *_SHARED, after=(*_BEFORE, "chunks", "frozen", "detached", "repeats"))
+def processes(subject: Subject) -> None:
+    """A batch on one process and the same batch on two give the same loss, gradients and state."""
+    try:
+        two = two_processes(trained_alone, subject.spec, _HALF)
+    except Unreachable as absent:
+        skip(str(absent))
+    _agree(
+        two[0], two[1], "of process 0", "of process 1", "keep what differs between processes out of its state"
+    )
+    try:
+        compose(subject.spec)
+    except UsageError:  # it asks for several processes, and there is nothing to compare them with
+        return
+    one = trained_alone(subject.spec, _HALF)
+    advice = "compare with comparison.keys, of all processes, and gather with comparison.gather"
+    _agree(one, two[0], "on one process", "on two", advice)
+
+
+def _agree(a: dict[str, Any], b: dict[str, Any], here: str, there: str, advice: str) -> None:
+    for step, (loss, other) in enumerate(zip(a["losses"], b["losses"], strict=True)):
+        if step == 0:
+            require(far(loss, other) < 1e-9, f"the loss is {loss:.6g} {here}, {other:.6g} {there}; {advice}")
+    for what in ("gradients", "state"):
+        if a[what].keys() != b[what].keys():
+            fail(
+                f"{what} have other names {here} than {there}: {sorted(a[what].keys() ^ b[what].keys())[:3]}"
+            )
+        for name, value in a[what].items():
+            worst = far(value, b[what][name])
+            require(
+                worst < 1e-9,
+                f"{'the gradient' if what == 'gradients' else 'the state'} of {name} differs by {worst:.1e} "
+                f"{here} and {there}; {advice}",
+            )

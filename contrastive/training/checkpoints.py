@@ -1,0 +1,148 @@
+"""Checkpoints that are written whole or not at all.
+
+A checkpoint is a folder ``step_00001000`` with ``state.pt`` (one tree of plain values and tensors,
+read with ``weights_only=True``) and ``manifest.json`` (sizes and SHA-256 of its files, step, world size,
+fingerprint, versions). It is written into a temporary sibling, synced, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contrastive.distributed import world_size
+from contrastive.errors import ContrastiveError
+from contrastive.files import beside, put, remove, settle, writing
+from contrastive.runs.process_guard import versions
+
+_STATE, _MANIFEST = "state.pt", "manifest.json"
+_NAME = re.compile(r"step_[0-9]{8,18}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of a run folder: the last two, and the best on validation.
+
+    Args:
+        folder: ``checkpoints/`` of the run.
+        fingerprint: of the run; checkpoints of another one are passed over. Empty: take any.
+        warn: told of every checkpoint that is passed over.
+        earlier: fingerprints that the run had before.
+    """
+
+    keep_last = 2
+
+    def __init__(
+        self, folder: Path, fingerprint: str, warn: Callable[[str], None], earlier: Sequence[str] = ()
+    ):
+        self.folder, self.fingerprint, self._warn = folder, fingerprint, warn
+        self._own = {fingerprint, *earlier}
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints on disk, oldest first; unfinished temporary folders do not count."""
+        names = (path.name for path in self.folder.glob("step_*"))
+        return sorted(int(name[5:]) for name in names if _NAME.fullmatch(name))
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}"
+
+    def last(self) -> Path | None:
+        """Where the checkpoint of the latest step is, if there is one."""
+        steps = self.steps()
+        return self.path(steps[-1]) if steps else None
+
+    def save(self, step: int, state: dict[str, Any], best_step: int | None = None) -> Path:
+        """Write ``state`` as the checkpoint of ``step`` and prune the ones no longer kept.
+
+        A checkpoint of the same step (an interrupt saved it, its evaluation has been done since) is
+        replaced. Raises ContrastiveError where it cannot be written: the older ones stay.
+        """
+        final = self.path(step)
+        with writing(final):
+            temporary = beside(final)
+            try:
+                self._write(temporary, step, state)
+                put(temporary, final)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it takes room
+            for old in self.steps()[: -self.keep_last]:
+                if old != best_step:
+                    remove(self.path(old))
+        return final
+
+    def _write(self, folder: Path, step: int, state: dict[str, Any]) -> None:
+        with (folder / _STATE).open("wb") as file:  # torch's own files do not tell why they cannot be written
+            torch.save(state, file)
+        size, sha256 = (folder / _STATE).stat().st_size, _sha256(folder / _STATE)
+        manifest = {
+            "step": step,
+            "fingerprint": self.fingerprint,
+            "world_size": world_size(),
+            "versions": versions(),
+            "files": {_STATE: {"size": size, "sha256": sha256}},
+        }
+        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+    def newest(self) -> dict[str, Any] | None:
+        """The state of the newest whole checkpoint, or None; one that cannot be used is named.
+
+        It only reads, so that others may look at a run that is being written.
+        """
+        for step in reversed(self.steps()):
+            state = self.load(step)
+            if state is not None:
+                return state
+        return None
+
+    def take_up(self) -> dict[str, Any] | None:
+        """:meth:`newest`, for the run itself: what a kill left half done is taken away first, and what
+        cannot be used is moved out of the way of the checkpoints to come.
+
+        Raises ContrastiveError where there are checkpoints and none can be used: beginning anew would undo
+        the run that made them.
+        """
+        settle(self.folder)
+        damaged: list[Path] = []
+        for step in reversed(self.steps()):
+            state = self.load(step)
+            if state is not None:
+                for path in damaged:
+                    aside = path.with_name(f"damaged_{path.name}")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    os.replace(path, aside)
+                return state
+            damaged.append(self.path(step))
+        if damaged:
+            raise ContrastiveError(
+                f"{self.folder}: none of the checkpoints can be used. Put back a whole one, or say --resume "
+                "never to move the run aside and begin anew."
+            )
+        return None
+
+    def load(self, step: int) -> dict[str, Any] | None:
+        """The state of one checkpoint, or None (with a warning) where it is damaged or another run's."""
+        folder = self.path(step)
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            if self.fingerprint and manifest["fingerprint"] not in self._own:
+                raise ValueError("it belongs to another run")
+            expected = manifest["files"][_STATE]["sha256"]
+            if _sha256(folder / _STATE) != expected:
+                raise ValueError("its checksum does not match")
+            return torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            self._warn(f"{folder} cannot be used ({reason}); looking for the one before.")
+            return None

@@ -1,0 +1,232 @@
+"""How a batch's gradient is made: in one pass, or in chunks by gradient caching (Gao et al. 2021).
+
+With a cache, a batch is encoded in chunks without gradient and compared whole, which gives the gradient of
+every embedding; then each chunk is encoded again and takes its rows of that gradient through the encoder.
+Activations are those of one chunk, for one more forward pass. What is cached is what the losses see:
+queries, and keys where the target lets a gradient through.
+
+The gradient is the whole batch's for encoders that treat every image by itself. Batch norm does not: it sees
+a chunk at a time, as does the target.
+
+Source: Gao, Zhang, Han and Callan 2021, "Scaling deep contrastive learning batch size under memory limited
+setup". Shape letters: b images of a process's batch, c of a chunk, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from contrastive.augmentations.pipeline import to_device
+from contrastive.distributed import rank, world_size
+from contrastive.rng import derive
+from contrastive.training.method import Encoded, Method, Output
+from contrastive.values import Batch, Progress
+
+Views = dict[int, Tensor]
+#: The views [c, C, h, w] of a batch, or of a chunk of it.
+Augment = Callable[[Batch], Sequence[Tensor]]
+
+
+class Passes(Protocol):
+    """What adds a batch's gradient to the parameters'."""
+
+    def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
+        """The batch's loss, detached, and what was compared.
+
+        Args:
+            batch: source images.
+            augment: makes views; a function of the image, so that it may be asked for a part, and again.
+            progress: steps taken and to take.
+            micro: the number of this batch and of how many in the step, by which the gradient is divided.
+        """
+        ...
+
+    def propagate(self, scalar: Tensor) -> None:
+        """The backward pass that ends in the encoder."""
+
+
+class Buffers:
+    """Buffers of modules as they are now, to be put back: a forward pass leaves its statistics in them.
+
+    Args:
+        modules: those that a forward pass runs; None where there is none.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module | None]):
+        self._live = [buffer for module in modules if module is not None for buffer in module.buffers()]
+        self._kept = [buffer.clone() for buffer in self._live]
+
+    def put_back(self) -> None:
+        for live, kept in zip(self._live, self._kept, strict=True):
+            live.copy_(kept)
+
+
+class OnePass:
+    """A batch's gradient in one pass."""
+
+    def __init__(self, model: nn.Module, accelerator: Accelerator):
+        self.model, self.accelerator = model, accelerator
+
+    def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
+        number, count = micro
+        views = augment(batch)
+        # Gradients add up over micro-batches; processes exchange them after the last.
+        with nullcontext() if number == count - 1 else self.accelerator.no_sync(self.model):
+            loss, comparison = self.model(views, *_known(batch, views[0]), progress)
+            self.propagate(loss / count)
+        return Output(loss.detach(), comparison)
+
+    def propagate(self, scalar: Tensor) -> None:
+        self.accelerator.backward(scalar)
+
+
+class Chunk(nn.Module):
+    """One chunk, once the gradients of its embeddings are known: what data parallelism wraps."""
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.method = method
+
+    def forward(self, views: Sequence[Tensor], queries: Views, keys: Views, last: bool) -> Tensor:
+        """A scalar whose gradient is the chunk's share of the batch's: the sum of <p, dp> and <k, dk>.
+
+        Args:
+            views: V tensors [c, C, h, w].
+            queries, keys: view -> gradients dp and dk [c, D]; without keys the target is not asked.
+            last: whether gradients are reduced over processes after this chunk.
+        """
+        by_view = dict(enumerate(views))
+        encoded = self.method.encode(by_view)
+        terms = [(encoded.p[view] * gradient).sum() for view, gradient in queries.items()]
+        if keys:
+            made = self.method.keys(by_view, encoded)
+            terms += [(made[view] * gradient).sum() for view, gradient in keys.items()]
+        if last and world_size() > 1:
+            # Data parallelism waits for every parameter, those that no chunk reaches (a loss's own) too.
+            terms += [0 * p.sum() for p in self.parameters() if p.requires_grad]
+        return torch.stack([term.float() for term in terms]).sum()
+
+
+class GradientCache:
+    """Backward passes of whole batches, in chunks.
+
+    Everything random in encoders and targets follows from (seed, step, micro-batch, chunk, rank), so that a
+    chunk is encoded alike both times. Buffers of what runs twice (batch norm's statistics) begin the second
+    time where they began the first, and end where the first ended: each chunk counts once.
+
+    Args:
+        method: what is trained.
+        model: its :class:`Chunk`, as the accelerator prepared it.
+        accelerator: precision, loss scale and processes.
+        size: most images of a chunk, of one process; a batch is cut into chunks as equal as can be.
+        seed: of the run.
+    """
+
+    def __init__(self, method: Method, model: nn.Module, accelerator: Accelerator, size: int, seed: int):
+        self.method, self.model, self.accelerator = method, model, accelerator
+        self.size, self.seed = size, seed
+        once = method.target if method.target.detached else None
+        self.twice = [module for module in method.encoders if module is not once]
+
+    def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
+        number, count = micro
+        chunks = cut(batch, self.size)
+
+        def views(chunk: int) -> Sequence[Tensor]:
+            """Made anew for each pass: those of a whole batch may outweigh the activations of a chunk."""
+            made = augment(chunks[chunk])
+            torch.manual_seed(derive(self.seed, "step", progress.step, number, "chunk", chunk, rank()))
+            return made
+
+        before = Buffers(self.twice)
+        queries, keys = self._embed(views(chunk) for chunk in range(len(chunks)))
+        after = Buffers(self.twice)
+
+        known = _known(batch, next(iter(queries.values())))
+        loss, comparison = self.method.judge(Encoded({}, queries), keys, *known, progress)
+        self.accelerator.backward(loss / count)  # with fp16's scale, which the cached gradients then have
+
+        sizes = [len(chunk.ids) for chunk in chunks]
+        own = {view: key for view, key in keys.items() if key is not queries.get(view)}
+        cached = list(zip(_gradients(queries, sizes), _gradients(own, sizes), strict=True))
+        before.put_back()
+        for chunk, gradients in enumerate(cached):
+            last = chunk == len(chunks) - 1 and number == count - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                self.propagate(self.model(views(chunk), *gradients, last))
+        after.put_back()
+        return Output(loss.detach(), comparison)
+
+    def propagate(self, scalar: Tensor) -> None:
+        scalar.backward()  # not scaled again: what it is made of carries fp16's scale
+
+    def _embed(self, chunks: Iterable[Sequence[Tensor]]) -> tuple[Views, Views]:
+        """Queries and keys of the whole batch, view -> [b, D], as leaves of the graph to come.
+
+        Keys that are the queries themselves stay so.
+        """
+        queries: list[Views] = []
+        keys: list[Views] = []
+        for views in chunks:
+            by_view = dict(enumerate(views))
+            with torch.no_grad(), self.accelerator.autocast():
+                encoded = self.method.encode(by_view)
+                keys.append(self.method.keys(by_view, encoded))
+            queries.append(encoded.p)
+        shared = {view for view, key in keys[0].items() if key is queries[0].get(view)}
+        whole = {view: torch.cat([p[view] for p in queries]).requires_grad_() for view in queries[0]}
+        wanted = not self.method.target.detached
+        return whole, {
+            view: whole[view] if view in shared else torch.cat([k[view] for k in keys]).requires_grad_(wanted)
+            for view in keys[0]
+        }
+
+
+def cut(batch: Batch, size: int) -> list[Batch]:
+    """A batch as chunks of at most ``size`` images, whose numbers of images differ by one at most."""
+    count = -(-len(batch.ids) // size)
+    rows = [
+        slice(int(part[0]), int(part[-1]) + 1) for part in torch.arange(len(batch.ids)).tensor_split(count)
+    ]
+
+    def images(part: slice) -> Tensor | list[Tensor]:
+        pixels = batch.images
+        return [view[part] for view in pixels] if isinstance(pixels, list) else pixels[part]
+
+    labels = batch.labels
+    return [Batch(batch.ids[part], images(part), None if labels is None else labels[part]) for part in rows]
+
+
+def cuts(chunk_size: int | None, batch_size: int) -> bool:
+    """Whether ``chunk_size`` cuts a batch."""
+    return chunk_size is not None and chunk_size < batch_size
+
+
+def caveat(method: Method, chunk_size: int | None, batch_size: int) -> str | None:
+    """What to know of a batch that is cut into chunks and normalised by its statistics, or None."""
+    if not cuts(chunk_size, batch_size):
+        return None
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules()):
+        return None
+    return (
+        f"batch norm sees chunks of {chunk_size} images, not the batch of {batch_size}, "
+        "so the gradient is not quite the whole batch's (docs/methods.md)"
+    )
+
+
+def _known(batch: Batch, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Ids and labels of a batch, where ``like`` is."""
+    labels = None if batch.labels is None else to_device(batch.labels.numpy(), like)
+    return to_device(batch.ids.numpy(), like), labels
+
+
+def _gradients(leaves: Mapping[int, Tensor], sizes: list[int]) -> list[Views]:
+    """Of each chunk: view -> its rows [c, D] of the gradient, for the views that got one."""
+    got = {view: leaf.grad.split(sizes) for view, leaf in leaves.items() if leaf.grad is not None}
+    return [{view: rows[chunk] for view, rows in got.items()} for chunk in range(len(sizes))]

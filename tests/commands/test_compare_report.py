@@ -1,0 +1,189 @@
+"""report.html: what it says, that it needs nothing from outside, and how a browser shows it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from contrastive.commands.compare.candidates import plan
+from contrastive.commands.compare.findings import gather
+from contrastive.commands.compare.pictures import principal_plane
+from contrastive.commands.compare.plots import charts
+from contrastive.commands.compare.report import findings, render
+from tests.support.fake_runs import write_run, write_runs
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
+PIXEL = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+PICTURE = {
+    "name": "base",
+    "seed": 0,
+    "points": [[0.0, 0.1], [0.2, 0.3], [0.1, 0.0]],
+    "labels": [0, 1, -1],
+    "explained": 0.5,
+    "neighbours": [[0, 1, 2]],
+    "thumbnails": {0: PIXEL, 1: PIXEL, 2: PIXEL},
+}
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory) -> dict:
+    runs = tmp_path_factory.mktemp("runs")
+    folders = write_runs(runs, "base", [0.80, 0.82, 0.81]) + write_runs(
+        runs, "worse", [0.70, 0.71, 0.73], recipe={"loss": {"name": "nt_xent", "note": "</script><b>&"}}
+    )
+    found = gather(plan(folders, 1))
+    return json.loads(json.dumps(found))  # as comparison.json holds it
+
+
+@pytest.fixture(scope="module")
+def page(comparison) -> str:
+    return render(comparison, [PICTURE])
+
+
+def body(page: str) -> str:
+    """The page without its scripts and style."""
+    return re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+
+
+def test_findings_are_sentences(comparison):
+    assert findings(comparison)[0].startswith(
+        "worse is worse than base in knn top1 by 9.7 points (95 % interval -13.5 to -5.9, p 0.008"
+    )
+
+
+def test_everything_is_inside_and_nothing_breaks_out(page):
+    assert re.findall(r'(?:src|href)="(?!data:)', body(page)) == []
+    assert "</script><b>&" not in page
+    assert html.escape("</script><b>&") in page
+    assert page.count("<script") == page.count("</script>") == 3
+
+
+def test_every_section_has_something_to_show(page):
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings == [
+        "Figures", "What differs", "Costs and monitors", "Accuracy", "Accuracy against compute", "Training",
+        "Features", "Nearest neighbours", "Where the figures come from",
+    ]  # fmt: skip
+    assert body(page).count('<img class="') == 3
+
+
+def test_only_what_differs_is_told(page):
+    told = re.search(r'id="differing">(.*?)</section>', page, re.DOTALL)[1]
+    assert re.findall("<code>(.*?)</code>", told) == ["loss.temperature", "loss.note"]
+
+
+def test_a_grid_of_two_axes_is_a_heat_map(comparison):
+    rows = [
+        {**comparison["recipes"][0], "name": f"{x}{y}", "labels": {"first": x, "second": y}}
+        for x in ("crop", "blur")
+        for y in ("crop", "blur")
+        if (x, y) != ("blur", "blur")
+    ]
+    drawn = charts({**comparison, "recipes": rows}, [])
+    (heat, _) = (c["figure"]["data"][0] for c in drawn if c["figure"]["data"][0]["type"] == "heatmap")
+    assert (heat["y"], heat["x"]) == (["crop", "blur"], ["crop", "blur"])
+    assert heat["z"][1] == [pytest.approx(81), None]
+
+
+def test_two_grids_of_the_same_axes_are_no_heat_map(comparison):
+    rows = [
+        {**comparison["recipes"][0], "name": name, "labels": {"first": "crop", "second": "blur"}}
+        for name in ("a", "b")
+    ]
+    drawn = charts({**comparison, "recipes": rows}, [])
+    assert not [c for c in drawn if c["figure"]["data"][0]["type"] == "heatmap"]
+
+
+def test_accuracy_against_compute_is_that_of_h(comparison):
+    figures = {"linear_z_top1": {**comparison["recipes"][0]["figures"]["linear_top1"], "to_h": None}}
+    rows = [{**row, "figures": {**row["figures"], **figures}} for row in comparison["recipes"]]
+    keys = [*comparison["figures"], "linear_z_top1"]
+    drawn = charts(
+        {**comparison, "recipes": rows, "figures": keys, "features": [["linear_top1", "linear_z_top1"]]}, []
+    )
+    titles = [chart["title"] for chart in drawn if chart["section"] == "compute"]
+    assert titles == ["linear top1 against wall time of a run"]
+
+
+def test_the_plane_pairs_what_was_measured_at_one_epoch(comparison):
+    curves = {"0": {"alignment": [[1, 0.6], [2, 0.5]], "uniformity": [[2, -2.0]]}}
+    rows = [{**row, "curves": curves} for row in comparison["recipes"]]
+    (plane,) = (c for c in charts({**comparison, "recipes": rows}, []) if c["title"].startswith("alignment"))
+    line = plane["figure"]["data"][0]
+    assert (line["x"], line["y"], line["customdata"]) == ([-2.0], [0.5], [2])
+
+
+def test_a_single_recipe_of_a_single_seed_can_be_shown(tmp_path):
+    found = gather(plan([str(write_run(tmp_path, "alone", 0, 0.8))], 1))
+    assert findings(found) == []
+    assert "Nearest neighbours" not in render(found, [])
+
+
+def test_principal_plane_by_the_covariance():
+    torch.manual_seed(0)
+    features = torch.randn(50, 6) * torch.tensor([3.0, 2, 1, 1, 1, 1]) + 1
+    points, share = principal_plane(features)
+    unit = features.double() / features.double().norm(dim=1, keepdim=True)
+    values = torch.linalg.eigvalsh(torch.cov(unit.T)).flip(0)
+    assert torch.allclose(torch.cov(points.T), torch.diag(values[:2]), atol=1e-9)
+    assert share == pytest.approx(float(values[:2].sum() / values.sum()))
+    assert principal_plane(-features)[0].abs().allclose(points.abs())
+
+
+PROBE = """
+<script>
+const heading = document.querySelectorAll(".sortable th")[2];
+const names = () => [...heading.closest("table").tBodies[0].rows].map((row) => row.cells[0].textContent);
+heading.firstChild.click(); const down = names();
+heading.firstChild.click(); const up = names();
+const seen = {
+  errors, down, up, sort: heading.getAttribute("aria-sort"),
+  width: document.documentElement.scrollWidth, window: innerWidth,
+  plots: document.querySelectorAll(".plot").length,
+  drawn: [...document.querySelectorAll(".plot")].filter((plot) => plot.querySelector("svg.main-svg")).length,
+  background: getComputedStyle(document.body).backgroundColor,
+  text: getComputedStyle(document.querySelector(".plot text")).fill,
+};
+const told = { id: "seen", textContent: JSON.stringify(seen) };
+document.body.append(Object.assign(document.createElement("pre"), told));
+</script></body>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_browser_without_a_network_shows_it_dark_and_on_a_phone(page, tmp_path):
+    watched = page.replace(
+        "<head>", "<head><script>const errors = []; onerror = (e) => errors.push(String(e));</script>"
+    )
+    path = tmp_path / "report.html"
+    path.write_text(watched.replace("</body>", PROBE))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--window-size=390,844",
+        "--blink-settings=preferredColorScheme=0",
+    ]
+    done = subprocess.run(
+        [CHROMIUM, *options, "--virtual-time-budget=5000", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+    )
+    seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    assert seen["errors"] == []
+    assert seen["drawn"] == seen["plots"] > 8
+    assert (seen["down"], seen["up"], seen["sort"]) == (["base", "worse"], ["worse", "base"], "ascending")
+    assert seen["width"] <= seen["window"]
+    assert seen["background"] == "rgb(20, 24, 30)"
+    assert seen["text"] == "rgb(228, 232, 238)"

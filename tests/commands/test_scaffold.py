@@ -1,0 +1,211 @@
+"""``contrastive plugin new``: what it writes works as it is, for every kind, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contrastive.cli import main
+from contrastive.commands.plugin_new.scaffold import RECIPES, create
+from contrastive.errors import UsageError
+from contrastive.kinds import KINDS
+from contrastive.registry import load_registry
+from tests.support.plugin_packages import code_lines, install, on_path
+
+WRITTEN = ["README.md", "pyproject.toml", "recipe.yaml", "tests/test_my_{kind}.py", "my_{kind}.py"]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """One new package of each kind, ``my-loss`` and so on, in one folder."""
+    folder = tmp_path_factory.mktemp("packages")
+    for kind in KINDS:
+        create(f"my-{kind}", kind, load_registry(plugins=False), folder / f"my-{kind}")
+    return folder
+
+
+@pytest.fixture
+def site(packages, tmp_path, monkeypatch):
+    """A folder on the path where all of them are installed."""
+    for package in packages.iterdir():
+        install(package, tmp_path)
+    on_path(tmp_path, monkeypatch)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+def run_tests(*folders: Path, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    return subprocess.run(
+        [*command, *map(str, folders)], capture_output=True, text=True, timeout=900, **options
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_package_is_whole_and_its_module_short(kind, packages):
+    package = packages / f"my-{kind}"
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
+    assert files == {path.format(kind=kind) for path in WRITTEN}
+    assert code_lines(package / f"my_{kind}.py") < 30
+    assert "contrastive_api = 1" in (package / f"my_{kind}.py").read_text()
+    assert not [path for path in files if "$" in (package / path).read_text()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_recipe_is_right_and_its_parameters_documented(kind, packages, site, capsys):
+    assert main(["check", str(packages / f"my-{kind}" / "recipe.yaml"), "--json"]) == 0
+    assert f"my_{kind}" in capsys.readouterr().out
+    assert main(["show", kind, f"my_{kind}", "--json"]) == 0
+    part = json.loads(capsys.readouterr().out)
+    assert part["summary"]
+    assert all(parameter["doc"] for parameter in part["parameters"])
+
+
+def test_what_each_part_does_is_tested_and_passes(packages, site):
+    done = run_tests(packages, "-k", "not conformance")
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert int(done.stdout.rpartition(" passed")[0].split()[-1]) >= len(KINDS)
+
+
+@pytest.mark.slow
+def test_each_part_passes_the_conformance_kit_as_written(packages, site):
+    done = run_tests(packages, "-k", "conformance")
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert int(done.stdout.rpartition(" passed")[0].split()[-1]) > 5 * len(KINDS)
+
+
+def test_the_tests_notice_a_part_that_does_nothing(packages, site):
+    """Without what its methods return and store, no part passes its own tests."""
+    for module in site.glob("my_*.py"):
+        text = module.read_text().replace("return ", "return None  # ")
+        for statement in ("run.log(", "self.z = ", "self.encoder.load_state_dict("):
+            text = text.replace(statement, f"0  # {statement}")
+        module.write_text(text)
+    done = run_tests(packages, "-k", "not conformance", "-rf")
+    failed = {line.split("::")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")}
+    assert {Path(path).stem for path in failed} == {f"test_my_{kind}" for kind in KINDS}, done.stdout[-3000:]
+
+
+def test_ruff_finds_nothing(packages, tmp_path):
+    pytest.importorskip("ruff")
+    create("contrastive-a-rather-long-name", "protocol", load_registry(plugins=False), tmp_path / "long")
+    for command in (["check"], ["format", "--check"]):
+        run = [sys.executable, "-m", "ruff", *command, "--no-cache", str(packages), str(tmp_path / "long")]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout
+
+
+def test_pip_builds_and_installs_one(packages, tmp_path, monkeypatch):
+    pytest.importorskip("hatchling")
+    target = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+    package = packages / "my-loss"
+    run = [*pip, "--no-build-isolation", "--no-index", "--target", str(target), str(package)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in target.glob("*.py")) == ["my_loss.py"]
+    on_path(target, monkeypatch)
+    code = "from contrastive.cli import main; raise SystemExit(main(['show', 'loss', 'my_loss', '--json']))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert json.loads(shown.stdout)["provider"] == "my-loss", shown.stderr
+
+
+def test_every_kind_has_a_recipe_and_the_templates_ship():
+    assert RECIPES.keys() == KINDS.keys()
+    from contrastive.commands.plugin_new import scaffold
+
+    templates = {path.name for path in Path(scaffold.__file__).with_name("templates").iterdir()}
+    parts = {f"{kind}{ending}.py.txt" for kind in KINDS for ending in ("", "_test")}
+    assert templates == parts | {"pyproject.toml.txt", "README.md.txt", "recipe.yaml.txt", "test.py.txt"}
+
+
+def test_the_command_says_what_to_do_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plugin", "new", "contrastive-my-idea", "--kind", "loss"]) == 0
+    out = capsys.readouterr().out
+    for said in (
+        "cd contrastive-my-idea",
+        "pip install -e '.[test]'",
+        "contrastive plugin check contrastive-my-idea",
+        "In a recipe: loss: my_idea",
+    ):
+        assert said in out
+    assert 'register("my_idea", MyIdea)' in Path("contrastive-my-idea/contrastive_my_idea.py").read_text()
+
+
+def test_a_class_keeps_clear_of_the_names_its_module_uses(tmp_path):
+    create("contrastive-loss", "loss", load_registry(plugins=False), tmp_path / "loss")
+    assert "class LossPart(Loss):" in (tmp_path / "loss" / "contrastive_loss.py").read_text()
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    create("my-loss", "loss", load_registry(plugins=False), tmp_path)
+    assert (tmp_path / "my_loss.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("my loss", "loss", "'my loss' is no name for a package: a letter, then letters, digits"),
+        ("My_Loss", "loss", "Say 'my-loss'."),
+        ("my--loss", "loss", "Say 'my-loss'."),
+        ("-", "loss", "is no name for a package"),
+        ("", "loss", "is no name for a package"),
+        ("../escape", "loss", "is no name for a package"),
+        ("1loss", "loss", "is no name for a package"),
+        ("contrastive-1loss", "loss", "'1loss' cannot name a module and a part"),
+        ("class", "loss", "'class' cannot name a module and a part"),
+        ("contrastive-null", "loss", "'null' cannot name"),
+        ("tests", "loss", "'tests' cannot name"),
+        ("my-loss", "los", "there is no kind of part 'los'. Did you mean 'loss'?"),
+        ("my-loss", "qqq", "The kinds are dataset, augmentation"),
+        ("json", "loss", "'json' is a module of Python itself"),
+        ("torch", "loss", "'torch' is the name of a package that exists"),
+        ("contrastive-framework", "loss", "is the name of a package that exists"),
+        ("contrastive-moco", "negatives", "is the name of a package that exists"),
+        ("contrastive-nt-xent", "loss", "loss 'nt_xent' is a part of contrastive-framework already"),
+        ("queue-2", "loss", None),
+        ("contrastive-queue", "negatives", "negatives 'queue' is a part of contrastive-moco already"),
+    ],
+)
+def test_refusals_are_one_sentence_and_write_nothing(name, kind, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = main(["plugin", "new", f"--kind={kind}", "--", name])
+    error = capsys.readouterr().err
+    if said is None:
+        assert code == 0, error
+        return
+    assert code == 2
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    assert not (tmp_path.parent / "escape").exists()
+
+
+@pytest.mark.parametrize("there", ["folder", "file"])
+def test_nothing_is_overwritten(there, tmp_path):
+    path = tmp_path / "my-loss"
+    if there == "folder":
+        path.mkdir()
+        (path / "thesis.tex").write_text("all of it")
+    else:
+        path.write_text("all of it")
+    before = sorted(os.walk(tmp_path))
+    with pytest.raises(UsageError, match="exists and is not an empty folder; name another one with --out"):
+        create("my-loss", "loss", load_registry(plugins=False), path)
+    assert sorted(os.walk(tmp_path)) == before
+
+
+def test_what_is_installed_already_is_not_begun_again(site, tmp_path):
+    with pytest.raises(UsageError, match="is the name of a package that exists"):
+        create("my-loss", "loss", load_registry(), tmp_path / "new")
+    with pytest.raises(UsageError, match="loss 'my_loss' is a part of my-loss already"):
+        create("contrastive-my-loss", "loss", load_registry(), tmp_path / "new")

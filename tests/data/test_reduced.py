@@ -1,0 +1,328 @@
+"""Photographs decoded at a reduced scale: when, how far, and how near the whole image's views they are."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional
+
+from contrastive.augmentations.geometry import RandomResizedCrop
+from contrastive.augmentations.pipeline import Pipeline
+from contrastive.augmentations.simclr import SimCLR
+from contrastive.data import TrainLoader, augment
+from contrastive.data.tables import LIMIT, hold, holdable
+from contrastive.datasets import HuggingFace, ImageFolder, Parquet
+from contrastive.datasets.decoding import decode_image, decode_reduced
+from contrastive.errors import UnreadableImage
+from contrastive.parts import ImageTable, Reduced
+from contrastive.rng import Draws, Key
+from tests.support.images import Images, assert_equal
+
+FACTORS = (1, 2, 4, 8)
+ONE_SIZE = (300, 300)
+
+
+def photograph(height: int, width: int, form: str = "JPEG", noise: float = 8, **options: Any) -> bytes:
+    """A smooth picture with noise, as a camera makes."""
+    rng = np.random.default_rng(height * width)
+    patches = Image.fromarray(rng.integers(0, 256, (height // 50 + 2, width // 50 + 2, 3), dtype=np.uint8))
+    smooth = np.asarray(patches.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
+    pixels = (smooth + rng.normal(0, noise, smooth.shape)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean absolute difference, of 255."""
+    return float((a.float() - b.float()).abs().mean())
+
+
+# -- decoding ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (241, 323)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_image_is_the_mean_of_what_it_stands_for(factor, height, width, orientation):
+    data = photograph(height, width, quality=95, exif=turned(orientation))
+    whole = decode_image(data, "x")
+    got = decode_reduced(data, "x", lambda size: factor)
+    size = (height, width) if orientation < 5 else (width, height)
+    assert got.size == tuple(whole.shape[1:]) == size
+    exact = orientation == 1 or (height, width) == (240, 320)
+    assert got.factor == (factor if exact else 1), "turned, it must begin with a whole pixel"
+    f = got.factor
+    assert tuple(got.pixels.shape) == (3, -(-size[0] // f), -(-size[1] // f))
+    assert got.pixels.dtype == torch.uint8
+    inner = got.pixels[:, : size[0] // f, : size[1] // f].float()
+    assert difference(functional.avg_pool2d(whole.float(), f), inner) < 1.5
+
+
+def test_only_whole_factors_that_will_do_are_taken():
+    data = photograph(400, 400)
+    for most, factor in ((1, 1), (2, 2), (3, 2), (5, 4), (7, 4), (8, 8), (100, 8)):
+        assert decode_reduced(data, "x", lambda size, most=most: most).factor == factor
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "TIFF"])
+def test_other_formats_are_decoded_whole(form):
+    data = photograph(64, 80, form)
+    got = decode_reduced(data, "x", lambda size: 8)
+    assert (got.size, got.factor) == ((64, 80), 1)
+    assert torch.equal(got.pixels, decode_image(data, "x"))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_other_colours(mode):
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photograph(80, 96))).convert(mode).save(buffer, "JPEG", progressive=True)
+    whole, got = decode_image(buffer.getvalue(), "x"), decode_reduced(buffer.getvalue(), "x", lambda size: 4)
+    assert (got.factor, tuple(got.pixels.shape)) == (4, (3, 20, 24))
+    assert difference(functional.avg_pool2d(whole.float(), 4), got.pixels) < 2
+
+
+@pytest.mark.parametrize("factor", [1, 8])
+def test_damage_is_told_at_any_scale(factor):
+    data = photograph(200, 200)
+    for broken in (b"", data[: len(data) // 2], b"garbage"):
+        with pytest.raises(UnreadableImage) as whole:
+            decode_image(broken, "x")
+        with pytest.raises(UnreadableImage) as reduced:
+            decode_reduced(broken, "x", lambda size: factor)
+        assert str(whole.value) == str(reduced.value)
+
+
+def test_every_data_set_of_files_can(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [photograph(80, 96), photograph(96, 80)]
+    (tmp_path / "files").mkdir()
+    for number, data in enumerate(files):
+        (tmp_path / "files" / f"{number}.jpg").write_bytes(data)
+    column = [{"bytes": data, "path": None} for data in files]
+    pq.write_table(pa.table({"image": column}), tmp_path / "t.parquet")
+    datasets: list[Any] = [ImageFolder(tmp_path / "files"), Parquet(tmp_path / "t.parquet")]
+    try:
+        import datasets as library
+
+        features = library.Features({"image": library.Image()})
+        rows = library.Dataset.from_dict({"image": column}, features)
+        library.DatasetDict({"train": rows}).save_to_disk(tmp_path / "hub")
+        datasets.append(HuggingFace(str(tmp_path / "hub")))
+    except ModuleNotFoundError:
+        pass
+    for dataset in datasets:
+        got = dataset.table("train").decode_reduced(1, lambda size: 4 if size == (96, 80) else 1)
+        assert (tuple(got.pixels.shape), got.size, got.factor) == ((3, 24, 20), (96, 80), 4)
+
+
+def test_a_table_that_only_decodes_gives_the_whole_image():
+    table = Images(5, varying=True)
+    pixels, size, factor = table.decode_reduced(3, lambda size: 8)
+    assert (size, factor) == (table.shape(3), 1)
+    assert torch.equal(pixels, Images(5, varying=True).decode(3))
+
+
+# -- how far -------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**62), st.integers(1, 400), st.integers(1, 400), st.integers(1, 24), st.integers(0, 3))
+def test_the_reduced_box_is_no_smaller_than_the_view(id_, height, width, side, view):
+    pipeline, key = Pipeline([RandomResizedCrop(side)]), Key(1, 0, view)
+    factor = pipeline.reduction((height, width), id_, key)
+    top, left, h, w = pipeline.operations[0].place(
+        pipeline.draw(0, np.array([id_]), key), np.array([[height, width]])
+    )[0]
+    assert factor == max(f for f in FACTORS if f == 1 or (h >= f * side and w >= f * side))
+    # A reduced image that tells its pixels' places: what the crop takes of it, before it is resized.
+    rows, columns = -(-height // factor), -(-width // factor)
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    image = torch.stack([row // 256, row % 256, column // 256, column % 256]).to(torch.uint8)
+    taken = []
+    original = functional.interpolate
+    try:
+        functional.interpolate = lambda box, *_, **__: taken.append(box) or torch.zeros(1, 1, side, side)
+        pipeline.crop(image, id_, key, (height, width), factor)
+    finally:
+        functional.interpolate = original
+    high_row, low_row, high_column, low_column = taken[0][0, :, 0, 0].tolist()
+    got_top, got_left = 256 * high_row + low_row, 256 * high_column + low_column
+    got_h, got_w = taken[0].shape[2:]
+    assert min(got_h, got_w) >= (side if factor > 1 else 1)
+    edges = [(top, got_top), (left, got_left), (top + h, got_top + got_h), (left + w, got_left + got_w)]
+    assert all(abs(edge - factor * got) * 2 <= factor for edge, got in edges)
+
+
+def test_a_pipeline_that_does_not_crop_wants_the_whole_image():
+    from contrastive.augmentations import Flip
+
+    assert Pipeline([Flip()]).reduction((4000, 4000), 0, Key(0, 0, 0)) == 1
+
+
+def test_many_uniforms_are_those_of_many_calls():
+    ids = np.arange(50)
+    one, other = (Draws(Key(1, 2, 3), ids, "x#0") for _ in range(2))
+    assert np.array_equal(one.uniform(), other.uniform())
+    assert np.array_equal(
+        one.uniforms(7, -1.0, 3.0), np.stack([other.uniform(-1.0, 3.0) for _ in range(7)], 1)
+    )
+    assert np.array_equal(one.bits(), other.bits())
+
+
+# -- how near ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("height", "width", "noise", "asked"), [(901, 1203, 0, 1.0), (901, 1203, 8, 1.0), (600, 600, 20, 1.5)]
+)
+def test_views_are_near_those_of_the_whole_image(interpolation, height, width, noise, asked):
+    """Of the same box; and of the box as it is drawn, which lies up to half a pixel of the view away."""
+    data, side, key = photograph(height, width, noise=noise, quality=90), 64, Key(0, 0, 0)
+    whole = decode_image(data, "x")
+    pipeline, seen = Pipeline([RandomResizedCrop(side, interpolation=interpolation)]), set()
+    same, drawn = [], []
+    for id_ in range(60):
+        pixels, size, f = decode_reduced(data, "x", lambda size, id_=id_: pipeline.reduction(size, id_, key))
+        got = pipeline.crop(pixels, id_, key, size, f)
+        top, left, h, w = pipeline.operations[0].place(
+            pipeline.draw(0, np.array([id_]), key), np.array([size])
+        )[0]
+        top, bottom, left, right = (int(np.floor(e / f + 0.5)) * f for e in (top, top + h, left, left + w))
+        box = whole[None, :, top:bottom, left:right]
+        near = functional.interpolate(box, (side, side), mode=interpolation, antialias=True)[0]
+        same.append(difference(got, near))
+        drawn.append(difference(got, pipeline.crop(whole, id_, key)))
+        seen.add(f)
+    assert len(seen - {1}) >= 2
+    assert np.mean(same) < asked
+    assert max(same) < 3
+    assert np.mean(drawn) < 5
+
+
+# -- in the loader -------------------------------------------------------------------------------------
+
+
+class Photographs(ImageTable):
+    """JPEGs of different sizes, or of one, that tell at which scale they were decoded."""
+
+    def __init__(self, n: int = 12, size: tuple[int, int] | None = None, bad=()):
+        self.ids, self.size, self.bad = np.arange(n, dtype=np.int64), size, frozenset(bad)
+        self.files = [photograph(*(size or (150 + 9 * i, 260 - 7 * i)), noise=2) for i in range(n)]
+        self.asked: list[tuple[int, int]] = []  # row, factor
+
+    def decode(self, index: int) -> torch.Tensor:
+        self.asked.append((index, 1))
+        return decode_image(self.files[index], self.name(index))
+
+    def decode_reduced(self, index, reduction) -> Reduced:
+        if index in self.bad:
+            raise UnreadableImage(self.name(index), "truncated")
+        got = decode_reduced(self.files[index], self.name(index), reduction)
+        self.asked.append((index, got.factor))
+        return got
+
+    def name(self, index: int) -> str:
+        return f"{index}.jpg"
+
+
+def batches(table: ImageTable, pipelines=None, **options: Any) -> list[Any]:
+    pipelines = pipelines or SimCLR(size=16).pipelines()
+    settings = {"batch_size": 6, "seed": 0, "workers": 0, "max_unreadable": 1.0, **options}
+    return list(TrainLoader(table, pipelines, **settings).epoch(0))
+
+
+def test_both_views_share_one_decoding_at_the_scale_of_the_more_demanding():
+    table, pipelines = Photographs(), SimCLR(size=16).pipelines()
+    got = batches(table, pipelines)
+    factors = dict(table.asked)
+    assert sorted(row for row, _ in table.asked) == list(range(12))
+    keys = [Key(0, 0, view) for view in range(2)]
+    for row, factor in table.asked:
+        size = (150 + 9 * row, 260 - 7 * row)
+        assert factor == min(p.reduction(size, row, key) for p, key in zip(pipelines, keys, strict=True))
+    assert len({factor for _, factor in table.asked} - {1}) >= 2
+    for batch in got:
+        for place, row in enumerate(batch.ids.tolist()):
+            pixels, size, factor = decode_reduced(table.files[row], "x", lambda _, row=row: factors[row])
+            for view, (pipeline, key) in enumerate(zip(pipelines, keys, strict=True)):
+                assert torch.equal(batch.images[view][place], pipeline.crop(pixels, row, key, size, factor))
+
+
+def test_workers_and_resumption_change_nothing():
+    whole = batches(Photographs(bad=[3, 7]))
+    assert_equal(whole, batches(Photographs(bad=[3, 7]), workers=2))
+    settings = {"batch_size": 6, "seed": 0, "workers": 0, "max_unreadable": 1.0}
+    train = TrainLoader(Photographs(bad=[3, 7]), SimCLR(size=16).pipelines(), **settings)
+    assert_equal(list(train.epoch(0, start=1)), whole[1:])
+
+
+def test_operations_that_go_image_by_image_follow_on_the_reduced_crop():
+    from contrastive.augmentations import TorchvisionTransform
+
+    def pipelines():
+        steps = [RandomResizedCrop(16), TorchvisionTransform("RandomPosterize", {"bits": 4, "p": 1.0})]
+        return [Pipeline(steps) for _ in range(2)]
+
+    table = Photographs()
+    got = batches(table, pipelines())
+    assert len({factor for _, factor in table.asked} - {1}) >= 2
+    plain = batches(Photographs(), [Pipeline([RandomResizedCrop(16)]) for _ in range(2)])
+    for one, other in zip(got, plain, strict=True):
+        for view in range(2):
+            assert torch.equal(one.images[view], other.images[view] & 0xF0)
+
+
+def test_what_may_be_held_is_decoded_whole_whether_it_is_or_not():
+    size = ONE_SIZE  # above what is augmented as a whole batch
+    held = batches(Photographs(size=size))
+    table = Photographs(size=size)
+    assert holdable(table)
+    assert_equal(batches(table, memory_limit=0), held)
+    assert {factor for _, factor in table.asked} == {1}
+
+
+def test_photographs_of_one_size_are_neither_held_nor_decoded_whole(monkeypatch):
+    monkeypatch.setattr("contrastive.data.tables.PHOTOGRAPH", ONE_SIZE[0] * ONE_SIZE[1] - 1)
+    table = Photographs(size=ONE_SIZE)
+    assert not holdable(table)
+    assert hold(table, LIMIT) is table
+    batches(table)
+    assert len({factor for _, factor in table.asked} - {1}) >= 2
+
+
+def test_a_photograph_of_another_size_than_promised_is_unreadable(monkeypatch):
+    monkeypatch.setattr("contrastive.data.tables.PHOTOGRAPH", ONE_SIZE[0] * ONE_SIZE[1] - 1)
+    table = Photographs(size=ONE_SIZE)
+    table.files[4] = photograph(300, 301)
+    named = {text for batch in batches(table) for _, text in batch.unreadable}
+    assert named == {"4.jpg: is 300 x 301 pixels, not 300 x 300 as the others"}
+
+
+def test_views_of_photographs_are_those_of_the_whole_image_nearly():
+    """What the encoder sees, against the views of images decoded whole."""
+    pipelines = SimCLR(size=16, strength=0.5).pipelines()
+
+    class Whole(Photographs):
+        decode_reduced = ImageTable.decode_reduced
+
+    pairs = zip(batches(Photographs(), pipelines), batches(Whole(), pipelines), strict=True)
+    for one, other in pairs:
+        seen, expected = (augment(b, pipelines, seed=0, epoch=0, device="cpu") for b in (one, other))
+        for a, b in zip(seen, expected, strict=True):
+            assert float((a - b).abs().mean()) < 6 / 255

@@ -1,1 +1,0 @@
-"""Broken parts, each with one realistic fault and the one check that is meant for it."""

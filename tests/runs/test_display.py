@@ -1,0 +1,187 @@
+"""What a person sees: plain lines, the live line, the final table."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from contrastive import monitors
+from contrastive.runs.display import MONITORS, Display, duration, percent, summary_table
+
+RUN = SimpleNamespace(
+    name="simclr", folder="runs/simclr-seed0-01234567", epochs=4, steps=40, steps_per_epoch=10
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def train(display: Display, clock: Clock, seconds: float, steps: int = 40) -> None:
+    """A run of RUN, ``seconds`` a step, evaluated after every epoch."""
+    display.run_started(RUN)
+    for step in range(1, steps + 1):
+        clock.now += seconds
+        metrics = {"step": step, "epoch": (step - 1) // 10 + 1, "loss": 5 - step / 40, "lr": 0.1}
+        display.step_done(RUN, {**metrics, "images_per_second": 1234.5})
+        if step % 10 == 0:
+            display.evaluated(RUN, {"step": step, "epoch": step // 10, "knn_top1": 0.7 + step / 1000})
+    display.run_ended(RUN)
+
+
+def plain(seconds: float, steps: int = 40) -> list[str]:
+    out, clock = io.StringIO(), Clock()
+    train(Display(out, clock), clock, seconds, steps)
+    return out.getvalue().splitlines()
+
+
+def test_plain_lines_are_one_an_epoch():
+    start, *lines = plain(seconds=2)
+    assert start == "simclr: 4 epochs, 40 steps, in runs/simclr-seed0-01234567"
+    assert lines == [
+        "epoch 1/4  step 10/40  loss 4.750  1,234 images/s  1 min 0 s left",
+        "epoch 2/4  step 20/40  loss 4.500  1,234 images/s  40 s left  knn 71.0 %",
+        "epoch 3/4  step 30/40  loss 4.250  1,234 images/s  20 s left  knn 72.0 %",
+        "epoch 4/4  step 40/40  loss 4.000  1,234 images/s  0 s left  knn 73.0 %",
+    ]
+
+
+def test_plain_lines_are_at_most_one_in_ten_seconds_and_the_last():
+    assert [re.search(r"step (\d+)", line)[1] for line in plain(seconds=0.6)[1:]] == ["10", "30", "40"]
+    assert [re.search(r"step (\d+)", line)[1] for line in plain(seconds=0.1)[1:]] == ["10", "40"]
+
+
+def test_plain_output_has_no_control_characters_and_is_not_wrapped(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", "\n".join(plain(seconds=2)))
+    assert len(plain(seconds=2)) == 5
+    out = io.StringIO()
+    Display(out).warn("a long warning that is wider than twenty columns [not markup]")
+    assert out.getvalue() == "warning: a long warning that is wider than twenty columns [not markup]\n"
+
+
+def terminal(monkeypatch, **environment: str) -> str:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    out, clock = Terminal(), Clock()
+    display = Display(out, clock)
+    try:
+        display.run_started(RUN)
+        clock.now += 2
+        display.step_done(RUN, {"step": 1, "epoch": 1, "loss": 4.5, "lr": 0.1, "images_per_second": 99})
+        display.evaluated(RUN, {"step": 1, "epoch": 1, "knn_top1": 0.5})
+        clock.now += 2
+        display.step_done(RUN, {"step": 2, "epoch": 1, "loss": 4.25, "lr": 0.1, "images_per_second": 99})
+        display.warn("watch out")
+    finally:
+        display.run_ended(RUN)
+        display.run_ended(RUN)  # twice does no harm
+    return out.getvalue()
+
+
+def test_terminal_shows_a_live_line_and_takes_it_away(monkeypatch):
+    out = terminal(monkeypatch)
+    words = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out)
+    assert "epoch 1/4  step 2/40  loss 4.250  99 images/s  1 min 16 s left  knn 50.0 %" in words
+    assert "warning: watch out" in words
+    assert "\x1b[?25l" in out  # the cursor is hidden
+    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")  # and comes back
+
+
+def test_no_color_is_honoured(monkeypatch):
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-8][0-9;]*m")
+    assert colour.search(terminal(monkeypatch))
+    assert not colour.search(terminal(monkeypatch, NO_COLOR="1"))
+
+
+def test_a_resumed_run_estimates_from_its_own_steps():
+    out, clock = io.StringIO(), Clock()
+    display = Display(out, clock)
+    display.run_started(RUN)
+    for step in range(25, 31):
+        clock.now += 3
+        display.step_done(RUN, {"step": step, "epoch": 3, "loss": 1.0})
+    assert out.getvalue().splitlines()[-1] == "epoch 3/4  step 30/40  loss 1.000  30 s left"
+
+
+SUMMARY = {
+    "trained": {"knn_top1": 0.7612, "linear_top1": 0.86, "effective_rank": 33.0},
+    "untrained": {"knn_top1": 0.64, "linear_top1": 0.79},
+    "pixels": {"knn_top1": 0.7301, "linear_top1": 0.84},
+    "split": "test",
+    "wall_seconds": 161.2,
+    "peak_memory_mib": 1234.5,
+    "parameters": 700_000,
+    "unreadable": {"a.jpg": "truncated", "b.png": "not an image"},
+}
+
+
+def rendered(summary) -> tuple[list[list[str]], str]:
+    """The rows of the printed table as words, and the text around it on one line."""
+    out = io.StringIO()
+    Console(file=out, width=200).print(summary_table(summary))
+    lines = out.getvalue().splitlines()
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines]
+    around = [line.strip() for line in lines if not re.search("[━─│┃]", line)]
+    return [row for row in rows if row], " ".join(around)
+
+
+def test_summary_table_holds_figures_deltas_and_facts():
+    rows, around = rendered(SUMMARY)
+    assert ["figure", "trained", "untrained", "trained is", "raw pixels", "trained is"] in rows
+    assert ["knn top1", "76.1 %", "64.0 %", "+12.1", "73.0 %", "+3.1"] in rows
+    assert ["linear top1", "86.0 %", "79.0 %", "+7.0", "84.0 %", "+2.0"] in rows
+    assert len(rows) == 3, "monitors are not shown"
+    facts = "wall time 2 min 41 s, peak memory 1,234 MiB, 700,000 parameters, 2 unreadable images"
+    assert around == f"figures on test {facts}"
+
+
+def test_summary_table_without_labels_or_pixels():
+    rows, around = rendered(
+        {"trained": {}, "untrained": {}, "pixels": {}, "unreadable": 3, "wall_seconds": 7322}
+    )
+    assert rows == [["no labels, no figures"]]
+    assert around == "wall time 2 h 2 min, 3 unreadable images"
+    rows, _ = rendered({**SUMMARY, "pixels": {}, "untrained": {"knn_top1": 0.8}})
+    assert ["figure", "trained", "untrained", "trained is"] in rows
+    assert ["knn top1", "76.1 %", "80.0 %", "-3.9"] in rows
+    assert ["linear top1", "86.0 %", "-", ""] in rows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "0 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min"), (-1, "0 s")]
+)
+def test_duration(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_percent():
+    assert percent(0.71249) == "71.2 %"
+
+
+def test_monitor_names_are_functions_of_monitors():
+    assert all(callable(getattr(monitors, name)) for name in MONITORS)
+
+
+def test_importing_the_console_leaves_torch_out():
+    code = "import sys, contrastive.console; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

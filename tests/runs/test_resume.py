@@ -1,0 +1,201 @@
+"""Which recipe may go on with a run, and which may not; two processes, and what a killed one leaves."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.context import ForkContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import contrastive
+from contrastive.runs import job as runs
+from contrastive.errors import Interrupted, UsageError
+from contrastive.protocols.knn import KNN
+from tests.support.same import assert_same, assert_same_run, final_state, metrics
+from tests.support.tiny import interrupted_after, write_data
+
+#: What changes no weight, and may be changed while a run is under way.
+FREE: dict[str, dict[str, Any]] = {
+    "workers": {"train.workers": 2, "train.memory_limit": 0, "train.cache": "none"},
+    "memory_limit and cache": {"train.memory_limit": 0, "train.cache": "cache"},
+    "checkpoint_every": {"train.checkpoint_every": 3},
+    "evaluation": {"evaluate.knn.k": 3, "evaluate.every": 3, "evaluate.linear": None},
+    "name": {"name": "another"},
+}
+CONSTANT = {"optimizer.schedule": "constant", "evaluate.linear": None}
+
+
+@pytest.mark.parametrize("changed", FREE)
+def test_what_may_change_while_a_run_is_under_way(
+    changed: str, tiny_run: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with interrupted_after(11), pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, out="run")
+    contrastive.run(tiny_recipe, FREE[changed], out="run", resume="must")
+    ours, theirs = final_state(Path("run")), final_state(tiny_run)
+    for key in ("method", "optimizer"):
+        assert_same(ours[key], theirs[key])
+    steps = [[line for line in metrics(folder) if "loss" in line] for folder in (Path("run"), tiny_run)]
+    assert steps[0] == steps[1]
+
+
+def test_a_run_of_constant_schedules_may_be_made_longer(tiny_recipe: Path, tmp_path: Path):
+    """It ends as one that was to be so long from the beginning; also where it is killed on the way."""
+    whole = contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 3}, out=tmp_path / "whole")
+    contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 1}, out=tmp_path / "run")
+    longer = {**CONSTANT, "train.epochs": 3}
+    with interrupted_after(3), pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, longer, out=tmp_path / "run")
+    contrastive.run(tiny_recipe, longer, out=tmp_path / "run")
+    assert_same_run(whole.folder, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"train\.epochs \(3, now 1\)"):
+        contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 1}, out=tmp_path / "run")
+
+
+def test_a_kill_between_recipe_and_environment_keeps_a_run_longer(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "run"
+    contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 1}, out=folder)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder)
+    assert "epochs: 2" in (folder / "recipe.yaml").read_text()
+    assert contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder).summary["epochs"] == 2
+
+
+def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
+    tiny_run: Path, tiny_recipe: Path, tmp_path: Path
+):
+    with pytest.raises(UsageError, match=r"train\.epochs \(3, now 4\)") as refused:
+        contrastive.run(tiny_recipe, {"train.epochs": 4}, out=tiny_run)
+    message = str(refused.value)
+    assert "optimizer.schedule: cosine spans the epochs" in message
+    weights = message.split("--set ")[1].split()[0].removesuffix(".")
+    assert weights == f"backbone.weights={tiny_run / 'backbone'}"
+    sets = ["train.max_steps=1", "evaluate.every=0", "evaluate.linear=null", "optimizer.lr=1e-9", weights]
+    new = contrastive.run(tiny_recipe, sets, out=tmp_path / "new")
+    start, end = (
+        final_state(folder)["method"]["backbone.net.conv1.weight"] for folder in (tiny_run, new.folder)
+    )
+    assert (start - end).abs().max() < 1e-6, "it begins where the other one ended"
+
+
+def test_other_data_is_named(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):
+    other = write_data(tmp_path / "data", train=41)
+    with pytest.raises(UsageError, match=r"dataset\.root \(.*, the data\. Name another"):
+        contrastive.run(tiny_recipe, {"dataset.root": str(other)}, out=tiny_run)
+
+
+def test_a_damaged_environment_is_told(tiny_recipe: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "environment.json").write_text("{")
+    with pytest.raises(UsageError, match=r"environment\.json is damaged.*--resume never"):
+        contrastive.run(tiny_recipe, out=tmp_path / "run")
+
+
+def test_metrics_that_were_cut_are_told_and_the_run_goes_on(
+    tiny_run: Path, tiny_recipe: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    with interrupted_after(12), pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, out=folder)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:10])
+    contrastive.run(tiny_recipe, out=folder)
+    there, whole = metrics(folder), metrics(tiny_run)
+    assert len(there) < len(whole)
+    assert there == whole[:5] + whole[5 - len(there) :]
+    assert_same(final_state(folder)["method"], final_state(tiny_run)["method"])
+
+
+def live_on(begun: Any) -> None:
+    begun.set()
+    time.sleep(60)
+
+
+def test_a_forked_process_that_lives_on_holds_no_lock(tmp_path: Path):
+    """As the workers of a killed run do, which look for their parent every five seconds."""
+    begun = ForkContext().Event()
+    with runs.locked(tmp_path / "run"):
+        worker = ForkContext().Process(target=live_on, args=(begun,))
+        worker.start()
+    try:
+        assert begun.wait(60)  # a busy machine may be slow to begin it
+        with runs.locked(tmp_path / "run"):
+            assert worker.is_alive()
+    finally:
+        worker.kill()
+
+
+def test_a_killed_run_leaves_no_lock(tiny_recipe: Path, tmp_path: Path):
+    """By processes of their own: while one writes a second one is refused; once it is killed, none is."""
+    folder = tmp_path / "run"
+    sets = ["train.workers=2", "train.memory_limit=0", "train.cache=none", "evaluate.linear=null"]
+    sets += [
+        "augmentation=[{name: random_resized_crop, size: 16}, {name: torchvision, transform: RandomInvert}]"
+    ]
+    options = [part for text in sets for part in ("--set", text)]
+    command = [sys.executable, "-m", "contrastive", "run", str(tiny_recipe), "--out", str(folder), *options]
+    process = subprocess.Popen([*command, "--set", "train.epochs=1000"], stdout=subprocess.DEVNULL)
+    file = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(UsageError, match="another process is writing"):
+        contrastive.run(tiny_recipe, [*sets, "train.epochs=1000"], out=folder)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    with runs.locked(folder):
+        assert json.loads((folder / "environment.json").read_text())["epochs"] == 1000
+
+
+def test_a_run_that_began_and_ended_meanwhile_is_not_overwritten(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another process took the folder after it was found free, and before it was locked."""
+    folder, make = tmp_path / "run", runs.make_accelerator
+    quick = {"train.max_steps": 1, "evaluate.every": 0, "evaluate.linear": None}
+
+    def after_another(*arguments: Any) -> Any:
+        monkeypatch.setattr(runs, "make_accelerator", make)
+        contrastive.run(tiny_recipe, {**quick, "train.seed": 1}, out=folder)
+        return make(*arguments)
+
+    monkeypatch.setattr(runs, "make_accelerator", after_another)
+    with pytest.raises(UsageError, match=r"train\.seed \(1, now 0\)"):
+        contrastive.run(tiny_recipe, quick, out=folder)
+    assert contrastive.Run(folder).summary["seed"] == 1
+
+
+def test_an_evaluation_that_draws_does_not_hang_on_what_was_drawn_before(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A protocol of a plugin may; after a resume it must draw the same."""
+    score = KNN.score
+
+    def drawn(self: KNN, *arguments: Any) -> dict[str, float]:
+        return {**score(self, *arguments), "noise": torch.rand(()).item()}
+
+    monkeypatch.setattr(KNN, "score", drawn)
+    sets = {"train.max_steps": 8, "evaluate.linear": None}
+    whole = contrastive.run(tiny_recipe, sets, out=tmp_path / "whole")
+    with interrupted_after(7), pytest.raises(Interrupted):  # in the evaluation after the first epoch
+        contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    torch.manual_seed(1)  # as another process has it
+    contrastive.run(tiny_recipe, sets, out=tmp_path / "run", resume="must")
+    assert whole.summary["trained"]["knn_noise"] > 0
+    assert_same_run(whole.folder, tmp_path / "run")

@@ -1,0 +1,70 @@
+"""``train.compile``: what is compiled, that names stay, and what a failure says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import contrastive
+from contrastive.cli import main
+from contrastive.training import compilation
+from contrastive.training.checkpoints import Checkpoints
+
+OVERRIDES = ["train.epochs=1", "evaluate.linear=null", "target={name: ema, momentum: 0.9}"]
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> list[int]:
+    """Batch sizes of the graphs that a backend which compiles nothing was given."""
+    seen: list[int] = []
+
+    def backend(graph, inputs):
+        seen.append(next(len(x) for x in inputs if isinstance(x, torch.Tensor) and x.ndim in (2, 4)))
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    return seen
+
+
+def weights(folder):
+    return Checkpoints(folder / "checkpoints", "", pytest.fail).newest()["method"]
+
+
+def test_a_compiled_run_has_the_checkpoint_and_export_of_a_plain_one(tiny_recipe, tmp_path, graphs):
+    plain = contrastive.run(tiny_recipe, OVERRIDES, out=tmp_path / "plain")
+    assert not graphs, "nothing is compiled unasked"
+    compiled = contrastive.run(tiny_recipe, [*OVERRIDES, "train.compile=true"], out=tmp_path / "compiled")
+    assert len(graphs) >= 4, "online backbone and head, and the average's"
+    ours, theirs = weights(compiled.folder), weights(plain.folder)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
+    x = torch.rand(2, 3, 16, 16)
+    nets = [contrastive.load_backbone(run.folder / "backbone") for run in (plain, compiled)]
+    torch.testing.assert_close(nets[0](x), nets[1](x), rtol=1e-2, atol=1e-3)
+    assert plain.summary["fingerprint"] != compiled.summary["fingerprint"]
+
+
+def test_a_failure_to_compile_is_one_sentence(tiny_recipe, tmp_path, monkeypatch, capsys):
+    def backend(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    command = ["run", str(tiny_recipe), "--set", "train.compile=true", "--out", str(tmp_path / "run")]
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "no compiler here" in told
+    assert "set train.compile: false" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_the_real_compiler_trains(tiny_recipe, tmp_path):
+    torch._dynamo.reset()
+    overrides = ["train.max_steps=2", "evaluate.linear=null", "evaluate.every=0"]
+    plain = contrastive.run(tiny_recipe, overrides, out=tmp_path / "plain")
+    compiled = contrastive.run(tiny_recipe, [*overrides, "train.compile=true"], out=tmp_path / "compiled")
+    losses = [[m["loss"] for m in run.metrics if "loss" in m] for run in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
