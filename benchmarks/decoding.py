@@ -18,8 +18,8 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import pil_to_tensor
 
 from benchmarks.harness import Row, paired
-from contrastive.augmentations.geometry import RandomResizedCrop as OurCrop
 from contrastive.augmentations.pipeline import Pipeline
+from contrastive.augmentations.random_resized_crop import RandomResizedCrop as OurCrop
 from contrastive.data import TrainLoader
 from contrastive.data.cache import Cache
 from contrastive.datasets import ImageFolder

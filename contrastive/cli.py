@@ -181,7 +181,7 @@ class _Version(argparse.Action):
     """Reads the version only when it is asked for."""
 
     def __call__(self, *_: Any) -> None:
-        from contrastive.registry.registry import core_version
+        from contrastive.versions import core_version
 
         print(f"contrastive {core_version()}")
         raise SystemExit(0)
@@ -205,10 +205,10 @@ def _run(arguments: argparse.Namespace) -> int:
         argv += ["--json"] * arguments.json + ["--debug"] * arguments.debug
         return launch(["run", arguments.recipe, *argv, f"--resume={arguments.resume}"], arguments.processes)
 
+    from contrastive.distributed import is_first
     from contrastive.runs.display import Display, summary_table
     from contrastive.runs.job import run
     from contrastive.runs.launch import LAUNCHED, end_with_launcher
-    from contrastive.training.accelerator import is_first
 
     if LAUNCHED in os.environ:
         end_with_launcher()
@@ -267,7 +267,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _preview(arguments: argparse.Namespace) -> int:
-    from contrastive.commands.evaluate import preview
+    from contrastive.commands.preview import preview
 
     print(preview(arguments.recipe, arguments.overrides, arguments.out))
     return 0
@@ -295,7 +295,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    from contrastive.commands.evaluate import embed
+    from contrastive.commands.embed import embed
 
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         written = embed(
@@ -313,7 +313,7 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from contrastive.commands.evaluate import export
+    from contrastive.commands.export import export
 
     print(export(arguments.run, arguments.out, arguments.format))
     return 0

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -175,3 +176,8 @@ class _Gather(torch.autograd.Function):
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return local(total)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks and writes."""
+    return PartialState().is_main_process

@@ -137,3 +137,13 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Replace a file of one JSON value in one step. Raises ContrastiveError where it cannot be written."""
     with writing(path):
         write_whole(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_map(path: Path) -> dict[str, Any]:
+    """The map a JSON file holds, empty where there is no file. Raises UsageError where it holds none."""
+    if not path.is_file():
+        return {}
+    content = json_map(path.read_bytes())
+    if content is None:
+        raise UsageError(f"{path} is damaged: it holds no JSON map; put back the one the run wrote.")
+    return content

@@ -19,7 +19,7 @@ from pages import put
 
 from contrastive.commands.compare.findings import Matrix, matrix
 from contrastive.commands.compare.tables import accuracy, difference, words
-from contrastive.runs.display import duration, percent
+from contrastive.text import duration, percent
 
 Row = Mapping[str, Any]
 

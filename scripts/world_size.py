@@ -32,7 +32,8 @@ from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.runs.display import Display
 from contrastive.runs.job import Job
-from contrastive.training.accelerator import join_processes, make_accelerator
+from contrastive.runs.launch import join_processes
+from contrastive.training.accelerator import make_accelerator
 
 ROOT = Path(__file__).parent.parent
 STEPS, BATCH = 2, 16

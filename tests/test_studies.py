@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import contrastive
-from contrastive.build.builder import Opened, build
+from contrastive.build.builder import build
+from contrastive.build.composition import Opened
 from contrastive.recipe import Recipe, dump_yaml, load_cells, resolve, shipped_recipes
 from contrastive.registry import load_registry
 

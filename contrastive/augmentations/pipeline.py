@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from contrastive.augmentations.kernels.resample import Interpolation, crop_and_resize
+from contrastive.device import to_device
 from contrastive.errors import UsageError
 from contrastive.parts import Augmentation
 from contrastive.rng import Draws, Key
@@ -29,6 +30,8 @@ from contrastive.rng import Draws, Key
 Params = dict[str, np.ndarray]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Operation(Augmentation):
@@ -317,16 +320,6 @@ def _to_float(images: Tensor) -> Tensor:
 def to_uint8(pixels: Tensor) -> Tensor:
     """float in [0, 1] -> uint8, rounded."""
     return pixels.mul(255).round_().to(torch.uint8)
-
-
-def to_device(values: np.ndarray, pixels: Tensor) -> Tensor:
-    """Parameters where the pixels are: floats in their precision, all else as it is."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    if tensor.is_floating_point():
-        tensor = tensor.to(pixels.dtype)
-    if pixels.is_cuda:  # from pageable memory, every copy would wait for all that the device has yet to do
-        tensor = tensor.pin_memory()
-    return tensor.to(pixels.device, non_blocking=pixels.is_cuda)
 
 
 def on_chosen(pixels: Tensor, params: Params, change: Callable[[Tensor, Params], Tensor]) -> Tensor:

@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contrastive.augmentations.colour import ColorJitter, Grayscale
-from contrastive.augmentations.filters import Blur
-from contrastive.augmentations.geometry import Flip, RandomResizedCrop
+from contrastive.augmentations.blur import Blur
+from contrastive.augmentations.color_jitter import ColorJitter
+from contrastive.augmentations.flip import Flip
+from contrastive.augmentations.grayscale import Grayscale
 from contrastive.augmentations.pipeline import Operation, Pipeline
+from contrastive.augmentations.random_resized_crop import RandomResizedCrop
 from contrastive.parts import Augmentation
 
 #: Images up to this side are not blurred by default (the paper's CIFAR-10 setting).

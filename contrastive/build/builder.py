@@ -20,39 +20,15 @@ from contrastive.training.method import Method
 from contrastive.parts import NEEDS, Backbone, Callback, Dataset, Head, ImageTable, Optimizer, Part, Protocol
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
+from contrastive.build.composition import Composition, Data, Opened
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Data:
-    """The opened data set: names, labels and sizes are known, no image is decoded."""
-
-    dataset: Dataset
-    train: ImageTable
-    test: ImageTable | None
-    fingerprint: str
-
-    @property
-    def labelled(self) -> bool:
-        return self.train.labels is not None and bool((self.train.labels >= 0).any())
 
 
-#: Data sets opened so far, so that many recipes on one open it once.
-Opened = list[tuple[PartSpec, Data]]
 
 
-@dataclass(frozen=True)
-class Composition:
-    """Everything a recipe names, built and checked against each other."""
-
-    method: Method
-    optimizer: Optimizer
-    pipelines: list[Pipeline]
-    protocols: list[Scheduled]
-    callbacks: list[Callback]
-    view_sizes: list[tuple[int, int]]  # (h, w)
-    image_size: int
 
 
 class Builder:

@@ -1,4 +1,4 @@
-"""Callbacks: what acts during a run, named in the recipe."""
+"""Early stopping."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pydantic import Field
 
 from contrastive.errors import UsageError
 from contrastive.parts import Callback, RunState
-
-__all__ = ["EarlyStopping"]
 
 
 class EarlyStopping(Callback):

@@ -15,7 +15,7 @@ from contrastive.kinds import KINDS
 from contrastive.recipe.signature import Parameter, signature_of, type_text
 from contrastive.recipe.sources import shipped_recipes
 from contrastive.registry import Entry, Registry
-from contrastive.registry.registry import CORE, core_version
+from contrastive.versions import CORE, core_version
 
 RECIPE = "recipe"
 

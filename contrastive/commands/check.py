@@ -10,14 +10,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from contrastive.build.builder import Composition, Opened, build
+from contrastive.build.builder import build
+from contrastive.build.composition import Composition, Opened
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.data.cache import cache_folder
-from contrastive.data.tables import pixel_bytes, shown, whereabouts
+from contrastive.data.storage import whereabouts
+from contrastive.data.tables import pixel_bytes
 from contrastive.errors import Mistakes
 from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
 from contrastive.registry import load_registry
+from contrastive.text import byte_count
 from contrastive.training.accelerator import resolve_precision
 from contrastive.training.gradients import Buffers, caveat, cuts
 from contrastive.training.method import Method
@@ -92,7 +95,7 @@ def _decoded(recipe: Recipe, table: ImageTable) -> str:
     if where == "nowhere":
         return "anew in every epoch"
     place = "in memory" if where == "memory" else f"in {folder}"
-    return f"once, held {place} ({shown(pixel_bytes(table))})"
+    return f"once, held {place} ({byte_count(pixel_bytes(table))})"
 
 
 def _parts(recipe: Recipe) -> dict[str, str]:

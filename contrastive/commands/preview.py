@@ -1,15 +1,23 @@
-"""A picture of what a pipeline does to real images."""
+"""``contrastive preview``: a picture of what the augmentation does to real images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from contrastive.augmentations.pipeline import Pipeline
+from contrastive.build.builder import Builder
+from contrastive.errors import DataError, RecipeError, UnreadableImage
+from contrastive.files import named
+from contrastive.parts import ImageTable
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
 from contrastive.rng import Key
+from contrastive.runs.reload import Overrides
 
 #: Pixels of a cell's side (small views are enlarged by a whole number to about this), and between cells.
 CELL, GAP, HEADER = 96, 6, 18
@@ -65,3 +73,43 @@ def _paste(picture: Image.Image, image: Tensor, left: int, top: int) -> None:
         factor = CELL // max(height, width)
         tile = tile.resize((width * factor, height * factor), Image.Resampling.NEAREST)
     picture.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
+
+
+PREVIEW_IMAGES = 6
+
+
+def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:
+    """Draw a few images of the data set and their views as a PNG.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        UsageError: the picture cannot be written.
+    """
+    resolved = load_recipe(recipe, overrides, load_registry())
+    builder = Builder(resolved)
+    data = builder.data()
+    pipelines = builder.pipelines()
+    builder.view_sizes(pipelines, data)
+    if builder.mistakes or data is None:
+        raise RecipeError(builder.mistakes)
+    images, ids = _first_readable(data.train, PREVIEW_IMAGES)
+    if not images:
+        raise DataError(f"none of the {len(data.train)} training images can be read.")
+    picture = grid(images, ids, pipelines, resolved.train.seed)
+    out = Path(out)
+    with named(out):
+        picture.save(out, format="PNG")
+    return out
+
+
+def _first_readable(table: ImageTable, count: int) -> tuple[list[Tensor], np.ndarray]:
+    images, ids = [], []
+    for index in range(len(table)):
+        try:
+            images.append(table.decode(index))
+        except UnreadableImage:
+            continue
+        ids.append(int(table.ids[index]))
+        if len(images) == count:
+            break
+    return images, np.array(ids, dtype=np.int64)

@@ -21,14 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from contrastive.build.builder import build
+from contrastive.device import peak_memory_mib
 from contrastive.errors import UsageError
 from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs.display import Display, duration, percent
+from contrastive.runs.display import Display
 from contrastive.runs.job import Job
-from contrastive.runs.process_guard import peak_memory_mib
-from contrastive.training.accelerator import make_accelerator, refuse_processes, resolve_precision
+from contrastive.runs.launch import refuse_processes
+from contrastive.text import duration, percent
+from contrastive.training.accelerator import make_accelerator, resolve_precision
 from contrastive.training.compilation import explained_if
 from contrastive.training.engine import Engine
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from typing import Literal
 
 import torch
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from contrastive import distributed
 from contrastive.comparison import vectors
+from contrastive.comparison.candidates import Candidates, ViewPair, Views, split_views, stack_views
 from contrastive.comparison.rows import Block, Rows
 from contrastive.comparison.rowstats import Scale
-from contrastive.comparison.tiles import Mask
 from contrastive.errors import UsageError
 from contrastive.values import Memory, Progress, Side
 
@@ -28,8 +27,6 @@ from contrastive.values import Memory, Progress, Side
 SMALL = 2**20
 
 Anchor = Literal["queries", "keys"]
-Views = Mapping[int, Tensor]
-ViewPair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -131,9 +128,9 @@ class Comparison:
             key_rows = {view: prepare(z) for view, z in target.items()}
             shared = all(target.get(view) is online[view] for view in views)
             query_rows = {view: key_rows[view] if shared else prepare(online[view]) for view in views}
-            key_side = _side(key_rows, images, side_labels)
+            key_side = stack_views(key_rows, images, side_labels)
             whole = shared and views == list(target)
-            query_side = key_side if whole else _side(query_rows, images, side_labels)
+            query_side = key_side if whole else stack_views(query_rows, images, side_labels)
         return cls(
             queries=query_side,
             own_keys=key_side,
@@ -170,12 +167,15 @@ class Comparison:
 
     def aligned(self) -> list[tuple[Tensor, Tensor]]:
         """In the order of ``pairs``: (query [b, D], its own key [b, D])."""
-        queries, keys = _split(self.queries.z, self.query_views), _split(self.own_keys.z, self.key_views)
+        queries, keys = (
+            split_views(self.queries.z, self.query_views),
+            split_views(self.own_keys.z, self.key_views),
+        )
         return [(queries[o], keys[t]) for o, t in self.pairs]
 
     def views(self) -> dict[int, Tensor]:
         """Target view -> keys [B, D] of all processes."""
-        return _split(self.keys.z, self.key_views)
+        return split_views(self.keys.z, self.key_views)
 
     def gather(self, x: Tensor) -> Tensor:
         """x [b, ...] of this process -> [B, ...] of all; gradients are summed back."""
@@ -207,10 +207,10 @@ class Comparison:
 
     @cached_property
     def _blocks(self) -> list[Block]:
-        return _Facing(
+        return Candidates(
             rows=self.queries,
             row_views=self.query_views,
-            opposite=_split(self.own_keys.z, self.key_views),
+            opposite=split_views(self.own_keys.z, self.key_views),
             columns=self.keys,
             column_views=self.key_views,
             pairs=self.pairs,
@@ -224,12 +224,12 @@ class Comparison:
     @cached_property
     def _key_blocks(self) -> list[Block]:
         views = tuple(t for t in self.key_views if any(t == other for _, other in self.pairs))
-        keys = _split(self.own_keys.z, self.key_views)
+        keys = split_views(self.own_keys.z, self.key_views)
         b = len(self.own_keys.z) // len(self.key_views)
-        return _Facing(
-            rows=_side({t: keys[t] for t in views}, self.own_keys.image[:b], self.own_keys.label[:b]),
+        return Candidates(
+            rows=stack_views({t: keys[t] for t in views}, self.own_keys.image[:b], self.own_keys.label[:b]),
             row_views=views,
-            opposite=_split(self.queries.z, self.query_views),
+            opposite=split_views(self.queries.z, self.query_views),
             columns=self._all_queries,
             column_views=self.query_views,
             pairs=tuple((t, o) for o, t in self.pairs),
@@ -247,113 +247,11 @@ class Comparison:
         return distributed.rank() * b if self.across_processes else 0
 
 
-@dataclass(frozen=True)
-class _Facing:
-    """Rows of this process and the candidates they face: columns of all processes, and memories."""
-
-    rows: Side
-    row_views: tuple[int, ...]
-    opposite: dict[int, Tensor]  # column view -> [b, D], of this process
-    columns: Side
-    column_views: tuple[int, ...]
-    pairs: tuple[ViewPair, ...]  # (row view, column view)
-    offers: frozenset[ViewPair]
-    memories: tuple[Memory, ...]
-    labelled: bool
-    normalised: bool
-    first: int
-
-    def blocks(self) -> list[Block]:
-        """The rows, cut where what they are compared with changes from one view to the next."""
-
-        def candidates(view: int) -> tuple[tuple[int, ...], int]:
-            offered = tuple(k for k in self.column_views if (view, k) in self.offers)
-            return offered, sum(row_view == view for row_view, _ in self.pairs)
-
-        return [
-            self._block(list(views), offered) for (offered, _), views in groupby(self.row_views, candidates)
-        ]
-
-    def _block(self, views: list[int], offered: tuple[int, ...]) -> Block:
-        b = len(self.rows.z) // len(self.row_views)
-        start = self.row_views.index(views[0]) * b
-        rows = slice(start, start + len(views) * b)
-        return Block(
-            rows,
-            self.rows.z[rows],
-            self._keys(offered),
-            self._mask(rows, len(views), b, offered),
-            self.normalised and not self.memories,  # whose entries may be of any length
-            self._paired(views),
-        )
-
-    def _keys(self, offered: tuple[int, ...]) -> Tensor:
-        """What the sweep compares with: [C, D], the views offered and then the memories."""
-        if offered == self.column_views and not self.memories:
-            return self.columns.z
-        by_view = _split(self.columns.z, self.column_views)
-        return torch.cat(
-            [self.columns.z[:0], *(by_view[view] for view in offered), *(m.z for m in self.memories)]
-        )
-
-    def _mask(self, rows: slice, views: int, b: int, offered: tuple[int, ...]) -> Mask:
-        batch = len(self.columns.z) // len(self.column_views)  # B
-        in_batch = batch * len(offered)
-        row_label = column_label = hidden = row_image = column_image = None
-        if self.labelled:
-            row_label = self.rows.label[rows]
-            remembered = [torch.where(m.valid, m.label, -1) for m in self.memories]
-            column_label = torch.cat([self.columns.label[:batch].repeat(len(offered)), *remembered])
-        if self.memories:
-            present = torch.zeros(in_batch, dtype=torch.bool, device=self.rows.z.device)
-            hidden = torch.cat([present, *(~m.valid for m in self.memories)])
-        if any(m.ignore_same_image for m in self.memories):
-            row_image = self.rows.image[rows]
-            nobody = row_image.new_full((in_batch,), -1)
-            ignored = [
-                m.image if m.ignore_same_image else m.image.new_full(m.image.shape, -1) for m in self.memories
-            ]
-            column_image = torch.cat([nobody, *ignored])
-        return Mask(
-            rows=views * b,
-            columns=in_batch + sum(len(m.z) for m in self.memories),
-            images=b,
-            first=self.first,
-            batch=batch,
-            views=len(offered),
-            mirrored=self._mirrored(views, offered),
-            row_label=row_label,
-            column_label=column_label,
-            hidden=hidden,
-            row_image=row_image,
-            column_image=column_image,
-        )
-
-    def _mirrored(self, views: int, offered: tuple[int, ...]) -> bool:
-        """Whether all rows are in one block, and the columns, but for memories, are these rows."""
-        return self.rows is self.columns and views == len(self.row_views) and offered == self.column_views
-
-    def _paired(self, views: list[int]) -> Tensor:
-        """[r, P], similarities of rows with their own pairs."""
-        rows = _split(self.rows.z, self.row_views)
-
-        def of_view(view: int) -> Tensor:
-            own = [self.opposite[column] for row, column in self.pairs if row == view]
-            return torch.stack([vectors.dot(rows[view], key) for key in own], 1)
-
-        return torch.cat([of_view(view) for view in views])
-
-
 def _by_view(given: Sequence[Tensor] | Views, what: str) -> dict[int, Tensor]:
     by_view = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
     if not by_view:
         raise UsageError(f"A comparison needs {what}; give one tensor [b, D] a view.")
     return by_view
-
-
-def _split(rows: Tensor, views: Sequence[int]) -> dict[int, Tensor]:
-    """Rows [V b, D] in the order of ``views`` -> view -> [b, D]."""
-    return dict(zip(views, rows.chunk(len(views)), strict=True))
 
 
 def _check(
@@ -414,10 +312,3 @@ def _result_type(tensors: Sequence[Tensor]) -> torch.dtype:
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def _side(rows: Views, images: Tensor, labels: Tensor) -> Side:
-    """Rows in the order [view, place]."""
-    first = next(iter(rows.values()))
-    view = torch.cat([torch.full((len(first),), v, dtype=torch.int64, device=first.device) for v in rows])
-    return Side(torch.cat(list(rows.values())), images.repeat(len(rows)), view, labels.repeat(len(rows)))

@@ -1,7 +1,7 @@
 """Statistics over the rows of Q K^T that never store it.
 
-The score matrix is swept in tiles (:mod:`contrastive.comparison.tiles`), once for the values and once again in
-the backward pass.
+The score matrix is swept in tiles (:mod:`contrastive.comparison.tiles`), once for the values and once again
+in the backward pass.
 
 Shape letters: R rows (queries), C columns (keys), D width, r rows and c columns of a tile.
 """

@@ -1,4 +1,4 @@
 from .loader import TrainLoader as TrainLoader
 from .loader import augment as augment
 from .loader import holdout as holdout
-from .loader import read as read
+from .reading import read as read

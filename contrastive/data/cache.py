@@ -24,10 +24,11 @@ import torch
 from PIL import features
 from torch import Tensor
 
-from contrastive.data.tables import Done, HeldTable, decode, decode_all, pixel_bytes, shown
+from contrastive.data.tables import Done, HeldTable, decode, decode_all, pixel_bytes
 from contrastive.errors import UnreadableImage
 from contrastive.files import write_whole
 from contrastive.parts import ImageTable
+from contrastive.text import byte_count
 
 _FORMAT = 1  # of the two files, and of what decoding makes of an image
 
@@ -102,7 +103,7 @@ class Cache:
             why = getattr(error, "strerror", None) or error
             self.warn(
                 f"no cache of decoded images in {self.folder} ({why}): every epoch decodes them anew. Set "
-                f"train.cache to a folder with {shown(pixel_bytes(table))} of room or to none, or raise "
+                f"train.cache to a folder with {byte_count(pixel_bytes(table))} of room or to none, or raise "
                 "train.memory_limit."
             )
             return None
@@ -115,7 +116,7 @@ class Cache:
         size = pixel_bytes(table)
         if shutil.disk_usage(self.folder).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.log(f"decoding {len(table):,} images, once, into {pixels} ({shown(size)})")
+        self.log(f"decoding {len(table):,} images, once, into {pixels} ({byte_count(size)})")
         temporary = pixels.with_name(f".{pixels.name}.tmp")  # whoever holds the lock alone writes it
         try:
             with temporary.open("wb") as file:

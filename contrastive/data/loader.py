@@ -10,46 +10,30 @@ import math
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from contrastive.data.tables import (
-    LIMIT,
-    Done,
-    HeldTable,
-    MemoryTable,
-    decode,
-    decode_reduced,
-    hold,
-    workers_for,
-)
+from contrastive.augmentations.pipeline import Pipeline
+from contrastive.data.cache import Cache
+from contrastive.data.storage import LIMIT, hold
+from contrastive.data.tables import Done, HeldTable, MemoryTable, decode, decode_reduced, workers_for
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable
 from contrastive.rng import Key, derive, hash_ids
 from contrastive.values import Batch
-
-if TYPE_CHECKING:
-    from contrastive.augmentations.pipeline import Pipeline
-    from contrastive.data.cache import Cache
 
 Workers = int | Literal["auto"]
 
 #: Pixels an image may have to be augmented in whole batches: a batch of one camera's photographs, all of
 #: one size, would be gigabytes.
 WHOLE = 256 * 256
-
-#: How many times as long as wide an image is at the most where it is evaluated.
-_STRIP = 8
 
 
 def holdout(ids: np.ndarray) -> np.ndarray:
@@ -191,99 +175,6 @@ def augment(
         whole = pipeline.in_worker(True) == "all"
         views.append(pixels.float().div_(255) if whole else pipeline.rest(pixels, ids, key))
     return views
-
-
-def read(
-    table: ImageTable,
-    indices: np.ndarray,
-    *,
-    size: int,
-    batch_size: int = 256,
-    workers: Workers = "auto",
-    on_unreadable: Callable[[int, str], None] = lambda index, reason: None,
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Images for evaluation, resized by :func:`resize_and_crop`; decoded ahead, in threads.
-
-    Args:
-        table: a split.
-        indices: int64, its rows to read, in order.
-        size: side of the images in pixels.
-        batch_size: rows read at a time; images that do not decode are left out, so fewer may come.
-        workers: threads; ``auto`` is none where images are held in memory, else one a processor.
-        on_unreadable: called with the row and the reason of every image that does not decode.
-
-    Yields:
-        (rows int64 [k], pixels float32 [k, C, size, size] in [0, 1]), k > 0.
-    """
-    if isinstance(table, HeldTable):
-        table.load()
-    if isinstance(table, MemoryTable) and workers == "auto":
-        workers = 0
-
-    def load(index: int) -> Tensor | UnreadableImage:
-        try:
-            return resize_and_crop(decode(table, index), size)
-        except UnreadableImage as error:
-            return error
-
-    def finish(
-        rows: np.ndarray, images: list[Tensor | UnreadableImage]
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        for row, image in zip(rows.tolist(), images, strict=True):
-            if isinstance(image, UnreadableImage):
-                on_unreadable(row, image.reason)
-        good = [image for image in images if isinstance(image, Tensor)]
-        if good:
-            readable = np.array([isinstance(image, Tensor) for image in images])
-            yield rows[readable], torch.stack(good).float().div_(255)
-
-    rows = np.asarray(indices, dtype=np.int64)
-    batches = (rows[first : first + batch_size] for first in range(0, len(rows), batch_size))
-    count = workers_for(workers)
-    if count == 0:
-        for batch in batches:
-            yield from finish(batch, [load(index) for index in batch.tolist()])
-        return
-    ahead: deque[tuple[np.ndarray, list[Future[Tensor | UnreadableImage]]]] = deque()
-    pool = ThreadPoolExecutor(count)
-    try:
-        for batch in batches:
-            ahead.append((batch, [pool.submit(load, index) for index in batch.tolist()]))
-            if len(ahead) > 2:
-                done, futures = ahead.popleft()
-                yield from finish(done, [future.result() for future in futures])
-        for done, futures in ahead:
-            yield from finish(done, [future.result() for future in futures])
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def resize_and_crop(image: Tensor, size: int) -> Tensor:
-    """What an image is evaluated on: uint8 [C, H, W] -> uint8 [C, size, size].
-
-    An image of that size stays as it is. Else its shorter side is brought to ``size / 0.875`` (to
-    ``size`` where that is at most 32; bilinear, antialiased) and the centre is cut out: the usual
-    protocol of ImageNet (Krizhevsky et al. 2012: 224 of 256).
-    """
-    if image.shape[1:] == (size, size):
-        return image
-    image = _middle(image)
-    height, width = image.shape[1:]
-    short = round(size / 0.875) if size > 32 else size
-    if min(height, width) != short:
-        tall = height > width  # the longer side by whole numbers: 32 / 49 * 49 is 31.99
-        height, width = (height * short // width, short) if tall else (short, width * short // height)
-        image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return image[:, top : top + size, left : left + size]
-
-
-def _middle(image: Tensor) -> Tensor:
-    """The middle of a strip [C, H, W], more of it than a square and a filter reach: whole, two by ten
-    thousand pixels would be enlarged to gigabytes before the square is cut out."""
-    most = _STRIP * min(image.shape[1:])
-    top, left = (max(0, (side - most) // 2) for side in image.shape[1:])
-    return image[:, top : top + most, left : left + most]
 
 
 class _Batches(TorchDataset[Batch | ContrastiveError]):

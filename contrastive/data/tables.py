@@ -7,7 +7,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,6 @@ from torch import Tensor
 from contrastive.errors import ContrastiveError, UnreadableImage
 from contrastive.parts import ImageTable, Reduced, Reduction
 
-if TYPE_CHECKING:
-    from contrastive.data.cache import Cache
-
-LIMIT = 2 * 2**30  # bytes of pixels; larger tables go into a cache, or are streamed
 #: Pixels an image may have to be held: decoded, a photograph takes ten times the room of its file, and of a
 #: file a reduced scale can be decoded.
 PHOTOGRAPH = 1024 * 1024
@@ -77,36 +73,6 @@ def pixel_bytes(table: ImageTable) -> int:
     """Bytes of the decoded images of a table of one size."""
     assert table.size is not None
     return len(table) * table.channels * math.prod(table.size)
-
-
-def shown(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
-
-
-def whereabouts(table: ImageTable, limit: int, cached: bool) -> Literal["memory", "cache", "nowhere"]:
-    """Where the decoded images of a table are held."""
-    if not holdable(table):
-        return "nowhere"
-    if pixel_bytes(table) <= limit:
-        return "memory"
-    return "cache" if cached else "nowhere"
-
-
-def hold(
-    table: ImageTable, limit: int = LIMIT, cache: Cache | None = None, progress: Done | None = None
-) -> ImageTable:
-    """The table in memory, if :func:`holdable` and no larger than ``limit`` bytes; in ``cache``, if there
-    is one and it is larger; else the table itself."""
-    if isinstance(table, HeldTable):
-        return table
-    where = whereabouts(table, limit, cache is not None)
-    if where == "memory":
-        return MemoryTable(table, progress)
-    if where == "cache":
-        assert cache is not None
-        return cache.table(table, progress)
-    return table
 
 
 def decode_all(

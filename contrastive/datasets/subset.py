@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
 from pydantic import PositiveInt
-from torch import Tensor
 
 from contrastive.errors import DataError
-from contrastive.parts import Dataset, ImageTable, Reduced, Reduction, Split
+from contrastive.parts import Dataset, ImageTable, Split, TableRows
 from contrastive.rng import hash_sample
 
 
@@ -38,7 +36,7 @@ class Subset(Dataset):
                 f"a subset of {most:,} {split} images was asked for, but there {there}. "
                 f"Set dataset.{split} to {'null' if table is None else 'at most that'}."
             )
-        return Rows(table, hash_sample(table.ids, most, "subset"))
+        return TableRows(table, hash_sample(table.ids, most, "subset"))
 
     @property
     def classes(self) -> list[str] | None:
@@ -46,30 +44,3 @@ class Subset(Dataset):
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.of.fingerprint()} subset {self.train} {self.test}".encode()).hexdigest()
-
-
-class Rows(ImageTable):
-    """Some rows of a table.
-
-    Args:
-        of: the table.
-        rows: int64 [m], which of its rows, in the order they are to have.
-    """
-
-    def __init__(self, of: ImageTable, rows: np.ndarray):
-        self.of, self.rows = of, rows
-        self.ids = of.ids[rows]
-        self.labels = None if of.labels is None else of.labels[rows]
-        self.channels, self.size, self.skipped = of.channels, of.size, of.skipped
-
-    def decode(self, index: int) -> Tensor:
-        return self.of.decode(int(self.rows[index]))
-
-    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
-        return self.of.decode_reduced(int(self.rows[index]), reduction)
-
-    def name(self, index: int) -> str:
-        return self.of.name(int(self.rows[index]))
-
-    def stamp(self) -> str:
-        return self.of.stamp()

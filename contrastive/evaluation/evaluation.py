@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.data import holdout
+from contrastive.data.reading import Reader
 from contrastive.errors import PluginError, UsageError
-from contrastive.evaluation.trial import Images, Reader, Trial, Witness
+from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
 from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol
 from contrastive.rng import Key, derive, hash_sample
@@ -202,12 +203,14 @@ class Evaluation:
         fit: np.ndarray,
         validation: np.ndarray,
         test: ImageTable | None,
-    ) -> Trial:
-        asked = None if test is None else Images(self.reader, test, np.flatnonzero(_known(test)))
-        fit_images, validation_images = (Images(self.reader, self.train, rows) for rows in (fit, validation))
-        return Trial(backbone, head, fit_images, validation_images, asked)
+    ) -> EncoderTrial:
+        asked = None if test is None else SplitImages(self.reader, test, np.flatnonzero(_known(test)))
+        fit_images, validation_images = (
+            SplitImages(self.reader, self.train, rows) for rows in (fit, validation)
+        )
+        return EncoderTrial(backbone, head, fit_images, validation_images, asked)
 
-    def _figures(self, due: Sequence[Scheduled], trial: Trial) -> Figures:
+    def _figures(self, due: Sequence[Scheduled], trial: EncoderTrial) -> Figures:
         """What the protocols give, each by ``<key>_<name>``.
 
         Raises:

@@ -1,3 +1,3 @@
+from .linear import Linear as Linear
 from .mlp import MLP as MLP
-from .mlp import Linear as Linear
-from .mlp import NoHead as NoHead
+from .no_head import NoHead as NoHead

@@ -1,4 +1,4 @@
-"""Heads: features h -> embedding z; as predictor, z -> p."""
+"""Multi-layer perceptrons as heads and predictors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from contrastive.errors import UsageError
 from contrastive.kinds import InFeatures
 from contrastive.parts import Head
-
-__all__ = ["MLP", "Linear", "NoHead"]
 
 Width = Annotated[int, Field(gt=0)]
 
@@ -101,32 +99,3 @@ class ScaleBatchNorm(nn.BatchNorm1d):
         """Running statistics and scale as at the start; the shift stays absent."""
         self.reset_running_stats()
         nn.init.ones_(self.weight)
-
-
-class Linear(Head):
-    """One linear layer with bias (MoCo v1, SimCLR's linear ablation).
-
-    Args:
-        dim: width of the embedding, D.
-    """
-
-    def __init__(self, in_features: InFeatures, dim: Width = 128) -> None:
-        super().__init__()
-        self.out_features = dim
-        self.layer = nn.Linear(in_features, dim)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """[b, F] -> [b, D]."""
-        return self.layer(h)
-
-
-class NoHead(Head):
-    """The features themselves are the embedding."""
-
-    def __init__(self, in_features: InFeatures) -> None:
-        super().__init__()
-        self.out_features = in_features
-
-    def forward(self, h: Tensor) -> Tensor:
-        """[b, F] -> [b, F]."""
-        return h

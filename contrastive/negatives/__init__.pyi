@@ -1,2 +1,2 @@
 from .in_batch import InBatch as InBatch
-from .in_batch import NoNegatives as NoNegatives
+from .no_negatives import NoNegatives as NoNegatives

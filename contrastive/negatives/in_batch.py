@@ -1,4 +1,4 @@
-"""Sources of negatives: the candidates a query is told apart from."""
+"""The other images of the batch as negatives."""
 
 from __future__ import annotations
 
@@ -21,10 +21,3 @@ class InBatch(Negatives):
 
     def offers(self, query_view: int, key_view: int) -> bool:
         return self.views == "all" or query_view != key_view
-
-
-class NoNegatives(Negatives):
-    """No negatives: for losses that only compare positives, or whole views."""
-
-
-__all__ = ["InBatch", "NoNegatives"]

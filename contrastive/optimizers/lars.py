@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from contrastive.optimizers.groups import Group
+from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
+from contrastive.optimizers.scheduled import Fraction, Scheduled
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -116,3 +121,41 @@ def _wide_type(tensor: Tensor) -> torch.dtype:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(_wide_type(tensor))
+
+
+class LARSPart(Scheduled):
+    """LARS as in the official SimCLR code, for large batches.
+
+    Norms and biases are never adapted.
+
+    Args:
+        lr: peak learning rate: a number, ``{per_256: x}`` (x * B / 256) or ``{per_sqrt: x}`` (x * sqrt(B)).
+        weight_decay: L2 penalty (SimCLR's paper 1e-6, its repository 1e-4).
+        momentum: decay of the velocity.
+        trust_coefficient: eta of the LARS paper.
+        warmup_epochs: epochs of linear warm-up (SimCLR: 10).
+        schedule: after warm-up.
+        decay_norm_and_bias: whether norms and biases are decayed too (SimCLR, BYOL: no).
+        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
+    """
+
+    norm_and_bias_options = {"adapt": False}  # noqa: RUF012
+
+    def __init__(
+        self,
+        lr: LearningRate = ScaledRate(per_256=0.3),  # noqa: B008 - frozen
+        weight_decay: NonNegative = 1e-6,
+        momentum: Fraction = 0.9,
+        trust_coefficient: Annotated[float, Field(gt=0)] = 0.001,
+        warmup_epochs: NonNegative = 10.0,
+        schedule: Schedule = "cosine",
+        decay_norm_and_bias: bool = False,
+        groups: list[Group] = [],  # noqa: B006 - read, never changed
+    ) -> None:
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
+        self.momentum = momentum
+        self.trust_coefficient = trust_coefficient
+
+    def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return LARS(groups, lr=lr, momentum=self.momentum, trust_coefficient=self.trust_coefficient)

@@ -11,10 +11,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from contrastive.errors import UsageError
 from contrastive.optimizers.groups import Group, assign
-from contrastive.optimizers.lars import LARS
-from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule, peak_rate
+from contrastive.optimizers.rates import LearningRate, ScaledRate, Schedule, peak_rate
 from contrastive.parts import Optimizer
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -85,114 +83,6 @@ class Scheduled(Optimizer):
         """The learning rate outside ``groups`` at the 0-based ``step``, for ``batch_size`` images a step."""
         rest = {"schedule": self.schedule}
         return peak_rate(self.lr, batch_size) * self.factor(rest, step, steps, steps_per_epoch)
-
-
-class LARSPart(Scheduled):
-    """LARS as in the official SimCLR code, for large batches.
-
-    Norms and biases are never adapted.
-
-    Args:
-        lr: peak learning rate: a number, ``{per_256: x}`` (x * B / 256) or ``{per_sqrt: x}`` (x * sqrt(B)).
-        weight_decay: L2 penalty (SimCLR's paper 1e-6, its repository 1e-4).
-        momentum: decay of the velocity.
-        trust_coefficient: eta of the LARS paper.
-        warmup_epochs: epochs of linear warm-up (SimCLR: 10).
-        schedule: after warm-up.
-        decay_norm_and_bias: whether norms and biases are decayed too (SimCLR, BYOL: no).
-        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
-    """
-
-    norm_and_bias_options = {"adapt": False}  # noqa: RUF012
-
-    def __init__(
-        self,
-        lr: LearningRate = ScaledRate(per_256=0.3),  # noqa: B008 - frozen
-        weight_decay: NonNegative = 1e-6,
-        momentum: Fraction = 0.9,
-        trust_coefficient: Annotated[float, Field(gt=0)] = 0.001,
-        warmup_epochs: NonNegative = 10.0,
-        schedule: Schedule = "cosine",
-        decay_norm_and_bias: bool = False,
-        groups: list[Group] = [],  # noqa: B006 - read, never changed
-    ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
-        self.momentum = momentum
-        self.trust_coefficient = trust_coefficient
-
-    def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return LARS(groups, lr=lr, momentum=self.momentum, trust_coefficient=self.trust_coefficient)
-
-
-class SGDPart(Scheduled):
-    """Stochastic gradient descent with momentum.
-
-    Args:
-        lr: peak learning rate: a number, ``{per_256: x}`` (x * B / 256) or ``{per_sqrt: x}`` (x * sqrt(B)).
-        weight_decay: L2 penalty (MoCo, SimSiam: 1e-4).
-        momentum: decay of the velocity.
-        nesterov: whether the gradient is taken ahead of the velocity.
-        warmup_epochs: epochs of linear warm-up.
-        schedule: after warm-up.
-        decay_norm_and_bias: whether norms and biases are decayed too (MoCo, SimSiam: yes).
-        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
-    """
-
-    def __init__(
-        self,
-        lr: LearningRate = ScaledRate(per_256=0.03),  # noqa: B008 - frozen
-        weight_decay: NonNegative = 1e-4,
-        momentum: Fraction = 0.9,
-        nesterov: bool = False,
-        warmup_epochs: NonNegative = 0.0,
-        schedule: Schedule = "cosine",
-        decay_norm_and_bias: bool = True,
-        groups: list[Group] = [],  # noqa: B006 - read, never changed
-    ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
-        if nesterov and not momentum:
-            raise UsageError("optimizer sgd: nesterov needs a momentum above 0.")
-        self.momentum = momentum
-        self.nesterov = nesterov
-
-    def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        fused = True if _fused(groups) else None
-        made = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
-        return _settled(made)
-
-
-class AdamWPart(Scheduled):
-    """Adam with decoupled weight decay, for vision transformers and short runs.
-
-    Args:
-        lr: peak learning rate: a number, ``{per_256: x}`` (x * B / 256) or ``{per_sqrt: x}`` (x * sqrt(B)).
-        weight_decay: decoupled decay, multiplied with the learning rate (MoCo v3: 0.1).
-        betas: decay of the first and the second moment.
-        warmup_epochs: epochs of linear warm-up (MoCo v3: 40 of 300).
-        schedule: after warm-up.
-        decay_norm_and_bias: whether norms and biases are decayed too.
-        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
-    """
-
-    def __init__(
-        self,
-        lr: LearningRate = ScaledRate(per_256=1.5e-4),  # noqa: B008 - frozen
-        weight_decay: NonNegative = 0.1,
-        betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.999],  # noqa: B006
-        warmup_epochs: NonNegative = 0.0,
-        schedule: Schedule = "cosine",
-        decay_norm_and_bias: bool = False,
-        groups: list[Group] = [],  # noqa: B006 - read, never changed
-    ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
-        self.betas = betas
-
-    def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        fused, betas = _fused(groups), (self.betas[0], self.betas[1])
-        return _settled(torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused, foreach=not fused))
 
 
 def _fused(groups: list[dict[str, Any]]) -> bool:

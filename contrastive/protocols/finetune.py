@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,14 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError, UsageError
-from contrastive.parts import Protocol
+from contrastive.parts import Images, Protocol, Trial
 from contrastive.protocols.labelled import top1
 from contrastive.rng import derive, hash_order
 from contrastive.values import Features
-
-if TYPE_CHECKING:
-    from contrastive.evaluation.trial import Images, Trial
-
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -11,12 +11,11 @@ from torch.nn import functional as F
 
 from contrastive.parts import Protocol
 from contrastive.protocols.labelled import class_indices, labelled, top1
+from contrastive.protocols.neighbours import nearest
 from contrastive.values import Feature, Features
 
 #: Similarities held at a time (64 MiB of float32).
 _TILE = 1 << 24
-#: Columns of which only the largest stands in the first round of a selection.
-_BLOCK = 16
 
 
 class KNN(Protocol):
@@ -85,41 +84,3 @@ class KNN(Protocol):
             votes = weight.new_zeros(len(chunk), classes).scatter_add_(1, labels[neighbour], weight)
             winners.append(votes.argmax(1))  # the first of equals
         return torch.cat(winners)
-
-
-def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row with their columns, [c, k], largest first; of equals the first columns.
-
-    ``torch.topk`` alone leaves open which of several equal values at the k-th place it takes, so rows
-    whose (k+1)-th value is that of the k-th (collapsed features, duplicate images) are sorted whole.
-    """
-    value, column = _largest(similarity, min(k + 1, similarity.shape[1]))
-    ambiguous = (value[:, k - 1 : k] == value[:, k : k + 1]).any(1)  # of an empty slice: none is
-    value, column = value[:, :k], column[:, :k]
-    if ambiguous.any():
-        sorted_value, order = similarity[ambiguous].sort(dim=1, descending=True, stable=True)
-        value[ambiguous], column[ambiguous] = sorted_value[:, :k], order[:, :k]
-    return value, column
-
-
-def _largest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """What ``similarity.topk(k, dim=1)`` gives, in a third of the time where rows are long.
-
-    The k largest of a row [n] lie in those k blocks whose own largest are the largest: of the others each
-    value is at most the least of k values already found. So only n / _BLOCK and then k * _BLOCK values
-    are selected from.
-    """
-    c, n = similarity.shape
-    if n < 4 * k * _BLOCK:
-        return similarity.topk(k, dim=1)
-    width = n // _BLOCK
-    blocks = similarity[:, : width * _BLOCK].unflatten(
-        1, (_BLOCK, width)
-    )  # block j: columns j, j + width, ...
-    chosen = blocks.amax(1).topk(k, dim=1, sorted=False).indices[:, None]  # [c, 1, k]
-    steps = torch.arange(0, width * _BLOCK, width, device=similarity.device)[:, None]  # [_BLOCK, 1]
-    rest = torch.arange(width * _BLOCK, n, device=similarity.device)  # columns of no block
-    among = blocks.gather(2, chosen.expand(-1, _BLOCK, -1)).flatten(1)  # [c, _BLOCK * k]
-    value, place = torch.cat([among, similarity[:, width * _BLOCK :]], 1).topk(k, dim=1)
-    columns = torch.cat([(chosen + steps).flatten(1), rest.expand(c, -1)], 1)
-    return value, columns.gather(1, place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -11,13 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.errors import UsageError
-from contrastive.parts import Protocol
+from contrastive.parts import Protocol, Trial
 from contrastive.protocols.labelled import labelled
 from contrastive.rng import hash_order
 from contrastive.values import Feature, Features
-
-if TYPE_CHECKING:
-    from contrastive.evaluation.trial import Trial
 
 #: Similarities ranked at a time; a ranked one takes about 40 bytes.
 _TILE = 1 << 22

@@ -23,8 +23,7 @@ from contrastive import hookspecs
 from contrastive.errors import PluginError, UsageError, did_you_mean, said
 from contrastive.kinds import API_VERSION, GROUP, KINDS, OLDEST_API_VERSION
 from contrastive.registry import builtin_parts as builtins
-
-CORE = "contrastive-framework"
+from contrastive.versions import CORE, core_version
 
 #: (kind, name) -> the plugin that brings it, for parts a user may know from papers or from our recipes.
 KNOWN_PLUGINS: dict[tuple[str, str], str] = {
@@ -269,14 +268,6 @@ def load_registry(plugins: bool = True) -> Registry:
             continue
         registry.add(plugin, name, version)
     return registry
-
-
-def core_version() -> str:
-    """The installed version of this framework; ``unknown`` in a checkout that is not installed."""
-    try:
-        return metadata.version(CORE)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.kinds import MONITORS
+from contrastive.text import duration, percent
 
 #: Seconds between plain lines, at least; a line tells of the end of an epoch.
 PLAIN_INTERVAL = 10.0
@@ -184,15 +185,5 @@ def _facts(summary: Mapping[str, Any]) -> str | None:
     return ", ".join(facts) or None
 
 
-def percent(fraction: float) -> str:
-    """``0.7123`` -> ``71.2 %``."""
-    return f"{100 * fraction:.1f} %"
 
 
-def duration(seconds: float) -> str:
-    """``161.2`` -> ``2 min 41 s``: the two largest units."""
-    total = max(0, round(seconds))
-    hours, minutes, rest = total // 3600, total % 3600 // 60, total % 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

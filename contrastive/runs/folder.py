@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from contrastive.errors import UsageError
-from contrastive.foreign import read_map, weights_of
+from contrastive.files import read_map
+from contrastive.training.checkpoints import weights_of
 from contrastive.training.metrics_file import MetricsFile
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import Registry, load_registry

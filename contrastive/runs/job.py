@@ -16,33 +16,41 @@ import torch
 
 from contrastive.evaluation.alarms import Alarms
 from contrastive.backbones.probe import flops
-from contrastive.build.builder import Composition, Data, build, untrained_of
+from contrastive.build.composition import Composition, Data
+from contrastive.build.builder import build, untrained_of
 from contrastive.data.cache import Cache, cache_folder
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.compilation import compile_encoders, explained_if
 from contrastive.runs.display import Display
-from contrastive.runs.resume import Asked, earlier_fingerprints, environment_of, flatten
+from contrastive.runs.resume import Asked, earlier_fingerprints, environment_of
+from contrastive.recipe.differences import flatten
 from contrastive.data import TrainLoader
-from contrastive.training.accelerator import is_first, join_processes, make_accelerator
+from contrastive.distributed import is_first
+from contrastive.runs.launch import join_processes
+from contrastive.training.accelerator import make_accelerator
 from contrastive.training.health import chunk_advice, memory_told
 from contrastive.distributed import lost, on_first, rank, world_size
 from contrastive.training.engine import Engine
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluation.evaluation import Evaluation, frozen
 from contrastive.files import beside, put, settle, write_json, write_whole, writing
-from contrastive.foreign import restore
+from contrastive.training.checkpoints import restore
 from contrastive.kinds import MONITORS
-from contrastive.data.tables import Done, hold
+from contrastive.data.tables import Done
+from contrastive.data.storage import hold
 from contrastive.training.metrics_file import MetricsFile
 from contrastive.parts import NEEDS, ImageTable, Split
 from contrastive.training.gradients import caveat
-from contrastive.runs.process_guard import git_commit, interrupts, locked, versions
+from contrastive.versions import git_commit, versions
+from contrastive.runs.process_guard import interrupts, locked
 from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
 from contrastive.runs.folder import Run, to_stderr
 from contrastive.training.state import Settings
+from contrastive.text import counted
+from contrastive.runs.resume import Resume, asked_of, default_folder
+from contrastive.runs.assembly import cache_of, evaluation_of, unless
 
-Resume = Literal["auto", "never", "must"]
 
 
 def run(
@@ -75,18 +83,8 @@ def run(
     return Job(resolved, data, composition, display).execute(out, resume)
 
 
-def asked_of(recipe: Recipe, data: Data, composition: Composition) -> Asked:
-    """What tells that a recipe's run has ended."""
-    return Asked(
-        training_fingerprint(recipe, data.fingerprint),
-        recipe.dump()["evaluate"],
-        {entry.name: entry.id for entry in composition.protocols},
-    )
 
 
-def default_folder(recipe: Recipe, fingerprint: str) -> Path:
-    """Where a recipe's run lives, unless it is told to live elsewhere."""
-    return Path("runs") / f"{recipe.name}-seed{recipe.train.seed}-{fingerprint[:8]}"
 
 
 class Job:
@@ -192,7 +190,7 @@ class Job:
     def _name_skipped(self) -> None:
         """Name the files of the data set that are no images, once."""
         if self._skipped:
-            self.display.warn(f"skipped as no images: {_counted(self._skipped, 'file')}")
+            self.display.warn(f"skipped as no images: {counted(self._skipped, 'file')}")
 
     @property
     def _skipped(self) -> list[str]:
@@ -278,7 +276,7 @@ class Job:
             memory_limit=train.memory_limit * 2**20,
             cache=cache_of(recipe, self.data, "train", self.display.log, self.display.warn),
             share=(rank(), world_size()),
-            progress=_unless(interrupted),
+            progress=unless(interrupted),
         )
         data = replace(self.data, train=loader.table)  # decoded once, for training and evaluation
         evaluation = evaluation_of(recipe, data, parts, accelerator.device, interrupted)
@@ -329,7 +327,7 @@ class Job:
         state = engine.state
         unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
         if unreadable:
-            told = _counted(unreadable, "image")
+            told = counted(unreadable, "image")
             self.display.warn(f"{told} could not be read and others took their place")
         monitors: dict[str, Any] = next(
             (m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {}
@@ -391,60 +389,10 @@ def _advice(engine: Engine) -> str:
     return chunk_advice(settings.batch_size // engine.accelerator.num_processes, settings.chunk_size)
 
 
-def cache_of(
-    recipe: Recipe,
-    data: Data,
-    split: Split,
-    log: Callable[[str], None] = print,
-    warn: Callable[[str], None] = to_stderr,
-) -> Cache | None:
-    """Where decoded images of a split are kept on disk, as the recipe says."""
-    folder, part = cache_folder(recipe.train.cache), recipe.dataset
-    if folder is None:
-        return None
-    source = {
-        "data": data.fingerprint,
-        "dataset": part.dump(),
-        "provider": f"{part.entry.provider}=={part.entry.version}",
-        "split": split,
-    }
-    return Cache(folder, f"{part.name}-{split}", source, log, warn)
 
 
-def _unless(interrupted: Callable[[], bool]) -> Done:
-    """Ends the decoding of all images, maybe an hour's, where the user asks for it; several processes, of
-    which one alone may have been asked, end together after a step."""
-
-    def check(done: int, images: int) -> None:
-        if world_size() == 1 and interrupted():
-            raise Interrupted("interrupted")
-
-    return check
 
 
-def evaluation_of(
-    recipe: Recipe,
-    data: Data,
-    parts: Composition,
-    device: torch.device,
-    interrupted: Callable[[], bool] = bool,
-) -> Evaluation:
-    """The evaluation a recipe asks for, on ``data``; images of one size are decoded once for it."""
-
-    def held(table: ImageTable, split: Split) -> ImageTable:
-        cache = cache_of(recipe, data, split)
-        return hold(table, recipe.train.memory_limit * 2**20, cache, _unless(interrupted))
-
-    return Evaluation(
-        held(data.train, "train"),
-        None if data.test is None else held(data.test, "test"),
-        parts.protocols,
-        parts.pipelines,
-        parts.image_size,
-        device,
-        recipe.train.workers,
-        interrupted,
-    )
 
 
 def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
@@ -458,10 +406,6 @@ def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
 # -- telling ---------------------------------------------------------------------------------------
 
 
-def _counted(names: Sequence[str], what: str) -> str:
-    """``12 files (a, b, c, d, e, ...)``."""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'} ({shown})"
 
 
 def _trackable(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,11 @@ import torch
 
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.runs.process_guard import interrupts
+from accelerate import PartialState
+from contrastive.errors import UsageError
+from datetime import timedelta
+import os
+import torch
 
 #: Seconds that processes have to end by themselves once one of them has failed.
 GRACE = 5.0
@@ -161,3 +166,69 @@ def _environment(count: int, gpus: bool) -> dict[str, str]:
         "MASTER_PORT": str(_free_port()),
         LAUNCHED: "1",
     }
+
+
+#: How launchers tell a process how many there are: torchrun and Accelerate, then MPI's.
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+#: What splits a model over processes; not tried on hardware yet.
+_SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+
+
+#: How long a process may wait for another, which evaluates alone; one that has died is seen at once.
+_PATIENCE = timedelta(days=7)
+
+
+def join_processes() -> None:
+    """Meet the other processes that a launcher has started with this one, if it has.
+
+    Raises:
+        UsageError: the launcher would train several separate copies, or one process instead of several,
+            or splits the model over processes.
+    """
+    _refuse_launchers()
+    launched = _launched_processes()
+    if launched in (None, 1):
+        return
+    cpu = not torch.cuda.is_available()
+    if cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "1"  # else Accelerate takes each process for the only one
+    state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    if state.num_processes != launched:
+        raise UsageError(
+            f"{launched} processes were launched, but Accelerate joins {state.num_processes}; each would "
+            "train a run of its own. Say contrastive run RECIPE --processes N."
+        )
+
+
+def _launched_processes() -> int | None:
+    """How many processes a launcher says it started; None where none says so."""
+    return next((int(os.environ[name]) for name in _WORLD_SIZES if name in os.environ), None)
+
+
+def _refuse_launchers() -> None:
+    env = os.environ
+    for flag, name in _SPLITTING.items():
+        if env.get(f"ACCELERATE_USE_{flag}", "false").lower() in ("1", "true"):
+            raise UsageError(
+                f"{name} has not been tried with this version and is refused; launch with plain data "
+                "parallelism (accelerate launch --multi_gpu)."
+            )
+    counted = _launched_processes() is not None
+    if not counted and "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env:
+        raise UsageError(
+            "accelerate launch was asked for several processes and started one, as it does on CPUs; say "
+            "contrastive run RECIPE --processes N."
+        )
+    if not counted and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise UsageError(
+            f"srun started {env['SLURM_STEP_NUM_TASKS']} processes that do not know of each other; start "
+            "one a machine, and in it accelerate launch (docs/runs.md)."
+        )
+
+
+def refuse_processes(command: str) -> None:
+    """Raise UsageError where a launcher started several processes for a command that one does alone."""
+    if (_launched_processes() or 1) > 1:
+        raise UsageError(f"contrastive {command} runs in one process; start it without a launcher.")

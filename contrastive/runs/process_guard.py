@@ -1,4 +1,4 @@
-"""What a run needs of its process and machine: a lock, signals, peak memory, the versions it runs on."""
+"""One process per run folder: its lock, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ import torch
 
 from contrastive.errors import UsageError
 from contrastive.files import named
-from contrastive.registry.registry import core_version
+from contrastive.versions import core_version
 
-#: Whose versions may change what a run computes.
-_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 
 #: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
 #: copy of the lock it would keep the next one out.
@@ -89,28 +87,7 @@ def interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory: allocated on the GPU, or of this process on a CPU, in MiB."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
-def versions() -> dict[str, str]:
-    """Distribution -> installed version, of this framework and what may change a run's figures."""
-    return {"contrastive-framework": core_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, or None."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():  # installed, perhaps inside a checkout of something else
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

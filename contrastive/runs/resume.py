@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.errors import UsageError
-from contrastive.foreign import read_map
+from contrastive.files import read_map
 from contrastive.recipe import Recipe, deciding, load_recipe, training_fingerprint
 from contrastive.registry import load_registry
+from contrastive.recipe.differences import changed, flatten
+from contrastive.build.composition import Composition
+from contrastive.build.composition import Data
+from contrastive.recipe import Recipe
+from contrastive.recipe import training_fingerprint
+from pathlib import Path
+from typing import Literal
 
 
 def environment_of(folder: Path) -> dict[str, Any]:
@@ -96,24 +103,28 @@ def _what_ties(recipe: Recipe, epochs: int) -> list[str]:
     return tied
 
 
-def flatten(tree: Any, path: str = "") -> dict[str, Any]:
-    """A tree of maps and lists as dotted paths to plain values."""
-    if isinstance(tree, dict | list) and tree:
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return {
-            k: v
-            for key, value in items
-            for k, v in flatten(value, f"{path}.{key}" if path else str(key)).items()
-        }
-    return {path: tree}
 
 
-def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The keys in which two flat trees differ, sorted."""
-    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def _differences(before: Recipe, after: Recipe) -> list[str]:
     """What differs between two recipes and decides weights: ``train.epochs (10, now 20)``."""
     old, new = flatten(deciding(before)), flatten(deciding(after))
     return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in changed(old, new)]
+
+
+Resume = Literal["auto", "never", "must"]
+
+
+def asked_of(recipe: Recipe, data: Data, composition: Composition) -> Asked:
+    """What tells that a recipe's run has ended."""
+    return Asked(
+        training_fingerprint(recipe, data.fingerprint),
+        recipe.dump()["evaluate"],
+        {entry.name: entry.id for entry in composition.protocols},
+    )
+
+
+def default_folder(recipe: Recipe, fingerprint: str) -> Path:
+    """Where a recipe's run lives, unless it is told to live elsewhere."""
+    return Path("runs") / f"{recipe.name}-seed{recipe.train.seed}-{fingerprint[:8]}"

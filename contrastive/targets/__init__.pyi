@@ -1,3 +1,3 @@
 from .ema import EMA as EMA
-from .ema import Shared as Shared
-from .ema import StopGrad as StopGrad
+from .shared import Shared as Shared
+from .stop_grad import StopGrad as StopGrad

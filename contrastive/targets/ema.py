@@ -1,4 +1,4 @@
-"""Targets: who encodes the keys."""
+"""A moving average of the online encoder as target."""
 
 from __future__ import annotations
 
@@ -13,36 +13,6 @@ from torch import Tensor, nn
 
 from contrastive.parts import Target
 from contrastive.values import Progress
-
-__all__ = ["EMA", "Shared", "StopGrad"]
-
-
-class Shared(Target):
-    """The online network itself: its embeddings are the keys, with their gradient (SimCLR)."""
-
-    def forward(
-        self,
-        views: Mapping[int, Tensor],
-        online: Mapping[int, Tensor],
-        encode: Callable[[Tensor], Tensor],
-    ) -> dict[int, Tensor]:
-        return {view: online[view] if view in online else encode(pixels) for view, pixels in views.items()}
-
-
-class StopGrad(Target):
-    """The online network itself, whose keys carry no gradient (SimSiam, Chen and He 2021)."""
-
-    detached = True
-
-    def forward(
-        self,
-        views: Mapping[int, Tensor],
-        online: Mapping[int, Tensor],
-        encode: Callable[[Tensor], Tensor],
-    ) -> dict[int, Tensor]:
-        keys = {view: online[view].detach() for view in views if view in online}
-        with torch.no_grad():
-            return keys | {view: encode(pixels) for view, pixels in views.items() if view not in keys}
 
 
 class EMA(Target):

@@ -16,9 +16,6 @@ from typing import Any
 
 from contrastive.registry import Entry
 from contrastive.testing.framework import (
-    VERSION,
-    Check,
-    CheckFailed,
     Examined,
     PartCheck,
     Result,
@@ -50,19 +47,6 @@ from contrastive.testing.rules import (
     target as targets,
 )
 from contrastive.testing.subjects import Params, Subject, plugin_of, subject_of
-
-__all__ = [
-    "CHECKS",
-    "VERSION",
-    "Check",
-    "CheckFailed",
-    "PartCheck",
-    "Result",
-    "check_part",
-    "check_plugin",
-    "checks",
-    "part_checks",
-]
 
 #: Every check, in the order in which a part is asked.
 CHECKS = checks_of(interface, data, encoders, losses, targets, memories, steps, bystanders)

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
+from contrastive.data.reading import Reader
 from contrastive.errors import UsageError
-from contrastive.evaluation.trial import Images, Reader, Trial
-from contrastive.parts import ImageTable, Loss
+from contrastive.evaluation.trial import EncoderTrial, SplitImages
+from contrastive.parts import Images, ImageTable, Loss
 from contrastive.testing.framework import fail
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
 from contrastive.testing.surroundings import seeded
@@ -158,17 +159,17 @@ class SmallEncoder(nn.Module):
         return self.norm(self.convolution(x)).relu().mean((2, 3))
 
 
-class GivenTrial(Trial):
+class GivenTrial(EncoderTrial):
     """A trial whose features, h as z, are those given, and whose images are pictures of them."""
 
     def __init__(self, fit: Features, validation: Features, test: Features | None = None):
         reader = Reader(SIZE, torch.device("cpu"), workers=0)
         train = FeaturePictures(fit, validation)
         rows = np.split(np.arange(len(train)), [len(fit)])
-        asked = None if test is None else Images(reader, FeaturePictures(test), np.arange(len(test)))
+        asked = None if test is None else SplitImages(reader, FeaturePictures(test), np.arange(len(test)))
         with seeded(0):
             encoder, head = SmallEncoder().eval(), nn.Linear(IN_FEATURES, IN_FEATURES).eval()
-        known, chosen_on = (Images(reader, train, each) for each in rows)
+        known, chosen_on = (SplitImages(reader, train, each) for each in rows)
         super().__init__(encoder, head, known, chosen_on, asked)
         self._given = {id(self.fit): fit, id(self.validation): validation, id(self.test): test}
 

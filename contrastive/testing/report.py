@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from contrastive.registry.registry import core_version
 from contrastive.testing import check_plugin
 from contrastive.testing.framework import VERSION, Result
+from contrastive.versions import core_version
 
 _COLOURS = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 

@@ -23,9 +23,10 @@ from contrastive.recipe import PartSpec, Recipe, Tree, resolve
 from contrastive.recipe.nodes import from_plain
 from contrastive.registry import Entry, Registry, load_registry
 from contrastive.registry import builtin_parts as builtins
-from contrastive.registry.registry import CORE, Problem, core_version
+from contrastive.registry.registry import Problem
 from contrastive.testing.framework import PLUGIN, fail
 from contrastive.testing.surroundings import seeded
+from contrastive.versions import CORE, core_version
 
 #: What the builder offers: pictures of 32 x 32 RGB pixels, and vectors of width 8.
 IN_CHANNELS, IMAGE_SIZE, IN_FEATURES = 3, 32, 8

@@ -20,12 +20,12 @@ from torch import Tensor
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
+from contrastive.device import peak_memory_mib, to_host
 from contrastive.distributed import Vote, check_equal, mean, on_first, rank, union
 from contrastive.errors import Interrupted
 from contrastive.parts import Listener, Optimizer
 from contrastive.rng import derive
-from contrastive.runs.process_guard import peak_memory_mib
-from contrastive.training.accelerator import placed, to_host
+from contrastive.training.accelerator import placed
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.gradients import Buffers, Chunk, GradientCache, OnePass, Passes
 from contrastive.training.health import Health, Signs

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from contrastive.augmentations.pipeline import to_device
+from contrastive.device import to_device
 from contrastive.distributed import rank, world_size
 from contrastive.rng import derive
 from contrastive.training.method import Encoded, Method, Output

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import contrastive.backbones.onnx as onnx_module
 from contrastive.backbones import Timm, Torchvision, export_onnx
 from contrastive.cli import main
-from contrastive.commands.evaluate import load
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.parts import Backbone
+from contrastive.runs.reload import load
 from tests.support.encoders import Flat
 
 VIT = {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}

@@ -20,7 +20,8 @@ from contrastive.cli import main
 from contrastive.commands.check import check
 from contrastive.data import read
 from contrastive.data.cache import Cache, CachedTable, cache_folder
-from contrastive.data.tables import MemoryTable, hold
+from contrastive.data.storage import hold
+from contrastive.data.tables import MemoryTable
 from contrastive.datasets import ImageFolder
 from contrastive.errors import Interrupted, UnreadableImage
 from contrastive.recipe import load_recipe, training_fingerprint

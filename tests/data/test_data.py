@@ -20,8 +20,10 @@ from PIL import Image
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.augmentations.simclr import SimCLR
 from contrastive.data import TrainLoader, augment, holdout, read
-from contrastive.data.loader import epoch_order, resize_and_crop, substitutes
-from contrastive.data.tables import MemoryTable, hold, workers_for
+from contrastive.data.loader import epoch_order, substitutes
+from contrastive.data.reading import resize_and_crop
+from contrastive.data.storage import hold
+from contrastive.data.tables import MemoryTable, workers_for
 from contrastive.datasets import ImageFolder
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable

@@ -14,13 +14,14 @@ import torch
 import contrastive
 from contrastive.build.builder import build
 from contrastive.cli import main
-from contrastive.commands.evaluate import evaluate, load
+from contrastive.commands.evaluate import evaluate
+from contrastive.data.reading import Reader
 from contrastive.errors import Interrupted, PluginError, UsageError
 from contrastive.evaluation.evaluation import Evaluation, Scheduled
-from contrastive.evaluation.trial import Reader
 from contrastive.protocols import KNN
 from contrastive.protocols.finetune import balanced
 from contrastive.registry import load_registry
+from contrastive.runs.reload import load
 from tests.support.faults.bystanders import Warms
 
 #: Every protocol, some of them twice, and small enough for a test.

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import contrastive.evaluation.trial
-from contrastive.data.loader import resize_and_crop
+from contrastive.data.reading import Reader, resize_and_crop
 from contrastive.data.tables import MemoryTable
 from contrastive.datasets import ImageFolder
 from contrastive.errors import Interrupted, UsageError
-from contrastive.evaluation.trial import Images, Reader, Trial, Witness
+from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
 from contrastive.parts import ImageTable
 from contrastive.testing.materials import SmallEncoder, trial
 from tests.support.tiny import write_data
@@ -30,8 +30,8 @@ def folder(tiny_data: Path) -> ImageTable:
     return ImageFolder(tiny_data).table("train")
 
 
-def rows_of(table: ImageTable, *rows: int, **more) -> Images:
-    return Images(reader(**more), table, np.array(rows))
+def rows_of(table: ImageTable, *rows: int, **more) -> SplitImages:
+    return SplitImages(reader(**more), table, np.array(rows))
 
 
 def test_features_are_h_and_of_the_head_z_encoded_once(folder):
@@ -39,7 +39,7 @@ def test_features_are_h_and_of_the_head_z_encoded_once(folder):
     encoder.register_forward_hook(lambda *_: calls.append(1))
     asked = [rows_of(folder, *rows) for rows in ((0, 50, 100), (1, 2), (3,))]
     with torch.no_grad():
-        given = Trial(encoder, head, *asked)
+        given = EncoderTrial(encoder, head, *asked)
         h, z = given.features("h"), given.features("z")
         assert len(calls) == 3
         for images, of_h, of_z in zip(asked, h, z, strict=True):
@@ -50,12 +50,12 @@ def test_features_are_h_and_of_the_head_z_encoded_once(folder):
                 assert features.ids.tolist() == folder.ids[images.rows].tolist()
                 assert features.labels.tolist() == folder.labels[images.rows].tolist()
     assert given.train.rows.tolist() == [0, 50, 100, 1, 2]
-    assert Trial(encoder, None, *asked[:2]).features()[2] is None
+    assert EncoderTrial(encoder, None, *asked[:2]).features()[2] is None
 
 
 def test_features_of_a_part_are_its_own(folder):
     """Parts come and go: none is taken for an earlier one that had its place in memory."""
-    given = Trial(nn.Flatten(), None, rows_of(folder, *range(20)), rows_of(folder, 30))
+    given = EncoderTrial(nn.Flatten(), None, rows_of(folder, *range(20)), rows_of(folder, 30))
     for place in range(20):
         features = given.features_of(given.fit.take(np.array([place])))
         assert features.ids.tolist() == [folder.ids[place]]
@@ -63,7 +63,7 @@ def test_features_of_a_part_are_its_own(folder):
 
 def test_z_without_a_head_is_refused(folder):
     with pytest.raises(UsageError, match="this encoder has none; say feature: h"):
-        Trial(nn.Flatten(), None, rows_of(folder, 0), rows_of(folder, 1)).features("z")
+        EncoderTrial(nn.Flatten(), None, rows_of(folder, 0), rows_of(folder, 1)).features("z")
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -108,7 +108,7 @@ def test_images_that_do_not_decode_are_left_out_and_named(tmp_path):
     root = write_data(tmp_path, train=3, test=1)
     broken = sorted((root / "train").rglob("*.png"))[4]
     broken.write_bytes(b"no image")
-    images = Images(reader(), ImageFolder(root).table("train"), np.arange(9))
+    images = SplitImages(reader(), ImageFolder(root).table("train"), np.arange(9))
     assert sum(len(labels) for _, labels in images.whole()) == 8
     assert all(len(labels) == 9 - 1 for _, labels in islice(images.batches(8), 2))
     assert any(broken.name in name for name in images.reader.unreadable)
@@ -135,7 +135,7 @@ def changes(change) -> str | None:
     return witness.changed()
 
 
-def warm(given: Trial) -> None:
+def warm(given: EncoderTrial) -> None:
     given.encoder.train()(torch.rand(4, 3, 8, 8))
     given.encoder.eval()
 

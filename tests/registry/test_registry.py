@@ -15,7 +15,7 @@ from contrastive.cli import main
 from contrastive.errors import PluginError, UsageError
 from contrastive.kinds import API_VERSION, GROUP, KINDS, OLDEST_API_VERSION, hookimpl
 from contrastive.registry import Registry, load_registry
-from contrastive.registry.registry import CORE, core_version
+from contrastive.versions import CORE, core_version
 
 GOOD = '''
 from contrastive.kinds import hookimpl

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from contrastive import monitors
-from contrastive.runs.display import MONITORS, Display, duration, percent, summary_table
+from contrastive.runs.display import MONITORS, Display, summary_table
+from contrastive.text import duration, percent
 
 RUN = SimpleNamespace(
     name="simclr", folder="runs/simclr-seed0-01234567", epochs=4, steps=40, steps_per_epoch=10

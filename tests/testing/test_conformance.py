@@ -21,12 +21,20 @@ from contrastive.errors import UsageError
 from contrastive.kinds import KINDS
 from contrastive.parts import Loss
 from contrastive.registry import load_registry
-from contrastive.registry.registry import CORE
-from contrastive.testing import CHECKS, VERSION, CheckFailed, check_part, check_plugin, checks, part_checks
+from contrastive.testing import (
+    CHECKS,
+    VERSION,
+    CheckFailed,
+    check_part,
+    check_plugin,
+    checks,
+    framework,
+    part_checks,
+)
 from contrastive.testing.framework import PLUGIN, bound
-from contrastive.testing import framework
 from contrastive.testing.processes import two_processes
 from contrastive.testing.subjects import Subject
+from contrastive.versions import CORE
 from tests.support.tiny import write_data
 
 ROOT = Path(__file__).parents[2]

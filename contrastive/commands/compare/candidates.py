@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from contrastive.build.builder import Opened, build
+from contrastive.build.builder import build
+from contrastive.build.composition import Opened
 from contrastive.errors import Mistakes, UsageError
-from contrastive.foreign import read_map
+from contrastive.files import read_map
 from contrastive.recipe import NOT_TRAINING, Cell, load_cells, load_tree, resolve
+from contrastive.recipe.differences import changed, flatten
 from contrastive.registry import load_registry
-from contrastive.runs.job import asked_of, default_folder
-from contrastive.runs.resume import Asked, changed, flatten
+from contrastive.runs.resume import Asked, asked_of, default_folder
 
 
 @dataclass(frozen=True)

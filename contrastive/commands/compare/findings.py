@@ -20,11 +20,11 @@ from contrastive.commands.compare.significance import (
     paired_difference,
     sampling_error,
 )
-from contrastive.foreign import read_map
+from contrastive.files import read_map
 from contrastive.kinds import MONITORS
 from contrastive.recipe import NOT_TRAINING
+from contrastive.recipe.differences import flatten
 from contrastive.runs.folder import Run
-from contrastive.runs.resume import flatten
 
 #: What a run costs: key -> words.
 COSTS = {

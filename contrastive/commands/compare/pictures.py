@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrastive.build.builder import Opened
-from contrastive.commands.evaluate import Loaded, load, nearest_others
+from contrastive.build.composition import Opened
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluation import frozen
 from contrastive.parts import ImageTable
+from contrastive.protocols.neighbours import nearest_others
 from contrastive.rng import hash_order, hash_sample
+from contrastive.runs.reload import Loaded, load
 
 #: Images that are encoded, those whose neighbours are shown, neighbours of each, recipes that are pictured.
 IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6

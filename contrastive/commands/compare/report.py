@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from contrastive.commands.compare.findings import COSTS
 from contrastive.commands.compare.plots import charts, colour
 from contrastive.commands.compare.tables import accuracy, cost, difference, p_value, words
-from contrastive.runs.display import percent
+from contrastive.text import percent
 
 #: Sections of plots in their order: key -> heading.
 _SECTIONS = {

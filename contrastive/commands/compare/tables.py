@@ -9,7 +9,7 @@ from rich.table import Table
 
 from contrastive.commands.compare.findings import COSTS
 from contrastive.commands.compare.significance import Interval, half_width
-from contrastive.runs.display import duration, percent
+from contrastive.text import duration, percent
 
 
 def tables(comparison: Mapping[str, Any]) -> list[Table]:

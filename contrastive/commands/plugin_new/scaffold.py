@@ -19,7 +19,8 @@ from contrastive.errors import UsageError
 from contrastive.files import named
 from contrastive.kinds import KINDS
 from contrastive.registry import Registry
-from contrastive.registry.registry import CORE, KNOWN_PLUGINS
+from contrastive.registry.registry import KNOWN_PLUGINS
+from contrastive.versions import CORE
 
 #: How a recipe that extends the shipped ``simclr`` names a part of each kind.
 RECIPES: dict[str, str] = {

@@ -13,11 +13,12 @@ from contrastive.recipe import dump_yaml, parse_tree, resolve
 from contrastive.recipe.schema import recipe_schema
 from contrastive.recipe.signature import signature_of
 from contrastive.registry import Registry
-from contrastive.registry.registry import CORE, interface_misfit
+from contrastive.registry.registry import interface_misfit
 from contrastive.testing.framework import EVERY_KIND, PLUGIN, STEP_PARTS, check, fail, require, skip
 from contrastive.testing.materials import use
 from contrastive.testing.subjects import PluginSubject, Subject, part_of
 from contrastive.testing.surroundings import TORCH, changed, seeded, snapshot
+from contrastive.versions import CORE
 
 _BASES: dict[str, type] = {
     kind: base

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from contrastive import hookimpl
-from contrastive.augmentations.pipeline import Operation, Params, to_device
+from contrastive.augmentations.pipeline import Operation, Params
+from contrastive.device import to_device
 from contrastive.rng import Draws
 
 contrastive_api = 1

@@ -1,4 +1,4 @@
-"""Operations on colours: jitter, grayscale, solarize. Factors and formulas are torchvision's."""
+"""Colour jitter. Factors and formulas are torchvision's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from contrastive.augmentations.kernels.colour import blend_, blend_one, luminance, merged, shift_hue
-from contrastive.augmentations.pipeline import Operation, Params, Probability, on_chosen, to_device
+from contrastive.augmentations.kernels.colour import blend_, blend_one, merged, shift_hue
+from contrastive.augmentations.pipeline import NonNegative, Operation, Params, Probability
+from contrastive.device import to_device
 from contrastive.rng import Draws
-
-_Amount = Annotated[float, Field(ge=0)]
 
 # The steps of a jitter, as numbered in its ``order``.
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
@@ -40,9 +39,9 @@ class ColorJitter(Operation):
     def __init__(
         self,
         strength: Annotated[float, Field(ge=0, le=2.5)] = 1.0,
-        brightness: _Amount | None = None,
-        contrast: _Amount | None = None,
-        saturation: _Amount | None = None,
+        brightness: NonNegative | None = None,
+        contrast: NonNegative | None = None,
+        saturation: NonNegative | None = None,
         hue: Annotated[float, Field(ge=0, le=0.5)] | None = None,
         p: Probability = 0.8,
     ):
@@ -140,48 +139,3 @@ def _weights(params: Params, coloured: bool) -> np.ndarray:
     rest = 1 - factors
     parts = np.stack([factors, rest * (kinds == _SATURATION), rest * (kinds == _CONTRAST)])  # [3, b, 3]
     return parts.transpose(2, 0, 1)
-
-
-class Grayscale(Operation):
-    """Take the colour out (ITU-R 601 luminance on all three channels); one channel stays as it is.
-
-    Args:
-        p: probability.
-    """
-
-    name = "grayscale"
-
-    def __init__(self, p: Probability = 0.2):
-        self.p = p
-
-    def draw(self, rng: Draws) -> Params:
-        """``chosen`` [b]."""
-        return {"chosen": rng.chance(self.p)}
-
-    def render(self, pixels: Tensor, params: Params) -> Tensor:
-        """[b, C, h, w] -> the same."""
-        return on_chosen(pixels, params, lambda images, _: luminance(images).expand_as(images))
-
-
-class Solarize(Operation):
-    """Invert the pixels that are bright (BYOL, Grill et al. 2020, appendix B).
-
-    Args:
-        threshold: value in [0, 1] from which on pixels are inverted.
-        p: probability.
-    """
-
-    name = "solarize"
-
-    def __init__(self, threshold: Annotated[float, Field(ge=0, le=1)] = 0.5, p: Probability = 0.2):
-        self.threshold, self.p = threshold, p
-
-    def draw(self, rng: Draws) -> Params:
-        """``chosen`` [b]."""
-        return {"chosen": rng.chance(self.p)}
-
-    def render(self, pixels: Tensor, params: Params) -> Tensor:
-        """[b, C, h, w] -> the same."""
-        return on_chosen(
-            pixels, params, lambda images, _: torch.where(images >= self.threshold, 1 - images, images)
-        )

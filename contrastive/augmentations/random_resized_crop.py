@@ -1,0 +1,76 @@
+"""Random crops, resized."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from contrastive.augmentations.kernels.resample import Interpolation
+from contrastive.augmentations.pipeline import Params, Placing, Positive, ordered
+from contrastive.rng import Draws
+
+
+class RandomResizedCrop(Placing):
+    """A box of random area and shape, resized (Szegedy et al. 2015; torchvision's distribution).
+
+    Up to ten boxes are drawn, the first that fits is taken, else the largest central one of a
+    permitted shape. A flip that follows is part of the same resampling.
+
+    Args:
+        size: side of the square output in pixels.
+        scale: range of the box's share of the image's area.
+        ratio: range of the box's width / height, uniform in its logarithm.
+        interpolation: filter that resizes, with antialiasing.
+    """
+
+    name = "random_resized_crop"
+    tries = 10
+
+    def __init__(
+        self,
+        size: Annotated[int, Field(ge=1)],
+        scale: tuple[Positive, Positive] = (0.08, 1.0),
+        ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3),
+        interpolation: Interpolation = "bilinear",
+    ):
+        self.size = (size, size)
+        self.scale, self.ratio = ordered("scale", scale), ordered("ratio", ratio)
+        self.interpolation = interpolation
+
+    def draw(self, rng: Draws) -> Params:
+        """``area`` and ``ratio`` [b, tries], ``position`` [b, 2] in [0, 1)."""
+        low, high = np.log(self.ratio)
+        return {
+            "area": rng.uniforms(self.tries, *self.scale),
+            "ratio": np.exp(rng.uniforms(self.tries, low, high)),
+            "position": rng.uniforms(2),
+        }
+
+    def place(self, params: Params, sizes: np.ndarray) -> np.ndarray:
+        """Boxes int64 [b, 4] (top, left, height, width) in images of ``sizes`` int [b, 2] (H, W)."""
+        sizes = sizes.astype(np.int64)
+        area = params["area"] * sizes.prod(axis=1, keepdims=True)
+        sides = np.rint(
+            np.sqrt(np.stack([area / params["ratio"], area * params["ratio"]], axis=2))
+        )  # [b, t, 2]
+        fits = ((sides > 0) & (sides <= sizes[:, None, :])).all(axis=2)  # [b, t]
+        drawn = sides[np.arange(len(sides)), fits.argmax(axis=1)].astype(np.int64)  # [b, 2]
+        found = fits.any(axis=1, keepdims=True)
+        sides = np.where(found, drawn, self._largest(sizes))
+        space = sizes - sides
+        corner = np.where(found, np.floor(params["position"] * (space + 1)).astype(np.int64), space // 2)
+        return np.concatenate([corner, sides], axis=1)
+
+    def _largest(self, sizes: np.ndarray) -> np.ndarray:
+        """Height and width [b, 2] of the largest box whose shape is permitted."""
+        height, width = sizes.T
+        low, high = self.ratio
+        return np.stack(
+            [
+                np.where(width < low * height, np.clip(np.rint(width / low), 1, height), height),
+                np.where(width > high * height, np.clip(np.rint(height * high), 1, width), width),
+            ],
+            axis=1,
+        ).astype(np.int64)

@@ -1,0 +1,91 @@
+"""``contrastive embed``: features of every image as a parquet file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from contrastive.errors import DataError, UsageError
+from contrastive.evaluation.evaluation import frozen
+from contrastive.files import named
+from contrastive.parts import ImageTable
+from contrastive.protocols.neighbours import nearest_others
+from contrastive.runs.reload import Overrides, load
+
+
+def embed(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    output: Literal["h", "z"] = "h",
+    neighbours: int = 0,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Write the features of every readable image of every split to a parquet file.
+
+    Columns: ``split``, ``id``, ``name``, ``label`` (null where unknown), ``features`` (float32 list of
+    width F or D) and, with ``neighbours`` = k, ``neighbours`` (names of the k images of the split that
+    are nearest in cosine similarity, nearest first) and ``similarities``.
+
+    Raises:
+        UsageError: not a run folder; ``out`` cannot be written.
+        DataError: not one image can be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = Path(out)
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent} does not exist; make the folder first.")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name a file with --out.")
+    if neighbours < 0:
+        raise UsageError(f"--neighbours is {neighbours}; say how many, 0 for none.")
+    loaded = load(folder, overrides)
+    method = loaded.parts.method
+    encode = method.backbone if output == "h" else method.embed
+    tables = []
+    for split, images in (("train", loaded.data.train), ("test", loaded.data.test)):
+        if images is None:
+            continue
+        with frozen(method):
+            features = loaded.evaluation.reader.features(encode, images)
+        if len(features):
+            tables.append(_table(split, images, features.ids, features.labels, features.h, neighbours))
+    if not tables:
+        raise DataError(f"no image can be read: {'; '.join(sorted(loaded.evaluation.unreadable)[:5])}.")
+    table = pa.concat_tables(tables)
+    partial = out.with_name(f".{out.name}.tmp")
+    with named(out):
+        pq.write_table(table, partial)
+        partial.replace(out)
+    width = int(table.schema.field("features").type.list_size)
+    unreadable = sorted(loaded.evaluation.unreadable)
+    return {"out": str(out), "rows": len(table), "width": width, "unreadable": unreadable}
+
+
+def _table(
+    split: str, images: ImageTable, ids: Tensor, labels: Tensor, features: Tensor, neighbours: int
+) -> Any:
+    import pyarrow as pa
+
+    row_of = {int(i): row for row, i in enumerate(images.ids)}
+    names = np.array([images.name(row_of[int(i)]) for i in ids.tolist()], dtype=object)
+    flat = pa.array(features.cpu().numpy().ravel())
+    columns = {
+        "split": pa.array([split] * len(names), pa.string()),
+        "id": pa.array(ids.tolist(), pa.int64()),
+        "name": pa.array(names, pa.string()),
+        "label": pa.array([None if label < 0 else label for label in labels.tolist()], pa.int64()),
+        "features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
+    }
+    if neighbours:
+        similarity, column = nearest_others(features, neighbours)
+        columns["neighbours"] = pa.array(
+            [list(names[row]) for row in column.cpu().numpy()], pa.list_(pa.string())
+        )
+        columns["similarities"] = pa.array(similarity.cpu().tolist(), pa.list_(pa.float32()))
+    return pa.table(columns)

@@ -1,0 +1,49 @@
+"""``contrastive export``: the backbone of a run for other programs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
+from contrastive.errors import UsageError
+from contrastive.files import named
+from contrastive.runs.folder import Run
+from contrastive.runs.reload import load
+
+
+def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] = "timm") -> Path:  # noqa: A002
+    """Write the run's backbone so that timm, or onnxruntime, loads it.
+
+    Raises:
+        UsageError: ``out`` is not free, a package is missing, the backbone cannot be written so, or the
+            run's ``backbone/`` leads out of itself.
+        ContrastiveError: onnxruntime gives other features than torch.
+    """
+    out = require_free(out)
+    if format == "onnx":
+        require_onnx()  # before images are read
+        loaded = load(folder)
+        about = {"name": loaded.recipe.name, "backbone": loaded.recipe.backbone.dump()}
+        channels, size = loaded.data.train.channels, loaded.parts.image_size
+        with named(out):
+            export_onnx(loaded.parts.method.backbone, out, channels, size, about)
+        return out
+    written = Run(folder).folder / "backbone"
+    if written.is_dir():
+        _require_plain(written)
+        with named(out):
+            shutil.copytree(written, out, dirs_exist_ok=True)
+        return out
+    backbone = load(folder).parts.method.backbone
+    with named(out):
+        backbone.export(str(out))
+    return out
+
+
+def _require_plain(folder: Path) -> None:
+    """See that all below ``folder`` is its own: what a link leads to would be copied, and passed on."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{path} is a link or no file, which is not exported; put a file in its place.")

@@ -1,0 +1,129 @@
+"""The candidates of each row of a comparison: blocks of keys, and memories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from contrastive.comparison import vectors
+from contrastive.comparison.rows import Block
+from contrastive.comparison.tiles import Mask
+from contrastive.values import Memory, Side
+
+Views = Mapping[int, Tensor]
+
+
+ViewPair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Rows of this process and the candidates they face: columns of all processes, and memories."""
+
+    rows: Side
+    row_views: tuple[int, ...]
+    opposite: dict[int, Tensor]  # column view -> [b, D], of this process
+    columns: Side
+    column_views: tuple[int, ...]
+    pairs: tuple[ViewPair, ...]  # (row view, column view)
+    offers: frozenset[ViewPair]
+    memories: tuple[Memory, ...]
+    labelled: bool
+    normalised: bool
+    first: int
+
+    def blocks(self) -> list[Block]:
+        """The rows, cut where what they are compared with changes from one view to the next."""
+
+        def candidates(view: int) -> tuple[tuple[int, ...], int]:
+            offered = tuple(k for k in self.column_views if (view, k) in self.offers)
+            return offered, sum(row_view == view for row_view, _ in self.pairs)
+
+        return [
+            self._block(list(views), offered) for (offered, _), views in groupby(self.row_views, candidates)
+        ]
+
+    def _block(self, views: list[int], offered: tuple[int, ...]) -> Block:
+        b = len(self.rows.z) // len(self.row_views)
+        start = self.row_views.index(views[0]) * b
+        rows = slice(start, start + len(views) * b)
+        return Block(
+            rows,
+            self.rows.z[rows],
+            self._keys(offered),
+            self._mask(rows, len(views), b, offered),
+            self.normalised and not self.memories,  # whose entries may be of any length
+            self._paired(views),
+        )
+
+    def _keys(self, offered: tuple[int, ...]) -> Tensor:
+        """What the sweep compares with: [C, D], the views offered and then the memories."""
+        if offered == self.column_views and not self.memories:
+            return self.columns.z
+        by_view = split_views(self.columns.z, self.column_views)
+        return torch.cat(
+            [self.columns.z[:0], *(by_view[view] for view in offered), *(m.z for m in self.memories)]
+        )
+
+    def _mask(self, rows: slice, views: int, b: int, offered: tuple[int, ...]) -> Mask:
+        batch = len(self.columns.z) // len(self.column_views)  # B
+        in_batch = batch * len(offered)
+        row_label = column_label = hidden = row_image = column_image = None
+        if self.labelled:
+            row_label = self.rows.label[rows]
+            remembered = [torch.where(m.valid, m.label, -1) for m in self.memories]
+            column_label = torch.cat([self.columns.label[:batch].repeat(len(offered)), *remembered])
+        if self.memories:
+            present = torch.zeros(in_batch, dtype=torch.bool, device=self.rows.z.device)
+            hidden = torch.cat([present, *(~m.valid for m in self.memories)])
+        if any(m.ignore_same_image for m in self.memories):
+            row_image = self.rows.image[rows]
+            nobody = row_image.new_full((in_batch,), -1)
+            ignored = [
+                m.image if m.ignore_same_image else m.image.new_full(m.image.shape, -1) for m in self.memories
+            ]
+            column_image = torch.cat([nobody, *ignored])
+        return Mask(
+            rows=views * b,
+            columns=in_batch + sum(len(m.z) for m in self.memories),
+            images=b,
+            first=self.first,
+            batch=batch,
+            views=len(offered),
+            mirrored=self._mirrored(views, offered),
+            row_label=row_label,
+            column_label=column_label,
+            hidden=hidden,
+            row_image=row_image,
+            column_image=column_image,
+        )
+
+    def _mirrored(self, views: int, offered: tuple[int, ...]) -> bool:
+        """Whether all rows are in one block, and the columns, but for memories, are these rows."""
+        return self.rows is self.columns and views == len(self.row_views) and offered == self.column_views
+
+    def _paired(self, views: list[int]) -> Tensor:
+        """[r, P], similarities of rows with their own pairs."""
+        rows = split_views(self.rows.z, self.row_views)
+
+        def of_view(view: int) -> Tensor:
+            own = [self.opposite[column] for row, column in self.pairs if row == view]
+            return torch.stack([vectors.dot(rows[view], key) for key in own], 1)
+
+        return torch.cat([of_view(view) for view in views])
+
+
+def split_views(rows: Tensor, views: Sequence[int]) -> dict[int, Tensor]:
+    """Rows [V b, D] in the order of ``views`` -> view -> [b, D]."""
+    return dict(zip(views, rows.chunk(len(views)), strict=True))
+
+
+def stack_views(rows: Views, images: Tensor, labels: Tensor) -> Side:
+    """Rows in the order [view, place]."""
+    first = next(iter(rows.values()))
+    view = torch.cat([torch.full((len(first),), v, dtype=torch.int64, device=first.device) for v in rows])
+    return Side(torch.cat(list(rows.values())), images.repeat(len(rows)), view, labels.repeat(len(rows)))

@@ -1,0 +1,235 @@
+"""Images as an encoder sees them in evaluation: whole, resized, decoded ahead."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from contrastive.augmentations.flip import Flip
+from contrastive.augmentations.pipeline import Pipeline
+from contrastive.augmentations.random_resized_crop import RandomResizedCrop
+from contrastive.data.loader import TrainLoader, Workers, augment
+from contrastive.data.tables import HeldTable, MemoryTable, decode, workers_for
+from contrastive.errors import Interrupted, UnreadableImage
+from contrastive.parts import ImageTable, TableRows
+from contrastive.rng import derive
+from contrastive.values import Features
+
+#: How many times as long as wide an image is at the most where it is evaluated.
+_STRIP = 8
+
+
+def read(
+    table: ImageTable,
+    indices: np.ndarray,
+    *,
+    size: int,
+    batch_size: int = 256,
+    workers: Workers = "auto",
+    on_unreadable: Callable[[int, str], None] = lambda index, reason: None,
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Images for evaluation, resized by :func:`resize_and_crop`; decoded ahead, in threads.
+
+    Args:
+        table: a split.
+        indices: int64, its rows to read, in order.
+        size: side of the images in pixels.
+        batch_size: rows read at a time; images that do not decode are left out, so fewer may come.
+        workers: threads; ``auto`` is none where images are held in memory, else one a processor.
+        on_unreadable: called with the row and the reason of every image that does not decode.
+
+    Yields:
+        (rows int64 [k], pixels float32 [k, C, size, size] in [0, 1]), k > 0.
+    """
+    if isinstance(table, HeldTable):
+        table.load()
+    if isinstance(table, MemoryTable) and workers == "auto":
+        workers = 0
+
+    def load(index: int) -> Tensor | UnreadableImage:
+        try:
+            return resize_and_crop(decode(table, index), size)
+        except UnreadableImage as error:
+            return error
+
+    def finish(
+        rows: np.ndarray, images: list[Tensor | UnreadableImage]
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        for row, image in zip(rows.tolist(), images, strict=True):
+            if isinstance(image, UnreadableImage):
+                on_unreadable(row, image.reason)
+        good = [image for image in images if isinstance(image, Tensor)]
+        if good:
+            readable = np.array([isinstance(image, Tensor) for image in images])
+            yield rows[readable], torch.stack(good).float().div_(255)
+
+    rows = np.asarray(indices, dtype=np.int64)
+    batches = (rows[first : first + batch_size] for first in range(0, len(rows), batch_size))
+    count = workers_for(workers)
+    if count == 0:
+        for batch in batches:
+            yield from finish(batch, [load(index) for index in batch.tolist()])
+        return
+    ahead: deque[tuple[np.ndarray, list[Future[Tensor | UnreadableImage]]]] = deque()
+    pool = ThreadPoolExecutor(count)
+    try:
+        for batch in batches:
+            ahead.append((batch, [pool.submit(load, index) for index in batch.tolist()]))
+            if len(ahead) > 2:
+                done, futures = ahead.popleft()
+                yield from finish(done, [future.result() for future in futures])
+        for done, futures in ahead:
+            yield from finish(done, [future.result() for future in futures])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def resize_and_crop(image: Tensor, size: int) -> Tensor:
+    """What an image is evaluated on: uint8 [C, H, W] -> uint8 [C, size, size].
+
+    An image of that size stays as it is. Else its shorter side is brought to ``size / 0.875`` (to
+    ``size`` where that is at most 32; bilinear, antialiased) and the centre is cut out: the usual
+    protocol of ImageNet (Krizhevsky et al. 2012: 224 of 256).
+    """
+    if image.shape[1:] == (size, size):
+        return image
+    image = _middle(image)
+    height, width = image.shape[1:]
+    short = round(size / 0.875) if size > 32 else size
+    if min(height, width) != short:
+        tall = height > width  # the longer side by whole numbers: 32 / 49 * 49 is 31.99
+        height, width = (height * short // width, short) if tall else (short, width * short // height)
+        image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[:, top : top + size, left : left + size]
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The middle of a strip [C, H, W], more of it than a square and a filter reach: whole, two by ten
+    thousand pixels would be enlarged to gigabytes before the square is cut out."""
+    most = _STRIP * min(image.shape[1:])
+    top, left = (max(0, (side - most) // 2) for side in image.shape[1:])
+    return image[:, top : top + most, left : left + most]
+
+
+Encoder = Callable[[Tensor], Tensor]
+
+
+BATCH = 256
+
+
+#: Of the order and the crops in :meth:`Images.batches`: the same in every run, so that runs compare.
+SEED = derive("trial")
+
+
+class Reader:
+    """Reads images as an encoder sees them in an evaluation.
+
+    Args:
+        size: side of the images an encoder sees, as in training.
+        device: where encoders run.
+        workers: decoding workers.
+        interrupted: true once the user asked to stop; whatever is read then raises Interrupted.
+
+    Attributes:
+        unreadable: name and reason of every image that did not decode.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        device: torch.device,
+        workers: int | Literal["auto"] = "auto",
+        interrupted: Callable[[], bool] = bool,
+    ):
+        self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
+        self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal
+
+    def whole(self, table: ImageTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Whole images, un-augmented, resized as in training; those that do not decode are left out.
+
+        Yields:
+            (rows int64 [b], pixels float32 [b, C, s, s] in [0, 1], on the host).
+        """
+
+        def note(index: int, reason: str) -> None:
+            self.unreadable.add(f"{table.name(index)}: {reason}")
+
+        for indices, pixels in read(
+            table, rows, size=self.size, batch_size=BATCH, workers=self.workers, on_unreadable=note
+        ):
+            self._stop_if_asked()
+            yield np.asarray(indices), pixels.contiguous(memory_format=torch.channels_last)
+
+    def features(self, encode: Encoder, table: ImageTable, rows: np.ndarray | None = None) -> Features:
+        """Features of whole images in float32.
+
+        Args:
+            encode: pixels [b, C, s, s] -> [b, F].
+            table: the split.
+            rows: which of its rows, all by default. Those that do not decode are left out, and named.
+        """
+        rows = np.arange(len(table)) if rows is None else rows
+        parts, kept = [], []
+        for indices, pixels in self.whole(table, rows):
+            parts.append(encode(self.send(pixels)).float().flatten(1))
+            kept.append(indices)
+        index = np.concatenate(kept) if kept else np.empty(0, np.int64)
+        labels = np.full(len(table), -1) if table.labels is None else table.labels
+        return Features(
+            torch.cat(parts) if parts else torch.empty(0, 1),
+            torch.from_numpy(labels[index].astype(np.int64)).to(self.device),
+            torch.from_numpy(table.ids[index]).to(self.device),
+        )
+
+    def cropped(
+        self, table: ImageTable, rows: np.ndarray, batch_size: int, scale: tuple[float, float]
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Random crops without end, epoch after epoch, as in training; the place of an image that does not
+        decode goes to another one.
+
+        Args:
+            table: the split.
+            rows: which of its rows.
+            batch_size: at most as many as there are rows.
+            scale: least and greatest share of an image's area that a crop keeps.
+
+        Yields:
+            (ids int64 [b], pixels float32 [b, C, s, s] in [0, 1], on the device).
+        """
+        if isinstance(table, HeldTable):
+            table.load()  # before workers are forked, so that they share it
+        pipelines = [Pipeline([RandomResizedCrop(self.size, scale), Flip()])]
+        loader = TrainLoader(
+            TableRows(table, rows),
+            pipelines,
+            batch_size=batch_size,
+            seed=SEED,
+            workers=0 if isinstance(table, MemoryTable) else self.workers,
+            max_unreadable=1.0,
+            memory_limit=0,  # what can be held, ``table`` holds already
+        )
+        for epoch in itertools.count():
+            for batch in loader.epoch(epoch):
+                self._stop_if_asked()
+                (pixels,) = augment(batch, pipelines, seed=SEED, epoch=epoch, device=self.device)
+                yield batch.ids.numpy(), pixels.contiguous(memory_format=torch.channels_last)
+            self.unreadable.update(loader.unreadable.values())
+
+    def send(self, values: Tensor) -> Tensor:
+        """``values`` on the device; a GPU goes on with its work meanwhile."""
+        if self.device.type == "cuda":  # from pageable memory, the copy would wait for all it has yet to do
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
+
+    def _stop_if_asked(self) -> None:
+        if self.interrupted():
+            raise Interrupted("interrupted")

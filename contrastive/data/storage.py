@@ -1,0 +1,36 @@
+"""Where the decoded images of a table are held: in memory, in a cache on disk, or nowhere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from contrastive.data.cache import Cache
+from contrastive.data.tables import Done, HeldTable, MemoryTable, holdable, pixel_bytes
+from contrastive.parts import ImageTable
+
+LIMIT = 2 * 2**30  # bytes of pixels; larger tables go into a cache, or are streamed
+
+
+def whereabouts(table: ImageTable, limit: int, cached: bool) -> Literal["memory", "cache", "nowhere"]:
+    """Where the decoded images of a table are held."""
+    if not holdable(table):
+        return "nowhere"
+    if pixel_bytes(table) <= limit:
+        return "memory"
+    return "cache" if cached else "nowhere"
+
+
+def hold(
+    table: ImageTable, limit: int = LIMIT, cache: Cache | None = None, progress: Done | None = None
+) -> ImageTable:
+    """The table in memory, if :func:`holdable` and no larger than ``limit`` bytes; in ``cache``, if there
+    is one and it is larger; else the table itself."""
+    if isinstance(table, HeldTable):
+        return table
+    where = whereabouts(table, limit, cache is not None)
+    if where == "memory":
+        return MemoryTable(table, progress)
+    if where == "cache":
+        assert cache is not None
+        return cache.table(table, progress)
+    return table

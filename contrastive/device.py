@@ -1,0 +1,47 @@
+"""Where tensors are: copies between host and device, and the peak memory of a process."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_host(values: Tensor) -> Callable[[], list[float]]:
+    """Begin to copy numbers [n] to the host; calling the result waits for that copy alone and gives them.
+
+    A plain ``tolist`` a step later would wait for the step that a GPU has been given since, too.
+    """
+    if not values.is_cuda:
+        return values.tolist
+    host = values.to("cpu", non_blocking=True)  # into pinned memory
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read() -> list[float]:
+        arrived.synchronize()
+        return host.tolist()
+
+    return read
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory: allocated on the GPU, or of this process on a CPU, in MiB."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def to_device(values: np.ndarray, pixels: Tensor) -> Tensor:
+    """Parameters where the pixels are: floats in their precision, all else as it is."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if tensor.is_floating_point():
+        tensor = tensor.to(pixels.dtype)
+    if pixels.is_cuda:  # from pageable memory, every copy would wait for all that the device has yet to do
+        tensor = tensor.pin_memory()
+    return tensor.to(pixels.device, non_blocking=pixels.is_cuda)

@@ -1,0 +1,9 @@
+"""No negatives."""
+
+from __future__ import annotations
+
+from contrastive.parts import Negatives
+
+
+class NoNegatives(Negatives):
+    """No negatives: for losses that only compare positives, or whole views."""

@@ -1,0 +1,44 @@
+"""Adam with decoupled weight decay."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from contrastive.optimizers.groups import Group
+from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
+from contrastive.optimizers.scheduled import Fraction, Scheduled, _fused, _settled
+
+
+class AdamWPart(Scheduled):
+    """Adam with decoupled weight decay, for vision transformers and short runs.
+
+    Args:
+        lr: peak learning rate: a number, ``{per_256: x}`` (x * B / 256) or ``{per_sqrt: x}`` (x * sqrt(B)).
+        weight_decay: decoupled decay, multiplied with the learning rate (MoCo v3: 0.1).
+        betas: decay of the first and the second moment.
+        warmup_epochs: epochs of linear warm-up (MoCo v3: 40 of 300).
+        schedule: after warm-up.
+        decay_norm_and_bias: whether norms and biases are decayed too.
+        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
+    """
+
+    def __init__(
+        self,
+        lr: LearningRate = ScaledRate(per_256=1.5e-4),  # noqa: B008 - frozen
+        weight_decay: NonNegative = 0.1,
+        betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.999],  # noqa: B006
+        warmup_epochs: NonNegative = 0.0,
+        schedule: Schedule = "cosine",
+        decay_norm_and_bias: bool = False,
+        groups: list[Group] = [],  # noqa: B006 - read, never changed
+    ) -> None:
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
+        self.betas = betas
+
+    def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        fused, betas = _fused(groups), (self.betas[0], self.betas[1])
+        return _settled(torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused, foreach=not fused))

@@ -1,0 +1,50 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from contrastive.errors import UsageError
+from contrastive.optimizers.groups import Group
+from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
+from contrastive.optimizers.scheduled import Fraction, Scheduled, _fused, _settled
+
+
+class SGDPart(Scheduled):
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        lr: peak learning rate: a number, ``{per_256: x}`` (x * B / 256) or ``{per_sqrt: x}`` (x * sqrt(B)).
+        weight_decay: L2 penalty (MoCo, SimSiam: 1e-4).
+        momentum: decay of the velocity.
+        nesterov: whether the gradient is taken ahead of the velocity.
+        warmup_epochs: epochs of linear warm-up.
+        schedule: after warm-up.
+        decay_norm_and_bias: whether norms and biases are decayed too (MoCo, SimSiam: yes).
+        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
+    """
+
+    def __init__(
+        self,
+        lr: LearningRate = ScaledRate(per_256=0.03),  # noqa: B008 - frozen
+        weight_decay: NonNegative = 1e-4,
+        momentum: Fraction = 0.9,
+        nesterov: bool = False,
+        warmup_epochs: NonNegative = 0.0,
+        schedule: Schedule = "cosine",
+        decay_norm_and_bias: bool = True,
+        groups: list[Group] = [],  # noqa: B006 - read, never changed
+    ) -> None:
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
+        if nesterov and not momentum:
+            raise UsageError("optimizer sgd: nesterov needs a momentum above 0.")
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        fused = True if _fused(groups) else None
+        made = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
+        return _settled(made)

@@ -1,0 +1,135 @@
+"""Datasets: tables of images with ids and, if there are any, labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from contrastive.parts.base import Part
+
+Split = Literal["train", "test"]
+
+
+#: From the size (H, W) of an image to the largest factor by which its sides may be divided.
+Reduction = Callable[[tuple[int, int]], int]
+
+
+class Reduced(NamedTuple):
+    """An image decoded at a fraction of its sides.
+
+    Attributes:
+        pixels: uint8 [C, ceil(H / f), ceil(W / f)]; the first pixel begins where the whole image does.
+        size: (H, W) of the whole image.
+        factor: f.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+    factor: int
+
+
+class ImageTable(ABC):
+    """The images of one split: a table of rows, each with an id, perhaps a label, and pixels.
+
+    Attributes:
+        ids: int64 [n], unique and kept for ever: the row of a table, or 63 bits of a hash of the
+            relative path in a folder. Every random draw of an image depends on it.
+        labels: int64 [n] (-1 unknown) or None.
+        channels: 1 or 3; ``decode`` always returns that many.
+        size: (H, W) where every image has one size, else None.
+        skipped: names of files that are not images, for the user to see once.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray | None = None
+    channels: int = 3
+    size: tuple[int, int] | None = None
+    skipped: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def decode(self, index: int) -> Tensor:
+        """Pixels of row ``index``: uint8 [C, H, W]. Raises UnreadableImage."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What the user knows row ``index`` by: a relative path, ``train.parquet row 17``."""
+
+    def stamp(self) -> str:
+        """What tells, beside the data set's fingerprint, that its files have changed: here times may count.
+        Pixels kept on disk are decoded anew where it differs."""
+        return ""
+
+    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
+        """Pixels of row ``index``, perhaps at a fraction of their sides where that saves time. Asked for
+        where images are large or differ in size. Raises UnreadableImage.
+
+        Args:
+            reduction: from (H, W) to the largest factor f by which both sides may be divided, 1 or more.
+
+        Returns:
+            The pixels at any f that is not larger, always the same for the same row and largest factor;
+            by default those of ``decode``, where f is 1.
+        """
+        pixels = self.decode(index)
+        return Reduced(pixels, (pixels.shape[1], pixels.shape[2]), 1)
+
+
+class Dataset(Part, ABC):
+    """Where images, ids and labels come from.
+
+    ``__init__`` only keeps its parameters; nothing is opened before ``table`` or ``fingerprint``.
+    """
+
+    kind = "dataset"
+
+    @abstractmethod
+    def table(self, split: Split) -> ImageTable | None:
+        """The images of a split, or None where the data set has no such split.
+
+        Reads names, labels and sizes but decodes no image. Raises DataError, with the place and
+        the remedy, where the data is absent, empty or not what it should be.
+        """
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes by label, where they are known."""
+        return None
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the data: of tables their bytes, of folders sorted relative paths with
+        sizes; never times."""
+
+
+class TableRows(ImageTable):
+    """Some rows of a table, as a table.
+
+    Args:
+        of: the table.
+        rows: int64 [m], which of its rows, in the order they are to have.
+    """
+
+    def __init__(self, of: ImageTable, rows: np.ndarray):
+        self.of, self.rows = of, rows
+        self.ids = of.ids[rows]
+        self.labels = None if of.labels is None else of.labels[rows]
+        self.channels, self.size, self.skipped = of.channels, of.size, of.skipped
+
+    def decode(self, index: int) -> Tensor:
+        return self.of.decode(int(self.rows[index]))
+
+    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
+        return self.of.decode_reduced(int(self.rows[index]), reduction)
+
+    def name(self, index: int) -> str:
+        return self.of.name(int(self.rows[index]))
+
+    def stamp(self) -> str:
+        return self.of.stamp()

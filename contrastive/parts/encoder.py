@@ -1,0 +1,95 @@
+"""Encoders: backbones, heads, and the targets that encode the keys."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from contrastive.comparison import Comparison
+from contrastive.errors import UsageError
+from contrastive.parts.base import StepPart
+from contrastive.values import Progress
+
+
+class Backbone(StepPart):
+    """Pixels -> features h. ``features`` is F; ``forward``: float [b, C, h, w] in [0, 1] -> [b, F]."""
+
+    kind = "backbone"
+    features: int
+
+    def export(self, folder: str) -> None:
+        """Write this backbone so that timm loads it; raises UsageError where timm cannot."""
+        raise UsageError(f"{type(self).__name__} has no timm export; use a timm backbone to export one.")
+
+
+class Head(StepPart):
+    """Features h -> embedding z; as predictor, z -> p. ``out_features`` is D."""
+
+    kind = "head"
+    out_features: int
+
+
+class Target(StepPart):
+    """Who encodes the keys.
+
+    Attributes:
+        detached: whether its keys carry no gradient.
+        encodes: whether it runs every view it is asked for through an encoder of its own, rather than
+            taking the online embeddings.
+    """
+
+    kind = "target"
+    detached: bool = False
+    encodes: bool = False
+
+    def bind(self, encoder: nn.Module) -> None:
+        """Called once, before training, with the online encoder: pixels [b, C, h, w] -> z [b, D].
+
+        A target that copies it registers the copy; one that refers to it later must keep it out of its own
+        ``state_dict`` (in a list, for example). Raises UsageError where the target cannot work.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        """Keys of the target's views; with ``train.chunk_size`` of one chunk of the batch after another.
+
+        Args:
+            views: view -> pixels [b, C, h, w], the views the target is asked for.
+            online: view -> z [b, D], embeddings the online encoder has already made (before the
+                predictor).
+            encode: the online encoder, for a view it has not seen: pixels -> z.
+
+        Returns:
+            view -> keys [b, D].
+        """
+
+
+class TargetWrapper(Target):
+    """A target that changes what goes into, or comes out of, another one.
+
+    Derive, and write ``forward`` with ``self.of``; all else is the wrapped target's.
+    """
+
+    def __init__(self, of: Target):
+        super().__init__()
+        self.of = of
+        self.detached, self.encodes = of.detached, of.encodes
+
+    def bind(self, encoder: nn.Module) -> None:
+        self.of.bind(encoder)
+
+    def before_step(self, progress: Progress) -> None:
+        self.of.before_step(progress)
+
+    def after_batch(self, comparison: Comparison) -> None:
+        self.of.after_batch(comparison)
+
+    def after_step(self, progress: Progress) -> None:
+        self.of.after_step(progress)

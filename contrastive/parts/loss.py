@@ -1,0 +1,65 @@
+"""Losses, and the sources of the negatives that they compare with."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from contrastive.comparison import Comparison
+from contrastive.parts.base import StepPart
+from contrastive.values import Memory
+
+
+class Negatives(StepPart):
+    """The candidates a query is told apart from; several sources add up."""
+
+    kind = "negatives"
+
+    def offers(self, query_view: int, key_view: int) -> bool:
+        """Whether the other images' keys of ``key_view`` are candidates for queries of ``query_view``."""
+        return False
+
+    def memory(self) -> Memory | None:
+        """Entries kept from earlier batches, read once a batch; the same on every process."""
+        return None
+
+
+class Loss(StepPart):
+    """What is made small. Derive and write ``compare``; ``forward`` serves the engine and anyone's loop.
+
+    Attributes:
+        normalised: whether queries and keys are scaled to unit length before they are compared.
+    """
+
+    kind = "loss"
+    normalised: bool = True
+
+    @abstractmethod
+    def compare(self, comparison: Comparison) -> Tensor:
+        """The loss of each row [R], whose mean is taken over the rows of all processes, or a scalar.
+
+        A scalar is computed on keys of all processes (``comparison.views()``), so that every process has
+        the same; it is never scaled by their number. At least float32; float64 stays float64.
+        """
+
+    def forward(self, *queries: Tensor | Comparison) -> Tensor:
+        """The mean loss, a scalar of at least float32.
+
+        ``loss(z_a, z_b)`` with z [N, D] (not normalised) is short for
+        ``loss(Comparison.of([z_a, z_b]))``. Runs outside autocast.
+        """
+        with torch.autocast(_device_type(queries[0]), enabled=False):
+            first = queries[0]
+            comparison = (
+                first
+                if isinstance(first, Comparison)
+                else Comparison.of(cast("list[Tensor]", list(queries)), normalise=self.normalised)
+            )
+            return self.compare(comparison).mean().to(comparison.dtype)
+
+
+def _device_type(value: Tensor | Comparison) -> str:
+    return value.device.type

@@ -1,0 +1,114 @@
+"""Protocols: how an encoder is scored, and what they are given for it."""
+
+from __future__ import annotations
+
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from contrastive.parts.base import Part
+from contrastive.values import Feature, Features
+
+
+class Images(typing.Protocol):
+    """Labelled images of one split, as a protocol may read them.
+
+    Attributes:
+        ids: int64 [n], unique.
+        labels: int64 [n], -1 unknown.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def features(self, encode: Callable[[Tensor], Tensor]) -> Features:
+        """Features of the images that decode, un-augmented, where ``encode`` maps pixels [b, C, s, s] to
+        [b, F]."""
+
+    def take(self, positions: np.ndarray) -> Images:
+        """The images at these positions, int64 [m], in that order."""
+
+    def whole(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All that decode, un-augmented: pixels float32 [b, C, s, s] in [0, 1] and labels int64 [b]."""
+
+    def batches(
+        self, batch_size: int, scale: tuple[float, float] = (0.08, 1.0)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches without end: random crops that keep ``scale`` of the area, half of them mirrored.
+
+        Yields:
+            (pixels float32 [b, C, s, s] in [0, 1], labels int64 [b]).
+        """
+
+
+class Trial(typing.Protocol):
+    """One encoder, and the images a protocol evaluates it on.
+
+    Attributes:
+        encoder: pixels float32 [b, C, s, s] in [0, 1] -> h [b, F], in evaluation mode; never changed by a
+            protocol, which trains a ``copy.deepcopy`` of it.
+        head: h -> z [b, D], or None.
+        fit, validation: the train split without the held-out tenth, and that tenth.
+        train: both.
+        test: read once, for the metrics; None if the metrics are those of ``validation``.
+    """
+
+    @property
+    def encoder(self) -> nn.Module: ...
+    @property
+    def head(self) -> nn.Module | None: ...
+    @property
+    def fit(self) -> Images: ...
+    @property
+    def validation(self) -> Images: ...
+    @property
+    def train(self) -> Images: ...
+    @property
+    def test(self) -> Images | None: ...
+    def features(self, feature: Feature = "h") -> tuple[Features, Features, Features | None]:
+        """Features of ``fit``, ``validation`` and ``test``, encoded once for all protocols."""
+
+    def features_of(self, images: Images, feature: Feature = "h") -> Features:
+        """Features of some of the images."""
+
+    def list_used(self, images: Images) -> None:
+        """Note whose labels a protocol has used, if these are not all of train: the run lists them."""
+
+
+class Protocol(Part, ABC):
+    """Evaluation of an encoder, by its frozen features.
+
+    Attributes:
+        version: raised whenever the figures this protocol gives for the same features change.
+        at: when a recipe that only names the protocol runs it: at ``every`` evaluation, or the ``end``.
+        feature: which features ``score`` is given; a parameter of a protocol that leaves the choice.
+        tunes: whether it trains a copy of the encoder instead; then there are no figures of raw pixels.
+    """
+
+    kind = "protocol"
+    version: ClassVar[int] = 1
+    at: ClassVar[Literal["every", "end"]] = "end"
+    feature: Feature = "h"
+    tunes: ClassVar[bool] = False
+
+    def evaluate(self, trial: Trial) -> dict[str, float]:
+        """What evaluation asks: :meth:`score` of features, unless the protocol needs the encoder or images.
+
+        ``trial.encoder`` stays as it is, or the run fails; what is trained is a ``copy.deepcopy`` of it.
+        """
+        return self.score(*trial.features(self.feature))
+
+    @abstractmethod
+    def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
+        """Figures by name (``top1``: a fraction), each reported as ``<protocol>_<name>``.
+
+        Hyper-parameters are chosen on ``validation`` alone. Without ``test`` the figures are those
+        of ``validation`` against ``fit``; with it, those of ``test`` after a fit on ``fit`` and
+        ``validation`` together, and ``test`` is read once.
+        """

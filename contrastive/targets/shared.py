@@ -1,0 +1,21 @@
+"""The online network as its own target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from contrastive.parts import Target
+
+
+class Shared(Target):
+    """The online network itself: its embeddings are the keys, with their gradient (SimCLR)."""
+
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        return {view: online[view] if view in online else encode(pixels) for view, pixels in views.items()}

@@ -1,0 +1,26 @@
+"""The online network as its own target, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from contrastive.parts import Target
+
+
+class StopGrad(Target):
+    """The online network itself, whose keys carry no gradient (SimSiam, Chen and He 2021)."""
+
+    detached = True
+
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        keys = {view: online[view].detach() for view in views if view in online}
+        with torch.no_grad():
+            return keys | {view: encode(pixels) for view, pixels in views.items() if view not in keys}

@@ -1,0 +1,30 @@
+"""Numbers and lists as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def percent(fraction: float) -> str:
+    """``0.7123`` -> ``71.2 %``."""
+    return f"{100 * fraction:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """``161.2`` -> ``2 min 41 s``: the two largest units."""
+    total = max(0, round(seconds))
+    hours, minutes, rest = total // 3600, total % 3600 // 60, total % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def counted(names: Sequence[str], what: str) -> str:
+    """``12 files (a, b, c, d, e, ...)``."""
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'} ({shown})"
+
+
+def byte_count(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"

@@ -1,0 +1,41 @@
+"""The versions a run is computed with: of this framework, its packages and its checkout."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import metadata
+from importlib.metadata import version
+from pathlib import Path
+
+#: Whose versions may change what a run computes.
+_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Distribution -> installed version, of this framework and what may change a run's figures."""
+    return {"contrastive-framework": core_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, or None."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed, perhaps inside a checkout of something else
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+CORE = "contrastive-framework"
+
+
+def core_version() -> str:
+    """The installed version of this framework; ``unknown`` in a checkout that is not installed."""
+    try:
+        return metadata.version(CORE)
+    except metadata.PackageNotFoundError:
+        return "unknown"
