@@ -6,170 +6,121 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_graph import imports
+from layers import (
+    GRAPH,
+    IMPORTERS,
+    IMPORTS,
+    KIND_PACKAGES,
+    LAYERS,
+    MODULES,
+    OLD,
+    PACKAGE,
+    ROOT,
+    is_in,
+    layer,
+    may_import,
+    path_of,
+    top,
+    violations,
+)
 
 from contrastive.kinds import KINDS
 from contrastive.registry import load_registry
 from contrastive.registry.registry import KNOWN_PLUGINS
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "contrastive"
-
-#: The packages that hold the built-ins of a kind.
-PARTS = {
-    "augmentations", "backbones", "callbacks", "datasets", "heads", "losses",
-    "negatives", "optimizers", "protocols", "targets",
-}  # fmt: skip
-#: What a part may stand on, beside its own package.
-GROUND = {"kinds", "errors", "values", "parts", "rng", "kernels", "comparison", "distributed"}
-#: What belongs to one package alone.
-NEIGHBOURS = {"backbones": {"timm_models"}}
-
-#: module or package -> the only modules of contrastive it may import (itself always).
-ALLOWED = {
-    "kinds": set(),
-    "errors": set(),
-    "rng": set(),
-    "files": {"errors"},
-    "metrics": {"distributed", "errors", "files"},
-    "values": {"kinds", "errors"},
-    "hookspecs": {"kinds"},
-    "builtins": {"kinds", "hookspecs"},
-    "kernels": {"errors"},
-    "distributed": {"errors"},
-    "rows": {"errors", "kernels"},
-    "comparison": {"errors", "kernels", "values", "rows", "distributed"},
-    # parts names two classes of its users in annotations and in Loss.forward, where loss(z_a, z_b) begins
-    "parts": {"kinds", "errors", "values", "rng", "comparison"},
-    "method": {"kinds", "errors", "values", "parts", "comparison", "rng"},
-    "monitors": set(),
-    "console": {"kinds"},
-    "registry": {"kinds", "errors", "hookspecs", "builtins"},
-    "recipe": {"kinds", "errors", "registry"},
-    # it asks every part, and so stands on all that runs one; nothing but the command line imports it
-    "testing": {
-        "augmentations",
-        "builtins",
-        "comparison",
-        "distributed",
-        "errors",
-        "heads",
-        "kernels",
-        "kinds",
-        "losses",
-        "method",
-        "negatives",
-        "optimizers",
-        "passes",
-        "parts",
-        "recipe",
-        "registry",
-        "schema",
-        "targets",
-        "timm_models",
-        "trial",
-        "values",
-    },
-    **{kind: GROUND | NEIGHBOURS.get(kind, set()) for kind in PARTS},
-}
+VIOLATIONS = Path(__file__).parent / "support" / "architecture_violations.txt"
 #: The training side knows neither YAML, nor the registry, nor any part by name.
-ENGINE_MUST_NOT = {
-    "recipe",
-    "registry",
-    "build",
-    "builtins",
-    "hookspecs",
-    "runs",
-    "cli",
-    "schema",
-} | PARTS - {
-    "augmentations"  # a pipeline is the engine's own vocabulary: it calls it on batches
+TRAINING_MUST_NOT = {
+    *{"recipe", "registry", "build", "hookspecs", "runs.job", "commands", "cli"},
+    *KIND_PACKAGES - {"augmentations"},  # a pipeline is the engine's own vocabulary: it calls it on batches
 }
 #: Imported by commands that must answer at once.
-WITHOUT_TORCH = [
-    "kinds",
-    "errors",
-    "hookspecs",
-    "builtins",
-    "registry",
-    "recipe",
-    "console",
-    "cli",
-]
+WITHOUT_TORCH = {
+    "kinds", "errors", "hookspecs", "text", "lazy", "moved", "registry", "recipe", "runs.display",
+    "cli", "__init__",
+}  # fmt: skip
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def test_every_module_has_a_layer():
+    assert not [place for place in MODULES if layer(place) is None]
 
 
-def owner(path: Path) -> str:
-    """``contrastive/losses/margin.py`` -> ``losses``; ``contrastive/rng.py`` -> ``rng``."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def test_every_name_in_the_tables_exists():
+    """But for the files of the ground that are listed as missing."""
+    tops = {top(place) for place in MODULES} | {"text", "versions", "lazy", "moved"}
+    tables = [*LAYERS.values(), IMPORTERS, *IMPORTERS.values(), IMPORTS, *IMPORTS.values(), WITHOUT_TORCH]
+    assert not {top(name) for names in tables for name in names} - tops
 
 
-def imports(path: Path) -> Iterator[tuple[str, str]]:
-    """(module, name) of every import of a file, in functions too, but not under ``if TYPE_CHECKING``."""
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")))
+def test_files_that_have_moved_are_out_of_the_table_of_old_ones():
+    assert not [name for name in OLD if not (PACKAGE / name).exists()], "delete them from OLD"
 
 
-def _imports(node: ast.AST) -> Iterator[tuple[str, str]]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            yield from _imports(ast.Module(child.orelse, []))
-        elif isinstance(child, ast.Import):
-            yield from ((alias.name, "") for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "write absolute imports"
-            yield from ((child.module or "", alias.name) for alias in child.names)
-        else:
-            yield from _imports(child)
+def test_rules_hold_but_for_the_listed_violations():
+    """The list only shrinks: what no longer occurs is deleted from it, and nothing is added."""
+    listed = VIOLATIONS.read_text().splitlines()
+    assert listed == sorted(set(listed)), f"sort {VIOLATIONS.name}"
+    today = violations()
+    assert not today - set(listed), "new violations"
+    assert not set(listed) - today, f"fixed: delete these from {VIOLATIONS.name}"
 
 
-def contrastive_imports(path: Path) -> set[str]:
-    """The modules or packages directly below ``contrastive`` that a file imports."""
-    found = set()
-    for module, name in imports(path):
-        first, *rest = module.split(".")
-        if first == "contrastive":
-            found.add(rest[0] if rest else name)
-    return found - {""}
+@pytest.mark.parametrize(
+    ("importer", "target", "allowed"),
+    [
+        ("errors", "text", True),
+        ("rng", "errors", False),
+        ("device", "distributed", True),
+        ("files", "parts.base", False),
+        ("comparison.rows", "comparison.tiles", True),
+        ("comparison.rows", "parts.base", False),
+        ("losses.margin", "comparison.comparison", True),
+        ("losses.margin", "heads.mlp", False),
+        ("heads", "timm_models", False),
+        ("backbones.timm", "timm_models", True),
+        ("callbacks.tensorboard", "monitors", True),
+        ("datasets.folder", "files", False),
+        ("training.engine", "augmentations.pipeline", True),
+        ("training.engine", "recipe.model", False),
+        ("training.method", "training.engine", False),
+        ("data.loader", "training.engine", False),
+        ("evaluation.trial", "training.method", True),
+        ("registry.registry", "parts.base", False),
+        ("recipe.model", "registry.registry", True),
+        ("recipe.model", "losses.margin", False),
+        ("build.builder", "recipe.model", True),
+        ("runs.job", "commands.check", False),
+        ("commands.plugin_check", "testing.report", True),
+        ("commands.check", "testing.report", False),
+        ("commands.check", "commands.compare.tables", False),
+        ("commands.compare.tables", "commands.compare.findings", True),
+        ("testing.framework", "commands.check", False),
+        ("testing.framework", "runs.job", False),
+        ("cli", "commands.compare", True),
+        ("__main__", "cli", True),
+        ("commands.check", "cli", False),
+    ],
+)
+def test_tables_say_what_they_mean(importer, target, allowed):
+    assert may_import(importer, target) is allowed
 
 
-def test_imports_are_seen_where_they_hide(tmp_path):
-    path = tmp_path / "module.py"
-    path.write_text(
-        "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from contrastive.engine import Engine\n"
-        "else:\n    import contrastive.rng\n"
-        "def f():\n    from contrastive import kinds\n    from contrastive.losses.margin import Margin\n"
-    )
-    assert contrastive_imports(path) == {"rng", "kinds", "losses"}
-
-
-@pytest.mark.parametrize("layer", sorted(ALLOWED))
-def test_layers_import_only_what_is_below(layer):
-    files = [path for path in modules() if owner(path) == layer]
-    assert files, f"contrastive/{layer} is gone: change the map in this test"
-    for path in files:
-        above = contrastive_imports(path) - ALLOWED[layer] - {layer}
-        assert not above, f"{path.relative_to(ROOT)} imports {sorted(above)}"
-
-
-@pytest.mark.parametrize("name", ["method", "engine"])
-def test_training_side_knows_no_recipe_and_no_part(name):
-    path = PACKAGE / f"{name}.py"
-    assert not contrastive_imports(path) & ENGINE_MUST_NOT
-    assert "yaml" not in {module.split(".")[0] for module, _ in imports(path)}
-    ours = {name for module, name in imports(path) if module.split(".")[0] == "contrastive"}
+@pytest.mark.parametrize("place", ["training.method", "training.engine"])
+def test_training_side_knows_no_recipe_and_no_part(place):
+    path = path_of(place)
+    assert not {other for other in GRAPH[place] if is_in(other, TRAINING_MUST_NOT)}
+    assert "yaml" not in {line.module.split(".")[0] for line in imports(path)}
+    ours = {line.name for line in imports(path) if line.module.split(".")[0] == "contrastive"}
     for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
         function = ast.unparse(call.func)
         assert function != "hasattr", f"{path.name}:{call.lineno} asks what a part has"
         if function == "isinstance":
-            asked = {node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
-            assert not asked & ours, f"{path.name}:{call.lineno} asks which part it runs"
+            types = {node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
+            assert not types & ours, f"{path.name}:{call.lineno} asks which part it runs"
 
 
 #: Methods by the names of their papers; parts are asked of the registry.
@@ -193,13 +144,13 @@ def words_of(path: Path) -> set[str]:
     return found | {word for name in found for word in name.split("_")}
 
 
-@pytest.mark.parametrize("name", ["method", "engine"])
-def test_training_side_says_no_name_of_a_method_or_part(name):
+@pytest.mark.parametrize("place", ["training.method", "training.engine"])
+def test_training_side_says_no_name_of_a_method_or_part(place):
     registry = load_registry()
     names = {entry.name for entry in registry} | {entry.load().__name__.lower() for entry in registry}
     names |= {part for _, part in KNOWN_PLUGINS} | METHODS
     assert {"nt_xent", "ntxent", "queue", "ema", "inbatch"} <= names
-    said = words_of(PACKAGE / f"{name}.py") & (names - EVERYDAY)
+    said = words_of(path_of(place)) & (names - EVERYDAY)
     assert not said
 
 
@@ -209,20 +160,14 @@ def test_names_are_found_wherever_they_hide(tmp_path):
     assert {"ema", "moco", "queue", "in_batch"} <= words_of(path)
 
 
-@pytest.mark.parametrize("name", ["testing", "compare"])
-def test_only_the_command_line_imports_what_stands_on_everything(name):
-    importers = {owner(path) for path in modules() if name in contrastive_imports(path)}
-    assert importers <= {"cli", name}
-
-
 def test_parts_and_plugins_use_public_names_only():
-    files = [path for path in modules() if owner(path) in PARTS]
+    files = [path_of(place) for place in MODULES if top(place) in KIND_PACKAGES]
     files += [path for path in (ROOT / "plugins").rglob("*.py") if "tests" not in path.parts]
     for path in files:
-        for module, name in imports(path):
-            words = [*module.split("."), name]
+        for line in imports(path):
+            words = [*line.module.split("."), line.name]
             if words[0] == "contrastive":
-                assert not any(word.startswith("_") for word in words[1:] if word), f"{path}: {module} {name}"
+                assert not any(word.startswith("_") for word in words[1:] if word), f"{path}: {line}"
 
 
 def test_plugins_do_not_import_each_other():
@@ -232,15 +177,15 @@ def test_plugins_do_not_import_each_other():
             if path.suffix == ".py" or (path / "__init__.py").exists():
                 homes[path.stem] = plugin
     for path in (ROOT / "plugins").rglob("*.py"):
-        for module, _ in imports(path):
-            home = homes.get(module.split(".")[0])
-            assert home is None or home in path.parents, f"{path} imports {module}"
+        for line in imports(path):
+            home = homes.get(line.module.split(".")[0])
+            assert home is None or home in path.parents, f"{path} imports {line.module}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_files_stay_short(path):
-    limit = 300 if path == PACKAGE / "engine.py" else 500
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+@pytest.mark.parametrize("place", sorted(MODULES))
+def test_files_stay_short(place):
+    limit = 300 if place == "training.engine" else 500
+    assert len(path_of(place).read_text(encoding="utf-8").splitlines()) <= limit
 
 
 def python(code: str) -> str:
@@ -249,9 +194,9 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_quick_modules_leave_torch_out(name):
-    assert python(f"import sys, contrastive.{name}; print('torch' in sys.modules)") == "False\n"
+@pytest.mark.parametrize("place", sorted(place for place in MODULES if is_in(place, WITHOUT_TORCH)))
+def test_quick_modules_leave_torch_out(place):
+    assert python(f"import sys, {MODULES[place]}; print('torch' in sys.modules)") == "False\n"
 
 
 def test_importing_contrastive_is_light():
@@ -266,8 +211,8 @@ def test_help_loads_neither_torch_nor_plugins():
         "from contrastive.cli import main\n"
         "try: code = main(['--help'])\n"
         "except SystemExit as stop: code = stop.code\n"
-        "heavy = {'torch', 'torchvision', 'timm', 'accelerate', 'numpy'}\n"
-        "heavy.add('contrastive.registry.builtin_parts')\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'accelerate', 'numpy', "
+        f"{MODULES['registry.builtin_parts']!r}}}\n"
         "print('RESULT', code or 0, *sorted(heavy & set(sys.modules)))"
     )
     assert out.splitlines()[-1] == "RESULT 0"

@@ -1,0 +1,236 @@
+"""The layers of the package and what each may import: one table, read by ``tests/test_architecture.py``."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from import_graph import Package, circles, imports
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "contrastive"
+
+#: The packages that hold the parts of a kind.
+KIND_PACKAGES = {
+    "augmentations", "backbones", "callbacks", "datasets", "heads", "losses",
+    "negatives", "optimizers", "protocols", "targets",
+}  # fmt: skip
+FRONT_DOOR = {"__init__", "__main__", "cli"}
+GROUND = {
+    "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
+    "monitors", "lazy", "moved", "timm_models",
+}  # fmt: skip
+
+#: The Python files directly in the package.
+ROOT_FILES = FRONT_DOOR | GROUND
+
+#: Layer -> its packages and files, from the ground up. A module imports its own package and lower layers;
+#: files of the ground, and those of the front door, also each other. Two tables below allow less.
+LAYERS: dict[str, set[str]] = {
+    "ground": GROUND,
+    "registry": {"registry"},
+    "recipe": {"recipe"},
+    "comparison": {"comparison"},
+    "parts": {"parts"},
+    "the kinds": KIND_PACKAGES,
+    "data": {"data"},
+    "training": {"training"},
+    "evaluation": {"evaluation"},
+    "build": {"build"},
+    "runs": {"runs"},
+    "testing": {"testing"},
+    "commands": {"commands"},
+    "front door": FRONT_DOOR,
+}
+
+#: Package or module -> the only ones that may import it, where the layers alone would allow more.
+IMPORTERS: dict[str, set[str]] = {
+    "registry": {"recipe", "build", "runs", "commands", "testing", *FRONT_DOOR},
+    "recipe": {"build", "runs", "commands", "testing", *FRONT_DOOR},
+    "timm_models": {"backbones", "testing"},
+    # they stand on everything
+    "testing": {"commands.plugin_check", "cli"},
+    "commands.compare": {"cli"},
+    "cli": {"__main__"},
+}
+
+#: What any module may import, on top of what the next table says.
+COMMON = {"text", "lazy", "moved"}
+#: Package or module -> the only ones that it may import, where the layers alone would allow more.
+IMPORTS: dict[str, set[str]] = {
+    "kinds": set(),
+    "errors": set(),
+    "rng": set(),
+    "monitors": set(),
+    "files": {"errors"},
+    "values": {"kinds", "errors"},
+    "hookspecs": {"kinds"},
+    "distributed": {"errors"},
+    "comparison": {"errors", "values", "distributed"},
+    "parts": {"kinds", "errors", "values", "rng", "comparison"},
+    **{
+        package: {"comparison", "parts", *GROUND} - {"hookspecs", "device", "files", "versions"}
+        for package in KIND_PACKAGES
+    },
+    "registry": {"kinds", "errors", "hookspecs"},
+    "recipe": {"kinds", "errors", "registry"},
+    "training.method": {"kinds", "errors", "values", "parts", "comparison", "rng"},
+    "training.metrics_file": {"distributed", "errors", "files"},
+    "runs.display": {"kinds"},
+    # it checks every part, and so stands on all that runs one
+    "testing": {
+        *{"comparison", "distributed", "errors", "kinds", "parts", "recipe", "registry", "timm_models", "values"},
+        *{"augmentations", "heads", "losses", "negatives", "optimizers", "targets"},
+        *{"data.reading", "evaluation.trial", "training.gradients", "training.method"},
+    },
+}
+
+#: File that has not moved yet -> where it goes. Delete an entry with the move of its file; at the end delete
+#: the table and the two places that read it.
+OLD: dict[str, str] = {
+    "alarms.py": "evaluation.alarms",
+    "build.py": "build.builder",
+    "builtins.py": "registry.builtin_parts",
+    "cache.py": "data.cache",
+    "check.py": "commands.check",
+    "checkpoints.py": "training.checkpoints",
+    "compare/__init__.py": "commands.compare",
+    "compare/pictures.py": "commands.compare.pictures",
+    "compare/plan.py": "commands.compare.candidates",
+    "compare/plots.py": "commands.compare.plots",
+    "compare/report.py": "commands.compare.report",
+    "compare/results.py": "commands.compare.findings",
+    "compare/statistics.py": "commands.compare.significance",
+    "compare/table.py": "commands.compare.tables",
+    "compare/training.py": "commands.compare.runner",
+    "comparison.py": "comparison.comparison",
+    "compilation.py": "training.compilation",
+    "console.py": "runs.display",
+    "continuation.py": "runs.resume",
+    "data.py": "data.loader",
+    "describe.py": "commands.catalogue",
+    "diagnosis.py": "training.health",
+    "engine.py": "training.engine",
+    "evaluate.py": "evaluation.evaluation",
+    "foreign.py": "training.foreign",
+    "inspection.py": "commands.inspection",
+    "kernels/__init__.py": "comparison.kernels",
+    "kernels/colour.py": "augmentations.kernels.colour",
+    "kernels/noise.py": "augmentations.kernels.noise",
+    "kernels/resample.py": "augmentations.kernels.resample",
+    "kernels/rowstats.py": "comparison.rowstats",
+    "kernels/tiles.py": "comparison.tiles",
+    "kernels/vectors.py": "comparison.vectors",
+    "launch.py": "runs.launch",
+    "limits.py": "build.memory_guard",
+    "memory.py": "data.tables",
+    "method.py": "training.method",
+    "metrics.py": "training.metrics_file",
+    "parts.py": "parts.base",
+    "passes.py": "training.gradients",
+    "process.py": "runs.process_guard",
+    "profile.py": "commands.profiler",
+    "recipe/parameters.py": "recipe.signature",
+    "recipe/resolve.py": "recipe.resolver",
+    "recipe/source.py": "recipe.sources",
+    "registry.py": "registry.registry",
+    "rows.py": "comparison.rows",
+    "run_folder.py": "runs.folder",
+    "runs.py": "runs.job",
+    "scaffold/__init__.py": "commands.plugin_new",
+    "schema.py": "recipe.schema",
+    "settings.py": "training.state",
+    "trial.py": "data.reading",
+}
+
+
+def location(module: str) -> str:
+    """``contrastive.losses.margin`` -> ``losses.margin``, for a file in :data:`OLD` where it goes."""
+    path = package.files[module].relative_to(PACKAGE).as_posix()
+    return OLD.get(path) or module.partition(".")[2] or "__init__"
+
+
+package = Package(PACKAGE)
+#: Location of every module -> its dotted name today.
+MODULES = {location(module): module for module in package.files}
+#: Location of every module -> the locations of the modules that it imports.
+GRAPH = {
+    location(module): {location(other) for other in others if other in package.files}
+    for module, others in package.graph().items()
+}
+
+
+def path_of(place: str) -> Path:
+    return package.files[MODULES[place]]
+
+
+def layer(place: str) -> str | None:
+    """The layer of a location; None if the table has none for it."""
+    return next((name for name, tops in LAYERS.items() if top(place) in tops), None)
+
+
+def top(place: str) -> str:
+    """``losses.margin`` -> ``losses``."""
+    return place.split(".")[0]
+
+
+def is_in(place: str, names: set[str]) -> bool:
+    """Whether a location is one of ``names`` or inside one."""
+    return any(place == name or place.startswith(f"{name}.") for name in names)
+
+
+def may_import(importer: str, target: str) -> bool:
+    """Whether the tables allow a module at one location to import one at another.
+
+    Both locations need a layer.
+    """
+    for name, importers in IMPORTERS.items():
+        if is_in(target, {name}) and not is_in(importer, importers | {name}):
+            return False
+    for name, targets in IMPORTS.items():
+        if is_in(importer, {name}) and not is_in(target, targets | COMMON | {name}):
+            return False
+    order = list(LAYERS)
+    below, above = layer(target), layer(importer)
+    same = top(importer) == top(target) or above in {"ground", "front door"}
+    return same if below == above else order.index(str(below)) < order.index(str(above))
+
+
+def lines_of_code(path: Path) -> int:
+    """Lines that statements cover, without the docstring, comments and blank lines."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        body = body[1:]
+    return len({line for node in body for line in range(node.lineno, (node.end_lineno or 0) + 1)})
+
+
+def is_door(place: str) -> bool:
+    return path_of(place).name == "__init__.py"
+
+
+def through_own_door(place: str) -> bool:
+    """Whether a module imports a name from a package around it, not from the module that defines it."""
+    module = MODULES[place]
+    doors = {PACKAGE.name, *(module[:end] for end, letter in enumerate(module) if letter == ".")} - {module}
+    return any(door in package.targets(line) for line in imports(path_of(place)) for door in doors)
+
+
+def violations() -> set[str]:
+    """Every place where the package departs from its rules today, one line each."""
+    return {
+        *(
+            f"import: {importer} -> {target}"
+            for importer, targets in GRAPH.items()
+            for target in targets
+            if not may_import(importer, target)
+        ),
+        *(f"circle: {place}" for circle in circles(GRAPH) for place in circle),
+        *(f"door: {place}" for place in MODULES if is_door(place) and lines_of_code(path_of(place)) > 2),
+        *(f"own door: {place}" for place in MODULES if through_own_door(place)),
+        *(f"root: {name}.py is missing" for name in ROOT_FILES - root_files()),
+        *(f"root: {name}.py is not one of the {len(ROOT_FILES)}" for name in root_files() - ROOT_FILES),
+    }
+
+
+def root_files() -> set[str]:
+    return {path.stem for path in PACKAGE.glob("*.py")}
