@@ -79,8 +79,8 @@ IMPORTS: dict[str, set[str]] = {
     "runs.display": {"kinds"},
     # it checks every part, and so stands on all that runs one
     "testing": {
-        *{"comparison", "distributed", "errors", "kinds", "parts", "recipe", "registry", "timm_models", "values"},
-        *{"augmentations", "heads", "losses", "negatives", "optimizers", "targets"},
+        *{"kinds", "errors", "values", "distributed", "timm_models", "comparison", "parts", "registry"},
+        *{"recipe", "augmentations", "heads", "losses", "negatives", "optimizers", "targets"},
         *{"data.reading", "evaluation.trial", "training.gradients", "training.method"},
     },
 }
