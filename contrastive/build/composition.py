@@ -1,0 +1,43 @@
+"""What a recipe is built into: the opened data set, and every part."""
+
+from __future__ import annotations
+from contrastive.augmentations.pipeline import Pipeline
+from contrastive.evaluation.evaluation import Scheduled
+from contrastive.parts import Callback
+from contrastive.parts import Dataset
+from contrastive.parts import ImageTable
+from contrastive.parts import Optimizer
+from contrastive.recipe import PartSpec
+from contrastive.training.method import Method
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Data:
+    """The opened data set: names, labels and sizes are known, no image is decoded."""
+
+    dataset: Dataset
+    train: ImageTable
+    test: ImageTable | None
+    fingerprint: str
+
+    @property
+    def labelled(self) -> bool:
+        return self.train.labels is not None and bool((self.train.labels >= 0).any())
+
+
+#: Data sets opened so far, so that many recipes on one open it once.
+Opened = list[tuple[PartSpec, Data]]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Everything a recipe names, built and checked against each other."""
+
+    method: Method
+    optimizer: Optimizer
+    pipelines: list[Pipeline]
+    protocols: list[Scheduled]
+    callbacks: list[Callback]
+    view_sizes: list[tuple[int, int]]  # (h, w)
+    image_size: int

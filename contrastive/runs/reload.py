@@ -1,0 +1,73 @@
+"""A run folder back into its parts, with its trained weights."""
+
+from __future__ import annotations
+from collections.abc import Mapping
+from collections.abc import Sequence
+from contrastive.backbones.weights import mismatch
+from contrastive.build.builder import Composition
+from contrastive.build.builder import Data
+from contrastive.build.builder import Opened
+from contrastive.build.builder import build
+from contrastive.errors import UsageError
+from contrastive.evaluation.evaluation import Evaluation
+from contrastive.recipe import Recipe
+from contrastive.runs.folder import Run
+from contrastive.runs.job import evaluation_of
+from contrastive.runs.resume import changed
+from contrastive.runs.resume import flatten
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+import torch
+
+
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained run, rebuilt: its recipe (perhaps with another data set), parts and evaluation."""
+
+    recipe: Recipe
+    data: Data
+    parts: Composition
+    evaluation: Evaluation
+
+
+def load(folder: str | Path, overrides: Overrides = (), opened: Opened | None = None) -> Loaded:
+    """Rebuild a run with the weights of its newest checkpoint; its data set may be among those ``opened``.
+
+    Raises:
+        UsageError: not a run folder, no checkpoint yet, or a data set whose images the encoder cannot take.
+    """
+    run = Run(folder)
+    recipe = run.recipe(overrides)
+    if overrides:
+        _require_effect(run.recipe(), recipe)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data, parts = build(recipe, training=False, opened=opened)
+    weights = run.weights()
+    if reason := mismatch(parts.method, weights):
+        raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")
+    parts.method.load_state_dict(weights)
+    parts.method.to(device).to(memory_format=torch.channels_last)
+    return Loaded(recipe, data, parts, evaluation_of(recipe, data, parts, device))
+
+
+#: What has done its work once a run is trained; of ``train`` all but what reading images, and drawing the
+#: untrained encoder, ask.
+_DONE = ("optimizer", "callbacks", "loss", "negatives", "positives", "train.")
+
+
+_READING = ("train.seed", "train.workers", "train.memory_limit", "train.cache")
+
+
+def _require_effect(trained: Recipe, asked: Recipe) -> None:
+    """Refuse overrides that would change nothing. Raises UsageError, naming them."""
+    keys = changed(flatten(trained.dump()), flatten(asked.dump()))
+    idle = [key for key in keys if key.startswith(_DONE) and key not in _READING]
+    if idle:
+        raise UsageError(
+            f"--set {', '.join(idle)}: the run is trained, and this would change nothing; leave it out, or "
+            "train another run."
+        )
