@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 from import_graph import imports
-from layers import (
+
+from contrastive.kinds import KINDS
+from contrastive.registry import load_registry
+from contrastive.registry.registry import KNOWN_PLUGINS
+from tests.support.layers import (
     GRAPH,
     IMPORTERS,
     IMPORTS,
     KIND_PACKAGES,
     LAYERS,
     MODULES,
-    OLD,
     PACKAGE,
     ROOT,
     is_in,
@@ -27,10 +30,6 @@ from layers import (
     top,
     violations,
 )
-
-from contrastive.kinds import KINDS
-from contrastive.registry import load_registry
-from contrastive.registry.registry import KNOWN_PLUGINS
 
 VIOLATIONS = Path(__file__).parent / "support" / "architecture_violations.txt"
 #: The training side knows neither YAML, nor the registry, nor any part by name.
@@ -50,14 +49,9 @@ def test_every_module_has_a_layer():
 
 
 def test_every_name_in_the_tables_exists():
-    """But for the files of the ground that are listed as missing."""
-    tops = {top(place) for place in MODULES} | {"text", "versions", "lazy", "moved"}
+    tops = {top(place) for place in MODULES}
     tables = [*LAYERS.values(), IMPORTERS, *IMPORTERS.values(), IMPORTS, *IMPORTS.values(), WITHOUT_TORCH]
     assert not {top(name) for names in tables for name in names} - tops
-
-
-def test_files_that_have_moved_are_out_of_the_table_of_old_ones():
-    assert not [name for name in OLD if not (PACKAGE / name).exists()], "delete them from OLD"
 
 
 def test_rules_hold_but_for_the_listed_violations():

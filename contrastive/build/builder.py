@@ -10,25 +10,19 @@ import torch
 from torch import nn
 
 from contrastive.augmentations.pipeline import Pipeline
-from contrastive.training.accelerator import no_tracker
+from contrastive.build.composition import Composition, Data, Opened
+from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluation.evaluation import Scheduled
 from contrastive.kinds import MONITORS
-from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
-from contrastive.training.method import Method
 from contrastive.parts import NEEDS, Backbone, Callback, Dataset, Head, ImageTable, Optimizer, Part, Protocol
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
-from contrastive.build.composition import Composition, Data, Opened
+from contrastive.training.accelerator import no_tracker
+from contrastive.training.method import Method
 
 T = TypeVar("T")
-
-
-
-
-
-
 
 
 class Builder:

@@ -1,15 +1,14 @@
 """What a recipe is built into: the opened data set, and every part."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.evaluation.evaluation import Scheduled
-from contrastive.parts import Callback
-from contrastive.parts import Dataset
-from contrastive.parts import ImageTable
-from contrastive.parts import Optimizer
+from contrastive.parts import Callback, Dataset, ImageTable, Optimizer
 from contrastive.recipe import PartSpec
 from contrastive.training.method import Method
-from dataclasses import dataclass
 
 
 @dataclass(frozen=True)

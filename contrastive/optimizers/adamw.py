@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
+from contrastive.optimizers import scheduled
 from contrastive.optimizers.groups import Group
 from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
-from contrastive.optimizers.scheduled import Fraction, Scheduled, _fused, _settled
+from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer
 
 
-class AdamWPart(Scheduled):
+class AdamWPart(ScheduledOptimizer):
     """Adam with decoupled weight decay, for vision transformers and short runs.
 
     Args:
@@ -40,5 +41,6 @@ class AdamWPart(Scheduled):
         self.betas = betas
 
     def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        fused, betas = _fused(groups), (self.betas[0], self.betas[1])
-        return _settled(torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused, foreach=not fused))
+        fused, betas = scheduled.has_fused_kernels(groups), (self.betas[0], self.betas[1])
+        adamw = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused, foreach=not fused)
+        return scheduled.with_fixed_kernels(adamw)

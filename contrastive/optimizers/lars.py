@@ -11,7 +11,7 @@ from torch import Tensor
 
 from contrastive.optimizers.groups import Group
 from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
-from contrastive.optimizers.scheduled import Fraction, Scheduled
+from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -123,7 +123,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(_wide_type(tensor))
 
 
-class LARSPart(Scheduled):
+class LARSPart(ScheduledOptimizer):
     """LARS as in the official SimCLR code, for large batches.
 
     Norms and biases are never adapted.

@@ -18,7 +18,7 @@ from contrastive.parts import Optimizer
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Scheduled(Optimizer):
+class ScheduledOptimizer(Optimizer):
     """Linear warm-up, then cosine or constant, per optimizer step; groups of parameters."""
 
     def __init__(
@@ -85,13 +85,13 @@ class Scheduled(Optimizer):
         return peak_rate(self.lr, batch_size) * self.factor(rest, step, steps, steps_per_epoch)
 
 
-def _fused(groups: list[dict[str, Any]]) -> bool:
+def has_fused_kernels(groups: list[dict[str, Any]]) -> bool:
     """Whether torch's fused kernels update ``groups``: those of CUDA do. On a CPU they are silently wrong
     where a gradient's strides differ from its parameter's (CUDA refuses such a gradient)."""
     return all(parameter.is_cuda for group in groups for parameter in group["params"])
 
 
-def _settled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def with_fixed_kernels(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """``optimizer``, whose kernels stay those of this device when the state of another one is loaded."""
     # A fused optimizer would take fp16's scaler into its kernel, and a step that the kernel leaves out would
     # look taken: averages would move and queues fill. So the scaler skips the call, as it does elsewhere.

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from contrastive.errors import UsageError
+from contrastive.optimizers import scheduled
 from contrastive.optimizers.groups import Group
 from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
-from contrastive.optimizers.scheduled import Fraction, Scheduled, _fused, _settled
+from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer
 
 
-class SGDPart(Scheduled):
+class SGDPart(ScheduledOptimizer):
     """Stochastic gradient descent with momentum.
 
     Args:
@@ -45,6 +46,6 @@ class SGDPart(Scheduled):
         self.nesterov = nesterov
 
     def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        fused = True if _fused(groups) else None
-        made = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
-        return _settled(made)
+        fused = True if scheduled.has_fused_kernels(groups) else None
+        sgd = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
+        return scheduled.with_fixed_kernels(sgd)

@@ -1,21 +1,21 @@
 """From a composition to what trains and evaluates it: cache, loader, engine, evaluation."""
 
 from __future__ import annotations
+
 from collections.abc import Callable
-from contrastive.build.builder import Composition
-from contrastive.build.builder import Data
-from contrastive.data.cache import Cache
-from contrastive.data.cache import cache_folder
-from contrastive.data.tables import Done
+
+import torch
+
+from contrastive.build.builder import Composition, Data
+from contrastive.data.cache import Cache, cache_folder
 from contrastive.data.storage import hold
+from contrastive.data.tables import Done
 from contrastive.distributed import world_size
 from contrastive.errors import Interrupted
 from contrastive.evaluation.evaluation import Evaluation
-from contrastive.parts import ImageTable
-from contrastive.parts import Split
+from contrastive.parts import ImageTable, Split
 from contrastive.recipe import Recipe
 from contrastive.runs.folder import to_stderr
-import torch
 
 
 def cache_of(

@@ -183,7 +183,3 @@ def _facts(summary: Mapping[str, Any]) -> str | None:
             f"{len(unreadable) if isinstance(unreadable, Sized) else unreadable:,} unreadable images"
         )
     return ", ".join(facts) or None
-
-
-
-

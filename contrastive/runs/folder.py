@@ -11,10 +11,10 @@ from torch import Tensor
 
 from contrastive.errors import UsageError
 from contrastive.files import read_map
-from contrastive.training.checkpoints import weights_of
-from contrastive.training.metrics_file import MetricsFile
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import Registry, load_registry
+from contrastive.training.checkpoints import weights_of
+from contrastive.training.metrics_file import MetricsFile
 
 
 class Run:

@@ -14,43 +14,46 @@ from typing import Any, Literal
 
 import torch
 
-from contrastive.evaluation.alarms import Alarms
 from contrastive.backbones.probe import flops
-from contrastive.build.composition import Composition, Data
 from contrastive.build.builder import build, untrained_of
-from contrastive.data.cache import Cache, cache_folder
-from contrastive.training.checkpoints import Checkpoints
-from contrastive.training.compilation import compile_encoders, explained_if
-from contrastive.runs.display import Display
-from contrastive.runs.resume import Asked, earlier_fingerprints, environment_of
-from contrastive.recipe.differences import flatten
+from contrastive.build.composition import Composition, Data
 from contrastive.data import TrainLoader
-from contrastive.distributed import is_first
-from contrastive.runs.launch import join_processes
-from contrastive.training.accelerator import make_accelerator
-from contrastive.training.health import chunk_advice, memory_told
-from contrastive.distributed import lost, on_first, rank, world_size
-from contrastive.training.engine import Engine
+from contrastive.data.cache import Cache, cache_folder
+from contrastive.data.storage import hold
+from contrastive.data.tables import Done
+from contrastive.distributed import is_first, lost, on_first, rank, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
+from contrastive.evaluation.alarms import Alarms
 from contrastive.evaluation.evaluation import Evaluation, frozen
 from contrastive.files import beside, put, settle, write_json, write_whole, writing
-from contrastive.training.checkpoints import restore
 from contrastive.kinds import MONITORS
-from contrastive.data.tables import Done
-from contrastive.data.storage import hold
-from contrastive.training.metrics_file import MetricsFile
 from contrastive.parts import NEEDS, ImageTable, Split
-from contrastive.training.gradients import caveat
-from contrastive.versions import git_commit, versions
-from contrastive.runs.process_guard import interrupts, locked
 from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
+from contrastive.recipe.differences import flatten
 from contrastive.registry import load_registry
-from contrastive.runs.folder import Run, to_stderr
-from contrastive.training.state import Settings
-from contrastive.text import counted
-from contrastive.runs.resume import Resume, asked_of, default_folder
 from contrastive.runs.assembly import cache_of, evaluation_of, unless
-
+from contrastive.runs.display import Display
+from contrastive.runs.folder import Run, to_stderr
+from contrastive.runs.launch import join_processes
+from contrastive.runs.process_guard import interrupts, locked
+from contrastive.runs.resume import (
+    Asked,
+    Resume,
+    asked_of,
+    default_folder,
+    earlier_fingerprints,
+    environment_of,
+)
+from contrastive.text import counted
+from contrastive.training.accelerator import make_accelerator
+from contrastive.training.checkpoints import Checkpoints, restore
+from contrastive.training.compilation import compile_encoders, explained_if
+from contrastive.training.engine import Engine
+from contrastive.training.gradients import caveat
+from contrastive.training.health import chunk_advice, memory_told
+from contrastive.training.metrics_file import MetricsFile
+from contrastive.training.state import Settings
+from contrastive.versions import git_commit, versions
 
 
 def run(
@@ -81,10 +84,6 @@ def run(
     data, composition = build(resolved)
     display = (display or Display()) if is_first() else Display.silent()
     return Job(resolved, data, composition, display).execute(out, resume)
-
-
-
-
 
 
 class Job:
@@ -389,12 +388,6 @@ def _advice(engine: Engine) -> str:
     return chunk_advice(settings.batch_size // engine.accelerator.num_processes, settings.chunk_size)
 
 
-
-
-
-
-
-
 def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
     """Whose labels protocols used, protocol -> ids, where these are not all; no file where all used all."""
     if used:
@@ -404,8 +397,6 @@ def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
 
 
 # -- telling ---------------------------------------------------------------------------------------
-
-
 
 
 def _trackable(recipe: dict[str, Any]) -> dict[str, Any]:

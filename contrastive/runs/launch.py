@@ -15,17 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import IO
 
 import torch
+from accelerate import PartialState
 
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.runs.process_guard import interrupts
-from accelerate import PartialState
-from contrastive.errors import UsageError
-from datetime import timedelta
-import os
-import torch
 
 #: Seconds that processes have to end by themselves once one of them has failed.
 GRACE = 5.0

@@ -21,7 +21,6 @@ from contrastive.errors import UsageError
 from contrastive.files import named
 from contrastive.versions import core_version
 
-
 #: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
 #: copy of the lock it would keep the next one out.
 _held: set[TextIO] = set()
@@ -85,9 +84,3 @@ def interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-
-
-
-

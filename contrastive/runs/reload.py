@@ -1,25 +1,22 @@
 """A run folder back into its parts, with its trained weights."""
 
 from __future__ import annotations
-from collections.abc import Mapping
-from collections.abc import Sequence
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
 from contrastive.backbones.weights import mismatch
-from contrastive.build.builder import Composition
-from contrastive.build.builder import Data
-from contrastive.build.builder import Opened
-from contrastive.build.builder import build
+from contrastive.build.builder import Composition, Data, Opened, build
 from contrastive.errors import UsageError
 from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import Recipe
 from contrastive.runs.folder import Run
 from contrastive.runs.job import evaluation_of
-from contrastive.runs.resume import changed
-from contrastive.runs.resume import flatten
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-import torch
-
+from contrastive.runs.resume import changed, flatten
 
 Overrides = Sequence[str] | Mapping[str, Any]
 

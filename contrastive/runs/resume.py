@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from contrastive.build.composition import Composition, Data
 from contrastive.errors import UsageError
 from contrastive.files import read_map
 from contrastive.recipe import Recipe, deciding, load_recipe, training_fingerprint
-from contrastive.registry import load_registry
 from contrastive.recipe.differences import changed, flatten
-from contrastive.build.composition import Composition
-from contrastive.build.composition import Data
-from contrastive.recipe import Recipe
-from contrastive.recipe import training_fingerprint
-from pathlib import Path
-from typing import Literal
+from contrastive.registry import load_registry
 
 
 def environment_of(folder: Path) -> dict[str, Any]:
@@ -101,10 +96,6 @@ def _what_ties(recipe: Recipe, epochs: int) -> list[str]:
     if recipe.followed and (every == 0 or epochs % every):
         tied.append(f"a callback acted on an evaluation after epoch {epochs}, which it would not have seen")
     return tied
-
-
-
-
 
 
 def _differences(before: Recipe, after: Recipe) -> list[str]:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from contrastive.testing import check_plugin
 from contrastive.testing.framework import VERSION, Result
+from contrastive.testing.kit import check_plugin
 from contrastive.versions import core_version
 
 _COLOURS = {"passed": "green", "failed": "bold red", "skipped": "yellow"}

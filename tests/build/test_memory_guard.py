@@ -7,8 +7,8 @@ import torch
 
 from contrastive.build import memory_guard as limits
 from contrastive.build.builder import build
-from contrastive.errors import RecipeError, UsageError
 from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
+from contrastive.errors import RecipeError, UsageError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 

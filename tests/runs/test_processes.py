@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 import contrastive
-from contrastive.training import accelerator as device
 from contrastive import distributed
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
-from contrastive.training.metrics_file import MetricsFile
 from contrastive.testing.processes import two_processes
+from contrastive.training import accelerator as device
+from contrastive.training.metrics_file import MetricsFile
 from tests.support.tiny import interrupted_after
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import contrastive
-from contrastive.runs import job as runs
 from contrastive.errors import Interrupted, UsageError
 from contrastive.protocols.knn import KNN
+from contrastive.runs import job as runs
 from tests.support.same import assert_same, assert_same_run, final_state, metrics
 from tests.support.tiny import interrupted_after, write_data
 

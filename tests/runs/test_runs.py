@@ -20,14 +20,14 @@ import pytest
 import torch
 
 import contrastive
-from contrastive.runs import job as runs
 from contrastive.build.builder import build
-from contrastive.training.checkpoints import Checkpoints
 from contrastive.data import TrainLoader, augment
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
-from contrastive.training.metrics_file import MetricsFile
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
+from contrastive.runs import job as runs
+from contrastive.training.checkpoints import Checkpoints
+from contrastive.training.metrics_file import MetricsFile
 from tests.support.same import assert_same_run, final_state, metrics
 from tests.support.tiny import interrupted_after
 

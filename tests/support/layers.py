@@ -70,84 +70,26 @@ IMPORTS: dict[str, set[str]] = {
     "parts": {"kinds", "errors", "values", "rng", "comparison"},
     **{
         package: {"comparison", "parts", *GROUND} - {"hookspecs", "device", "files", "versions"}
-        for package in KIND_PACKAGES
+        for package in KIND_PACKAGES - {"augmentations"}
     },
-    "registry": {"kinds", "errors", "hookspecs"},
+    "augmentations": {"comparison", "parts", *GROUND} - {"hookspecs", "files", "versions"},
+    "registry": {"kinds", "errors", "hookspecs", "versions"},
     "recipe": {"kinds", "errors", "registry"},
     "training.method": {"kinds", "errors", "values", "parts", "comparison", "rng"},
     "training.metrics_file": {"distributed", "errors", "files"},
     "runs.display": {"kinds"},
     # it checks every part, and so stands on all that runs one
     "testing": {
-        *{"kinds", "errors", "values", "distributed", "timm_models", "comparison", "parts", "registry"},
-        *{"recipe", "augmentations", "heads", "losses", "negatives", "optimizers", "targets"},
+        *{"kinds", "errors", "values", "versions", "distributed", "timm_models", "comparison", "parts"},
+        *{"registry", "recipe", "augmentations", "heads", "losses", "negatives", "optimizers", "targets"},
         *{"data.reading", "evaluation.trial", "training.gradients", "training.method"},
     },
 }
 
-#: File that has not moved yet -> where it goes. Delete an entry with the move of its file; at the end delete
-#: the table and the two places that read it.
-OLD: dict[str, str] = {
-    "alarms.py": "evaluation.alarms",
-    "build.py": "build.builder",
-    "builtins.py": "registry.builtin_parts",
-    "cache.py": "data.cache",
-    "check.py": "commands.check",
-    "checkpoints.py": "training.checkpoints",
-    "compare/__init__.py": "commands.compare",
-    "compare/pictures.py": "commands.compare.pictures",
-    "compare/plan.py": "commands.compare.candidates",
-    "compare/plots.py": "commands.compare.plots",
-    "compare/report.py": "commands.compare.report",
-    "compare/results.py": "commands.compare.findings",
-    "compare/statistics.py": "commands.compare.significance",
-    "compare/table.py": "commands.compare.tables",
-    "compare/training.py": "commands.compare.runner",
-    "comparison.py": "comparison.comparison",
-    "compilation.py": "training.compilation",
-    "console.py": "runs.display",
-    "continuation.py": "runs.resume",
-    "data.py": "data.loader",
-    "describe.py": "commands.catalogue",
-    "diagnosis.py": "training.health",
-    "engine.py": "training.engine",
-    "evaluate.py": "evaluation.evaluation",
-    "foreign.py": "training.foreign",
-    "inspection.py": "commands.inspection",
-    "kernels/__init__.py": "comparison.kernels",
-    "kernels/colour.py": "augmentations.kernels.colour",
-    "kernels/noise.py": "augmentations.kernels.noise",
-    "kernels/resample.py": "augmentations.kernels.resample",
-    "kernels/rowstats.py": "comparison.rowstats",
-    "kernels/tiles.py": "comparison.tiles",
-    "kernels/vectors.py": "comparison.vectors",
-    "launch.py": "runs.launch",
-    "limits.py": "build.memory_guard",
-    "memory.py": "data.tables",
-    "method.py": "training.method",
-    "metrics.py": "training.metrics_file",
-    "parts.py": "parts.base",
-    "passes.py": "training.gradients",
-    "process.py": "runs.process_guard",
-    "profile.py": "commands.profiler",
-    "recipe/parameters.py": "recipe.signature",
-    "recipe/resolve.py": "recipe.resolver",
-    "recipe/source.py": "recipe.sources",
-    "registry.py": "registry.registry",
-    "rows.py": "comparison.rows",
-    "run_folder.py": "runs.folder",
-    "runs.py": "runs.job",
-    "scaffold/__init__.py": "commands.plugin_new",
-    "schema.py": "recipe.schema",
-    "settings.py": "training.state",
-    "trial.py": "data.reading",
-}
-
 
 def location(module: str) -> str:
-    """``contrastive.losses.margin`` -> ``losses.margin``, for a file in :data:`OLD` where it goes."""
-    path = package.files[module].relative_to(PACKAGE).as_posix()
-    return OLD.get(path) or module.partition(".")[2] or "__init__"
+    """``contrastive.losses.margin`` -> ``losses.margin``."""
+    return module.partition(".")[2] or "__init__"
 
 
 package = Package(PACKAGE)

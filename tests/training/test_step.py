@@ -52,11 +52,11 @@ def test_no_fused_kernel_runs_on_a_cpu(part):
 @pytest.mark.parametrize("part", PARTS, ids=["sgd", "adamw"])
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_checkpoint_of_another_device_leaves_the_kernels_alone(monkeypatch, part, fused):
-    monkeypatch.setattr(scheduled, "_fused", lambda groups: not fused)
+    monkeypatch.setattr(scheduled, "has_fused_kernels", lambda groups: not fused)
     theirs_model = model()
     theirs = part.build(theirs_model, 256)
     step(theirs_model, theirs)
-    monkeypatch.setattr(scheduled, "_fused", lambda groups: fused)
+    monkeypatch.setattr(scheduled, "has_fused_kernels", lambda groups: fused)
     ours = part.build(model(), 256)
     ours.load_state_dict(theirs.state_dict())
     assert [bool(group["fused"]) for group in ours.param_groups] == [fused] * len(ours.param_groups)
@@ -66,7 +66,7 @@ def test_a_checkpoint_of_another_device_leaves_the_kernels_alone(monkeypatch, pa
 @pytest.mark.parametrize("part", PARTS, ids=["sgd", "adamw"])
 def test_a_step_left_out_by_the_scaler_is_seen_with_fused_kernels_too(monkeypatch, part):
     """Else averages would move and memories fill for a step that was not taken."""
-    monkeypatch.setattr(scheduled, "_fused", lambda groups: True)
+    monkeypatch.setattr(scheduled, "has_fused_kernels", lambda groups: True)
     net = model()
     optimizer = part.build(net, 256)
     calls = []
