@@ -21,7 +21,6 @@ from tests.support.layers import (
     KIND_PACKAGES,
     LAYERS,
     MODULES,
-    PACKAGE,
     ROOT,
     is_in,
     layer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +15,7 @@ from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluation.evaluation import Scheduled
 from contrastive.kinds import MONITORS
-from contrastive.parts import NEEDS, Backbone, Callback, Dataset, Head, ImageTable, Optimizer, Part, Protocol
+from contrastive.parts import NEEDS, Backbone, Callback, Dataset, Head, Part, Protocol
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
 from contrastive.training.accelerator import no_tracker

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,26 +18,22 @@ from contrastive.backbones.probe import flops
 from contrastive.build.builder import build, untrained_of
 from contrastive.build.composition import Composition, Data
 from contrastive.data import TrainLoader
-from contrastive.data.cache import Cache, cache_folder
-from contrastive.data.storage import hold
-from contrastive.data.tables import Done
 from contrastive.distributed import is_first, lost, on_first, rank, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluation.alarms import Alarms
 from contrastive.evaluation.evaluation import Evaluation, frozen
 from contrastive.files import beside, put, settle, write_json, write_whole, writing
 from contrastive.kinds import MONITORS
-from contrastive.parts import NEEDS, ImageTable, Split
-from contrastive.recipe import Recipe, dump_yaml, load_recipe, training_fingerprint
+from contrastive.parts import NEEDS
+from contrastive.recipe import Recipe, dump_yaml, load_recipe
 from contrastive.recipe.differences import flatten
 from contrastive.registry import load_registry
 from contrastive.runs.assembly import cache_of, evaluation_of, unless
 from contrastive.runs.display import Display
-from contrastive.runs.folder import Run, to_stderr
+from contrastive.runs.folder import Run
 from contrastive.runs.launch import join_processes
 from contrastive.runs.process_guard import interrupts, locked
 from contrastive.runs.resume import (
-    Asked,
     Resume,
     asked_of,
     default_folder,

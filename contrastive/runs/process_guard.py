@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from contrastive.errors import UsageError
 from contrastive.files import named
-from contrastive.versions import core_version
 
 #: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
 #: copy of the lock it would keep the next one out.
