@@ -15,7 +15,13 @@ from types import ModuleType
 from typing import Any
 
 #: Old ``module:name`` -> new ``module:name``. An entry stays for good.
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "contrastive.compare.statistics:holm": "contrastive.commands.compare.significance:holm",
+    "contrastive.compare.statistics:interval": "contrastive.commands.compare.significance:interval",
+    "contrastive.compare.statistics:paired_difference": (
+        "contrastive.commands.compare.significance:paired_difference"
+    ),
+}
 
 
 def follow(module: str, name: str) -> Any:

@@ -1,0 +1,75 @@
+"""The public paths of a checkout: what its documentation, templates and plugins import from contrastive.
+
+    python scripts/public_paths.py [CHECKOUT]          print them, ``module:name`` per line
+    python scripts/public_paths.py --page              rewrite the list in docs/plugins.md
+
+A path that was public once keeps working: ``tests/support/public_paths.txt`` holds those of commit 1a738a1,
+and ``tests/test_public_paths.py`` imports each of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "plugins.md"
+MARKED = re.compile(r"(<!-- public paths -->\n).*?(<!-- /public paths -->)", re.DOTALL)
+_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*(from contrastive(?:\.[\w.]+)? import (?:\([^)]*\)|[^\n(]+))", re.MULTILINE)
+
+
+def sources(checkout: Path) -> Iterator[str]:
+    """The Python code that users read: of pages, templates and plugins, without the plugins' own tests."""
+    for page in (checkout / "README.md", checkout / "CONTRIBUTING.md", *checkout.glob("docs/**/*.md")):
+        yield from _BLOCK.findall(page.read_text())
+    for template in checkout.glob("contrastive/**/templates/*.txt"):
+        yield template.read_text()
+    for folder in ("plugins", "tests/plugins"):
+        for path in checkout.glob(f"{folder}/*/*"):
+            if path.suffix == ".py":
+                yield path.read_text()
+            elif path.suffix == ".md":
+                yield from _BLOCK.findall(path.read_text())
+
+
+def paths_in(code: str) -> Iterator[str]:
+    """``module:name`` of what a piece of code imports from contrastive, or reads as its attribute."""
+    for statement in _IMPORT.findall(code):
+        node = ast.parse(statement.strip()).body[0]
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}:{alias.name}" for alias in node.names)
+    for module, name in re.findall(r"\b(contrastive(?:\.testing)?)\.([A-Za-z_]\w*)\(", code):
+        yield f"{module}:{name}"
+    if re.search(r"^import contrastive\.timm_models", code, re.MULTILINE):
+        yield "contrastive.timm_models:"
+
+
+def public_paths(checkout: Path) -> list[str]:
+    """Every public path of a checkout, sorted."""
+    return sorted({path for code in sources(checkout) for path in paths_in(code)})
+
+
+def page_list(paths: list[str]) -> str:
+    """The paths as a table for the plugin guide: module, names."""
+    rows = [
+        f"| `{module}` | {', '.join(f'`{name}`' for _, _, name in group if name)} |"
+        for module, group in groupby((path.partition(":") for path in paths), key=lambda path: path[0])
+    ]
+    return "\n".join(["| module | names |", "|---|---|", *rows]) + "\n"
+
+
+def main() -> None:
+    paths = public_paths(ROOT)
+    if sys.argv[1:] == ["--page"]:
+        PAGE.write_text(MARKED.sub(lambda match: match[1] + page_list(paths) + match[2], PAGE.read_text()))
+        return
+    print("\n".join(public_paths(Path(sys.argv[1])) if sys.argv[1:] else paths))
+
+
+if __name__ == "__main__":
+    main()
