@@ -26,7 +26,7 @@ class Import:
 
 def imports(path: Path) -> Iterator[Import]:
     """Every import of a Python file. Raises ValueError for a relative one."""
-    for node in ast.walk(_parsed(path)):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             yield from (Import(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -77,8 +77,8 @@ class Package:
         stub = path.with_suffix(".pyi") if path and path.name == "__init__.py" else None
         if stub is None or not stub.exists():
             return {}
-        homes = {}
-        for node in ast.walk(_parsed(stub)):
+        homes: dict[str, str] = {}
+        for node in ast.walk(_tree(stub)):
             if isinstance(node, ast.ImportFrom):
                 home = f"{package}.{node.module}" if node.level else node.module
                 homes.update({alias.asname or alias.name: str(home) for alias in node.names})
@@ -98,16 +98,16 @@ def circles(graph: Graph) -> list[list[str]]:
 
 def reachable(graph: Graph, start: str) -> set[str]:
     """All modules that a module imports, directly or through others; itself only if a circle leads back."""
-    visited: set[str] = set()
+    members: set[str] = set()
     queue = [start]
     while queue:
         for module in graph.get(queue.pop(), ()):
-            if module not in visited:
-                visited.add(module)
+            if module not in members:
+                members.add(module)
                 queue.append(module)
-    return visited
+    return members
 
 
 @cache
-def _parsed(path: Path) -> ast.Module:
+def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))

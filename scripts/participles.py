@@ -1,0 +1,134 @@
+"""Names that are a bare participle, such as ``found``: a name is the noun that the thing is.
+
+    python scripts/participles.py          # every one, with its lines
+    python scripts/participles.py --write  # put the list of the test right after names have moved or gone
+
+Looked at is every name that the code gives: variables, parameters, attributes, functions and classes that are
+one word, in any case, with or without leading underscores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST = ROOT / "tests" / "support" / "participles.txt"
+FOLDERS = ("contrastive", "plugins", "benchmarks", "scripts", "examples")
+
+#: Participles that do not end in -ed, but for those that are also the plain verb or a noun (read, bound).
+IRREGULAR = set(
+    """
+    asked begun bent broken brought built caught chosen done drawn driven due fallen fed felt forgotten fought
+    found given gone got grown heard held hidden hung judged kept known laid led left lent lit lost made meant
+    met paid said seen sent shot shown sold sought spent spoilt spoken stood struck stuck sunk swept swung
+    taken taught thought thrown told torn understood withdrawn woken won worn written
+    """.split()  # noqa: SIM905 - seventy quoted words would fill a page
+)
+#: Words in -ed that are no participles.
+OTHER_WORDS = {"embed", "need", "red", "seed", "speed"}
+#: Participle -> why a name may be it: promises to users, terms of the field, and plain yes-or-no adjectives.
+EXCEPTIONS = {
+    "debiased": "the name of a loss, from its paper",
+    "detached": "an attribute that targets declare, as torch says it",
+    "enabled": "a yes-or-no adjective",
+    "evaluated": "a method that callbacks write",
+    "expected": "a term of statistics and tests",
+    "failed": "a yes-or-no adjective, and a key of reports",
+    "finished": "a yes-or-no adjective",
+    "frozen": "a yes-or-no adjective",
+    "fused": "a parameter of torch's optimizers",
+    "hidden": "a hidden layer, and a value in recipes",
+    "injected": "the mark of parameters that the builder supplies",
+    "interrupted": "an exception that users catch, and a yes-or-no adjective",
+    "labelled": "a yes-or-no adjective",
+    "normalised": "an attribute that losses declare",
+    "pretrained": "timm's word",
+    "required": "a yes-or-no adjective",
+    "skipped": "an attribute of image tables, and a key of metrics.jsonl",
+    "stopped": "a yes-or-no adjective, and a key of checkpoints",
+    "trained": "a yes-or-no adjective, and a key of summaries",
+    "untrained": "a yes-or-no adjective, and a key of summaries",
+}
+
+
+class Occurrence(NamedTuple):
+    """One participle: in which file, on which line, and as it is written there."""
+
+    file: str
+    line: int
+    name: str
+
+
+def is_participle(name: str) -> bool:
+    """Whether a name is one word, and that a participle which no rule allows."""
+    word = name.strip("_")
+    if not re.fullmatch(r"[A-Z]?[a-z]+|[A-Z]+", word):
+        return False
+    word = word.lower()
+    regular = word.endswith("ed") and not word.endswith("eed")
+    return (regular or word in IRREGULAR) and word not in OTHER_WORDS and word not in EXCEPTIONS
+
+
+def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every name that a syntax tree gives something, with its line."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name, node.lineno
+            case ast.arg(arg=name):
+                yield name, node.lineno
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node.lineno
+            case ast.ExceptHandler(name=str(name)) | ast.alias(asname=str(name)):
+                yield name, node.lineno
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield name, node.lineno
+
+
+def participles(root: Path = ROOT) -> list[Occurrence]:
+    """Every participle of the project, sorted by file and line."""
+    occurrences = []
+    for path in sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py")):
+        for name, line in names(ast.parse(path.read_text(encoding="utf-8"))):
+            if is_participle(name):
+                occurrences.append(Occurrence(path.relative_to(root).as_posix(), line, name))
+    return sorted(occurrences)
+
+
+def listing(occurrences: list[Occurrence]) -> list[str]:
+    """``file:name:count``, sorted: what the test's list holds."""
+    counts = Counter((file, name) for file, _, name in occurrences)
+    return sorted(f"{file}:{name}:{count}" for (file, name), count in counts.items())
+
+
+def totals(lines: list[str]) -> Counter[str]:
+    """Name -> how often it stands in a listing."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        _, name, count = line.split(":")
+        counts[name] += int(count)
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="rewrite the list, unless a count has grown")
+    arguments = parser.parse_args()
+    occurrences = participles()
+    if not arguments.write:
+        print(*(f"{file}:{line}: {name}" for file, line, name in occurrences), sep="\n")
+        return
+    more = totals(listing(occurrences)) - totals(LIST.read_text().splitlines() if LIST.exists() else [])
+    if LIST.exists() and more:
+        raise SystemExit(f"more than before: {dict(more)}")
+    LIST.write_text("".join(f"{line}\n" for line in listing(occurrences)))
+
+
+if __name__ == "__main__":
+    main()
