@@ -2,6 +2,7 @@
 
 python -m benchmarks                       every one (about an hour and a half on two cores)
 python -m benchmarks losses augmentation   some
+python -m benchmarks startup --against ../before   this checkout against another one of the project, no peers
 python -m benchmarks --quote docs/performance.md   put the tables kept so far between the page's markers
 """
 
@@ -10,14 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Row, environment, markdown
+from benchmarks import against
+from benchmarks.harness import ROOT, Row, environment, markdown
 
-#: Modules of this package, each with a function ``rows()`` that yields what it measures.
+#: Modules of this package, each with a function ``rows()`` that yields its measurements against peers and,
+#: if it measures time, a function ``cases()`` that yields the work of ours that it times.
 NAMES = (
     "augmentation",
     "chunks",
@@ -29,23 +35,31 @@ NAMES = (
     "losses_large",
     "startup",
 )
+#: What those without a time measure.
+WITHOUT_TIME = {"fidelity": "accuracy", "losses_large": "memory"}
 
 #: Where the page of performance holds the table of a benchmark.
-MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
-def quoted(page: str, results: Path) -> str:
-    """``page`` with each marked table as the JSON in ``results`` has it; those not measured stay."""
+def quote(page: str, results: Path) -> str:
+    """``page`` with each marked table as the JSON in ``results`` has it; a table without JSON stays."""
 
     def fill(match: re.Match[str]) -> str:
         file = results / f"{match[2]}.json"
         if not file.is_file():
             return match[0]
         content = json.loads(file.read_text())
-        rows = [Row(**{k: v for k, v in row.items() if k != "met"}) for row in content["rows"]]
+        rows = [row_from_json(row) for row in content["rows"]]
         return f"{match[1]}{markdown(rows)}\n{machine(content['environment'])}\n{match[3]}"
 
-    return MARKED.sub(fill, page)
+    return TABLE.sub(fill, page)
+
+
+def row_from_json(content: dict[str, Any]) -> Row:
+    """A row as it was kept; files of older commits call ``target`` ``asked``."""
+    values = {"target" if key == "asked" else key: value for key, value in content.items() if key != "met"}
+    return Row(**values)
 
 
 def machine(environment: dict[str, Any]) -> str:
@@ -57,26 +71,71 @@ def machine(environment: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def tables(names: list[str], other: Path | None) -> Iterator[tuple[str, list[Row]]]:
+    """The rows of each benchmark: against its peers, or against the checkout ``other``."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            module = f"benchmarks.{name}"
+            if other is None:
+                yield name, list(import_module(module).rows())
+            else:
+                yield name, list(against.rows(module, ROOT, other, Path(scratch)))
+
+
+def names_to_run(names: list[str], other: Path | None) -> list[str]:
+    """The benchmarks that these names mean. Raises AgainstError if one of them has no time to compare."""
+    if other is None:
+        return names or list(NAMES)
+    against.check_checkout(other)
+    for name in names:
+        if name in WITHOUT_TIME:
+            raise against.AgainstError(
+                f"{name} measures {WITHOUT_TIME[name]}, not time, and --against compares times"
+            )
+    return names or [name for name in NAMES if name not in WITHOUT_TIME]
+
+
+def keep(folder: Path, stem: str, rows: list[Row], other: Path | None) -> None:
+    """Write a table as Markdown and, with the machine and the commits, as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.md").write_text(markdown(rows))
+    content = {
+        "environment": environment(),
+        **({"against": {"path": str(other.resolve()), "commit": against.commit(other)}} if other else {}),
+        "rows": [{**asdict(row), "met": row.is_met} for row in rows],
+    }
+    (folder / f"{stem}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; default: all")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the tables")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="time this checkout in turn with the one at PATH, without peers",
+    )
     parser.add_argument("--quote", type=Path, metavar="PAGE", help="only put kept tables into PAGE")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.quote:
-        arguments.quote.write_text(quoted(arguments.quote.read_text(), arguments.out))
+        arguments.quote.write_text(quote(arguments.quote.read_text(), arguments.out))
         return
     unknown = set(arguments.names) - set(NAMES)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in arguments.names or NAMES:
-        rows = list(import_module(f"benchmarks.{name}").rows())
-        table = markdown(rows)
-        print(f"## {name}\n\n{table}", flush=True)
-        (arguments.out / f"{name}.md").write_text(table)
-        content = {"environment": environment(), "rows": [{**asdict(row), "met": row.met} for row in rows]}
-        (arguments.out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    other = arguments.against
+    try:
+        for name, rows in tables(names_to_run(arguments.names, other), other):
+            if other and not rows:
+                print(f"{name}: nothing was timed", file=sys.stderr)
+                continue
+            title = f"{name} against {against.label(other)}" if other else name
+            print(f"## {title}\n\n{markdown(rows)}", flush=True)
+            keep(arguments.out, f"{name}-against" if other else name, rows, other)
+    except against.AgainstError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

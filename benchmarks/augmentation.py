@@ -1,9 +1,9 @@
-"""Images a second for one view, on one core: this package's pipelines against lightly's, torchvision's and
-kornia's SimCLR.
+"""Images/s for one view, on one core: this package's pipelines against lightly's, torchvision's and kornia's
+SimCLR.
 
 All do the same operations with the same probabilities and amounts; lightly (on PIL images, without its
-normalisation) resizes bilinearly, the others, ours too, bicubically. Of lightly both views are taken, and
-counted as two.
+normalisation) resizes bilinearly, the others, including ours, bicubically. lightly makes two views per call,
+so half its time counts.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.harness import Row, paired
-from contrastive.augmentations import Key, Pipeline, SimCLR
+from benchmarks.harness import Case, Measure, Row, pair, stopwatch
+from contrastive.augmentations import Key, SimCLR
+from contrastive.data import TrainLoader, augment
+from contrastive.parts import ImageTable
 
-#: Side, images of a batch, strength.
+#: Side, images per batch, strength.
 SMALL, MIDDLE, LARGE = (32, 256, 0.5), (96, 64, 0.5), (224, 32, 1.0)
+#: Side -> the least ratio to lightly that is good enough.
+TARGETS = {32: 8.0, 224: 2.5}
 
 
 def photographs(sizes: list[tuple[int, int]]) -> list[Tensor]:
@@ -36,35 +41,75 @@ def photographs(sizes: list[tuple[int, int]]) -> list[Tensor]:
     return images
 
 
-def whole(size: int, strength: float, images: Tensor) -> Callable[[], object]:
-    """Ours, on a batch of images of one size [b, 3, H, W]."""
-    pipeline, ids, epochs = SimCLR(size, strength).pipelines()[0], torch.arange(len(images)), count()
-    return lambda: pipeline(images, ids, Key(0, next(epochs), 0))
+class Photographs(ImageTable):
+    """Images of any size, which lie decoded in memory."""
+
+    def __init__(self, images: list[Tensor]):
+        self.ids, self.images = np.arange(len(images)), images
+
+    def decode(self, index: int) -> Tensor:
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        return f"photograph {index}"
 
 
-def cropped(pipeline: Pipeline, images: list[Tensor]) -> Callable[[], object]:
-    """Ours, on images of any size: as in training, each is cropped alone, and the rest is done as a batch."""
-    ids, epochs = torch.arange(len(images)), count()
-
-    def view() -> Tensor:
-        key = Key(0, next(epochs), 0)
-        crops = [pipeline.crop(image, i, key) for i, image in enumerate(images)]
-        return pipeline.rest(torch.stack(crops), ids, key)
-
-    return view
+def square_images(size: int, batch: int) -> Tensor:
+    """A batch of one size, uint8 [b, 3, H, W]."""
+    source = 256 if size == 224 else size
+    return torch.stack(photographs([(source, source)] * batch))
 
 
-def lightly(size: int, strength: float, images: list[Tensor]) -> Callable[[], object]:
+def photographs_of_many_sizes(batch: int) -> list[Tensor]:
+    return photographs([(256 + 61 * i % 245, 256 + 97 * i % 245) for i in range(batch)])
+
+
+def case(what: str, size: int, batch: int, view: Callable[[], object]) -> Case:
+    return Case(f"{size} px, {what}", stopwatch(view, time.process_time), batch, "images/s")
+
+
+def one_size(size: int, batch: int, strength: float) -> Case:
+    """A view of a batch of images of one size."""
+    images = square_images(size, batch)
+    pipeline, ids, epochs = SimCLR(size, strength).pipelines()[0], torch.arange(batch), count()
+    what = f"{batch} images of {images.shape[2]} x {images.shape[3]}, {'no ' if size <= 32 else ''}blur"
+    return case(what, size, batch, lambda: pipeline(images, ids, Key(0, next(epochs), 0)))
+
+
+def many_sizes(size: int, batch: int, strength: float) -> Case:
+    """A view as in training: each image is cropped alone, and the rest is done as a batch."""
+    table = Photographs(photographs_of_many_sizes(batch))
+    pipelines = SimCLR(size, strength).pipelines()[:1]
+    loader, epochs = TrainLoader(table, pipelines, batch_size=batch, seed=0, workers=0), count()
+
+    def view() -> None:
+        epoch = next(epochs)
+        for images in loader.epoch(epoch):
+            augment(images, pipelines, seed=0, epoch=epoch, device="cpu")
+
+    return case(f"{batch} images of 256 to 500 pixels per side, blur", size, batch, view)
+
+
+def cases() -> Iterator[Case]:
+    torch.set_num_threads(1)
+    for size in (SMALL, MIDDLE, LARGE):
+        yield one_size(*size)
+    yield many_sizes(*LARGE)
+
+
+def lightly(size: int, strength: float, images: list[Tensor]) -> Measure:
+    """Half the time of both views."""
     from lightly.transforms import SimCLRTransform
     from torchvision.transforms.v2.functional import to_pil_image
 
     blur = 0.0 if size <= 32 else 0.5
     transform = SimCLRTransform(size, cj_strength=strength, gaussian_blur=blur, normalize=None)
     pictures = [to_pil_image(image) for image in images]
-    return lambda: [transform(picture) for picture in pictures]
+    both = stopwatch(lambda: [transform(picture) for picture in pictures], time.process_time)
+    return lambda: both() / 2
 
 
-def torchvision(size: int, strength: float, images: list[Tensor]) -> Callable[[], object]:
+def torchvision(size: int, strength: float, images: list[Tensor]) -> Measure:
     from torchvision.transforms import v2
 
     s = strength
@@ -78,10 +123,10 @@ def torchvision(size: int, strength: float, images: list[Tensor]) -> Callable[[]
         kernel = size // 10 + (size // 10 + 1) % 2
         steps.append(v2.RandomApply([v2.GaussianBlur(kernel, (0.1, 2.0))], p=0.5))
     transform = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
-    return lambda: torch.stack([transform(image) for image in images])
+    return stopwatch(lambda: torch.stack([transform(image) for image in images]), time.process_time)
 
 
-def kornia(size: int, strength: float, images: Tensor) -> Callable[[], object]:
+def kornia(size: int, strength: float, images: Tensor) -> Measure:
     from kornia import augmentation as k
 
     s = strength
@@ -95,50 +140,22 @@ def kornia(size: int, strength: float, images: Tensor) -> Callable[[], object]:
         kernel = size // 10 + (size // 10 + 1) % 2
         steps.append(k.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5))
     transform = torch.nn.Sequential(*steps)
-    return lambda: transform(images.float().div(255))
-
-
-def row(
-    what: str, size: int, work: int, ours: Callable[[], object], theirs: Callable[[], object], **more: Any
-) -> Row:
-    return paired(
-        f"{size} px, {what}", ours, theirs, work=work, unit="images/s", clock=time.process_time, **more
-    )
+    return stopwatch(lambda: transform(images.float().div(255)), time.process_time)
 
 
 def rows() -> Iterator[Row]:
     torch.set_num_threads(1)
-    for side, batch, strength in (SMALL, MIDDLE, LARGE):
-        source = 256 if side == 224 else side
-        images = torch.stack(photographs([(source, source)] * batch))
-        ours = whole(side, strength, images)
-        what = f"{batch} images of {source} x {source}, {'no ' if side <= 32 else ''}blur"
-        if side != 96:
-            asked = 8.0 if side == 32 else 2.5
-            two = lightly(side, strength, list(images))
-            yield against_lightly(what, side, batch, ours, two, asked)
-        yield row(
-            what,
-            side,
-            batch,
-            ours,
-            torchvision(side, strength, list(images)),
-            peer="torchvision v2, one by one",
-        )
-        yield row(what, side, batch, ours, kornia(side, strength, images), peer="kornia, as a batch")
-    side, batch, strength = LARGE
-    sizes = [(256 + 61 * i % 245, 256 + 97 * i % 245) for i in range(batch)]
-    varying = photographs(sizes)
-    pipeline = SimCLR(side, strength).pipelines()[0]
-    what = f"{batch} images of 256 to 500 pixels a side, blur"
-    two = lightly(side, strength, varying)
-    yield against_lightly(what, side, batch, cropped(pipeline, varying), two, 2.5)
+    for size, batch, strength in (SMALL, MIDDLE, LARGE):
+        ours, images = one_size(size, batch, strength), square_images(size, batch)
+        if size in TARGETS:
+            yield against_lightly(ours, size, strength, list(images))
+        one_by_one = torchvision(size, strength, list(images))
+        yield pair(ours, one_by_one, peer="torchvision v2, one by one")
+        yield pair(ours, kornia(size, strength, images), peer="kornia, as a batch")
+    size, batch, strength = LARGE
+    yield against_lightly(many_sizes(*LARGE), size, strength, photographs_of_many_sizes(batch))
 
 
-def against_lightly(
-    what: str, side: int, batch: int, ours: Callable[[], object], two: Callable[[], object], asked: float
-) -> Row:
-    """Ours makes one view a call, lightly two: ours is called twice."""
-    return row(
-        what, side, 2 * batch, lambda: (ours(), ours()), two, peer="lightly, PIL, both views", asked=asked
-    )
+def against_lightly(ours: Case, size: int, strength: float, images: list[Tensor]) -> Row:
+    theirs = lightly(size, strength, images)
+    return pair(ours, theirs, peer="lightly, PIL, both views", target=TARGETS[size])

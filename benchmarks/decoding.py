@@ -1,7 +1,7 @@
-"""Images a second from JPEG files to cropped views, and from a cache: one process, one thread.
+"""Images/s from JPEG files to cropped views, and from a cache: one process, one thread.
 
-Files hold smooth pictures with noise, as photographs have it. The peer opens each file with Pillow, converts
-it to RGB and crops every view by torchvision, as lightly's data sets and transforms do.
+Files hold smooth pictures with noise, like photographs. The peer opens each file with Pillow, converts it to
+RGB and crops every view by torchvision, as lightly's data sets and transforms do.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks.harness import Row, paired
-from contrastive.augmentations.pipeline import Pipeline
-from contrastive.augmentations.random_resized_crop import RandomResizedCrop as OurCrop
+from benchmarks.harness import Case, Measure, Row, first_module, pair, stopwatch
+from contrastive.augmentations import Pipeline, RandomResizedCrop
 from contrastive.data import TrainLoader
 from contrastive.data.cache import Cache
 from contrastive.datasets import ImageFolder
+from contrastive.parts import ImageTable
 
 SIZE, VIEWS = 224, 2
 PHOTOGRAPHS = [(500, 375, 32), (2000, 1500, 8), (4000, 3000, 4)]  # long side, short side, files
-SMALL, FILES = 128, 512  # side and number of the cached images
+SMALL, FILES = 128, 512  # side and number of the images in the cache
 
 
 def photograph(path: Path, width: int, height: int, rng: np.random.Generator) -> None:
@@ -37,65 +39,74 @@ def photograph(path: Path, width: int, height: int, rng: np.random.Generator) ->
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=90)
 
 
-def load_with_torchvision(paths: list[Path], crop: RandomResizedCrop) -> list[torch.Tensor]:
-    views: list[list[torch.Tensor]] = [[] for _ in range(VIEWS)]
-    for path in paths:
-        with Image.open(path) as image:
-            whole = image.convert("RGB")
-        for view in views:
-            view.append(pil_to_tensor(crop(whole)))
-    return [torch.stack(view) for view in views]
-
-
-def photographs(folder: Path, long: int, short: int, files: int) -> Row:
-    """Two views of upright and wide photographs."""
+def image_folder(folder: Path, sizes: list[tuple[int, int]]) -> ImageTable:
+    """A table of JPEG files of these sizes (width, height), written into a new folder."""
+    folder.mkdir()
     rng = np.random.default_rng(0)
-    paths = [folder / f"{number}.jpg" for number in range(files)]
-    for number, path in enumerate(paths):
-        photograph(path, *((long, short) if number % 2 else (short, long)), rng)
-    pipelines = [Pipeline([OurCrop(SIZE, interpolation="bicubic")]) for _ in range(VIEWS)]
+    for number, (width, height) in enumerate(sizes):
+        photograph(folder / f"{number}.jpg", width, height, rng)
     table = ImageFolder(folder).table("train")
     assert table is not None
+    return table
+
+
+def views_of_photographs(folder: Path, long: int, short: int, files: int) -> Case:
+    """Two views of upright and wide photographs, whose files are written into ``folder``."""
+    table = image_folder(folder, [(long, short) if n % 2 else (short, long) for n in range(files)])
+    pipelines = [Pipeline([RandomResizedCrop(SIZE, interpolation="bicubic")]) for _ in range(VIEWS)]
     loader = TrainLoader(table, pipelines, batch_size=files, seed=0, workers=0)
-    crop, epochs = RandomResizedCrop(SIZE, interpolation=InterpolationMode.BICUBIC), count()
-    return paired(
-        f"{VIEWS} views of {SIZE} px of JPEGs of {long} x {short}",
-        lambda: list(loader.epoch(next(epochs))),
-        lambda: load_with_torchvision(paths, crop),
-        peer="Pillow and torchvision",
-        work=files,
-        unit="images/s",
-    )
+    what = f"{VIEWS} views of {SIZE} px of JPEGs of {long} x {short}"
+    return epochs_of(loader, what, files)
 
 
-def cached(folder: Path) -> Row:
-    """Whole images of one size, as a batch is made of them."""
-    rng = np.random.default_rng(0)
-    images = folder / "images"
-    images.mkdir()
-    for number in range(FILES):
-        photograph(images / f"{number}.jpg", SMALL, SMALL, rng)
-    table = ImageFolder(images).table("train")
-    assert table is not None
-    cache = Cache(folder, "benchmark", {}, log=lambda message: None)
-    pipelines = [Pipeline([OurCrop(SMALL)])]
-    options = {"batch_size": FILES, "seed": 0, "workers": 0, "memory_limit": 0}
-    ours, streamed = (TrainLoader(table, pipelines, **options, cache=c) for c in (cache, None))
+def views_by_torchvision(folder: Path) -> Measure:
+    paths, crop = list(folder.iterdir()), TorchvisionCrop(SIZE, interpolation=InterpolationMode.BICUBIC)
+
+    def load() -> list[torch.Tensor]:
+        views: list[list[torch.Tensor]] = [[] for _ in range(VIEWS)]
+        for path in paths:
+            with Image.open(path) as image:
+                whole = image.convert("RGB")
+            for view in views:
+                view.append(pil_to_tensor(crop(whole)))
+        return [torch.stack(view) for view in views]
+
+    return stopwatch(load)
+
+
+def batches(folder: Path, cache: bool) -> Case:
+    """Whole images of one size as batches, from a cache or decoded each time; ``folder`` holds both."""
+    images = folder / str(cache)
+    table = image_folder(images, [(SMALL, SMALL)] * FILES)
+    options: dict[str, Any] = {"batch_size": FILES, "seed": 0, "workers": 0, "memory_limit": 0}
+    if cache:
+        storage = first_module("contrastive.data.cache", "contrastive.cache")
+        options["cache"] = storage.Cache(folder, "benchmark", {}, log=lambda message: None)
+    loader = TrainLoader(table, [Pipeline([RandomResizedCrop(SMALL)])], **options)
+    source = "from the cache" if cache else "decoded each time"
+    return epochs_of(loader, f"batches of JPEGs of {SMALL} x {SMALL} {source}", FILES)
+
+
+def epochs_of(loader: TrainLoader, what: str, images: int) -> Case:
     epochs = count()
-    return paired(
-        f"batches of JPEGs of {SMALL} x {SMALL} from the cache",
-        lambda: list(ours.epoch(next(epochs))),
-        lambda: list(streamed.epoch(next(epochs))),
-        peer="decoding them anew",
-        work=FILES,
-        unit="images/s",
-    )
+    return Case(what, stopwatch(lambda: list(loader.epoch(next(epochs)))), images, "images/s")
+
+
+def cases() -> Iterator[Case]:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        for long, short, files in PHOTOGRAPHS:
+            yield views_of_photographs(Path(folder, str(long)), long, short, files)
+        for cache in (True, False):
+            yield batches(Path(folder), cache)
 
 
 def rows() -> Iterator[Row]:
     torch.set_num_threads(1)
-    for case in PHOTOGRAPHS:
-        with tempfile.TemporaryDirectory() as folder:
-            yield photographs(Path(folder), *case)
     with tempfile.TemporaryDirectory() as folder:
-        yield cached(Path(folder))
+        for long, short, files in PHOTOGRAPHS:
+            photos = Path(folder, str(long))
+            ours = views_of_photographs(photos, long, short, files)
+            yield pair(ours, views_by_torchvision(photos), peer="Pillow and torchvision")
+        from_cache, from_files = (batches(Path(folder), cache) for cache in (True, False))
+        yield pair(from_cache, from_files.measure, peer="decoding them again")

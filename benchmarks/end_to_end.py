@@ -1,8 +1,9 @@
-"""Training images a second on CIFAR-10, with a ResNet-18 (ImageNet stem) at 32 px, batch 256, SGD.
+"""Training images/s on CIFAR-10, with a ResNet-18 (ImageNet stem) at 32 px, batch 256, SGD.
 
-Ours is an :class:`Engine` as ``contrastive run`` makes it, against SimCLR written with lightly and a plain
-PyTorch loop, and against our own step on views that lie ready in memory. ``CONTRASTIVE_CIFAR10`` names the
-folder of ``train.parquet`` (the Hugging Face image convention); without it there are no rows.
+Ours is an engine as ``contrastive run`` makes it, against SimCLR written with lightly and a plain PyTorch
+loop, and against our own step on views that lie ready in memory. Against another checkout it is
+``contrastive run`` itself. ``CONTRASTIVE_CIFAR10`` names the folder of ``train.parquet`` (the Hugging Face
+image convention); without it there are no rows.
 """
 
 from __future__ import annotations
@@ -12,26 +13,28 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from benchmarks.harness import Row, paired
-from contrastive.build.builder import build
-from contrastive.recipe import load_recipe
-from contrastive.registry import load_registry
-from contrastive.runs.display import Display
-from contrastive.runs.job import Job
-from contrastive.training.accelerator import make_accelerator
-from contrastive.training.engine import Engine
+from benchmarks.command import seconds_of_steps
+from benchmarks.harness import Case, Measure, Row, pair, stopwatch
+
+if TYPE_CHECKING:
+    from contrastive.engine import Engine
 
 BATCH = 256
-STEPS = 2  # of a repetition
+STEPS = 2  # per repetition
+#: Of a repetition of ``contrastive run``, a fresh process: steps that do not count, steps that do.
+WARM_UP, RUN_STEPS = 2, 4
+IMAGES = 4096  # of such a run, decoded before its first step
+WHAT = f"SimCLR, ResNet-18, 32 px, batch {BATCH}"
 RECIPE = """\
 name: end-to-end
-dataset: {{name: parquet, train: {folder}/train.parquet}}
+dataset: {dataset}
 augmentation: {{name: simclr, size: 32, strength: 1.0, scale: [0.08, 1.0]}}
 backbone: {{name: timm, model: resnet18}}
 head: {{name: mlp, dims: [512, 128], batch_norm: all}}
@@ -42,9 +45,38 @@ evaluate: {{every: 0, knn: null, linear: null}}
 """
 
 
-def our_engine(folder: str, precision: str, scratch: str) -> Engine:
+def recipe_of(dataset: str, precision: str) -> str:
+    return RECIPE.format(dataset=dataset, batch=BATCH, precision=precision)
+
+
+def cifar10() -> str | None:
+    """The data set as a recipe names it, or None if no folder is set."""
+    folder = os.environ.get("CONTRASTIVE_CIFAR10")
+    if not folder:
+        print(
+            "end_to_end: set CONTRASTIVE_CIFAR10 to a folder with CIFAR-10's train.parquet", file=sys.stderr
+        )
+        return None
+    return f"{{name: parquet, train: {Path(folder).resolve()}/train.parquet}}"
+
+
+def cases() -> Iterator[Case]:
+    if dataset := cifar10():
+        subset = f"{{name: subset, of: {dataset}, train: {IMAGES}}}"
+        measure = partial(seconds_of_steps, recipe_of(subset, "auto"), WARM_UP, RUN_STEPS)
+        yield Case(WHAT, measure, BATCH * RUN_STEPS, "images/s", repetitions=5)
+
+
+def our_engine(dataset: str, precision: str, scratch: str) -> Engine:
+    from contrastive.build import build
+    from contrastive.console import Display
+    from contrastive.device import make_accelerator
+    from contrastive.recipe import load_recipe
+    from contrastive.registry import load_registry
+    from contrastive.runs import Job
+
     path = Path(scratch, f"{precision}.yaml")
-    path.write_text(RECIPE.format(folder=folder, batch=BATCH, precision=precision))
+    path.write_text(recipe_of(dataset, precision))
     recipe = load_recipe(path, [], load_registry())
     data, parts = build(recipe)
     run = Path(scratch, precision)
@@ -74,7 +106,7 @@ def our_steps(engine: Engine) -> Callable[[], None]:
 
 
 def synthetic_steps(engine: Engine) -> Callable[[], None]:
-    """STEPS steps of the engine on one batch whose views lie ready: what loading and augmentation cost."""
+    """STEPS steps of the engine on one batch whose views lie ready: without loading and augmentation."""
     batch = next(engine.loader.epoch(0))
     views = engine.views_of(batch, epoch=0)
     usual = engine.views_of
@@ -152,45 +184,32 @@ def lightly_steps(folder: str, workers: int) -> Callable[[], None]:
 
 
 def rows() -> Iterator[Row]:
-    folder = os.environ.get("CONTRASTIVE_CIFAR10")
-    if not folder:
-        print(
-            "end_to_end: set CONTRASTIVE_CIFAR10 to a folder with CIFAR-10's train.parquet", file=sys.stderr
-        )
+    dataset, folder = cifar10(), os.environ.get("CONTRASTIVE_CIFAR10", "")
+    if dataset is None:
         return
-    figures = {"work": BATCH * STEPS, "unit": "images/s", "repetitions": 5}
     with tempfile.TemporaryDirectory() as scratch:
-        auto = our_engine(folder, "auto", scratch)
-        used = {"no": "fp32"}.get(auto.accelerator.mixed_precision, auto.accelerator.mixed_precision)
-        yield paired(
-            "SimCLR, ResNet-18, 32 px, batch 256",
-            our_steps(auto),
-            synthetic_steps(auto),
+        auto = our_engine(dataset, "auto", scratch)
+        precision = {"no": "fp32"}.get(auto.accelerator.mixed_precision, auto.accelerator.mixed_precision)
+        yield pair(
+            case_of(auto),
+            stopwatch(synthetic_steps(auto)),
             peer="our step on a batch in memory",
-            asked=0.92,
-            note=f"precision auto: {used}",
-            **figures,
+            target=0.92,
+            note=f"precision auto: {precision}",
         )
-        lightly = min(  # what serves it best here
-            (lightly_steps(folder, workers) for workers in (0, 2)), key=_seconds_of
+        lightly = min(  # the number of workers that serves it best here
+            (stopwatch(lightly_steps(folder, workers)) for workers in (0, 2)), key=seconds_when_warm
         )
-        for precision, asked in (("auto", 2.5), ("fp32", None)):
-            engine = auto if precision == "auto" else our_engine(folder, precision, scratch)
-            yield paired(
-                "SimCLR, ResNet-18, 32 px, batch 256",
-                our_steps(engine),
-                lightly,
-                peer="lightly, plain PyTorch, fp32",
-                asked=asked,
-                note=f"precision {precision}: {used}" if precision == "auto" else "fp32 against fp32",
-                **figures,
-            )
+        peer = "lightly, plain PyTorch, fp32"
+        yield pair(case_of(auto), lightly, peer=peer, target=2.5, note=f"precision auto: {precision}")
+        fp32 = our_engine(dataset, "fp32", scratch)
+        yield pair(case_of(fp32), lightly, peer=peer, note="fp32 against fp32")
 
 
-def _seconds_of(steps: Callable[[], None]) -> float:
-    import time
+def case_of(engine: Engine) -> Case:
+    return Case(WHAT, stopwatch(our_steps(engine)), BATCH * STEPS, "images/s", repetitions=5)
 
-    steps()
-    started = time.perf_counter()
-    steps()
-    return time.perf_counter() - started
+
+def seconds_when_warm(measure: Measure) -> float:
+    measure()
+    return measure()

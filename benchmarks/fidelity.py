@@ -1,8 +1,8 @@
 """Does the batched augmentation train as torchvision's does? kNN accuracy of paired runs that differ in it.
 
-The shipped SimCLR recipe, shrunk, once with its own augmentation and once with the same distribution drawn
-by torchvision v2, image by image; paired by seed (weights and order of the images are the same). Runs live
-in folders of their own and are taken up where they were stopped.
+The shipped SimCLR recipe, shortened, once with its own augmentation and once with the same distribution from
+torchvision v2, image by image; paired by seed (weights and order of the images are the same). Each run has
+its own folder and continues from where it stopped.
 
 python -m benchmarks fidelity                 the row of the table (about an hour on one core)
 python -m benchmarks.fidelity --out FOLDER    with the runs under FOLDER
@@ -51,14 +51,14 @@ AUGMENTATIONS: dict[str, Any] = {
     "fast": {"name": "simclr", "size": 28, "strength": STRENGTH, "scale": [0.3, 1.0]},
     "torchvision": [{"name": "torchvision", **entry} for entry in TORCHVISION],
 }
-SHRUNK = {"train.epochs": 15, "train.workers": 0, "evaluate.every": 0, "evaluate.linear": "none"}
+OVERRIDES = {"train.epochs": 15, "train.workers": 0, "evaluate.every": 0, "evaluate.linear": "none"}
 
 
 def train(path: str, seed: int, out: str) -> float:
-    """kNN accuracy on test, in percent, of one run; a finished one is only read."""
+    """kNN accuracy on test, in percent, of one run; a finished run is only read."""
     import contrastive
 
-    overrides = {**SHRUNK, "train.seed": seed, "augmentation": AUGMENTATIONS[path]}
+    overrides = {**OVERRIDES, "train.seed": seed, "augmentation": AUGMENTATIONS[path]}
     run = contrastive.run("simclr", overrides, out=Path(out) / f"{path}-seed{seed}")
     return 100 * run.summary["trained"]["knn_top1"]
 
@@ -72,7 +72,7 @@ def rows(out: Path = RUNS) -> Iterator[Row]:
     mean = statistics.mean(differences)
     half = STUDENT_T * statistics.stdev(differences) / math.sqrt(len(differences))
     yield Row(
-        f"simclr, {SHRUNK['train.epochs']} epochs, {len(SEEDS)} seeds",
+        f"simclr, {OVERRIDES['train.epochs']} epochs, {len(SEEDS)} seeds",
         "% kNN",
         statistics.mean(fast),
         "torchvision v2, image by image",
@@ -80,7 +80,7 @@ def rows(out: Path = RUNS) -> Iterator[Row]:
         mean,
         mean - half,
         mean + half,
-        asked=-2.0,
+        target=-2.0,
         note="difference in points and its Student-t 95 % interval, not a ratio",
         of_low=True,
     )

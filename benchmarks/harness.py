@@ -1,4 +1,4 @@
-"""What every benchmark stands on: paired timings, peak memory in a process of its own, rows of a table.
+"""What every benchmark stands on: paired timings, peak memory in its own process, rows of a table.
 
 A ratio is taken within a repetition, in which both sides run one after the other, so that a drift of
 the machine's speed meets both; a row holds the median of the ratios and their least and greatest.
@@ -20,10 +20,30 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "lightly", "kornia", "pytorch-metric-learning")
+
+#: Does the work once and returns the seconds it took.
+Measure = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Work of ours that a benchmark times, without any peer.
+
+    Attributes:
+        what: the work, with its sizes.
+        measure: does it once.
+        work: the amount per call (images, for example), in which case rows show work per second.
+        unit: of the row.
+        repetitions: how often it is measured, after one call to warm up.
+    """
+
+    what: str
+    measure: Measure
+    work: float | None = None
+    unit: str = "s"
+    repetitions: int = 7
 
 
 @dataclass(frozen=True)
@@ -31,14 +51,14 @@ class Row:
     """One line of a table: ours against another's.
 
     Attributes:
-        what: what was done, with its sizes.
+        what: the work, with its sizes.
         unit: of ``ours`` and ``theirs``.
         ours, theirs: medians over the repetitions.
-        peer: whose ``theirs`` is.
-        ratio, low, high: median, least and greatest of the ratios, above 1 where ours is better.
-        asked: the least ratio asked for, or None where a row is only for orientation.
-        note: what a reader must know beside it.
-        of_low: whether ``asked`` is asked of ``low``, the end of an interval, rather than of ``ratio``.
+        peer: the name of the other side.
+        ratio, low, high: median, least and greatest of the ratios, above 1 if ours is better.
+        target: the least ratio that is good enough, or None if a row is only for orientation.
+        note: what a reader must know besides.
+        of_low: whether ``target`` applies to ``low``, the end of an interval, rather than to ``ratio``.
     """
 
     what: str
@@ -49,63 +69,56 @@ class Row:
     ratio: float
     low: float
     high: float
-    asked: float | None = None
+    target: float | None = None
     note: str = ""
     of_low: bool = False
 
     @property
-    def met(self) -> bool | None:
-        return None if self.asked is None else (self.low if self.of_low else self.ratio) >= self.asked
+    def is_met(self) -> bool | None:
+        return None if self.target is None else (self.low if self.of_low else self.ratio) >= self.target
 
 
-def paired(
-    what: str,
-    ours: Callable[[], object],
-    theirs: Callable[[], object],
-    *,
-    peer: str,
-    work: float | None = None,
-    unit: str = "s",
-    repetitions: int = 7,
-    clock: Callable[[], float] = time.perf_counter,
-    asked: float | None = None,
-    note: str = "",
-) -> Row:
-    """Time two callables in turn; each is called once before, to warm up.
+def stopwatch(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Measure:
+    """A measure of ``call`` by ``clock``."""
 
-    Args:
-        work: what one call does (images, for example); the row then tells work a second instead of seconds.
-    """
-    ours(), theirs()
-    pairs = [(_seconds(ours, clock), _seconds(theirs, clock)) for _ in range(repetitions)]
+    def measure() -> float:
+        start = clock()
+        call()
+        return clock() - start
+
+    return measure
+
+
+def pair(case: Case, theirs: Measure, *, peer: str, target: float | None = None, note: str = "") -> Row:
+    """Measure both sides in turn, each first in every other repetition, after one call of each to warm up."""
+    case.measure(), theirs()
+    pairs = []
+    for repetition in range(case.repetitions):
+        if repetition % 2:
+            other = theirs()
+            pairs.append((case.measure(), other))
+        else:
+            pairs.append((case.measure(), theirs()))
     ratios = [b / a for a, b in pairs]
-    mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-    if work is not None:
-        mine, other = work / mine, work / other
-    return Row(
-        what, unit, mine, peer, other, statistics.median(ratios), min(ratios), max(ratios), asked, note
-    )
+    figures = [statistics.median(side) for side in zip(*pairs, strict=True)]
+    ours, other = (seconds if case.work is None else case.work / seconds for seconds in figures)
+    ratio = statistics.median(ratios)
+    return Row(case.what, case.unit, ours, peer, other, ratio, min(ratios), max(ratios), target, note)
 
 
-def compared(
+def compare(
     what: str,
     ours: float,
     peer: str,
     theirs: float,
     *,
     unit: str,
-    asked: float | None = None,
+    target: float | None = None,
     note: str = "",
 ) -> Row:
     """Two figures of which the smaller is the better, each taken once (memory)."""
     ratio = theirs / ours
-    return Row(what, unit, ours, peer, theirs, ratio, ratio, ratio, asked, note)
-
-
-def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
-    started = clock()
-    call()
-    return clock() - started
+    return Row(what, unit, ours, peer, theirs, ratio, ratio, ratio, target, note)
 
 
 def child(function: str, *arguments: Any, threads: int | None = None) -> Any:
@@ -114,10 +127,10 @@ def child(function: str, *arguments: Any, threads: int | None = None) -> Any:
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     command = [sys.executable, "-m", "benchmarks.harness", function, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{function} failed in a process of its own:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RuntimeError(f"{function} failed in its own process:\n{process.stderr}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def extra_mib(call: Callable[[], object]) -> float:
@@ -125,7 +138,7 @@ def extra_mib(call: Callable[[], object]) -> float:
 
     Only in a :func:`child`: memory that an earlier call gave back to the allocator would not be seen.
     """
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status_kib("VmRSS")
     call()
     return (_status_kib("VmHWM") - before) / 1024
@@ -136,11 +149,21 @@ def _status_kib(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
+def first_module(*names: str) -> Any:
+    """The first of these modules that exists: a module that has moved is elsewhere in an older checkout."""
+    for name in names[:-1]:
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):  # another module is missing
+                raise
+    return import_module(names[-1])
+
+
 def environment() -> dict[str, Any]:
     """The machine and the versions that figures belong to."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    import torch
+
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -148,8 +171,17 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(ROOT),
     }
+
+
+def commit(checkout: Path) -> str | None:
+    """The short hash of a checkout's commit, or None if it is not a git repository of its own."""
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    process = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    return process.stdout.strip() or None
 
 
 def _version(name: str) -> str | None:
@@ -170,16 +202,16 @@ def _processor() -> str:
 def markdown(rows: Sequence[Row]) -> str:
     """Rows as a table."""
     lines = [
-        "| what | ours | against | theirs | ratio (least to greatest) | asked | met |",
+        "| what | ours | against | theirs | ratio (least to greatest) | target | met |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         what = f"{row.what} ({row.note})" if row.note else row.what
-        asked = "" if row.asked is None else f"{row.asked:g}"
-        met = {None: "", True: "yes", False: "no"}[row.met]
+        target = "" if row.target is None else f"{row.target:g}"
+        met = {None: "", True: "yes", False: "no"}[row.is_met]
         lines.append(
             f"| {what} | {_number(row.ours)} {row.unit} | {row.peer} | {_number(row.theirs)} {row.unit} "
-            f"| {row.ratio:.2f} ({row.low:.2f} to {row.high:.2f}) | {asked} | {met} |"
+            f"| {row.ratio:.2f} ({row.low:.2f} to {row.high:.2f}) | {target} | {met} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -1,8 +1,8 @@
 """Seconds and memory of a weighted kNN evaluation of CIFAR-10's size, k = 200, against lightly's.
 
 50,000 features of width 512 are the bank and 10,000 the queries. lightly predicts batch by batch, as its
-CIFAR-10 benchmark does (``BenchmarkModule``, batches of 128). The features are drawn, not encoded: ten
-classes far enough apart that most queries find their own.
+CIFAR-10 benchmark does (``BenchmarkModule``, batches of 128). The features are random, not encoded: ten
+classes far enough apart that most queries match their own.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from lightly.utils.benchmarking import knn_predict
 from torch.nn import functional as F
 
-from benchmarks.harness import Row, child, compared, extra_mib, paired
+from benchmarks.harness import Case, Row, child, compare, extra_mib, pair, stopwatch
 from contrastive.protocols import KNN
 from contrastive.values import Features
 
@@ -34,14 +33,16 @@ def ours(bank: Features, queries: Features) -> float:
 
 
 def lightly(bank: Features, queries: Features) -> float:
-    transposed = F.normalize(bank.h, dim=1).t().contiguous()  # [F, n]
-    right = 0
+    from lightly.utils.benchmarking import knn_predict
+
+    columns = F.normalize(bank.h, dim=1).t().contiguous()  # [F, n]
+    correct = 0
     for h, labels in zip(queries.h.split(BATCH), queries.labels.split(BATCH), strict=True):
-        predicted = knn_predict(
-            F.normalize(h, dim=1), transposed, bank.labels, CLASSES, knn_k=K, knn_t=TEMPERATURE
+        prediction = knn_predict(
+            F.normalize(h, dim=1), columns, bank.labels, CLASSES, knn_k=K, knn_t=TEMPERATURE
         )
-        right += int((predicted[:, 0] == labels).sum())
-    return right / len(queries)
+        correct += int((prediction[:, 0] == labels).sum())
+    return correct / len(queries)
 
 
 def everything(bank: Features, queries: Features) -> float:
@@ -60,23 +61,31 @@ SIDES: dict[str, Callable[[Features, Features], float]] = {
 def memory(side: str) -> float:
     """MiB that an evaluation takes at its peak beyond the features themselves."""
     bank, queries = features(BANK, 1), features(QUERIES, 2)
-    SIDES[side](features(K, 3), features(1, 4))  # what a first call loads is not counted
+    SIDES[side](features(K, 3), features(1, 4))  # what a first call loads does not count
     return extra_mib(lambda: SIDES[side](bank, queries))
+
+
+SIZE = f"{QUERIES:,} queries, bank {BANK:,} x {WIDTH}"
+
+
+def evaluation(bank: Features, queries: Features) -> Case:
+    return Case(f"kNN, {SIZE}", stopwatch(lambda: ours(bank, queries)), repetitions=5)
+
+
+def cases() -> Iterator[Case]:
+    yield evaluation(features(BANK, 1), features(QUERIES, 2))
 
 
 def rows() -> Iterator[Row]:
     bank, queries = features(BANK, 1), features(QUERIES, 2)
-    size = f"{QUERIES:,} queries, bank {BANK:,} x {WIDTH}"
-    yield paired(
-        f"kNN, {size}",
-        lambda: ours(bank, queries),
-        lambda: lightly(bank, queries),
+    yield pair(
+        evaluation(bank, queries),
+        stopwatch(lambda: lightly(bank, queries)),
         peer=f"lightly, batches of {BATCH}",
-        repetitions=5,
-        asked=1,
+        target=1,
         note=f"top1 {ours(bank, queries):.4f} and {lightly(bank, queries):.4f}",
     )
     mine = child("benchmarks.knn:memory", "ours")
-    for peer, asked in (("all similarities at once", 1), ("lightly", None)):
+    for peer, target in (("all similarities at once", 1), ("lightly", None)):
         theirs = child("benchmarks.knn:memory", peer)
-        yield compared(f"kNN, more memory, {size}", mine, peer, theirs, unit="MiB", asked=asked)
+        yield compare(f"kNN, more memory, {SIZE}", mine, peer, theirs, unit="MiB", target=target)
