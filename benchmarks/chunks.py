@@ -29,7 +29,6 @@ from contrastive.losses import NTXent
 from contrastive.negatives import InBatch
 from contrastive.targets import EMA, Shared
 from contrastive.training.gradients import Chunk, GradientCache, OnePass
-from contrastive.training.method import Method
 from contrastive.values import Batch, Progress
 
 SIZE, CHUNK, BATCH = 32, 128, 4096
@@ -64,8 +63,6 @@ class Step:
     """One optimizer step of a net on a batch of random images, in one pass or in chunks."""
 
     def __init__(self, net: str, batch: int, chunk: int | None, moving_average: bool = False):
-        from contrastive.passes import Chunk, GradientCache, OnePass
-
         torch.manual_seed(0)
         backbone = Timm(in_channels=3, image_size=SIZE, **NETS[net])
         norm = "hidden" if "batch norm" in net else "none"

@@ -22,7 +22,6 @@ from torchvision.transforms.functional import pil_to_tensor
 from benchmarks.harness import Case, Measure, Row, first_module, pair, stopwatch
 from contrastive.augmentations import Pipeline, RandomResizedCrop
 from contrastive.data import TrainLoader
-from contrastive.data.cache import Cache
 from contrastive.datasets import ImageFolder
 from contrastive.parts import ImageTable
 

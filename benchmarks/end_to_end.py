@@ -24,7 +24,7 @@ from benchmarks.command import seconds_of_steps
 from benchmarks.harness import Case, Measure, Row, pair, stopwatch
 
 if TYPE_CHECKING:
-    from contrastive.engine import Engine
+    from contrastive.training.engine import Engine
 
 BATCH = 256
 STEPS = 2  # per repetition
@@ -68,12 +68,12 @@ def cases() -> Iterator[Case]:
 
 
 def our_engine(dataset: str, precision: str, scratch: str) -> Engine:
-    from contrastive.build import build
-    from contrastive.console import Display
-    from contrastive.device import make_accelerator
+    from contrastive.build.builder import build
     from contrastive.recipe import load_recipe
     from contrastive.registry import load_registry
-    from contrastive.runs import Job
+    from contrastive.runs.display import Display
+    from contrastive.runs.job import Job
+    from contrastive.training.accelerator import make_accelerator
 
     path = Path(scratch, f"{precision}.yaml")
     path.write_text(recipe_of(dataset, precision))

@@ -1,7 +1,7 @@
 """The tree of contrastive/ with one line per module, which is the first sentence of its docstring.
 
-    python scripts/module_tree.py          print it
-    python scripts/module_tree.py --page   rewrite it in docs/architecture.md
+python scripts/module_tree.py          print it
+python scripts/module_tree.py --page   rewrite it in docs/architecture.md
 """
 
 from __future__ import annotations
