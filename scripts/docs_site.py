@@ -190,7 +190,7 @@ def _index(modules: dict[str, ModuleType], homes: dict[str, str]) -> str:
         for public in public_names(module):
             path = _path(module, public)
             links.append(f"[`{public}`]({homes[path]}.md#{path})")
-        sections.append(f"**[{name}]({name}.md)**: {_summary(module)}\\\n{' · '.join(links)}")
+        sections.append(f"**[{name}]({name}.md)**: {_summary(module)}<br>{' · '.join(links)}")
     return "\n\n".join(sections) + "\n"
 
 

@@ -114,3 +114,9 @@ def test_the_citation_names_this_version():
 @pytest.mark.parametrize("file", sorted(ROOT.glob(".github/**/*.yml")), ids=lambda file: file.name)
 def test_files_for_github_are_yaml(file):
     assert yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("picture", sorted(DOCS.glob("images/*")), ids=lambda picture: picture.name)
+def test_pictures_are_small(picture):
+    assert picture.suffix == ".png"
+    assert picture.stat().st_size <= 150 * 2**10
