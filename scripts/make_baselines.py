@@ -29,7 +29,7 @@ import numpy as np
 COMMIT = "1a738a1306a8a18dc58486e6d8adc04be4fc2b19"
 BASELINES = Path(__file__).resolve().parents[1] / "tests" / "baselines"
 FINISHED, INTERRUPTED = ("simclr", "moco_v2"), "byol"
-INTERRUPTED_AT = 8  # of 15 steps, in the second epoch
+INTERRUPTED_AT = 8  # lines of metrics.jsonl, of 15: after step 9, in the second epoch
 
 #: File of terminal/ -> the command, run in a folder that holds recipes/ and the run folders.
 TERMINAL: dict[str, list[str]] = {
