@@ -1,6 +1,6 @@
 """Draw the pictures of README and docs from a run and a comparison::
 
-    contrastive run simclr --set train.epochs=10 --set evaluate.every=1 --out runs/pictures
+    contrastive run simclr --set train.epochs=10 --out runs/pictures
     contrastive compare simclr supcon --seeds 2 --set train.epochs=2 --set evaluate.every=1 --out pictures
     python scripts/draw_images.py runs/pictures pictures/report.html
 
@@ -49,7 +49,7 @@ BLUE, GREY, ORANGE = "#2f7fd0", "#9a9a9a", "#e08214"  # as in the report
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the pictures of README and docs.")
-    parser.add_argument("run", type=Path, help="a finished run of simclr, evaluated every epoch")
+    parser.add_argument("run", type=Path, help="the folder of a finished run of simclr")
     parser.add_argument("report", type=Path, help="the report.html of a comparison")
     arguments = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
@@ -79,20 +79,19 @@ def terminal(run: Path, folder: Path) -> Image.Image:
 
 
 def training(run: Run, folder: Path) -> Image.Image:
-    """Accuracy while the encoder trains, and of the trained one next to what needs no training."""
+    """The loss while the encoder trains, and its accuracy next to what needs no training."""
     figure = make_subplots(
         cols=2,
-        column_widths=[0.55, 0.45],
+        column_widths=[0.5, 0.5],
         horizontal_spacing=0.1,
-        subplot_titles=("kNN accuracy while it trains, held-out tenth", "Accuracy of features, test split"),
+        subplot_titles=("Training loss (NT-Xent)", "Top-1 accuracy on the test split, %"),
     )
-    points = [line for line in run.metrics if "knn_top1" in line]
+    steps = [line for line in run.metrics if "loss" in line]
     figure.add_scatter(
-        x=[line["epoch"] for line in points],
-        y=[100 * line["knn_top1"] for line in points],
-        mode="lines+markers",
-        line={"color": BLUE, "width": 3},
-        marker={"size": 9},
+        x=[line["step"] for line in steps],
+        y=[line["loss"] for line in steps],
+        mode="lines",
+        line={"color": BLUE, "width": 2},
         showlegend=False,
     )
     rows = (("trained", "SimCLR", BLUE), ("pixels", "raw pixels", ORANGE), ("untrained", "untrained", GREY))
@@ -102,13 +101,12 @@ def training(run: Run, folder: Path) -> Image.Image:
         bars = go.Bar(x=["kNN", "linear probe"], y=accuracies, name=title, marker_color=colour, text=labels)
         figure.add_trace(bars, row=1, col=2)
     figure.update_traces(textposition="outside", cliponaxis=False, selector={"type": "bar"})
-    figure.update_xaxes(title="epoch", dtick=1, col=1)
-    figure.update_yaxes(title="top-1, %", col=1)
+    figure.update_xaxes(title="step", col=1)
     figure.update_yaxes(range=[0, 100], col=2)
     figure.update_layout(
         template="plotly_white",
         font={"family": "DejaVu Sans, sans-serif", "size": 14},
-        margin={"l": 70, "r": 20, "t": 50, "b": 60},
+        margin={"l": 40, "r": 20, "t": 50, "b": 60},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": -0.12},
         width=1000,
         height=380,
