@@ -109,7 +109,7 @@ SIZES = {"swav": [12, 12, 8, 8], "dino": [12, 12, 8, 8]}
 def registry_with(name: str) -> Registry:
     registry = load_registry(plugins=False)
     registry.add(TinyPlugin(), "tiny", "1.0")
-    registry.add(import_module(f"methods.{name}"), name, "1.0")
+    registry.add(import_module(f"tests.support.methods.{name}"), name, "1.0")
     assert not registry.problems
     return registry
 
