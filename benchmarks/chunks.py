@@ -41,7 +41,7 @@ augmentation: {{name: simclr, size: {size}}}
 backbone: {backbone}
 head: {{name: mlp, dims: [128, 128], batch_norm: none}}
 loss: {{name: nt_xent, temperature: 0.2}}
-optimizer: {{name: sgd, lr: 0.0}}
+optimizer: {{name: sgd, lr: 1.0e-3}}
 train: {{epochs: 100, batch_size: {batch}, chunk_size: {chunk}}}
 evaluate: {{every: 0, knn: null, linear: null}}
 """

@@ -41,7 +41,7 @@ def training(recipe: Path) -> Iterator[Callable[[int], float]]:
             metrics = run / "metrics.jsonl"
             while _lines(metrics) < steps:
                 if process.poll() is not None and _lines(metrics) < steps:
-                    raise RuntimeError(f"the run ended before step {steps}: {messages.read_text()}")
+                    raise RuntimeError(f"the run ended before step {steps}: {messages.read_text().strip()}")
                 time.sleep(0.01)
             return time.perf_counter()
 
