@@ -58,7 +58,7 @@ def main() -> None:
         save(views(folder), "views", colours=64)
         save(terminal(arguments.run, folder), "run", colours=48)
         save(training(Run(arguments.run), folder), "training", colours=64)
-        save(report(arguments.report, folder), "report", colours=96)
+        save(report(arguments.report, folder), "report", colours=64)
 
 
 def views(folder: Path) -> Image.Image:
@@ -118,7 +118,7 @@ def training(run: Run, folder: Path) -> Image.Image:
 
 def report(page: Path, folder: Path) -> Image.Image:
     """The first screen of a comparison's report."""
-    return _screenshot(page.resolve(), 1100, 1250, folder)
+    return _screenshot(page.resolve(), 1100, 1330, folder)
 
 
 def save(image: Image.Image, name: str, *, colours: int) -> None:
