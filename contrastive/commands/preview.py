@@ -11,7 +11,7 @@ from torch import Tensor
 
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.build.builder import Builder
-from contrastive.errors import DataError, RecipeError, UnreadableImage
+from contrastive.errors import DataError, UnreadableImage
 from contrastive.files import named
 from contrastive.parts import ImageTable
 from contrastive.recipe import load_recipe
@@ -90,8 +90,8 @@ def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:
     data = builder.data()
     pipelines = builder.pipelines()
     builder.view_sizes(pipelines, data)
-    if builder.mistakes or data is None:
-        raise RecipeError(builder.mistakes)
+    builder.raise_if_any()
+    assert data is not None  # or there were mistakes
     images, ids = _first_readable(data.train, PREVIEW_IMAGES)
     if not images:
         raise DataError(f"none of the {len(data.train)} training images can be read.")

@@ -60,11 +60,26 @@ class Assigned(NamedTuple):
     norms_and_biases: list[nn.Parameter]
 
 
+class ParameterSplit(NamedTuple):
+    """What rules mean for a model: the parameters to train, by rule, and those to freeze."""
+
+    groups: list[Assigned]
+    to_freeze: list[nn.Parameter]
+
+
 def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[Assigned]:
+    """The groups of :func:`split_parameters`, after freezing the parameters of rules that freeze."""
+    groups, to_freeze = split_parameters(model, rules)
+    for parameter in to_freeze:
+        parameter.requires_grad_(False)
+    return groups
+
+
+def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> ParameterSplit:
     """The trainable parameters of ``model``, in its order, each once: under the first rule that matches.
 
-    The first of the list holds what no rule matches, the others follow the rules. Parameters of rules that
-    freeze are frozen here and in none.
+    The first group holds what no rule matches, the others follow the rules. Parameters of rules that freeze
+    are in no group. The model stays as it is.
 
     Norms and biases are: all parameters of normalisation layers, biases, every other vector or
     scalar (layer scales, a learnt temperature), and what a module inside ``model`` names in
@@ -77,13 +92,13 @@ def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[Assigned]:
     named = dict(model.named_parameters())
     everything = [*rules, Group(match="*")]
     owner = {name: next(i for i, rule in enumerate(everything) if rule.matches(name)) for name in named}
+    to_freeze: list[nn.Parameter] = []
     for i, rule in enumerate(rules):
         own = [named[name] for name in named if owner[name] == i]
         if not own:
             raise UsageError(f"optimizer.groups[{i}]: {_unmatched(rule, named)}")
         if rule.freeze:
-            for parameter in own:
-                parameter.requires_grad_(False)
+            to_freeze += own
         elif not any(parameter.requires_grad for parameter in own):
             raise UsageError(
                 f"optimizer.groups[{i}]: every parameter that matches '{rule.match}' is frozen or an average "
@@ -92,14 +107,14 @@ def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[Assigned]:
     spared = _spared(model)
     assigned = [Assigned(rule, [], []) for rule in everything]
     for name, parameter in named.items():
-        if parameter.requires_grad:
+        if parameter.requires_grad and not everything[owner[name]].freeze:
             excluded = name in spared or parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
             group = assigned[owner[name]]
             (group.norms_and_biases if excluded else group.weights).append(parameter)
     if not any(group.weights or group.norms_and_biases for group in assigned):
         raise UsageError("Nothing to train: every parameter of the model is frozen.")
     *ruled, rest = assigned
-    return [rest, *ruled]
+    return ParameterSplit([rest, *ruled], to_freeze)
 
 
 def _unmatched(rule: Group, named: dict[str, nn.Parameter]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from contrastive.optimizers.groups import Group, assign
+from contrastive.optimizers.groups import Assigned, Group, assign, split_parameters
 from contrastive.optimizers.rates import LearningRate, ScaledRate, Schedule, peak_rate
 from contrastive.parts import Optimizer
 
@@ -45,9 +45,17 @@ class ScheduledOptimizer(Optimizer):
         What ``groups`` freeze wants no gradient from here on. Raises UsageError where one of ``groups``
         matches nothing, or nothing is trainable.
         """
+        return self._over(assign(model, self.groups), batch_size)
+
+    def check(self, model: nn.Module, batch_size: int) -> None:
+        """Raise UsageError if :meth:`build` would; freezes nothing."""
+        self._over(split_parameters(model, self.groups).groups, batch_size)
+
+    def _over(self, rules: Sequence[Assigned], batch_size: int) -> torch.optim.Optimizer:
+        """The torch optimizer over the parameters of each rule."""
         peak = peak_rate(self.lr, batch_size)
         groups: list[dict[str, Any]] = []
-        for rule, weights, norms_and_biases in assign(model, self.groups):
+        for rule, weights, norms_and_biases in rules:
             decay = self.weight_decay if rule.weight_decay is None else rule.weight_decay
             spared = decay if self.decay_norm_and_bias else 0.0
             own = peak * rule.lr_scale

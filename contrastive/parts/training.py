@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,18 @@ class Optimizer(Part, ABC):
         ``batch_size`` counts the images of an optimizer step (batch_size x accumulate). Every
         group carries ``peak_lr``, which :meth:`factor` scales.
         """
+
+    def check(self, model: nn.Module, batch_size: int) -> None:
+        """Raise what :meth:`build` would raise, and leave ``model`` as it is.
+
+        Called before training, with the model that :meth:`build` gets later. Builds over a deep copy;
+        override it if the same is possible without one.
+        """
+        try:
+            model = copy.deepcopy(model)
+        except Exception:  # some part holds what cannot be copied: build will raise when training starts
+            return
+        self.build(model, batch_size)
 
     @abstractmethod
     def factor(self, group: Mapping[str, Any], step: int, steps: int, steps_per_epoch: int) -> float:

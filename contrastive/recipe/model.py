@@ -225,6 +225,12 @@ class Recipe:
         """The losses without their weights."""
         return tuple(part for _, part in self.losses)
 
+    def parts_at(self, key: str) -> list[tuple[str, PartSpec]]:
+        """The parts of a key that takes several, each at its dotted path: ``loss``, in a list ``loss.1``."""
+        specs = {"negatives": self.negatives, "loss": self.loss_parts, "callbacks": self.callbacks}[key]
+        listed = len(specs) > 1 or key == "callbacks"  # which are always a list
+        return [(f"{key}.{index}" if listed else key, spec) for index, spec in enumerate(specs)]
+
     @property
     def followed(self) -> bool:
         """Whether a callback acts on validation figures, so that evaluation decides when training ends."""

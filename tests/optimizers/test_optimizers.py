@@ -462,6 +462,40 @@ def test_each_trainable_parameter_is_in_exactly_one_group_and_an_average_in_none
 def test_a_rule_that_means_nothing_is_refused(rules, reason):
     with pytest.raises(UsageError, match=reason):
         SGDPart(groups=rules).build(composed(), 256)
+    with pytest.raises(UsageError, match=reason):
+        SGDPart(groups=rules).check(composed(), 256)
+
+
+@pytest.mark.parametrize("part", [LARSPart, SGDPart, AdamWPart])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        [{"match": "backbone.patch_embed.*", "freeze": True}],
+        [{"match": "head.*", "freeze": True}, {"match": "head.layers.0.*", "lr_scale": 2}],
+        [{"match": "*", "freeze": True}],
+    ],
+)
+def test_check_touches_nothing_and_refuses_what_build_refuses(part, rules):
+    """A group whose parameters an earlier one takes, or nothing left to train, is a mistake in both."""
+    method, optimizer = composed(), part(lr=0.1, groups=rules)
+
+    def outcome(call):
+        try:
+            call(method, 256)
+        except UsageError as error:
+            return str(error)
+        return None
+
+    def state():
+        return {name: (id(p), p.requires_grad, p.detach().clone()) for name, p in method.named_parameters()}
+
+    before = state()
+    refusal, after = outcome(optimizer.check), state()
+    for name, (identity, trained, values) in before.items():
+        assert after[name][:2] == (identity, trained), name
+        assert torch.equal(after[name][2], values), name
+    assert outcome(optimizer.build) == refusal
 
 
 RECIPE = """\
