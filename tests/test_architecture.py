@@ -147,6 +147,41 @@ def test_training_side_says_no_name_of_a_method_or_part(place):
     assert not said
 
 
+#: Where no string may be the name of a part, or of a metric after its protocol: what is special about a part,
+#: the part declares.
+NAMES_NO_PART = {"training", "evaluation", "build", "runs", "commands.check"}
+#: Names of parts that these modules use in another meaning: keys of recipes, and what a report calls nothing.
+OTHER_MEANINGS = {"build.rules": {"views"}, "commands.check": {"none"}}
+#: Modules that still choose or show a metric by its name.
+NAMES_A_METRIC = {"training.state", "runs.display"}
+
+
+def part_names_in(path: Path) -> set[str]:
+    """Names of parts, and of metrics such as knn_top1, that are strings of a file."""
+    registry = load_registry()
+    names = {entry.name for entry in registry} | {part for _, part in KNOWN_PLUGINS}
+    metrics = tuple(f"{name}_" for name in registry.names("protocol"))
+    strings = {
+        node.value.strip()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return {text for text in strings if text in names or (text.isidentifier() and text.startswith(metrics))}
+
+
+@pytest.mark.parametrize(
+    "place", sorted(place for place in MODULES if is_in(place, NAMES_NO_PART) and place not in NAMES_A_METRIC)
+)
+def test_parts_declare_what_is_special_about_them(place):
+    assert part_names_in(path_of(place)) <= OTHER_MEANINGS.get(place, set())
+
+
+def test_part_names_are_found_in_tables_comparisons_and_messages(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text('STATES = {"adamw": 2}\nx == "none"\nf"knn {m[\'knn_top1\']}"\n"use simclr"\n')
+    assert part_names_in(path) == {"adamw", "none", "knn", "knn_top1"}
+
+
 def test_names_are_found_wherever_they_hide(tmp_path):
     path = tmp_path / "module.py"
     path.write_text('def f(use_ema):\n    """As MoCo does."""\n    return self.queue[f"{x} in_batch"]\n')

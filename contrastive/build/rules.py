@@ -148,7 +148,7 @@ def composition(
         callbacks: in the recipe's order; None for one that refused its parameters.
     """
     yield from _pairs(recipe, method)
-    yield from _negatives(recipe)
+    yield from _negatives(recipe, method)
     yield from _normalisation(recipe, method)
     for path, spec, part in _parts(recipe, method, callbacks):
         yield from _needs(recipe, path, spec, part, capabilities)
@@ -204,10 +204,16 @@ def _pairs(recipe: Recipe, method: Method) -> Iterator[Mistake]:
         )
 
 
-def _negatives(recipe: Recipe) -> Iterator[Mistake]:
-    names = [spec.name for spec in recipe.negatives]
-    if "none" in names and len(names) > 1:
-        yield recipe.mistake("negatives", "none cannot stand beside other negatives; leave it, or them, out.")
+def _negatives(recipe: Recipe, method: Method) -> Iterator[Mistake]:
+    alone = [
+        spec.name
+        for spec, source in zip(recipe.negatives, method.sources, strict=True)
+        if source.stands_alone
+    ]
+    if alone and len(recipe.negatives) > 1:
+        yield recipe.mistake(
+            "negatives", f"{alone[0]} cannot stand beside other negatives; leave it, or them, out."
+        )
 
 
 def _normalisation(recipe: Recipe, method: Method) -> Iterator[Mistake]:

@@ -152,7 +152,7 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
         activations += batch * vectors * method.head.out_features * 2 * 4
     weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
-    state = {"adamw": 2}.get(recipe.optimizer.name, 1)  # momentum; Adam also keeps the second moment
+    state = parts.optimizer.states_per_parameter
     mib = {
         "weights_gradients_optimizer": (weights + trained * (1 + state)) / 2**20,
         "activations": activations / 2**20,

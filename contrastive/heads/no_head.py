@@ -11,6 +11,8 @@ from contrastive.parts import Head
 class NoHead(Head):
     """The features themselves are the embedding."""
 
+    is_identity = True
+
     def __init__(self, in_features: InFeatures) -> None:
         super().__init__()
         self.out_features = in_features

@@ -7,3 +7,5 @@ from contrastive.parts import Negatives
 
 class NoNegatives(Negatives):
     """No negatives: for losses that only compare positives, or whole views."""
+
+    stands_alone = True

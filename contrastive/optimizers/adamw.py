@@ -27,6 +27,8 @@ class AdamWPart(ScheduledOptimizer):
             ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
     """
 
+    states_per_parameter = 2  # the first and the second moment
+
     def __init__(
         self,
         lr: LearningRate = ScaledRate(per_256=1.5e-4),  # noqa: B008 - frozen

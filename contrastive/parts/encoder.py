@@ -25,10 +25,15 @@ class Backbone(StepPart):
 
 
 class Head(StepPart):
-    """Features h -> embedding z; as predictor, z -> p. ``out_features`` is D."""
+    """Features h -> embedding z; as predictor, z -> p. ``out_features`` is D.
+
+    Attributes:
+        is_identity: whether it returns its input; a recipe that names it as predictor has no predictor.
+    """
 
     kind = "head"
     out_features: int
+    is_identity: bool = False
 
 
 class Target(StepPart):

@@ -14,9 +14,14 @@ from contrastive.values import Memory
 
 
 class Negatives(StepPart):
-    """The candidates a query is told apart from; several sources add up."""
+    """The candidates a query is told apart from; several sources add up.
+
+    Attributes:
+        stands_alone: whether a recipe that names this source names no other.
+    """
 
     kind = "negatives"
+    stands_alone: bool = False
 
     def offers(self, query_view: int, key_view: int) -> bool:
         """Whether the other images' keys of ``key_view`` are candidates for queries of ``query_view``."""

@@ -17,9 +17,15 @@ from contrastive.parts.base import Part
 
 
 class Optimizer(Part, ABC):
-    """Update rule, parameter groups and schedule."""
+    """Update rule, parameter groups and schedule.
+
+    Attributes:
+        states_per_parameter: tensors of a parameter's size that the rule keeps between steps: 1 for a
+            velocity, 2 for Adam's moments. ``contrastive check`` estimates memory by it.
+    """
 
     kind = "optimizer"
+    states_per_parameter: int = 1
 
     @abstractmethod
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:

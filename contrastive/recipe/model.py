@@ -49,6 +49,11 @@ class PartSpec:
         """What the part declares that it needs, see :data:`contrastive.parts.NEEDS`."""
         return self.entry.load().needs  # type: ignore[attr-defined]
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether the part, a head, declares that it returns its input."""
+        return getattr(self.entry.load(), "is_identity", False)
+
     def walk(self) -> Iterator[PartSpec]:
         """This part and all parts inside it."""
         yield self

@@ -211,7 +211,7 @@ class _Resolver:
         if node is None or node.value is None:
             return None
         part = self._part("head", node, "predictor")
-        return None if part is None or part.name == "none" else part
+        return None if part is None or part.is_identity else part
 
     def _several(self, key: str) -> list[tuple[Node, str]]:
         """The parts of a key that takes one part or a list of them, each with its path."""

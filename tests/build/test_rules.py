@@ -15,10 +15,10 @@ from contrastive.build import rules
 from contrastive.build.builder import build
 from contrastive.commands.check import check
 from contrastive.errors import Mistake, RecipeError, UsageError
-from contrastive.heads import MLP
+from contrastive.heads import MLP, NoHead
 from contrastive.kinds import InFeatures, hookimpl
-from contrastive.optimizers import SGDPart
-from contrastive.parts import Callback, Optimizer
+from contrastive.optimizers import AdamWPart, LARSPart, SGDPart
+from contrastive.parts import Callback, Negatives, Optimizer
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import Registry, load_registry
 from tests.support.same import assert_same
@@ -177,3 +177,52 @@ def test_check_of_a_built_in_optimizer_touches_nothing(groups, tiny_recipe, regi
     assert trainable(method) == before
     SGDPart(groups=groups).build(method, 16)
     assert (trainable(method) == before) == (not groups)
+
+
+def test_memory_of_optimizer_states_is_what_the_optimizer_declares(tiny_recipe):
+    weights = {
+        name: check(tiny_recipe, [f"optimizer={{name: {name}}}"])["memory_mib"]["weights_gradients_optimizer"]
+        for name in ("sgd", "lars", "adamw")
+    }
+    assert weights["sgd"] == weights["lars"]
+    trained = check(tiny_recipe)["parameters"]["trained"] * 4 / 2**20
+    assert weights["adamw"] - weights["sgd"] == pytest.approx(trained, abs=0.11)  # each is rounded to 0.1
+    assert [part.states_per_parameter for part in (SGDPart, LARSPart, AdamWPart, Stranger)] == [1, 1, 2, 1]
+
+
+class Nothing(Negatives):
+    """A plugin's source that stands alone."""
+
+    stands_alone = True
+
+
+class Same(NoHead):
+    """A plugin's head that returns what it is given."""
+
+
+class Identities:
+    @staticmethod
+    @hookimpl
+    def register_negatives(register: Any) -> None:
+        register("nothing", Nothing)
+
+    @staticmethod
+    @hookimpl
+    def register_head(register: Any) -> None:
+        register("same", Same)
+
+
+@pytest.fixture(scope="module")
+def identities() -> Registry:
+    registry = load_registry()
+    registry.add(Identities(), "identities", "1.0")
+    return registry
+
+
+def test_what_stands_alone_and_what_is_no_predictor_is_declared_by_the_part(tiny_recipe, identities):
+    recipe = load_recipe(tiny_recipe, ["negatives=[in_batch, nothing]"], identities)
+    assert mistakes_of(recipe) == [
+        ("negatives", "nothing cannot stand beside other negatives; leave it, or them, out.")
+    ]
+    assert load_recipe(tiny_recipe, ["predictor=same"], identities).predictor is None
+    assert load_recipe(tiny_recipe, ["predictor=none"], identities).predictor is None

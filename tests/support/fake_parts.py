@@ -108,6 +108,8 @@ class MLP(Head):
 class NoHead(Head):
     """Nothing."""
 
+    is_identity = True
+
 
 class Shared(Target):
     """The online network."""
