@@ -6,7 +6,7 @@ This module imports no torch: the command line, the registry and the recipe laye
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import pluggy
 
@@ -50,6 +50,23 @@ class Injected:
     """
 
     what: str
+
+
+@dataclass(frozen=True)
+class SpansRun:
+    """Marks a parameter of a part that makes each step depend on how long the run will be.
+
+    A run of such a recipe cannot be given more epochs. Mark the type: ``Annotated[str, SpansRun()]``.
+
+    Attributes:
+        unless: values at which steps do not depend on it; None never does.
+    """
+
+    unless: tuple[Any, ...] = ()
+
+    def at(self, value: Any) -> bool:
+        """Whether steps depend on the length of the run at this value of the parameter."""
+        return value is not None and value not in self.unless
 
 
 InChannels = Annotated[int, Injected("in_channels")]

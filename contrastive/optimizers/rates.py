@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from contrastive.kinds import SpansRun
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Schedule = Literal["cosine", "constant"]
+Schedule = Annotated[Literal["cosine", "constant"], SpansRun(unless=("constant",))]
 
 
 class ScaledRate(BaseModel):

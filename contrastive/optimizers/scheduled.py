@@ -13,9 +13,20 @@ from torch import nn
 
 from contrastive.optimizers.groups import Assigned, Group, assign, split_parameters
 from contrastive.optimizers.rates import LearningRate, ScaledRate, Schedule, peak_rate
-from contrastive.parts import Optimizer
+from contrastive.parts import Optimizer, ParameterGroup
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ScheduledGroup(ParameterGroup):
+    """A group of the built-in optimizers: one rule, and either its weights or its norms and biases.
+
+    Attributes:
+        schedule: what :meth:`ScheduledOptimizer.factor` follows after the warm-up.
+    """
+
+    weight_decay: float
+    schedule: Schedule
 
 
 class ScheduledOptimizer(Optimizer):
@@ -41,7 +52,7 @@ class ScheduledOptimizer(Optimizer):
         """The torch optimizer over the trainable parameters of ``model``.
 
         Two groups for what ``groups`` leave, then for each of them: weights, and norms with biases; an
-        empty one is left out. They carry ``peak_lr``, for ``batch_size`` images a step, and ``schedule``.
+        empty one is left out. Each is a :class:`ScheduledGroup`, its peak rate that of ``batch_size`` images.
         What ``groups`` freeze wants no gradient from here on. Raises UsageError where one of ``groups``
         matches nothing, or nothing is trainable.
         """
@@ -58,11 +69,10 @@ class ScheduledOptimizer(Optimizer):
         for rule, weights, norms_and_biases in rules:
             decay = self.weight_decay if rule.weight_decay is None else rule.weight_decay
             spared = decay if self.decay_norm_and_bias else 0.0
-            own = peak * rule.lr_scale
-            rates = {"lr": own, "peak_lr": own, "schedule": rule.schedule or self.schedule}
+            own, schedule = peak * rule.lr_scale, rule.schedule or self.schedule
             groups += [
-                {"params": weights, "weight_decay": decay, **rates},
-                {"params": norms_and_biases, "weight_decay": spared, **rates, **self.norm_and_bias_options},
+                {**_group(weights, decay, own, schedule)},
+                {**_group(norms_and_biases, spared, own, schedule), **self.norm_and_bias_options},
             ]
         return self.create([group for group in groups if group["params"]], peak)
 
@@ -91,6 +101,10 @@ class ScheduledOptimizer(Optimizer):
         """The learning rate outside ``groups`` at the 0-based ``step``, for ``batch_size`` images a step."""
         rest = {"schedule": self.schedule}
         return peak_rate(self.lr, batch_size) * self.factor(rest, step, steps, steps_per_epoch)
+
+
+def _group(params: list[nn.Parameter], decay: float, peak: float, schedule: Schedule) -> ScheduledGroup:
+    return {"params": params, "weight_decay": decay, "lr": peak, "peak_lr": peak, "schedule": schedule}
 
 
 def has_fused_kernels(groups: list[dict[str, Any]]) -> bool:

@@ -22,4 +22,5 @@ from .protocol import Trial as Trial
 from .training import Callback as Callback
 from .training import Listener as Listener
 from .training import Optimizer as Optimizer
+from .training import ParameterGroup as ParameterGroup
 from .training import RunState as RunState

@@ -16,6 +16,23 @@ from contrastive.comparison import Comparison
 from contrastive.parts.base import Part
 
 
+class ParameterGroup(typing.TypedDict):
+    """What each of an optimizer's ``param_groups`` holds.
+
+    torch adds the options of its rule, such as ``weight_decay``; a part may add keys of its own, for
+    :meth:`Optimizer.factor` to read. All but ``params`` are saved in a checkpoint.
+
+    Attributes:
+        params: trainable parameters, each in one group alone.
+        lr: learning rate of the step; the engine sets it to ``peak_lr`` times :meth:`Optimizer.factor`.
+        peak_lr: learning rate at factor 1.
+    """
+
+    params: list[nn.Parameter]
+    lr: float
+    peak_lr: float
+
+
 class Optimizer(Part, ABC):
     """Update rule, parameter groups and schedule.
 
@@ -32,7 +49,7 @@ class Optimizer(Part, ABC):
         """The torch optimizer over the trainable parameters of ``model``.
 
         ``batch_size`` counts the images of an optimizer step (batch_size x accumulate). Every
-        group carries ``peak_lr``, which :meth:`factor` scales.
+        group is a :class:`ParameterGroup`, with the ``peak_lr`` that :meth:`factor` scales.
         """
 
     def check(self, model: nn.Module, batch_size: int) -> None:
@@ -61,7 +78,7 @@ class RunState(typing.Protocol):
         epoch, epochs: epochs done, and to do; within ``step_done`` the 1-based epoch of its step.
         steps_per_epoch: optimizer steps of an epoch.
         method: the composed method: ``backbone``, ``head``, ``predictor``, ``target``, ``losses`` ...
-        param_groups: of the torch optimizer, with ``lr``, ``peak_lr`` and ``params``.
+        param_groups: of the torch optimizer, see :class:`ParameterGroup`.
         comparison: what the losses compared in the step that ``step_done`` last told of (its last
             micro-batch), or None before the first step since the run was started or resumed. Its memories
             may have taken in its keys by then.

@@ -174,10 +174,11 @@ def unwrap(annotation: Any) -> Any:
 def arms(annotation: Any) -> list[Any]:
     """The alternatives of a union, or the annotation alone; without ``Annotated``."""
     bare = unwrap(annotation)
-    return [unwrap(arm) for arm in get_args(bare)] if _is_union(bare) else [bare]
+    return [unwrap(arm) for arm in get_args(bare)] if is_union(bare) else [bare]
 
 
-def _is_union(annotation: Any) -> bool:
+def is_union(annotation: Any) -> bool:
+    """Whether an annotation is ``X | Y``, or ``Optional``."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
@@ -211,7 +212,7 @@ def type_text(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
         return " ".join([type_text(base), *filter(None, map(_constraint_text, marks))])
-    if _is_union(annotation):
+    if is_union(annotation):
         return " or ".join(map(type_text, get_args(annotation)))
     if kind := part_kind(annotation):
         return f"{kind} (a part)"

@@ -12,6 +12,7 @@ from contrastive.errors import UsageError
 from contrastive.files import read_map
 from contrastive.recipe import Recipe, deciding, load_recipe, training_fingerprint
 from contrastive.recipe.differences import changed, flatten
+from contrastive.recipe.run_length import spanning_parameters
 from contrastive.registry import load_registry
 
 
@@ -87,11 +88,7 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
 def _what_ties(recipe: Recipe, epochs: int) -> list[str]:
     """What keeps a run of so many epochs from being made longer: schedules that make each step depend on how
     many there will be (``optimizer.schedule: cosine``), a callback that acted on the last evaluation."""
-    tied = [
-        f"{key}: {value} spans the epochs"
-        for key, value in flatten(recipe.dump()).items()
-        if key.split(".")[-1] == "schedule" and value not in ("constant", None)
-    ]
+    tied = [f"{path}: {value} spans the epochs" for path, value in spanning_parameters(recipe).items()]
     every = recipe.evaluate.every
     if recipe.followed and (every == 0 or epochs % every):
         tied.append(f"a callback acted on an evaluation after epoch {epochs}, which it would not have seen")

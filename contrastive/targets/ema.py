@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from contrastive.kinds import SpansRun
 from contrastive.parts import Target
 from contrastive.values import Progress
 
@@ -35,7 +36,7 @@ class EMA(Target):
     def __init__(
         self,
         momentum: Annotated[float, Field(ge=0, le=1)] = 0.99,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Annotated[Literal["constant", "cosine"], SpansRun(unless=("constant",))] = "constant",
     ):
         super().__init__()
         self.momentum, self.schedule = momentum, schedule
