@@ -30,8 +30,8 @@ from contrastive.distributed import mean, rank, world_size
 from contrastive.errors import RecipeError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
+from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
-from contrastive.runs.job import Job
 from contrastive.runs.launch import join_processes
 from contrastive.training.accelerator import make_accelerator
 
@@ -115,7 +115,7 @@ def steps(overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[s
     data, parts = building.build(recipe)
     parts.method.to(dtype)
     accelerator = make_accelerator("fp32", str(folder), [])
-    engine, _ = Job(recipe, data, parts, Display.silent()).engine(folder, accelerator, bool)
+    engine, _ = assemble(recipe, data, parts, folder, accelerator, Display.silent())
     views_of, backward, found = engine.views_of, engine.passes.backward, {}
 
     def views(*given: Any, **named: Any) -> list[Tensor]:

@@ -45,3 +45,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Pat
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     assert main(["run", str(tiny_recipe), "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs in an empty folder, so that what a command writes by mistake shows."""
+    monkeypatch.chdir(tmp_path)

@@ -1,7 +1,8 @@
-"""What ``list``, ``show`` and ``plugin list`` tell: plain data (for ``--json``), and its rendering."""
+"""``contrastive list``, ``show`` and ``plugin list``: plain data (for ``--json``), and its rendering."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any
 
@@ -10,14 +11,36 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from contrastive.commands.output import print_json
 from contrastive.errors import PluginError, UsageError, did_you_mean
 from contrastive.kinds import KINDS
 from contrastive.recipe.signature import Parameter, signature_of, type_text
 from contrastive.recipe.sources import shipped_recipes
-from contrastive.registry import Entry, Registry
+from contrastive.registry import Entry, Registry, load_registry
 from contrastive.versions import CORE, core_version
 
 RECIPE = "recipe"
+
+
+def print_list(arguments: argparse.Namespace) -> int:
+    """``contrastive list``."""
+    listing = list_parts(load_registry(), arguments.kind)
+    print_json(listing) if arguments.json else render_list(listing)
+    return 0
+
+
+def print_part(arguments: argparse.Namespace) -> int:
+    """``contrastive show``."""
+    part = show_part(load_registry(), arguments.kind, arguments.name)
+    print_json(part) if arguments.json else render_part(part)
+    return 0
+
+
+def print_plugins(arguments: argparse.Namespace) -> int:
+    """``contrastive plugin list``."""
+    plugins = list_plugins(load_registry())
+    print_json(plugins) if arguments.json else render_plugins(plugins)
+    return 0
 
 
 def list_parts(registry: Registry, kind: str | None = None) -> dict[str, list[dict[str, str]]]:

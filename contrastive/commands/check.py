@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,41 @@ from rich.table import Table
 from contrastive.build.builder import build
 from contrastive.build.composition import Composition, Opened
 from contrastive.build.memory_guard import MemoryGuard
+from contrastive.commands.output import print_json
 from contrastive.data.cache import cache_folder
 from contrastive.data.storage import whereabouts
 from contrastive.data.tables import pixel_bytes
-from contrastive.errors import Mistakes
+from contrastive.errors import ContrastiveError, Mistakes
 from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
-from contrastive.registry import load_registry
+from contrastive.registry import Registry, load_registry
 from contrastive.text import byte_count
 from contrastive.training.accelerator import resolve_precision
 from contrastive.training.gradients import Buffers, caveat, cuts
 from contrastive.training.method import Method
 
 _PROBES = (4, 8)  # images of the forward passes that measure activations
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Check every recipe and print a report of each; the highest exit code among them."""
+    registry = load_registry()
+    reports: list[dict[str, Any]] = []
+    codes = [0]
+    for recipe in arguments.recipes:
+        try:
+            reports += check_file(recipe, arguments.overrides, registry)
+        except ContrastiveError as error:
+            if arguments.debug:
+                raise
+            print(error, file=sys.stderr)
+            codes.append(error.exit_code)
+    if arguments.json:
+        print_json({"recipes": reports, "ok": max(codes) == 0})
+    else:
+        for report in reports:
+            render(report)
+    return max(codes)
 
 
 def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, Any]:
@@ -37,13 +61,15 @@ def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ())
     return _report(str(recipe), load_recipe(recipe, overrides, load_registry()), [])
 
 
-def check_file(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
+def check_file(
+    recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], registry: Registry
+) -> list[dict[str, Any]]:
     """:func:`check` of every recipe that a file stands for: those of its grid or variants, or the one it is.
 
     Raises:
         RecipeError: every mistake of every recipe at once.
     """
-    registry, reports = load_registry(), []
+    reports: list[dict[str, Any]] = []
     opened: Opened = []
     with Mistakes() as mistakes:
         for cell in load_cells(recipe, overrides):

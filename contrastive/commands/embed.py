@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation.evaluation import frozen
 from contrastive.files import named
 from contrastive.parts import ImageTable
 from contrastive.protocols.neighbours import nearest_others
+from contrastive.registry import load_registry
 from contrastive.runs.reload import Overrides, load
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the table of features and print what it holds."""
+    with progress_on_stderr(arguments):
+        table = embed(
+            arguments.run,
+            arguments.out,
+            output=arguments.output,
+            neighbours=arguments.neighbours,
+            overrides=arguments.overrides,
+        )
+    if arguments.json:
+        print_json(table)
+    else:
+        print(f"{table['out']}: {table['rows']} images, {arguments.output} of width {table['width']}")
+    return 0
 
 
 def embed(
@@ -44,7 +64,7 @@ def embed(
         raise UsageError(f"{out} is a folder; name a file with --out.")
     if neighbours < 0:
         raise UsageError(f"--neighbours is {neighbours}; say how many, 0 for none.")
-    loaded = load(folder, overrides)
+    loaded = load(folder, load_registry(), overrides)
     method = loaded.parts.method
     encode = method.backbone if output == "h" else method.embed
     tables = []

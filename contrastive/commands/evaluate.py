@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from contrastive.build.builder import untrained_of
+from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import UsageError, did_you_mean
+from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import Recipe
-from contrastive.registry import load_registry
+from contrastive.registry import Registry, load_registry
+from contrastive.runs.display import Display, summary_table
 from contrastive.runs.folder import Run
 from contrastive.runs.reload import Overrides, load
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Evaluate a run and print its metrics."""
+    with progress_on_stderr(arguments):
+        metrics = evaluate(arguments.run, arguments.protocol, arguments.overrides)
+        Display().console.print(summary_table(metrics))
+    if arguments.json:
+        print_json(metrics)
+    return 0
 
 
 def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overrides = ()) -> dict[str, Any]:
@@ -30,35 +44,18 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     Raises:
         UsageError: an unknown protocol, a data set without labels, or what :func:`load` raises.
     """
-    loaded = load(folder, _with(protocols, Run(folder).recipe(overrides), overrides))
+    registry = load_registry()
+    run = Run(folder)
+    loaded = load(folder, registry, _with(protocols, run.recipe(overrides, registry), overrides, registry))
     evaluation = loaded.evaluation
-    known = [entry.name for entry in evaluation.protocols]
-    for name in protocols:
-        if name not in known:
-            installed = load_registry().names("protocol")
-            raise UsageError(
-                f"'{name}' is neither what the run's recipe evaluates by ({', '.join(known) or 'nothing'}) "
-                f"nor a protocol ({', '.join(installed)}); for a key of your own say "
-                f"--set evaluate.{name}.protocol=NAME.{did_you_mean(name, {*known, *installed})}"
-            )
-    if protocols:
-        evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
-    if not evaluation.protocols:
-        raise UsageError("no protocol is left to evaluate by; name one with --protocol.")
-    if not evaluation.labelled:
-        raise UsageError(
-            "this data set has no labels (or too few: both nine tenths of train and the held-out tenth need "
-            "some), so there is nothing to evaluate; try `contrastive embed`."
-        )
-    method, start = (
-        loaded.parts.method,
-        untrained_of(loaded.recipe, loaded.data, loaded.parts, evaluation.device),
-    )
+    _select(evaluation, protocols, registry)
+    method = loaded.parts.method
+    start = untrained_of(loaded.recipe, loaded.data, loaded.parts, evaluation.device)
     trained, untrained = evaluation.final(method.backbone, method.head), evaluation.final(*start)
     return {
         "run": str(folder),
         "dataset": loaded.recipe.dataset.name,
-        "trained_on": Run(folder).recipe().dataset.name,
+        "trained_on": run.recipe((), registry).dataset.name,
         "data": loaded.data.fingerprint,
         "trained": trained,
         "untrained": untrained,
@@ -70,10 +67,36 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     }
 
 
-def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides) -> Overrides:
+def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides, registry: Registry) -> Overrides:
     """``overrides`` that also name those installed ``protocols`` which the recipe does not name."""
-    known = {*load_registry().names("protocol")} - recipe.evaluate.protocols.keys()
-    added: dict[str, Any] = {f"evaluate.{name}": {} for name in protocols if name in known}
+    installed = {*registry.names("protocol")} - recipe.evaluate.protocols.keys()
+    added: dict[str, Any] = {f"evaluate.{name}": {} for name in protocols if name in installed}
     if isinstance(overrides, Mapping):
         return {**overrides, **added}
     return [*overrides, *(f"{key}={{}}" for key in added)]
+
+
+def _select(evaluation: Evaluation, protocols: Sequence[str], registry: Registry) -> None:
+    """Leave only these protocols in an evaluation, all if none is named.
+
+    Raises:
+        UsageError: one is unknown, none is left, or the data set has no labels.
+    """
+    names = [entry.name for entry in evaluation.protocols]
+    for name in protocols:
+        if name not in names:
+            installed = registry.names("protocol")
+            raise UsageError(
+                f"'{name}' is neither what the run's recipe evaluates by ({', '.join(names) or 'nothing'}) "
+                f"nor a protocol ({', '.join(installed)}); for a key of your own say "
+                f"--set evaluate.{name}.protocol=NAME.{did_you_mean(name, {*names, *installed})}"
+            )
+    if protocols:
+        evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
+    if not evaluation.protocols:
+        raise UsageError("no protocol is left to evaluate by; name one with --protocol.")
+    if not evaluation.labelled:
+        raise UsageError(
+            "this data set has no labels (or too few: both nine tenths of train and the held-out tenth need "
+            "some), so there is nothing to evaluate; try `contrastive embed`."
+        )

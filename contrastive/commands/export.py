@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -9,8 +10,15 @@ from typing import Literal
 from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
 from contrastive.errors import UsageError
 from contrastive.files import named
+from contrastive.registry import load_registry
 from contrastive.runs.folder import Run
 from contrastive.runs.reload import load
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Export the backbone and print where it is."""
+    print(export(arguments.run, arguments.out, arguments.format))
+    return 0
 
 
 def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] = "timm") -> Path:  # noqa: A002
@@ -24,7 +32,7 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
     out = require_free(out)
     if format == "onnx":
         require_onnx()  # before images are read
-        loaded = load(folder)
+        loaded = load(folder, load_registry())
         about = {"name": loaded.recipe.name, "backbone": loaded.recipe.backbone.dump()}
         channels, size = loaded.data.train.channels, loaded.parts.image_size
         with named(out):
@@ -36,7 +44,7 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
         with named(out):
             shutil.copytree(written, out, dirs_exist_ok=True)
         return out
-    backbone = load(folder).parts.method.backbone
+    backbone = load(folder, load_registry()).parts.method.backbone
     with named(out):
         backbone.export(str(out))
     return out

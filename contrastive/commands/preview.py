@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -17,11 +19,18 @@ from contrastive.parts import ImageTable
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.rng import Key
-from contrastive.runs.reload import Overrides
 
 #: Pixels of a cell's side (small views are enlarged by a whole number to about this), and between cells.
 CELL, GAP, HEADER = 96, 6, 18
 _PAPER, _INK = (255, 255, 255), (90, 90, 90)
+#: Images of the data set that are shown.
+IMAGES = 6
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Draw the picture and print its path."""
+    print(preview(arguments.recipe, arguments.overrides, arguments.out))
+    return 0
 
 
 def grid(
@@ -75,10 +84,7 @@ def _paste(picture: Image.Image, image: Tensor, left: int, top: int) -> None:
     picture.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
 
 
-PREVIEW_IMAGES = 6
-
-
-def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:
+def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], out: str | Path) -> Path:
     """Draw a few images of the data set and their views as a PNG.
 
     Raises:
@@ -92,7 +98,7 @@ def preview(recipe: str | Path, overrides: Overrides, out: str | Path) -> Path:
     builder.view_sizes(pipelines, data)
     builder.raise_if_any()
     assert data is not None  # or there were mistakes
-    images, ids = _first_readable(data.train, PREVIEW_IMAGES)
+    images, ids = _first_readable(data.train, IMAGES)
     if not images:
         raise DataError(f"none of the {len(data.train)} training images can be read.")
     picture = grid(images, ids, pipelines, resolved.train.seed)

@@ -6,6 +6,7 @@ measures nothing.
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections import defaultdict
@@ -21,13 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from contrastive.build.builder import build
+from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.device import peak_memory_mib
 from contrastive.errors import UsageError
 from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
+from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
-from contrastive.runs.job import Job
 from contrastive.runs.launch import refuse_processes
 from contrastive.text import duration, percent
 from contrastive.training.accelerator import make_accelerator, resolve_precision
@@ -50,6 +52,14 @@ ADVICE = {
     "other": "The time lies between the stages, in work that no batch makes larger: raise train.batch_size.",
     "evaluation": "Evaluate less often: raise evaluate.every, or let costly protocols run at: end.",
 }
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Profile a recipe and print the report."""
+    with progress_on_stderr(arguments):
+        report = profile(arguments.recipe, arguments.overrides, arguments.steps)
+    print_json(report) if arguments.json else render(report)
+    return 0
 
 
 class Stopwatch:
@@ -152,8 +162,8 @@ def profile(
     data, parts = build(asked)
     with TemporaryDirectory() as folder:
         accelerator = make_accelerator(asked.train.precision, folder, [])
-        job = Job(_shortened(asked, len(data.train), steps), data, parts, Display())
-        engine, evaluation = job.engine(Path(folder), accelerator, bool)
+        shortened = _shortened(asked, len(data.train), steps)
+        engine, evaluation = assemble(shortened, data, parts, Path(folder), accelerator, Display())
         with explained_if(asked.train.compile):
             seconds = _measure(engine, evaluation, steps)
         memory = peak_memory_mib(accelerator.device)

@@ -1,31 +1,165 @@
-"""From a composition to what trains and evaluates it: cache, loader, engine, evaluation."""
+"""From a recipe's composition to what trains and evaluates it: cache, loader, evaluation, engine.
+
+It reads and writes no run folder by itself: a run, a profile and an evaluation of a finished run all start
+here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
-from contrastive.build.builder import Composition, Data
+from contrastive.build.composition import Composition, Data
+from contrastive.data import TrainLoader
 from contrastive.data.cache import Cache, cache_folder
 from contrastive.data.storage import hold
 from contrastive.data.tables import Done
-from contrastive.distributed import world_size
+from contrastive.distributed import rank, world_size
 from contrastive.errors import Interrupted
+from contrastive.evaluation.alarms import Alarms
 from contrastive.evaluation.evaluation import Evaluation
 from contrastive.parts import ImageTable, Split
-from contrastive.recipe import Recipe
+from contrastive.recipe import Recipe, training_fingerprint
+from contrastive.runs.display import Display
 from contrastive.runs.folder import to_stderr
+from contrastive.training.checkpoints import Checkpoints
+from contrastive.training.compilation import compile_encoders
+from contrastive.training.engine import Engine
+from contrastive.training.metrics_file import MetricsFile
+from contrastive.training.state import Settings
 
 
-def cache_of(
+def assemble(
+    recipe: Recipe,
+    data: Data,
+    composition: Composition,
+    folder: Path,
+    accelerator: Accelerator,
+    display: Display,
+    *,
+    earlier: Sequence[str] = (),
+    interrupted: Callable[[], bool] = bool,
+) -> tuple[Engine, Evaluation]:
+    """The engine that trains a composition, and the evaluation that the engine calls.
+
+    Args:
+        recipe: what the composition was built from.
+        data: the images; those of one size are decoded here, once for training and evaluation.
+        composition: the parts; its encoders are compiled here if the recipe says so.
+        folder: takes checkpoints and metrics.
+        accelerator: device and precision.
+        display: follows the run, and takes messages.
+        earlier: fingerprints of checkpoints in ``folder`` that this run continues besides those of its own.
+        interrupted: true once the user asked to stop.
+
+    Raises:
+        Interrupted: while images are decoded.
+    """
+    if recipe.train.compile:
+        compile_encoders(composition.method)
+    loader = _train_loader(recipe, data, composition, display, interrupted)
+    data = replace(data, train=loader.table)  # decoded once, for training and evaluation
+    evaluation = evaluation_of(recipe, data, composition, accelerator.device, interrupted)
+    fingerprint = training_fingerprint(recipe, data.fingerprint)
+    engine = Engine(
+        method=composition.method,
+        optimizer=composition.optimizer,
+        pipelines=composition.pipelines,
+        loader=loader,
+        settings=_settings(recipe),
+        accelerator=accelerator,
+        evaluator=evaluation,
+        checkpoints=Checkpoints(folder / "checkpoints", fingerprint, display.warn, list(earlier)),
+        metrics=MetricsFile(folder / "metrics.jsonl", display.warn),
+        callbacks=[*composition.callbacks, Alarms(len(evaluation.monitored)), display],
+        interrupted=interrupted,
+        warn=display.warn,
+        name=recipe.name,
+        folder=folder,
+    )
+    return engine, evaluation
+
+
+def evaluation_of(
+    recipe: Recipe,
+    data: Data,
+    composition: Composition,
+    device: torch.device,
+    interrupted: Callable[[], bool] = bool,
+) -> Evaluation:
+    """The evaluation that a recipe specifies, on ``data``; images of one size are decoded once for it.
+
+    Raises:
+        Interrupted: while images are decoded.
+    """
+
+    def in_memory(table: ImageTable, split: Split) -> ImageTable:
+        cache = _cache_of(recipe, data, split)
+        return hold(table, recipe.train.memory_limit * 2**20, cache, _stop_decoding(interrupted))
+
+    return Evaluation(
+        in_memory(data.train, "train"),
+        None if data.test is None else in_memory(data.test, "test"),
+        composition.protocols,
+        composition.pipelines,
+        composition.image_size,
+        device,
+        recipe.train.workers,
+        interrupted,
+    )
+
+
+def _train_loader(
+    recipe: Recipe,
+    data: Data,
+    composition: Composition,
+    display: Display,
+    interrupted: Callable[[], bool],
+) -> TrainLoader:
+    train = recipe.train
+    return TrainLoader(
+        data.train,
+        composition.pipelines,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        labels=recipe.positives == "label",
+        workers=train.workers,
+        max_unreadable=train.max_unreadable,
+        memory_limit=train.memory_limit * 2**20,
+        cache=_cache_of(recipe, data, "train", display.log, display.warn),
+        share=(rank(), world_size()),
+        progress=_stop_decoding(interrupted),
+    )
+
+
+def _settings(recipe: Recipe) -> Settings:
+    train = recipe.train
+    return Settings(
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        max_steps=train.max_steps,
+        accumulate=train.accumulate,
+        chunk_size=train.chunk_size,
+        clip_grad_norm=train.clip_grad_norm,
+        nonfinite=train.nonfinite,
+        checkpoint_every=train.checkpoint_every,
+        evaluate_every=recipe.evaluate.every,
+    )
+
+
+def _cache_of(
     recipe: Recipe,
     data: Data,
     split: Split,
     log: Callable[[str], None] = print,
     warn: Callable[[str], None] = to_stderr,
 ) -> Cache | None:
-    """Where decoded images of a split are kept on disk, as the recipe says."""
+    """Where decoded images of a split are stored on disk, as the recipe says."""
     folder, part = cache_folder(recipe.train.cache), recipe.dataset
     if folder is None:
         return None
@@ -38,37 +172,12 @@ def cache_of(
     return Cache(folder, f"{part.name}-{split}", source, log, warn)
 
 
-def unless(interrupted: Callable[[], bool]) -> Done:
-    """Ends the decoding of all images, maybe an hour's, where the user asks for it; several processes, of
-    which one alone may have been asked, end together after a step."""
+def _stop_decoding(interrupted: Callable[[], bool]) -> Done:
+    """Ends the decoding of all images, which may take an hour, when the user asks for it. Several processes,
+    of which perhaps only one was asked, end together after a step instead."""
 
     def check(done: int, images: int) -> None:
         if world_size() == 1 and interrupted():
             raise Interrupted("interrupted")
 
     return check
-
-
-def evaluation_of(
-    recipe: Recipe,
-    data: Data,
-    parts: Composition,
-    device: torch.device,
-    interrupted: Callable[[], bool] = bool,
-) -> Evaluation:
-    """The evaluation a recipe asks for, on ``data``; images of one size are decoded once for it."""
-
-    def held(table: ImageTable, split: Split) -> ImageTable:
-        cache = cache_of(recipe, data, split)
-        return hold(table, recipe.train.memory_limit * 2**20, cache, unless(interrupted))
-
-    return Evaluation(
-        held(data.train, "train"),
-        None if data.test is None else held(data.test, "test"),
-        parts.protocols,
-        parts.pipelines,
-        parts.image_size,
-        device,
-        recipe.train.workers,
-        interrupted,
-    )

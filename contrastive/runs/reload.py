@@ -1,4 +1,4 @@
-"""A run folder back into its parts, with its trained weights."""
+"""A run folder -> its recipe, data, parts with the trained weights, and evaluation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from contrastive.backbones.weights import mismatch
-from contrastive.build.builder import Composition, Data, Opened, build
+from contrastive.build.builder import build
+from contrastive.build.composition import Composition, Data, Opened
 from contrastive.errors import UsageError
 from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import Recipe
+from contrastive.recipe.differences import changed, flatten
+from contrastive.registry import Registry
+from contrastive.runs.assembly import evaluation_of
 from contrastive.runs.folder import Run
-from contrastive.runs.job import evaluation_of
-from contrastive.runs.resume import changed, flatten
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -31,16 +33,24 @@ class Loaded:
     evaluation: Evaluation
 
 
-def load(folder: str | Path, overrides: Overrides = (), opened: Opened | None = None) -> Loaded:
-    """Rebuild a run with the weights of its newest checkpoint; its data set may be among those ``opened``.
+def load(
+    folder: str | Path, registry: Registry, overrides: Overrides = (), opened: Opened | None = None
+) -> Loaded:
+    """Rebuild a run with the weights of its newest checkpoint.
+
+    Args:
+        folder: of the run.
+        registry: what its recipe is resolved with.
+        overrides: what ``--set`` takes.
+        opened: data sets that are open already, perhaps this run's too; takes the one opened here.
 
     Raises:
         UsageError: not a run folder, no checkpoint yet, or a data set whose images the encoder cannot take.
     """
     run = Run(folder)
-    recipe = run.recipe(overrides)
+    recipe = run.recipe(overrides, registry)
     if overrides:
-        _require_effect(run.recipe(), recipe)
+        _require_effect(run.recipe((), registry), recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data, parts = build(recipe, training=False, opened=opened)
     weights = run.weights()
@@ -51,18 +61,16 @@ def load(folder: str | Path, overrides: Overrides = (), opened: Opened | None = 
     return Loaded(recipe, data, parts, evaluation_of(recipe, data, parts, device))
 
 
-#: What has done its work once a run is trained; of ``train`` all but what reading images, and drawing the
-#: untrained encoder, ask.
-_DONE = ("optimizer", "callbacks", "loss", "negatives", "positives", "train.")
-
-
+#: Keys that matter in training alone, but for those of ``train`` by which images are read and the untrained
+#: encoder is drawn.
+_TRAINING_ONLY = ("optimizer", "callbacks", "loss", "negatives", "positives", "train.")
 _READING = ("train.seed", "train.workers", "train.memory_limit", "train.cache")
 
 
-def _require_effect(trained: Recipe, asked: Recipe) -> None:
+def _require_effect(trained: Recipe, overridden: Recipe) -> None:
     """Refuse overrides that would change nothing. Raises UsageError, naming them."""
-    keys = changed(flatten(trained.dump()), flatten(asked.dump()))
-    idle = [key for key in keys if key.startswith(_DONE) and key not in _READING]
+    keys = changed(flatten(trained.dump()), flatten(overridden.dump()))
+    idle = [key for key in keys if key.startswith(_TRAINING_ONLY) and key not in _READING]
     if idle:
         raise UsageError(
             f"--set {', '.join(idle)}: the run is trained, and this would change nothing; leave it out, or "

@@ -1,23 +1,154 @@
-"""Whether a folder holds the finished run of a recipe, whether the recipe may go on with it, and why not."""
+"""May a run folder be started or continued: is its run finished, is it of this recipe, and if not, why.
+
+A folder that may be is put in order here: ``recipe.yaml`` and ``environment.json`` then say what the run is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from contrastive.build.composition import Composition, Data
+from contrastive.distributed import world_size
 from contrastive.errors import UsageError
-from contrastive.files import read_map
-from contrastive.recipe import Recipe, deciding, load_recipe, training_fingerprint
+from contrastive.files import read_map, settle, write_json, write_whole, writing
+from contrastive.recipe import Recipe, deciding, dump_yaml, load_recipe, training_fingerprint
 from contrastive.recipe.differences import changed, flatten
 from contrastive.recipe.run_length import spanning_parameters
-from contrastive.registry import load_registry
+from contrastive.registry import Registry
+from contrastive.runs.display import Display
+from contrastive.runs.process_guard import locked
+from contrastive.versions import git_commit, versions
+
+Resume = Literal["auto", "never", "must"]
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What tells that a folder holds the finished run of a recipe.
+
+    Attributes:
+        fingerprint: of recipe and data, as far as they decide the weights.
+        evaluate: how the recipe evaluates, in plain values.
+        protocols: key in the recipe's ``evaluate`` -> id of the protocol.
+    """
+
+    fingerprint: str
+    evaluate: Mapping[str, Any]
+    protocols: Mapping[str, str]
+
+    @classmethod
+    def of(cls, recipe: Recipe, data: Data, composition: Composition) -> RunIdentity:
+        """The identity of a recipe's run."""
+        return cls(
+            training_fingerprint(recipe, data.fingerprint),
+            recipe.dump()["evaluate"],
+            {entry.name: entry.id for entry in composition.protocols},
+        )
+
+    def is_finished_in(self, folder: Path) -> bool:
+        """Whether a folder holds this run, finished. Raises UsageError if summary.json cannot be read."""
+        summary = read_map(folder / "summary.json")  # written last
+        if (summary.get("fingerprint"), summary.get("evaluate")) != (self.fingerprint, self.evaluate):
+            return False
+        protocols = summary.get("protocols") or {}  # of unlabelled images none
+        return all(protocol.get("id") == self.protocols[name] for name, protocol in protocols.items())
+
+
+def default_folder(recipe: Recipe, fingerprint: str) -> Path:
+    """Where a recipe's run lives, unless the user names another folder."""
+    return Path("runs") / f"{recipe.name}-seed{recipe.train.seed}-{fingerprint[:8]}"
+
+
+def admit(
+    folder: Path, resume: Resume, recipe: Recipe, data: Data, registry: Registry, log: Callable[[str], None]
+) -> list[str]:
+    """Check that a folder is free or holds this very run; ``never`` moves an old run aside.
+
+    Returns:
+        Fingerprints under which this run was trained before (:func:`earlier_fingerprints`).
+
+    Raises:
+        UsageError: the folder holds something else, or ``must`` finds nothing to resume.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder with --out.")
+    if folder.is_symlink() and not folder.exists():
+        raise UsageError(f"{folder} is a link that leads nowhere; name a folder with --out.")
+    begun = (folder / "environment.json").is_file()
+    if not begun and (not folder.exists() or not any(folder.iterdir()) or (folder / ".lock").is_file()):
+        if resume == "must":
+            raise UsageError(f"{folder} does not exist, so there is nothing to resume.")
+        return []
+    if not begun:
+        raise UsageError(f"{folder} is not empty and not a run folder; name another one with --out.")
+    if resume == "never":
+        log(f"moved the old run to {_move_aside(folder)}")
+        return []
+    return earlier_fingerprints(folder, recipe, data.fingerprint, registry)
+
+
+def begin(
+    folder: Path,
+    recipe: Recipe,
+    data: Data,
+    registry: Registry,
+    device: torch.device,
+    precision: str,
+    display: Display,
+) -> list[str]:
+    """Put a folder that is locked in order, and write what the run is.
+
+    Returns and raises what :func:`admit` does: another process may have begun and ended a run there since the
+    folder was admitted.
+    """
+    earlier = admit(folder, "auto", recipe, data, registry, display.log)
+    settle(folder)
+    with writing(folder / "recipe.yaml"):
+        write_whole(folder / "recipe.yaml", dump_yaml(recipe))
+    before = environment_of(folder)
+    if before.get("precision", precision) != precision:
+        display.warn(
+            f"the run began in {before['precision']} and goes on in {precision} on this machine: its "
+            "figures will differ from those of an undisturbed run."
+        )
+    environment = {
+        "fingerprint": training_fingerprint(recipe, data.fingerprint),
+        "epochs": recipe.train.epochs,
+        "shorter_before": earlier,
+        "data": data.fingerprint,
+        "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+        "precision": precision,
+        "processes": world_size(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "plugins": {p.name: p.version for p in registry.plugins},
+        "git_commit": git_commit(),
+    }
+    write_json(folder / "environment.json", environment)
+    return earlier
+
+
+def _move_aside(folder: Path) -> Path:
+    """Rename a run folder to the first free ``<name>.old<n>``."""
+    numbered = (folder.with_name(f"{folder.name}.old{i}") for i in range(1, 10**6))
+    aside = next(path for path in numbered if not path.exists())
+    with locked(folder):  # another process may be writing to it
+        folder.rename(aside)
+    return aside
 
 
 def environment_of(folder: Path) -> dict[str, Any]:
-    """What environment.json holds, or nothing. Raises UsageError where it cannot be read."""
+    """What environment.json holds, or nothing. Raises UsageError if it cannot be read."""
     try:
         return read_map(folder / "environment.json")
     except UsageError as error:
@@ -27,25 +158,7 @@ def environment_of(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a finished run must be: trained from ``fingerprint`` and judged by ``evaluate`` (as its recipe
-    says it), with protocols of these ids."""
-
-    fingerprint: str
-    evaluate: Mapping[str, Any]
-    protocols: Mapping[str, str]
-
-    def met(self, folder: Path) -> bool:
-        """Whether the run in a folder has ended so. Raises UsageError where summary.json cannot be read."""
-        summary = read_map(folder / "summary.json")  # written last
-        if (summary.get("fingerprint"), summary.get("evaluate")) != (self.fingerprint, self.evaluate):
-            return False
-        judged = summary.get("protocols") or {}  # of unlabelled images none
-        return all(told.get("id") == self.protocols[name] for name, told in judged.items())
-
-
-def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
+def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Registry) -> list[str]:
     """Fingerprints under which this very run was trained before: when it was to be shorter, or was to stop
     at a step that is not finite.
 
@@ -53,6 +166,7 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
         folder: of the run.
         recipe: what is asked for now.
         data: fingerprint of its data.
+        registry: what the folder's own recipe is resolved with.
 
     Raises:
         UsageError: the folder holds another run; every difference that matters is named.
@@ -61,7 +175,7 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str) -> list[str]:
     theirs, earlier = environment.get("fingerprint"), environment.get("shorter_before", [])
     if theirs == training_fingerprint(recipe, data):
         return earlier
-    before = load_recipe(folder / "recipe.yaml", (), load_registry())
+    before = load_recipe(folder / "recipe.yaml", (), registry)
     epochs = environment.get("epochs", before.train.epochs)  # a kill may have left the new recipe.yaml alone
     longer, tied = recipe.train.epochs > epochs, _what_ties(recipe, epochs)
     shorter = {"epochs": epochs} if longer and not tied else {}
@@ -99,20 +213,3 @@ def _differences(before: Recipe, after: Recipe) -> list[str]:
     """What differs between two recipes and decides weights: ``train.epochs (10, now 20)``."""
     old, new = flatten(deciding(before)), flatten(deciding(after))
     return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in changed(old, new)]
-
-
-Resume = Literal["auto", "never", "must"]
-
-
-def asked_of(recipe: Recipe, data: Data, composition: Composition) -> Asked:
-    """What tells that a recipe's run has ended."""
-    return Asked(
-        training_fingerprint(recipe, data.fingerprint),
-        recipe.dump()["evaluate"],
-        {entry.name: entry.id for entry in composition.protocols},
-    )
-
-
-def default_folder(recipe: Recipe, fingerprint: str) -> Path:
-    """Where a recipe's run lives, unless it is told to live elsewhere."""
-    return Path("runs") / f"{recipe.name}-seed{recipe.train.seed}-{fingerprint[:8]}"

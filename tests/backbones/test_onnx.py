@@ -16,6 +16,7 @@ from contrastive.backbones import Timm, Torchvision, export_onnx
 from contrastive.cli import main
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.parts import Backbone
+from contrastive.registry import load_registry
 from contrastive.runs.reload import load
 from tests.support.encoders import Flat
 
@@ -76,7 +77,7 @@ def test_a_run_is_exported_from_the_command_line(tiny_run: Path, tmp_path: Path,
     assert config["name"] == "tiny"
     assert config["backbone"]["model"] == "resnet10"
     pixels = torch.rand(3, 3, 16, 16)
-    backbone = load(tiny_run).parts.method.backbone.cpu()
+    backbone = load(tiny_run, load_registry()).parts.method.backbone.cpu()
     np.testing.assert_allclose(run(out, pixels), features(backbone, pixels), rtol=0, atol=1e-4)
 
 

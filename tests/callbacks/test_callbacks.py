@@ -128,7 +128,7 @@ def test_a_callback_is_told_everything_in_order(tiny_recipe, tmp_path, capsys):
     registry.add(Plugin(), "recorder-plugin", "1.0")
     overrides = ["callbacks=[recorder]", "train.batch_size=40"]  # three steps an epoch
     recipe = load_recipe(tiny_recipe, overrides, registry)
-    run = Job(recipe, *build(recipe), Display()).execute(tmp_path / "run", "auto")
+    run = Job(recipe, *build(recipe), registry, Display()).execute(tmp_path / "run", "auto")
     epoch = lambda e: [  # noqa: E731
         *(("step_done", 3 * e + i, True) for i in (1, 2, 3)),
         ("epoch_done", e + 1, 3 * e + 3),
@@ -226,7 +226,7 @@ def test_an_interrupted_run_that_was_stopped_still_ends_its_epoch(tiny_recipe, t
         recipe = load_recipe(tiny_recipe, ["callbacks=[stopper]", "train.batch_size=40"], registry)
         data, parts = build(recipe)
         parts.callbacks[0]._signalled = signalled
-        return Job(recipe, data, parts, Display()).execute(tmp_path / folder, "auto")
+        return Job(recipe, data, parts, registry, Display()).execute(tmp_path / folder, "auto")
 
     whole = go("whole", False)
     with pytest.raises(Interrupted):

@@ -24,6 +24,7 @@ from contrastive.commands.compare.findings import curves, differing
 from contrastive.commands.compare.plots import mean_curve, pareto_front
 from contrastive.heads import Linear
 from contrastive.recipe import load_tree
+from contrastive.registry import load_registry
 from contrastive.runs.process_guard import locked
 from tests.support.fake_runs import write_run, write_runs
 
@@ -311,9 +312,10 @@ def test_unequal_seeds_are_noted(runs, capsys):
 
 
 def test_a_recipe_and_a_run_of_its_name_are_compared(recipes, children, runs, capsys):
-    finished = write_run(runs, "a", 0, 0.7, environment={"data": plan([recipes[0]], 1)[0].data})
+    (planned,) = plan([recipes[0]], 1, load_registry())
+    finished = write_run(runs, "a", 0, 0.7, environment={"data": planned.data})
     recipe = json.loads((finished / "recipe.yaml").read_text())
-    evaluate = plan([recipes[0]], 1)[0].recipe["evaluate"]
+    evaluate = planned.recipe["evaluate"]
     (finished / "recipe.yaml").write_text(json.dumps(recipe | {"evaluate": evaluate}))
     found = compared(capsys, recipes[0], str(finished), "--seeds", "1")
     assert [row["name"] for row in found["recipes"]] == ["a", finished.name]
@@ -353,7 +355,7 @@ def children(monkeypatch):
 
     plan_of = []
     monkeypatch.setattr(
-        "contrastive.commands.compare.candidates", lambda *a: plan_of.append(plan(*a)) or plan_of[-1]
+        "contrastive.commands.compare.outcome.plan", lambda *a: plan_of.append(plan(*a)) or plan_of[-1]
     )
     monkeypatch.setattr(training, "_run", run)
     return made, codes
@@ -462,7 +464,7 @@ def test_a_recipe_of_which_all_runs_fail_cannot_be_compared(recipes, children, c
 
 
 def test_seeds_begin_at_the_recipe_s_own(recipes):
-    (candidate,) = plan([recipes[0]], 2, ["train.seed=7"])
+    (candidate,) = plan([recipes[0]], 2, load_registry(), ["train.seed=7"])
     assert list(candidate.folders) == [7, 8]
 
 

@@ -16,6 +16,7 @@ from contrastive.commands.compare.findings import gather
 from contrastive.commands.compare.pictures import principal_plane
 from contrastive.commands.compare.plots import charts
 from contrastive.commands.compare.report import findings, render
+from contrastive.registry import load_registry
 from tests.support.fake_runs import write_run, write_runs
 
 CHROMIUM = next(
@@ -43,7 +44,7 @@ def comparison(tmp_path_factory) -> dict:
     folders = write_runs(runs, "base", [0.80, 0.82, 0.81]) + write_runs(
         runs, "worse", [0.70, 0.71, 0.73], recipe={"loss": {"name": "nt_xent", "note": "</script><b>&"}}
     )
-    found = gather(plan(folders, 1))
+    found = gather(plan(folders, 1, load_registry()))
     return json.loads(json.dumps(found))  # as comparison.json holds it
 
 
@@ -126,7 +127,7 @@ def test_the_plane_pairs_what_was_measured_at_one_epoch(comparison):
 
 
 def test_a_single_recipe_of_a_single_seed_can_be_shown(tmp_path):
-    found = gather(plan([str(write_run(tmp_path, "alone", 0, 0.8))], 1))
+    found = gather(plan([str(write_run(tmp_path, "alone", 0, 0.8))], 1, load_registry()))
     assert findings(found) == []
     assert "Nearest neighbours" not in render(found, [])
 

@@ -18,8 +18,8 @@ from contrastive.commands.profiler import STAGES, Stopwatch, profile
 from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
+from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
-from contrastive.runs.job import Job
 from contrastive.training.accelerator import make_accelerator
 from contrastive.training.engine import Engine
 
@@ -117,7 +117,7 @@ def test_measured_steps_are_those_of_a_run(tiny_recipe, tmp_path, monkeypatch, a
         accelerator = make_accelerator("fp32", str(tmp_path), [])
         folder = tmp_path / train.__name__
         folder.mkdir()
-        engine, evaluation = Job(recipe, *build(recipe), Display()).engine(folder, accelerator, bool)
+        engine, evaluation = assemble(recipe, *build(recipe), folder, accelerator, Display())
         train(engine, evaluation)
         return [line["loss"] for line in engine.metrics.read() if "loss" in line]
 

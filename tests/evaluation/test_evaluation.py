@@ -64,7 +64,7 @@ def test_every_protocol_gives_its_figures_and_floors(full_run):
 
 
 def test_figures_of_z_are_those_of_the_head(full_run):
-    loaded = load(full_run.folder)
+    loaded = load(full_run.folder, load_registry())
     method, evaluation = loaded.parts.method.eval(), loaded.evaluation
     with torch.no_grad():
         bank, queries = (
@@ -75,7 +75,7 @@ def test_figures_of_z_are_those_of_the_head(full_run):
 
 def test_the_labels_used_are_listed_in_the_run_and_the_same_in_every_run(full_run, tiny_recipe, tmp_path):
     listed = json.loads((full_run.folder / "subsets.json").read_text())
-    train = load(full_run.folder).data.train
+    train = load(full_run.folder, load_registry()).data.train
     assert listed == {"finetune_30": sorted(train.ids[balanced(train.ids, train.labels, 0.3)].tolist())}
     other = {**EVERY, "train.epochs": 1, "train.seed": 5, "loss.temperature": 0.7}
     second = contrastive.run(tiny_recipe, other, out=tmp_path / "run")
@@ -164,7 +164,7 @@ def test_transfer_to_another_data_set_is_frozen_features_on_its_train_and_test(f
     assert found["trained"].keys() == found["untrained"].keys() == {"knn_top1", "finetune_30_top1"}
     assert found["pixels"].keys() == {"knn_top1"}
     assert found["protocols"]["finetune_30"]["labels_used"] == 18, "of the other data set"
-    loaded = load(full_run.folder, {"dataset.root": str(root)})
+    loaded = load(full_run.folder, load_registry(), {"dataset.root": str(root)})
     reader, method = loaded.evaluation.reader, loaded.parts.method.eval()
     with torch.no_grad():
         bank, queries = (
@@ -216,7 +216,6 @@ class Plugin:
 def test_a_protocol_that_changes_the_encoder_fails_the_evaluation(tiny_run, protocol, said, monkeypatch):
     registry = load_registry()
     registry.add(Plugin(), "contrastive-careless", "1.0")
-    monkeypatch.setattr("contrastive.runs.folder.load_registry", lambda: registry)
     monkeypatch.setattr("contrastive.commands.evaluate.load_registry", lambda: registry)
     with pytest.raises(PluginError, match=rf"evaluate\.{protocol}: the protocol {said}.*copy") as error:
         evaluate(tiny_run, [protocol])
@@ -224,7 +223,7 @@ def test_a_protocol_that_changes_the_encoder_fails_the_evaluation(tiny_run, prot
 
 
 def test_no_protocol_of_ours_changes_the_encoder(full_run):
-    loaded = load(full_run.folder)
+    loaded = load(full_run.folder, load_registry())
     method = loaded.parts.method
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     loaded.evaluation.final(method.backbone, method.head)

@@ -1,25 +1,19 @@
-"""The JSON Schema of recipes, checked with a small validator of the keywords it uses; list and show."""
+"""The JSON Schema of recipes, checked with a small validator of the keywords it uses."""
 
 from __future__ import annotations
 
 import json
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from contrastive import hookspecs
 from contrastive.commands.catalogue import (
     list_parts,
-    list_plugins,
-    render_list,
-    render_part,
-    render_plugins,
     show_part,
 )
-from contrastive.errors import PluginError, UsageError
+from contrastive.errors import PluginError
 from contrastive.kinds import KINDS
 from contrastive.recipe import load_cells, load_tree, resolve, shipped_recipes
 from contrastive.recipe.reader import read_yaml
@@ -168,56 +162,6 @@ def test_a_broken_part_is_known_by_name_alone():
     assert listed["nt_xent"] == "Cross entropy."
     with pytest.raises(PluginError):
         show_part(registry, "loss", "bad")
-
-
-def test_list_show_and_plugin_list_are_plain_data_and_render():
-    registry = load_registry(plugins=False)
-    out = StringIO()
-    console = Console(file=out, width=200)
-    listing, plugins = list_parts(registry), list_plugins(registry)
-    assert list(listing) == [*KINDS, "recipe"]
-    assert {recipe["name"] for recipe in listing["recipe"]} == set(shipped_recipes())
-    render_list(listing, console)
-    render_plugins(plugins, console)
-    for entry in registry:
-        shown = show_part(registry, entry.kind, entry.name)
-        json.dumps([listing, plugins, shown], allow_nan=False)
-        assert shown["summary"], entry
-        assert all(parameter["doc"] for parameter in shown["parameters"]), (
-            f"{entry} has an undocumented parameter"
-        )
-        render_part(shown, console)
-        assert f"{entry.kind}: {entry.name}" in out.getvalue()
-    assert "nt_xent" in out.getvalue()
-
-
-def test_show_tells_types_and_defaults():
-    part = show_part(fake_registry(), "augmentation", "crop")
-    assert part["parameters"] == [
-        {"name": "size", "type": "integer > 0", "required": True, "doc": "side of the crop, in pixels."},
-        {
-            "name": "scale",
-            "type": "list of number, number",
-            "required": False,
-            "default": [0.08, 1.0],
-            "doc": "least and greatest share of the area.",
-        },
-    ]
-    assert "Args" not in part["doc"]
-
-
-def test_show_tells_the_id_of_a_protocol():
-    out = StringIO()
-    part = show_part(load_registry(plugins=False), "protocol", "finetune")
-    assert part["id"] == "finetune/1"
-    render_part(part, Console(file=out, width=200))
-    assert "its figures carry the id finetune/1" in out.getvalue()
-    assert "id" not in show_part(fake_registry(), "loss", "nt_xent")
-
-
-def test_an_unknown_kind_is_a_usage_error():
-    with pytest.raises(UsageError, match="Did you mean 'loss'"):
-        list_parts(fake_registry(), "losss")
 
 
 def test_every_hook_is_in_the_guide_for_plugins():

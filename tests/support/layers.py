@@ -51,6 +51,8 @@ IMPORTERS: dict[str, set[str]] = {
     # they stand on everything
     "testing": {"commands.plugin_check", "cli"},
     "commands.compare": {"cli"},
+    # who only profiles or evaluates starts from runs.assembly and runs.reload
+    "runs.job": {"commands.run", *FRONT_DOOR},
     "cli": {"__main__"},
 }
 

@@ -15,8 +15,8 @@ from contrastive.errors import Mistakes, UsageError
 from contrastive.files import read_map
 from contrastive.recipe import NOT_TRAINING, Cell, load_cells, load_tree, resolve
 from contrastive.recipe.differences import changed, flatten
-from contrastive.registry import load_registry
-from contrastive.runs.resume import Asked, asked_of, default_folder
+from contrastive.registry import Registry
+from contrastive.runs.resume import RunIdentity, default_folder
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,22 @@ class Candidate:
     data: str
     folders: Mapping[int, Path]
     labels: Mapping[str, str] = field(default_factory=dict)
-    asked: Mapping[int, Asked] | None = None
+    asked: Mapping[int, RunIdentity] | None = None
 
     def finished(self, seed: int) -> bool:
         """Whether the run of a seed has ended, trained and evaluated as the recipe asks."""
-        return self.asked is None or self.asked[seed].met(self.folders[seed])
+        return self.asked is None or self.asked[seed].is_finished_in(self.folders[seed])
 
 
-def plan(targets: Sequence[str], seeds: int, sets: Sequence[str] | Mapping[str, Any] = ()) -> list[Candidate]:
+def plan(
+    targets: Sequence[str], seeds: int, registry: Registry, sets: Sequence[str] | Mapping[str, Any] = ()
+) -> list[Candidate]:
     """The candidates that the words of a command line stand for, in its order.
 
     Args:
         targets: recipe files, names of shipped recipes, grid files and folders of finished runs.
         seeds: how many each recipe gets: its own ``train.seed`` and those after it. Run folders have theirs.
+        registry: what recipes are resolved with.
         sets: ``--set`` overrides of every recipe.
 
     Raises:
@@ -63,7 +66,7 @@ def plan(targets: Sequence[str], seeds: int, sets: Sequence[str] | Mapping[str, 
     first_of = {folder: first for first, group in runs.items() for folder in group.folders.values()}
     candidates: list[Candidate] = []
     with Mistakes() as mistakes:
-        built = _Recipes(seeds, mistakes)
+        built = _Recipes(seeds, registry, mistakes)
         for target in targets:
             if Path(target) in folders:
                 group = runs.pop(first_of[Path(target)], None)
@@ -78,9 +81,8 @@ def plan(targets: Sequence[str], seeds: int, sets: Sequence[str] | Mapping[str, 
 class _Recipes:
     """Resolves and builds recipes, whose mistakes it keeps in ``mistakes``."""
 
-    def __init__(self, seeds: int, mistakes: Mistakes):
-        self.seeds, self.mistakes = seeds, mistakes
-        self.registry = load_registry()
+    def __init__(self, seeds: int, registry: Registry, mistakes: Mistakes):
+        self.seeds, self.registry, self.mistakes = seeds, registry, mistakes
         self.opened: Opened = []
 
     def candidates(self, target: str, sets: Sequence[str] | Mapping[str, Any]) -> list[Candidate]:
@@ -97,7 +99,7 @@ class _Recipes:
         folders, asked = {}, {}
         for seed in range(recipe.train.seed, recipe.train.seed + self.seeds):
             seeded = replace(recipe, train=recipe.train.model_copy(update={"seed": seed}))
-            asked[seed] = asked_of(seeded, data, composition)
+            asked[seed] = RunIdentity.of(seeded, data, composition)
             folders[seed] = default_folder(seeded, asked[seed].fingerprint)
         return Candidate(recipe.name, _seedless(recipe.dump()), data.fingerprint, folders, cell.labels, asked)
 

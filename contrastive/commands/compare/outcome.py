@@ -23,6 +23,7 @@ from contrastive.commands.compare.runner import MARK, train, write_recipes
 from contrastive.commands.compare.tables import tables
 from contrastive.errors import UsageError
 from contrastive.files import write_whole
+from contrastive.registry import load_registry
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def compare(
     """
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}; say how many, 1 or more.")
-    candidates = plan([str(target) for target in targets], seeds, overrides)
+    registry = load_registry()
+    candidates = plan([str(target) for target in targets], seeds, registry, overrides)
     folder = _admitted(
         Path(out)
         if out is not None
@@ -73,7 +75,7 @@ def compare(
     write_recipes(candidates, folder)
     write_whole(folder / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     write_whole(folder / "runs.csv", to_csv(comparison))
-    write_whole(folder / "report.html", render(comparison, pictures(comparison, log)))
+    write_whole(folder / "report.html", render(comparison, pictures(comparison, registry, log)))
     return Comparison(folder, comparison, tables(comparison), failed)
 
 

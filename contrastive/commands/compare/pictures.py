@@ -18,6 +18,7 @@ from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluation import frozen
 from contrastive.parts import ImageTable
 from contrastive.protocols.neighbours import nearest_others
+from contrastive.registry import Registry
 from contrastive.rng import hash_order, hash_sample
 from contrastive.runs.reload import Loaded, load
 
@@ -26,7 +27,9 @@ IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6
 _SIDE = 56  # pixels of the longer side of a thumbnail, at most
 
 
-def pictures(comparison: Mapping[str, Any], log: Callable[[str], None] = print) -> list[dict[str, Any]]:
+def pictures(
+    comparison: Mapping[str, Any], registry: Registry, log: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
     """Maps and neighbours of the first seed of the first six recipes, on the same images.
 
     Returns:
@@ -39,7 +42,8 @@ def pictures(comparison: Mapping[str, Any], log: Callable[[str], None] = print) 
     for row in comparison["recipes"][:RECIPES]:
         seed, folder = next(iter(row["runs"].items()))
         try:
-            drawn.append({"name": row["name"], "seed": seed, **_picture(load(folder, opened=opened))})
+            loaded = load(folder, registry, opened=opened)
+            drawn.append({"name": row["name"], "seed": seed, **_picture(loaded)})
         except ContrastiveError as error:  # the data is gone, or the checkpoint: the figures still stand
             log(f"no picture of {row['name']}: {error}")
     return drawn

@@ -6,6 +6,7 @@ test of what the part does, the rest is the same for every kind.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import keyword
 import re
@@ -18,7 +19,7 @@ from string import Template
 from contrastive.errors import UsageError
 from contrastive.files import named
 from contrastive.kinds import KINDS
-from contrastive.registry import Registry
+from contrastive.registry import Registry, load_registry
 from contrastive.registry.registry import KNOWN_PLUGINS
 from contrastive.versions import CORE
 
@@ -58,6 +59,12 @@ class Names:
     module: str
     part: str
     title: str
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the package and print what to do next."""
+    print(create(arguments.name, arguments.kind, load_registry(), arguments.out))
+    return 0
 
 
 def create(name: str, kind: str, registry: Registry, out: str | Path | None = None) -> str:

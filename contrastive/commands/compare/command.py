@@ -1,0 +1,26 @@
+"""What the command line calls: a comparison, printed as tables or as one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+
+from contrastive.commands.compare.outcome import compare
+from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.runs.display import Display
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Compare, and print the tables and where the report is; 1 if a run failed."""
+    with progress_on_stderr(arguments):
+        display = Display()
+        outcome = compare(
+            arguments.targets, arguments.overrides, seeds=arguments.seeds, out=arguments.out, log=display.log
+        )
+        display.console.print(*outcome.tables, sep="\n")
+        for note in outcome.comparison["notes"]:
+            display.warn(note)
+    if arguments.json:
+        print_json(outcome.comparison)
+    else:
+        print(outcome.folder / "report.html")
+    return 1 if outcome.failed else 0

@@ -1,0 +1,17 @@
+"""``contrastive plugin check``: a plugin's parts against what every part promises."""
+
+from __future__ import annotations
+
+import argparse
+
+from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.testing.report import check
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Check a plugin and print the results; 3 if a check failed."""
+    with progress_on_stderr(arguments):
+        report = check(arguments.plugin, show=not arguments.json)
+    if arguments.json:
+        print_json(report)
+    return 3 if report["failed"] else 0

@@ -1,0 +1,47 @@
+"""``contrastive run``: train, evaluate and export what a recipe specifies."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.distributed import is_first
+from contrastive.errors import RecipeError
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
+from contrastive.runs.display import Display, summary_table
+from contrastive.runs.job import run
+from contrastive.runs.launch import LAUNCHED, end_with_launcher, launch
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the recipe in this process, or launch several that do."""
+    if arguments.processes is not None:
+        return _launch(arguments)
+    if LAUNCHED in os.environ:
+        end_with_launcher()
+    with progress_on_stderr(arguments):
+        display = Display()
+        finished = run(
+            arguments.recipe, arguments.overrides, out=arguments.out, resume=arguments.resume, display=display
+        )
+        if not is_first():
+            return 0
+        display.console.print(summary_table(finished.summary))
+    if arguments.json:
+        print_json({"run": str(finished.folder), **finished.summary})
+    else:
+        print(finished.folder)
+    return 0
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    """The same command in each of ``--processes``, once the recipe is known to be valid."""
+    recipe = load_recipe(arguments.recipe, arguments.overrides, load_registry())
+    if arguments.processes > 0 and (mistake := recipe.unshared(arguments.processes)):
+        raise RecipeError([mistake])  # before every process has imported all it needs
+    argv = [f"--set={override}" for override in arguments.overrides]
+    argv += [f"--out={arguments.out}"] if arguments.out is not None else []
+    argv += ["--json"] * arguments.json + ["--debug"] * arguments.debug
+    return launch(["run", arguments.recipe, *argv, f"--resume={arguments.resume}"], arguments.processes)

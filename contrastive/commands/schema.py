@@ -1,0 +1,15 @@
+"""``contrastive schema``: the JSON Schema of recipes."""
+
+from __future__ import annotations
+
+import argparse
+
+from contrastive.commands.output import print_json
+from contrastive.recipe.schema import recipe_schema
+from contrastive.registry import load_registry
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the schema of recipes of every installed part."""
+    print_json(recipe_schema(load_registry()))
+    return 0

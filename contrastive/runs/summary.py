@@ -1,0 +1,120 @@
+"""What a run writes once it is trained: ``backbone/``, ``subsets.json`` and ``summary.json``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from contrastive.backbones.probe import flops
+from contrastive.build.builder import untrained_of
+from contrastive.build.composition import Composition, Data
+from contrastive.errors import UsageError
+from contrastive.evaluation.evaluation import Evaluation, frozen
+from contrastive.files import beside, put, write_json, writing
+from contrastive.kinds import MONITORS
+from contrastive.parts import Backbone
+from contrastive.recipe import Recipe
+from contrastive.runs.display import Display
+from contrastive.runs.resume import RunIdentity
+from contrastive.text import counted
+from contrastive.training.engine import Engine
+
+
+def conclude(
+    engine: Engine,
+    evaluation: Evaluation,
+    recipe: Recipe,
+    data: Data,
+    composition: Composition,
+    identity: RunIdentity,
+    display: Display,
+) -> None:
+    """Export the backbone; evaluate it, the untrained encoder and raw pixels; sum up in summary.json.
+
+    Args:
+        engine: has trained; its folder takes the files.
+        evaluation: of the recipe.
+        recipe, data, composition: what was trained.
+        identity: what tells later that this run is finished.
+        display: takes messages.
+    """
+    method = engine.method
+    _export(method.backbone, engine.folder / "backbone", display)
+    evaluation.unreadable.clear()  # a run that was killed does not know those of the evaluations before
+    display.log("final evaluation of the trained encoder")
+    metrics: dict[str, Any] = {"trained": evaluation.final(method.backbone, method.head)}
+    metrics |= {"untrained": {}, "pixels": {}, "split": None}
+    if metrics["trained"]:
+        display.log("final evaluation of the untrained encoder and of raw pixels")
+        untrained = untrained_of(recipe, data, composition, evaluation.device)
+        metrics["untrained"] = evaluation.final(*untrained)
+        metrics["pixels"] = evaluation.pixels()
+        metrics["split"] = evaluation.split
+    _write_subsets(engine.folder / "subsets.json", evaluation.used())
+    engine.tick()
+    unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
+    if unreadable:
+        display.warn(f"{counted(unreadable, 'image')} could not be read and others took their place")
+    monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {})
+    summary = {
+        "name": recipe.name,
+        "seed": recipe.train.seed,
+        "fingerprint": identity.fingerprint,
+        **metrics,
+        "protocols": evaluation.describe(),
+        "monitors": {k: monitors[k] for k in MONITORS if k in monitors},
+        **_costs(engine, data, composition),
+        "images": {
+            "train": len(data.train),
+            "test": len(data.test or ()),
+            "scored": evaluation.scored if metrics["trained"] else 0,
+        },
+        "skipped": len(skipped_files(data)),
+        "unreadable": unreadable,
+        "evaluate": identity.evaluate,
+    }
+    write_json(engine.folder / "summary.json", summary)
+
+
+def skipped_files(data: Data) -> list[str]:
+    """The files of a data set that are not images."""
+    return [*data.train.skipped, *(data.test.skipped if data.test else ())]
+
+
+def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, Any]:
+    """How long the run was, and what it took: time, memory, parameters, operations per image."""
+    state, backbone = engine.state, engine.method.backbone
+    with frozen(backbone):
+        operations = flops(backbone, data.train.channels, composition.image_size)
+    return {
+        "epochs": state.epoch,
+        "steps": state.step,
+        "stopped": state.stopped if state.step < engine.steps else None,
+        "wall_seconds": round(state.seconds, 1),
+        "peak_memory_mib": state.peak_memory_mib,
+        "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
+        "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
+        "backbone_flops": operations,
+    }
+
+
+def _export(backbone: Backbone, folder: Path, display: Display) -> None:
+    """Write ``backbone/``. A backbone that timm cannot load stays in the checkpoint alone, with a message."""
+    with writing(folder):
+        temporary = beside(folder)
+        try:
+            backbone.export(str(temporary))
+            put(temporary, folder)
+        except UsageError as error:
+            display.log(f"no backbone/ folder: {error}")
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
+    """Whose labels protocols used, protocol -> ids, if these are not all; no file if every one used all."""
+    if used:
+        write_json(path, used, indent=None)
+    else:
+        path.unlink(missing_ok=True)

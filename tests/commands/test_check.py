@@ -1,0 +1,145 @@
+"""``contrastive check``: shapes, steps, memory, and mistakes of several recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from contrastive.cli import main
+from contrastive.commands.check import check
+from contrastive.errors import RecipeError
+from tests.support.command_line import json_of
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def test_check_tells_shapes_steps_and_memory(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
+    report = json_of(capsys, "check", str(tiny_recipe))["recipes"][0]
+    assert report["shapes"] == {"image": [3, 16, 16], "view": [3, 16, 16], "h": 64, "z": 8}
+    assert report["steps"] == 21
+    assert report["images"] == {"train": 120, "test": 30}
+    assert report["memory_mib"]["total"] > 0
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("of", ["ema", "{name: ema, momentum: 0.9}"])
+def test_what_several_processes_train_is_checked_in_one(of: str, tiny_recipe: Path):
+    assert check(tiny_recipe, [f"target={{name: shuffle_bn, of: {of}}}"])["parts"]["target"] == "shuffle_bn"
+
+
+CROP = "{name: random_resized_crop, size: 12}"
+
+
+@pytest.mark.parametrize("operations", [[CROP, "flip"], ["flip"], []])
+def test_an_operation_that_changes_the_size_of_views_changes_what_is_evaluated(
+    operations: list[str], tiny_recipe: Path
+):
+    resize = "{name: torchvision, transform: Resize, options: {size: 24}}"
+    report = check(tiny_recipe, [f"augmentation=[{', '.join([*operations, resize])}]"])
+    assert report["shapes"]["view"] == [3, 24, 24]
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (
+            "{name: torchvision, transform: RandomZoomOut}",
+            "the views differ in size; end the augmentation with",
+        ),
+        (
+            "{name: torchvision, transform: Resize, options: {size: [12, 16]}}",
+            "views of 12 x 16 pixels are not square",
+        ),
+        (
+            "{name: torchvision, transform: Normalize, options: {mean: [0.5], std: [0.5]}}",
+            "torchvision.Normalize cannot work on an image [3, 12, 12]",
+        ),
+    ],
+)
+def test_views_that_no_encoder_can_take_are_refused(operation: str, message: str, tiny_recipe: Path):
+    with pytest.raises(RecipeError) as error:
+        check(tiny_recipe, [f"augmentation=[{CROP}, {operation}]"])
+    assert f"augmentation: {message}" in str(error.value)
+
+
+def test_images_of_several_sizes_need_a_crop(tiny_recipe: Path, tmp_path: Path):
+    for number, size in enumerate((16, 20) * 20):
+        (tmp_path / "root").mkdir(exist_ok=True)
+        Image.new("RGB", (size, 16)).save(tmp_path / "root" / f"{number}.png")
+    sets = [f"dataset.root={tmp_path / 'root'}"]
+    with pytest.raises(
+        RecipeError, match="augmentation: the images differ in size; start the augmentation with"
+    ):
+        check(tiny_recipe, [*sets, "augmentation=[flip]"])
+    assert check(tiny_recipe, [*sets, f"augmentation=[flip, {CROP}]"])["shapes"]["view"] == [3, 12, 12]
+
+
+def test_check_estimates_activations_that_grow_with_the_batch(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    small, large = (
+        json_of(capsys, "check", str(tiny_recipe), "--set", f"train.batch_size={batch}")["recipes"][0][
+            "memory_mib"
+        ]
+        for batch in (16, 64)
+    )
+    assert large["activations"] == pytest.approx(4 * small["activations"], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("negatives", "told"),
+    [
+        ("in_batch", "keys of one batch of 16 images; accumulation adds none"),
+        ("{name: queue, size: 5000}", "5,000 keys of earlier batches"),
+        (
+            "[in_batch, {name: queue, size: 40}]",
+            "keys of one batch of 16 images; accumulation adds none, and 40 keys of earlier batches",
+        ),
+        ("none", "none"),
+    ],
+)
+def test_check_tells_the_candidates(negatives: str, told: str, tiny_recipe: Path):
+    report = check(tiny_recipe, [f"negatives={negatives}", "allow=[collapse]"])
+    assert report["candidates"] == told
+
+
+def test_check_estimates_the_activations_of_one_chunk(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
+    def checked(*sets: str) -> dict[str, Any]:
+        arguments = [word for each in sets for word in ("--set", f"train.{each}")]
+        return json_of(capsys, "check", str(tiny_recipe), *arguments)["recipes"][0]
+
+    chunk, whole = checked("batch_size=16"), checked("batch_size=96", "chunk_size=96")
+    cut = checked("batch_size=96", "chunk_size=16")
+    assert chunk["chunks"] == whole["chunks"] == "none"
+    assert cut["chunks"].startswith(
+        "6 a batch, of at most 16 images; batch norm sees chunks of 16 images, not the batch of 96"
+    )
+    assert whole["memory_mib"]["activations"] > 5 * chunk["memory_mib"]["activations"]
+    assert cut["memory_mib"]["activations"] == pytest.approx(chunk["memory_mib"]["activations"], rel=0.05)
+
+
+def test_check_of_several_tells_the_mistakes_of_each(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
+    Path("wrong.yaml").write_text(tiny_recipe.read_text().replace("temperature", "temperatur"))
+    assert main(["check", str(tiny_recipe), "wrong.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert "is right" in shown.out
+    assert "wrong.yaml:6:23  loss.temperatur: nt_xent has no parameter 'temperatur'." in shown.err
+    assert "Did you mean 'temperature'?" in shown.err
+
+
+@pytest.mark.parametrize(
+    "recipe", ["simclr", "photos", "cifar10/simclr", "cifar10/simclr-cpu", "imagenet/simclr"]
+)
+def test_every_shipped_recipe_is_right(recipe: str, capsys: pytest.CaptureFixture[str]):
+    """Absent data is the only thing that may be missing here, and is reported with its remedy."""
+    code = main(["check", recipe])
+    shown = capsys.readouterr()
+    if recipe == "simclr":
+        assert code == 0
+    else:
+        assert code == 2
+        assert len(shown.err.strip().splitlines()) == 1, shown.err
+        assert "dataset" in shown.err

@@ -1,0 +1,81 @@
+"""``contrastive embed``: a table of features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import contrastive
+from tests.support.command_line import json_of, refused
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@pytest.mark.parametrize(("output", "width"), [("h", 64), ("z", 8)])
+def test_embed_writes_ids_labels_names_and_features(
+    tiny_run: Path, output: str, width: int, capsys: pytest.CaptureFixture[str]
+):
+    json_of(capsys, "embed", str(tiny_run), "--out", "f.parquet", "--output", output)
+    table = pq.read_table("f.parquet")
+    assert table.column_names == ["split", "id", "name", "label", "features"]
+    assert table.schema.field("features").type.list_size == width
+    assert table["split"].to_pylist() == ["train"] * 120 + ["test"] * 30
+    assert set(table["label"].to_pylist()) == {0, 1, 2}
+    assert np.isfinite(np.stack(table["features"].to_numpy())).all()
+
+
+def test_embedded_features_are_those_of_the_exported_backbone(
+    tiny_run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+):
+    json_of(capsys, "embed", str(tiny_run), "--out", "f.parquet")
+    rows = pq.read_table("f.parquet").to_pylist()
+    net = contrastive.load_backbone(tiny_run / "backbone")
+    for row in (rows[0], rows[-1]):
+        file = next(tiny_data.rglob(row["name"]), None) or tiny_data / row["name"]
+        pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            h = net(pixels)[0]
+        torch.testing.assert_close(h, torch.tensor(row["features"]), rtol=1e-4, atol=1e-5)
+
+
+def test_embed_finds_nearest_neighbours(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+    json_of(capsys, "embed", str(tiny_run), "--out", "f.parquet", "--neighbours", "3")
+    rows = [row for row in pq.read_table("f.parquet").to_pylist() if row["split"] == "test"]
+    unit = np.array([row["features"] for row in rows])
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    for n, row in enumerate(rows):
+        best = np.sort(similarity[n])[::-1][:3]
+        np.testing.assert_allclose(row["similarities"], best, atol=1e-5)
+        assert row["name"] not in row["neighbours"]
+
+
+def test_embed_into_a_missing_folder_is_refused(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+    assert "does not exist" in refused(capsys, "embed", str(tiny_run), "--out", "no/f.parquet")
+
+
+def test_embed_of_a_few_new_images(tiny_run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]):
+    """Fewer than a batch, flat, without labels; and one test image has no neighbour."""
+    for folder, count in (("new/train", 3), ("new/test", 1)):
+        Path(folder).mkdir(parents=True)
+        for n, path in enumerate(sorted((tiny_data / "train" / "disc").iterdir())[:count]):
+            Path(folder, f"{n}.png").write_bytes(path.read_bytes())
+    command = ["embed", str(tiny_run), "--set", "dataset.root=new", "--out", "f.parquet", "--neighbours", "5"]
+    assert json_of(capsys, *command)["rows"] == 4
+    rows = pq.read_table("f.parquet").to_pylist()
+    assert [len(row["neighbours"]) for row in rows] == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"), [(["--neighbours", "-1"], "--neighbours"), (["--out", "."], "is a folder")]
+)
+def test_embed_refuses_at_once(
+    tiny_run: Path, extra: list[str], told: str, capsys: pytest.CaptureFixture[str]
+):
+    assert told in refused(capsys, "embed", str(tiny_run), "--out", "f.parquet", *extra)

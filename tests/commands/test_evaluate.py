@@ -1,0 +1,26 @@
+"""``contrastive evaluate``: metrics of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import contrastive
+from tests.support.command_line import json_of
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def test_evaluate_gives_the_figures_of_the_run(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+    figures = json_of(capsys, "evaluate", str(tiny_run))
+    assert figures["trained"] == contrastive.Run(tiny_run).summary["trained"]
+    assert figures["split"] == "test"
+    only = json_of(capsys, "evaluate", str(tiny_run), "--protocol", "knn", "--set", "evaluate.knn.k=3")
+    assert set(only["trained"]) == {"knn_top1"}
+    assert only["protocols"]["knn"]["k"] == 3
+
+
+def test_evaluate_on_another_data_set(tiny_run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]):
+    figures = json_of(capsys, "evaluate", str(tiny_run), "--set", f"dataset.root={tiny_data / 'train'}")
+    assert figures["split"] == "validation"
