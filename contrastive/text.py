@@ -19,10 +19,19 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def counted(names: Sequence[str], what: str) -> str:
+def quantity(count: int, noun: str) -> str:
+    """``1 file``, ``1,234 files``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def shortened(names: Sequence[str], separator: str = ", ") -> str:
+    """``a, b, c, d, e, ...``: at most five of them."""
+    return separator.join([*names[:5], *(["..."] if len(names) > 5 else [])])
+
+
+def counted(names: Sequence[str], noun: str) -> str:
     """``12 files (a, b, c, d, e, ...)``."""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'} ({shown})"
+    return f"{quantity(len(names), noun)} ({shortened(names)})"
 
 
 def byte_count(count: int) -> str:

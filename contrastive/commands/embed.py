@@ -17,6 +17,7 @@ from contrastive.parts import ImageTable
 from contrastive.protocols.neighbours import nearest_others
 from contrastive.registry import load_registry
 from contrastive.runs.reload import Overrides, load
+from contrastive.text import quantity, shortened
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -32,7 +33,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(table)
     else:
-        print(f"{table['out']}: {table['rows']} images, {arguments.output} of width {table['width']}")
+        images = quantity(table["rows"], "image")
+        print(f"{table['out']}: {images}, {arguments.output} of width {table['width']}")
     return 0
 
 
@@ -76,7 +78,7 @@ def embed(
         if len(features):
             tables.append(_table(split, images, features.ids, features.labels, features.h, neighbours))
     if not tables:
-        raise DataError(f"no image can be read: {'; '.join(sorted(loaded.evaluation.unreadable)[:5])}.")
+        raise DataError(f"no image can be read: {shortened(sorted(loaded.evaluation.unreadable), '; ')}.")
     table = pa.concat_tables(tables)
     partial = out.with_name(f".{out.name}.tmp")
     with named(out):

@@ -24,7 +24,7 @@ import torch
 from PIL import features
 from torch import Tensor
 
-from contrastive.data.tables import Done, HeldTable, decode, decode_all, pixel_bytes
+from contrastive.data.tables import HeldTable, OnProgress, decode, decode_all, pixel_bytes
 from contrastive.errors import UnreadableImage
 from contrastive.files import write_whole
 from contrastive.parts import ImageTable
@@ -67,12 +67,12 @@ class Cache:
     ):
         self.folder, self.title, self.source, self.log, self.warn = folder, title, source, log, warn
 
-    def table(self, table: ImageTable, progress: Done | None = None) -> CachedTable:
+    def table(self, table: ImageTable, progress: OnProgress | None = None) -> CachedTable:
         """The table, its images decoded into this cache on first use."""
         return CachedTable(table, self, progress)
 
     def fetch(
-        self, table: ImageTable, progress: Done | None = None
+        self, table: ImageTable, progress: OnProgress | None = None
     ) -> tuple[Path, dict[int, UnreadableImage]] | None:
         """The file of pixels, and row -> why it does not decode; made if it is not there and whole.
 
@@ -110,7 +110,7 @@ class Cache:
         return pixels, unreadable
 
     def _make(
-        self, pixels: Path, made_of: Mapping[str, Any], table: ImageTable, progress: Done | None
+        self, pixels: Path, made_of: Mapping[str, Any], table: ImageTable, progress: OnProgress | None
     ) -> dict[int, UnreadableImage]:
         """Decode every image into the cache, which is there whole or not at all."""
         size = pixel_bytes(table)
@@ -142,7 +142,7 @@ class CachedTable(HeldTable):
     decode are found one by one.
     """
 
-    def __init__(self, table: ImageTable, cache: Cache, progress: Done | None = None):
+    def __init__(self, table: ImageTable, cache: Cache, progress: OnProgress | None = None):
         super().__init__(table, progress)
         self._cache: Cache | None = cache  # until the images are loaded
         self._file: Path | None = None

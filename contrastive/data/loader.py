@@ -23,10 +23,11 @@ from torch.utils.data import Dataset as TorchDataset
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.data.cache import Cache
 from contrastive.data.storage import LIMIT, hold
-from contrastive.data.tables import Done, HeldTable, MemoryTable, decode, decode_reduced, workers_for
+from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, decode, decode_reduced, workers_for
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable
 from contrastive.rng import Key, derive, hash_ids
+from contrastive.text import shortened
 from contrastive.values import Batch
 
 Workers = int | Literal["auto"]
@@ -107,7 +108,7 @@ class TrainLoader:
         memory_limit: int = LIMIT,
         cache: Cache | None = None,
         share: tuple[int, int] = (0, 1),
-        progress: Done | None = None,
+        progress: OnProgress | None = None,
     ):
         if batch_size > len(table):
             raise DataError(
@@ -152,7 +153,7 @@ class TrainLoader:
         self.unreadable.update(unreadable)
         count, n = len(self.unreadable), len(self.table)
         if count > self.max_unreadable * n:
-            names = "; ".join(list(self.unreadable.values())[:5]) + ("; ..." if count > 5 else "")
+            names = shortened(list(self.unreadable.values()), "; ")
             raise DataError(
                 f"{count} of {n} images cannot be read, more than train.max_unreadable="
                 f"{self.max_unreadable:g} allows: {names}. Repair or remove them, or raise "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from contrastive.data.cache import Cache
-from contrastive.data.tables import Done, HeldTable, MemoryTable, holdable, pixel_bytes
+from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, holdable, pixel_bytes
 from contrastive.parts import ImageTable
 
 LIMIT = 2 * 2**30  # bytes of pixels; larger tables go into a cache, or are streamed
@@ -21,7 +21,7 @@ def whereabouts(table: ImageTable, limit: int, cached: bool) -> Literal["memory"
 
 
 def hold(
-    table: ImageTable, limit: int = LIMIT, cache: Cache | None = None, progress: Done | None = None
+    table: ImageTable, limit: int = LIMIT, cache: Cache | None = None, progress: OnProgress | None = None
 ) -> ImageTable:
     """The table in memory, if :func:`holdable` and no larger than ``limit`` bytes; in ``cache``, if there
     is one and it is larger; else the table itself."""

@@ -21,7 +21,8 @@ from contrastive.parts import ImageTable, Reduced, Reduction
 PHOTOGRAPH = 1024 * 1024
 _CHUNK = 2**24  # bytes of pixels a thread decodes at a time
 
-Done = Callable[[int, int], None]
+#: Called while images are decoded, with how many are decoded so far, of how many.
+OnProgress = Callable[[int, int], None]
 
 
 def workers_for(workers: int | str) -> int:
@@ -76,7 +77,7 @@ def pixel_bytes(table: ImageTable) -> int:
 
 
 def decode_all(
-    table: ImageTable, store: Callable[[int, np.ndarray], None], progress: Done | None = None
+    table: ImageTable, store: Callable[[int, np.ndarray], None], progress: OnProgress | None = None
 ) -> dict[int, UnreadableImage]:
     """Decode every image of a table of one size, in threads.
 
@@ -125,7 +126,7 @@ class HeldTable(ImageTable):
         progress: called with (images done, images in all) while they are decoded.
     """
 
-    def __init__(self, table: ImageTable, progress: Done | None = None):
+    def __init__(self, table: ImageTable, progress: OnProgress | None = None):
         assert table.size is not None, "only images of one size can be held"
         self.table, self.progress = table, progress
         self.ids, self.labels, self.skipped = table.ids, table.labels, table.skipped

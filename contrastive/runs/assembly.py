@@ -17,7 +17,7 @@ from contrastive.build.composition import Composition, Data
 from contrastive.data import TrainLoader
 from contrastive.data.cache import Cache, cache_folder
 from contrastive.data.storage import hold
-from contrastive.data.tables import Done
+from contrastive.data.tables import OnProgress
 from contrastive.distributed import rank, world_size
 from contrastive.errors import Interrupted
 from contrastive.evaluation.alarms import Alarms
@@ -172,7 +172,7 @@ def _cache_of(
     return Cache(folder, f"{part.name}-{split}", source, log, warn)
 
 
-def _stop_decoding(interrupted: Callable[[], bool]) -> Done:
+def _stop_decoding(interrupted: Callable[[], bool]) -> OnProgress:
     """Ends the decoding of all images, which may take an hour, when the user asks for it. Several processes,
     of which perhaps only one was asked, end together after a step instead."""
 

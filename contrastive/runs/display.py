@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.kinds import MONITORS
-from contrastive.text import duration, percent
+from contrastive.text import duration, percent, quantity
 
 #: Seconds between plain lines, at least; a line tells of the end of an epoch.
 PLAIN_INTERVAL = 10.0
@@ -58,7 +58,8 @@ class Display:
 
     def run_started(self, run: Any) -> None:
         """Announce the run and start the live line."""
-        self.log(f"{run.name}: {run.epochs} epochs, {run.steps:,} steps, in {run.folder}")
+        epochs, steps = quantity(run.epochs, "epoch"), quantity(run.steps, "step")
+        self.log(f"{run.name}: {epochs}, {steps}, in {run.folder}")
         self._first, self._printed = None, -math.inf
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
@@ -177,9 +178,8 @@ def _facts(summary: Mapping[str, Any]) -> str | None:
     if (memory := summary.get("peak_memory_mib")) is not None:
         facts.append(f"peak memory {memory:,.0f} MiB")
     if (parameters := summary.get("parameters")) is not None:
-        facts.append(f"{parameters:,} parameters")
+        facts.append(quantity(parameters, "parameter"))
     if unreadable := summary.get("unreadable"):
-        facts.append(
-            f"{len(unreadable) if isinstance(unreadable, Sized) else unreadable:,} unreadable images"
-        )
+        count = len(unreadable) if isinstance(unreadable, Sized) else unreadable
+        facts.append(quantity(count, "unreadable image"))
     return ", ".join(facts) or None

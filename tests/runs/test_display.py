@@ -8,12 +8,10 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import pytest
 from rich.console import Console
 
 from contrastive import monitors
 from contrastive.runs.display import MONITORS, Display, summary_table
-from contrastive.text import duration, percent
 
 RUN = SimpleNamespace(
     name="simclr", folder="runs/simclr-seed0-01234567", epochs=4, steps=40, steps_per_epoch=10
@@ -168,21 +166,10 @@ def test_summary_table_without_labels_or_pixels():
     assert ["linear top1", "86.0 %", "-", ""] in rows
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "0 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min"), (-1, "0 s")]
-)
-def test_duration(seconds, words):
-    assert duration(seconds) == words
-
-
-def test_percent():
-    assert percent(0.71249) == "71.2 %"
-
-
 def test_monitor_names_are_functions_of_monitors():
     assert all(callable(getattr(monitors, name)) for name in MONITORS)
 
 
-def test_importing_the_console_leaves_torch_out():
-    code = "import sys, contrastive.console; sys.exit('torch' in sys.modules)"
+def test_importing_the_display_leaves_torch_out():
+    code = "import sys, contrastive.runs.display; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
