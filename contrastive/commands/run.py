@@ -23,16 +23,16 @@ def main(arguments: argparse.Namespace) -> int:
         end_with_launcher()
     with progress_on_stderr(arguments):
         display = Display()
-        finished = run(
+        run_folder = run(
             arguments.recipe, arguments.overrides, out=arguments.out, resume=arguments.resume, display=display
         )
         if not is_first():
             return 0
-        display.console.print(summary_table(finished.summary))
+        display.console.print(summary_table(run_folder.summary))
     if arguments.json:
-        print_json({"run": str(finished.folder), **finished.summary})
+        print_json({"run": str(run_folder.folder), **run_folder.summary})
     else:
-        print(finished.folder)
+        print(run_folder.folder)
     return 0
 
 

@@ -175,10 +175,12 @@ class Job:
         self._start_trackers(engine)
         try:
             self._start(engine, resume)
-            explained = memory_told(partial(_memory_advice, engine), engine.checkpoints)
-            with explained_if(self.recipe.train.compile), explained:
+            with (
+                explained_if(self.recipe.train.compile),
+                memory_told(partial(_memory_advice, engine), engine.checkpoints),
+            ):
                 engine.train()
-            with memory_told(lambda: _EVALUATING, engine.checkpoints):
+            with memory_told(lambda: _EVALUATION_ADVICE, engine.checkpoints):
                 on_first(lambda: self._conclude(engine, evaluation))
         except RuntimeError as error:
             raise (lost(error) or error) from None
@@ -214,13 +216,13 @@ class Job:
             callback.run_started(engine)
 
 
-_EVALUATING = "while evaluating: free memory, or leave protocols out of evaluate."
+_EVALUATION_ADVICE = "while evaluating: free memory, or leave protocols out of evaluate."
 
 
 def _memory_advice(engine: Engine) -> str:
     """What to change if memory ran out while an engine trained."""
     if engine.state.evaluation_due:
-        return _EVALUATING
+        return _EVALUATION_ADVICE
     settings = engine.settings
     return chunk_advice(settings.batch_size // engine.accelerator.num_processes, settings.chunk_size)
 
