@@ -33,12 +33,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import contrastive.commands.run  # noqa: E402
 import contrastive.timm_models  # noqa: E402,F401 - all that a run imports is imported before it is forked
 from benchmarks.__main__ import machine  # noqa: E402
 from benchmarks.harness import environment  # noqa: E402
 from contrastive.cli import main as main_of_contrastive  # noqa: E402
 from contrastive.files import write_whole  # noqa: E402
-from contrastive.runs.job import run  # noqa: E402,F401
 from contrastive.training.metrics_file import MetricsFile  # noqa: E402
 from tests.support.same import assert_same_run  # noqa: E402
 

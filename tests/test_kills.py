@@ -24,7 +24,7 @@ def kill(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Kills a run at some of its changes, one after the other; it must end as the undisturbed one."""
     folder = tmp_path_factory.mktemp("killed") / "runs"
     sets = [part for text in SHORT for part in ("--set", text)]
-    command = [sys.executable, "-m", "tests.injected", str(tiny_recipe), str(folder), "--ask", *sets]
+    command = [sys.executable, "-m", "tests.support.injected", str(tiny_recipe), str(folder), "--ask", *sets]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -54,5 +54,5 @@ def test_killed_in_every_kind_of_write(kill: Kill):
 @settings(max_examples=4, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(1, LONGEST), st.booleans()), min_size=1, max_size=3))
 def test_killed_anywhere(kill: Kill, kills: list[tuple[int, bool]]):
-    """``python -m tests.injected RECIPE FOLDER`` takes every change there is."""
+    """``python -m tests.support.injected RECIPE FOLDER`` takes every change there is."""
     kill(kills)

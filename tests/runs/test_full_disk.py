@@ -34,7 +34,7 @@ def may_mount() -> bool:
 def test_a_disk_that_fills_up_at_any_write(tiny_recipe: Path, tmp_path: Path):
     """At each eighth change to the run folder; without ``--every`` the driver takes them all."""
     sets = [part for text in SHORT for part in ("--set", text)]
-    driver = [sys.executable, "-m", "tests.injected", str(tiny_recipe), str(tmp_path / "runs")]
+    driver = [sys.executable, "-m", "tests.support.injected", str(tiny_recipe), str(tmp_path / "runs")]
     mounted = f'mount -t tmpfs -o size=64m none "{tmp_path}" && exec "$@"'
     command = [*OWN_MOUNTS, "sh", "-c", mounted, "sh", *driver, *sets, "--fill", "--every", "8"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,11 +1,11 @@
 """Kills a run at chosen ones of its changes to the run folder, or fills its disk there, from within.
 
-``python -m tests.injected RECIPE FOLDER`` runs the recipe once undisturbed, counting its changes, then once
-for each of them: killed there by SIGKILL, killed again some changes after it was started again, and then let
-through. Every run must end as the undisturbed one; a line of JSON tells of each. With ``--ask`` the kills are
-read from standard input, a line for a run: ``[[at, torn], ...]``, changes to be killed at one after the
-other. With ``--fill`` the disk that holds FOLDER, a small tmpfs, is full from each change on; there is room
-again for the next attempt.
+``python -m tests.support.injected RECIPE FOLDER`` runs the recipe once undisturbed, counting its changes,
+then once for each of them: killed there by SIGKILL, killed again some changes after it was started again,
+and then let through. Every run must end as the undisturbed one; a line of JSON tells of each. With
+``--ask`` the kills are read from standard input, a line for a run: ``[[at, torn], ...]``, changes to be
+killed at one after the other. With ``--fill`` the disk that holds FOLDER, a small tmpfs, is full from each
+change on; there is room again for the next attempt.
 
 A process that has imported everything forks one for each attempt, so an attempt takes no start. Python's
 audit events tell of the changes: files opened for writing, renamed, removed, truncated, folders made and
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-import contrastive.runs.job
+import contrastive.commands.run
 import contrastive.timm_models  # noqa: F401 - all that a run imports is imported before the forks
 from contrastive.cli import main as command
 from contrastive.training.checkpoints import Checkpoints
@@ -148,7 +148,7 @@ def filled(recipe: str, sets: Sequence[str], folder: Path, at: int) -> list[str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.injected", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.support.injected", description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("folder", type=Path, help="takes the runs; must not exist")
     parser.add_argument("--set", action="append", default=[], dest="sets")
