@@ -77,7 +77,8 @@ class Step:
         self.batch = Batch(torch.arange(batch), pixels.mul_(255).to(torch.uint8))
         accelerator = Accelerator(cpu=True)
         if chunk is None:
-            self.passes: Any = OnePass(accelerator.prepare(self.method), accelerator)
+            model = accelerator.prepare(self.method)
+            self.passes: Any = OnePass(self.method, model, accelerator)
         else:
             model = accelerator.prepare(Chunk(self.method))
             self.passes = GradientCache(self.method, model, accelerator, chunk, 0)

@@ -1,7 +1,7 @@
 """``contrastive profile``: where the time of training goes, and what to do about it.
 
-A stopwatch stands around what the engine calls; the engine knows nothing of it, and an ordinary run
-measures nothing.
+A step names its stages as it enters them (:mod:`contrastive.training.stages`). In an ordinary run that does
+nothing; here a stopwatch takes the time of each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from contrastive.build.builder import build
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.device import peak_memory_mib
 from contrastive.errors import UsageError
-from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
 from contrastive.runs.assembly import assemble
@@ -35,6 +35,7 @@ from contrastive.text import duration, percent
 from contrastive.training.accelerator import make_accelerator, resolve_precision
 from contrastive.training.compilation import explained_if
 from contrastive.training.engine import Engine
+from contrastive.training.stages import Stages
 
 #: Steps before the measured ones: kernels are chosen and compiled, memory is taken.
 WARM_UP = 3
@@ -62,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class Stopwatch:
+class Stopwatch(Stages):
     """Seconds by stage. Time in a stage within another one counts to the inner one alone.
 
     On CUDA it places events in the stream and reads them at the end, so that nothing waits.
@@ -96,23 +97,19 @@ class Stopwatch:
         self.enter(stage)
 
     @contextmanager
-    def stage(self, stage: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
         """Everything within is of this stage."""
-        self.enter(stage)
+        self.enter(name)
         try:
             yield
         finally:
             self.leave()
 
-    def watch(self, owner: Any, name: str, stage: str) -> None:
-        """Let calls of ``owner.name`` count to ``stage`` from now on."""
-        call = getattr(owner, name)
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            with self.stage(stage):
-                return call(*args, **kwargs)
-
-        setattr(owner, name, watched)
+    def turn_at_gradient(self, tensors: Iterable[Tensor], name: str) -> None:
+        """End the present stage and begin ``name`` when a backward pass reaches one of the tensors."""
+        for tensor in tensors:
+            if tensor.requires_grad:
+                tensor.register_hook(lambda _: self.turn(name))
 
     def seconds(self) -> dict[str, float]:
         """Stage -> seconds since the last restart."""
@@ -163,9 +160,9 @@ def profile(
     with TemporaryDirectory() as folder:
         accelerator = make_accelerator(asked.train.precision, folder, [])
         shortened = _shortened(asked, len(data.train), steps)
-        engine, evaluation = assemble(shortened, data, parts, Path(folder), accelerator, Display())
+        engine, _ = assemble(shortened, data, parts, Path(folder), accelerator, Display())
         with explained_if(asked.train.compile):
-            seconds = _measure(engine, evaluation, steps)
+            seconds = _measure(engine, steps)
         memory = peak_memory_mib(accelerator.device)
     between = _steps_between_evaluations(asked, len(data.train))
     stages = {
@@ -216,78 +213,37 @@ def _steps_between_evaluations(recipe: Recipe, images: int) -> int:
     return _steps_per_epoch(recipe, images) * (min(every, epochs) if every else epochs)
 
 
-def _measure(engine: Engine, evaluation: Evaluation, steps: int) -> dict[str, float]:
+def _measure(engine: Engine, steps: int) -> dict[str, float]:
     """Train warm-up and ``steps``, and evaluate once: seconds by stage, warm-up left out."""
-    watch = Stopwatch(engine.accelerator.device)
-    method, seconds = engine.method, dict[str, float]()
+    watch = _TrainingWatch(engine.accelerator.device, WARM_UP * engine.settings.accumulate)
     engine.callbacks = ()
-    _watch_loading(watch, engine)
-    watch.watch(engine, "views_of", "augment")
-    _watch_encoder(watch, method)
-    watch.watch(method, "keys", "forward")
-    watch.watch(method, "compare", "loss")
-    for loss in method.losses:
-        watch.watch(loss, "forward", "loss")
-    watch.watch(engine.accelerator, "backward", "loss")  # until it reaches the encoder
-    watch.watch(engine.passes, "propagate", "backward")
-    for owner, name in (
-        (engine.accelerator, "clip_grad_norm_"),
-        (engine.optimizer, "step"),
-        (engine.optimizer, "zero_grad"),
-        (method, "before_step"),
-        (method, "after_batch"),
-        (method, "after_step"),
-    ):
-        watch.watch(owner, name, "optimizer")
-    evaluate = evaluation.during
-
-    def during(method: Any) -> dict[str, float]:
-        seconds.update(watch.seconds())
-        watch.restart()
-        with watch.stage("evaluation"):
-            figures = evaluate(method)
-        seconds["evaluation"] = watch.seconds()["evaluation"]
-        return figures
-
-    evaluation.during = during  # type: ignore[method-assign]
+    engine.method.stages = watch
     engine.train()
-    return seconds
+    return watch.training | {"evaluation": watch.seconds()["evaluation"]}
 
 
-def _watch_loading(watch: Stopwatch, engine: Engine) -> None:
-    """Time the wait for each batch, and begin anew with the first that is not of the warm-up."""
-    epoch, loaded = engine.loader.epoch, 0
-    first = WARM_UP * engine.settings.accumulate
+class _TrainingWatch(Stopwatch):
+    """A stopwatch that leaves out the warm-up, and what comes after the one evaluation.
 
-    def watched(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        nonlocal loaded
-        batches = epoch(*args, **kwargs)
-        while True:
-            if loaded == first:
-                watch.restart()
-            with watch.stage("load"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            loaded += 1
-            yield batch
+    Args:
+        device: whose time is taken.
+        warm_up: batches before the first one that counts.
+    """
 
-    engine.loader.epoch = watched  # type: ignore[method-assign]
+    def __init__(self, device: torch.device, warm_up: int):
+        super().__init__(device)
+        self._warm_up = warm_up
+        self.training: dict[str, float] = {}  # stage -> seconds from warm-up to the evaluation
 
-
-def _watch_encoder(watch: Stopwatch, method: Any) -> None:
-    """Time the online encoder; where gradients reach its output, the loss's backward pass ends."""
-    encode: Callable[..., Any] = method.encode
-
-    def watched(views: Any) -> Any:
-        with watch.stage("forward"):
-            encoded = encode(views)
-        for p in encoded.p.values():
-            if p.requires_grad:
-                p.register_hook(lambda _: watch.turn("backward"))
-        return encoded
-
-    method.encode = watched
+    def enter(self, stage: str) -> None:
+        if stage == "load":
+            if self._warm_up == 0:
+                self.restart()
+            self._warm_up -= 1
+        elif stage == "evaluation":
+            self.training = self.seconds()
+            self.restart()
+        super().enter(stage)
 
 
 def _bottleneck(stages: Mapping[str, float]) -> str:

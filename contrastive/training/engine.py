@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class Engine:
         chunk = min(images, settings.chunk_size or images)
         module = self.method if chunk == images else Chunk(self.method)
         self.model, self.optimizer = accelerator.prepare(module, torch_optimizer)
-        self.passes: Passes = OnePass(self.model, accelerator)
+        self.passes: Passes = OnePass(self.method, self.model, accelerator)
         if chunk < images:
             self.passes = GradientCache(self.method, self.model, accelerator, chunk, settings.seed)
         self.state = State()
@@ -124,6 +125,10 @@ class Engine:
         """Whether no step is to follow; a run that was stopped still ends its epoch, be it its first."""
         return self.step >= self.steps or bool(self.state.stopped and self.step and not self.state.batch)
 
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """A stage of a step, for whoever watches (:mod:`contrastive.training.stages`)."""
+        return self.method.stage(name)
+
     # -- the loop ---------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -146,7 +151,8 @@ class Engine:
         self._window = (time.perf_counter(), 0)
         last = self.steps_per_epoch * self.settings.accumulate
         micro: list[Batch] = []
-        for batch in self.loader.epoch(self.state.epoch, start=self.state.batch):
+        batches = self.loader.epoch(self.state.epoch, start=self.state.batch)
+        for batch in self.method.stages.each("load", batches):
             micro.append(batch)
             if len(micro) < self.settings.accumulate:
                 continue
@@ -173,28 +179,34 @@ class Engine:
         progress = Progress(state.step, self.total_steps)
         total = torch.zeros((), device=accelerator.device)
         compared: list[Comparison] = []
-        views_of = partial(self.views_of, epoch=state.epoch)
         may_skip = settings.nonfinite == "skip"
         statistics = Buffers(self.method.encoders if may_skip else ())
         for number, batch in enumerate(micro):
-            loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
+            loss, comparison = self.passes.backward(batch, self._views, progress, (number, len(micro)))
             total += loss / len(micro)
             compared.append(comparison)
         # Of all processes, so that each records, and decides, the same: [1 + signs]
         values = mean(torch.cat([total.reshape(1), self.signs.read(compared).to(total.dtype)]))
         norm = None
         if settings.clip_grad_norm is not None:
-            norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
+            with self.stage("optimizer"):
+                norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
         lr = self.optimizer.param_groups[0]["lr"]  # that of parameters no rule of the recipe names
         skip = may_skip and accelerator.scaler is None and not values.isfinite().all()
         if not skip:
-            self._update(progress, compared)
+            with self.stage("optimizer"):
+                self._update(progress, compared)
         if skip or (self.optimizer.step_was_skipped and not values[0].isfinite()):
             statistics.put_back()
-        self.optimizer.zero_grad(set_to_none=True)
+        with self.stage("optimizer"):
+            self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         values = values if norm is None else torch.cat([values, norm.reshape(1).to(total.dtype)])
         self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, compared[-1])
+
+    def _views(self, batch: Batch) -> list[Tensor]:
+        with self.stage("augment"):
+            return self.views_of(batch, epoch=self.state.epoch)
 
     def _update(self, progress: Progress, compared: Sequence[Comparison]) -> None:
         """The optimizer's step, and what parts do around it; fp16's scaler may still leave it out."""
@@ -244,7 +256,8 @@ class Engine:
         better = False
         state.stopped = on_first(lambda: state.stopped)  # callbacks may ask clocks of their own
         if self._ended or (every and state.epoch % every == 0):
-            figures = on_first(lambda: self.evaluator.during(self.method))
+            with self.stage("evaluation"):
+                figures = on_first(lambda: self.evaluator.during(self.method))
             self.log(figures, self.evaluator.named())
             better = state.note_best(figures)
             for callback in self.callbacks:

@@ -47,9 +47,6 @@ class Passes(Protocol):
         """
         ...
 
-    def propagate(self, scalar: Tensor) -> None:
-        """The backward pass that ends in the encoder."""
-
 
 class Buffers:
     """Buffers of modules as they are now, to be put back: a forward pass leaves its statistics in them.
@@ -68,10 +65,18 @@ class Buffers:
 
 
 class OnePass:
-    """A batch's gradient in one pass."""
+    """A batch's gradient in one pass.
 
-    def __init__(self, model: nn.Module, accelerator: Accelerator):
-        self.model, self.accelerator = model, accelerator
+    Args:
+        method: what is trained.
+        model: the same, as the accelerator prepared it.
+        accelerator: precision, loss scale and processes.
+    """
+
+    def __init__(self, method: Method, model: nn.Module, accelerator: Accelerator):
+        self.method = method
+        self.model = model
+        self.accelerator = accelerator
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
         number, count = micro
@@ -79,11 +84,10 @@ class OnePass:
         # Gradients add up over micro-batches; processes exchange them after the last.
         with nullcontext() if number == count - 1 else self.accelerator.no_sync(self.model):
             loss, comparison = self.model(views, *_known(batch, views[0]), progress)
-            self.propagate(loss / count)
+            # The loss's own backward pass comes first; it turns into the encoder's (Method.encode).
+            with self.method.stage("backward"), self.method.stage("loss"):
+                self.accelerator.backward(loss / count)
         return Output(loss.detach(), comparison)
-
-    def propagate(self, scalar: Tensor) -> None:
-        self.accelerator.backward(scalar)
 
 
 class Chunk(nn.Module):
@@ -150,7 +154,8 @@ class GradientCache:
 
         known = _known(batch, next(iter(queries.values())))
         loss, comparison = self.method.judge(Encoded({}, queries), keys, *known, progress)
-        self.accelerator.backward(loss / count)  # with fp16's scale, which the cached gradients then have
+        with self.method.stage("loss"):
+            self.accelerator.backward(loss / count)  # with fp16's scale, which the cached gradients then have
 
         sizes = [len(chunk.ids) for chunk in chunks]
         own = {view: key for view, key in keys.items() if key is not queries.get(view)}
@@ -159,12 +164,11 @@ class GradientCache:
         for chunk, gradients in enumerate(cached):
             last = chunk == len(chunks) - 1 and number == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                self.propagate(self.model(views(chunk), *gradients, last))
+                share = self.model(views(chunk), *gradients, last)
+                with self.method.stage("backward"):
+                    share.backward()  # not scaled again: what it is made of carries fp16's scale
         after.put_back()
         return Output(loss.detach(), comparison)
-
-    def propagate(self, scalar: Tensor) -> None:
-        scalar.backward()  # not scaled again: what it is made of carries fp16's scale
 
     def _embed(self, chunks: Iterable[Sequence[Tensor]]) -> tuple[Views, Views]:
         """Queries and keys of the whole batch, view -> [b, D], as leaves of the graph to come.

@@ -8,6 +8,7 @@ autocast and gradient synchronisation act on the whole of it. What parts do at e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
 from contrastive.parts import Backbone, Head, Loss, Negatives, StepPart, Target
+from contrastive.training.stages import Stages
 from contrastive.values import Progress
 
 
@@ -76,7 +78,12 @@ class Method(nn.Module):
             for t in self.target_views
             if any(source.offers(o, t) for source in negatives)
         ]
+        self.stages = Stages()
         target.bind(nn.Sequential(backbone, head))
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """A stage of a step, for whoever watches (:mod:`contrastive.training.stages`)."""
+        return self.stages.stage(name)
 
     @property
     def encoders(self) -> list[nn.Module | None]:
@@ -93,13 +100,17 @@ class Method(nn.Module):
         """z and p of the online views."""
         z: dict[int, Tensor] = {}
         p: dict[int, Tensor] = {}
-        for group in self._batches(views):
-            z_all = self.embed(torch.cat([views[view] for view in group]))  # [views b, D]
-            made = z_all.chunk(len(group))
-            # Without a predictor p is z, the very tensors: the comparison then prepares them once.
-            predicted = made if self.predictor is None else self.predictor(z_all).chunk(len(group))
-            z |= zip(group, made, strict=True)
-            p |= zip(group, predicted, strict=True)
+        with self.stage("forward"):
+            for group in self._batches(views):
+                z_all = self.embed(torch.cat([views[view] for view in group]))  # [views b, D]
+                embeddings = z_all.chunk(len(group))
+                # Without a predictor p is z, the very tensors: the comparison then prepares them once.
+                predictions = embeddings
+                if self.predictor is not None:
+                    predictions = self.predictor(z_all).chunk(len(group))
+                z |= zip(group, embeddings, strict=True)
+                p |= zip(group, predictions, strict=True)
+        self.stages.turn_at_gradient(p.values(), "backward")
         return Encoded(z, p)
 
     def _batches(self, views: Mapping[int, Tensor]) -> list[list[int]]:
@@ -111,7 +122,8 @@ class Method(nn.Module):
 
     def keys(self, views: Mapping[int, Tensor], encoded: Encoded) -> dict[int, Tensor]:
         """Keys of the target views: view -> [b, D]."""
-        return self.target({v: views[v] for v in self.target_views}, encoded.z, self.embed)
+        with self.stage("forward"):
+            return self.target({v: views[v] for v in self.target_views}, encoded.z, self.embed)
 
     def compare(
         self,
@@ -147,7 +159,7 @@ class Method(nn.Module):
         progress: Progress,
     ) -> Output:
         """The weighted sum of the losses on embeddings of a whole batch, outside autocast."""
-        with torch.autocast(ids.device.type, enabled=False):
+        with self.stage("loss"), torch.autocast(ids.device.type, enabled=False):
             comparison = self.compare(encoded, keys, ids, labels, progress)
             values = [w * loss(comparison) for w, loss in zip(self.weights, self.losses, strict=True)]
             return Output(torch.stack(values).sum(), comparison)

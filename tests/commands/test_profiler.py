@@ -15,7 +15,6 @@ from contrastive.build.builder import build
 from contrastive.cli import main
 from contrastive.commands import profiler as profiling
 from contrastive.commands.profiler import STAGES, Stopwatch, profile
-from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.runs.assembly import assemble
@@ -113,19 +112,19 @@ def test_measured_steps_are_those_of_a_run(tiny_recipe, tmp_path, monkeypatch, a
     monkeypatch.setattr(Stopwatch, "enter", lambda self, stage: (entered.append(stage), enter(self, stage)))
     monkeypatch.setattr(profiling, "WARM_UP", 1)
 
-    def losses(train: Callable[[Engine, Evaluation], object]) -> list[float]:
+    def losses(train: Callable[[Engine], object]) -> list[float]:
         accelerator = make_accelerator("fp32", str(tmp_path), [])
         folder = tmp_path / train.__name__
         folder.mkdir()
-        engine, evaluation = assemble(recipe, *build(recipe), folder, accelerator, Display())
-        train(engine, evaluation)
+        engine, _ = assemble(recipe, *build(recipe), folder, accelerator, Display())
+        train(engine)
         return [line["loss"] for line in engine.metrics.read() if "loss" in line]
 
-    def plain(engine: Engine, evaluation: Evaluation) -> None:
+    def plain(engine: Engine) -> None:
         engine.train()
 
-    def measured(engine: Engine, evaluation: Evaluation) -> None:
-        profiling._measure(engine, evaluation, 2)
+    def measured(engine: Engine) -> None:
+        profiling._measure(engine, 2)
 
     assert losses(plain) == losses(measured) != []
     twice = 1 if chunks == 1 else 2  # a chunk is augmented for either of its passes

@@ -158,7 +158,7 @@ def accelerator(precision: str = "no") -> Iterator[Accelerator]:
 
 def passes_of(method: Method, chunk: int | None, accelerator: Accelerator) -> Passes:
     if chunk is None:
-        return OnePass(accelerator.prepare(method), accelerator)
+        return OnePass(method, accelerator.prepare(method), accelerator)
     return GradientCache(method, accelerator.prepare(Chunk(method)), accelerator, chunk, SEED)
 
 

@@ -77,7 +77,7 @@ def _step(subject: Subject, chunk: int | None, seed: int) -> dict[str, Any]:
     method = composed(subject).train()
     views, ids, labels = batch(method, 0)
     alone = cast(Accelerator, _Alone())
-    passes: Passes = OnePass(method, alone)
+    passes: Passes = OnePass(method, method, alone)
     if chunk is not None:
         passes = GradientCache(method, Chunk(method), alone, chunk, seed)
     progress = Progress(0, _HALF)
