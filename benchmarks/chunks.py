@@ -68,7 +68,14 @@ class Step:
         norm = "hidden" if "batch norm" in net else "none"
         head = MLP(backbone.features, [backbone.features, 128], norm)
         target = EMA() if moving_average else Shared()
-        self.method = Method(backbone, head, None, target, [InBatch()], [(1.0, NTXent(0.2))]).train()
+        self.method = Method(
+            backbone=backbone,
+            head=head,
+            predictor=None,
+            target=target,
+            negatives=[InBatch()],
+            losses=[(1.0, NTXent(0.2))],
+        ).train()
         parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
         generator = torch.Generator().manual_seed(1)

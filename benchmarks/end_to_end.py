@@ -82,7 +82,7 @@ def our_engine(dataset: str, precision: str, scratch: str) -> Engine:
     run = Path(scratch, precision)
     run.mkdir()
     engine, _ = Job(recipe, data, parts, Display(sys.stderr)).engine(
-        run, make_accelerator(precision, scratch, []), bool
+        run, make_accelerator(precision, scratch, []), never
     )
     engine.model.train()
     return engine

@@ -70,6 +70,11 @@ class Memory:
     ignore_same_image: bool = False
 
 
+def never() -> bool:
+    """False: the ``interrupted`` of work that nobody can interrupt."""
+    return False
+
+
 #: What an evaluation protocol reads: features h of the backbone, or the head's embedding z.
 Feature = Literal["h", "z"]
 

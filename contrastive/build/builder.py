@@ -148,15 +148,15 @@ class Builder:
         return self.attempt(
             "target",
             lambda: Method(
-                backbone,
-                head,
-                predictor,
-                target,
-                negatives,
-                [(weight, loss) for (weight, _), loss in zip(recipe.losses, losses, strict=True)],
-                online_views,
-                target_views,
-                recipe.views.batch_norm == "joint",
+                backbone=backbone,
+                head=head,
+                predictor=predictor,
+                target=target,
+                negatives=negatives,
+                losses=[(weight, loss) for (weight, _), loss in zip(recipe.losses, losses, strict=True)],
+                online_views=online_views,
+                target_views=target_views,
+                joint=recipe.views.batch_norm == "joint",
             ),
         )
 

@@ -25,7 +25,7 @@ from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, trainin
 from contrastive.registry import Registry, load_registry
 from contrastive.text import byte_count
 from contrastive.training.accelerator import resolve_precision
-from contrastive.training.gradients import Buffers, caveat, cuts
+from contrastive.training.gradients import BufferSnapshot, chunk_warning, is_chunked
 from contrastive.training.method import Method
 
 _PROBES = (4, 8)  # images of the forward passes that measure activations
@@ -151,9 +151,9 @@ def _candidates(method: Method, batch_size: int) -> str:
 def _chunks(recipe: Recipe, parts: Composition) -> str:
     """Into what a batch is cut, and what then to know of batch norm."""
     size, batch = recipe.train.chunk_size, recipe.train.batch_size
-    if size is None or not cuts(size, batch):
+    if size is None or not is_chunked(size, batch):
         return "none"
-    told = caveat(parts.method, size, batch)
+    told = chunk_warning(parts.method, size, batch)
     return f"{-(-batch // size)} a batch, of at most {size} images" + (f"; {told}" if told else "")
 
 
@@ -201,7 +201,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
     labels = torch.arange(images) // 2 if recipe.positives == "label" else None
     held = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
     views = [torch.rand(images, channels, *size) for size in parts.view_sizes]
-    before = Buffers([method])
+    before = BufferSnapshot([method])
     with (
         MemoryGuard(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -210,7 +210,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
         output = method.train()(views, torch.arange(images), labels)
     kept = sum(size for pointer, size in seen.items() if pointer not in held)
     del output  # until here what it keeps is alive, and no address stands for two tensors
-    before.put_back()  # batch norm has seen noise; nobody else shall
+    before.restore()  # batch norm has seen noise; nobody else shall
     return kept
 
 

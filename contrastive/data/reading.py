@@ -21,7 +21,7 @@ from contrastive.data.tables import HeldTable, MemoryTable, decode, workers_for
 from contrastive.errors import Interrupted, UnreadableImage
 from contrastive.parts import ImageTable, TableRows
 from contrastive.rng import derive
-from contrastive.values import Features
+from contrastive.values import Features, never
 
 #: How many times as long as wide an image is at the most where it is evaluated.
 _STRIP = 8
@@ -148,7 +148,7 @@ class Reader:
         size: int,
         device: torch.device,
         workers: int | Literal["auto"] = "auto",
-        interrupted: Callable[[], bool] = bool,
+        interrupted: Callable[[], bool] = never,
     ):
         self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
         self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal

@@ -26,7 +26,7 @@ from contrastive.parts import ImageTable, Protocol
 from contrastive.rng import Key, derive, hash_sample
 from contrastive.training.compilation import uncompiled
 from contrastive.training.method import Method
-from contrastive.values import Features
+from contrastive.values import Features, never
 
 Figures = dict[str, float]
 
@@ -96,7 +96,7 @@ class Evaluation:
         size: int,
         device: torch.device,
         workers: int | Literal["auto"] = "auto",
-        interrupted: Callable[[], bool] = bool,
+        interrupted: Callable[[], bool] = never,
     ):
         self.train, self.test = train, test if test is not None and _known(test).any() else None
         self.protocols, self.pipelines = protocols, pipelines

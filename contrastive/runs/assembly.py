@@ -31,6 +31,7 @@ from contrastive.training.compilation import compile_encoders
 from contrastive.training.engine import Engine
 from contrastive.training.metrics_file import MetricsFile
 from contrastive.training.state import Settings
+from contrastive.values import never
 
 
 def assemble(
@@ -42,7 +43,7 @@ def assemble(
     display: Display,
     *,
     earlier: Sequence[str] = (),
-    interrupted: Callable[[], bool] = bool,
+    interrupted: Callable[[], bool] = never,
 ) -> tuple[Engine, Evaluation]:
     """The engine that trains a composition, and the evaluation that the engine calls.
 
@@ -89,7 +90,7 @@ def evaluation_of(
     data: Data,
     composition: Composition,
     device: torch.device,
-    interrupted: Callable[[], bool] = bool,
+    interrupted: Callable[[], bool] = never,
 ) -> Evaluation:
     """The evaluation that a recipe specifies, on ``data``; images of one size are decoded once for it.
 

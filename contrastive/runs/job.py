@@ -36,8 +36,8 @@ from contrastive.training.accelerator import make_accelerator
 from contrastive.training.checkpoints import restore
 from contrastive.training.compilation import explained_if
 from contrastive.training.engine import Engine
-from contrastive.training.gradients import caveat
-from contrastive.training.health import chunk_advice, memory_told
+from contrastive.training.gradients import chunk_warning
+from contrastive.training.health import chunk_advice, explain_out_of_memory
 
 
 def run(
@@ -128,7 +128,7 @@ class Job:
             with ExitStack() as ending:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
-                    ending.callback(callback.run_ended, engine)
+                    ending.callback(callback.run_ended, engine.run)
                 self._train_and_evaluate(engine, evaluation, resume)
         return Run(folder)
 
@@ -143,7 +143,7 @@ class Job:
         train = self.recipe.train
         if skipped := skipped_files(self.data):
             self.display.warn(f"skipped as no images: {counted(skipped, 'file')}")
-        if warning := caveat(self.composition.method, train.chunk_size, train.batch_size):
+        if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")
         if self.recipe.positives == "label":
             self.display.log("positives: label: training reads labels, but for those of the held-out tenth")
@@ -177,10 +177,10 @@ class Job:
             self._start(engine, resume)
             with (
                 explained_if(self.recipe.train.compile),
-                memory_told(partial(_memory_advice, engine), engine.checkpoints),
+                explain_out_of_memory(partial(_memory_advice, engine), engine.checkpoints),
             ):
                 engine.train()
-            with memory_told(lambda: _EVALUATION_ADVICE, engine.checkpoints):
+            with explain_out_of_memory(lambda: _EVALUATION_ADVICE, engine.checkpoints):
                 on_first(lambda: self._conclude(engine, evaluation))
         except RuntimeError as error:
             raise (lost(error) or error) from None
@@ -213,7 +213,7 @@ class Job:
         else:
             engine.metrics.truncate(0)
         for callback in engine.callbacks:
-            callback.run_started(engine)
+            callback.run_started(engine.run)
 
 
 _EVALUATION_ADVICE = "while evaluating: free memory, or leave protocols out of evaluate."

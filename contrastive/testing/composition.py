@@ -72,12 +72,12 @@ def compose(spec: PartSpec, seed: int = 0) -> Method:
         needs: frozenset[str] = part.needs
         apart = spec.kind in ("target", "negatives") or "predictor" in needs
         method = Method(
-            backbone,
-            head,
-            TinyHead() if apart else None,
-            _target(spec.kind, part, needs),
-            [InBatch(), part] if spec.kind == "negatives" else [InBatch()],
-            [(1.0, part if spec.kind == "loss" else NTXent())],
+            backbone=backbone,
+            head=head,
+            predictor=TinyHead() if apart else None,
+            target=_target(spec.kind, part, needs),
+            negatives=[InBatch(), part] if spec.kind == "negatives" else [InBatch()],
+            losses=[(1.0, part if spec.kind == "loss" else NTXent())],
             joint=False,
         )
     return method if spec.kind in ("backbone", "head") else method.double()

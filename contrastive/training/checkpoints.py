@@ -48,7 +48,9 @@ class Checkpoints:
     def __init__(
         self, folder: Path, fingerprint: str, warn: Callable[[str], None], earlier: Sequence[str] = ()
     ):
-        self.folder, self.fingerprint, self._warn = folder, fingerprint, warn
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self._warn = warn
         self._own = {fingerprint, *earlier}
 
     def steps(self) -> list[int]:

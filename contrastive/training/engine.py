@@ -2,14 +2,26 @@
 
 The engine owns the order of images, the schedule and the checkpoint's content; from Accelerate it
 takes device, precision, wrapping and trackers. No generator state is saved: every draw follows from
-(seed, epoch, image) or (seed, step), so a resumed run takes up exactly where it was.
+(seed, epoch, image) or (seed, step), so a resumed run continues exactly where it was.
+
+Who does what in one step. To follow it, read this file, gradients.py and method.py:
+
+    loader.epoch       source images of its micro-batches                        data/loader.py
+    rule.factor        the learning rate of each parameter group                 optimizers/
+    passes.backward    loss and gradients of a micro-batch, whole or in chunks   gradients.py
+      views_of         its views, drawn from (seed, epoch, image, view)          data/loader.py
+      method.encode    views -> embeddings z and predictions p                   method.py
+      method.keys      views -> keys of the target                               method.py, targets/
+      method.loss      the comparison, and the weighted sum of the losses        method.py, losses/
+    health.signs       norms that locate the first non-finite number             health.py
+    _update            before_step, the optimizer's step, after_batch, after_step
+    _record, _flush    metrics, one step late: health.check_step, metrics.jsonl, trackers, callbacks
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +40,13 @@ from contrastive.parts import Listener, Optimizer
 from contrastive.rng import derive
 from contrastive.training.accelerator import placed
 from contrastive.training.checkpoints import Checkpoints
-from contrastive.training.gradients import Buffers, Chunk, GradientCache, OnePass, Passes
+from contrastive.training.gradients import BufferSnapshot, Chunk, GradientCache, OnePass, Passes
 from contrastive.training.health import Health, Signs
+from contrastive.training.live_run import LiveRun
 from contrastive.training.method import Method
 from contrastive.training.metrics_file import MetricsFile
-from contrastive.training.state import Evaluator, Metrics, Settings, State
-from contrastive.values import Batch, Progress
+from contrastive.training.state import Evaluator, Metrics, Settings, State, Throughput
+from contrastive.values import Batch, Progress, never
 
 
 class Engine:
@@ -41,18 +54,17 @@ class Engine:
 
     Args:
         method, optimizer, pipelines, loader: what is trained, how, on which views of which images.
-        settings: see :class:`Settings`.
-        accelerator: device, precision and trackers.
-        evaluator: figures of the held-out tenth.
-        checkpoints, metrics: where the run's state and figures go.
-        callbacks: told of what happens; to them an engine is a :class:`contrastive.parts.RunState`.
+        settings, accelerator: what the recipe sets for training; device, precision and trackers.
+        evaluator: metrics of the held-out tenth.
+        checkpoints, metrics: where the run's state and metrics go.
+        callbacks: called at every event of the run, with ``run``.
         interrupted: true once the user asked to stop.
-        warn: how a callback tells the user.
-        name, folder: what callbacks may call the run.
+        name, folder, warn: what the run is called, where it lives, how its callbacks warn the user.
     """
 
     def __init__(
         self,
+        *,
         method: Method,
         optimizer: Optimizer,
         pipelines: Sequence[Pipeline],
@@ -63,18 +75,23 @@ class Engine:
         checkpoints: Checkpoints,
         metrics: MetricsFile,
         callbacks: Sequence[Listener] = (),
-        interrupted: Callable[[], bool] = bool,
+        interrupted: Callable[[], bool] = never,
         warn: Callable[[str], None] = print,
-        *,
         name: str = "run",
         folder: Path = Path(),
     ):
-        self.name, self.folder, self.epochs = name, folder, settings.epochs
-        self.settings, self.loader = settings, loader
-        self.accelerator, self.evaluator = accelerator, evaluator
-        self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
-        self.interrupted, self.warn = Vote(interrupted), warn
-        self.rule, self.method = optimizer, placed(method, accelerator.device)
+        self.folder = folder
+        self.settings = settings
+        self.loader = loader
+        self.accelerator = accelerator
+        self.evaluator = evaluator
+        self.checkpoints = checkpoints
+        self.metrics = metrics
+        self.callbacks = callbacks
+        self.interrupted = Vote(interrupted)
+        self.rule = optimizer
+        self.method = placed(method, accelerator.device)
+        self.stage = self.method.stage
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
         self.views_of = partial(augment, pipelines=pipelines, seed=settings.seed, device=accelerator.device)
         images = settings.batch_size // accelerator.num_processes
@@ -88,48 +105,30 @@ class Engine:
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
-        self.signs = Signs(method)
-        self.health = Health(self.signs, checkpoints, settings.nonfinite, accelerator.scaler, self.steps)
-        self.comparison: Comparison | None = None
-        # What a step came to, under way from the device.
+        self.health = Health(Signs(method), checkpoints, settings.nonfinite, accelerator.scaler, self.steps)
+        self.run = LiveRun(  # as callbacks see it
+            name=name,
+            folder=folder,
+            method=self.method,
+            optimizer=self.optimizer,
+            accelerator=accelerator,
+            state=self.state,
+            metrics=metrics,
+            warn=warn,
+            epochs=settings.epochs,
+            steps=self.steps,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        # Metrics of the last step, on their way from the device.
         self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
-        self._told: Metrics = {}  # figures of the step that callbacks are being told of
         self._clock = time.perf_counter()
-        self._window = (self._clock, 0)  # since when, and how many images
-
-    # -- what callbacks may read and ask ----------------------------------------------------------
-
-    @property
-    def step(self) -> int:
-        return int(self._told.get("step", self.state.step))
-
-    @property
-    def epoch(self) -> int:
-        return int(self._told.get("epoch", self.state.epoch))
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return self.optimizer.param_groups
-
-    def log(self, figures: Mapping[str, float], about: Mapping[str, Any] | None = None) -> None:
-        """Write a line of metrics.jsonl, and to the trackers; what it is ``about`` into the line alone."""
-        self.metrics.append({"step": self.step, "epoch": self.epoch, **figures, **(about or {})})
-        self.accelerator.log(dict(figures), step=self.step)
-
-    def stop(self, reason: str) -> None:
-        """End the run after this epoch."""
-        self.state.stopped = self.state.stopped or reason
+        self._throughput = Throughput()
 
     @property
     def _ended(self) -> bool:
-        """Whether no step is to follow; a run that was stopped still ends its epoch, be it its first."""
-        return self.step >= self.steps or bool(self.state.stopped and self.step and not self.state.batch)
-
-    def stage(self, name: str) -> AbstractContextManager[None]:
-        """A stage of a step, for whoever watches (:mod:`contrastive.training.stages`)."""
-        return self.method.stage(name)
-
-    # -- the loop ---------------------------------------------------------------------------------
+        """Whether no step is to follow; a run that was stopped still ends its epoch, even its first."""
+        state = self.state
+        return state.step >= self.steps or bool(state.stopped and state.step and not state.batch)
 
     def train(self) -> None:
         """Train to the last step, evaluating and saving on the way. Raises Interrupted after saving."""
@@ -148,26 +147,26 @@ class Engine:
 
     def _train_epoch(self) -> None:
         self.model.train()
-        self._window = (time.perf_counter(), 0)
+        self._throughput = Throughput()
         last = self.steps_per_epoch * self.settings.accumulate
         micro: list[Batch] = []
-        batches = self.loader.epoch(self.state.epoch, start=self.state.batch)
-        for batch in self.method.stages.each("load", batches):
+        state = self.state
+        for batch in self.method.stages.each("load", self.loader.epoch(state.epoch, start=state.batch)):
             micro.append(batch)
             if len(micro) < self.settings.accumulate:
                 continue
             self._step(micro)
-            self.state.batch += len(micro)
+            state.batch += len(micro)
             micro = []
-            if self.state.batch >= last or self.state.step >= self.steps:
+            if state.batch >= last or state.step >= self.steps:
                 break
             if self.interrupted():
                 raise Interrupted("interrupted")
         self._flush()
-        self.state.epoch, self.state.batch = self.state.epoch + 1, 0
-        self.state.evaluation_due = True
+        state.epoch, state.batch = state.epoch + 1, 0
+        state.evaluation_due = True
         for callback in self.callbacks:
-            callback.epoch_done(self, self.state.epoch)
+            callback.epoch_done(self.run, state.epoch)
 
     def _step(self, micro: Sequence[Batch]) -> None:
         """One optimizer step over its micro-batches; candidates come from one micro-batch only."""
@@ -179,34 +178,30 @@ class Engine:
         progress = Progress(state.step, self.total_steps)
         total = torch.zeros((), device=accelerator.device)
         compared: list[Comparison] = []
+        views_of = partial(self.views_of, epoch=state.epoch)
         may_skip = settings.nonfinite == "skip"
-        statistics = Buffers(self.method.encoders if may_skip else ())
+        statistics = BufferSnapshot(self.method.encoders if may_skip else ())
         for number, batch in enumerate(micro):
-            loss, comparison = self.passes.backward(batch, self._views, progress, (number, len(micro)))
+            loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
             total += loss / len(micro)
             compared.append(comparison)
         # Of all processes, so that each records, and decides, the same: [1 + signs]
-        values = mean(torch.cat([total.reshape(1), self.signs.read(compared).to(total.dtype)]))
+        values = mean(torch.cat([total.reshape(1), self.health.signs.read(compared).to(total.dtype)]))
         norm = None
         if settings.clip_grad_norm is not None:
             with self.stage("optimizer"):
                 norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
         lr = self.optimizer.param_groups[0]["lr"]  # that of parameters no rule of the recipe names
         skip = may_skip and accelerator.scaler is None and not values.isfinite().all()
-        if not skip:
-            with self.stage("optimizer"):
-                self._update(progress, compared)
-        if skip or (self.optimizer.step_was_skipped and not values[0].isfinite()):
-            statistics.put_back()
         with self.stage("optimizer"):
+            if not skip:
+                self._update(progress, compared)
+            if skip or (self.optimizer.step_was_skipped and not values[0].isfinite()):
+                statistics.restore()
             self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         values = values if norm is None else torch.cat([values, norm.reshape(1).to(total.dtype)])
         self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, compared[-1])
-
-    def _views(self, batch: Batch) -> list[Tensor]:
-        with self.stage("augment"):
-            return self.views_of(batch, epoch=self.state.epoch)
 
     def _update(self, progress: Progress, compared: Sequence[Comparison]) -> None:
         """The optimizer's step, and what parts do around it; fp16's scaler may still leave it out."""
@@ -219,36 +214,31 @@ class Engine:
         self.method.after_step(progress)
 
     def _record(self, figures: Metrics, values: Tensor, comparison: Comparison) -> None:
-        """Keep a step's figures; they are read one step late, so that the device never waits for them."""
-        since, count = self._window
-        self._window = (since, count + self.settings.batch_size * self.settings.accumulate)
-        speed = self._window[1] / max(1e-9, time.perf_counter() - since)
-        known: Metrics = {
+        """Keep a step's metrics; they are read one step late, so that the device never waits for them."""
+        speed = self._throughput.after(self.settings.batch_size * self.settings.accumulate)
+        metrics: Metrics = {
             "step": self.state.step,
             "epoch": (self.state.step - 1) // self.steps_per_epoch + 1,
             "images_per_second": round(speed, 1),
             **figures,
         }
         self._flush()
-        self._pending = known, to_host(values), comparison
+        self._pending = metrics, to_host(values), comparison
 
     def _flush(self) -> None:
-        """Write the kept figures to metrics.jsonl and tell the callbacks. Stops on a non-finite loss."""
+        """Write the pending metrics to metrics.jsonl and report them. Stops on a non-finite loss."""
         if self._pending is None:
             return
-        (known, arriving, self.comparison), self._pending = self._pending, None
-        figures = self.health.judge(known, arriving())
-        self.metrics.append(figures)
-        if figures.get("skipped"):
+        (pending, values, comparison), self._pending = self._pending, None
+        metrics = self.health.check_step(pending, values())
+        self.metrics.append(metrics)
+        if metrics.get("skipped"):
             self.health.check_skipped()
             return
-        self.accelerator.log({k: v for k, v in figures.items() if k != "step"}, step=int(figures["step"]))
-        self._told = figures
-        for callback in self.callbacks:
-            callback.step_done(self, figures)
-        self._told = {}
-
-    # -- evaluation and state ---------------------------------------------------------------------
+        self.accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(metrics["step"]))
+        with self.run.reporting(metrics, comparison):
+            for callback in self.callbacks:
+                callback.step_done(self.run, metrics)
 
     def _finish_epoch(self) -> None:
         """Evaluate where the recipe says so, remember the best, and save; after the last step too."""
@@ -258,10 +248,10 @@ class Engine:
         if self._ended or (every and state.epoch % every == 0):
             with self.stage("evaluation"):
                 figures = on_first(lambda: self.evaluator.during(self.method))
-            self.log(figures, self.evaluator.named())
+            self.run.log(figures, self.evaluator.named())
             better = state.note_best(figures)
             for callback in self.callbacks:
-                callback.evaluated(self, {"step": state.step, "epoch": state.epoch, **figures})
+                callback.evaluated(self.run, {"step": state.step, "epoch": state.epoch, **figures})
         state.evaluation_due = False
         state.stopped = on_first(lambda: state.stopped)
         if better or self._ended or state.epoch % self.settings.checkpoint_every == 0:
@@ -275,10 +265,8 @@ class Engine:
         self.state.count(self._clock - before, peak_memory_mib(self.accelerator.device))
 
     def _save(self) -> None:
-        """Write a checkpoint, never of weights that are no numbers: there would be no way back."""
-        tensors = [t for t in (*self.method.parameters(), *self.method.buffers()) if t.is_floating_point()]
-        if not torch.nn.utils.get_total_norm(tensors).isfinite():
-            raise self.health.spoilt(self.state.step)
+        """Write a checkpoint, never of non-finite weights: no run could recover from it."""
+        self.health.check_weights(self.method, self.state.step)
         check_equal(dict(self.method.named_children()))
         self.tick()
         saved = self.state_dict()
@@ -306,7 +294,7 @@ class Engine:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for callback, saved in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
-        self.state = State(**state["progress"])
+        self.state.restore(state["progress"])
         self.loader.unreadable.update(state["unreadable"])
         self.health.skipped = state.get("skipped", [])
         self.metrics.truncate(state["metrics_bytes"])

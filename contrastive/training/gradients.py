@@ -48,20 +48,21 @@ class Passes(Protocol):
         ...
 
 
-class Buffers:
-    """Buffers of modules as they are now, to be put back: a forward pass leaves its statistics in them.
+class BufferSnapshot:
+    """Buffers of modules as they are now, to be restored: a forward pass leaves its statistics in them.
 
     Args:
         modules: those that a forward pass runs; None where there is none.
     """
 
     def __init__(self, modules: Iterable[nn.Module | None]):
-        self._live = [buffer for module in modules if module is not None for buffer in module.buffers()]
-        self._kept = [buffer.clone() for buffer in self._live]
+        self._buffers = [buffer for module in modules if module is not None for buffer in module.buffers()]
+        self._copies = [buffer.clone() for buffer in self._buffers]
 
-    def put_back(self) -> None:
-        for live, kept in zip(self._live, self._kept, strict=True):
-            live.copy_(kept)
+    def restore(self) -> None:
+        """Give every buffer the value that it had."""
+        for buffer, copy in zip(self._buffers, self._copies, strict=True):
+            buffer.copy_(copy)
 
 
 class OnePass:
@@ -80,7 +81,8 @@ class OnePass:
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
         number, count = micro
-        views = augment(batch)
+        with self.method.stage("augment"):
+            views = augment(batch)
         # Gradients add up over micro-batches; processes exchange them after the last.
         with nullcontext() if number == count - 1 else self.accelerator.no_sync(self.model):
             loss, comparison = self.model(views, *_known(batch, views[0]), progress)
@@ -133,41 +135,45 @@ class GradientCache:
     """
 
     def __init__(self, method: Method, model: nn.Module, accelerator: Accelerator, size: int, seed: int):
-        self.method, self.model, self.accelerator = method, model, accelerator
-        self.size, self.seed = size, seed
+        self.method = method
+        self.model = model
+        self.accelerator = accelerator
+        self.size = size
+        self.seed = seed
         once = method.target if method.target.detached else None
         self.twice = [module for module in method.encoders if module is not once]
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
         number, count = micro
-        chunks = cut(batch, self.size)
+        chunks = split_batch(batch, self.size)
 
         def views(chunk: int) -> Sequence[Tensor]:
-            """Made anew for each pass: those of a whole batch may outweigh the activations of a chunk."""
-            made = augment(chunks[chunk])
+            """Made again for each pass: those of a whole batch may outweigh the activations of a chunk."""
+            with self.method.stage("augment"):
+                pixels = augment(chunks[chunk])
             torch.manual_seed(derive(self.seed, "step", progress.step, number, "chunk", chunk, rank()))
-            return made
+            return pixels
 
-        before = Buffers(self.twice)
+        before = BufferSnapshot(self.twice)
         queries, keys = self._embed(views(chunk) for chunk in range(len(chunks)))
-        after = Buffers(self.twice)
+        after = BufferSnapshot(self.twice)
 
         known = _known(batch, next(iter(queries.values())))
-        loss, comparison = self.method.judge(Encoded({}, queries), keys, *known, progress)
+        loss, comparison = self.method.loss(Encoded({}, queries), keys, *known, progress)
         with self.method.stage("loss"):
             self.accelerator.backward(loss / count)  # with fp16's scale, which the cached gradients then have
 
         sizes = [len(chunk.ids) for chunk in chunks]
         own = {view: key for view, key in keys.items() if key is not queries.get(view)}
         cached = list(zip(_gradients(queries, sizes), _gradients(own, sizes), strict=True))
-        before.put_back()
+        before.restore()
         for chunk, gradients in enumerate(cached):
             last = chunk == len(chunks) - 1 and number == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 share = self.model(views(chunk), *gradients, last)
                 with self.method.stage("backward"):
                     share.backward()  # not scaled again: what it is made of carries fp16's scale
-        after.put_back()
+        after.restore()
         return Output(loss.detach(), comparison)
 
     def _embed(self, chunks: Iterable[Sequence[Tensor]]) -> tuple[Views, Views]:
@@ -192,7 +198,7 @@ class GradientCache:
         }
 
 
-def cut(batch: Batch, size: int) -> list[Batch]:
+def split_batch(batch: Batch, size: int) -> list[Batch]:
     """A batch as chunks of at most ``size`` images, whose numbers of images differ by one at most."""
     count = -(-len(batch.ids) // size)
     rows = [
@@ -207,14 +213,14 @@ def cut(batch: Batch, size: int) -> list[Batch]:
     return [Batch(batch.ids[part], images(part), None if labels is None else labels[part]) for part in rows]
 
 
-def cuts(chunk_size: int | None, batch_size: int) -> bool:
-    """Whether ``chunk_size`` cuts a batch."""
+def is_chunked(chunk_size: int | None, batch_size: int) -> bool:
+    """Whether a batch is encoded in more than one chunk."""
     return chunk_size is not None and chunk_size < batch_size
 
 
-def caveat(method: Method, chunk_size: int | None, batch_size: int) -> str | None:
-    """What to know of a batch that is cut into chunks and normalised by its statistics, or None."""
-    if not cuts(chunk_size, batch_size):
+def chunk_warning(method: Method, chunk_size: int | None, batch_size: int) -> str | None:
+    """What chunks change if batch norm sees them instead of the batch; None if they change nothing."""
+    if not is_chunked(chunk_size, batch_size):
         return None
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules()):
         return None

@@ -108,16 +108,19 @@ class Health:
     """
 
     def __init__(self, signs: Signs, checkpoints: Checkpoints, nonfinite: str, scaler: Any, steps: int):
-        self.signs, self.checkpoints, self.nonfinite, self.scaler = signs, checkpoints, nonfinite, scaler
+        self.signs = signs
+        self.checkpoints = checkpoints
+        self.nonfinite = nonfinite
+        self.scaler = scaler
         self.most = min(MOST_SKIPPED, steps) if scaler is None else MOST_SKIPPED
         self.last: Metrics = {}
         self.skipped: list[tuple[float, float, list[float]]] = []  # in a row: step, loss, signs
 
-    def judge(self, known: Metrics, values: Sequence[float]) -> Metrics:
-        """The figures of a step, or ``skipped`` where it was left out.
+    def check_step(self, pending: Metrics, values: Sequence[float]) -> Metrics:
+        """The metrics of a step; with ``skipped`` if it was skipped.
 
         Args:
-            known: what is known of it beside its values.
+            pending: its metrics besides these values.
             values: its loss, its signs, and the norm of its gradient where that was taken.
 
         Raises:
@@ -127,12 +130,12 @@ class Health:
         norm = values[1 + len(signs) :]
         finite = all(map(math.isfinite, values))
         by_scaler = self.scaler is not None and (math.isfinite(loss) or self.nonfinite == "skip")
-        if known.get("skipped") or (by_scaler and not finite):
-            self.skipped.append((known["step"], loss, signs))
-            return {**known, "skipped": True}
+        if pending.get("skipped") or (by_scaler and not finite):
+            self.skipped.append((pending["step"], loss, signs))
+            return {**pending, "skipped": True}
         if not finite:
-            raise self.diverged(known["step"], loss, signs)
-        self.last = {**known, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
+            raise self.diverged(pending["step"], loss, signs)
+        self.last = {**pending, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
         self.skipped = []
         return self.last
 
@@ -164,8 +167,18 @@ class Health:
             f"{self._last()} {self._rescue()}"
         )
 
-    def spoilt(self, step: float) -> ContrastiveError:
-        """The error instead of a checkpoint whose weights are no numbers."""
+    def check_weights(self, method: Method, step: float) -> None:
+        """See that a checkpoint is worth keeping.
+
+        Raises:
+            ContrastiveError: the weights, or statistics of batch norm, are not finite.
+        """
+        tensors = [t for t in (*method.parameters(), *method.buffers()) if t.is_floating_point()]
+        if not _norm(tensors).isfinite():
+            raise self.nonfinite_weights_error(step)
+
+    def nonfinite_weights_error(self, step: float) -> ContrastiveError:
+        """The error instead of a checkpoint whose weights are not finite."""
         return ContrastiveError(
             f"step {step:g}: the weights, or statistics of batch norm, are not finite.{self._last()} "
             f"{self._rescue()}"
@@ -186,8 +199,8 @@ class Health:
         return f"{where}; say train.nonfinite=skip{on} to leave such steps out, or {other}"
 
 
-def way_back(checkpoints: Checkpoints) -> str:
-    """Where the newest checkpoint is: from there the same command goes on."""
+def last_checkpoint_hint(checkpoints: Checkpoints) -> str:
+    """Where the newest checkpoint is: the same command continues from there."""
     path = checkpoints.last()
     if path is None:
         return "There is no checkpoint before it; nothing was written."
@@ -202,22 +215,22 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_told(advice: Callable[[], str], checkpoints: Checkpoints) -> Iterator[None]:
-    """Turn the want of memory into one sentence.
+def explain_out_of_memory(advice: Callable[[], str], checkpoints: Checkpoints) -> Iterator[None]:
+    """Turn an out-of-memory error into one sentence.
 
     Args:
         advice: what was done, and what to change.
         checkpoints: of the run, which has lost nothing that they hold.
 
     Raises:
-        ContrastiveError: instead of an error that says that memory could not be had.
+        ContrastiveError: instead of the error that reports it.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise ContrastiveError(f"out of memory {advice()} {way_back(checkpoints)}") from error
+        raise ContrastiveError(f"out of memory {advice()} {last_checkpoint_hint(checkpoints)}") from error
 
 
 def chunk_advice(images: int, chunk: int | None) -> str:

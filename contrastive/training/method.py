@@ -1,6 +1,6 @@
 """One module runs every method: a composition of parts, never a class of its own.
 
-``encode`` -> ``keys`` -> ``judge``, which compares and asks the losses; ``forward`` composes them, so that
+``encode`` -> ``keys`` -> ``loss``, which compares and adds up the losses; ``forward`` composes them, so that
 autocast and gradient synchronisation act on the whole of it. What parts do at each step is told them by
 ``before_step``, ``after_batch`` and ``after_step``.
 """
@@ -64,13 +64,17 @@ class Method(nn.Module):
         joint: bool = True,
     ):
         super().__init__()
-        self.backbone, self.head, self.target = backbone, head, target
+        self.backbone = backbone
+        self.head = head
+        self.target = target
         self.predictor = predictor
         self.negatives = nn.ModuleList(negatives)
         self.losses = nn.ModuleList(loss for _, loss in losses)
         self.weights = [weight for weight, _ in losses]
         self.normalised = losses[0][1].normalised
-        self.online_views, self.target_views, self.joint = tuple(online_views), tuple(target_views), joint
+        self.online_views = tuple(online_views)
+        self.target_views = tuple(target_views)
+        self.joint = joint
         self.pairs = [(o, t) for o in self.online_views for t in self.target_views if o != t]
         self.offers = [
             (o, t)
@@ -150,7 +154,7 @@ class Method(nn.Module):
             across_processes=True,
         )
 
-    def judge(
+    def loss(
         self,
         encoded: Encoded,
         keys: Mapping[int, Tensor],
@@ -161,7 +165,9 @@ class Method(nn.Module):
         """The weighted sum of the losses on embeddings of a whole batch, outside autocast."""
         with self.stage("loss"), torch.autocast(ids.device.type, enabled=False):
             comparison = self.compare(encoded, keys, ids, labels, progress)
-            values = [w * loss(comparison) for w, loss in zip(self.weights, self.losses, strict=True)]
+            values = [
+                weight * part(comparison) for weight, part in zip(self.weights, self.losses, strict=True)
+            ]
             return Output(torch.stack(values).sum(), comparison)
 
     def forward(
@@ -181,7 +187,7 @@ class Method(nn.Module):
         """
         by_view = dict(enumerate(views))
         encoded = self.encode(by_view)
-        return self.judge(encoded, self.keys(by_view, encoded), ids, labels, progress or Progress())
+        return self.loss(encoded, self.keys(by_view, encoded), ids, labels, progress or Progress())
 
     # -- what parts do at each step -------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None] = print):
-        self.path, self._warn = path, warn
+        self.path = path
+        self._warn = warn
 
     def append(self, metrics: Mapping[str, Any]) -> None:
         """Write a line; a figure that is not finite becomes null, for JSON has no other word for it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -35,6 +36,19 @@ class Evaluator(Protocol):
     def named(self) -> dict[str, Any]: ...
 
 
+class Throughput:
+    """Images per second since it was made."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._images = 0
+
+    def after(self, images: int) -> float:
+        """The mean so far, with these images."""
+        self._images += images
+        return self._images / max(1e-9, time.perf_counter() - self._since)
+
+
 @dataclass
 class State:
     """Where a run stands. ``batch`` counts the micro-batches of ``epoch`` already taken; ``stopped`` is why a
@@ -49,6 +63,10 @@ class State:
     stopped: str | None = None
     seconds: float = 0.0
     peak_memory_mib: float = 0.0
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Stand where a run was saved. Raises TypeError for a field that it does not have."""
+        vars(self).update(vars(State(**saved)))
 
     def count(self, seconds: float, peak_memory_mib: float) -> None:
         """Add what a process has cost the run since the last time."""

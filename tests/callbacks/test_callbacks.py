@@ -20,6 +20,9 @@ from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.runs.display import Display
 from contrastive.runs.job import Job
+from contrastive.training.accelerator import make_accelerator
+from contrastive.training.method import Method
+from contrastive.values import never
 
 
 class FakeRun:
@@ -147,6 +150,53 @@ def test_a_callback_is_told_everything_in_order(tiny_recipe, tmp_path, capsys):
     )
     assert [line["own_figure"] for line in run.metrics if "own_figure" in line] == [0.5, 1.0]
     assert "warning: enough" in capsys.readouterr().out
+
+
+def test_a_callback_may_keep_the_run_and_read_it_between_events(tiny_recipe, tmp_path, monkeypatch):
+    """One object for the whole run: at the step that is reported, and otherwise where training is."""
+    runs, at = [], []
+
+    class Keeper(Callback):
+        def run_started(self, run):
+            runs.append(run)
+
+        def step_done(self, run, metrics):
+            assert run is runs[0]
+            at.append(("reported", run.step, int(metrics["step"])))
+
+        def run_ended(self, run):
+            assert run is runs[0]
+            at.append(("ended", run.step, 6))
+
+    def before_step(self, progress):
+        at.append(("training", runs[0].step, progress.step))
+        original(self, progress)
+
+    original = Method.before_step
+    monkeypatch.setattr(Method, "before_step", before_step)
+    recipe = load_recipe(tiny_recipe, ["train.batch_size=40", "train.epochs=2"], load_registry())
+    data, parts = build(recipe)
+    parts.callbacks.append(Keeper())
+    Job(recipe, data, parts, Display.silent()).execute(tmp_path / "run", "auto")
+    assert len(runs) == 1
+    assert all(step == expected for _, step, expected in at)
+    events = [event for event, *_ in at]
+    assert [events.count(event) for event in ("training", "reported", "ended")] == [6, 6, 1]
+
+
+def test_the_engine_stands_where_training_is_while_it_reports_a_step(tiny_recipe, tmp_path):
+    steps = []
+
+    class Reader(Callback):
+        def step_done(self, run, metrics):
+            steps.append((run.step, engine.state.step))
+
+    recipe = load_recipe(tiny_recipe, ["train.max_steps=3", "evaluate.every=0"], load_registry())
+    accelerator = make_accelerator("fp32", str(tmp_path), [])
+    engine, _ = Job(recipe, *build(recipe), Display.silent()).engine(tmp_path, accelerator, never)
+    engine.callbacks = [Reader()]
+    engine.train()
+    assert steps == [(1, 2), (2, 3), (3, 3)], "a step is reported when the next one is over"
 
 
 EARLY = "callbacks=[{name: early_stopping, patience: 1, figure: FIGURE}]"

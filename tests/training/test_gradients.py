@@ -24,7 +24,7 @@ from contrastive.registry import load_registry
 from contrastive.rng import derive
 from contrastive.targets import EMA, Shared, StopGrad
 from contrastive.testing.processes import two_processes
-from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes, cut
+from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes, split_batch
 from contrastive.training.method import Encoded, Method, Output
 from contrastive.values import Batch, Progress
 
@@ -269,7 +269,7 @@ def graph_of_chunks(method: Method, whole: Batch, size: int) -> Output:
     """The definition: chunks are encoded one by one, with their seeds, in one graph."""
     queries: list[dict[int, Tensor]] = []
     keys: list[dict[int, Tensor]] = []
-    for chunk, piece in enumerate(cut(whole, size)):
+    for chunk, piece in enumerate(split_batch(whole, size)):
         views = dict(enumerate(as_they_are(piece)))
         torch.manual_seed(derive(SEED, "step", 0, 0, "chunk", chunk, 0))
         encoded = method.encode(views)
@@ -277,7 +277,7 @@ def graph_of_chunks(method: Method, whole: Batch, size: int) -> Output:
         keys.append(method.keys(views, encoded))
     p = {view: torch.cat([made[view] for made in queries]) for view in queries[0]}
     k = {view: torch.cat([made[view] for made in keys]) for view in keys[0]}
-    return method.judge(Encoded({}, p), k, whole.ids, whole.labels, Progress(0, STEPS))
+    return method.loss(Encoded({}, p), k, whole.ids, whole.labels, Progress(0, STEPS))
 
 
 STATEFUL = {
@@ -369,15 +369,15 @@ def test_chunks_are_of_even_size_and_hold_the_batch_in_order(size: int):
     listed = batch(0, labels=True)
     held = Batch(listed.ids, torch.randint(0, 256, (N, 3, 4, 4), dtype=torch.uint8))
     for whole in (listed, held):
-        chunks = cut(whole, size)
+        chunks = split_batch(whole, size)
         sizes = [len(chunk.ids) for chunk in chunks]
         assert max(sizes) <= size
         assert max(sizes) - min(sizes) <= 1
         assert len(chunks) == -(-N // size)
         assert torch.equal(torch.cat([chunk.ids for chunk in chunks]), whole.ids)
-    assert torch.equal(torch.cat([chunk.images for chunk in cut(held, size)]), held.images)
+    assert torch.equal(torch.cat([chunk.images for chunk in split_batch(held, size)]), held.images)
     for view in range(2):
         assert torch.equal(
-            torch.cat([chunk.images[view] for chunk in cut(listed, size)]), listed.images[view]
+            torch.cat([chunk.images[view] for chunk in split_batch(listed, size)]), listed.images[view]
         )
-    assert torch.equal(torch.cat([chunk.labels for chunk in cut(listed, size)]), LABELS)
+    assert torch.equal(torch.cat([chunk.labels for chunk in split_batch(listed, size)]), LABELS)

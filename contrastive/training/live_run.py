@@ -1,0 +1,94 @@
+"""What callbacks see of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from contrastive.comparison import Comparison
+from contrastive.training.method import Method
+from contrastive.training.metrics_file import MetricsFile
+from contrastive.training.state import Metrics, State
+
+
+class LiveRun:
+    """A run as its callbacks see it, from its start to its end: a :class:`contrastive.parts.RunState`.
+
+    Metrics of a step arrive one step late. While they are reported, ``step`` and ``epoch`` are those of that
+    step; at any other time they are those of the run.
+
+    Args:
+        name, folder: what the run is called and where it lives.
+        method, optimizer, accelerator: what the engine trains, and with what.
+        state: where the run stands; the engine moves it on.
+        metrics: where :meth:`log` writes.
+        warn: where :meth:`warn` writes.
+        epochs, steps, steps_per_epoch: the length of the run; steps are the optimizer's.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        folder: Path,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        state: State,
+        metrics: MetricsFile,
+        warn: Callable[[str], None],
+        epochs: int,
+        steps: int,
+        steps_per_epoch: int,
+    ):
+        self.name = name
+        self.folder = folder
+        self.method = method
+        self.epochs = epochs
+        self.steps = steps
+        self.steps_per_epoch = steps_per_epoch
+        self.comparison: Comparison | None = None
+        self._optimizer = optimizer
+        self._accelerator = accelerator
+        self._state = state
+        self._metrics = metrics
+        self._warn = warn
+        self._report: Metrics = {}  # metrics of the step that is reported at this moment
+
+    @property
+    def step(self) -> int:
+        return int(self._report.get("step", self._state.step))
+
+    @property
+    def epoch(self) -> int:
+        return int(self._report.get("epoch", self._state.epoch))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self._optimizer.param_groups
+
+    @contextmanager
+    def reporting(self, metrics: Metrics, comparison: Comparison) -> Iterator[None]:
+        """Within, the run is at the step of these metrics; its comparison stays until the next report."""
+        self._report = metrics
+        self.comparison = comparison
+        try:
+            yield
+        finally:
+            self._report = {}
+
+    def log(self, figures: Mapping[str, float], about: Mapping[str, Any] | None = None) -> None:
+        """Write a line of metrics.jsonl, and to the trackers; ``about`` describes it, in the line alone."""
+        self._metrics.append({"step": self.step, "epoch": self.epoch, **figures, **(about or {})})
+        self._accelerator.log(dict(figures), step=self.step)
+
+    def warn(self, message: str) -> None:
+        self._warn(message)
+
+    def stop(self, reason: str) -> None:
+        self._state.stopped = self._state.stopped or reason
