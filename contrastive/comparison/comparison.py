@@ -7,7 +7,7 @@ R rows (queries, ordered [view, place]), K keys (ordered [view, place]), P pairs
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -50,6 +50,9 @@ class Comparison:
         dtype: what losses are returned in: that of the embeddings, at least float32.
         progress: how far training is.
         normalised: whether queries and keys are directions.
+        target_keys: view -> keys [b, D] as the target made them: of this process, before they were replaced
+            (:meth:`contrastive.parts.Target.substitute`) or normalised, in the dtype of the encoder and
+            without a gradient.
     """
 
     queries: Side
@@ -64,6 +67,7 @@ class Comparison:
     dtype: torch.dtype
     progress: Progress
     normalised: bool = False
+    target_keys: Mapping[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -79,6 +83,7 @@ class Comparison:
         normalise: bool = True,
         progress: Progress | None = None,
         across_processes: bool = False,
+        target_keys: Views | None = None,
     ) -> Comparison:
         """A comparison of embeddings, row i of every view being the same image.
 
@@ -94,6 +99,7 @@ class Comparison:
             progress: steps taken and to take.
             across_processes: whether the keys of all processes are compared, each having b images of its
                 own; then all processes must make the same comparison.
+            target_keys: view -> [b, D], what a target made if ``keys`` stand in for it; ``keys`` if None.
 
         Raises:
             UsageError: shapes do not fit, or no two views are paired.
@@ -144,6 +150,7 @@ class Comparison:
             dtype=dtype,
             progress=progress or Progress(),
             normalised=normalise,
+            target_keys={view: z.detach() for view, z in (target_keys or target).items()},
         )
 
     @property

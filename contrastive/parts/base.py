@@ -62,7 +62,10 @@ class StepPart(Part, nn.Module):
         """Called when the gradients are there, before the optimizer takes its step."""
 
     def after_batch(self, comparison: Comparison) -> None:
-        """Called once a micro-batch, after the step it was part of was really taken (queues, centres)."""
+        """Called once per micro-batch, after the step it was part of was really taken (queues, centres).
+
+        A target finds the keys that it made in ``comparison.target_keys``.
+        """
 
     def after_step(self, progress: Progress) -> None:
         """Called once an optimizer step that was really taken (moving averages)."""

@@ -75,11 +75,25 @@ class Target(StepPart):
             view -> keys [b, D].
         """
 
+    def substitute(self, keys: dict[int, Tensor]) -> dict[int, Tensor]:
+        """What queries are compared with in place of the keys; by default the keys themselves.
+
+        Called once per batch, with the keys of the whole batch. Those that ``forward`` returned come back in
+        ``after_batch``, as ``comparison.target_keys``.
+
+        Args:
+            keys: view -> keys [b, D], as ``forward`` returned them.
+
+        Returns:
+            The same views -> [b, D].
+        """
+        return keys
+
 
 class TargetWrapper(Target):
     """A target that changes what goes into, or comes out of, another one.
 
-    Derive, and write ``forward`` with ``self.of``; all else is the wrapped target's.
+    Derive, and write ``forward`` or ``substitute`` with ``self.of``; all else is the wrapped target's.
     """
 
     def __init__(self, of: Target):
@@ -89,6 +103,17 @@ class TargetWrapper(Target):
 
     def bind(self, encoder: nn.Module) -> None:
         self.of.bind(encoder)
+
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        return self.of(views, online, encode)
+
+    def substitute(self, keys: dict[int, Tensor]) -> dict[int, Tensor]:
+        return self.of.substitute(keys)
 
     def before_step(self, progress: Progress) -> None:
         self.of.before_step(progress)

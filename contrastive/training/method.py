@@ -132,32 +132,34 @@ class Method(nn.Module):
     def compare(
         self,
         encoded: Encoded,
-        keys: Mapping[int, Tensor],
+        keys: dict[int, Tensor],
         ids: Tensor,
         labels: Tensor | None,
         progress: Progress,
     ) -> Comparison:
         """The comparison that the losses see; gathers, normalises and masks on their behalf."""
         queries = {view: encoded.p[view] for view in self.online_views}
-        same = keys.keys() == queries.keys() and all(keys[v] is queries[v] for v in keys)
-        kept = (source.memory() for source in self.sources)
+        candidates = self.target.substitute(keys)
+        same = candidates.keys() == queries.keys() and all(candidates[v] is queries[v] for v in candidates)
+        memories = (source.memory() for source in self.sources)
         return Comparison.of(
             queries,
-            None if same else keys,
+            None if same else candidates,
             labels,
             images=ids,
             pairs=self.pairs,
             offers=self.offers,
-            memories=[memory for memory in kept if memory is not None],
+            memories=[memory for memory in memories if memory is not None],
             normalise=self.normalised,
             progress=progress,
             across_processes=True,
+            target_keys=keys,
         )
 
     def loss(
         self,
         encoded: Encoded,
-        keys: Mapping[int, Tensor],
+        keys: dict[int, Tensor],
         ids: Tensor,
         labels: Tensor | None,
         progress: Progress,

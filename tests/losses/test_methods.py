@@ -7,6 +7,7 @@ these methods, before strangers build on it.
 from __future__ import annotations
 
 import ast
+import copy
 from importlib import import_module
 from pathlib import Path
 
@@ -233,6 +234,26 @@ def test_a_skipped_step_leaves_the_neighbours_memory_alone():
         take_step(method, "nnclr", 0)
     assert torch.equal(skipping.target.entries, plain.target.entries)
     assert torch.equal(skipping.target.place, plain.target.place)
+
+
+def test_the_neighbours_keep_nothing_outside_their_state():
+    """A batch that was compared and never finished leaves no trace, whatever step is taken after it."""
+
+    def attributes(method: Method) -> list[dict[str, object]]:
+        stored = ("_parameters", "_buffers", "_modules")
+        return [
+            {name: copy.copy(value) for name, value in vars(module).items() if name not in stored}
+            for module in method.target.modules()
+        ]
+
+    method = built("nnclr")
+    before, state = attributes(method), {k: v.clone() for k, v in method.target.state_dict().items()}
+    method(*batch("nnclr", 7))
+    assert attributes(method) == before
+    assert all(torch.equal(value, state[name]) for name, value in method.target.state_dict().items())
+    take_step(method, "nnclr", 0)
+    assert attributes(method) == before
+    assert not torch.equal(method.target.state_dict()["entries"], state["entries"])
 
 
 def train_on(name: str, rank: int, processes: int) -> dict[str, Tensor]:

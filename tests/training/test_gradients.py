@@ -27,6 +27,7 @@ from contrastive.testing.processes import two_processes
 from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes, split_batch
 from contrastive.training.method import Encoded, Method, Output
 from contrastive.values import Batch, Progress
+from tests.support.methods.nnclr import Neighbours
 
 N, STEPS, SEED = 12, 3, 7
 
@@ -93,6 +94,11 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "target": EMA(0.7),
         "negatives": [InBatch(), part("negatives", "queue", 5, 20)],
         "losses": [(1.0, Learnt())],
+    },
+    "nearest neighbours among earlier keys": lambda: {
+        "target": Neighbours(StopGrad(), 5, 20),
+        "predictor": MLP(5, [7, 5], "none"),
+        "losses": [(1.0, NTXent(0.3, anchor="keys"))],
     },
     "keys in random groups": lambda: {"target": part("target", "split_bn", EMA(0.7), 2)},
     "keys of a view that has no query": lambda: {"online_views": (0,), "target_views": (1,)},

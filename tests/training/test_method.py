@@ -11,7 +11,7 @@ from contrastive.evaluation.evaluation import frozen
 from contrastive.heads import MLP, NoHead
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch, NoNegatives
-from contrastive.parts import Backbone, Loss
+from contrastive.parts import Backbone, Loss, TargetWrapper
 from contrastive.targets import Shared, StopGrad
 from contrastive.training.method import Method
 from contrastive.values import Progress
@@ -61,6 +61,33 @@ def test_views_of_different_sizes_pass_one_by_one():
 
     views = [torch.randn(5, 2, 4, 4), torch.randn(5, 2, 8, 8)]
     assert torch.isfinite(method(Pooled())(views, torch.arange(5)).loss)
+
+
+class Opposite(TargetWrapper):
+    """Queries are compared with the opposite of each key."""
+
+    def substitute(self, keys):
+        return {view: -key for view, key in self.of.substitute(keys).items()}
+
+
+@pytest.mark.parametrize(
+    ("make", "sign"),
+    [
+        (Shared, 1),
+        (StopGrad, 1),
+        (lambda: Opposite(StopGrad()), -1),
+        (lambda: Opposite(Opposite(Shared())), 1),
+    ],
+)
+def test_the_comparison_carries_the_keys_as_the_target_made_them(views: list[Tensor], make, sign: int):
+    composed = method(target=make(), predictor=MLP(6, [6], "none"), online_views=(0,), target_views=(1,))
+    key = composed.embed(views[1]).detach()
+    comparison = composed(views, torch.arange(5)).comparison
+    assert list(comparison.target_keys) == [1]
+    assert not comparison.target_keys[1].requires_grad
+    torch.testing.assert_close(comparison.target_keys[1], key)
+    direction = sign * nn.functional.normalize(key, dim=1)
+    torch.testing.assert_close(comparison.own_keys.z.float(), direction, rtol=1e-5, atol=1e-6)
 
 
 def test_moco_style_views_give_queries_of_one_and_keys_of_the_other(views: list[Tensor]):

@@ -39,11 +39,10 @@ def keys(subject: Subject) -> None:
     b = len(batch(method, 0)[1])
     for asked in ((0, 1), (1,), (0,)):
         made = _keys(method, asked)
-        require(
-            isinstance(made, dict) and set(made) == set(asked),
-            f"asked for views {list(asked)} it gives {sorted(made) if isinstance(made, dict) else made!r}",
-        )
-        for view, key in made.items():
+        _require_views(made, asked, "it gives")
+        substitutes = method.target.substitute(made)
+        _require_views(substitutes, asked, "substitute gives")
+        for view, key in [*made.items(), *substitutes.items()]:
             require(
                 key.shape == (b, IN_FEATURES),
                 f"keys of view {view} are {list(key.shape)}, not [{b}, {IN_FEATURES}]",
@@ -51,11 +50,18 @@ def keys(subject: Subject) -> None:
             require(key.isfinite().all(), f"keys of view {view} are not finite")
 
 
+def _require_views(keys: object, asked: tuple[int, ...], what: str) -> None:
+    require(
+        isinstance(keys, dict) and set(keys) == set(asked),
+        f"asked for views {list(asked)} {what} {sorted(keys) if isinstance(keys, dict) else keys!r}",
+    )
+
+
 @check("detached", "target", after=("keys",))
 def detached(subject: Subject) -> None:
     """What it declares of the gradient is true: keys carry none where ``detached``, and one where not."""
     method = composed(subject).train()
-    for view, key in _keys(method).items():
+    for view, key in method.target.substitute(_keys(method)).items():
         if method.target.detached:
             require(
                 not key.requires_grad,
