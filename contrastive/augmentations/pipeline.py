@@ -3,11 +3,14 @@
 An operation acts in pure stages: ``draw`` makes its parameters, one row an image, on the CPU;
 ``place`` (only of a :class:`Placing` operation) turns them into boxes once the images' sizes are
 known; ``render`` changes the pixels, on whatever device they are. A :class:`Pipeline` runs operations
-in order and is the only place that fuses neighbours.
+in order. It alone fuses neighbours, and it alone divides the work: what a decoding worker does to each image
+(:class:`ImageView`, ``before``) and what the device does to the batch (``after``).
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from contrastive.augmentations.kernels.resample import Interpolation, crop_and_resize
-from contrastive.device import to_device
+from contrastive.device import to_device as to_device  # plugins import it from here
 from contrastive.errors import UsageError
-from contrastive.parts import Augmentation
+from contrastive.parts import Augmentation, Reduced, ViewPipeline
 from contrastive.rng import Draws, Key
 
 #: Parameters of an operation: name -> one row an image, [b, ...].
@@ -141,8 +144,17 @@ class Pipeline:
     parameters of an image are a pure function of the key, its id and the operation's name and
     occurrence: batch size, order and the other operations do not matter.
 
+    Images that cannot form a batch, such as photographs of different sizes, take two steps: :meth:`before`
+    on each image in a decoding worker, :meth:`after` on the batch of what it returns.
+
     Args:
         operations: at least one. A :class:`Placing` one costs least where it is the first.
+
+    Attributes:
+        operations: those given.
+        placing: the first of them if it is placing, else None.
+        per_sample: whether an operation goes image by image, so that no batch of images can be augmented.
+        crops_first: whether :meth:`before` does no more than to crop.
 
     Raises:
         UsageError: without operations.
@@ -153,7 +165,9 @@ class Pipeline:
             raise UsageError("An augmentation pipeline needs at least one operation.")
         self.operations = list(operations)
         first = operations[0]
-        self._placing = first if isinstance(first, Placing) else None
+        self.placing = first if isinstance(first, Placing) else None
+        self.per_sample = any(operation.per_sample for operation in operations)
+        self.crops_first = self.placing is not None and not self.per_sample
         self._streams: list[str] = []
         seen: Counter[str] = Counter()
         for operation in operations:
@@ -171,19 +185,6 @@ class Pipeline:
             size = operation.output_size(size)
         return size
 
-    def in_worker(self, varying: bool) -> Literal["nothing", "crop", "all"]:
-        """What must be done image by image in a decoding worker.
-
-        ``nothing``: images of one size go to :meth:`__call__` as a batch. ``crop``: sizes vary, so
-        :meth:`crop` in the worker and :meth:`rest` on the batch. ``all``: :meth:`sample`, where an
-        operation goes image by image, or sizes vary and the first operation does not place.
-        """
-        if any(operation.per_sample for operation in self.operations):
-            return "all"
-        if not varying:
-            return "nothing"
-        return "crop" if self._placing else "all"
-
     def __call__(self, images: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """Every operation on a batch.
 
@@ -196,12 +197,52 @@ class Pipeline:
         """
         return self._apply(images, ids, key, 0)
 
+    def for_image(self, id: int, key: Key) -> ImageView:  # noqa: A002
+        """The view of the image ``id``, of which nothing is drawn yet."""
+        return ImageView(self, id, key)
+
+    def before(
+        self,
+        image: Tensor,
+        id: int,  # noqa: A002
+        key: Key,
+        size: tuple[int, int] | None = None,
+        factor: int = 1,
+    ) -> Tensor:
+        """What a decoding worker does to one image of any size: uint8 [C, H, W] -> uint8 [C, h, w].
+
+        Args:
+            size, factor: as in :meth:`crop`.
+        """
+        return self.for_image(id, key).before(_reduced(image, size, factor))
+
+    def after(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
+        """What remains for the batch of :meth:`before`: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
+        return self.rest(pixels, ids, key) if self.crops_first else pixels.float().div_(255)
+
+    def batch_view(
+        self, images: Tensor, ids: np.ndarray | Tensor, key: Key, device: torch.device | str
+    ) -> Tensor:
+        """The view of images of one size, whatever the operations: those that go image by image do so, on
+        the CPU, and round to 1/255 as in training.
+
+        Args:
+            images: uint8 [b, C, H, W], on the CPU.
+            ids: int64 [b].
+            device: where the view is to be.
+
+        Returns:
+            float32 [b, C, h, w] in [0, 1], on ``device``.
+        """
+        if not self.per_sample:
+            return self(images.to(device), ids, key)
+        pixels = [self.before(image, int(i), key) for image, i in zip(images, ids, strict=True)]
+        return self.after(torch.stack(pixels), ids, key).to(device)
+
     def reduction(self, size: tuple[int, int], id: int, key: Key) -> int:  # noqa: A002
-        """By how much the sides of an image of ``size`` (H, W) may be divided before :meth:`crop` or
-        :meth:`sample`: as far as its crop stays no smaller than the view."""
-        if self._placing is None:
-            return 1
-        return self._placing.reduction(self.draw(0, np.array([id]), key), size)
+        """By how much the sides of an image of ``size`` (H, W) may be divided before :meth:`before`,
+        :meth:`crop` or :meth:`sample`: as far as its crop stays no smaller than the view."""
+        return self.for_image(id, key).reduction(size)
 
     def crop(
         self,
@@ -215,14 +256,11 @@ class Pipeline:
 
         Args:
             size, factor: of :class:`contrastive.parts.Reduced` where ``image`` is such a one's pixels.
+
+        Raises:
+            UsageError: the first operation does not crop.
         """
-        if self._placing is None:
-            raise UsageError(
-                f"{self.operations[0].name} does not crop; start the pipeline with one that does."
-            )
-        whole = size or (image.shape[1], image.shape[2])
-        box = self._placing.place(self.draw(0, np.array([id]), key), np.array([whole]))[0]
-        return self._placing.cut(image, box, factor)
+        return self.for_image(id, key).crop(_reduced(image, size, factor))
 
     def rest(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """All operations but the first, on cropped images: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
@@ -238,12 +276,22 @@ class Pipeline:
     ) -> Tensor:
         """Every operation on one image of any size, uint8 [C, H, W] -> uint8 [C, h, w]; ``size`` and
         ``factor`` as in :meth:`crop`."""
-        ids = np.array([id])
-        if self._placing:
-            pixels = self.rest(self.crop(image, id, key, size, factor)[None], ids, key)
-        else:
-            pixels = self(image[None].contiguous(), ids, key)
-        return to_uint8(pixels)[0]
+        return self.for_image(id, key).sample(_reduced(image, size, factor))
+
+    def in_worker(self, varying: bool) -> Literal["nothing", "crop", "all"]:
+        """Deprecated: :meth:`before` and :meth:`after` divide the work themselves.
+
+        What must be done image by image, whether the images' sizes vary or not: ``nothing`` of it,
+        :meth:`crop`, or ``all`` (:meth:`sample`).
+        """
+        warnings.warn(
+            "Pipeline.in_worker is deprecated; call before() on each image and after() on the batch.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        if not varying and not self.per_sample:
+            return "nothing"
+        return "crop" if self.crops_first else "all"
 
     def draw(self, place: int, ids: np.ndarray | Tensor, key: Key) -> Params:
         """The parameters of the operation at ``place`` for the images ``ids``."""
@@ -257,8 +305,8 @@ class Pipeline:
         """
         params = [self.draw(place, ids, key) for place in range(start, len(self.operations))]
         boxes = None
-        if self._placing and start == 0:
-            boxes = self._placing.place(params[0], np.tile(images.shape[2:], (len(images), 1)))
+        if self.placing and start == 0:
+            boxes = self.placing.place(params[0], np.tile(images.shape[2:], (len(images), 1)))
         if images.device.type != "cpu":
             return self._run(images, params, boxes, start).contiguous()
         height, width = self.size or images.shape[2:]
@@ -283,18 +331,76 @@ class Pipeline:
 
     def _run(self, images: Tensor, params: list[Params], boxes: np.ndarray | None, start: int) -> Tensor:
         done = 0
-        if boxes is None or self._placing is None:
+        if boxes is None or self.placing is None:
             pixels = _to_float(images)
         else:
             done = 2 if len(params) > 1 and self.operations[1].mirrors else 1
             mirrored = params[1]["chosen"] if done == 2 else None
             if one_by_one(images):
-                pixels = self._placing.cut_each(images, boxes, mirrored)
+                pixels = self.placing.cut_each(images, boxes, mirrored)
             else:
-                pixels = self._placing.resample(_to_float(images), boxes, mirrored)
+                pixels = self.placing.resample(_to_float(images), boxes, mirrored)
         for operation, own in zip(self.operations[start + done :], params[done:], strict=True):
             pixels = operation.render(pixels, own)
         return pixels
+
+
+class ImageView:
+    """One view of one image, as a decoding worker begins it. Its crop is drawn once, when first needed.
+
+    Args:
+        pipeline: that of the view.
+        id: of the image.
+        key: of the view.
+    """
+
+    def __init__(self, pipeline: Pipeline, id: int, key: Key):  # noqa: A002
+        self.pipeline, self.key = pipeline, key
+        self.ids = np.array([id], dtype=np.int64)
+
+    @cached_property
+    def params(self) -> Params:
+        """Those of the first operation."""
+        return self.pipeline.draw(0, self.ids, self.key)
+
+    def reduction(self, size: tuple[int, int]) -> int:
+        """By how much the sides of the image, (H, W) as a whole, may be divided before it is cropped."""
+        placing = self.pipeline.placing
+        return 1 if placing is None else placing.reduction(self.params, size)
+
+    def before(self, image: Reduced) -> Tensor:
+        """:meth:`Pipeline.before`: -> uint8 [C, h, w]."""
+        return self.crop(image) if self.pipeline.crops_first else self.sample(image)
+
+    def crop(self, image: Reduced) -> Tensor:
+        """:meth:`Pipeline.crop`: -> uint8 [C, h, w]. Raises UsageError."""
+        placing = self.pipeline.placing
+        if placing is None:
+            name = self.pipeline.operations[0].name
+            raise UsageError(f"{name} does not crop; start the pipeline with one that does.")
+        box = placing.place(self.params, np.array([image.size]))[0]
+        return placing.cut(image.pixels, box, image.factor)
+
+    def sample(self, image: Reduced) -> Tensor:
+        """:meth:`Pipeline.sample`: -> uint8 [C, h, w]."""
+        if self.pipeline.placing is None:
+            pixels = self.pipeline(image.pixels[None].contiguous(), self.ids, self.key)
+        else:
+            pixels = self.pipeline.rest(self.crop(image)[None], self.ids, self.key)
+        return to_uint8(pixels)[0]
+
+
+def takes_batches(pipelines: Sequence[ViewPipeline], size: tuple[int, int] | None, limit: int) -> bool:
+    """Whether all views are best made from batches of whole images, by calling the pipelines; else image by
+    image first, by ``before`` and ``after``.
+
+    Args:
+        size: (H, W) of the images; None where they differ.
+        limit: pixels of an image from which cropping comes first, if it does in every view.
+    """
+    if size is None or any(pipeline.per_sample for pipeline in pipelines):
+        return False
+    return math.prod(size) <= limit or not all(pipeline.crops_first for pipeline in pipelines)
 
 
 #: Values (of a view in float32) that a CPU works on at a time, for each thread: with what an operation needs
@@ -315,6 +421,10 @@ def _to_float(images: Tensor) -> Tensor:
     b, channels, height, width = images.shape
     planes = images.new_empty((channels, b, height, width), dtype=torch.float32)
     return planes.copy_(images.transpose(0, 1)).div_(255).transpose(0, 1)
+
+
+def _reduced(image: Tensor, size: tuple[int, int] | None, factor: int) -> Reduced:
+    return Reduced(image, size or (image.shape[1], image.shape[2]), factor)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

@@ -11,11 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from contrastive.augmentations.pipeline import Pipeline
 from contrastive.build.builder import Builder
 from contrastive.errors import DataError, UnreadableImage
 from contrastive.files import named
-from contrastive.parts import ImageTable
+from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.rng import Key
@@ -36,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
 def grid(
     table_images: Sequence[Tensor],
     ids: Sequence[int] | np.ndarray,
-    pipelines: Sequence[Pipeline],
+    pipelines: Sequence[ViewPipeline],
     seed: int,
     draws: int = 3,
 ) -> Image.Image:

@@ -6,7 +6,6 @@ of resumption and whether images are held in memory change nothing, and no globa
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -20,12 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from contrastive.augmentations.pipeline import Pipeline
+from contrastive.augmentations.pipeline import takes_batches
 from contrastive.data.cache import Cache
 from contrastive.data.storage import LIMIT, hold
 from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, decode, decode_reduced, workers_for
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
-from contrastive.parts import ImageTable
+from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.rng import Key, derive, hash_ids
 from contrastive.text import shortened
 from contrastive.values import Batch
@@ -65,9 +64,9 @@ class TrainLoader:
     """Batches of an epoch, whole ones only.
 
     Images of one size are decoded once and held in memory or in a cache, and a batch carries them as they
-    are. Where sizes vary, images are large or an operation goes image by image, it carries one tensor a view,
-    already cropped (or wholly augmented) by the decoding workers; :func:`augment` does the rest. Photographs
-    are decoded at the scale that their most demanding view asks for.
+    are. If sizes vary, images are large or an operation goes image by image, it carries one tensor per view,
+    which the decoding workers have begun; :func:`augment` does the rest. Photographs are decoded at the
+    scale that their most demanding view asks for.
 
     The place of an image that does not decode goes to the first of :func:`substitutes` that does.
 
@@ -98,7 +97,7 @@ class TrainLoader:
     def __init__(
         self,
         table: ImageTable,
-        pipelines: Sequence[Pipeline],
+        pipelines: Sequence[ViewPipeline],
         *,
         batch_size: int,
         seed: int,
@@ -121,9 +120,7 @@ class TrainLoader:
         self.steps_per_epoch = len(table) // batch_size
         self.max_unreadable = max_unreadable
         self.unreadable: dict[int, str] = {}
-        whole = table.size is not None and all(p.in_worker(False) == "nothing" for p in pipelines)
-        if whole and math.prod(table.size or ()) > WHOLE:
-            whole = any(p.in_worker(True) != "crop" for p in pipelines)
+        whole = takes_batches(pipelines, table.size, WHOLE)
         self._batches = _Batches(
             self.table, None if whole else list(pipelines), batch_size, seed, labels, share
         )
@@ -162,7 +159,7 @@ class TrainLoader:
 
 
 def augment(
-    batch: Batch, pipelines: Sequence[Pipeline], *, seed: int, epoch: int, device: torch.device | str
+    batch: Batch, pipelines: Sequence[ViewPipeline], *, seed: int, epoch: int, device: torch.device | str
 ) -> list[Tensor]:
     """The views of a batch of :class:`TrainLoader`: V tensors float32 [b, C, h, w] in [0, 1]."""
     ids = batch.ids.cpu().numpy()
@@ -170,12 +167,10 @@ def augment(
     if isinstance(batch.images, Tensor):
         images = _moved(batch.images, device)  # [b, C, H, W], once for all views
         return [pipeline(images, ids, key) for pipeline, key in zip(pipelines, keys, strict=True)]
-    views = []
-    for pipeline, key, images in zip(pipelines, keys, batch.images, strict=True):
-        pixels = _moved(images, device)  # [b, C, h, w]
-        whole = pipeline.in_worker(True) == "all"
-        views.append(pixels.float().div_(255) if whole else pipeline.rest(pixels, ids, key))
-    return views
+    return [
+        pipeline.after(_moved(pixels, device), ids, key)
+        for pipeline, key, pixels in zip(pipelines, keys, batch.images, strict=True)
+    ]
 
 
 class _Batches(TorchDataset[Batch | ContrastiveError]):
@@ -188,7 +183,7 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
     def __init__(
         self,
         table: ImageTable,
-        pipelines: list[Pipeline] | None,
+        pipelines: list[ViewPipeline] | None,
         batch_size: int,
         seed: int,
         labels: bool,
@@ -243,16 +238,12 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         if self.pipelines is None:
             return [decode(self.table, row)]
         id_ = int(self.table.ids[row])
-        drawn = [(pipeline, Key(self.seed, epoch, view)) for view, pipeline in enumerate(self.pipelines)]
-        image = decode_reduced(
-            self.table, row, lambda size: min(p.reduction(size, id_, key) for p, key in drawn)
-        )
-        return [
-            pipeline.sample(image.pixels, id_, key, image.size, image.factor)
-            if pipeline.in_worker(True) == "all"
-            else pipeline.crop(image.pixels, id_, key, image.size, image.factor)
-            for pipeline, key in drawn
+        views = [
+            pipeline.for_image(id_, Key(self.seed, epoch, view))
+            for view, pipeline in enumerate(self.pipelines)
         ]
+        image = decode_reduced(self.table, row, lambda size: min(view.reduction(size) for view in views))
+        return [view.before(image) for view in views]
 
 
 class _Steps:

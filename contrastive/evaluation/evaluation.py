@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.augmentations.pipeline import Pipeline
 from contrastive.data import holdout
 from contrastive.data.reading import Reader
 from contrastive.errors import PluginError, UsageError
 from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
 from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
-from contrastive.parts import ImageTable, Protocol
+from contrastive.parts import ImageTable, Protocol, ViewPipeline
 from contrastive.rng import Key, derive, hash_sample
 from contrastive.training.compilation import uncompiled
 from contrastive.training.method import Method
@@ -92,7 +91,7 @@ class Evaluation:
         train: ImageTable,
         test: ImageTable | None,
         protocols: Sequence[Scheduled],
-        pipelines: Sequence[Pipeline],
+        pipelines: Sequence[ViewPipeline],
         size: int,
         device: torch.device,
         workers: int | Literal["auto"] = "auto",
@@ -149,14 +148,8 @@ class Evaluation:
         for indices, pixels in self.reader.whole(self.train, self.monitored):
             images = (pixels * 255).round().to(torch.uint8)
             ids = self.train.ids[indices]
-            if pipeline.in_worker(varying=False) == "all":
-                seen = [pipeline.sample(image, int(i), key) for image, i in zip(images, ids, strict=True)]
-                drawn = torch.stack(seen).float() / 255
-            else:
-                drawn = pipeline(images.to(self.device), ids, key)
-            out.append(
-                method.embed(drawn.to(self.device).contiguous(memory_format=torch.channels_last)).float()
-            )
+            drawn = pipeline.batch_view(images, ids, key, self.device)
+            out.append(method.embed(drawn.contiguous(memory_format=torch.channels_last)).float())
         return torch.cat(out) if out else torch.empty(0, method.head.out_features)
 
     # -- at the end ---------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 from .augmentation import Augmentation as Augmentation
+from .augmentation import ViewOfImage as ViewOfImage
 from .augmentation import ViewPipeline as ViewPipeline
 from .base import NEEDS as NEEDS
 from .base import Part as Part

@@ -7,20 +7,62 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from contrastive.parts.base import Part
+from contrastive.parts.dataset import Reduced
 from contrastive.rng import Key
 
 
+class ViewOfImage(Protocol):
+    """One view of one image, as a decoding worker begins it."""
+
+    def reduction(self, size: tuple[int, int]) -> int:
+        """By how much the sides of the image, (H, W) as a whole, may be divided before it is cropped."""
+
+    def before(self, image: Reduced) -> Tensor:
+        """What a worker does to the image: -> uint8 [C, h, w]."""
+
+
 class ViewPipeline(Protocol):
-    """What makes one view of a batch; :class:`contrastive.augmentations.Pipeline` is one."""
+    """What makes one view; :class:`contrastive.augmentations.Pipeline` is one.
+
+    A batch of images of one size is augmented by calling it. Where the images form no batch, a decoding
+    worker does ``for_image(id, key).before(image)``, and the device ``after`` on the batch of these.
+
+    Attributes:
+        per_sample: whether an operation goes image by image, so that no batch of images can be augmented.
+        crops_first: whether ``before`` does no more than to crop.
+    """
+
+    per_sample: bool
+    crops_first: bool
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(h, w) of the view if the pipeline fixes one; None if it follows from the image's."""
+
+    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """(h, w) of the views of images of ``size`` (H, W), None if these vary; None if views do."""
 
     def __call__(self, images: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """uint8 [b, C, H, W] and int64 [b] -> float32 [b, C, h, w] in [0, 1], on the same device."""
 
-    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        """(h, w) of the views of images of ``size`` (H, W), None if these vary; None if views do."""
+    def for_image(self, id: int, key: Key) -> ViewOfImage:  # noqa: A002
+        """The view of one image."""
+
+    def after(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
+        """What remains to be done to a batch of ``before``: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
+
+    def batch_view(
+        self, images: Tensor, ids: np.ndarray | Tensor, key: Key, device: torch.device | str
+    ) -> Tensor:
+        """The view on ``device`` of images of one size on the CPU, whatever the operations; shapes as in a
+        call."""
+
+    def sample(self, image: Tensor, id: int, key: Key) -> Tensor:  # noqa: A002
+        """The whole view of one image of any size: uint8 [C, H, W] -> uint8 [C, h, w]."""
 
 
 class Augmentation(Part, ABC):

@@ -32,9 +32,10 @@ from contrastive.augmentations import (
     TorchvisionTransform,
     Views,
 )
-from contrastive.augmentations.pipeline import to_uint8
+from contrastive.augmentations.pipeline import takes_batches, to_uint8
 from contrastive.commands.preview import CELL, grid
 from contrastive.errors import UsageError
+from contrastive.parts import Reduced
 
 KEY = Key(seed=1, epoch=2, view=0)
 
@@ -135,9 +136,64 @@ def test_crop_and_flip_in_one_sampling_equal_one_after_the_other(interpolation: 
     ],
 )
 def test_what_the_worker_does(operations: list[Operation], fixed: str, varying: str) -> None:
-    pipeline = Pipeline(operations)
-    assert pipeline.in_worker(False) == fixed
-    assert pipeline.in_worker(True) == varying
+    pipeline, image = Pipeline(operations), images(1, 20, 30)[0]
+    with pytest.warns(DeprecationWarning, match=r"call before\(\) on each image and after\(\)"):
+        assert pipeline.in_worker(False) == fixed
+    with pytest.warns(DeprecationWarning, match="in_worker is deprecated"):
+        assert pipeline.in_worker(True) == varying
+    assert takes_batches([pipeline], (20, 30), limit=600) == (fixed == "nothing")
+    assert takes_batches([pipeline], (20, 30), limit=599) == ((fixed, varying) == ("nothing", "all"))
+    assert not takes_batches([pipeline], None, limit=600)
+    whole = {"crop": pipeline.crop, "all": pipeline.sample}[varying]
+    assert torch.equal(pipeline.before(image, 5, KEY), whole(image, 5, KEY))
+
+
+def test_one_view_that_goes_image_by_image_decides_for_all_and_one_that_cannot_crop_too() -> None:
+    crop, whole = Pipeline([RandomResizedCrop(8), Flip()]), Pipeline([Flip()])
+    single = Pipeline([RandomResizedCrop(8), TorchvisionTransform("RandomPosterize", {"bits": 4})])
+    assert takes_batches([crop, whole], (20, 30), limit=599)
+    assert not takes_batches([crop, crop], (20, 30), limit=599)
+    assert not takes_batches([whole, single], (20, 30), limit=600)
+
+
+@pytest.mark.parametrize(
+    "operations", [[RandomResizedCrop(8), Flip(), ColorJitter()], [ColorJitter(), Flip()]]
+)
+def test_before_and_after_make_the_view(operations: list[Operation]) -> None:
+    """Whatever the operations: cropped or augmented by the worker, the device does what remains."""
+    posterize = TorchvisionTransform("RandomPosterize", {"bits": 4, "p": 1.0})
+    batch, ids = images(6, 64, 50), np.arange(6)
+    for pipeline in (Pipeline(operations), Pipeline([*operations, posterize])):
+        pixels = torch.stack([pipeline.before(image, i, KEY) for i, image in enumerate(batch)])
+        assert pixels.dtype == torch.uint8
+        view = pipeline.after(pixels, ids, KEY)
+        assert view.dtype == torch.float32
+        samples = torch.stack([pipeline.sample(image, i, KEY) for i, image in enumerate(batch)])
+        torch.testing.assert_close(view, samples / 255, atol=0.5 / 255 + 1e-5, rtol=0)
+        of_batch = pipeline.batch_view(batch, ids, KEY, "cpu")
+        assert torch.equal(of_batch, view if pipeline.per_sample else pipeline(batch, ids, KEY))
+
+
+def test_a_crop_is_calls_once_per_view_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    draw = RandomResizedCrop.draw
+    monkeypatch.setattr(RandomResizedCrop, "draw", lambda self, rng: (calls.append(1), draw(self, rng))[1])
+    view = SimCLR(8).pipelines()[0].for_image(3, KEY)
+    assert calls == []
+    factor = view.reduction((100, 200))
+    view.before(Reduced(images(1, 100, 200)[0], (100, 200), 1))
+    assert factor >= 1
+    assert calls == [1]
+
+
+def test_what_plugins_import_from_the_pipeline_stays_there() -> None:
+    from contrastive import device
+    from contrastive.augmentations import pipeline
+
+    assert pipeline.to_device is device.to_device
+    assert pipeline.Key is Key
+    assert (pipeline.Operation, pipeline.Pipeline) == (Operation, Pipeline)
+    assert pipeline.Params == dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -193,7 +193,7 @@ def test_images_are_decoded_once_with_progress():
 
 def test_views_of_different_sizes_are_refused():
     class Keeps(Fake):
-        def sample(self, image, id, key, size=None, factor=1):  # noqa: A002
+        def before(self, image, id, key):  # noqa: A002
             return image
 
     for workers in (0, 1):

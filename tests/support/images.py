@@ -42,33 +42,50 @@ class Images(ImageTable):
 
 @dataclass(frozen=True)
 class Fake:
-    """Shifts every image by a hash of its key; does in workers what ``stage`` says."""
+    """Shifts every image by a hash of its key; does in workers what ``stage`` says: ``crop`` or ``all``."""
 
     stage: str = "crop"
     size: tuple[int, int] | None = (4, 4)
 
-    def in_worker(self, varying: bool) -> str:
-        return "nothing" if self.stage == "crop" and not varying else self.stage
+    @property
+    def per_sample(self) -> bool:
+        return self.stage == "all"
+
+    @property
+    def crops_first(self) -> bool:
+        return self.stage == "crop"
 
     def _shift(self, ids, key: Key) -> np.ndarray:
         return (hash_ids(np.asarray(ids), key.seed, key.epoch, key.view) % np.uint64(50)).astype(np.uint8)
 
-    def reduction(self, size, id, key):  # noqa: A002
-        return 1
+    def for_image(self, id, key):  # noqa: A002
+        return FakeView(self, id, key)
 
-    def crop(self, image, id, key, size=None, factor=1):  # noqa: A002
+    def before(self, image, id, key):  # noqa: A002
         return image[:, :4, :4] + int(self._shift(np.array([id]), key)[0])
 
-    def rest(self, pixels, ids, key):
+    def after(self, pixels, ids, key):
         assert len(ids) == len(pixels)
         return pixels.float() / 255
 
-    def sample(self, image, id, key, size=None, factor=1):  # noqa: A002
-        return self.crop(image, id, key)
-
     def __call__(self, images, ids, key):
         shift = torch.from_numpy(self._shift(ids, key))[:, None, None, None]
-        return self.rest(images[:, :, :4, :4] + shift, ids, key)
+        return self.after(images[:, :, :4, :4] + shift, ids, key)
+
+
+@dataclass(frozen=True)
+class FakeView:
+    """The view of one image that ``pipeline`` makes."""
+
+    pipeline: Fake
+    id: int
+    key: Key
+
+    def reduction(self, size) -> int:
+        return 1
+
+    def before(self, image) -> torch.Tensor:
+        return self.pipeline.before(image.pixels, self.id, self.key)
 
 
 def loader(table, stage="crop", **options) -> TrainLoader:
