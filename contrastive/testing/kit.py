@@ -23,33 +23,34 @@ from contrastive.testing.framework import (
     checks_of,
 )
 from contrastive.testing.rules import (
-    dataset as data,
-)
-from contrastive.testing.rules import (
-    encoders,
-)
-from contrastive.testing.rules import (
-    every_part as interface,
-)
-from contrastive.testing.rules import (
-    loss as losses,
-)
-from contrastive.testing.rules import (
-    negatives as memories,
-)
-from contrastive.testing.rules import (
-    optimizer as bystanders,
-)
-from contrastive.testing.rules import (
-    step as steps,
-)
-from contrastive.testing.rules import (
-    target as targets,
+    augmentation,
+    callback,
+    dataset,
+    encoder,
+    every_part,
+    loss,
+    negatives,
+    optimizer,
+    protocol,
+    step,
+    target,
 )
 from contrastive.testing.subjects import Params, Subject, plugin_of, subject_of
 
 #: Every check, in the order in which a part is asked.
-CHECKS = checks_of(interface, data, encoders, losses, targets, memories, steps, bystanders)
+CHECKS = checks_of(
+    every_part,
+    dataset,
+    augmentation,
+    encoder,
+    loss,
+    target,
+    negatives,
+    step,
+    optimizer,
+    callback,
+    protocol,
+)
 
 
 def part_checks(part: type | Entry, params: Params = None) -> list[PartCheck]:

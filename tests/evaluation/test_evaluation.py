@@ -22,7 +22,7 @@ from contrastive.protocols import KNN
 from contrastive.protocols.finetune import balanced
 from contrastive.registry import load_registry
 from contrastive.runs.reload import load
-from tests.support.faults.bystanders import Warms
+from tests.support.faults.protocol import Warms
 
 #: Every protocol, some of them twice, and small enough for a test.
 EVERY = {

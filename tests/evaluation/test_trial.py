@@ -17,7 +17,8 @@ from contrastive.datasets import ImageFolder
 from contrastive.errors import Interrupted, UsageError
 from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
 from contrastive.parts import ImageTable
-from contrastive.testing.materials import SmallEncoder, trial
+from contrastive.testing.networks import SmallEncoder
+from contrastive.testing.trials import trial
 from tests.support.tiny import write_data
 
 

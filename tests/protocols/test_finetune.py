@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.protocols import FineTune
 from contrastive.protocols.finetune import balanced
-from contrastive.testing.materials import GivenTrial, splits, trial
+from contrastive.testing.materials import splits
+from contrastive.testing.trials import GivenTrial, trial
 
 # -- the labels ---------------------------------------------------------------------------------------
 

@@ -219,6 +219,14 @@ def test_every_check_says_what_it_asks_and_has_a_name_of_its_own():
         assert check.asked.endswith("."), check.name
 
 
+def test_the_checks_of_one_kind_are_in_the_module_of_that_kind():
+    for check in CHECKS:
+        if len(check.kinds) == 1 and check.kinds != (PLUGIN,):
+            (kind,) = check.kinds
+            module = check.run.__module__.rpartition(".")[2]
+            assert module == ("encoder" if kind in ("backbone", "head") else kind), check.name
+
+
 def test_unknown_plugins_are_usage_errors():
     with pytest.raises(UsageError, match="no plugin 'contrastive-mocco' is installed"):
         check_plugin("contrastive-mocco")

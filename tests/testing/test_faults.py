@@ -8,13 +8,20 @@ import pytest
 
 from contrastive import hookimpl
 from contrastive.testing import check_part, check_plugin
-from tests.support.faults import augmentations, bystanders, data, encoders, losses, negatives, targets
+from tests.support.faults import (
+    augmentation,
+    callback,
+    dataset,
+    encoder,
+    loss,
+    negatives,
+    optimizer,
+    protocol,
+    target,
+)
 
-FAULTS = {
-    part: check
-    for module in (augmentations, bystanders, data, encoders, losses, negatives, targets)
-    for part, check in module.FAULTS.items()
-}
+MODULES = (augmentation, callback, dataset, encoder, loss, negatives, optimizer, protocol, target)
+FAULTS = {part: check for module in MODULES for part, check in module.FAULTS.items()}
 
 
 def failed(results):

@@ -1,4 +1,4 @@
-"""Checks of datasets and augmentations: what reaches the encoder."""
+"""Checks of datasets: their tables, what a row decodes to, and how data is recognised again."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from contrastive.parts import ImageTable
-from contrastive.testing.framework import check, fail, require, skip
-from contrastive.testing.materials import far, pictures
+from contrastive.testing.framework import check, fail, require
+from contrastive.testing.materials import shape_of
 from contrastive.testing.subjects import Subject
 
 _SPLITS = ("train", "test")
@@ -28,9 +28,6 @@ _LOOKED_AT = 12  # images of a split that are decoded
 def _tables(dataset: Any) -> dict[str, ImageTable]:
     tables = {split: dataset.table(split) for split in _SPLITS}
     return {split: table for split, table in tables.items() if table is not None}
-
-
-# -- dataset ----------------------------------------------------------------------------------------------
 
 
 @check("table", "dataset", after=("builds",))
@@ -93,7 +90,7 @@ def decode(subject: Subject) -> None:
             image = rows.decode(int(index))
             require(
                 isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3,
-                f"decode gives {_seen(image)}, not a uint8 tensor [C, H, W]",
+                f"decode gives {shape_of(image)}, not a uint8 tensor [C, H, W]",
             )
             require(
                 len(image) == rows.channels,
@@ -131,7 +128,7 @@ def reduced(subject: Subject) -> None:
                 expected = [len(whole), *(-(-side // factor) for side in size)]
                 require(
                     list(pixels.shape) == expected and pixels.dtype == torch.uint8,
-                    f"{told} is {_seen(pixels)} at a factor of {factor}, not uint8 {expected}",
+                    f"{told} is {shape_of(pixels)} at a factor of {factor}, not uint8 {expected}",
                 )
                 require(
                     factor > 1 or torch.equal(pixels, whole), f"{told} is not the image that decode gives"
@@ -208,123 +205,5 @@ def _halved(file: Path) -> Iterator[None]:
 def _integers(values: Any, what: str) -> None:
     require(
         isinstance(values, np.ndarray) and values.dtype == np.int64 and values.ndim == 1,
-        f"{what} are {_seen(values)}, not a numpy array int64 [n]",
+        f"{what} are {shape_of(values)}, not a numpy array int64 [n]",
     )
-
-
-def _seen(value: Any) -> str:
-    shape = list(value.shape) if hasattr(value, "shape") else ""
-    return f"{type(value).__name__} {getattr(value, 'dtype', '')} {shape}".strip()
-
-
-# -- augmentation -----------------------------------------------------------------------------------------
-
-_MANY = 24
-_SEEDS = 6
-
-
-def _views(subject: Subject, images: Tensor, ids: np.ndarray, seed: int = 1, epoch: int = 0) -> list[Tensor]:
-    return subject.part()(images, ids, seed=seed, epoch=epoch)
-
-
-@check("views", "augmentation", after=("builds",))
-def views(subject: Subject) -> None:
-    """Every view is float32 [b, C, h, w], finite and in [0, 1], of colour and grey images."""
-    for channels in (3, 1):
-        made = _views(subject, pictures(5, channels=channels), np.arange(5))
-        require(len(made) >= 1, "pipelines() gives no view")
-        for number, view in enumerate(made):
-            require(
-                isinstance(view, Tensor) and view.dtype == torch.float32 and view.ndim == 4,
-                f"view {number} is {_seen(view)}, not float32 [b, C, h, w]",
-            )
-            require(
-                view.shape[:2] == (5, channels),
-                f"5 images of {channels} channel(s) become {list(view.shape)}",
-            )
-            require(view.isfinite().all(), f"view {number} is not finite")
-            require(
-                view.min() >= 0 and view.max() <= 1,
-                f"view {number} goes from {view.min():.3g} to {view.max():.3g}; clamp it to [0, 1]",
-            )
-
-
-@check("input kept", "augmentation", after=("views", "global state"))
-def input_kept(subject: Subject) -> None:
-    """The images it is given, and the pixels between operations, are not changed in place."""
-    images, ids = pictures(5), np.arange(5)
-    kept, kept_ids = images.clone(), ids.copy()
-    _views(subject, images, ids)
-    require(torch.equal(images, kept), "it writes into the images it was given; change a copy")
-    require(np.array_equal(ids, kept_ids), "it writes into the ids it was given")
-    for pipeline in subject.part().pipelines():
-        for place, operation in enumerate(pipeline.operations):
-            from contrastive.augmentations import Key
-
-            before = images.float() / 255
-            given = before.clone()
-            operation.render(given, pipeline.draw(place, ids, Key(1, 0, 0)))
-            require(torch.equal(given, before), f"{operation.name} renders in place; change a copy")
-
-
-@check("own draw", "augmentation", after=("views", "global state", "input kept"))
-def own_draw(subject: Subject) -> None:
-    """Every image of a batch has a draw of its own, and every epoch and seed another."""
-    one = pictures(1).expand(_MANY, -1, -1, -1).contiguous()
-    ids = np.arange(_MANY)
-    by_seed = [_views(subject, one, ids, seed) for seed in range(_SEEDS)]
-    for number in range(len(by_seed[0])):
-        drawn = torch.stack([made[number] for made in by_seed])  # [seeds, b, C, h, w]
-        if bool((drawn == drawn[:1]).all()) and bool((drawn == drawn[:, :1]).all()):
-            continue  # no randomness in it
-        require(
-            not (drawn == drawn[:, :1]).all(),
-            f"all images of a batch get the same view {number}; draw a value an image, as rng.uniform() does",
-        )
-        require(
-            not (drawn == drawn[:1]).all(),
-            f"view {number} is the same under every seed; draw from the rng given",
-        )
-        later = _views(subject, one, ids, seed=0, epoch=1)[number]
-        require(
-            not torch.equal(later, drawn[0]),
-            f"view {number} is the same in every epoch; draw from the rng given",
-        )
-
-
-@check("pure", "augmentation", after=("own draw",))
-def pure(subject: Subject) -> None:
-    """A view follows from seed, epoch, id and image alone: neither batch size nor order changes it."""
-    images, ids = pictures(8), np.arange(100, 108)
-    whole = _views(subject, images, ids)
-    again = _views(subject, images, ids)
-    order = np.array([5, 2, 7, 0, 6, 1, 4, 3])
-    shuffled = _views(subject, images[order], ids[order])
-    alone = [_views(subject, images[i : i + 1], ids[i : i + 1]) for i in range(len(ids))]
-    for number, view in enumerate(whole):
-        require(
-            torch.equal(view, again[number]), f"view {number} differs when it is made again from the same key"
-        )
-        require(
-            far(view[order], shuffled[number]) < 1e-5,
-            f"view {number} of an image depends on its place in the batch; draw from the rng given, by image",
-        )
-        singly = torch.cat([made[number] for made in alone])
-        require(
-            far(view, singly) < 1e-5,
-            f"view {number} of an image depends on the other images of its batch; treat each on its own",
-        )
-
-
-@check("size", "augmentation", after=("views",))
-def size(subject: Subject) -> None:
-    """A pipeline that says which size it gives gives that size."""
-    part = subject.part()
-    made = part(pictures(3), np.arange(3))
-    for pipeline, view in zip(part.pipelines(), made, strict=True):
-        if pipeline.size is None:
-            skip("it keeps the size of its input")
-        require(
-            tuple(view.shape[2:]) == tuple(pipeline.size),
-            f"size says {tuple(pipeline.size)}, the view is {tuple(view.shape[2:])}; correct size",
-        )

@@ -15,9 +15,9 @@ from contrastive.recipe.signature import signature_of
 from contrastive.registry import Registry
 from contrastive.registry.registry import interface_misfit
 from contrastive.testing.framework import EVERY_KIND, PLUGIN, STEP_PARTS, check, fail, require, skip
-from contrastive.testing.materials import use
 from contrastive.testing.subjects import PluginSubject, Subject, part_of
 from contrastive.testing.surroundings import TORCH, changed, seeded, snapshot
+from contrastive.testing.usage import use
 from contrastive.versions import CORE
 
 _BASES: dict[str, type] = {

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from contrastive.comparison import Comparison, tiles
+from contrastive.testing.equality import far, same, saved
 from contrastive.testing.framework import check, require, skip
-from contrastive.testing.materials import classes, compared, embeddings, entries, far, generator, same, saved
+from contrastive.testing.materials import classes, compared, embeddings, entries, generator
 from contrastive.testing.subjects import Subject
 from contrastive.values import Progress
 

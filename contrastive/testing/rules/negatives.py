@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from contrastive.comparison import Comparison
+from contrastive.testing.equality import same, saved
 from contrastive.testing.framework import check, require, skip
-from contrastive.testing.materials import embeddings, same, saved
+from contrastive.testing.materials import embeddings
 from contrastive.testing.subjects import IN_FEATURES, Subject
 from contrastive.values import Memory, Progress
 

@@ -1,36 +1,22 @@
-"""Checks of optimizers, callbacks and protocols: what acts beside the forward pass."""
+"""Checks of optimizers: which parameters they train, at which rates, and what a checkpoint keeps of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from contrastive.evaluation.trial import Witness
-from contrastive.testing.framework import check, require, skip
-from contrastive.testing.materials import (
-    GivenTrial,
-    Network,
-    RecordedRun,
-    network,
-    pixels,
-    same,
-    saved,
-    splits,
-    trial,
-)
+from contrastive.testing.equality import same, saved
+from contrastive.testing.framework import check, require
+from contrastive.testing.materials import pixels
+from contrastive.testing.networks import Network, network
 from contrastive.testing.subjects import Subject
-from contrastive.testing.surroundings import seeded
-from contrastive.values import Features
 
 _BATCH = 16
 _STEPS, _STEPS_PER_EPOCH = 60, 6
-
-# -- optimizer --------------------------------------------------------------------------------------------
 
 
 def _names(model: Network, parameters: Sequence[Tensor]) -> str:
@@ -123,173 +109,3 @@ def _optimized(
         model(pixels(_BATCH, seed=number, size=10)).square().sum().backward()
         optimizer.step()
     return model, optimizer
-
-
-# -- callback ---------------------------------------------------------------------------------------------
-
-_FIRST, _LATER = range(1, 6), range(6, 41)
-
-
-def _told(subject: Subject, epochs: range) -> tuple[Any, RecordedRun]:
-    callback, run = subject.part(), RecordedRun(subject.folder)
-    callback.run_started(run)
-    run.live(callback, epochs)
-    return callback, run
-
-
-@check("hooks", "callback", after=("builds",))
-def hooks(subject: Subject) -> None:
-    """Every hook works on a whole run, and on one that ends before its first step."""
-    callback, run = _told(subject, _FIRST)
-    callback.run_ended(run)
-    early = RecordedRun(subject.folder)
-    other = subject.part()
-    other.run_started(early)
-    other.run_ended(early)
-    require(isinstance(callback.state_dict(), dict), "state_dict() gives no dict")
-    for what, _, content in run.asked:
-        if what == "log":
-            wrong = [
-                k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, float | int)
-            ]
-            require(not wrong, f"it logs {wrong[:1]}, which is no number by name; convert with float()")
-
-
-@check("weights kept", "callback", after=("hooks",))
-def weights_kept(subject: Subject) -> None:
-    """It changes neither weights nor gradients nor learning rates of the run."""
-    callback, run = subject.part(), RecordedRun(subject.folder)
-    before = {name: value.clone() for name, value in run.method.state_dict().items()}
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in run.param_groups]
-    callback.run_started(run)
-    run.live(callback, _FIRST)
-    callback.run_ended(run)
-    require(
-        same(before, run.method.state_dict()), "it changes weights; a callback may only look, log and stop"
-    )
-    after = [{k: v for k, v in group.items() if k != "params"} for group in run.param_groups]
-    require(groups == after, "it changes the optimizer's groups; a schedule belongs into an optimizer")
-    require(all(p.grad is None for p in run.method.parameters()), "it leaves gradients behind")
-
-
-@check("state_dict", "callback", after=("hooks",))
-def callback_state(subject: Subject) -> None:
-    """Interrupted, saved and resumed, it does what it would have done without the interruption."""
-    straight, run = _told(subject, _FIRST)
-    resumed = subject.part()
-    resumed.load_state_dict(saved(straight.state_dict(), "its state_dict"))
-    other = RecordedRun(subject.folder)
-    other.step, other.epoch = run.step, run.epoch
-    resumed.run_started(other)
-    run.asked.clear()
-    other.asked.clear()
-    run.live(straight, _LATER)
-    other.live(resumed, _LATER)
-    require(
-        same(run.asked, other.asked),
-        f"after a resume it does otherwise: {_first_difference(run.asked, other.asked)}; "
-        "put all that it remembers into state_dict, and take it back in load_state_dict",
-    )
-
-
-def _first_difference(a: list[Any], b: list[Any]) -> str:
-    for place in range(max(len(a), len(b))):
-        one, other = (calls[place] if place < len(calls) else "nothing" for calls in (a, b))
-        if not same(one, other):
-            return f"{one} without, {other} with it"
-    return "in nothing"
-
-
-# -- protocol ---------------------------------------------------------------------------------------------
-
-
-@check("version", "protocol", after=("loads",))
-def version(subject: Subject) -> None:
-    """It declares a ``version`` of its own, a whole number from 1 on, which every figure carries."""
-    declared = [vars(base)["version"] for base in subject.part_class.__mro__ if "version" in vars(base)]
-    require(
-        len(declared) > 1,
-        "it declares no version; write version = 1, and raise it whenever its figures change",
-    )
-    right = type(declared[0]) is int and declared[0] > 0
-    require(right, f"its version is {declared[0]!r}; give a whole number from 1 on")
-
-
-@check("figures", "protocol", after=("builds",))
-def figures(subject: Subject) -> None:
-    """It gives finite numbers by name, accuracies between 0 and 1, with and without a test split."""
-    for with_test in (False, True):
-        scores = subject.part().evaluate(trial(with_test))
-        require(isinstance(scores, dict) and scores, f"it gives {scores!r}, not figures by name")
-        for name, value in scores.items():
-            require(isinstance(name, str) and name.isidentifier(), f"{name!r} is no name for a figure")
-            require(isinstance(value, float), f"{name} is a {type(value).__name__}; convert it with float()")
-            require(math.isfinite(value), f"{name} is {value}")
-            if name.startswith(("top", "accuracy")):
-                require(0 <= value <= 1, f"{name} is {value}; give a fraction, not a percentage")
-
-
-@check("deterministic", "protocol", after=("figures", "global state"))
-def protocol_deterministic(subject: Subject) -> None:
-    """The same features give the same figures, whatever seed the process has."""
-    first: dict[str, float] | None = None
-    for seed in range(4):  # accuracies are coarse: two draws may well agree
-        with seeded(seed):
-            found = subject.part().evaluate(trial())
-        first = found if first is None else first
-        require(same(first, found), f"the same features give {first} and then {found}; seed what is drawn")
-
-
-@check("order", "protocol", after=("deterministic",))
-def order(subject: Subject) -> None:
-    """The order of the rows changes no figure by more than one image."""
-    given = splits()
-    plain = subject.part().evaluate(trial())
-    mixed = GivenTrial(*(_taken(part, torch.randperm(len(part))) for part in given))
-    shuffled = subject.part().evaluate(mixed)
-    for name, value in plain.items():
-        require(
-            abs(value - shuffled[name]) <= 1.01 / len(given[2]) * max(1.0, abs(value)),
-            f"{name} is {value}, and {shuffled[name]} when the same rows come in another order",
-        )
-
-
-@check("test unread", "protocol", after=("deterministic",))
-def test_unread(subject: Subject) -> None:
-    """Nothing is fitted to or chosen by the labels of test.
-
-    Where predictions do not depend on test's labels, each image is right under exactly one of the K cyclic
-    renamings of its label, so the K accuracies add up to 1. Whoever chooses by them gets more.
-    """
-    fit, validation, test = splits()
-    count = int(fit.labels.max()) + 1
-    totals: dict[str, float] = {}
-    for shift in range(count):
-        renamed = replace(test, labels=(test.labels + shift) % count)
-        for name, value in subject.part().evaluate(GivenTrial(fit, validation, renamed)).items():
-            totals[name] = totals.get(name, 0.0) + value
-    accuracies = {
-        name: total for name, total in totals.items() if name == "top1" or name.startswith("accuracy")
-    }
-    if not accuracies:
-        skip("it gives no accuracy (top1, accuracy...) by which this could be seen")
-    for name, total in accuracies.items():
-        require(
-            abs(total - 1) < 1e-6,
-            f"{name} over the {count} renamings of test's classes adds up to {total:.4f} rather than 1, "
-            "so its predictions depend on test's labels; choose on validation alone",
-        )
-
-
-@check("encoder kept", "protocol", after=("figures",))
-def encoder_kept(subject: Subject) -> None:
-    """It leaves the encoder and the head as they were: weights, statistics of batch norm, and mode."""
-    given = trial()
-    witness = Witness(given.modules)
-    subject.part().evaluate(given)
-    changed = witness.changed()
-    require(changed is None, f"it changes {changed} of the encoder; let it work on a copy (copy.deepcopy)")
-
-
-def _taken(given: Features, rows: Tensor) -> Features:
-    return Features(given.h[rows], given.labels[rows], given.ids[rows])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from contrastive.errors import UsageError
 from contrastive.testing.composition import batch, compose, sgd, train, trained_alone
+from contrastive.testing.equality import far, same, saved
 from contrastive.testing.framework import STEP_PARTS, check, fail, require, skip
-from contrastive.testing.materials import far, same, saved
 from contrastive.testing.processes import Unreachable, two_processes
 from contrastive.testing.rules.target import composed
 from contrastive.testing.subjects import Subject

@@ -9,8 +9,8 @@ from torch import Tensor
 from contrastive.errors import UsageError
 from contrastive.optimizers import SGDPart
 from contrastive.testing.composition import batch, compose, sgd, train
+from contrastive.testing.equality import far
 from contrastive.testing.framework import check, require, skip
-from contrastive.testing.materials import far
 from contrastive.testing.subjects import IN_FEATURES, Subject
 from contrastive.testing.surroundings import seeded
 from contrastive.training.method import Method

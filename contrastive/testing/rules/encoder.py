@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contrastive.testing.equality import far, same, saved
 from contrastive.testing.framework import check, fail, require, skip
-from contrastive.testing.materials import far, generator, pixels, same, saved
+from contrastive.testing.materials import generator, pixels
 from contrastive.testing.subjects import IN_FEATURES, Subject
 from contrastive.testing.surroundings import seeded
 

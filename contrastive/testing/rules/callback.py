@@ -1,0 +1,82 @@
+"""Checks of callbacks: they look, log and stop, and a resumed run is one of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contrastive.testing.equality import same, saved
+from contrastive.testing.framework import check, require
+from contrastive.testing.recorded_run import RecordedRun
+from contrastive.testing.subjects import Subject
+
+_FIRST, _LATER = range(1, 6), range(6, 41)
+
+
+def _told(subject: Subject, epochs: range) -> tuple[Any, RecordedRun]:
+    callback, run = subject.part(), RecordedRun(subject.folder)
+    callback.run_started(run)
+    run.live(callback, epochs)
+    return callback, run
+
+
+@check("hooks", "callback", after=("builds",))
+def hooks(subject: Subject) -> None:
+    """Every hook works on a whole run, and on one that ends before its first step."""
+    callback, run = _told(subject, _FIRST)
+    callback.run_ended(run)
+    early = RecordedRun(subject.folder)
+    other = subject.part()
+    other.run_started(early)
+    other.run_ended(early)
+    require(isinstance(callback.state_dict(), dict), "state_dict() gives no dict")
+    for what, _, content in run.asked:
+        if what == "log":
+            wrong = [
+                k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, float | int)
+            ]
+            require(not wrong, f"it logs {wrong[:1]}, which is no number by name; convert with float()")
+
+
+@check("weights kept", "callback", after=("hooks",))
+def weights_kept(subject: Subject) -> None:
+    """It changes neither weights nor gradients nor learning rates of the run."""
+    callback, run = subject.part(), RecordedRun(subject.folder)
+    before = {name: value.clone() for name, value in run.method.state_dict().items()}
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in run.param_groups]
+    callback.run_started(run)
+    run.live(callback, _FIRST)
+    callback.run_ended(run)
+    require(
+        same(before, run.method.state_dict()), "it changes weights; a callback may only look, log and stop"
+    )
+    after = [{k: v for k, v in group.items() if k != "params"} for group in run.param_groups]
+    require(groups == after, "it changes the optimizer's groups; a schedule belongs into an optimizer")
+    require(all(p.grad is None for p in run.method.parameters()), "it leaves gradients behind")
+
+
+@check("state_dict", "callback", after=("hooks",))
+def callback_state(subject: Subject) -> None:
+    """Interrupted, saved and resumed, it does what it would have done without the interruption."""
+    straight, run = _told(subject, _FIRST)
+    resumed = subject.part()
+    resumed.load_state_dict(saved(straight.state_dict(), "its state_dict"))
+    other = RecordedRun(subject.folder)
+    other.step, other.epoch = run.step, run.epoch
+    resumed.run_started(other)
+    run.asked.clear()
+    other.asked.clear()
+    run.live(straight, _LATER)
+    other.live(resumed, _LATER)
+    require(
+        same(run.asked, other.asked),
+        f"after a resume it does otherwise: {_first_difference(run.asked, other.asked)}; "
+        "put all that it remembers into state_dict, and take it back in load_state_dict",
+    )
+
+
+def _first_difference(a: list[Any], b: list[Any]) -> str:
+    for place in range(max(len(a), len(b))):
+        one, other = (calls[place] if place < len(calls) else "nothing" for calls in (a, b))
+        if not same(one, other):
+            return f"{one} without, {other} with it"
+    return "in nothing"

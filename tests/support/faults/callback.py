@@ -1,0 +1,39 @@
+"""Broken callbacks."""
+
+import torch
+
+from contrastive.parts import Callback
+
+
+class ForgetsPatience(Callback):
+    """Stops after ten evaluations without improvement, which it counts in a plain attribute."""
+
+    def __init__(self):
+        self.best, self.since = 0.0, 0
+
+    def evaluated(self, run, metrics):
+        better = metrics["knn_top1"] > self.best
+        self.best, self.since = max(self.best, metrics["knn_top1"]), 0 if better else self.since + 1
+        if self.since == 10:
+            run.stop("no better for ten evaluations")
+
+    def state_dict(self):
+        return {"best": self.best}
+
+    def load_state_dict(self, state):
+        self.best = state["best"]
+
+
+class ClipsWeights(Callback):
+    """Clips weights after each epoch."""
+
+    @torch.no_grad()
+    def epoch_done(self, run, epoch):
+        for parameter in run.method.parameters():
+            parameter.clamp_(-0.1, 0.1)
+
+
+FAULTS = {
+    ForgetsPatience: "state_dict",
+    ClipsWeights: "weights kept",
+}
