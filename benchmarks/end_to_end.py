@@ -71,8 +71,8 @@ def our_engine(dataset: str, precision: str, scratch: str) -> Engine:
     from contrastive.build.builder import build
     from contrastive.recipe import load_recipe
     from contrastive.registry import load_registry
+    from contrastive.runs.assembly import assemble
     from contrastive.runs.display import Display
-    from contrastive.runs.job import Job
     from contrastive.training.accelerator import make_accelerator
 
     path = Path(scratch, f"{precision}.yaml")
@@ -81,9 +81,8 @@ def our_engine(dataset: str, precision: str, scratch: str) -> Engine:
     data, parts = build(recipe)
     run = Path(scratch, precision)
     run.mkdir()
-    engine, _ = Job(recipe, data, parts, Display(sys.stderr)).engine(
-        run, make_accelerator(precision, scratch, []), never
-    )
+    accelerator = make_accelerator(precision, scratch, [])
+    engine, _ = assemble(recipe, data, parts, run, accelerator, Display(sys.stderr))
     engine.model.train()
     return engine
 

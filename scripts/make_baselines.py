@@ -153,9 +153,10 @@ def contrastive(*arguments: str) -> str:
 
 def make_runs(checkout: Path, out: Path, scratch: Path) -> None:
     """``run_folders/``: two finished runs and one that SIGINT stopped in its second epoch."""
+    from tests.tiny import interrupted_after
+
     import contrastive as framework
     from contrastive.errors import Interrupted
-    from tests.tiny import interrupted_after
 
     with contextlib.chdir(scratch):  # no path of this machine comes into the folders
         for name in FINISHED:

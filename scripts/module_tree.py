@@ -19,8 +19,8 @@ MARKED = re.compile(r"(<!-- tree -->\n).*?(<!-- /tree -->)", re.DOTALL)
 #: Packages from the ground up, in the order of imports.
 ORDER = (
     "registry", "recipe", "comparison", "parts", "datasets", "augmentations", "backbones", "heads", "targets",
-    "negatives", "losses", "optimizers", "callbacks", "protocols", "data", "training", "evaluation", "build", "runs",
-    "testing", "commands",
+    "negatives", "losses", "optimizers", "callbacks", "protocols", "data", "training", "evaluation", "build",
+    "runs", "testing", "commands",
 )  # fmt: skip
 
 

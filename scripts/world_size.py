@@ -34,7 +34,6 @@ from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
 from contrastive.runs.launch import join_processes
 from contrastive.training.accelerator import make_accelerator
-from contrastive.values import never
 
 ROOT = Path(__file__).parent.parent
 STEPS, BATCH = 2, 16

@@ -36,7 +36,6 @@ from contrastive.training.accelerator import make_accelerator, resolve_precision
 from contrastive.training.compilation import explained_if
 from contrastive.training.engine import Engine
 from contrastive.training.stages import Stages
-from contrastive.values import never
 
 #: Steps before the measured ones: kernels are chosen and compiled, memory is taken.
 WARM_UP = 3

@@ -21,7 +21,6 @@ from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
 from contrastive.training.accelerator import make_accelerator
 from contrastive.training.engine import Engine
-from contrastive.values import never
 
 CPU = torch.device("cpu")
 
