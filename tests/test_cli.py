@@ -119,7 +119,6 @@ def test_every_command_names_a_function_that_exists():
         ["profile", "RECIPE", "--steps", "1"],
         ["evaluate", "RUN", "--protocol", "knn"],
         ["embed", "RUN", "--out", "f.parquet"],
-        ["export", "RUN", "--format", "timm", "--out", "encoder"],
         ["compare", "RUN"],
         ["schema"],
         ["plugin", "list"],

@@ -17,7 +17,8 @@ import torch
 import contrastive
 from contrastive.errors import Interrupted, UsageError
 from contrastive.protocols.knn import KNN
-from contrastive.runs import job as runs
+from contrastive.runs import job, resume
+from contrastive.runs.process_guard import locked
 from tests.support.same import assert_same, assert_same_run, final_state, metrics
 from tests.support.tiny import interrupted_after, write_data
 
@@ -70,7 +71,7 @@ def test_a_kill_between_recipe_and_environment_keeps_a_run_longer(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "write_json", killed)
+        patch.setattr(resume, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder)
     assert "epochs: 2" in (folder / "recipe.yaml").read_text()
@@ -130,12 +131,12 @@ def live_on(begun: Any) -> None:
 def test_a_forked_process_that_lives_on_holds_no_lock(tmp_path: Path):
     """As the workers of a killed run do, which look for their parent every five seconds."""
     begun = ForkContext().Event()
-    with runs.locked(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         worker = ForkContext().Process(target=live_on, args=(begun,))
         worker.start()
     try:
         assert begun.wait(60)  # a busy machine may be slow to begin it
-        with runs.locked(tmp_path / "run"):
+        with locked(tmp_path / "run"):
             assert worker.is_alive()
     finally:
         worker.kill()
@@ -159,7 +160,7 @@ def test_a_killed_run_leaves_no_lock(tiny_recipe: Path, tmp_path: Path):
         contrastive.run(tiny_recipe, [*sets, "train.epochs=1000"], out=folder)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    with runs.locked(folder):
+    with locked(folder):
         assert json.loads((folder / "environment.json").read_text())["epochs"] == 1000
 
 
@@ -167,15 +168,15 @@ def test_a_run_that_began_and_ended_meanwhile_is_not_overwritten(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Another process took the folder after it was found free, and before it was locked."""
-    folder, make = tmp_path / "run", runs.make_accelerator
+    folder, make = tmp_path / "run", job.make_accelerator
     quick = {"train.max_steps": 1, "evaluate.every": 0, "evaluate.linear": None}
 
     def after_another(*arguments: Any) -> Any:
-        monkeypatch.setattr(runs, "make_accelerator", make)
+        monkeypatch.setattr(job, "make_accelerator", make)
         contrastive.run(tiny_recipe, {**quick, "train.seed": 1}, out=folder)
         return make(*arguments)
 
-    monkeypatch.setattr(runs, "make_accelerator", after_another)
+    monkeypatch.setattr(job, "make_accelerator", after_another)
     with pytest.raises(UsageError, match=r"train\.seed \(1, now 0\)"):
         contrastive.run(tiny_recipe, quick, out=folder)
     assert contrastive.Run(folder).summary["seed"] == 1

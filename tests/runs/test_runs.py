@@ -25,7 +25,6 @@ from contrastive.data import TrainLoader, augment
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs import job as runs
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.metrics_file import MetricsFile
 from tests.support.same import assert_same_run, final_state, metrics
@@ -74,13 +73,6 @@ def test_a_run_costs_no_less_once_it_is_evaluated_again(
     assert again["protocols"]["knn"]["k"] == 3
     assert before["peak_memory_mib"] >= again["peak_memory_mib"] == trained["peak_memory_mib"] > 1
     assert again["wall_seconds"] >= round(trained["seconds"], 1)
-
-
-def test_one_of_several_processes_does_not_stop_alone_while_it_decodes(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(Interrupted):
-        runs._unless(lambda: True)(1, 10)
-    monkeypatch.setattr(runs, "world_size", lambda: 2)
-    runs._unless(lambda: True)(1, 10)
 
 
 def test_the_resolved_recipe_gives_the_same_run(tiny_run: Path, tmp_path: Path):
