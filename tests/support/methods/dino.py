@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from contrastive import Comparison, hookimpl
 from contrastive.kinds import InFeatures
-from contrastive.parts import Head, Loss
-from contrastive.parts.base import Progress
+from contrastive.parts import Head, Loss, Progress
 
 
 class DINOHead(Head):
