@@ -22,7 +22,7 @@ from contrastive.versions import CORE
 
 _BASES: dict[str, type] = {
     kind: base
-    for base in vars(parts).values()
+    for base in (getattr(parts, name) for name in parts.__all__)  # a door has a name once it is used
     if isinstance(base, type) and isinstance(kind := vars(base).get("kind"), str)
 }
 
