@@ -14,9 +14,9 @@ from contrastive.comparison.rows import Block
 from contrastive.comparison.tiles import Mask
 from contrastive.values import Memory, Side
 
-Views = Mapping[int, Tensor]
-
-
+#: View -> its vectors, [b, D].
+VectorsByView = Mapping[int, Tensor]
+#: (view of a row, view of a column).
 ViewPair = tuple[int, int]
 
 
@@ -40,61 +40,64 @@ class Candidates:
         """The rows, cut where what they are compared with changes from one view to the next."""
 
         def candidates(view: int) -> tuple[tuple[int, ...], int]:
-            offered = tuple(k for k in self.column_views if (view, k) in self.offers)
-            return offered, sum(row_view == view for row_view, _ in self.pairs)
+            candidate_views = tuple(k for k in self.column_views if (view, k) in self.offers)
+            return candidate_views, sum(row_view == view for row_view, _ in self.pairs)
 
         return [
-            self._block(list(views), offered) for (offered, _), views in groupby(self.row_views, candidates)
+            self._block(list(views), candidate_views)
+            for (candidate_views, _), views in groupby(self.row_views, candidates)
         ]
 
-    def _block(self, views: list[int], offered: tuple[int, ...]) -> Block:
+    def _block(self, views: list[int], candidate_views: tuple[int, ...]) -> Block:
         b = len(self.rows.z) // len(self.row_views)
         start = self.row_views.index(views[0]) * b
         rows = slice(start, start + len(views) * b)
         return Block(
             rows,
             self.rows.z[rows],
-            self._keys(offered),
-            self._mask(rows, len(views), b, offered),
+            self._keys(candidate_views),
+            self._mask(rows, len(views), b, candidate_views),
             self.normalised and not self.memories,  # whose entries may be of any length
-            self._paired(views),
+            self._pair_scores(views),
         )
 
-    def _keys(self, offered: tuple[int, ...]) -> Tensor:
+    def _keys(self, candidate_views: tuple[int, ...]) -> Tensor:
         """What the sweep compares with: [C, D], the views offered and then the memories."""
-        if offered == self.column_views and not self.memories:
+        if candidate_views == self.column_views and not self.memories:
             return self.columns.z
         by_view = split_views(self.columns.z, self.column_views)
         return torch.cat(
-            [self.columns.z[:0], *(by_view[view] for view in offered), *(m.z for m in self.memories)]
+            [self.columns.z[:0], *(by_view[view] for view in candidate_views), *(m.z for m in self.memories)]
         )
 
-    def _mask(self, rows: slice, views: int, b: int, offered: tuple[int, ...]) -> Mask:
+    def _mask(self, rows: slice, views: int, b: int, candidate_views: tuple[int, ...]) -> Mask:
         batch = len(self.columns.z) // len(self.column_views)  # B
-        in_batch = batch * len(offered)
+        in_batch = batch * len(candidate_views)
         row_label = column_label = hidden = row_image = column_image = None
         if self.labelled:
             row_label = self.rows.label[rows]
-            remembered = [torch.where(m.valid, m.label, -1) for m in self.memories]
-            column_label = torch.cat([self.columns.label[:batch].repeat(len(offered)), *remembered])
+            memory_labels = [torch.where(m.valid, m.label, -1) for m in self.memories]
+            column_label = torch.cat(
+                [self.columns.label[:batch].repeat(len(candidate_views)), *memory_labels]
+            )
         if self.memories:
             present = torch.zeros(in_batch, dtype=torch.bool, device=self.rows.z.device)
             hidden = torch.cat([present, *(~m.valid for m in self.memories)])
         if any(m.ignore_same_image for m in self.memories):
             row_image = self.rows.image[rows]
-            nobody = row_image.new_full((in_batch,), -1)
-            ignored = [
+            no_image = row_image.new_full((in_batch,), -1)
+            memory_images = [
                 m.image if m.ignore_same_image else m.image.new_full(m.image.shape, -1) for m in self.memories
             ]
-            column_image = torch.cat([nobody, *ignored])
+            column_image = torch.cat([no_image, *memory_images])
         return Mask(
             rows=views * b,
             columns=in_batch + sum(len(m.z) for m in self.memories),
             images=b,
             first=self.first,
             batch=batch,
-            views=len(offered),
-            mirrored=self._mirrored(views, offered),
+            views=len(candidate_views),
+            is_symmetric=self._is_symmetric(views, candidate_views),
             row_label=row_label,
             column_label=column_label,
             hidden=hidden,
@@ -102,11 +105,15 @@ class Candidates:
             column_image=column_image,
         )
 
-    def _mirrored(self, views: int, offered: tuple[int, ...]) -> bool:
+    def _is_symmetric(self, views: int, candidate_views: tuple[int, ...]) -> bool:
         """Whether all rows are in one block, and the columns, but for memories, are these rows."""
-        return self.rows is self.columns and views == len(self.row_views) and offered == self.column_views
+        return (
+            self.rows is self.columns
+            and views == len(self.row_views)
+            and candidate_views == self.column_views
+        )
 
-    def _paired(self, views: list[int]) -> Tensor:
+    def _pair_scores(self, views: list[int]) -> Tensor:
         """[r, P], similarities of rows with their own pairs."""
         rows = split_views(self.rows.z, self.row_views)
 
@@ -122,8 +129,10 @@ def split_views(rows: Tensor, views: Sequence[int]) -> dict[int, Tensor]:
     return dict(zip(views, rows.chunk(len(views)), strict=True))
 
 
-def stack_views(rows: Views, images: Tensor, labels: Tensor) -> Side:
+def stack_views(by_view: VectorsByView, images: Tensor, labels: Tensor) -> Side:
     """Rows in the order [view, place]."""
-    first = next(iter(rows.values()))
-    view = torch.cat([torch.full((len(first),), v, dtype=torch.int64, device=first.device) for v in rows])
-    return Side(torch.cat(list(rows.values())), images.repeat(len(rows)), view, labels.repeat(len(rows)))
+    first = next(iter(by_view.values()))
+    view = torch.cat([torch.full((len(first),), v, dtype=torch.int64, device=first.device) for v in by_view])
+    return Side(
+        torch.cat(list(by_view.values())), images.repeat(len(by_view)), view, labels.repeat(len(by_view))
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from contrastive import distributed
 from contrastive.comparison import vectors
-from contrastive.comparison.candidates import Candidates, ViewPair, Views, split_views, stack_views
+from contrastive.comparison.candidates import Candidates, VectorsByView, ViewPair, split_views, stack_views
 from contrastive.comparison.rows import Block, Rows
 from contrastive.comparison.rowstats import Scale
 from contrastive.errors import UsageError
@@ -72,8 +72,8 @@ class Comparison:
     @classmethod
     def of(
         cls,
-        queries: Sequence[Tensor] | Views,
-        keys: Sequence[Tensor] | Views | None = None,
+        queries: Sequence[Tensor] | VectorsByView,
+        keys: Sequence[Tensor] | VectorsByView | None = None,
         labels: Tensor | None = None,
         *,
         images: Tensor | None = None,
@@ -83,7 +83,7 @@ class Comparison:
         normalise: bool = True,
         progress: Progress | None = None,
         across_processes: bool = False,
-        target_keys: Views | None = None,
+        target_keys: VectorsByView | None = None,
     ) -> Comparison:
         """A comparison of embeddings, row i of every view being the same image.
 
@@ -132,10 +132,10 @@ class Comparison:
         side_labels = unknown if labels is None else labels.to(first.device, torch.int64)
         with torch.autocast(first.device.type, enabled=False):
             key_rows = {view: prepare(z) for view, z in target.items()}
-            shared = all(target.get(view) is online[view] for view in views)
-            query_rows = {view: key_rows[view] if shared else prepare(online[view]) for view in views}
+            is_shared = all(target.get(view) is online[view] for view in views)
+            query_rows = {view: key_rows[view] if is_shared else prepare(online[view]) for view in views}
             key_side = stack_views(key_rows, images, side_labels)
-            whole = shared and views == list(target)
+            whole = is_shared and views == list(target)
             query_side = key_side if whole else stack_views(query_rows, images, side_labels)
         return cls(
             queries=query_side,
@@ -195,14 +195,14 @@ class Comparison:
     @cached_property
     def keys(self) -> Side:
         """Rows of all target views, of all processes: [view, place in the global batch]."""
-        return self._gathered(self.own_keys, len(self.key_views))
+        return self._gather_side(self.own_keys, len(self.key_views))
 
     @cached_property
     def _all_queries(self) -> Side:
-        shared = self.queries is self.own_keys
-        return self.keys if shared else self._gathered(self.queries, len(self.query_views))
+        is_shared = self.queries is self.own_keys
+        return self.keys if is_shared else self._gather_side(self.queries, len(self.query_views))
 
-    def _gathered(self, side: Side, views: int) -> Side:
+    def _gather_side(self, side: Side, views: int) -> Side:
         if not self.across_processes or distributed.world_size() == 1:
             return side
 
@@ -254,16 +254,16 @@ class Comparison:
         return distributed.rank() * b if self.across_processes else 0
 
 
-def _by_view(given: Sequence[Tensor] | Views, what: str) -> dict[int, Tensor]:
-    by_view = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
+def _by_view(embeddings: Sequence[Tensor] | VectorsByView, what: str) -> dict[int, Tensor]:
+    by_view = dict(embeddings) if isinstance(embeddings, Mapping) else dict(enumerate(embeddings))
     if not by_view:
         raise UsageError(f"A comparison needs {what}; give one tensor [b, D] a view.")
     return by_view
 
 
 def _check(
-    online: Views,
-    target: Views,
+    online: VectorsByView,
+    target: VectorsByView,
     labels: Tensor | None,
     images: Tensor | None,
     memories: Sequence[Memory],
@@ -298,7 +298,9 @@ def _check(
             )
 
 
-def _check_pairs(pairs: Sequence[ViewPair], offers: Sequence[ViewPair], online: Views, target: Views) -> None:
+def _check_pairs(
+    pairs: Sequence[ViewPair], offers: Sequence[ViewPair], online: VectorsByView, target: VectorsByView
+) -> None:
     if not pairs:
         raise UsageError(
             f"No query view {list(online)} has another key view {list(target)} to pair with; give two views "

@@ -28,7 +28,7 @@ class Block:
     keys: Tensor  # [C, D], the blocks offered
     mask: Mask
     unit: bool  # whether no similarity exceeds 1
-    paired: Tensor  # [r, P], similarities with the row's own pairs
+    pair_scores: Tensor  # [r, P], similarities with the row's own pairs
 
 
 class Rows:
@@ -42,37 +42,37 @@ class Rows:
     def __init__(self, blocks: Sequence[Block], scales: Sequence[Scale]):
         self.scales = scales
         labelled = blocks[0].mask.row_label is not None
-        self.positives = RowSet(self, blocks, paired=True, relation="same" if labelled else None)
-        self.negatives = RowSet(self, blocks, paired=False, relation="other")
+        self.positives = RowStatistics(self, blocks, with_pairs=True, relation="same" if labelled else None)
+        self.negatives = RowStatistics(self, blocks, with_pairs=False, relation="other")
         self._blocks = blocks
 
     @cached_property
-    def swept(self) -> list[dict[Relation, tuple[Tensor, ...]]]:
+    def lse_by_block(self) -> list[dict[Relation, tuple[Tensor, ...]]]:
         return [
             rowstats.logsumexp(block.queries, block.keys, block.mask, self.scales, block.unit)
             for block in self._blocks
         ]
 
 
-class RowSet:
+class RowStatistics:
     """Statistics of each row over one set of candidates.
 
     A row without candidates has count, mean and sum 0 and lse and top minus infinity, all with zero
     gradient.
     """
 
-    def __init__(self, rows: Rows, blocks: Sequence[Block], paired: bool, relation: Relation | None):
-        self._rows, self._blocks, self._paired, self._relation = rows, blocks, paired, relation
+    def __init__(self, rows: Rows, blocks: Sequence[Block], with_pairs: bool, relation: Relation | None):
+        self._rows, self._blocks, self._with_pairs, self._relation = rows, blocks, with_pairs, relation
 
     @cached_property
     def count(self) -> Tensor:
         """[R], how many candidates each row has."""
 
         def of_pairs(block: Block) -> Tensor:
-            return torch.full_like(block.paired[:, 0], block.paired.shape[1])
+            return torch.full_like(block.pair_scores[:, 0], block.pair_scores.shape[1])
 
         def of_sweep(block: Block, relation: Relation) -> Tensor:
-            return rowstats.row_count(block.mask, relation, block.keys.device).to(block.paired)
+            return rowstats.row_count(block.mask, relation, block.keys.device).to(block.pair_scores)
 
         return self._merge(of_pairs, of_sweep, torch.add)
 
@@ -83,7 +83,9 @@ class RowSet:
         def of_sweep(block: Block, relation: Relation) -> Tensor:
             return rowstats.row_total(block.queries, block.keys, block.mask, relation)
 
-        return self._merge(lambda block: block.paired.sum(1), of_sweep, torch.add) / self.count.clamp_min(1)
+        return self._merge(
+            lambda block: block.pair_scores.sum(1), of_sweep, torch.add
+        ) / self.count.clamp_min(1)
 
     @cached_property
     def lse(self) -> tuple[Tensor, ...]:
@@ -109,14 +111,14 @@ class RowSet:
                     f"An argument of sum(f, *args) must have shape {expected}, not {list(arg.shape)}."
                 )
 
-        def cut(block: Block) -> list[Tensor]:
+        def args_of(block: Block) -> list[Tensor]:
             return [arg[block.rows] if arg.ndim else arg for arg in args]
 
         def of_pairs(block: Block) -> Tensor:
-            return rowstats.evaluate(f, block.paired, cut(block)).sum(1)
+            return rowstats.evaluate(f, block.pair_scores, args_of(block)).sum(1)
 
         def of_sweep(block: Block, relation: Relation) -> Tensor:
-            return rowstats.row_sum(block.queries, block.keys, block.mask, relation, f, *cut(block))
+            return rowstats.row_sum(block.queries, block.keys, block.mask, relation, f, *args_of(block))
 
         return self._merge(of_pairs, of_sweep, torch.add)
 
@@ -129,30 +131,31 @@ class RowSet:
         """
 
         def largest(similarities: Tensor) -> Tensor:
-            found = similarities.topk(min(k, similarities.shape[1]), 1).values
-            return F.pad(found, (0, k - found.shape[1]), value=-torch.inf)
+            values = similarities.topk(min(k, similarities.shape[1]), 1).values
+            return F.pad(values, (0, k - values.shape[1]), value=-torch.inf)
 
-        def cut(block: Block) -> Tensor | None:
+        def limit_of(block: Block) -> Tensor | None:
             return None if below is None else below[block.rows]
 
         def of_pairs(block: Block) -> Tensor:
-            limit = cut(block)
+            limit = limit_of(block)
             if limit is None:
-                return largest(block.paired)
-            return largest(block.paired.masked_fill(block.paired >= limit[:, None], -torch.inf))
+                return largest(block.pair_scores)
+            return largest(block.pair_scores.masked_fill(block.pair_scores >= limit[:, None], -torch.inf))
 
         def of_sweep(block: Block, relation: Relation) -> Tensor:
-            found = rowstats.row_top(block.queries, block.keys, block.mask, relation, k, cut(block))
-            return found.to(block.paired)
+            limit = limit_of(block)
+            values = rowstats.row_top(block.queries, block.keys, block.mask, relation, k, limit)
+            return values.to(block.pair_scores)
 
         return self._merge(of_pairs, of_sweep, lambda a, b: largest(torch.cat([a, b], 1)))
 
     def _lse(self, i: int, scale: Scale) -> Tensor:
         def of_pairs(block: Block) -> Tensor:
-            return (block.paired * scale).logsumexp(1)
+            return (block.pair_scores * scale).logsumexp(1)
 
-        swept = iter(self._rows.swept)
-        return self._merge(of_pairs, lambda block, relation: next(swept)[relation][i], torch.logaddexp)
+        by_relation = iter(self._rows.lse_by_block)
+        return self._merge(of_pairs, lambda block, relation: next(by_relation)[relation][i], torch.logaddexp)
 
     def _merge(
         self,
@@ -161,10 +164,10 @@ class RowSet:
         join: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         """The statistic of this set from that of the pairs, that of the swept candidates, or both."""
-        found = []
+        by_block = []
         for block in self._blocks:
-            parts = [of_pairs(block)] if self._paired else []
+            parts = [of_pairs(block)] if self._with_pairs else []
             if self._relation is not None:
                 parts.append(of_sweep(block, self._relation))
-            found.append(parts[0] if len(parts) == 1 else join(*parts))
-        return torch.cat(found)
+            by_block.append(parts[0] if len(parts) == 1 else join(*parts))
+        return torch.cat(by_block)

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from contrastive.comparison.tiles import (
-    Collect,
+    Face,
+    GradientAccumulator,
     Mask,
     Relation,
-    Side,
     Tile,
     Turn,
     buffer,
@@ -58,10 +58,12 @@ def logsumexp(
         if not positive:
             raise UsageError(f"A scale (1 / temperature) must be one positive number, not {scale}.")
     flat = [s.reshape(()) if isinstance(s, Tensor) else s for s in scales]
-    fixed = unit and all(_in_range(scale, queries.dtype) for scale in flat)
-    found = _LogSumExp.apply(queries, keys, mask, fixed, *flat)  # relation by relation, scale by scale
+    unit_shift = unit and all(_in_range(scale, queries.dtype) for scale in flat)
+    statistics = _LogSumExp.apply(
+        queries, keys, mask, unit_shift, *flat
+    )  # relation by relation, scale by scale
     n = len(flat)
-    return {relation: tuple(found[i * n : (i + 1) * n]) for i, relation in enumerate(mask.relations)}
+    return {relation: tuple(statistics[i * n : (i + 1) * n]) for i, relation in enumerate(mask.relations)}
 
 
 def _in_range(scale: Scale, dtype: torch.dtype) -> bool:
@@ -89,10 +91,10 @@ def row_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
 def _swept_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
     """:func:`row_count` where each row has columns of its own to leave out."""
     count = torch.zeros(mask.rows, dtype=torch.int64, device=device)
-    memory = buffer(torch.empty(0, device=device))
+    flat = buffer(torch.empty(0, device=device))
     for tile in tiles(mask, device):
-        ones = mask.fill(tile.of(memory).fill_(1), tile, relation, 0)
-        for rows, _, turn in tile.sides:
+        ones = mask.fill(tile.of(flat).fill_(1), tile, relation, 0)
+        for rows, _, turn in tile.faces:
             count[rows] += turn(ones).sum(1).to(count)
     return count
 
@@ -116,8 +118,10 @@ def row_total(queries: Tensor, keys: Tensor, mask: Mask, relation: Relation) -> 
     labels, first, last = _label_runs(mask.row_label, mask.column_label)
     number = torch.searchsorted(labels, mask.column_label)  # [C]
     by_label = keys.new_zeros(len(keys) + 1, keys.shape[1]).index_add(0, number, keys)  # [C + 1, D]
-    known = (mask.row_label >= 0) & (last > first)
-    same = torch.where(known[:, None], by_label[first] - own, 0)  # [R, D]; an absent label's first may be C
+    has_columns = (mask.row_label >= 0) & (last > first)
+    same = torch.where(
+        has_columns[:, None], by_label[first] - own, 0
+    )  # [R, D]; an absent label's first may be C
     return (queries * (same if relation == "same" else everything - same)).sum(1)
 
 
@@ -160,17 +164,17 @@ def evaluate(f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor]) -
         UsageError: ``f`` does not keep the shape, or closes over a tensor that wants a gradient.
     """
     with torch.enable_grad():
-        closed = f(scores.detach(), *(_column(a.detach()) for a in args))
-    if not isinstance(closed, Tensor) or closed.shape != scores.shape:
-        found = tuple(closed.shape) if isinstance(closed, Tensor) else type(closed).__name__
+        values = f(scores.detach(), *(_column(a.detach()) for a in args))
+    if not isinstance(values, Tensor) or values.shape != scores.shape:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise UsageError(
-            f"f in sum(f, *args) must return a tensor of shape {tuple(scores.shape)}, not {found}."
+            f"f in sum(f, *args) must return a tensor of shape {tuple(scores.shape)}, not {shape}."
         )
-    if closed.requires_grad:
+    if values.requires_grad:
         raise UsageError(
             "f in sum(f, *args) closes over a tensor that wants a gradient; pass it as an argument."
         )
-    return f(scores, *map(_column, args)) if torch.is_grad_enabled() else closed
+    return f(scores, *map(_column, args)) if torch.is_grad_enabled() else values
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -178,61 +182,64 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, fixed: bool, *scales: Scale
+        ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, unit_shift: bool, *scales: Scale
     ) -> tuple[Tensor, ...]:
         like = queries.new_zeros(len(queries), dtype=wide(queries))
         totals = [[torch.zeros_like(like) for _ in scales] for _ in mask.relations]
-        peaks = [None if fixed else queries.new_full((len(queries),), -torch.inf) for _ in mask.relations]
+        peaks = [
+            None if unit_shift else queries.new_full((len(queries),), -torch.inf) for _ in mask.relations
+        ]
         work = buffer(queries)
         with full_precision(queries):
             for tile, scores in _relations(queries, keys, mask):
-                for masked, peak, sums in zip(scores, peaks, totals, strict=True):
+                for similarities, peak, sums in zip(scores, peaks, totals, strict=True):
                     if peak is not None:
-                        _raise(peak, sums, scales, tile, masked)
+                        _raise(peak, sums, scales, tile, similarities)
                     for scale, total in zip(scales, sums, strict=True):
-                        for rows, turn, weight in _weights(tile, masked, peak, scale, work):
+                        for rows, turn, weight in _weights(tile, similarities, peak, scale, work):
                             total[rows] += turn(weight).sum(1)
         shifts = [torch.ones_like(like) if p is None else _finite(p).to(like) for p in peaks]
-        found = [
+        statistics = [
             total.log_().add_(shift * scale)
             for shift, sums in zip(shifts, totals, strict=True)
             for scale, total in zip(scales, sums, strict=True)
         ]
-        ctx.mask, ctx.fixed = mask, fixed
+        ctx.mask, ctx.unit_shift = mask, unit_shift
         ctx.numbers = [None if isinstance(s, Tensor) else s for s in scales]
         tensors = (s for s in scales if isinstance(s, Tensor))
-        ctx.save_for_backward(queries, keys, *tensors, *(p for p in peaks if p is not None), *found)
-        return tuple(found)
+        ctx.save_for_backward(queries, keys, *tensors, *(p for p in peaks if p is not None), *statistics)
+        return tuple(statistics)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        mask, saved = ctx.mask, iter(ctx.saved_tensors)
-        queries, keys = next(saved), next(saved)
-        scales = [next(saved) if number is None else number for number in ctx.numbers]
-        peaks = [None if ctx.fixed else next(saved) for _ in mask.relations]
-        found, given = iter(saved), iter(gradients)
+        mask, tensors = ctx.mask, iter(ctx.saved_tensors)
+        queries, keys = next(tensors), next(tensors)
+        scales = [next(tensors) if number is None else number for number in ctx.numbers]
+        peaks = [None if ctx.unit_shift else next(tensors) for _ in mask.relations]
+        lses, upstream = iter(tensors), iter(gradients)
         # d lse / d s = scale * exp(scale * (s - shift)) * over, over = exp(scale * shift - lse).
         overs = [
-            [_over(next(found), next(given), 1 if p is None else _finite(p), scale) for scale in scales]
+            [_over(next(lses), next(upstream), 1 if p is None else _finite(p), scale) for scale in scales]
             for p in peaks
         ]
         of_scales = [torch.zeros_like(s, dtype=wide(s)) if isinstance(s, Tensor) else None for s in scales]
-        collect, work, slopes = Collect(ctx, queries, keys, mask), buffer(queries), buffer(queries)
+        accumulator = GradientAccumulator(ctx, queries, keys, mask)
+        work, slopes = buffer(queries), buffer(queries)
         with full_precision(queries):
             for tile, scores in _relations(queries, keys, mask):
                 slope = tile.of(slopes).zero_()
-                for masked, peak, parts in zip(scores, peaks, overs, strict=True):
+                for similarities, peak, parts in zip(scores, peaks, overs, strict=True):
                     for scale, over, of_scale in zip(scales, parts, of_scales, strict=True):
-                        for rows, turn, weight in _weights(tile, masked, peak, scale, work):
+                        for rows, turn, weight in _weights(tile, similarities, peak, scale, work):
                             if of_scale is not None:
-                                seen = torch.where(masked.isinf(), 0, masked)
-                                of_scale += (turn(weight * seen).sum(1) * over[rows]).sum()
+                                finite = torch.where(similarities.isinf(), 0, similarities)
+                                of_scale += (turn(weight * finite).sum(1) * over[rows]).sum()
                             part = (over[rows] * scale).to(slope)[:, None]
                             turn(slope).addcmul_(turn(weight), part)
-                collect.add(tile, slope)
+                accumulator.add(tile, slope)
         return (
-            *collect.gradients,
+            *accumulator.gradients,
             None,
             None,
             *(g if g is None else g.to(s) for g, s in zip(of_scales, scales, strict=True)),
@@ -240,26 +247,26 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def _raise(
-    peak: Tensor, totals: Sequence[Tensor], scales: Sequence[Scale], tile: Tile, masked: Tensor
+    peak: Tensor, totals: Sequence[Tensor], scales: Sequence[Scale], tile: Tile, similarities: Tensor
 ) -> None:
     """Move the shift of a tile's rows to their largest s so far; no column yet is minus infinity."""
-    for rows, _, turn in tile.sides:
-        before, after = peak[rows], torch.maximum(peak[rows], turn(masked).amax(1))
+    for rows, _, turn in tile.faces:
+        before, after = peak[rows], torch.maximum(peak[rows], turn(similarities).amax(1))
         for total, scale in zip(totals, scales, strict=True):
             total[rows] *= (before - _finite(after)).to(total).mul_(scale).exp_()
         peak[rows] = after
 
 
 def _weights(
-    tile: Tile, masked: Tensor, peak: Tensor | None, scale: Scale, work: Tensor
+    tile: Tile, similarities: Tensor, peak: Tensor | None, scale: Scale, work: Tensor
 ) -> Iterator[tuple[slice, Turn, Tensor]]:
     """exp(scale * (s - shift)) [r, c] for the rows of each side of a tile: once where they share a shift."""
     weight = tile.of(work)
     if peak is None:
-        torch.sub(masked, 1, out=weight).mul_(scale).exp_()
-    for rows, _, turn in tile.sides:
+        torch.sub(similarities, 1, out=weight).mul_(scale).exp_()
+    for rows, _, turn in tile.faces:
         if peak is not None:
-            torch.sub(masked, turn(_finite(peak[rows])[:, None]), out=weight).mul_(scale).exp_()
+            torch.sub(similarities, turn(_finite(peak[rows])[:, None]), out=weight).mul_(scale).exp_()
         yield rows, turn, weight
 
 
@@ -287,12 +294,12 @@ class _RowSum(torch.autograd.Function):
         out = queries.new_zeros(len(queries), dtype=wide(queries))
         with full_precision(queries):
             for tile, (scores,) in _relations(queries, keys, mask, relation):
-                for sides in _alike(tile, args):
-                    rows, _, turn = sides[0]
-                    seen, _ = _stand_ins(turn(scores), mask.touches(tile))
-                    values = turn(evaluate(f, seen, [_rows(a, rows).to(seen) for a in args]))
+                for faces in _alike(tile, args):
+                    rows, _, turn = faces[0]
+                    inputs, _ = _safe_scores(turn(scores), mask.touches(tile))
+                    values = turn(evaluate(f, inputs, [_rows(a, rows).to(inputs) for a in args]))
                     values = _only(values, tile, mask, relation)
-                    for rows, _, turn in sides:
+                    for rows, _, turn in faces:
                         out[rows] += turn(values).sum(1)
         ctx.mask, ctx.relation, ctx.f = mask, relation, f
         ctx.save_for_backward(queries, keys, *args)
@@ -303,64 +310,73 @@ class _RowSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, *args = ctx.saved_tensors
         mask, relation = ctx.mask, ctx.relation
-        wanted = ctx.needs_input_grad[5:]
-        of_args = [torch.zeros_like(a) if want else None for a, want in zip(args, wanted, strict=True)]
-        collect, seeds, gradient = Collect(ctx, queries, keys, mask), buffer(queries), gradient.to(queries)
+        needs_gradient = ctx.needs_input_grad[5:]
+        of_args = [
+            torch.zeros_like(a) if needs else None for a, needs in zip(args, needs_gradient, strict=True)
+        ]
+        accumulator = GradientAccumulator(ctx, queries, keys, mask)
+        seeds, gradient = buffer(queries), gradient.to(queries)
         with full_precision(queries):
             for tile, (scores,) in _relations(queries, keys, mask, relation):
-                for sides in _alike(tile, args):
+                for faces in _alike(tile, args):
                     seed = tile.of(seeds).zero_()
-                    for rows, _, turn in sides:
+                    for rows, _, turn in faces:
                         turn(seed).add_(gradient[rows, None])
                     seed = _only(seed, tile, mask, relation)
-                    rows, _, turn = sides[0]
-                    seen, present = _stand_ins(turn(scores), mask.touches(tile))
-                    slope, *slopes = _slopes(ctx.f, seen, [_rows(a, rows) for a in args], wanted, turn(seed))
+                    rows, _, turn = faces[0]
+                    inputs, present = _safe_scores(turn(scores), mask.touches(tile))
+                    slope, *slopes = _slopes(
+                        ctx.f, inputs, [_rows(a, rows) for a in args], needs_gradient, turn(seed)
+                    )
                     if slope is not None:
-                        collect.add(tile, _only(turn(slope), tile, mask, relation))
-                    for of_arg, found in zip(of_args, slopes, strict=True):
-                        if of_arg is not None and found is not None:  # [r, 1]
-                            column = found if present is None else torch.where(present, found, 0)
+                        accumulator.add(tile, _only(turn(slope), tile, mask, relation))
+                    for of_arg, arg_slope in zip(of_args, slopes, strict=True):
+                        if of_arg is not None and arg_slope is not None:  # [r, 1]
+                            column = arg_slope if present is None else torch.where(present, arg_slope, 0)
                             _rows(of_arg, rows).add_(column[:, 0] if of_arg.ndim else column.sum())
-        return (*collect.gradients, None, None, None, *of_args)
+        return (*accumulator.gradients, None, None, None, *of_args)
 
 
-def _alike(tile: Tile, args: Sequence[Tensor]) -> Iterator[tuple[Side, ...]]:
+def _alike(tile: Tile, args: Sequence[Tensor]) -> Iterator[tuple[Face, ...]]:
     """The sides of a tile in groups for which f(s, *args) is the same: all, unless rows have arguments."""
     if any(a.ndim for a in args):
-        yield from ((side,) for side in tile.sides)
+        yield from ((face,) for face in tile.faces)
     else:
-        yield tile.sides
+        yield tile.faces
 
 
-def _stand_ins(scores: Tensor, touched: bool) -> tuple[Tensor, Tensor | None]:
+def _safe_scores(scores: Tensor, may_be_masked: bool) -> tuple[Tensor, Tensor | None]:
     """Scores [r, c] in which the row's peak stands in for columns outside the relation; which rows have one.
 
     So a function of a score is never asked about one that the loss may not see (its own, for example,
     where a logarithm could be undefined and the gradient 0 * nan).
     """
-    if not touched:
+    if not may_be_masked:
         return scores, None
     peak = scores.amax(1, keepdim=True)
     return torch.where(scores.isinf(), _finite(peak), scores), ~peak.isinf()
 
 
 def _slopes(
-    f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor], wanted: Sequence[bool], seed: Tensor
+    f: Callable[..., Tensor],
+    scores: Tensor,
+    args: Sequence[Tensor],
+    needs_gradient: Sequence[bool],
+    seed: Tensor,
 ) -> Sequence[Tensor | None]:
     """Gradients of f(scores [r, c], *args), whose own is ``seed``: [r, c], and [r, 1] of each argument."""
     inputs = [scores.detach().requires_grad_()]
-    for arg, want in zip(args, wanted, strict=True):
-        seen = _column(arg.detach().to(scores))
-        inputs.append(seen.expand(len(scores), 1).requires_grad_() if want else seen)
+    for arg, needs in zip(args, needs_gradient, strict=True):
+        value = _column(arg.detach().to(scores))
+        inputs.append(value.expand(len(scores), 1).requires_grad_() if needs else value)
     with torch.enable_grad():
         values = f(*inputs)
     if not values.requires_grad:  # f is a constant, for example a count
         return [None] * len(inputs)
-    places = [0, *(1 + i for i, want in enumerate(wanted) if want)]
-    found = torch.autograd.grad(values, [inputs[i] for i in places], seed, allow_unused=True)
-    by_place = dict(zip(places, found, strict=True))
-    return [by_place.get(i) for i in range(len(inputs))]
+    indices = [0, *(1 + i for i, needs in enumerate(needs_gradient) if needs)]
+    slopes = torch.autograd.grad(values, [inputs[i] for i in indices], seed, allow_unused=True)
+    by_input = dict(zip(indices, slopes, strict=True))
+    return [by_input.get(i) for i in range(len(inputs))]
 
 
 def _only(values: Tensor, tile: Tile, mask: Mask, relation: Relation) -> Tensor:
@@ -374,35 +390,37 @@ class _RowTop(torch.autograd.Function):
         ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, relation: Relation, k: int, below: Tensor | None
     ) -> Tensor:
         top = queries.new_full((len(queries), k), -torch.inf)
-        places = torch.zeros_like(top, dtype=torch.int64)
+        indices = torch.zeros_like(top, dtype=torch.int64)
         with full_precision(queries):
             for tile, (scores,) in _relations(queries, keys, mask, relation):
-                for rows, columns, turn in tile.sides:
-                    side = turn(scores)
+                for rows, columns, turn in tile.faces:
+                    face = turn(scores)
                     if below is not None:
-                        side = torch.where(side < below[rows, None], side, -torch.inf)
-                    found, at = side.max(1, keepdim=True) if k == 1 else side.topk(min(k, side.shape[1]), 1)
-                    candidates = torch.cat([top[rows], found], 1)
-                    top[rows], chosen = candidates.topk(k, 1)
-                    places[rows] = torch.cat([places[rows], at + columns.start], 1).gather(1, chosen)
+                        face = torch.where(face < below[rows, None], face, -torch.inf)
+                    best, offsets = (
+                        face.max(1, keepdim=True) if k == 1 else face.topk(min(k, face.shape[1]), 1)
+                    )
+                    candidates = torch.cat([top[rows], best], 1)
+                    top[rows], order = candidates.topk(k, 1)
+                    indices[rows] = torch.cat([indices[rows], offsets + columns.start], 1).gather(1, order)
         ctx.mask = mask
-        ctx.save_for_backward(queries, keys, places, top)
+        ctx.save_for_backward(queries, keys, indices, top)
         return top
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, places, top = ctx.saved_tensors
+        queries, keys, indices, top = ctx.saved_tensors
         gradient = torch.where(top.isinf(), 0, gradient).to(queries)
         of_queries = torch.zeros_like(queries)
         of_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
-        for slope, place in zip(gradient.split(1, 1), places.unbind(1), strict=True):  # [R, 1], [R]
+        for slope, column in zip(gradient.split(1, 1), indices.unbind(1), strict=True):  # [R, 1], [R]
             if not len(keys):
                 break
-            of_queries.addcmul_(slope, keys[place])
+            of_queries.addcmul_(slope, keys[column])
             if of_keys is not None:
-                of_keys.index_add_(0, place, slope * queries)
-        if ctx.mask.mirrored and of_keys is not None:
+                of_keys.index_add_(0, column, slope * queries)
+        if ctx.mask.is_symmetric and of_keys is not None:
             return of_queries.add_(of_keys[: len(queries)]), None, None, None, None, None
         return of_queries, of_keys, None, None, None, None
 

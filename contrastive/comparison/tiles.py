@@ -52,7 +52,7 @@ class Mask:
     first: int
     batch: int
     views: int
-    mirrored: bool = False
+    is_symmetric: bool = False
     row_label: Tensor | None = None
     column_label: Tensor | None = None
     hidden: Tensor | None = None
@@ -65,15 +65,15 @@ class Mask:
 
     def touches(self, tile: Tile) -> bool:
         """Whether a tile may hold entries that :meth:`fill` overwrites."""
-        return self.row_label is not None or self._remembers(tile) or any(self._own(tile))
+        return self.row_label is not None or self._has_memories(tile) or any(self._own_diagonals(tile))
 
     def fill(self, scores: Tensor, tile: Tile, relation: Relation, value: float) -> Tensor:
         """Overwrite the columns that do not stand in ``relation`` to their row, in place; [r, c]."""
-        for row, column, length in self._own(tile):
+        for row, column, length in self._own_diagonals(tile):
             scores[row : row + length, column : column + length].diagonal().fill_(value)
-        if self._remembers(tile) and self.hidden is not None:
+        if self._has_memories(tile) and self.hidden is not None:
             scores.masked_fill_(self.hidden[tile.columns], value)
-        if self._remembers(tile) and self.row_image is not None and self.column_image is not None:
+        if self._has_memories(tile) and self.row_image is not None and self.column_image is not None:
             scores.masked_fill_(self.row_image[tile.rows, None] == self.column_image[tile.columns], value)
         if self.row_label is not None and self.column_label is not None:
             label = self.row_label[tile.rows]
@@ -82,16 +82,16 @@ class Mask:
             scores.masked_fill_(label == columns if relation == "other" else label != columns, value)
         return scores
 
-    def own(self, keys: Tensor) -> Tensor:
+    def own_sums(self, keys: Tensor) -> Tensor:
         """Sum of the keys of each row's own image: [R, D]."""
         views = keys[: self.views * self.batch].unflatten(0, (self.views, self.batch))
         mine = views[:, self.first : self.first + self.images].sum(0)  # [images, D]
         return mine.repeat(self.rows // self.images, 1)
 
-    def _remembers(self, tile: Tile) -> bool:
+    def _has_memories(self, tile: Tile) -> bool:
         return tile.columns.stop > self.views * self.batch
 
-    def _own(self, tile: Tile) -> Iterator[tuple[int, int, int]]:
+    def _own_diagonals(self, tile: Tile) -> Iterator[tuple[int, int, int]]:
         """Diagonals of own columns within a tile: (first row, first column, length)."""
         rows, columns = tile.rows, tile.columns
         last = min(self.views, -(-columns.stop // self.batch))
@@ -99,14 +99,14 @@ class Mask:
             for column_view in range(columns.start // self.batch, last):
                 row = row_view * self.images - rows.start  # of the view's first image; so is column
                 column = column_view * self.batch + self.first - columns.start
-                skipped = max(0, -row, -column)
-                left = min(self.images, rows.stop - rows.start - row, columns.stop - columns.start - column)
-                if skipped < left:
-                    yield row + skipped, column + skipped, left - skipped
+                start = max(0, -row, -column)
+                stop = min(self.images, rows.stop - rows.start - row, columns.stop - columns.start - column)
+                if start < stop:
+                    yield row + start, column + start, stop - start
 
 
 Turn = Callable[[Tensor], Tensor]
-Side = tuple[slice, slice, Turn]
+Face = tuple[slice, slice, Turn]
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,18 @@ class Tile:
 
     rows: slice
     columns: slice
-    mirrored: bool = False
+    has_mirror: bool = False
 
     @property
-    def sides(self) -> tuple[Side, ...]:
+    def faces(self) -> tuple[Face, ...]:
         """(rows, columns, how to turn what is [r, c] so that these are its rows and columns)."""
         straight = (self.rows, self.columns, _as_it_is)
-        return (straight, (self.columns, self.rows, torch.t)) if self.mirrored else (straight,)
+        return (straight, (self.columns, self.rows, torch.t)) if self.has_mirror else (straight,)
 
-    def of(self, memory: Tensor) -> Tensor:
+    def of(self, flat: Tensor) -> Tensor:
         """Part of a flat buffer: [r, c]."""
         shape = (self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
-        return memory[: math.prod(shape)].view(shape)
+        return flat[: math.prod(shape)].view(shape)
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -137,15 +137,17 @@ def tiles(mask: Mask, device: torch.device) -> Iterator[Tile]:
     """The tiles of a sweep, none of more than :func:`tile_elements`: square, unless R or C is short."""
     elements = tile_elements(device)
     height = math.isqrt(elements)
-    if not mask.mirrored:
+    if not mask.is_symmetric:
         height = max(height, elements // max(1, mask.columns))
     height = min(height, max(1, mask.rows))
-    apart = mask.rows if mask.mirrored else 0  # the first column that is no row
-    for rows in _cut(0, mask.rows, height):
-        if mask.mirrored:
+    first_other = mask.rows if mask.is_symmetric else 0  # the first column that is no row
+    for rows in _slices(0, mask.rows, height):
+        if mask.is_symmetric:
             yield Tile(rows, rows)
-            yield from (Tile(rows, columns, mirrored=True) for columns in _cut(rows.stop, apart, height))
-        yield from (Tile(rows, columns) for columns in _cut(apart, mask.columns, elements // height))
+            yield from (
+                Tile(rows, columns, has_mirror=True) for columns in _slices(rows.stop, first_other, height)
+            )
+        yield from (Tile(rows, columns) for columns in _slices(first_other, mask.columns, elements // height))
 
 
 def tile_elements(device: torch.device) -> int:
@@ -157,26 +159,26 @@ def buffer(reference: Tensor) -> Tensor:
     return reference.new_empty(tile_elements(reference.device))
 
 
-def _cut(start: int, stop: int, length: int) -> Iterator[slice]:
-    for place in range(start, stop, length):
-        yield slice(place, min(stop, place + length))
+def _slices(start: int, stop: int, length: int) -> Iterator[slice]:
+    for first in range(start, stop, length):
+        yield slice(first, min(stop, first + length))
 
 
 def sweep(queries: Tensor, keys: Tensor, mask: Mask) -> Iterator[tuple[Tile, Tensor]]:
     """Tiles and their scores [r, c], all in the same memory, which the caller may overwrite."""
-    memory = buffer(queries)
+    flat = buffer(queries)
     for tile in tiles(mask, queries.device):
-        yield tile, torch.mm(queries[tile.rows], keys[tile.columns].T, out=tile.of(memory))
+        yield tile, torch.mm(queries[tile.rows], keys[tile.columns].T, out=tile.of(flat))
 
 
-class Collect:
+class GradientAccumulator:
     """Gathers the gradients of queries [R, D] and keys [C, D] from d loss / d s, tile by tile."""
 
     def __init__(self, ctx: Any, queries: Tensor, keys: Tensor, mask: Mask):
         self._queries, self._keys, self._mask = queries, keys, mask
         of_queries, of_keys = ctx.needs_input_grad[:2]
         self.of_queries = torch.zeros_like(queries) if of_queries else None
-        self.of_keys = torch.zeros_like(keys) if of_keys and not mask.mirrored else None
+        self.of_keys = torch.zeros_like(keys) if of_keys and not mask.is_symmetric else None
 
     @property
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
@@ -186,7 +188,7 @@ class Collect:
         """``slope`` [r, c]; of a mirrored tile the sum of both sides'."""
         if self.of_queries is not None:
             self.of_queries[tile.rows].addmm_(slope, self._keys[tile.columns])
-        rows_too = self._mask.mirrored and tile.columns.stop <= self._mask.rows
+        rows_too = self._mask.is_symmetric and tile.columns.stop <= self._mask.rows
         of_columns = self.of_queries if rows_too else self.of_keys
         if of_columns is not None:
             of_columns[tile.columns].addmm_(slope.T, self._queries[tile.rows])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 #: Elements that are raised to float64 at a time.
-_PART = 2**17
+_CHUNK = 2**17
 
 
 def wide(reference: Tensor) -> torch.dtype:
@@ -43,11 +43,11 @@ class _Direction(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, dtype: torch.dtype, least: float) -> Tensor:
         unit = torch.empty_like(z, dtype=dtype)
         norm = z.new_empty((len(z), 1), dtype=wide(z))
-        for rows in _parts(z):
+        for rows in _chunks(z):
             part = z[rows].to(norm.dtype)
             norm[rows] = torch.linalg.vector_norm(part, dim=1, keepdim=True)
             unit[rows] = part / norm[rows].clamp_min(least)
-        ctx.least, ctx.given = least, z.dtype
+        ctx.least, ctx.z_dtype = least, z.dtype
         ctx.save_for_backward(unit, norm)
         return unit
 
@@ -55,8 +55,8 @@ class _Direction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         unit, norm = ctx.saved_tensors
-        of_z = torch.empty_like(unit, dtype=ctx.given)
-        for rows in _parts(unit):
+        of_z = torch.empty_like(unit, dtype=ctx.z_dtype)
+        for rows in _chunks(unit):
             u, g, length = unit[rows].to(norm.dtype), gradient[rows].to(norm.dtype), norm[rows]
             along = torch.where(length < ctx.least, 0, (u * g).sum(1, keepdim=True))  # held at the least
             across = torch.addcmul(g, u, along, value=-1) / length.clamp_min(ctx.least)
@@ -67,23 +67,23 @@ class _Direction(torch.autograd.Function):
 class _Dot(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        found = a.new_empty(len(a), dtype=wide(a))
-        for rows in _parts(a):
-            found[rows] = (a[rows].to(found.dtype) * b[rows]).sum(1)
+        products = a.new_empty(len(a), dtype=wide(a))
+        for rows in _chunks(a):
+            products[rows] = (a[rows].to(products.dtype) * b[rows]).sum(1)
         ctx.save_for_backward(a, b)
-        return found
+        return products
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         return tuple(
-            gradient[:, None].to(of) * other if wanted else None
-            for of, other, wanted in zip((a, b), (b, a), ctx.needs_input_grad, strict=True)
+            gradient[:, None].to(own) * other if needs_gradient else None
+            for own, other, needs_gradient in zip((a, b), (b, a), ctx.needs_input_grad, strict=True)
         )
 
 
-def _parts(rows: Tensor) -> Iterator[slice]:
-    height = max(1, _PART // max(1, rows.shape[1]))
+def _chunks(rows: Tensor) -> Iterator[slice]:
+    height = max(1, _CHUNK // max(1, rows.shape[1]))
     for start in range(0, len(rows), height):
         yield slice(start, min(len(rows), start + height))

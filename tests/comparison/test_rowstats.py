@@ -36,11 +36,11 @@ def random(*shape, seed=0, dtype=torch.float64):
 def masks(draw):
     """Rows of some views of the images [first, first + images) of a batch, against views and memories."""
     images, row_views, views = draw(st.integers(1, 7)), draw(st.integers(1, 3)), draw(st.integers(0, 3))
-    mirrored = draw(st.booleans()) and views == row_views
-    first = 0 if mirrored else draw(st.integers(0, 3))
-    batch = images if mirrored else first + images + draw(st.integers(0, 3))
+    is_symmetric = draw(st.booleans()) and views == row_views
+    first = 0 if is_symmetric else draw(st.integers(0, 3))
+    batch = images if is_symmetric else first + images + draw(st.integers(0, 3))
     columns = views * batch + draw(st.integers(0, 9))
-    return Mask(images * row_views, columns, images, first, batch, views, mirrored)
+    return Mask(images * row_views, columns, images, first, batch, views, is_symmetric)
 
 
 @given(masks(), st.integers(1, 80))
@@ -54,7 +54,7 @@ def test_tiles_cover_every_score_once_and_own_columns_lie_on_their_diagonals(mas
             part = tile.of(torch.zeros(elements, dtype=torch.int64))  # fails where a tile is too large
             filled = mask.fill(part, tile, "other", 1)
             assert mask.touches(tile) or not filled.any()
-            for rows, columns, turn in tile.sides:
+            for rows, columns, turn in tile.faces:
                 covered[rows, columns] += 1
                 own[rows, columns] = turn(filled)
     assert (covered == 1).all()
@@ -121,8 +121,8 @@ def expect_equal_gradients(ours, theirs, inputs, tolerance):
 @settings(max_examples=40, deadline=None)
 def test_mirrored_sweeps_equal_whole_ones(n, d, views, labelled, remembered, t, seed):
     z, mirrored, whole = comparisons(n, d, views, labelled, remembered, seed)
-    assert mirrored._blocks[0].mask.mirrored
-    assert not whole._blocks[0].mask.mirrored
+    assert mirrored._blocks[0].mask.is_symmetric
+    assert not whole._blocks[0].mask.is_symmetric
     ours, theirs = (statistics(c, (1 / t, 0.5 / t)) for c in (mirrored, whole))
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a.isinf(), b.isinf())
