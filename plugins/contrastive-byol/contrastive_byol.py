@@ -87,7 +87,7 @@ class BYOL(Augmentation):
             Grayscale(),
         ]
         self._asymmetric = asymmetric
-        self._blurred = size > 32 if blur == "auto" else blur
+        self._has_blur = size > 32 if blur == "auto" else blur
 
     def pipelines(self) -> list[Pipeline]:
         """One pipeline a view."""
@@ -101,9 +101,9 @@ class BYOL(Augmentation):
         return {"size": 40}
 
     def _pipeline(self, blur: float, solarize: float) -> Pipeline:
-        blurred = [Blur(p=blur)] if self._blurred else []
-        solarized = [Solarize(threshold=0.5, p=solarize)] if solarize else []
-        return Pipeline([*self._common, *blurred, *solarized])
+        blur_steps = [Blur(p=blur)] if self._has_blur else []
+        solarize_steps = [Solarize(threshold=0.5, p=solarize)] if solarize else []
+        return Pipeline([*self._common, *blur_steps, *solarize_steps])
 
 
 class CollapseWatch(Callback):
@@ -132,7 +132,7 @@ class CollapseWatch(Callback):
         self.every, self.patience, self.stop = every, patience, stop
         self._highest = 0.0  # spread so far
         self._low = 0  # looks in a row
-        self._warned = False
+        self._has_warned = False
 
     def run_started(self, run: RunState) -> None:
         """A target that never learns collapses nothing, but teaches little: said at once."""
@@ -145,13 +145,13 @@ class CollapseWatch(Callback):
     def step_done(self, run: RunState, metrics: Mapping[str, float]) -> None:
         """Look at the spread, where it is time to."""
         step = int(metrics["step"])
-        if run.comparison is None or self._warned or (step > 1 and step % self.every):
+        if run.comparison is None or self._has_warned or (step > 1 and step % self.every):
             return
         spread = spread_of_keys(run.comparison)
         self._highest = max(self._highest, spread)
         self._low = self._low + 1 if spread < min(self.LOW, self._highest / 2) else 0
         if self._low >= self.patience:
-            self._warned = True
+            self._has_warned = True
             message = (
                 f"the embeddings are collapsing at step {step}: keys of different images spread "
                 f"{100 * spread:.0f} % of what is healthy. {' '.join(causes(run.method, run.param_groups))}"
@@ -162,11 +162,11 @@ class CollapseWatch(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What has been seen so far."""
-        return {"highest": self._highest, "low": self._low, "warned": self._warned}
+        return {"highest": self._highest, "low": self._low, "warned": self._has_warned}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` gave."""
-        self._highest, self._low, self._warned = state["highest"], state["low"], state["warned"]
+        self._highest, self._low, self._has_warned = state["highest"], state["low"], state["warned"]
 
 
 def spread_of_keys(comparison: Comparison) -> float:

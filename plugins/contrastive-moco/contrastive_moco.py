@@ -127,8 +127,8 @@ class ShuffleBN(_RegroupedBatch):
         first = next(iter(views.values()))
         order = broadcast(torch.randperm(world_size() * len(first), device=first.device))  # [B]
         here, back = local(order), local(order.argsort())  # [b]
-        shuffled = {view: gather(pixels)[here] for view, pixels in views.items()}
-        return {view: gather(z)[back] for view, z in self.of(shuffled, {}, encode).items()}
+        shuffled_views = {view: gather(pixels)[here] for view, pixels in views.items()}
+        return {view: gather(z)[back] for view, z in self.of(shuffled_views, {}, encode).items()}
 
 
 class SplitBN(_RegroupedBatch):

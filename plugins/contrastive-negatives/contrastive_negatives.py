@@ -62,7 +62,7 @@ class DCL(Loss):
         return 2 - comparison.local(share).T.flatten()
 
 
-class _Reweighted(Loss):
+class _ReweightingLoss(Loss):
     """-log(p / (p + N)), p = exp(s+/t), where N estimates what the true negatives of a row add up to."""
 
     needs = frozenset({"negatives", "single_positive"})
@@ -83,26 +83,28 @@ class _Reweighted(Loss):
 
     def _scales(self) -> list[float]:
         """Of the negatives' weighted sum, and of the sum of their weights."""
-        weighted = (1 + self.hardness) / self.temperature
-        return [weighted, self.hardness / self.temperature] if self.hardness else [weighted]
+        scale = (1 + self.hardness) / self.temperature
+        return [scale, self.hardness / self.temperature] if self.hardness else [scale]
 
     def _negatives(self, lse: tuple[Tensor, ...], count: Tensor) -> Tensor:
         """log of R = M sum w exp(s/t) / sum w, w = exp(hardness s/t)."""
         if not self.hardness:
             return lse[0]
-        weighted, weights = lse
-        return torch.where(count.isinf(), -torch.inf, weighted + count - weights)
+        weighted_sum, weights = lse
+        return torch.where(count.isinf(), -torch.inf, weighted_sum + count - weights)
 
     def _debiased(self, positive: Tensor, negative: Tensor, count: Tensor) -> Tensor:
         """log of N = max[(R - share M p) / (1 - share), M exp(-1/t)], without leaving the logarithm."""
-        false = positive + count + math.log(self.class_share) - negative  # log of (share M p / R)
-        left = false < 0  # where something is left, and its logarithm defined
-        rest = torch.where(left, torch.expm1(torch.where(left, false, -1.0)).neg().log(), -torch.inf)
+        false_share = positive + count + math.log(self.class_share) - negative  # log of (share M p / R)
+        has_rest = false_share < 0  # where something is left, and its logarithm defined
+        rest = torch.where(
+            has_rest, torch.expm1(torch.where(has_rest, false_share, -1.0)).neg().log(), -torch.inf
+        )
         estimate = negative + rest - math.log1p(-self.class_share)
-        return torch.maximum(torch.where(left, estimate, -torch.inf), count - 1 / self.temperature)
+        return torch.maximum(torch.where(has_rest, estimate, -torch.inf), count - 1 / self.temperature)
 
 
-class Debiased(_Reweighted):
+class Debiased(_ReweightingLoss):
     """Debiased contrastive loss: NT-Xent less what false negatives are expected to add.
 
     -log(p / (p + N)), p = exp(s+/t), N = max[(R - c M p) / (1 - c), M exp(-1/t)], R the sum of exp(s-/t)
@@ -119,7 +121,7 @@ class Debiased(_Reweighted):
         super().__init__(temperature, class_share, 0.0)
 
 
-class HardNegative(_Reweighted):
+class HardNegative(_ReweightingLoss):
     """Debiased loss with hard negative sampling: similar negatives weigh more.
 
     As ``debiased``, with R = M sum w exp(s/t) / sum w and w = exp(hardness s/t) (Robinson et al. 2021,

@@ -21,7 +21,7 @@ from contrastive.comparison import Comparison
 from contrastive.losses import NTXent
 from tests.support.tiny import write_data
 
-Watched = Callable[[dict[str, Any]], tuple[list[str], contrastive.Run]]
+WatchedRun = Callable[[dict[str, Any]], tuple[list[str], contrastive.Run]]
 OURS = re.compile(
     r"the embeddings are collapsing at step \d+: keys of different images spread|the target's momentum"
 )
@@ -34,16 +34,16 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def watched(recipe: Path) -> Watched:
+def watch(recipe: Path) -> WatchedRun:
     """Trains the recipe with changes; what the watchdog told the user, and the run. Each run is made once."""
 
     @cache
     def run(changes: str) -> tuple[list[str], contrastive.Run]:
-        heard: list[str] = []
+        messages: list[str] = []
 
         def listening(method: Callable) -> Callable:
             def call(self: CollapseWatch, run: Any, *args: Any) -> None:
-                run.warn = heard.append
+                run.warn = messages.append
                 method(self, run, *args)
 
             return call
@@ -51,9 +51,9 @@ def watched(recipe: Path) -> Watched:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("run_started", "step_done"):
                 patch.setattr(CollapseWatch, name, listening(getattr(CollapseWatch, name)))
-            done = contrastive.run(recipe, json.loads(changes), out=recipe.parent / str(len(runs)))
-        runs.append(done)
-        return [message for message in heard if OURS.match(message)], done
+            result = contrastive.run(recipe, json.loads(changes), out=recipe.parent / str(len(runs)))
+        runs.append(result)
+        return [message for message in messages if OURS.match(message)], result
 
     runs: list[contrastive.Run] = []
     return lambda changes: run(json.dumps(changes))
@@ -85,24 +85,24 @@ TUNING = (
 
 
 @pytest.mark.parametrize("name", CAUSES)
-def test_a_collapse_is_seen_its_cause_named_and_without_it_there_is_none(watched: Watched, name: str):
-    provoked, healed, cause = CAUSES[name]
-    (message,), _ = watched(provoked)
+def test_a_collapse_is_seen_its_cause_named_and_without_it_there_is_none(watch: WatchedRun, name: str):
+    provocation, remedy, cause = CAUSES[name]
+    (message,), _ = watch(provocation)
     assert cause in message
     others = {words for _, _, words in CAUSES.values()} - {cause} | {TUNING}
     assert not any(words in message for words in others), message
-    assert watched(healed)[0] == []
+    assert watch(remedy)[0] == []
 
 
-def test_where_nothing_else_is_wrong_rate_and_decay_are_named(watched: Watched):
+def test_where_nothing_else_is_wrong_rate_and_decay_are_named(watch: WatchedRun):
     """At so high a rate training is chaotic: most seeds collapse, which ones hangs on the last digit."""
     simsiam = {"target": "stop_grad"}
     rash = {**simsiam, "train.epochs": 14, "optimizer.lr": 3, "optimizer.weight_decay": 0}
-    heard = (watched({**rash, "train.seed": seed})[0] for seed in range(6))
-    (message,) = next((messages for messages in heard if messages), ["none of six seeds collapsed"])
+    by_seed = (watch({**rash, "train.seed": seed})[0] for seed in range(6))
+    (message,) = next((messages for messages in by_seed if messages), ["none of six seeds collapsed"])
     assert TUNING in message
     assert not any(words in message for _, _, words in CAUSES.values())
-    assert watched(simsiam)[0] == []
+    assert watch(simsiam)[0] == []
 
 
 @pytest.mark.parametrize(
@@ -116,18 +116,18 @@ def test_where_nothing_else_is_wrong_rate_and_decay_are_named(watched: Watched):
         ({"target": "stop_grad", **of_predictor(freeze=True)}, "The predictor never learns"),
     ],
 )
-def test_what_hastens_a_collapse_is_named_too(watched: Watched, changes: dict[str, Any], also: str):
+def test_what_hastens_a_collapse_is_named_too(watch: WatchedRun, changes: dict[str, Any], also: str):
     """Without batch norm in the predictor, these make it come sooner."""
     bare = {"predictor.batch_norm": "none", "train.epochs": 16}
-    (slow, _), (fast, _) = watched(bare), watched({**bare, **changes})
+    (slow, _), (fast, _) = watch(bare), watch({**bare, **changes})
     assert also in fast[0]
     assert "Neither the predictor nor the head's output has batch norm" in fast[0]
     assert all(also not in message for message in slow)
     assert not slow or step_of(fast[0]) < step_of(slow[0])
 
 
-def test_a_momentum_of_1_is_poor_rather_than_collapsed(watched: Watched):
-    (message,), _ = watched({"target.momentum": 1, "train.epochs": 4})
+def test_a_momentum_of_1_is_poor_rather_than_collapsed(watch: WatchedRun):
+    (message,), _ = watch({"target.momentum": 1, "train.epochs": 4})
     assert "it never learns" in message
 
 
@@ -142,17 +142,15 @@ def test_stop_ends_the_run_with_the_reason(recipe: Path, tmp_path: Path):
 
 
 def method(**changes: Any) -> SimpleNamespace:
-    normed = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    predictor = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
     target = SimpleNamespace(detached=True, of=SimpleNamespace(momentum=0.99))
-    parts = {"backbone": nn.Linear(4, 4), "head": nn.Linear(4, 4), "predictor": normed, "target": target}
+    parts = {"backbone": nn.Linear(4, 4), "head": nn.Linear(4, 4), "predictor": predictor, "target": target}
     return SimpleNamespace(**{**parts, "losses": [Regression()], **changes})
 
 
-def groups(
-    composed: SimpleNamespace, predictor: float, encoder: float = 0.1, decay: float = 1e-4
-) -> list[dict]:
-    online = [*composed.backbone.parameters(), *composed.head.parameters()]
-    own = list(composed.predictor.parameters()) if composed.predictor is not None else []
+def groups(model: SimpleNamespace, predictor: float, encoder: float = 0.1, decay: float = 1e-4) -> list[dict]:
+    online = [*model.backbone.parameters(), *model.head.parameters()]
+    own = list(model.predictor.parameters()) if model.predictor is not None else []
     return [
         {"params": online, "peak_lr": 0.1, "weight_decay": 1e-4},
         {"params": own, "peak_lr": predictor, "weight_decay": 1e-4},
@@ -178,10 +176,10 @@ def groups(
     ],
 )
 def test_causes(changes: dict[str, Any], rate: float, begins: list[str]):
-    composed = method(**changes)
-    found = causes(composed, groups(composed, rate))
-    assert len(found) == len(begins)
-    assert all(sentence.startswith(words) for sentence, words in zip(found, begins, strict=True))
+    model = method(**changes)
+    sentences = causes(model, groups(model, rate))
+    assert len(sentences) == len(begins)
+    assert all(sentence.startswith(words) for sentence, words in zip(sentences, begins, strict=True))
 
 
 class FakeRun:
@@ -190,8 +188,8 @@ class FakeRun:
     def __init__(self) -> None:
         self.method = method()
         self.param_groups = groups(self.method, 0.1)
-        self.said: list[str] = []
-        self.warn = self.said.append
+        self.messages: list[str] = []
+        self.warn = self.messages.append
 
     def show(self, watch: CollapseWatch, step: int, spread: float) -> None:
         torch.manual_seed(step)
@@ -214,23 +212,23 @@ def test_a_resumed_watchdog_warns_at_the_same_step(cut: int):
     run, watch = FakeRun(), CollapseWatch(every=4, patience=2)
     for step in range(1, 40):
         if step == 4 * cut:
-            saved = watch.state_dict()
+            state = watch.state_dict()
             watch = CollapseWatch(every=4, patience=2)
-            watch.load_state_dict(saved)
+            watch.load_state_dict(state)
         run.show(watch, step, 1.0 if step < 17 else 0.01)
-        assert len(run.said) == (step >= 24)
-    assert "at step 24" in run.said[0]
+        assert len(run.messages) == (step >= 24)
+    assert "at step 24" in run.messages[0]
 
 
 def test_an_encoder_that_starts_low_and_rises_is_healthy():
     run, watch = FakeRun(), CollapseWatch(every=1, patience=1)
     for step in range(1, 20):
         run.show(watch, step, 0.01 * step)
-    assert run.said == []
+    assert run.messages == []
 
 
 def test_one_low_look_is_no_collapse():
     run, watch = FakeRun(), CollapseWatch(every=1, patience=2)
     for step in range(1, 20):
         run.show(watch, step, 0.01 if step % 3 == 0 else 1.0)
-    assert run.said == []
+    assert run.messages == []

@@ -77,21 +77,21 @@ def test_agreement_costs_nothing_and_opposites_eight():
 # -- views -------------------------------------------------------------------------------------------
 
 
-def chosen(view: int, augmentation: BYOL) -> dict[str, float]:
+def shares(view: int, augmentation: BYOL) -> dict[str, float]:
     """The share of images that each operation of a view takes."""
     pipeline, ids = augmentation.pipelines()[view], np.arange(4000)
-    drawn = {op.name: pipeline.draw(n, ids, Key(0, 0, view)) for n, op in enumerate(pipeline.operations)}
-    return {name: round(float(d["chosen"].mean()), 1) for name, d in drawn.items() if "chosen" in d}
+    draws = {op.name: pipeline.draw(n, ids, Key(0, 0, view)) for n, op in enumerate(pipeline.operations)}
+    return {name: round(float(d["chosen"].mean()), 1) for name, d in draws.items() if "chosen" in d}
 
 
 def test_the_two_views_differ_as_in_the_paper():
     common = {"flip": 0.5, "color_jitter": 0.8, "grayscale": 0.2}
-    assert chosen(0, BYOL(96)) == {**common, "blur": 1.0}
-    assert chosen(1, BYOL(96)) == {**common, "blur": 0.1, "solarize": 0.2}
-    assert chosen(1, BYOL(32)) == {**common, "solarize": 0.2}
-    assert chosen(0, BYOL(32, blur=True)) == {**common, "blur": 1.0}
+    assert shares(0, BYOL(96)) == {**common, "blur": 1.0}
+    assert shares(1, BYOL(96)) == {**common, "blur": 0.1, "solarize": 0.2}
+    assert shares(1, BYOL(32)) == {**common, "solarize": 0.2}
+    assert shares(0, BYOL(32, blur=True)) == {**common, "blur": 1.0}
     for view in (0, 1):
-        assert chosen(view, BYOL(96, asymmetric=False)) == {**common, "blur": 0.5}
+        assert shares(view, BYOL(96, asymmetric=False)) == {**common, "blur": 0.5}
 
 
 def test_amounts_of_the_jitter_scale_with_strength():
@@ -189,8 +189,8 @@ def test_accumulating_a_batch_changes_nothing(tmp_path: Path):
     for name, weights in whole.items():
         assert (weights - parts[name]).norm() <= 1e-5 * weights.norm().clamp(min=1e-2), name
     averages = [name for name in whole if name.startswith("target.encoder.0.")]
-    moved = sum((whole[n] - whole[n.replace("target.encoder.0", "backbone")]).norm() for n in averages)
-    assert moved > 1e-3
+    distance = sum((whole[n] - whole[n.replace("target.encoder.0", "backbone")]).norm() for n in averages)
+    assert distance > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -28,15 +28,15 @@ class Spy(Target):
 
     def __init__(self):
         super().__init__()
-        self.seen: list[dict[int, Tensor]] = []
+        self.batches: list[dict[int, Tensor]] = []
 
     def forward(self, views, online, encode):
         assert not online, "these embeddings are in another order than the views"
-        self.seen.append(dict(views))
+        self.batches.append(dict(views))
         return {v: nn.functional.batch_norm(x, None, None, training=True) for v, x in views.items()}
 
 
-def numbered(b: int) -> dict[int, Tensor]:
+def numbered_views(b: int) -> dict[int, Tensor]:
     """Two views [b, 2, 2, 2] whose channel 0 is the place in the batch."""
     torch.manual_seed(3)
     views = {view: torch.randn(b, 2, 2, 2, dtype=torch.float64) for view in (0, 1)}
@@ -45,7 +45,7 @@ def numbered(b: int) -> dict[int, Tensor]:
     return views
 
 
-def places(pixels: Tensor) -> list[int]:
+def positions(pixels: Tensor) -> list[int]:
     return pixels[:, 0, 0, 0].long().tolist()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from contrastive_moco import Queue, ShuffleBN
-from moco_helpers import Flat, Spy, normalised, numbered, places
+from moco_helpers import Flat, Spy, normalised, numbered_views, positions
 from torch import nn
 
 from contrastive import distributed
@@ -59,27 +59,27 @@ CASES = {
     "moco, divides": (12, ((0,), (1,))),
     "moco, does not divide": (16, ((0,), (1,))),
     "both views": (20, ((0, 1), (0, 1))),
-    "more keys than places": (4, ((0,), (1,))),
+    "more keys than entries": (4, ((0,), (1,))),
 }
 
 
-def shuffled(rank: int) -> dict[str, Any]:
+def shuffle_batch(rank: int) -> dict[str, Any]:
     """What the wrapped target sees on this process, and the keys that come back."""
-    pixels = numbered(B)
+    pixels = numbered_views(B)
     rows = slice(rank * B // WORLD, (rank + 1) * B // WORLD)
     torch.manual_seed(100 + rank)  # as the engine does: processes draw differently
     spy = Spy()
     target = ShuffleBN(spy)
     target.bind(nn.Identity())
     keys = target({v: x[rows] for v, x in pixels.items()}, {}, nn.Identity())
-    return {"seen": spy.seen[0], "keys": keys}
+    return {"batches": spy.batches[0], "keys": keys}
 
 
 def process() -> dict[str, Any]:
     """On one of two processes: every case, and the shuffled batch."""
     return {
         "train": {name: train(*case, distributed.rank(), WORLD) for name, case in CASES.items()},
-        "shuffled": shuffled(distributed.rank()),
+        "shuffled": shuffle_batch(distributed.rank()),
     }
 
 
@@ -102,12 +102,12 @@ def test_two_processes_train_as_one_with_twice_the_batch(ranks: list[dict[str, A
 
 
 def test_shuffled_batches_are_another_split_of_the_same_images(ranks: list[dict[str, Any]]):
-    seen = [rank["shuffled"]["seen"] for rank in ranks]
-    order = [place for views in seen for place in places(views[0])]
+    batches = [rank["shuffled"]["batches"] for rank in ranks]
+    order = [position for views in batches for position in positions(views[0])]
     assert sorted(order) == list(range(B))
     assert order != list(range(B))
-    for view, x in numbered(B).items():
-        together = torch.cat([views[view] for views in seen])
+    for view, x in numbered_views(B).items():
+        together = torch.cat([views[view] for views in batches])
         assert torch.equal(together, x[order]), "one permutation for all views and processes"
 
 
@@ -115,7 +115,7 @@ def test_keys_come_back_in_order_normalised_in_the_company_they_were_encoded_in(
     for view in (0, 1):
         expected = torch.empty(B, 2, 2, 2, dtype=torch.float64)
         for rank in ranks:
-            x = rank["shuffled"]["seen"][view]
-            expected[places(x)] = normalised(x)
+            x = rank["shuffled"]["batches"][view]
+            expected[positions(x)] = normalised(x)
         keys = torch.cat([rank["shuffled"]["keys"][view] for rank in ranks])
         torch.testing.assert_close(keys, expected, rtol=1e-9, atol=1e-9)

@@ -31,7 +31,7 @@ from tests.support.tiny import RECIPE, write_data
 D = 3
 
 
-def compared(keys: list[Tensor], images: Tensor, labels: Tensor | None = None) -> Comparison:
+def comparison_of(keys: list[Tensor], images: Tensor, labels: Tensor | None = None) -> Comparison:
     """A comparison whose target views 1, 2, ... are ``keys``."""
     views = dict(enumerate(keys, start=1))
     return Comparison.of({0: torch.ones_like(keys[0])}, views, labels, images=images)
@@ -53,26 +53,26 @@ def oldest_first(queue: Queue) -> list[tuple[list[float], int, int]]:
 )
 def test_the_queue_holds_the_last_keys_oldest_first(size: int, batches: list[int], views: int):
     generator = torch.Generator().manual_seed(size)
-    queue, written = Queue(D, size), []
+    queue, entries = Queue(D, size), []
     for step, b in enumerate(batches):
         keys = [torch.randn(b, D, generator=generator) for _ in range(views)]
         images, labels = torch.arange(b) + 100 * step, torch.arange(b) % 4 - 1
-        queue.after_batch(compared(keys, images, labels))
+        queue.after_batch(comparison_of(keys, images, labels))
         for view in keys:
             unit = F.normalize(view.double(), dim=1).float()
-            written += zip(unit.tolist(), images.tolist(), labels.tolist(), strict=True)
-        assert queue.valid.sum() == min(len(written), size)
-        expected = written[-size:]
-        found = oldest_first(queue)
-        assert [entry[1:] for entry in found] == [entry[1:] for entry in expected]
+            entries += zip(unit.tolist(), images.tolist(), labels.tolist(), strict=True)
+        assert queue.valid.sum() == min(len(entries), size)
+        expected = entries[-size:]
+        stored = oldest_first(queue)
+        assert [entry[1:] for entry in stored] == [entry[1:] for entry in expected]
         torch.testing.assert_close(
-            torch.tensor([e[0] for e in found]), torch.tensor([e[0] for e in expected]), rtol=1e-6, atol=1e-7
+            torch.tensor([e[0] for e in stored]), torch.tensor([e[0] for e in expected]), rtol=1e-6, atol=1e-7
         )
 
 
 def test_float64_stays_float64_and_the_stored_keys_are_those_compared():
     queue = Queue(D, 5).double()
-    comparison = compared([torch.randn(4, D, dtype=torch.float64)], torch.arange(4))
+    comparison = comparison_of([torch.randn(4, D, dtype=torch.float64)], torch.arange(4))
     queue.after_batch(comparison)
     assert queue.z.dtype == torch.float64
     assert torch.equal(queue.z[:4], comparison.keys.z)
@@ -82,7 +82,7 @@ def test_unwritten_entries_and_on_demand_the_same_image_are_no_candidates():
     keys = torch.randn(4, D)
     for same_image, expected in (("negative", 4), ("ignore", 3)):
         queue = Queue(D, 9, same_image)
-        queue.after_batch(compared([keys], torch.arange(4)))
+        queue.after_batch(comparison_of([keys], torch.arange(4)))
         later = Comparison.of(
             {0: torch.randn(2, D)},
             {1: torch.randn(2, D)},
@@ -152,29 +152,29 @@ def test_the_loss_is_that_of_algorithm_1(size: int, b: int):
 
 
 def test_a_positive_is_never_its_own_negative():
-    seen: list[tuple[float, list[float]]] = []
+    observations: list[tuple[float, list[float]]] = []
 
     class Spy(Loss):
         def compare(self, comparison: Comparison) -> Tensor:
             memory = comparison.memories[0]
             likeness = memory.z @ comparison.keys.z.T  # 1 where a key of this batch is in the queue
             closest = likeness[memory.valid].max() if memory.valid.any() else torch.tensor(0.0)
-            seen.append((closest.item(), comparison.rows(1.0).negatives.count.tolist()))
+            observations.append((closest.item(), comparison.rows(1.0).negatives.count.tolist()))
             return comparison.queries.z.sum(1)
 
     train(moco(10, 0.9, Spy()), batches(6, 4))
-    assert max(closest for closest, _ in seen) < 1 - 1e-9
-    assert [counts for _, counts in seen] == [[n] * 4 for n in (0, 4, 8, 10, 10, 10)]
+    assert max(closest for closest, _ in observations) < 1 - 1e-9
+    assert [counts for _, counts in observations] == [[n] * 4 for n in (0, 4, 8, 10, 10, 10)]
 
 
 def test_a_saved_queue_goes_on_bit_for_bit():
     method, data = moco(10, 0.9, NTXent(0.2)), batches(6, 4)
     train(method, data[:3])
-    restored = moco(10, 0.9, NTXent(0.2))
-    assert restored.load_state_dict(method.state_dict()).missing_keys == []
-    assert train(method, data[3:]) == train(restored, data[3:])
+    resumed = moco(10, 0.9, NTXent(0.2))
+    assert resumed.load_state_dict(method.state_dict()).missing_keys == []
+    assert train(method, data[3:]) == train(resumed, data[3:])
     for name, tensor in method.state_dict().items():
-        assert torch.equal(tensor, restored.state_dict()[name]), name
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -42,7 +42,7 @@ def dcl(z_a, z_b, t, sigma=None):
     return total / len(rows)
 
 
-def reweighted(z_a, z_b, t, share, beta):
+def reweighted_loss(z_a, z_b, t, share, beta):
     total, rows = 0, list(similarities(z_a, z_b))
     for positive, negatives in rows:
         p, m = (positive / t).exp(), len(negatives)
@@ -73,20 +73,20 @@ temperatures = st.sampled_from([0.1, 0.5, 2.0])
 
 @repeatable
 @given(sizes, seeds, temperatures, st.booleans())
-def test_dcl_is_the_papers(n, seed, t, weighted):
-    same(DCL(t, weighted, 0.5), lambda *z: dcl(*z, t, 0.5 if weighted else None), views(n, seed))
+def test_dcl_is_the_papers(n, seed, t, dclw):
+    same(DCL(t, dclw, 0.5), lambda *z: dcl(*z, t, 0.5 if dclw else None), views(n, seed))
 
 
 @repeatable
 @given(sizes, seeds, temperatures, st.sampled_from([0.0, 0.05, 0.1, 0.4]), st.sampled_from([0.0, 0.7]))
 def test_debiased_is_the_papers(n, seed, t, share, close):
-    same(Debiased(t, share), lambda *z: reweighted(*z, t, share, 0.0), views(n, seed, close))
+    same(Debiased(t, share), lambda *z: reweighted_loss(*z, t, share, 0.0), views(n, seed, close))
 
 
 @repeatable
 @given(sizes, seeds, temperatures, st.sampled_from([0.0, 0.1, 0.4]), st.sampled_from([0.5, 1.0, 2.0]))
 def test_hard_negative_is_the_papers(n, seed, t, share, beta):
-    same(HardNegative(t, share, beta), lambda *z: reweighted(*z, t, share, beta), views(n, seed))
+    same(HardNegative(t, share, beta), lambda *z: reweighted_loss(*z, t, share, beta), views(n, seed))
 
 
 def test_where_nothing_is_left_the_papers_floor_holds():
@@ -97,7 +97,7 @@ def test_where_nothing_is_left_the_papers_floor_holds():
         (negatives / t).exp().sum() < share * 8 * (positive / t).exp()
         for positive, negatives in similarities(*z)
     )
-    same(Debiased(t, share), lambda *z: reweighted(*z, t, share, 0.0), z)
+    same(Debiased(t, share), lambda *z: reweighted_loss(*z, t, share, 0.0), z)
 
 
 @pytest.mark.parametrize("t", [0.01, 0.07, 0.5])
