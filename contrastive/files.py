@@ -42,7 +42,7 @@ def write_whole(path: Path, text: str) -> None:
     sync(path.parent)
 
 
-def beside(folder: Path) -> Path:
+def staging_folder(folder: Path) -> Path:
     """An empty folder to fill, and then to :func:`put` in the place of ``folder``."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -50,7 +50,7 @@ def beside(folder: Path) -> Path:
     return temporary
 
 
-def put(temporary: Path, folder: Path) -> None:
+def replace_folder(temporary: Path, folder: Path) -> None:
     """Give a filled folder its name, in the place of the one that has it.
 
     No file system swaps two folders portably, so the old one first steps aside; :func:`settle` mends a kill
@@ -66,7 +66,7 @@ def put(temporary: Path, folder: Path) -> None:
     shutil.rmtree(_aside(folder), ignore_errors=True)
 
 
-def settle(parent: Path) -> None:
+def recover(parent: Path) -> None:
     """Take away what a kill left half done in ``parent``; an old folder whose successor never came returns.
 
     For the one process that writes there.
@@ -90,7 +90,7 @@ def remove(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writable(path: Path) -> Iterator[None]:
     """Say which file or folder could not be written, and what helps, whatever library was writing it.
 
     Raises:
@@ -110,7 +110,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def writable_by_user(path: Path) -> Iterator[None]:
     """Say that a place which the user has named cannot be written.
 
     Raises:
@@ -135,7 +135,7 @@ def json_map(text: bytes) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Replace a file of one JSON value in one step. Raises ContrastiveError where it cannot be written."""
-    with writing(path):
+    with writable(path):
         write_whole(path, json.dumps(value, indent=indent) + "\n")
 
 

@@ -24,14 +24,14 @@ def quantity(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def shortened(names: Sequence[str], separator: str = ", ") -> str:
+def abbreviate(names: Sequence[str], separator: str = ", ") -> str:
     """``a, b, c, d, e, ...``: at most five of them."""
     return separator.join([*names[:5], *(["..."] if len(names) > 5 else [])])
 
 
-def counted(names: Sequence[str], noun: str) -> str:
+def count_and_names(names: Sequence[str], noun: str) -> str:
     """``12 files (a, b, c, d, e, ...)``."""
-    return f"{quantity(len(names), noun)} ({shortened(names)})"
+    return f"{quantity(len(names), noun)} ({abbreviate(names)})"
 
 
 def byte_count(count: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contrastive.text import byte_count, counted, duration, percent, quantity, shortened
+from contrastive.text import abbreviate, byte_count, count_and_names, duration, percent, quantity
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,10 @@ def test_a_quantity_agrees_with_its_number():
 
 
 def test_a_list_is_shortened_to_five():
-    assert shortened("abcde") == "a, b, c, d, e"
-    assert shortened("abcdef", "; ") == "a; b; c; d; e; ..."
-    assert counted("abcdef", "file") == "6 files (a, b, c, d, e, ...)"
-    assert counted(["a"], "file") == "1 file (a)"
+    assert abbreviate("abcde") == "a, b, c, d, e"
+    assert abbreviate("abcdef", "; ") == "a; b; c; d; e; ..."
+    assert count_and_names("abcdef", "file") == "6 files (a, b, c, d, e, ...)"
+    assert count_and_names(["a"], "file") == "1 file (a)"
 
 
 def test_bytes_are_in_the_unit_that_fits():

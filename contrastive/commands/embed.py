@@ -12,12 +12,12 @@ from torch import Tensor
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation.evaluation import frozen
-from contrastive.files import named
+from contrastive.files import writable_by_user
 from contrastive.parts import ImageTable
 from contrastive.protocols.neighbours import nearest_others
 from contrastive.registry import load_registry
 from contrastive.runs.reload import Overrides, load
-from contrastive.text import quantity, shortened
+from contrastive.text import abbreviate, quantity
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -78,10 +78,10 @@ def embed(
         if len(features):
             tables.append(_table(split, images, features.ids, features.labels, features.h, neighbours))
     if not tables:
-        raise DataError(f"no image can be read: {shortened(sorted(loaded.evaluation.unreadable), '; ')}.")
+        raise DataError(f"no image can be read: {abbreviate(sorted(loaded.evaluation.unreadable), '; ')}.")
     table = pa.concat_tables(tables)
     partial = out.with_name(f".{out.name}.tmp")
-    with named(out):
+    with writable_by_user(out):
         pq.write_table(table, partial)
         partial.replace(out)
     width = int(table.schema.field("features").type.list_size)

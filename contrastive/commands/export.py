@@ -9,7 +9,7 @@ from typing import Literal
 
 from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
 from contrastive.errors import UsageError
-from contrastive.files import named
+from contrastive.files import writable_by_user
 from contrastive.registry import load_registry
 from contrastive.runs.folder import Run
 from contrastive.runs.reload import load
@@ -35,17 +35,17 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
         loaded = load(folder, load_registry())
         about = {"name": loaded.recipe.name, "backbone": loaded.recipe.backbone.dump()}
         channels, size = loaded.data.train.channels, loaded.parts.image_size
-        with named(out):
+        with writable_by_user(out):
             export_onnx(loaded.parts.method.backbone, out, channels, size, about)
         return out
     written = Run(folder).folder / "backbone"
     if written.is_dir():
         _require_plain(written)
-        with named(out):
+        with writable_by_user(out):
             shutil.copytree(written, out, dirs_exist_ok=True)
         return out
     backbone = load(folder, load_registry()).parts.method.backbone
-    with named(out):
+    with writable_by_user(out):
         backbone.export(str(out))
     return out
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contrastive.build.builder import Builder
 from contrastive.errors import DataError, UnreadableImage
-from contrastive.files import named
+from contrastive.files import writable_by_user
 from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
@@ -102,7 +102,7 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
         raise DataError(f"none of the {len(data.train)} training images can be read.")
     picture = grid(images, ids, pipelines, resolved.train.seed)
     out = Path(out)
-    with named(out):
+    with writable_by_user(out):
         picture.save(out, format="PNG")
     return out
 

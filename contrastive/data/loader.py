@@ -26,7 +26,7 @@ from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, decode, 
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.rng import Key, derive, hash_ids
-from contrastive.text import shortened
+from contrastive.text import abbreviate
 from contrastive.values import Batch
 
 Workers = int | Literal["auto"]
@@ -150,7 +150,7 @@ class TrainLoader:
         self.unreadable.update(unreadable)
         count, n = len(self.unreadable), len(self.table)
         if count > self.max_unreadable * n:
-            names = shortened(list(self.unreadable.values()), "; ")
+            names = abbreviate(list(self.unreadable.values()), "; ")
             raise DataError(
                 f"{count} of {n} images cannot be read, more than train.max_unreadable="
                 f"{self.max_unreadable:g} allows: {names}. Repair or remove them, or raise "

@@ -17,7 +17,7 @@ import torch
 
 from contrastive.build.builder import build
 from contrastive.build.composition import Composition, Data
-from contrastive.distributed import is_first, lost, on_first, world_size
+from contrastive.distributed import explain_lost_connection, is_first, on_first, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluation.evaluation import Evaluation
 from contrastive.parts import NEEDS
@@ -31,7 +31,7 @@ from contrastive.runs.launch import join_processes
 from contrastive.runs.process_guard import interrupts, locked
 from contrastive.runs.resume import Resume, RunIdentity, admit, begin, default_folder
 from contrastive.runs.summary import conclude, skipped_files
-from contrastive.text import counted
+from contrastive.text import count_and_names
 from contrastive.training.accelerator import make_accelerator
 from contrastive.training.checkpoints import restore
 from contrastive.training.compilation import explained_if
@@ -142,7 +142,7 @@ class Job:
         """Report what of the recipe and the data the user should know before training starts."""
         train = self.recipe.train
         if skipped := skipped_files(self.data):
-            self.display.warn(f"skipped as no images: {counted(skipped, 'file')}")
+            self.display.warn(f"skipped as no images: {count_and_names(skipped, 'file')}")
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")
         if self.recipe.positives == "label":
@@ -183,7 +183,7 @@ class Job:
             with explain_out_of_memory(lambda: _EVALUATION_ADVICE, engine.checkpoints):
                 on_first(lambda: self._conclude(engine, evaluation))
         except RuntimeError as error:
-            raise (lost(error) or error) from None
+            raise (explain_lost_connection(error) or error) from None
         except Interrupted:
             raise Interrupted(
                 f"stopped at step {engine.state.step} of {engine.steps}, saved in {engine.folder}; "

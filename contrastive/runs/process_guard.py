@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from contrastive.errors import UsageError
-from contrastive.files import named
+from contrastive.files import writable_by_user
 
 #: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
 #: copy of the lock it would keep the next one out.
@@ -33,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends. Raises UsageError where it cannot be had.
     """
-    with named(folder):
+    with writable_by_user(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")  # first of all: it tells a run's folder from a stranger's
         (folder / "checkpoints").mkdir(exist_ok=True)

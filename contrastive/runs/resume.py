@@ -17,7 +17,7 @@ import torch
 from contrastive.build.composition import Composition, Data
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
-from contrastive.files import read_map, settle, write_json, write_whole, writing
+from contrastive.files import read_map, recover, writable, write_json, write_whole
 from contrastive.recipe import Recipe, deciding, dump_yaml, load_recipe, training_fingerprint
 from contrastive.recipe.differences import changed, flatten
 from contrastive.recipe.run_length import spanning_parameters
@@ -109,8 +109,8 @@ def begin(
     folder was admitted.
     """
     earlier = admit(folder, "auto", recipe, data, registry, display.log)
-    settle(folder)
-    with writing(folder / "recipe.yaml"):
+    recover(folder)
+    with writable(folder / "recipe.yaml"):
         write_whole(folder / "recipe.yaml", dump_yaml(recipe))
     before = environment_of(folder)
     if before.get("precision", precision) != precision:

@@ -11,13 +11,13 @@ from contrastive.build.builder import untrained_of
 from contrastive.build.composition import Composition, Data
 from contrastive.errors import UsageError
 from contrastive.evaluation.evaluation import Evaluation, frozen
-from contrastive.files import beside, put, write_json, writing
+from contrastive.files import replace_folder, staging_folder, writable, write_json
 from contrastive.kinds import MONITORS
 from contrastive.parts import Backbone
 from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
 from contrastive.runs.resume import RunIdentity
-from contrastive.text import counted
+from contrastive.text import count_and_names
 from contrastive.training.engine import Engine
 
 
@@ -55,7 +55,7 @@ def conclude(
     engine.tick()
     unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
     if unreadable:
-        display.warn(f"{counted(unreadable, 'image')} could not be read and others took their place")
+        display.warn(f"{count_and_names(unreadable, 'image')} could not be read and others took their place")
     monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {})
     summary = {
         "name": recipe.name,
@@ -101,11 +101,11 @@ def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, An
 
 def _export(backbone: Backbone, folder: Path, display: Display) -> None:
     """Write ``backbone/``. A backbone that timm cannot load stays in the checkpoint alone, with a message."""
-    with writing(folder):
-        temporary = beside(folder)
+    with writable(folder):
+        temporary = staging_folder(folder)
         try:
             backbone.export(str(temporary))
-            put(temporary, folder)
+            replace_folder(temporary, folder)
         except UsageError as error:
             display.log(f"no backbone/ folder: {error}")
         finally:

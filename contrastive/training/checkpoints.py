@@ -21,7 +21,7 @@ from torch import Tensor
 
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, UsageError
-from contrastive.files import beside, put, remove, settle, writing
+from contrastive.files import recover, remove, replace_folder, staging_folder, writable
 from contrastive.versions import versions
 
 _STATE, _MANIFEST = "state.pt", "manifest.json"
@@ -73,11 +73,11 @@ class Checkpoints:
         replaced. Raises ContrastiveError where it cannot be written: the older ones stay.
         """
         final = self.path(step)
-        with writing(final):
-            temporary = beside(final)
+        with writable(final):
+            temporary = staging_folder(final)
             try:
                 self._write(temporary, step, state)
-                put(temporary, final)
+                replace_folder(temporary, final)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it takes room
             for old in self.steps()[: -self.keep_last]:
@@ -116,7 +116,7 @@ class Checkpoints:
         Raises ContrastiveError where there are checkpoints and none can be used: beginning anew would undo
         the run that made them.
         """
-        settle(self.folder)
+        recover(self.folder)
         damaged: list[Path] = []
         for step in reversed(self.steps()):
             state = self.load(step)

@@ -11,7 +11,7 @@ from typing import Any
 
 from contrastive.distributed import rank
 from contrastive.errors import UsageError
-from contrastive.files import json_map, sync, writing
+from contrastive.files import json_map, sync, writable
 
 
 class MetricsFile:
@@ -36,14 +36,14 @@ class MetricsFile:
         if rank() > 0:
             return
         line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
-        with writing(self.path), self.path.open("a") as file:
+        with writable(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def seal(self) -> int:
         """Bytes written so far, seen on the disk: no checkpoint that counts them may be there before them."""
         if not self.path.exists():
             return 0
-        with writing(self.path):
+        with writable(self.path):
             sync(self.path)
             sync(self.path.parent)
         return self.path.stat().st_size
@@ -59,7 +59,7 @@ class MetricsFile:
             )
             size = len(self._whole())
         if there:
-            with writing(self.path):
+            with writable(self.path):
                 os.truncate(self.path, size)
 
     def read(self) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 
 import contrastive
 from contrastive.errors import ContrastiveError, UsageError
-from contrastive.files import write_whole, writing
+from contrastive.files import writable, write_whole
 from contrastive.training.metrics_file import MetricsFile
 from tests.test_kills import SHORT
 
@@ -64,7 +64,7 @@ def test_a_text_that_cannot_be_put_in_its_place_leaves_no_temporary(
     monkeypatch.setattr(os, "replace", full)
     with (
         pytest.raises(ContrastiveError, match=r"summary\.json could not be written"),
-        writing(tmp_path / "summary.json"),
+        writable(tmp_path / "summary.json"),
     ):
         write_whole(tmp_path / "summary.json", "new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from contrastive.commands.compare.candidates import Candidate
 from contrastive.errors import ContrastiveError, Interrupted
-from contrastive.files import named, write_whole
+from contrastive.files import writable_by_user, write_whole
 from contrastive.recipe.reader import write_yaml
 from contrastive.runs.process_guard import interrupts
 
@@ -71,7 +71,7 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> list[str]:
 def write_recipes(candidates: Sequence[Candidate], out: Path) -> dict[str, Path]:
     """Every recipe in full in the comparison's folder, readable and runnable alone: name -> path."""
     folder = out / "recipes"
-    with named(out):
+    with writable_by_user(out):
         folder.mkdir(parents=True, exist_ok=True)
         (out / MARK).touch()
     paths = {c.name: folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', c.name)}.yaml" for c in candidates}

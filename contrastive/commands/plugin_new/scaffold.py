@@ -17,7 +17,7 @@ from pathlib import Path
 from string import Template
 
 from contrastive.errors import UsageError
-from contrastive.files import named
+from contrastive.files import writable_by_user
 from contrastive.kinds import KINDS
 from contrastive.registry import Registry, load_registry
 from contrastive.registry.registry import KNOWN_PLUGINS
@@ -89,7 +89,7 @@ def create(name: str, kind: str, registry: Registry, out: str | Path | None = No
     folder = Path(name if out is None else out)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not an empty folder; name another one with --out.")
-    with named(folder):
+    with writable_by_user(folder):
         for path, text in files(names).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
