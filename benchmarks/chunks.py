@@ -27,7 +27,7 @@ from contrastive.data import augment
 from contrastive.heads import MLP
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch
-from contrastive.targets import EMA, Shared
+from contrastive.targets import EMA, SharedEncoder
 from contrastive.training.gradients import Chunk, GradientCache, OnePass
 from contrastive.values import Batch, Progress
 
@@ -67,7 +67,7 @@ class Step:
         backbone = Timm(in_channels=3, image_size=SIZE, **NETS[net])
         norm = "hidden" if "batch norm" in net else "none"
         head = MLP(backbone.features, [backbone.features, 128], norm)
-        target = EMA() if moving_average else Shared()
+        target = EMA() if moving_average else SharedEncoder()
         self.method = Method(
             backbone=backbone,
             head=head,

@@ -19,11 +19,11 @@ def to_host(values: Tensor) -> Callable[[], list[float]]:
     if not values.is_cuda:
         return values.tolist
     host = values.to("cpu", non_blocking=True)  # into pinned memory
-    arrived = torch.cuda.Event()
-    arrived.record()
+    copy_event = torch.cuda.Event()
+    copy_event.record()
 
     def read() -> list[float]:
-        arrived.synchronize()
+        copy_event.synchronize()
         return host.tolist()
 
     return read

@@ -48,9 +48,9 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
     """x as the process ``source`` has it, on every process; without a gradient."""
     if world_size() == 1:
         return x
-    received = x.detach().clone()
-    dist.broadcast(received, source)
-    return received
+    copy = x.detach().clone()
+    dist.broadcast(copy, source)
+    return copy
 
 
 def mean(x: Tensor) -> Tensor:
@@ -65,17 +65,17 @@ def mean(x: Tensor) -> Tensor:
 # -- decisions ----------------------------------------------------------------------------------------
 
 
-def on_first(ask: Callable[[], T]) -> T:
+def on_first(call: Callable[[], T]) -> T:
     """What ``ask`` gives on process 0, which alone calls it, told to every process; all wait for it.
 
     An error that it raises there, of the kinds a user can mend, is raised on every process.
     """
     if world_size() == 1:
-        return ask()
+        return call()
     outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
-            outcome[0] = ask()
+            outcome[0] = call()
         except ContrastiveError as error:
             outcome[1] = error
     dist.broadcast_object_list(outcome, 0)
@@ -93,10 +93,12 @@ def union(mapping: Mapping[Any, T]) -> dict[Any, T]:
     return {key: value for one in each for key, value in one.items()}
 
 
-def lost(error: RuntimeError) -> ContrastiveError | None:
+def explain_lost_connection(error: RuntimeError) -> ContrastiveError | None:
     """What to say where a collective failed because another process ended; None where it did not."""
-    told = str(error)
-    if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in told or "by peer" in told):
+    message = str(error)
+    if world_size() == 1 or not (
+        isinstance(error, dist.DistError) or "gloo" in message or "by peer" in message
+    ):
         return None
     return ContrastiveError(f"process {rank()} of {world_size()} lost another one, which has ended.")
 
@@ -111,15 +113,15 @@ class Vote:
         asked: whether this process was.
     """
 
-    def __init__(self, asked: Callable[[], bool]):
-        self._asked = asked
+    def __init__(self, interrupted: Callable[[], bool]):
+        self._interrupted = interrupted
         self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
         self._running: tuple[Any, Tensor] | None = None
 
     def __call__(self) -> bool:
         if self._group is None:
-            return self._asked()
-        before, votes = self._running, torch.tensor(int(self._asked()))
+            return self._interrupted()
+        before, votes = self._running, torch.tensor(int(self._interrupted()))
         self._running = dist.all_reduce(votes, group=self._group, async_op=True), votes
         if before is None:
             return False
@@ -156,11 +158,11 @@ def _digest(part: nn.Module) -> str:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         for buffer in module.buffers(recurse=False)
     }
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for tensor in (*part.parameters(), *part.buffers()):
         if id(tensor) not in own:
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _Gather(torch.autograd.Function):

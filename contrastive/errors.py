@@ -78,7 +78,7 @@ class Mistakes:
     first, and what fails in plugins is told with them."""
 
     def __init__(self) -> None:
-        self._found: list[Mistake] = []
+        self._mistakes: list[Mistake] = []
         self._failed: list[PluginError] = []
 
     @contextmanager
@@ -87,7 +87,7 @@ class Mistakes:
         try:
             yield
         except RecipeError as error:
-            self._found += error.mistakes
+            self._mistakes += error.mistakes
         except PluginError as error:
             self._failed.append(error)
 
@@ -98,10 +98,10 @@ class Mistakes:
         if error is not None:
             return
         failed = "\n".join(dict.fromkeys(map(str, self._failed)))
-        if self._found and failed:
+        if self._mistakes and failed:
             raise UsageError(f"{RecipeError(self._found)}\n{failed}") from self._failed[0]
-        if self._found:
-            raise RecipeError(self._found)
+        if self._mistakes:
+            raise RecipeError(self._mistakes)
         if failed:
             raise PluginError(failed) from self._failed[0]
 
@@ -126,12 +126,12 @@ class UnreadableImage(Exception):  # noqa: N818 - an event the loader counts and
         return f"{self.name}: {self.reason}"
 
 
-def said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What a stranger's exception says, in one line: its type, and the first line of its text."""
     return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -54,8 +54,8 @@ def uniformity(z: Tensor) -> float:
     u, total = _unit(z), 0.0
     rows = max(1, _TILE // n)
     for first in range(0, n, rows):
-        squared = 2 - 2 * (u[first : first + rows] @ u[first:].T)  # [rows, n - first]
-        total += torch.exp(-2 * squared).triu(diagonal=1).sum(dtype=torch.float64).item()
+        distances = 2 - 2 * (u[first : first + rows] @ u[first:].T)  # [rows, n - first]
+        total += torch.exp(-2 * distances).triu(diagonal=1).sum(dtype=torch.float64).item()
     return math.log(total / (n * (n - 1) / 2))
 
 
@@ -166,12 +166,12 @@ def memory_warning(z: Tensor, valid: Tensor, before: Tensor | None) -> str | Non
         valid: bool [S], which have been written.
         before: z at the evaluation before, with steps between; None at the first.
     """
-    written = z[valid]
-    if len(written) == 0:
+    entries = z[valid]
+    if len(entries) == 0:
         return "nothing has been written into it, so it gives no candidates. Check its after_batch."
     if before is not None and torch.equal(before, z):
         return "its keys have not changed since the last evaluation. Check its after_batch."
-    if len(written) > 1 and embedding_std(written) < FULL_COLLAPSE / math.sqrt(z.shape[1]):
+    if len(entries) > 1 and embedding_std(entries) < FULL_COLLAPSE / math.sqrt(z.shape[1]):
         return (
             "its keys are all alike, so they tell nothing apart. Check that the target has not collapsed, "
             "and lower the learning rate."

@@ -21,6 +21,8 @@ MOVED: dict[str, str] = {
     "contrastive.compare.statistics:paired_difference": (
         "contrastive.commands.compare.significance:paired_difference"
     ),
+    "contrastive.parts:Reduced": "contrastive.parts:ReducedImage",
+    "contrastive.targets:Shared": "contrastive.targets:SharedEncoder",
 }
 
 

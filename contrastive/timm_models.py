@@ -58,8 +58,8 @@ class SmallStemResNet(ResNet):
         self.conv1 = stem  # type: ignore[assignment]
         self.maxpool = nn.Identity()  # type: ignore[assignment]
         self.feature_info: list[dict[str, Any]] = [
-            {**info, "reduction": stem_stride if place == 0 else info["reduction"] // 4 * stem_stride}
-            for place, info in enumerate(self.feature_info)  # timm counts from stages of stride 4
+            {**info, "reduction": stem_stride if index == 0 else info["reduction"] // 4 * stem_stride}
+            for index, info in enumerate(self.feature_info)  # timm counts from stages of stride 4
         ]
 
 

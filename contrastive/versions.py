@@ -22,12 +22,12 @@ def git_commit() -> str | None:
     if not (root / ".git").exists():  # installed, perhaps inside a checkout of something else
         return None
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 CORE = "contrastive-framework"

@@ -12,7 +12,7 @@ from contrastive.heads import MLP, NoHead
 from contrastive.losses import Margin, NTLogistic, NTXent
 from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss
-from contrastive.targets import EMA, Shared, StopGrad
+from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.processes import two_processes
 from contrastive.training.method import Method
 from contrastive.values import Progress
@@ -77,7 +77,7 @@ def composed(changes) -> Method:
         "backbone": Flat(),
         "head": NoHead(5),
         "predictor": MLP(5, [7, 5], "none") if "target" in changes else None,
-        "target": Shared(),
+        "target": SharedEncoder(),
         "negatives": [InBatch()],
         "losses": [(1.0, NTXent(0.5))],
     }

@@ -26,7 +26,7 @@ from torch.nn import functional
 from contrastive.augmentations.kernels.resample import Interpolation, crop_and_resize
 from contrastive.device import to_device as to_device  # plugins import it from here
 from contrastive.errors import UsageError
-from contrastive.parts import Augmentation, Reduced, ViewPipeline
+from contrastive.parts import Augmentation, ReducedImage, ViewPipeline
 from contrastive.rng import Draws, Key
 
 #: Parameters of an operation: name -> one row an image, [b, ...].
@@ -255,7 +255,7 @@ class Pipeline:
         """The first operation, which must be placing, on one image: uint8 [C, H, W] -> [C, h, w].
 
         Args:
-            size, factor: of :class:`contrastive.parts.Reduced` where ``image`` is such a one's pixels.
+            size, factor: of :class:`contrastive.parts.ReducedImage` where ``image`` is such a one's pixels.
 
         Raises:
             UsageError: the first operation does not crop.
@@ -368,11 +368,11 @@ class ImageView:
         placing = self.pipeline.placing
         return 1 if placing is None else placing.reduction(self.params, size)
 
-    def before(self, image: Reduced) -> Tensor:
+    def before(self, image: ReducedImage) -> Tensor:
         """:meth:`Pipeline.before`: -> uint8 [C, h, w]."""
         return self.crop(image) if self.pipeline.crops_first else self.sample(image)
 
-    def crop(self, image: Reduced) -> Tensor:
+    def crop(self, image: ReducedImage) -> Tensor:
         """:meth:`Pipeline.crop`: -> uint8 [C, h, w]. Raises UsageError."""
         placing = self.pipeline.placing
         if placing is None:
@@ -381,7 +381,7 @@ class ImageView:
         box = placing.place(self.params, np.array([image.size]))[0]
         return placing.cut(image.pixels, box, image.factor)
 
-    def sample(self, image: Reduced) -> Tensor:
+    def sample(self, image: ReducedImage) -> Tensor:
         """:meth:`Pipeline.sample`: -> uint8 [C, h, w]."""
         if self.pipeline.placing is None:
             pixels = self.pipeline(image.pixels[None].contiguous(), self.ids, self.key)
@@ -423,8 +423,8 @@ def _to_float(images: Tensor) -> Tensor:
     return planes.copy_(images.transpose(0, 1)).div_(255).transpose(0, 1)
 
 
-def _reduced(image: Tensor, size: tuple[int, int] | None, factor: int) -> Reduced:
-    return Reduced(image, size or (image.shape[1], image.shape[2]), factor)
+def _reduced(image: Tensor, size: tuple[int, int] | None, factor: int) -> ReducedImage:
+    return ReducedImage(image, size or (image.shape[1], image.shape[2]), factor)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

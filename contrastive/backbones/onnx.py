@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contrastive.errors import ContrastiveError, UsageError, said
+from contrastive.errors import ContrastiveError, UsageError, one_line
 from contrastive.parts import Backbone
 
 #: Largest difference to torch in any feature, in units of the largest feature where that is above 1.
 TOLERANCE = 1e-4
-_TRACED, _CHECKED = 2, (1, 5)  # batch sizes
+_TRACE_BATCH, _CHECK_BATCHES = 2, (1, 5)  # batch sizes
 
 
 def export_onnx(
@@ -93,7 +93,7 @@ def require_free(folder: str | Path) -> Path:
 
 def _translate(net: Backbone, file: Path, channels: int, size: int) -> int:
     """Write ``net``, with a free batch size; returns the version of ONNX's operators."""
-    example = torch.zeros(_TRACED, channels, size, size)
+    example = torch.zeros(_TRACE_BATCH, channels, size, size)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -107,7 +107,7 @@ def _translate(net: Backbone, file: Path, channels: int, size: int) -> int:
             )
     except Exception as error:  # a stranger's forward meets torch's tracer
         name = type(net).__name__
-        raise UsageError(f"torch cannot translate the backbone {name} to ONNX: {said(error)}") from error
+        raise UsageError(f"torch cannot translate the backbone {name} to ONNX: {one_line(error)}") from error
     assert program is not None  # it is only where torch writes the file itself
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with the paths of this machine
@@ -120,21 +120,21 @@ def _verify(net: Backbone, file: Path, channels: int, size: int) -> None:
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
-    for batch in _CHECKED:
+    for batch in _CHECK_BATCHES:
         pixels = torch.rand(batch, channels, size, size, generator=generator)
         with torch.no_grad():
             expected: Tensor = net(pixels).float()
-        got = torch.from_numpy(session.run(["features"], {"pixels": pixels.numpy()})[0])
-        if got.shape != expected.shape:
+        features = torch.from_numpy(session.run(["features"], {"pixels": pixels.numpy()})[0])
+        if features.shape != expected.shape:
             raise ContrastiveError(
-                f"onnxruntime gives {tuple(got.shape)} for {batch} images where torch gives "
+                f"onnxruntime gives {tuple(features.shape)} for {batch} images where torch gives "
                 f"{tuple(expected.shape)}; nothing was written."
             )
-        off = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
-        if not off <= TOLERANCE:
+        difference = float((features - expected).abs().max() / expected.abs().max().clamp(min=1))
+        if not difference <= TOLERANCE:
             raise ContrastiveError(
-                f"onnxruntime's features differ from torch's by {off:.2g} for {batch} images, more than "
-                f"{TOLERANCE:g}; nothing was written."
+                f"onnxruntime's features differ from torch's by {difference:.2g} for {batch} images, more "
+                f"than {TOLERANCE:g}; nothing was written."
             )
 
 

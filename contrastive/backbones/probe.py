@@ -32,8 +32,8 @@ def feature_width(net: nn.Module, name: str, in_channels: int, image_size: int) 
     finally:
         net.train(training)
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
-        got = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise UsageError(f"{name} gives {got} for one image, not one vector: take a pooled classifier.")
+        output = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise UsageError(f"{name} gives {output} for one image, not one vector: take a pooled classifier.")
     return features.shape[1]
 
 

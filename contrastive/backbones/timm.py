@@ -108,9 +108,9 @@ class Timm(Backbone):
 
     def _pretrained_cfg(self) -> dict[str, Any]:
         """timm's record of a checkpoint: this one's, not that of the weights timm offers by that name."""
-        kept = ("architecture", "first_conv", "classifier", "fixed_input_size")
+        keys = ("architecture", "first_conv", "classifier", "fixed_input_size")
         return {
-            **{key: _record(self.net).get(key) for key in kept},
+            **{key: _record(self.net).get(key) for key in keys},
             "input_size": (self.in_channels, self.image_size, self.image_size),
             "pool_size": None,
             "interpolation": "bicubic",
@@ -125,7 +125,7 @@ class Timm(Backbone):
         return (default,) * self.in_channels if buffer is None else tuple(buffer.flatten().tolist())
 
     def _readme(self, cfg: dict[str, Any]) -> str:
-        registered = type(self.net).__module__ == "contrastive.timm_models"
+        needs_import = type(self.net).__module__ == "contrastive.timm_models"
         return _README.format(
             architecture=cfg["architecture"],
             channels=self.in_channels,
@@ -133,8 +133,8 @@ class Timm(Backbone):
             features=self.features,
             mean=list(cfg["mean"]),
             std=list(cfg["std"]),
-            registration="import contrastive.timm_models\n" if registered else "",
-            note=_NOTE.format(architecture=cfg["architecture"]) if registered else "",
+            registration="import contrastive.timm_models\n" if needs_import else "",
+            note=_NOTE.format(architecture=cfg["architecture"]) if needs_import else "",
         )
 
 
@@ -144,17 +144,17 @@ def _architecture(model: str, stem: str) -> str:
 
     import contrastive.timm_models  # noqa: F401 - registers the small-stem architectures
 
-    known = timm.list_models()
+    architectures = timm.list_models()
     small = timm.list_models("*_small", module="timm_models")
     name = model if stem == "standard" or model in small else f"{model}_small"
-    if name in known:
+    if name in architectures:
         return name
-    if model in known:
+    if model in architectures:
         depths = sorted(int(name.removeprefix("resnet").removesuffix("_small")) for name in small)
         raise UsageError(
             f"{model} has no small stem; ResNets of depth {', '.join(map(str, depths))} have one."
         )
-    remedy = did_you_mean(model, known) or " See timm.list_models()."
+    remedy = did_you_mean(model, architectures) or " See timm.list_models()."
     raise UsageError(f"timm has no model '{model}'.{remedy}")
 
 
@@ -163,9 +163,9 @@ def _arguments(name: str, in_channels: int, image_size: int, options: dict[str, 
     import timm
 
     arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels}
-    taken = sorted(arguments.keys() & options.keys())
-    if taken:
-        raise UsageError(f"backbone options: '{taken[0]}' follows from the data; leave it out.")
+    clashes = sorted(arguments.keys() & options.keys())
+    if clashes:
+        raise UsageError(f"backbone options: '{clashes[0]}' follows from the data; leave it out.")
     downloads = [key for key in options if key.startswith("pretrained") or key == "checkpoint_path"]
     if downloads:
         raise UsageError(

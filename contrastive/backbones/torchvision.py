@@ -53,9 +53,9 @@ class Torchvision(Backbone):
 def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if model not in known:
-        remedy = did_you_mean(model, known) or " See torchvision.models.list_models()."
+    names = models.list_models(module=models)
+    if model not in names:
+        remedy = did_you_mean(model, names) or " See torchvision.models.list_models()."
         raise UsageError(f"torchvision has no classification model '{model}'.{remedy}")
     if "pretrained" in options or "weights" in options:
         raise UsageError(
@@ -81,10 +81,10 @@ def _remove_classifier(net: nn.Module) -> None:
     name = [name for name, module in net.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
     parent = net.get_submodule(name.rpartition(".")[0])
     siblings = list(parent.named_children())
-    place = [child for child, _ in siblings].index(name.rpartition(".")[2])
-    setattr(parent, siblings[place][0], nn.Identity())
-    if place and isinstance(siblings[place - 1][1], nn.Dropout):
-        setattr(parent, siblings[place - 1][0], nn.Identity())
+    index = [child for child, _ in siblings].index(name.rpartition(".")[2])
+    setattr(parent, siblings[index][0], nn.Identity())
+    if index and isinstance(siblings[index - 1][1], nn.Dropout):
+        setattr(parent, siblings[index - 1][0], nn.Identity())
 
 
 def _replace_first_convolution(net: nn.Module, in_channels: int) -> None:

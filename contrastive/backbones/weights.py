@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from contrastive.errors import UsageError
 
-_SHOWN = 3
+_MOST_COMPLAINTS = 3
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -88,5 +88,5 @@ def mismatch(net: nn.Module, state: Mapping[str, Tensor]) -> str:
             if name in state and own[name].shape != state[name].shape
         ),
     ]
-    more = f"; and {len(complaints) - _SHOWN} more" if len(complaints) > _SHOWN else ""
-    return f"{'; it '.join(complaints[:_SHOWN])}{more}"
+    more = f"; and {len(complaints) - _MOST_COMPLAINTS} more" if len(complaints) > _MOST_COMPLAINTS else ""
+    return f"{'; it '.join(complaints[:_MOST_COMPLAINTS])}{more}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from contrastive.errors import ContrastiveError, UnreadableImage
-from contrastive.parts import ImageTable, Reduced, Reduction
+from contrastive.parts import ImageTable, ReducedImage, Reduction
 
 #: Pixels an image may have to be held: decoded, a photograph takes ten times the room of its file, and of a
 #: file a reduced scale can be decoded.
@@ -40,14 +40,14 @@ def decode(table: ImageTable, index: int) -> Tensor:
     return pixels
 
 
-def decode_reduced(table: ImageTable, index: int, reduction: Reduction) -> Reduced:
+def decode_reduced(table: ImageTable, index: int, reduction: Reduction) -> ReducedImage:
     """As :meth:`ImageTable.decode_reduced`, of a whole image of the size the table promises.
 
     What is :func:`holdable` is decoded whole, whether it is held or not: its pixels must be the same.
     """
     if holdable(table):
         pixels = decode(table, index)
-        return Reduced(pixels, (pixels.shape[1], pixels.shape[2]), 1)
+        return ReducedImage(pixels, (pixels.shape[1], pixels.shape[2]), 1)
     reduced = table.decode_reduced(index, reduction)
     _check_size(table, index, reduced.size)
     return reduced

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from contrastive.errors import UnreadableImage
-from contrastive.parts import ImageTable, Reduced, Reduction
+from contrastive.parts import ImageTable, ReducedImage, Reduction
 
 #: Larger images are refused by their headers: a file of some kilobytes can claim gigabytes of pixels.
 MAX_PIXELS = 89_478_485
@@ -45,7 +45,7 @@ class EncodedTable(ImageTable):
     def decode(self, index: int) -> Tensor:
         return decode_image(self.encoded(index), self.name(index))
 
-    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
+    def decode_reduced(self, index: int, reduction: Reduction) -> ReducedImage:
         return decode_reduced(self.encoded(index), self.name(index), reduction)
 
 
@@ -63,7 +63,7 @@ def decode_image(data: bytes, name: str, channels: int = 3) -> Tensor:
     return decode_reduced(data, name, lambda size: 1, channels).pixels
 
 
-def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int = 3) -> Reduced:
+def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int = 3) -> ReducedImage:
     """Pixels of an encoded image; of a JPEG at 1/2, 1/4 or 1/8 of its sides where that will do.
 
     At a factor f the decoder transforms 8/f x 8/f frequencies of each block instead of 8 x 8, leaving out
@@ -85,7 +85,7 @@ def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int =
             size = _upright_size(image)
             factor = _draft(image, reduction(size))
             image.load()
-            return Reduced(pixels(image, channels), size, factor)
+            return ReducedImage(pixels(image, channels), size, factor)
     except UnreadableImage:
         raise
     except Exception as error:  # on corrupt input Pillow's decoders raise almost any type

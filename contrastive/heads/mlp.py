@@ -68,9 +68,9 @@ class MLP(Head):
         *hidden, self.out_features = dims
         layers: list[nn.Module] = []
         for width in hidden:
-            normed = batch_norm != "none"
-            layers.append(nn.Linear(in_features, width, bias=not normed))
-            if normed:
+            has_norm = batch_norm != "none"
+            layers.append(nn.Linear(in_features, width, bias=not has_norm))
+            if has_norm:
                 layers.append(nn.BatchNorm1d(width))
             layers.append(nn.ReLU(inplace=True))
             in_features = width

@@ -7,7 +7,7 @@ from .base import Progress as Progress
 from .base import StepPart as StepPart
 from .dataset import Dataset as Dataset
 from .dataset import ImageTable as ImageTable
-from .dataset import Reduced as Reduced
+from .dataset import ReducedImage as ReducedImage
 from .dataset import Reduction as Reduction
 from .dataset import Split as Split
 from .dataset import TableRows as TableRows

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from contrastive.parts.base import Part
-from contrastive.parts.dataset import Reduced
+from contrastive.parts.dataset import ReducedImage
 from contrastive.rng import Key
 
 
@@ -21,7 +21,7 @@ class ViewOfImage(Protocol):
     def reduction(self, size: tuple[int, int]) -> int:
         """By how much the sides of the image, (H, W) as a whole, may be divided before it is cropped."""
 
-    def before(self, image: Reduced) -> Tensor:
+    def before(self, image: ReducedImage) -> Tensor:
         """What a worker does to the image: -> uint8 [C, h, w]."""
 
 

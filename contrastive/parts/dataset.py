@@ -18,7 +18,7 @@ Split = Literal["train", "test"]
 Reduction = Callable[[tuple[int, int]], int]
 
 
-class Reduced(NamedTuple):
+class ReducedImage(NamedTuple):
     """An image decoded at a fraction of its sides.
 
     Attributes:
@@ -66,7 +66,7 @@ class ImageTable(ABC):
         Pixels kept on disk are decoded anew where it differs."""
         return ""
 
-    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
+    def decode_reduced(self, index: int, reduction: Reduction) -> ReducedImage:
         """Pixels of row ``index``, perhaps at a fraction of their sides where that saves time. Asked for
         where images are large or differ in size. Raises UnreadableImage.
 
@@ -78,7 +78,7 @@ class ImageTable(ABC):
             by default those of ``decode``, where f is 1.
         """
         pixels = self.decode(index)
-        return Reduced(pixels, (pixels.shape[1], pixels.shape[2]), 1)
+        return ReducedImage(pixels, (pixels.shape[1], pixels.shape[2]), 1)
 
 
 class Dataset(Part, ABC):
@@ -125,7 +125,7 @@ class TableRows(ImageTable):
     def decode(self, index: int) -> Tensor:
         return self.of.decode(int(self.rows[index]))
 
-    def decode_reduced(self, index: int, reduction: Reduction) -> Reduced:
+    def decode_reduced(self, index: int, reduction: Reduction) -> ReducedImage:
         return self.of.decode_reduced(int(self.rows[index]), reduction)
 
     def name(self, index: int) -> str:

@@ -52,7 +52,7 @@ def register_head(register: Register) -> None:
 
 @hookimpl
 def register_target(register: Register) -> None:
-    register("shared", "contrastive.targets:Shared")
+    register("shared", "contrastive.targets:SharedEncoder")
     register("stop_grad", "contrastive.targets:StopGrad")
     register("ema", "contrastive.targets:EMA")
 

@@ -20,7 +20,7 @@ from typing import Any
 import pluggy
 
 from contrastive import hookspecs
-from contrastive.errors import PluginError, UsageError, did_you_mean, said
+from contrastive.errors import PluginError, UsageError, did_you_mean, one_line
 from contrastive.kinds import API_VERSION, GROUP, KINDS, OLDEST_API_VERSION
 from contrastive.registry import builtin_parts as builtins
 from contrastive.versions import CORE, core_version
@@ -72,7 +72,7 @@ class Entry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:  # whatever a stranger's module raises, it is that plugin's
-            raise self.broken(f"cannot import {self.reference} ({said(error)})") from error
+            raise self.broken(f"cannot import {self.reference} ({one_line(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Registry:
             misfit = interface_misfit(plugin, name)
             manager.register(plugin)
         except Exception as error:  # pluggy refuses a hook with unknown arguments; a plugin object may raise
-            report(f"cannot be registered ({said(error)})")
+            report(f"cannot be registered ({one_line(error)})")
             self.plugins.append(Plugin(name, version, path))
             return
         if misfit:
@@ -173,7 +173,7 @@ class Registry:
             try:
                 hook(register=self._register(kind, name, version, parts, report))
             except (Exception, SystemExit) as error:
-                report(f"{hook.name} failed ({said(error)})")
+                report(f"{hook.name} failed ({one_line(error)})")
         self.plugins.append(Plugin(name, version, path, tuple(hooks), tuple(parts)))
 
     def _register(
@@ -263,7 +263,8 @@ def load_registry(plugins: bool = True) -> Registry:
         try:
             plugin = point.load()
         except (Exception, SystemExit) as error:
-            registry.problems.append(Problem(name, version, f"cannot import {point.value} ({said(error)})"))
+            problem = f"cannot import {point.value} ({one_line(error)})"
+            registry.problems.append(Problem(name, version, problem))
             registry.plugins.append(Plugin(name, version, _file_of(point.module)))
             continue
         registry.add(plugin, name, version)

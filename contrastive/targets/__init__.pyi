@@ -1,3 +1,3 @@
 from .ema import EMA as EMA
-from .shared import Shared as Shared
+from .shared import SharedEncoder as SharedEncoder
 from .stop_grad import StopGrad as StopGrad

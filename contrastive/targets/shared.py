@@ -9,7 +9,7 @@ from torch import Tensor
 from contrastive.parts import Target
 
 
-class Shared(Target):
+class SharedEncoder(Target):
     """The online network itself: its embeddings are the keys, with their gradient (SimCLR)."""
 
     def forward(

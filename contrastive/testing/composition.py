@@ -19,7 +19,7 @@ from contrastive.losses import NTXent
 from contrastive.negatives import InBatch
 from contrastive.parts import Backbone, Head, Target
 from contrastive.recipe import PartSpec
-from contrastive.targets import EMA, Shared, StopGrad
+from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.materials import VIEWS, classes, generator
 from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS
 from contrastive.testing.surroundings import seeded
@@ -88,7 +88,7 @@ def _target(kind: str, part: Any, needs: frozenset[str]) -> Target:
         return part
     if kind == "negatives":  # so that keys differ from queries
         return EMA(0.9)
-    return StopGrad() if "detached_keys" in needs else Shared()
+    return StopGrad() if "detached_keys" in needs else SharedEncoder()
 
 
 def trainable(method: nn.Module) -> list[nn.Parameter]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NoReturn, Protocol
 
-from contrastive.errors import ContrastiveError, said
+from contrastive.errors import ContrastiveError, one_line
 from contrastive.kinds import KINDS
 from contrastive.testing.surroundings import preserved
 
@@ -182,7 +182,7 @@ def _told(error: BaseException, source: str | None) -> str:
     place = _place(error, source)
     if isinstance(error, ContrastiveError) and place is None:
         return str(error)
-    return f"raised {said(error)}" + (f" at {place}" if place else "")
+    return f"raised {one_line(error)}" + (f" at {place}" if place else "")
 
 
 def _place(error: BaseException, source: str | None) -> str | None:

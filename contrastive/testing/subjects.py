@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from contrastive.errors import PluginError, RecipeError, UsageError, Where, did_you_mean, said
+from contrastive.errors import PluginError, RecipeError, UsageError, Where, did_you_mean, one_line
 from contrastive.kinds import GROUP
 from contrastive.recipe import PartSpec, Recipe, Tree, resolve
 from contrastive.recipe.nodes import from_plain
@@ -248,7 +248,7 @@ def _loose(name: str, version: str, module: Any, value: str = "") -> PluginSubje
     """A plugin that need not be installed, beside the built-in parts alone."""
     registry = load_registry(plugins=False)
     if isinstance(module, Exception):
-        registry.problems.append(Problem(name, version, f"cannot import {value} ({said(module)})"))
+        registry.problems.append(Problem(name, version, f"cannot import {value} ({one_line(module)})"))
     else:
         registry.add(module, name, version)
     return PluginSubject(name, version, None if isinstance(module, Exception) else module, registry)

@@ -35,7 +35,7 @@ from contrastive.augmentations import (
 from contrastive.augmentations.pipeline import takes_batches, to_uint8
 from contrastive.commands.preview import CELL, grid
 from contrastive.errors import UsageError
-from contrastive.parts import Reduced
+from contrastive.parts import ReducedImage
 
 KEY = Key(seed=1, epoch=2, view=0)
 
@@ -181,7 +181,7 @@ def test_a_crop_is_calls_once_per_view_of_an_image(monkeypatch: pytest.MonkeyPat
     view = SimCLR(8).pipelines()[0].for_image(3, KEY)
     assert calls == []
     factor = view.reduction((100, 200))
-    view.before(Reduced(images(1, 100, 200)[0], (100, 200), 1))
+    view.before(ReducedImage(images(1, 100, 200)[0], (100, 200), 1))
     assert factor >= 1
     assert calls == [1]
 

@@ -22,7 +22,7 @@ from contrastive.data.tables import holdable
 from contrastive.datasets import HuggingFace, ImageFolder, Parquet
 from contrastive.datasets.decoding import decode_image, decode_reduced
 from contrastive.errors import UnreadableImage
-from contrastive.parts import ImageTable, Reduced
+from contrastive.parts import ImageTable, ReducedImage
 from contrastive.rng import Draws, Key
 from tests.support.images import Images, assert_equal
 
@@ -231,7 +231,7 @@ class Photographs(ImageTable):
         self.asked.append((index, 1))
         return decode_image(self.files[index], self.name(index))
 
-    def decode_reduced(self, index, reduction) -> Reduced:
+    def decode_reduced(self, index, reduction) -> ReducedImage:
         if index in self.bad:
             raise UnreadableImage(self.name(index), "truncated")
         got = decode_reduced(self.files[index], self.name(index), reduction)

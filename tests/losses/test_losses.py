@@ -16,7 +16,7 @@ from contrastive.comparison import Comparison, tiles
 from contrastive.errors import UsageError
 from contrastive.losses import Margin, NTLogistic, NTXent
 from contrastive.negatives import InBatch, NoNegatives
-from contrastive.targets import Shared
+from contrastive.targets import SharedEncoder
 from tests.support import dense
 
 
@@ -273,7 +273,7 @@ def test_negatives_and_target_parts():
     assert not InBatch("other").offers(1, 1)
     assert not NoNegatives().offers(0, 1)
     z = torch.ones(2, 3)
-    keys = Shared()(
+    keys = SharedEncoder()(
         {0: torch.zeros(2, 3, 4, 4), 1: torch.zeros(2, 3, 4, 4)}, {0: z}, lambda x: x.mean((2, 3))
     )
     assert keys[0] is z

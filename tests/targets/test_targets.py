@@ -13,7 +13,7 @@ from contrastive.heads import MLP, NoHead
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch
 from contrastive.parts import TargetWrapper
-from contrastive.targets import EMA, Shared, StopGrad
+from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.training.method import Method
 from contrastive.values import Progress
 from tests.support.encoders import Flat
@@ -154,7 +154,7 @@ def test_the_average_follows_the_weights_of_a_copied_method():
 
 def test_stop_grad_gives_the_values_without_the_gradient():
     views = batches(1)[0]
-    shared, stopped = composed(Shared()), composed(StopGrad())
+    shared, stopped = composed(SharedEncoder()), composed(StopGrad())
     losses = [method(views, torch.arange(4)).loss for method in (shared, stopped)]
     torch.testing.assert_close(*losses)
     for loss in losses:

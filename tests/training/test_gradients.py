@@ -22,7 +22,7 @@ from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss
 from contrastive.registry import load_registry
 from contrastive.rng import derive
-from contrastive.targets import EMA, Shared, StopGrad
+from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.processes import two_processes
 from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes, split_batch
 from contrastive.training.method import Encoded, Method, Output
@@ -126,7 +126,7 @@ def composed(changes: Callable[[], dict[str, Any]] = dict) -> Method:
         "backbone": Pooled(),
         "head": NoHead(5),
         "predictor": None,
-        "target": Shared(),
+        "target": SharedEncoder(),
         "negatives": [InBatch()],
         "losses": [(1.0, NTXent(0.5))],
     }

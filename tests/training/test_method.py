@@ -12,7 +12,7 @@ from contrastive.heads import MLP, NoHead
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss, TargetWrapper
-from contrastive.targets import Shared, StopGrad
+from contrastive.targets import SharedEncoder, StopGrad
 from contrastive.training.method import Method
 from contrastive.values import Progress
 from tests.support.encoders import Flat
@@ -23,7 +23,7 @@ def method(backbone: Backbone | None = None, **changes) -> Method:
         "backbone": backbone or Flat(),
         "head": NoHead(6),
         "predictor": None,
-        "target": Shared(),
+        "target": SharedEncoder(),
         "negatives": [InBatch()],
         "losses": [(1.0, NTXent(0.5))],
     }
@@ -73,10 +73,10 @@ class Opposite(TargetWrapper):
 @pytest.mark.parametrize(
     ("make", "sign"),
     [
-        (Shared, 1),
+        (SharedEncoder, 1),
         (StopGrad, 1),
         (lambda: Opposite(StopGrad()), -1),
-        (lambda: Opposite(Opposite(Shared())), 1),
+        (lambda: Opposite(Opposite(SharedEncoder())), 1),
     ],
 )
 def test_the_comparison_carries_the_keys_as_the_target_made_them(views: list[Tensor], make, sign: int):
@@ -112,7 +112,7 @@ def test_moco_style_views_give_queries_of_one_and_keys_of_the_other(views: list[
 def test_stopped_keys_change_the_gradient_but_not_the_value(views: list[Tensor]):
     net = Flat()
     values, gradients = [], []
-    for target in (Shared(), StopGrad()):
+    for target in (SharedEncoder(), StopGrad()):
         net.zero_grad()
         loss = method(net, target=target)(views, torch.arange(5)).loss
         loss.backward()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from contrastive.parts import Dataset, ImageTable, Reduced
+from contrastive.parts import Dataset, ImageTable, ReducedImage
 
 
 class _Table(ImageTable):
@@ -116,7 +116,7 @@ class DecodesFloats(_Images):
 
 class _HalvedTable(_Table):
     def decode_reduced(self, index, reduction):
-        return Reduced(self.decode(index)[:, ::2, ::2], (8, 8), 2)
+        return ReducedImage(self.decode(index)[:, ::2, ::2], (8, 8), 2)
 
 
 class HalvesWhateverIsAsked(_Images):
