@@ -1,4 +1,4 @@
-"""The candidates of each row of a comparison: blocks of keys, and memories."""
+"""The candidates of each row of a comparison: keys of the batch, and memories."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ViewPair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows of this process and the candidates they face: columns of all processes, and memories."""
+    """Rows of this process and their candidates: columns of all processes, and memories."""
 
     rows: Side
     row_views: tuple[int, ...]
@@ -37,7 +37,7 @@ class Candidates:
     first: int
 
     def blocks(self) -> list[Block]:
-        """The rows, cut where what they are compared with changes from one view to the next."""
+        """The rows, split wherever the candidates change from one view to the next."""
 
         def candidates(view: int) -> tuple[tuple[int, ...], int]:
             candidate_views = tuple(k for k in self.column_views if (view, k) in self.offers)
@@ -57,12 +57,12 @@ class Candidates:
             self.rows.z[rows],
             self._keys(candidate_views),
             self._mask(rows, len(views), b, candidate_views),
-            self.normalised and not self.memories,  # whose entries may be of any length
+            self.normalised and not self.memories,  # their entries may have any length
             self._pair_scores(views),
         )
 
     def _keys(self, candidate_views: tuple[int, ...]) -> Tensor:
-        """What the sweep compares with: [C, D], the views offered and then the memories."""
+        """The columns of the sweep, [C, D]: the candidate views, then the memories."""
         if candidate_views == self.column_views and not self.memories:
             return self.columns.z
         by_view = split_views(self.columns.z, self.column_views)
@@ -106,7 +106,7 @@ class Candidates:
         )
 
     def _is_symmetric(self, views: int, candidate_views: tuple[int, ...]) -> bool:
-        """Whether all rows are in one block, and the columns, but for memories, are these rows."""
+        """Whether the block holds all rows, and its columns, apart from memories, are these same rows."""
         return (
             self.rows is self.columns
             and views == len(self.row_views)
@@ -114,7 +114,7 @@ class Candidates:
         )
 
     def _pair_scores(self, views: list[int]) -> Tensor:
-        """[r, P], similarities of rows with their own pairs."""
+        """Similarities of the rows with their own pairs: [r, P]."""
         rows = split_views(self.rows.z, self.row_views)
 
         def of_view(view: int) -> Tensor:
@@ -130,7 +130,7 @@ def split_views(rows: Tensor, views: Sequence[int]) -> dict[int, Tensor]:
 
 
 def stack_views(by_view: VectorsByView, images: Tensor, labels: Tensor) -> Side:
-    """Rows in the order [view, place]."""
+    """Rows in the order [view, position in the batch]."""
     first = next(iter(by_view.values()))
     view = torch.cat([torch.full((len(first),), v, dtype=torch.int64, device=first.device) for v in by_view])
     return Side(

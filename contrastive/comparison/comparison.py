@@ -1,7 +1,7 @@
 """What a loss sees: queries, keys, which of them belong together, and statistics of their similarities.
 
 Shape letters: b images of a process's batch, B of all processes, V views, D embedding width,
-R rows (queries, ordered [view, place]), K keys (ordered [view, place]), P pairs a row.
+R rows (queries, ordered [view, position]), K keys (ordered [view, position]), P pairs per row.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from contrastive.comparison.rowstats import Scale
 from contrastive.errors import UsageError
 from contrastive.values import Memory, Progress, Side
 
-#: Comparisons of at most so many scores (512 images in two views) are computed in float64 throughout. Above,
-#: scores are float32 and only a row's statistics float64, which tests hold to 1e-5 of the gradient's norm.
+#: Comparisons of at most this many scores (512 images in two views) run in float64 throughout. Larger ones
+#: have float32 scores and float64 row statistics; tests hold the gradient to 1e-5 of its norm.
 SMALL = 2**20
 
 Anchor = Literal["queries", "keys"]
@@ -33,26 +33,26 @@ Anchor = Literal["queries", "keys"]
 class Comparison:
     """Queries against keys, as a loss sees them. Made by :meth:`of`.
 
-    A row's candidates are its own pairs, the blocks of keys it is offered, and the memories. A key of the
-    same image is positive where the views are paired, else ignored. A key of another image, or an entry of
-    a memory, is positive where both labels are known and equal, else negative; a memory may ignore entries
-    of the row's own image.
+    A row's candidates are its own pairs, the keys of the views it is offered, and the memories. A key of the
+    same image is positive if the views are paired and ignored otherwise. A key of another image, or an entry
+    of a memory, is positive if both labels are known and equal and negative otherwise; a memory may ignore
+    entries of the row's own image.
 
     Attributes:
-        queries: rows of the online views that stand in a pair, so every row has a positive; of this process.
-        own_keys: rows of all target views, of this process.
+        queries: rows of this process's online views that are in a pair, so every row has a positive.
+        own_keys: rows of all target views of this process.
         pairs: (online view, target view), never a view with itself.
         offers: (online view, target view) whose other images' keys are candidates.
         query_views, key_views: the views of each side, in the order of its rows.
         memories: entries of earlier batches, in the dtype of the scores.
         labelled: whether keys of the same label are positives.
         across_processes: whether keys are those of all processes.
-        dtype: what losses are returned in: that of the embeddings, at least float32.
-        progress: how far training is.
-        normalised: whether queries and keys are directions.
-        target_keys: view -> keys [b, D] as the target made them: of this process, before they were replaced
-            (:meth:`contrastive.parts.Target.substitute`) or normalised, in the dtype of the encoder and
-            without a gradient.
+        dtype: dtype of the losses: that of the embeddings, but at least float32.
+        progress: how far training has got.
+        normalised: whether queries and keys have unit length.
+        target_keys: view -> keys [b, D] of this process as the target returned them: before they are replaced
+            (:meth:`contrastive.parts.Target.substitute`) or normalised, in the encoder's dtype, without a
+            gradient.
     """
 
     queries: Side
@@ -85,24 +85,24 @@ class Comparison:
         across_processes: bool = False,
         target_keys: VectorsByView | None = None,
     ) -> Comparison:
-        """A comparison of embeddings, row i of every view being the same image.
+        """Compare embeddings; row i of every view is the same image.
 
         Args:
             queries: view -> [b, D] (a list numbers its views from 0), not normalised.
-            keys: the same for the target views; None where the queries are the keys.
+            keys: the same for the target views; None if the queries are the keys.
             labels: [b] int64 (-1 unknown); if given, keys of the same label are positives too.
             images: [b] int64, distinct ids; 0..b-1 if None.
             pairs: (online view, target view); every two different views if None.
             offers: (query view, key view) whose other images are candidates; all if None.
-            memories: entries of earlier batches, z [M, D] as they are to be compared.
+            memories: entries of earlier batches, z [M, D] in the form in which they are compared.
             normalise: compare directions (cosine similarity) instead of raw dot products.
-            progress: steps taken and to take.
-            across_processes: whether the keys of all processes are compared, each having b images of its
-                own; then all processes must make the same comparison.
-            target_keys: view -> [b, D], what a target made if ``keys`` stand in for it; ``keys`` if None.
+            progress: steps taken so far and in total.
+            across_processes: whether to compare with the keys of all processes, each with b images of its
+                own; all processes must then make the same comparison.
+            target_keys: view -> [b, D], the target's keys if ``keys`` replace them; ``keys`` if None.
 
         Raises:
-            UsageError: shapes do not fit, or no two views are paired.
+            UsageError: shapes do not match, or no two views are paired.
         """
         online = _by_view(queries, "queries")
         target = online if keys is None else _by_view(keys, "keys")
@@ -161,11 +161,11 @@ class Comparison:
         """Statistics of each row's similarities s = q . k, over its positives and its negatives.
 
         Args:
-            scales: what ``lse`` multiplies s with (1 / temperature): positive numbers or tensors of one
-                element, which may want a gradient.
+            scales: factors of s in ``lse`` (1 / temperature): positive numbers, or tensors of one element,
+                which may require a gradient.
             anchor: ``queries``: a row is a query and its candidates are keys; ``keys``: a row is a key of
-                this process that stands in a pair, and its candidates are the queries of all processes, by
-                the same pairs and offers (NNCLR). Memories hold keys and are then no candidates.
+                this process that is in a pair, and its candidates are the queries of all processes, with
+                the same pairs and offers (NNCLR). Memories hold keys, so they are not candidates then.
 
         Raises:
             UsageError: a scale is not positive.
@@ -173,7 +173,7 @@ class Comparison:
         return Rows(self._blocks if anchor == "queries" else self._key_blocks, scales)
 
     def aligned(self) -> list[tuple[Tensor, Tensor]]:
-        """In the order of ``pairs``: (query [b, D], its own key [b, D])."""
+        """(query [b, D], its own key [b, D]) per pair, in the order of ``pairs``."""
         queries, keys = (
             split_views(self.queries.z, self.query_views),
             split_views(self.own_keys.z, self.key_views),
@@ -194,7 +194,7 @@ class Comparison:
 
     @cached_property
     def keys(self) -> Side:
-        """Rows of all target views, of all processes: [view, place in the global batch]."""
+        """Rows of all target views, of all processes: [view, position in the global batch]."""
         return self._gather_side(self.own_keys, len(self.key_views))
 
     @cached_property
@@ -249,7 +249,7 @@ class Comparison:
 
     @property
     def _first(self) -> int:
-        """The place of this process's first image in the global batch."""
+        """Index of this process's first image in the global batch."""
         b = len(self.own_keys.z) // len(self.key_views)
         return distributed.rank() * b if self.across_processes else 0
 
@@ -257,7 +257,7 @@ class Comparison:
 def _by_view(embeddings: Sequence[Tensor] | VectorsByView, what: str) -> dict[int, Tensor]:
     by_view = dict(embeddings) if isinstance(embeddings, Mapping) else dict(enumerate(embeddings))
     if not by_view:
-        raise UsageError(f"A comparison needs {what}; give one tensor [b, D] a view.")
+        raise UsageError(f"A comparison needs {what}; give one tensor [b, D] per view.")
     return by_view
 
 
@@ -283,12 +283,12 @@ def _check(
             continue
         if numbers.shape != first.shape[:1] or numbers.is_floating_point():
             raise UsageError(
-                f"{what} must be integers of shape [{len(first)}], one an image, "
+                f"{what} must be integers of shape [{len(first)}], one per image, "
                 f"not {numbers.dtype} of shape {list(numbers.shape)}."
             )
     if images is not None and images.device.type == "cpu" and len(images.unique()) < len(images):
         raise UsageError(
-            "images must be distinct: an image that stands twice in a batch is its own false negative."
+            "images must be distinct: an image that appears twice in a batch is its own false negative."
         )
     for memory in memories:
         if memory.z.ndim != 2 or memory.z.shape[1] != first.shape[1]:

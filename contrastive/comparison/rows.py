@@ -1,6 +1,6 @@
 """Statistics of each row of a comparison, separately over its positives and its negatives.
 
-Shape letters: R rows, r rows of a block, C columns of a block, P pairs a row, D width.
+Shape letters: R rows, r rows of a block, C columns of a block, P pairs per row, D width.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from contrastive.errors import UsageError
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows that are offered the same blocks of keys and have as many pairs."""
+    """Consecutive rows with the same candidates and the same number of pairs."""
 
     rows: slice
     queries: Tensor  # [r, D]
-    keys: Tensor  # [C, D], the blocks offered
+    keys: Tensor  # [C, D], the candidates
     mask: Mask
     unit: bool  # whether no similarity exceeds 1
-    pair_scores: Tensor  # [r, P], similarities with the row's own pairs
+    pair_scores: Tensor  # [r, P], similarities of a row with its own pairs
 
 
 class Rows:
     """Statistics of each row, separately over its positives and its negatives.
 
-    ``lse`` of both is one sweep over the candidates, made when either is first read; ``sum`` and
-    ``top`` are a further sweep each; ``count`` and ``mean`` need none. All are in float64 where the
-    device has it, and no tensor of R x K elements is ever stored.
+    The first read of either ``lse`` sweeps the candidates once, for both; each ``sum`` and ``top`` is
+    another sweep; ``count`` and ``mean`` need none. All are float64 if the device supports it, and no
+    tensor of R x K elements is ever stored.
     """
 
     def __init__(self, blocks: Sequence[Block], scales: Sequence[Scale]):
@@ -57,8 +57,8 @@ class Rows:
 class RowStatistics:
     """Statistics of each row over one set of candidates.
 
-    A row without candidates has count, mean and sum 0 and lse and top minus infinity, all with zero
-    gradient.
+    A row without candidates has count, mean and sum 0; its lse and top are minus infinity. Their
+    gradients are zero.
     """
 
     def __init__(self, rows: Rows, blocks: Sequence[Block], with_pairs: bool, relation: Relation | None):
@@ -66,7 +66,7 @@ class RowStatistics:
 
     @cached_property
     def count(self) -> Tensor:
-        """[R], how many candidates each row has."""
+        """Number of candidates of each row: [R]."""
 
         def of_pairs(block: Block) -> Tensor:
             return torch.full_like(block.pair_scores[:, 0], block.pair_scores.shape[1])
@@ -78,7 +78,7 @@ class RowStatistics:
 
     @cached_property
     def mean(self) -> Tensor:
-        """[R], mean similarity."""
+        """Mean similarity of each row: [R]."""
 
         def of_sweep(block: Block, relation: Relation) -> Tensor:
             return rowstats.row_total(block.queries, block.keys, block.mask, relation)
@@ -89,20 +89,20 @@ class RowStatistics:
 
     @cached_property
     def lse(self) -> tuple[Tensor, ...]:
-        """One [R] a scale: log sum exp(scale * s)."""
+        """log sum exp(scale * s) of each row: one [R] per scale."""
         return tuple(self._lse(i, scale) for i, scale in enumerate(self._rows.scales))
 
     def sum(self, f: Callable[..., Tensor], *args: Tensor) -> Tensor:
-        """[R], the sum of f(s, *args) over each row's candidates.
+        """The sum of f(s, *args) over each row's candidates: [R].
 
         Args:
-            f: a pure elementwise function of similarities s [r, c], which it may be given for any part
-                of the rows and more than once.
-            args: tensors [R], which f sees as [r, 1], or of no dimension. Whatever wants a gradient
-                comes in here.
+            f: a pure elementwise function of similarities s [r, c]; it may be called on any part of the
+                rows, and more than once.
+            args: tensors [R], which f receives as [r, 1], or scalars. Every tensor that requires a
+                gradient must be passed here.
 
         Raises:
-            UsageError: f closes over a tensor that wants a gradient, or does not keep the shape of s.
+            UsageError: f closes over a tensor that requires a gradient, or does not keep the shape of s.
         """
         for arg in args:
             if arg.shape not in ((), self.count.shape):
@@ -123,7 +123,7 @@ class RowStatistics:
         return self._merge(of_pairs, of_sweep, torch.add)
 
     def top(self, k: int, below: Tensor | None = None) -> Tensor:
-        """[R, k], the largest similarities of each row, largest first; minus infinity where it has fewer.
+        """The k largest similarities of each row, largest first: [R, k]; minus infinity fills up short rows.
 
         Args:
             k: how many.
@@ -163,7 +163,7 @@ class RowStatistics:
         of_sweep: Callable[[Block, Relation], Tensor],
         join: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """The statistic of this set from that of the pairs, that of the swept candidates, or both."""
+        """Combine the statistic of the pairs, of the other candidates, or of both, block by block."""
         by_block = []
         for block in self._blocks:
             parts = [of_pairs(block)] if self._with_pairs else []

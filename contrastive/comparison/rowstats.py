@@ -1,7 +1,7 @@
-"""Statistics over the rows of Q K^T that never store it.
+"""Statistics over the rows of Q K^T, which is never stored.
 
-The score matrix is swept in tiles (:mod:`contrastive.comparison.tiles`), once for the values and once again
-in the backward pass.
+A sweep goes over the score matrix in tiles (:mod:`contrastive.comparison.tiles`): once for the values, once
+more in the backward pass.
 
 Shape letters: R rows (queries), C columns (keys), D width, r rows and c columns of a tile.
 """
@@ -44,11 +44,11 @@ def logsumexp(
         keys: [C, D].
         mask: the columns of each relation.
         scales: positive numbers, or tensors of one element, whose value the host never reads.
-        unit: no |s| exceeds 1, so that 1 can stand for each row's maximum.
+        unit: whether no |s| exceeds 1, so that 1 can replace each row's maximum.
 
     Returns:
-        relation -> one [R] a scale, in :func:`wide`'s dtype; minus infinity, with zero gradient,
-        where a row has no column.
+        relation -> one [R] per scale, in :func:`wide`'s dtype; minus infinity, with zero gradient,
+        for a row without columns.
 
     Raises:
         UsageError: a scale is not a positive number or a tensor of one element.
@@ -69,14 +69,14 @@ def logsumexp(
 def _in_range(scale: Scale, dtype: torch.dtype) -> bool:
     """Whether exp(scale * (s - 1)) and its inverse are normal numbers of ``dtype`` for all s in [-1, 1].
 
-    Three tenths of the exponents are left for the gradients that multiply them; in float32 temperatures
-    from 0.033 on are in range, in float64 from 0.0041 on.
+    Three tenths of the exponent range are left for the gradients that multiply these numbers. In range are
+    temperatures from 0.033 in float32 and from 0.0041 in float64.
     """
     return not isinstance(scale, Tensor) and 2 * scale <= -0.7 * math.log(torch.finfo(dtype).tiny)
 
 
 def row_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
-    """How many columns stand in ``relation`` to each row: [R] int64."""
+    """Number of columns in ``relation`` to each row: [R] int64."""
     if mask.column_image is not None:
         return _swept_count(mask, relation, device)
     hidden = 0 if mask.hidden is None else mask.hidden.sum()
@@ -89,7 +89,7 @@ def row_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
 
 
 def _swept_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
-    """:func:`row_count` where each row has columns of its own to leave out."""
+    """:func:`row_count` if each row leaves out columns of its own."""
     count = torch.zeros(mask.rows, dtype=torch.int64, device=device)
     flat = buffer(torch.empty(0, device=device))
     for tile in tiles(mask, device):
@@ -100,10 +100,10 @@ def _swept_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor
 
 
 def row_total(queries: Tensor, keys: Tensor, mask: Mask, relation: Relation) -> Tensor:
-    """sum of s of each row over a relation's columns: [R], in :func:`wide`'s dtype.
+    """The sum of s over each row's columns in a relation: [R], in :func:`wide`'s dtype.
 
-    Linear in the keys, so it is a product with sums of keys and needs no sweep, unless rows leave out
-    columns that no place in the batch tells.
+    It is linear in the keys: a product with sums of keys, without a sweep, unless rows leave out columns
+    that their position in the batch does not determine.
     """
     if mask.column_image is not None:
         return row_sum(queries, keys, mask, relation, lambda s: s)
@@ -114,7 +114,7 @@ def row_total(queries: Tensor, keys: Tensor, mask: Mask, relation: Relation) -> 
     everything = keys.sum(0) - own
     if mask.row_label is None or mask.column_label is None:
         return (queries * everything).sum(1)
-    # The place of a label's first column, in sorted order, numbers the label without a look from the host.
+    # The index of a label's first column, in sorted order, is the label's number; the host reads nothing.
     labels, first, last = _label_runs(mask.row_label, mask.column_label)
     number = torch.searchsorted(labels, mask.column_label)  # [C]
     by_label = keys.new_zeros(len(keys) + 1, keys.shape[1]).index_add(0, number, keys)  # [C + 1, D]
@@ -135,7 +135,7 @@ def _label_runs(row_label: Tensor, column_label: Tensor) -> tuple[Tensor, Tensor
 def row_sum(
     queries: Tensor, keys: Tensor, mask: Mask, relation: Relation, f: Callable[..., Tensor], *args: Tensor
 ) -> Tensor:
-    """sum of f(s, *args) of each row over a relation's columns: [R]; see :func:`evaluate` for ``f``."""
+    """The sum of f(s, *args) over each row's columns in a relation: [R]; see :func:`evaluate` for ``f``."""
     return _RowSum.apply(queries, keys, mask, relation, f, *args)
 
 
@@ -144,7 +144,7 @@ def row_top(
 ) -> Tensor:
     """The k largest s of each row, largest first, strictly below ``below`` [R]: [R, k].
 
-    Minus infinity, with zero gradient, fills rows that have fewer.
+    Minus infinity, with zero gradient, fills up rows that have fewer.
     """
     if below is not None:
         below = _rounded_up(below.detach(), queries.dtype)
@@ -152,16 +152,16 @@ def row_top(
 
 
 def _rounded_up(limit: Tensor, dtype: torch.dtype) -> Tensor:
-    """The least number of ``dtype`` that is no less, below which the same numbers of ``dtype`` are."""
+    """The least number of ``dtype`` not below ``limit``: the same numbers of ``dtype`` are below both."""
     near = limit.to(dtype)
     return torch.where(near < limit, near.nextafter(near.new_tensor(torch.inf)), near)
 
 
 def evaluate(f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor]) -> Tensor:
-    """f(scores [r, c], *args), an argument [r] seen as [r, 1] and one of a single element as it is.
+    """f(scores [r, c], *args), where an argument [r] becomes [r, 1] and a scalar stays as it is.
 
     Raises:
-        UsageError: ``f`` does not keep the shape, or closes over a tensor that wants a gradient.
+        UsageError: ``f`` does not keep the shape, or closes over a tensor that requires a gradient.
     """
     with torch.enable_grad():
         values = f(scores.detach(), *(_column(a.detach()) for a in args))
@@ -172,13 +172,13 @@ def evaluate(f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor]) -
         )
     if values.requires_grad:
         raise UsageError(
-            "f in sum(f, *args) closes over a tensor that wants a gradient; pass it as an argument."
+            "f in sum(f, *args) closes over a tensor that requires a gradient; pass it as an argument."
         )
     return f(scores, *map(_column, args)) if torch.is_grad_enabled() else values
 
 
 class _LogSumExp(torch.autograd.Function):
-    """A row's sum is kept as exp(scale * (s - shift)): the shift is 1, or the row's largest s so far."""
+    """Sums exp(scale * (s - shift)) over each row; the shift is 1 or the row's largest s so far."""
 
     @staticmethod
     def forward(
@@ -249,7 +249,7 @@ class _LogSumExp(torch.autograd.Function):
 def _raise(
     peak: Tensor, totals: Sequence[Tensor], scales: Sequence[Scale], tile: Tile, similarities: Tensor
 ) -> None:
-    """Move the shift of a tile's rows to their largest s so far; no column yet is minus infinity."""
+    """Move the shift of a tile's rows to their largest s so far: minus infinity before their first column."""
     for rows, _, turn in tile.faces:
         before, after = peak[rows], torch.maximum(peak[rows], turn(similarities).amax(1))
         for total, scale in zip(totals, scales, strict=True):
@@ -260,7 +260,7 @@ def _raise(
 def _weights(
     tile: Tile, similarities: Tensor, peak: Tensor | None, scale: Scale, work: Tensor
 ) -> Iterator[tuple[slice, Turn, Tensor]]:
-    """exp(scale * (s - shift)) [r, c] for the rows of each side of a tile: once where they share a shift."""
+    """exp(scale * (s - shift)) [r, c] for the rows of each face of a tile: once if they share a shift."""
     weight = tile.of(work)
     if peak is None:
         torch.sub(similarities, 1, out=weight).mul_(scale).exp_()
@@ -271,12 +271,12 @@ def _weights(
 
 
 def _over(lse: Tensor, gradient: Tensor, shift: Tensor | float, scale: Scale) -> Tensor:
-    """gradient * exp(scale * shift - lse) [R]; a row without columns passes nothing on."""
+    """gradient * exp(scale * shift - lse) [R]; 0 for a row without columns."""
     return torch.where(lse.isinf(), 0, gradient * (shift * scale - lse).exp())
 
 
 def _finite(peak: Tensor) -> Tensor:
-    """0 where a row has no column, so that s - peak stays defined."""
+    """``peak``, but 0 for a row without columns, so that s - peak stays defined."""
     return torch.where(peak.isinf(), 0, peak)
 
 
@@ -294,7 +294,7 @@ class _RowSum(torch.autograd.Function):
         out = queries.new_zeros(len(queries), dtype=wide(queries))
         with full_precision(queries):
             for tile, (scores,) in _relations(queries, keys, mask, relation):
-                for faces in _alike(tile, args):
+                for faces in _face_groups(tile, args):
                     rows, _, turn = faces[0]
                     inputs, _ = _safe_scores(turn(scores), mask.touches(tile))
                     values = turn(evaluate(f, inputs, [_rows(a, rows).to(inputs) for a in args]))
@@ -318,7 +318,7 @@ class _RowSum(torch.autograd.Function):
         seeds, gradient = buffer(queries), gradient.to(queries)
         with full_precision(queries):
             for tile, (scores,) in _relations(queries, keys, mask, relation):
-                for faces in _alike(tile, args):
+                for faces in _face_groups(tile, args):
                     seed = tile.of(seeds).zero_()
                     for rows, _, turn in faces:
                         turn(seed).add_(gradient[rows, None])
@@ -337,8 +337,8 @@ class _RowSum(torch.autograd.Function):
         return (*accumulator.gradients, None, None, None, *of_args)
 
 
-def _alike(tile: Tile, args: Sequence[Tensor]) -> Iterator[tuple[Face, ...]]:
-    """The sides of a tile in groups for which f(s, *args) is the same: all, unless rows have arguments."""
+def _face_groups(tile: Tile, args: Sequence[Tensor]) -> Iterator[tuple[Face, ...]]:
+    """The faces of a tile in groups that share f(s, *args): all of them, unless arguments differ per row."""
     if any(a.ndim for a in args):
         yield from ((face,) for face in tile.faces)
     else:
@@ -346,10 +346,10 @@ def _alike(tile: Tile, args: Sequence[Tensor]) -> Iterator[tuple[Face, ...]]:
 
 
 def _safe_scores(scores: Tensor, may_be_masked: bool) -> tuple[Tensor, Tensor | None]:
-    """Scores [r, c] in which the row's peak stands in for columns outside the relation; which rows have one.
+    """Scores [r, c] with the row's peak in columns outside the relation, and which rows have a peak.
 
-    So a function of a score is never asked about one that the loss may not see (its own, for example,
-    where a logarithm could be undefined and the gradient 0 * nan).
+    So a function is never called with a score that the loss may not see: with the row's own, for example, a
+    logarithm could be undefined and the gradient 0 * nan.
     """
     if not may_be_masked:
         return scores, None
@@ -364,7 +364,7 @@ def _slopes(
     needs_gradient: Sequence[bool],
     seed: Tensor,
 ) -> Sequence[Tensor | None]:
-    """Gradients of f(scores [r, c], *args), whose own is ``seed``: [r, c], and [r, 1] of each argument."""
+    """Gradients of f(scores [r, c], *args), from its own, ``seed``: [r, c], and [r, 1] per argument."""
     inputs = [scores.detach().requires_grad_()]
     for arg, needs in zip(args, needs_gradient, strict=True):
         value = _column(arg.detach().to(scores))
@@ -428,7 +428,7 @@ class _RowTop(torch.autograd.Function):
 def _relations(
     queries: Tensor, keys: Tensor, mask: Mask, only: Relation | None = None
 ) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
-    """Tiles of scores, one a relation, minus infinity outside it; the caller may overwrite them."""
+    """Tiles of scores, one per relation, minus infinity outside it; the caller may overwrite them."""
     relations = mask.relations if only is None else (only,)
     spare = buffer(queries) if len(relations) > 1 else None
 

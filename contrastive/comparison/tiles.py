@@ -1,7 +1,7 @@
-"""The score matrix Q K^T in tiles, each made in the memory of the one before, and which entries count.
+"""The score matrix Q K^T in tiles that share one buffer, and which of its entries count.
 
-Where rows are columns too, only tiles on and above the diagonal are made: each also stands, turned over,
-for the one below. Memory is linear in rows and columns.
+If rows are columns too, only the tiles on and above the diagonal are computed: each also serves, transposed,
+as the one below. Memory is linear in rows and columns.
 
 Shape letters: R rows (queries), C columns (keys), D width, r rows and c columns of a tile.
 """
@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-#: Elements of a tile on the CPU: 1 MiB of float32, so that a tile and what is made of it stay in the caches
-#: of two cores. An accelerator, whose every call costs microseconds, gets 64 MiB.
+#: Elements of a tile on the CPU: 1 MiB of float32, so that a tile and the tensors derived from it stay in the
+#: caches of two cores. An accelerator gets 64 MiB, because each call costs microseconds.
 TILE_ELEMENTS = 2**18
 _ON_ACCELERATOR = 64
 
@@ -27,23 +27,23 @@ Relation = Literal["other", "same"]
 
 @dataclass(frozen=True)
 class Mask:
-    """Which columns a row has to do with, and how. Unknown labels match nothing.
+    """Which columns count for a row, and in which relation. Unknown labels match nothing.
 
-    Rows are ordered [view, place], columns [view, place] and then memories. The columns of a row's own
-    image are left out: they lie on diagonals, which the host knows.
+    Rows are ordered [view, position], columns [view, position] and then memories. The columns of a row's own
+    image are left out: they lie on diagonals that the host can compute.
 
     Attributes:
         rows, columns: R and C.
-        images: rows a view.
-        first: the place of the rows' first image among a view's columns.
-        batch: columns a view.
-        views: of the columns, so that the first ``views * batch`` columns are no memories.
-        mirrored: the first R columns are the rows; their gradient is given as the queries'.
+        images: rows per view.
+        first: index of the rows' first image among a view's columns.
+        batch: columns per view.
+        views: views of the columns; columns after the first ``views * batch`` are memories.
+        is_symmetric: whether the first R columns are the rows; their gradient is then added to the queries'.
         row_label, column_label: [R] and [C] int64 with -1 for unknown, or None. A column whose label
-            is known and equal stands in relation ``same`` to the row, every further one in ``other``.
+            is known and equal is in relation ``same`` to the row, every other one in ``other``.
         hidden: [C] bool or None: columns that every row leaves out; their label is -1.
         row_image, column_image: [R] and [C] int64, or None. A column of the row's image is left out
-            too; -1 is no row's image.
+            too; -1 matches no row.
     """
 
     rows: int
@@ -68,7 +68,7 @@ class Mask:
         return self.row_label is not None or self._has_memories(tile) or any(self._own_diagonals(tile))
 
     def fill(self, scores: Tensor, tile: Tile, relation: Relation, value: float) -> Tensor:
-        """Overwrite the columns that do not stand in ``relation`` to their row, in place; [r, c]."""
+        """Overwrite the columns that are not in ``relation`` to their row, in place; [r, c]."""
         for row, column, length in self._own_diagonals(tile):
             scores[row : row + length, column : column + length].diagonal().fill_(value)
         if self._has_memories(tile) and self.hidden is not None:
@@ -111,7 +111,7 @@ Face = tuple[slice, slice, Turn]
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of the score matrix; where ``mirrored``, of the one beyond the diagonal too."""
+    """A rectangle of the score matrix and, if ``has_mirror``, its mirror image across the diagonal."""
 
     rows: slice
     columns: slice
@@ -119,12 +119,12 @@ class Tile:
 
     @property
     def faces(self) -> tuple[Face, ...]:
-        """(rows, columns, how to turn what is [r, c] so that these are its rows and columns)."""
+        """(rows, columns, the function that turns [r, c] so that these are its rows and columns)."""
         straight = (self.rows, self.columns, _as_it_is)
         return (straight, (self.columns, self.rows, torch.t)) if self.has_mirror else (straight,)
 
     def of(self, flat: Tensor) -> Tensor:
-        """Part of a flat buffer: [r, c]."""
+        """The start of a flat buffer, as [r, c]."""
         shape = (self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
         return flat[: math.prod(shape)].view(shape)
 
@@ -134,13 +134,13 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 
 def tiles(mask: Mask, device: torch.device) -> Iterator[Tile]:
-    """The tiles of a sweep, none of more than :func:`tile_elements`: square, unless R or C is short."""
+    """The tiles of a sweep, none larger than :func:`tile_elements`: square, unless R or C is small."""
     elements = tile_elements(device)
     height = math.isqrt(elements)
     if not mask.is_symmetric:
         height = max(height, elements // max(1, mask.columns))
     height = min(height, max(1, mask.rows))
-    first_other = mask.rows if mask.is_symmetric else 0  # the first column that is no row
+    first_other = mask.rows if mask.is_symmetric else 0  # the first column that is not a row
     for rows in _slices(0, mask.rows, height):
         if mask.is_symmetric:
             yield Tile(rows, rows)
@@ -165,14 +165,14 @@ def _slices(start: int, stop: int, length: int) -> Iterator[slice]:
 
 
 def sweep(queries: Tensor, keys: Tensor, mask: Mask) -> Iterator[tuple[Tile, Tensor]]:
-    """Tiles and their scores [r, c], all in the same memory, which the caller may overwrite."""
+    """Tiles and their scores [r, c], all in one buffer, which the caller may overwrite."""
     flat = buffer(queries)
     for tile in tiles(mask, queries.device):
         yield tile, torch.mm(queries[tile.rows], keys[tile.columns].T, out=tile.of(flat))
 
 
 class GradientAccumulator:
-    """Gathers the gradients of queries [R, D] and keys [C, D] from d loss / d s, tile by tile."""
+    """Accumulates the gradients of queries [R, D] and keys [C, D] from d loss / d s, tile by tile."""
 
     def __init__(self, ctx: Any, queries: Tensor, keys: Tensor, mask: Mask):
         self._queries, self._keys, self._mask = queries, keys, mask
@@ -185,7 +185,7 @@ class GradientAccumulator:
         return self.of_queries, self.of_keys
 
     def add(self, tile: Tile, slope: Tensor) -> None:
-        """``slope`` [r, c]; of a mirrored tile the sum of both sides'."""
+        """Add d loss / d s of a tile, ``slope`` [r, c]: if it has a mirror, the sum over both faces."""
         if self.of_queries is not None:
             self.of_queries[tile.rows].addmm_(slope, self._keys[tile.columns])
         rows_too = self._mask.is_symmetric and tile.columns.stop <= self._mask.rows

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Elements that are raised to float64 at a time.
+#: Elements converted to float64 at a time.
 _CHUNK = 2**17
 
 
 def wide(reference: Tensor) -> torch.dtype:
-    """The dtype of a row's statistics: float64, in which 1/temperature amplifies no rounding."""
+    """The dtype of a row's statistics: float64, so that 1/temperature does not amplify rounding."""
     return torch.float32 if reference.device.type == "mps" else torch.float64
 
 
 def direction(z: Tensor, dtype: torch.dtype) -> Tensor:
-    """z / |z| [R, D], right to the last bit of ``dtype``; a zero vector stays zero and gets no gradient.
+    """z / |z| [R, D], exact to the last bit of ``dtype``; a zero vector stays zero and gets no gradient.
 
     The gradient, up to 1 / |z|, is finite in the dtype of z: no row counts as shorter than its ``tiny``.
 
@@ -58,7 +58,7 @@ class _Direction(torch.autograd.Function):
         of_z = torch.empty_like(unit, dtype=ctx.z_dtype)
         for rows in _chunks(unit):
             u, g, length = unit[rows].to(norm.dtype), gradient[rows].to(norm.dtype), norm[rows]
-            along = torch.where(length < ctx.least, 0, (u * g).sum(1, keepdim=True))  # held at the least
+            along = torch.where(length < ctx.least, 0, (u * g).sum(1, keepdim=True))  # clamped at the least
             across = torch.addcmul(g, u, along, value=-1) / length.clamp_min(ctx.least)
             of_z[rows] = torch.where(length > 0, across, 0)
         return of_z, None, None
