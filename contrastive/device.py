@@ -1,4 +1,4 @@
-"""Where tensors are: copies between host and device, and the peak memory of a process."""
+"""Copies between host and device, and the peak memory of a process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 def to_host(values: Tensor) -> Callable[[], list[float]]:
-    """Begin to copy numbers [n] to the host; calling the result waits for that copy alone and gives them.
+    """Start to copy numbers [n] to the host; calling the result waits only for that copy and returns them.
 
-    A plain ``tolist`` a step later would wait for the step that a GPU has been given since, too.
+    A plain ``tolist`` one step later would also wait for the step that the GPU has started since.
     """
     if not values.is_cuda:
         return values.tolist
@@ -30,7 +30,7 @@ def to_host(values: Tensor) -> Callable[[], list[float]]:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory: allocated on the GPU, or of this process on a CPU, in MiB."""
+    """Peak memory in MiB: allocated on the GPU, or used by this process on a CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
@@ -38,10 +38,10 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def to_device(values: np.ndarray, pixels: Tensor) -> Tensor:
-    """Parameters where the pixels are: floats in their precision, all else as it is."""
+    """Parameters on the device of the pixels: floats in their precision, other types unchanged."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     if tensor.is_floating_point():
         tensor = tensor.to(pixels.dtype)
-    if pixels.is_cuda:  # from pageable memory, every copy would wait for all that the device has yet to do
+    if pixels.is_cuda:  # from pageable memory, every copy would wait for the device's whole queue
         tensor = tensor.pin_memory()
     return tensor.to(pixels.device, non_blocking=pixels.is_cuda)

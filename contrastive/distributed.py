@@ -1,10 +1,10 @@
-"""Tensors and decisions of all processes. In one process every function here is the identity.
+"""Tensors and decisions that processes share. In one process every function here is the identity.
 
-Backward passes sum over the processes: together with the mean that data parallelism takes of the
-gradients, a loss of local rows against gathered keys, or one computed alike on every process, gets the
-gradient of the whole batch and is never scaled by the number of processes.
+Backward passes sum over the processes. Data parallelism then averages the gradients, so a loss of local rows
+against gathered keys, or one that every process computes identically, gets the gradient of the whole batch
+and is never scaled by the number of processes.
 
-Shape letters: W processes, b rows of each (the same on all), B = W b.
+Shape letters: W processes, b rows per process (the same on all), B = W b.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The index of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -45,7 +45,7 @@ def local(x: Tensor) -> Tensor:
 
 
 def broadcast(x: Tensor, source: int = 0) -> Tensor:
-    """x as the process ``source`` has it, on every process; without a gradient."""
+    """The x of process ``source``, on every process; without a gradient."""
     if world_size() == 1:
         return x
     copy = x.detach().clone()
@@ -66,9 +66,9 @@ def mean(x: Tensor) -> Tensor:
 
 
 def on_first(call: Callable[[], T]) -> T:
-    """What ``ask`` gives on process 0, which alone calls it, told to every process; all wait for it.
+    """The result of ``call``, which only process 0 makes, on every process; all wait for it.
 
-    An error that it raises there, of the kinds a user can mend, is raised on every process.
+    If it raises an error there that a user can fix, every process raises that error.
     """
     if world_size() == 1:
         return call()
@@ -85,7 +85,7 @@ def on_first(call: Callable[[], T]) -> T:
 
 
 def union(mapping: Mapping[Any, T]) -> dict[Any, T]:
-    """The entries of every process's mapping; where keys meet, those of the last process."""
+    """The entries of every process's mapping; the last process wins if several have a key."""
     if world_size() == 1:
         return dict(mapping)
     each: list[Any] = [None] * world_size()
@@ -94,23 +94,25 @@ def union(mapping: Mapping[Any, T]) -> dict[Any, T]:
 
 
 def explain_lost_connection(error: RuntimeError) -> ContrastiveError | None:
-    """What to say where a collective failed because another process ended; None where it did not."""
+    """The error to report if a collective failed because another process exited; None if it did not."""
     message = str(error)
     if world_size() == 1 or not (
         isinstance(error, dist.DistError) or "gloo" in message or "by peer" in message
     ):
         return None
-    return ContrastiveError(f"process {rank()} of {world_size()} lost another one, which has ended.")
+    return ContrastiveError(
+        f"process {rank()} of {world_size()} lost its connection to another process, which has exited."
+    )
 
 
 class Vote:
-    """Whether any process was asked to stop, answered alike on all of them.
+    """Whether any process was asked to stop; all processes get the same answer.
 
-    Every call starts a vote and gives the outcome of the one before, so that no process waits for another
-    and no device for its host; all processes call it equally often. It is held among the hosts, over gloo.
+    Every call starts a vote and returns the outcome of the previous one, so that no process waits for
+    another and no device for its host. All processes must call it equally often. Hosts vote over gloo.
 
     Args:
-        asked: whether this process was.
+        interrupted: whether this process was asked to stop.
     """
 
     def __init__(self, interrupted: Callable[[], bool]):
@@ -130,13 +132,13 @@ class Vote:
 
 
 def check_equal(parts: Mapping[str, nn.Module]) -> None:
-    """See that every process holds the same weights and state, bit for bit.
+    """Check that every process holds the same weights and state, bit for bit.
 
-    Running statistics of batch norm are left out: each process keeps its own, training never reads them,
-    and evaluation and checkpoints take those of process 0.
+    Running statistics of batch norm are left out: each process has its own, training never reads them,
+    and evaluation and checkpoints use those of process 0.
 
     Raises:
-        ContrastiveError: names the parts that differ.
+        ContrastiveError: some parts differ; the message names them.
     """
     if world_size() == 1:
         return
@@ -145,8 +147,9 @@ def check_equal(parts: Mapping[str, nn.Module]) -> None:
     differing = [path for path in parts if any(one[path] != each[0][path] for one in each)]
     if differing:
         raise ContrastiveError(
-            f"the processes no longer agree on {', '.join(differing)}: a part drew or kept something of its "
-            "own. No checkpoint was written. Train in one process, or report it to the author of the part."
+            f"the processes no longer agree on {', '.join(differing)}: a part drew random "
+            "numbers or kept state of its own. No checkpoint was written. Train in one process, or report it "
+            "to the author of the part."
         )
 
 
@@ -181,5 +184,5 @@ class _Gather(torch.autograd.Function):
 
 
 def is_first() -> bool:
-    """Whether this process is the one that talks and writes."""
+    """Whether this process is the one that prints and writes."""
     return PartialState().is_main_process

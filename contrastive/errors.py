@@ -1,6 +1,6 @@
-"""Errors as interface: one clear sentence, the place, the remedy, the exit code.
+"""Errors as interface: one clear sentence, the location, the remedy, the exit code.
 
-Everything a user can do wrong raises a subclass of :class:`ContrastiveError`; the command line
+Every mistake a user can make raises a subclass of :class:`ContrastiveError`; the command line
 prints its message without a traceback and exits with ``exit_code``.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 
 class ContrastiveError(Exception):
-    """The run failed for a reason that one sentence can tell."""
+    """The run failed for a reason that fits into one sentence."""
 
     exit_code = 1
 
@@ -25,12 +25,12 @@ class UsageError(ContrastiveError):
 
 
 class PluginError(ContrastiveError):
-    """A plugin is broken or absent."""
+    """A plugin is broken or missing."""
 
     exit_code = 3
 
 
-class Interrupted(ContrastiveError):  # noqa: N818 - what the user asked for is not an error
+class Interrupted(ContrastiveError):  # noqa: N818 - what the user requested is not an error
     """Ctrl-C or SIGTERM, after saving."""
 
     exit_code = 130
@@ -38,7 +38,7 @@ class Interrupted(ContrastiveError):  # noqa: N818 - what the user asked for is 
 
 @dataclass(frozen=True, order=True)
 class Where:
-    """A place in a recipe: file (or ``--set``), 1-based line and column."""
+    """A location in a recipe: file (or ``--set``), 1-based line and column."""
 
     file: str
     line: int = 0
@@ -50,32 +50,32 @@ class Where:
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """One thing that is wrong in a recipe: where, which key (dotted path), what and the remedy."""
+    """One mistake in a recipe: its location, the key (dotted path), what is wrong and the remedy."""
 
     where: Where
     path: str
     message: str
 
     def __str__(self) -> str:
-        """One line; what a terminal would act on (escape sequences, line breaks) is shown escaped."""
+        """One line, with everything a terminal would act on (escape sequences, line breaks) escaped."""
         text = f"{self.where}  {self.path}: {self.message}" if self.path else f"{self.where}  {self.message}"
         return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class RecipeError(UsageError):
-    """Every mistake of a recipe at once."""
+    """All mistakes of a recipe at once."""
 
     def __init__(self, mistakes: Sequence[Mistake]):
         self.mistakes = sorted(set(mistakes))
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
     def __reduce__(self) -> tuple[type[RecipeError], tuple[list[Mistake]]]:
-        return type(self), (self.mistakes,)  # it must survive pickling between processes
+        return type(self), (self.mistakes,)  # must survive pickling between processes
 
 
 class Mistakes:
-    """What is wrong with several recipes, gathered within a ``with`` block and raised at its end: mistakes go
-    first, and what fails in plugins is told with them."""
+    """The errors of several recipes, collected within a ``with`` block and raised at its end: mistakes first,
+    then what failed in plugins."""
 
     def __init__(self) -> None:
         self._mistakes: list[Mistake] = []
@@ -83,7 +83,7 @@ class Mistakes:
 
     @contextmanager
     def of_one(self) -> Iterator[None]:
-        """Keep what is wrong with one recipe, and go on with the next."""
+        """Collect the errors of one recipe, and continue with the next."""
         try:
             yield
         except RecipeError as error:
@@ -107,31 +107,31 @@ class Mistakes:
 
 
 class DataError(UsageError):
-    """The data a recipe names is absent, empty or cannot be read; names the place and the remedy."""
+    """The data a recipe names is missing, empty or unreadable; the message names the path and the remedy."""
 
 
-class UnreadableImage(Exception):  # noqa: N818 - an event the loader counts and replaces, not a failure of the run
-    """One image that does not decode; the loader names it, counts it and takes another.
+class UnreadableImage(Exception):  # noqa: N818 - the loader counts and replaces it; the run does not fail
+    """One image that does not decode; the loader reports it, counts it and uses another.
 
     Attributes:
-        name: what the user knows the image by (a relative path, a row).
+        name: how the user knows the image (a relative path, a row).
         reason: why it does not decode, in a few words.
     """
 
     def __init__(self, name: str, reason: str):
         self.name, self.reason = name, reason
-        super().__init__(name, reason)  # both arguments: it must survive pickling between processes
+        super().__init__(name, reason)  # both arguments: must survive pickling between processes
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
 
 
 def one_line(error: BaseException) -> str:
-    """What a stranger's exception says, in one line: its type, and the first line of its text."""
+    """An exception of third-party code in one line: its type, and the first line of its message."""
     return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the nearest known name, or an empty string."""
+    """`` Did you mean 'x'?`` for the most similar of ``names``, or an empty string."""
     near = difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all, whenever the process or the machine stops.
+"""Files and folders that are written whole or not at all, whenever the process or the machine stops.
 
-What is new is written beside its place under a hidden name, synced and renamed, and then the folder that
-holds it is synced, for a rename lives in the folder.
+New content is written next to its final path under a hidden name, synced and renamed. Then the parent folder
+is synced too, because it records the rename.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contrastive.errors import ContrastiveError, UsageError
 
 
 def sync(path: Path) -> None:
-    """See a file, or what a folder lists, on the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -29,7 +29,7 @@ def sync(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a text file in one step: a reader sees the old or the new one, never half. Raises OSError."""
+    """Replace a text file in one step: a reader sees the old or the new one, never a part. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(text)
@@ -43,7 +43,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def staging_folder(folder: Path) -> Path:
-    """An empty folder to fill, and then to :func:`put` in the place of ``folder``."""
+    """An empty folder to fill, for :func:`replace_folder` to rename to ``folder``."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -51,15 +51,15 @@ def staging_folder(folder: Path) -> Path:
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Give a filled folder its name, in the place of the one that has it.
+    """Rename a filled folder to ``folder``, replacing the one that has this name.
 
-    No file system swaps two folders portably, so the old one first steps aside; :func:`settle` mends a kill
-    between the two.
+    No call swaps two folders portably, so the old one is renamed first; :func:`recover` repairs what a kill
+    between the two leaves behind.
     """
     for path in (*temporary.iterdir(), temporary):
         sync(path)
     if folder.exists():
-        shutil.rmtree(_aside(folder), ignore_errors=True)  # where it could not be removed before
+        shutil.rmtree(_aside(folder), ignore_errors=True)  # if it could not be removed before
         os.replace(folder, _aside(folder))
     os.replace(temporary, folder)
     sync(folder.parent)
@@ -67,9 +67,9 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 
 
 def recover(parent: Path) -> None:
-    """Take away what a kill left half done in ``parent``; an old folder whose successor never came returns.
+    """Remove unfinished files and folders that a kill left in ``parent``; restore a folder not yet replaced.
 
-    For the one process that writes there.
+    Only the process that writes there may call it.
     """
     for aside in parent.glob(".*.old"):
         folder = parent / aside.name[1:].removesuffix(".old")
@@ -83,7 +83,7 @@ def _aside(folder: Path) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder: to whoever looks it is there whole or not at all."""
+    """Remove a folder in one step: a reader sees all of it or nothing."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     os.replace(folder, temporary)
     shutil.rmtree(temporary)
@@ -91,27 +91,27 @@ def remove(folder: Path) -> None:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Say which file or folder could not be written, and what helps, whatever library was writing it.
+    """Report which file or folder could not be written, and the remedy, whichever library was writing it.
 
     Raises:
-        ContrastiveError: a full disk, a file system that has become read-only.
+        ContrastiveError: for example on a full disk, or a file system that has become read-only.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         cause: BaseException = error
-        while not isinstance(cause, OSError) and cause.__context__ is not None:  # torch.save hides it so
+        while not isinstance(cause, OSError) and cause.__context__ is not None:  # torch.save hides it there
             cause = cause.__context__
         reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
         raise ContrastiveError(
-            f"{path} could not be written ({reason}); make room, or the place writable, and run the same "
-            "command again."
+            f"{path} could not be written ({reason}); free some space or make the folder writable, then run "
+            "the same command again."
         ) from error
 
 
 @contextmanager
 def writable_by_user(path: Path) -> Iterator[None]:
-    """Say that a place which the user has named cannot be written.
+    """Report that a path which the user has chosen cannot be written.
 
     Raises:
         UsageError: instead of an OSError.
@@ -120,30 +120,30 @@ def writable_by_user(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror or error}); name another place with --out."
+            f"{path} cannot be written ({error.strerror or error}); choose another path with --out."
         ) from error
 
 
 def json_map(text: bytes) -> dict[str, Any] | None:
-    """The map that a JSON text holds; None where it holds none."""
+    """The map that a JSON text holds; None if it is not a JSON map."""
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError):  # no text, no JSON, or nested without end
+    except (ValueError, RecursionError):  # not text, not JSON, or nested too deeply
         return None
     return content if isinstance(content, dict) else None
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Replace a file of one JSON value in one step. Raises ContrastiveError where it cannot be written."""
+    """Replace a file of one JSON value in one step. Raises ContrastiveError if it cannot be written."""
     with writable(path):
         write_whole(path, json.dumps(value, indent=indent) + "\n")
 
 
 def read_map(path: Path) -> dict[str, Any]:
-    """The map a JSON file holds, empty where there is no file. Raises UsageError where it holds none."""
+    """The map a JSON file holds, empty if there is no file. Raises UsageError if it is not a JSON map."""
     if not path.is_file():
         return {}
     content = json_map(path.read_bytes())
     if content is None:
-        raise UsageError(f"{path} is damaged: it holds no JSON map; put back the one the run wrote.")
+        raise UsageError(f"{path} is damaged: it is not a JSON map; restore the one the run wrote.")
     return content

@@ -1,8 +1,8 @@
-"""The whole plugin interface: one hook a kind, called once with ``register(name, part)``.
+"""The whole plugin interface: one hook per kind, called once with ``register(name, part)``.
 
 ``part`` is a class derived from the kind's base in :mod:`contrastive.parts`, or a reference
-``"package.module:Class"`` that is imported when the part is first named. A hook registers parts
-and does nothing else: what acts during a run is named in the recipe.
+``"package.module:Class"`` that is imported when the part is first used. A hook registers parts
+and does nothing else: a recipe names what acts during a run.
 """
 
 from __future__ import annotations

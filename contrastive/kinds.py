@@ -1,6 +1,6 @@
 """The kinds of parts a recipe is made of, and the marks that hooks and signatures carry.
 
-This module imports no torch: the command line, the registry and the recipe layer stand on it.
+It does not import torch, because the command line, the registry and the recipe layer build on it.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import pluggy
 GROUP = "contrastive"
 
 #: The version of the interface between this framework and plugins: hooks, base classes, what a loss sees.
-#: A plugin module may say which one it was written for, as ``contrastive_api = 1``.
+#: A plugin module may declare which version it was written for: ``contrastive_api = 1``.
 API_VERSION = 1
-#: The oldest interface that still works here.
+#: The oldest interface that still works.
 OLDEST_API_VERSION = 1
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
-#: kind -> what it decides, in one line. The order is the order of ``contrastive list``.
+#: kind -> what it decides, in one line, in the order of ``contrastive list``.
 KINDS: dict[str, str] = {
     "dataset": "where images, ids and (if any) labels come from",
     "augmentation": "the views of an image",
     "backbone": "pixels -> features h",
     "head": "features h -> embedding z; as predictor, z -> p",
-    "target": "who encodes the keys",
-    "negatives": "the candidates a query is told apart from",
-    "loss": "what is made small",
+    "target": "the network that encodes the keys",
+    "negatives": "the candidates a query is contrasted with",
+    "loss": "what training minimises",
     "optimizer": "update rule, groups and schedule",
     "callback": "acts during a run: monitors, loggers, early stopping",
     "protocol": "evaluation of an encoder",
 }
 
-#: What every evaluation tells beside the figures of protocols.
+#: What every evaluation reports besides the metrics of protocols.
 MONITORS = ("alignment", "uniformity", "embedding_std", "embedding_norm", "effective_rank")
 
 
@@ -44,8 +44,8 @@ MONITORS = ("alignment", "uniformity", "embedding_std", "embedding_norm", "effec
 class Injected:
     """Marks a parameter of a part's ``__init__`` that the builder supplies, not the recipe.
 
-    Hidden from the schema. ``what`` is a key of the builder's offer: ``in_channels``,
-    ``image_size`` (backbones); ``in_features``, the width of what the part is given: F for heads, D for
+    Hidden from the schema. ``what`` is one of the values the builder supplies: ``in_channels`` or
+    ``image_size`` (backbones), or ``in_features``, the width of the part's input: F for heads, D for
     predictors, targets, negatives and losses.
     """
 
@@ -56,10 +56,10 @@ class Injected:
 class SpansRun:
     """Marks a parameter of a part that makes each step depend on how long the run will be.
 
-    A run of such a recipe cannot be given more epochs. Mark the type: ``Annotated[str, SpansRun()]``.
+    A run of such a recipe cannot be extended by more epochs. Mark the type: ``Annotated[str, SpansRun()]``.
 
     Attributes:
-        unless: values at which steps do not depend on it; None never does.
+        unless: values at which steps do not depend on it; at None they never do.
     """
 
     unless: tuple[Any, ...] = ()

@@ -1,4 +1,4 @@
-"""A package's door: its public names, listed once in ``__init__.pyi`` and imported when first used."""
+"""Public names of a package, listed once in ``__init__.pyi`` and imported when first used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def door(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
 
     Args:
         package: its ``__name__``.
-        file: its ``__file__``, next to which lies ``__init__.pyi``.
+        file: its ``__file__``; ``__init__.pyi`` is next to it.
     """
     resolve, names, public = lazy_loader.attach_stub(package, file)
 

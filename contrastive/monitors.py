@@ -1,7 +1,7 @@
-"""Monitors: what embeddings tell about training without any label.
+"""Monitors: measures of embeddings that need no labels.
 
-Pure functions of one batch or table of vectors, in float32 or wider, that return plain floats. Where
-there is no answer (a value that is not finite, too few vectors) they return NaN and never raise.
+Pure functions of one batch or table of vectors, in float32 or wider, that return plain floats. Without an
+answer (values that are not finite, too few vectors) they return NaN; they never raise.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Similarities held at a time (16 MiB of float32).
+#: Similarities in memory at a time (16 MiB of float32).
 _TILE = 1 << 22
 
-#: Below this share of the healthy spread the embeddings are one point.
+#: Below this share of the healthy spread the embeddings have collapsed to one point.
 FULL_COLLAPSE = 0.05
 #: Below this share of their largest rank the features hardly vary.
 DIMENSIONAL_COLLAPSE = 0.01
-#: Lengths of embeddings outside of these lose their digits in half precision, or are about to.
+#: Embeddings whose length is outside this range lose digits in half precision, or are about to.
 LENGTHS = (1e-4, 1e4)
 
 
@@ -39,14 +39,14 @@ def alignment(a: Tensor, b: Tensor) -> float:
 
 
 def uniformity(z: Tensor) -> float:
-    """How evenly one view covers the unit sphere: 0 (one point), lower is more even, -4 at the least for
+    """How evenly one view covers the unit sphere: 0 for one point, lower if more even, down to -4 for
     uniform vectors in many dimensions.
 
     log of the mean over pairs i < j of exp(-2 * ||z_i - z_j||^2). Source: Wang and Isola 2020 (as in
     :func:`alignment`), L_uniform with t = 2. Runs in tiles: the n x n distances are never stored.
 
     Args:
-        z: embeddings [n, D] of one view each of n different images; scaled to unit length here.
+        z: embeddings [n, D] of one view of each of n different images; scaled to unit length here.
     """
     n = len(z)
     if n < 2 or not _finite(z):
@@ -60,7 +60,7 @@ def uniformity(z: Tensor) -> float:
 
 
 def effective_rank(h: Tensor) -> float:
-    """RankMe: how many directions the features really use, between 1 and min(n, F); 0 if all are zero.
+    """RankMe: how many directions the features actually use, between 1 and min(n, F); 0 if all are zero.
 
     exp of the entropy of p_k = s_k / sum(s) + 1e-7, where s are the singular values of the features as
     they are (not centred). Source: Garrido et al. 2023, "RankMe: assessing the downstream performance
@@ -69,14 +69,14 @@ def effective_rank(h: Tensor) -> float:
     largest, a tenth of the 1e-7 that the definition adds.
 
     Args:
-        h: features [n, F]; n of at least F tells most, since the rank cannot exceed n.
+        h: features [n, F]; use n of at least F, because the rank cannot exceed n.
     """
     if h.numel() == 0 or not _finite(h):
         return math.nan
     h = _with_float64(h)
     tall = h if h.shape[0] >= h.shape[1] else h.T  # [max(n, F), min(n, F)]
     gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=h.device)
-    for chunk in tall.split(8192):  # float64 copies of all features at once are not needed
+    for chunk in tall.split(8192):  # avoids a float64 copy of all features
         gram += chunk.T.double() @ chunk.double()
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     if (total := singular.sum()) == 0:
@@ -92,7 +92,7 @@ def embedding_std(z: Tensor) -> float:
     He 2021, "Exploring simple Siamese representation learning", section 4.1 and figure 2.
 
     Args:
-        z: embeddings [n, D] of one view each of n different images; scaled to unit length here.
+        z: embeddings [n, D] of one view of each of n different images; scaled to unit length here.
     """
     if len(z) < 2 or not _finite(z):
         return math.nan
@@ -100,7 +100,7 @@ def embedding_std(z: Tensor) -> float:
 
 
 def embedding_norm(z: Tensor) -> float:
-    """Mean length of embeddings before they are normalised.
+    """Mean length of embeddings before normalisation.
 
     Args:
         z: embeddings [n, D].
@@ -111,9 +111,9 @@ def embedding_norm(z: Tensor) -> float:
 
 
 def length_warning(norm: float) -> str | None:
-    """What is wrong with the length of embeddings, in plain words, or None. NaN gives no verdict.
+    """What is wrong with the length of embeddings, in plain words, or None; None for NaN.
 
-    Losses that normalise do not see the length, so that nothing but weight decay holds it.
+    Losses that normalise do not see the length, so only weight decay limits it.
 
     Args:
         norm: :func:`embedding_norm` of z.
@@ -131,17 +131,17 @@ def length_warning(norm: float) -> str | None:
 
 
 def collapse_warning(std: float, rank: float, width: int, features: int) -> str | None:
-    """What is wrong, in plain words, or None. A figure that is NaN gives no verdict.
+    """What is wrong, in plain words, or None. NaN is never reported as a collapse.
 
     Full collapse: the spread of z is under a twentieth of the healthy 1 / sqrt(width). Dimensional
     collapse (Jing et al. 2022, "Understanding dimensional collapse in contrastive self-supervised
-    learning"): the effective rank of h is under 2, or under a hundredth of what it could be.
+    learning"): the effective rank of h is under 2, or under a hundredth of the largest possible.
 
     Args:
         std: :func:`embedding_std` of z.
         rank: :func:`effective_rank` of h.
         width: D, the width of z.
-        features: the largest rank that h could have: F, or the number of images where that is less.
+        features: the largest possible rank of h: F, or the number of images if that is smaller.
     """
     healthy = 1 / math.sqrt(width)
     if std < FULL_COLLAPSE * healthy:
@@ -163,30 +163,30 @@ def memory_warning(z: Tensor, valid: Tensor, before: Tensor | None) -> str | Non
 
     Args:
         z: its S entries [S, D].
-        valid: bool [S], which have been written.
-        before: z at the evaluation before, with steps between; None at the first.
+        valid: bool [S], the entries that have been written.
+        before: z at the previous evaluation, with steps in between; None at the first.
     """
     entries = z[valid]
     if len(entries) == 0:
-        return "nothing has been written into it, so it gives no candidates. Check its after_batch."
+        return "nothing has been written to it, so it offers no candidates. Check its after_batch."
     if before is not None and torch.equal(before, z):
         return "its keys have not changed since the last evaluation. Check its after_batch."
     if len(entries) > 1 and embedding_std(entries) < FULL_COLLAPSE / math.sqrt(z.shape[1]):
         return (
-            "its keys are all alike, so they tell nothing apart. Check that the target has not collapsed, "
-            "and lower the learning rate."
+            "its keys are all alike, so no query can tell them apart. Check that the target has not "
+            "collapsed, and lower the learning rate."
         )
     return None
 
 
 def _unit(z: Tensor) -> Tensor:
     z = _with_float64(z if z.dtype == torch.float64 else z.float())
-    largest = z.abs().amax(1, keepdim=True)  # [n, 1]: squares of its like may leave float32
+    largest = z.abs().amax(1, keepdim=True)  # [n, 1]: its square may overflow float32
     return F.normalize(z / largest.where(largest > 0, 1), dim=1)
 
 
 def _with_float64(z: Tensor) -> Tensor:
-    """On the CPU where the device has no float64 (Apple's)."""
+    """On the CPU if the device has no float64 (Apple's)."""
     return z.cpu() if z.device.type == "mps" else z
 
 

@@ -1,6 +1,6 @@
 """Public names that have moved: old path -> new path. The old path works, with a DeprecationWarning.
 
-A path is ``module:name``. Importing :mod:`contrastive` makes the modules importable that no longer exist.
+A path is ``module:name``. Importing :mod:`contrastive` makes modules that no longer exist importable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-#: Old ``module:name`` -> new ``module:name``. An entry stays for good.
+#: Old ``module:name`` -> new ``module:name``. Entries are permanent.
 MOVED: dict[str, str] = {
     "contrastive.compare.statistics:holm": "contrastive.commands.compare.significance:holm",
     "contrastive.compare.statistics:interval": "contrastive.commands.compare.significance:interval",
@@ -27,7 +27,7 @@ MOVED: dict[str, str] = {
 
 
 def follow(module: str, name: str) -> Any:
-    """What ``name`` of ``module`` stands for today, with a warning that names its new path.
+    """Import what ``name`` of ``module`` is today, and warn with its new path.
 
     Raises:
         AttributeError: no such name has ever been public there.
@@ -45,24 +45,24 @@ def follow(module: str, name: str) -> Any:
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds modules that are gone and whose names :data:`MOVED` knows; asked last, after every real one."""
+    """Finds modules that no longer exist but have names in :data:`MOVED`; runs after all other finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A module without a file, or None where no name of it has moved."""
+        """A module without a file, or None if no name of it has moved."""
         modules = {old.partition(":")[0] for old in MOVED}
         if not any(module == fullname or module.startswith(f"{fullname}.") for module in modules):
             return None
         return ModuleSpec(fullname, self, is_package=fullname not in modules)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module an attribute look-up that follows :data:`MOVED`."""
+        """Give the module an attribute lookup that follows :data:`MOVED`."""
         name = module.__name__
         module.__getattr__ = lambda attribute: follow(name, attribute)  # type: ignore[method-assign]
 
 
 def install() -> None:
-    """Let the import system find modules that are gone. Safe to call twice."""
+    """Let the import system find modules that no longer exist. Safe to call twice."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(MovedModules())

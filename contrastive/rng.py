@@ -1,10 +1,10 @@
 """Randomness that belongs to the image: counter-based uniforms as a pure function of their key.
 
 Every augmentation parameter is a function of (seed, epoch, image id, view, operation, number of the
-draw), so neither batch size, workers, processes nor the point of resumption can change it. The hash
+draw), so batch size, workers, processes and the point of resumption cannot change it. The hash
 is the finaliser of SplitMix64 (Steele, Lea and Flood 2014; variant 13 of Stafford), chained over the
-words of the key; vectorised over images in numpy's wrapping uint64. Uniforms are equal bit for bit
-on every machine.
+words of the key; vectorised over images in numpy's wrapping uint64. Uniforms are bit-identical on every
+machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _absorb(state: np.ndarray, word: np.ndarray) -> np.ndarray:
 
 
 def _word(value: int | str) -> np.ndarray:
-    """A key word as uint64 [1]: integers modulo 2^64, names by the first 8 bytes of their BLAKE2b."""
+    """A word of a key as uint64 [1]: integers modulo 2^64, names by the first 8 bytes of their BLAKE2b."""
     if isinstance(value, str):
         value = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
     return np.array([value % 2**64], dtype=np.uint64)
@@ -51,23 +51,23 @@ def derive(*words: int | str) -> int:
 
 
 def hash_ids(ids: np.ndarray, *words: int | str) -> np.ndarray:
-    """One hash an image: int64 [n] -> uint64 [n]."""
+    """One hash per image: int64 [n] -> uint64 [n]."""
     return _absorb(hash_words(*words), ids.astype(np.int64).view(np.uint64))
 
 
 def hash_order(ids: np.ndarray, *words: int | str) -> np.ndarray:
-    """The places of images in the order of a hash of their ids, which is the same everywhere: int64 [n]."""
+    """Indices of images ordered by a hash of their ids, the same on every machine: int64 [n]."""
     return np.argsort(hash_ids(ids, *words), kind="stable")
 
 
 def hash_sample(ids: np.ndarray, most: int, *words: int | str) -> np.ndarray:
-    """The places of at most so many images, the first of :func:`hash_order`, ascending: int64 [m]."""
+    """Indices of at most ``most`` images, the first of :func:`hash_order`, ascending: int64 [m]."""
     return np.sort(hash_order(ids, *words)[:most])
 
 
 @dataclass(frozen=True)
 class Key:
-    """What the draws of one view of a batch depend on, beside the images' ids."""
+    """What the draws of one view of a batch depend on, besides the images' ids."""
 
     seed: int
     epoch: int
@@ -80,8 +80,8 @@ class Draws:
     Args:
         key: seed, epoch and view.
         ids: int64 [b], the images' ids.
-        operation: the operation's name and occurrence in its pipeline, ``"color_jitter#0"``: so that
-            taking one operation out leaves the draws of all others as they were.
+        operation: the operation's name and occurrence in its pipeline, ``"color_jitter#0"``, so that
+            removing one operation does not change the draws of the others.
     """
 
     def __init__(self, key: Key, ids: np.ndarray, operation: str):
@@ -92,11 +92,11 @@ class Draws:
         return len(self._state)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """The next uniform in [low, high) of every image: float64 [b], of 53 bits."""
+        """The next uniform in [low, high) of every image: float64 [b], with 53 bits."""
         return self.uniforms(1, low, high)[:, 0]
 
     def uniforms(self, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """The next ``n`` uniforms in [low, high) of every image: float64 [b, n], as by ``n`` calls."""
+        """The next ``n`` uniforms in [low, high) of every image: float64 [b, n], as if by ``n`` calls."""
         numbers = np.arange(self._count + 1, self._count + 1 + n, dtype=np.uint64)
         self._count += n
         bits = _absorb(self._state[:, None], numbers) >> np.uint64(11)  # [b, n]

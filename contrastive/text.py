@@ -1,4 +1,4 @@
-"""Numbers and lists as people read them."""
+"""Numbers and lists formatted for people."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def count_and_names(names: Sequence[str], noun: str) -> str:
 
 
 def byte_count(count: int) -> str:
-    """Bytes for people."""
+    """``3145728`` -> ``3.0 MiB``."""
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"

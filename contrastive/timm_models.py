@@ -34,12 +34,12 @@ class SmallStemResNet(ResNet):
     Args:
         width: scales the channels of the stem and of every stage, rounded to multiples of 8.
         stem_stride: stride of the stem; the last stage then has stride 8 * stem_stride.
-        kwargs: what timm's ResNet takes.
+        kwargs: arguments of timm's ResNet.
     """
 
     def __init__(self, *args: Any, width: float = 1.0, stem_stride: int = 1, **kwargs: Any) -> None:
         channels = tuple(max(8, 8 * round(c * width / 8)) for c in _CHANNELS)
-        # Only with a deep stem does timm's ResNet take the stem's width as an argument (half of it);
+        # timm's ResNet takes the stem's width (half of it) as an argument only with a deep stem;
         # that stem is replaced below.
         kwargs |= {"channels": channels, "stem_type": "deep", "stem_width": channels[0] // 2}
         super().__init__(*args, **kwargs)

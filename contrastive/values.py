@@ -15,10 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is: optimizer steps taken before this one, and steps of the whole schedule.
+    """How far training has got: optimizer steps taken before this one, and steps of the whole schedule.
 
-    A part that follows ``steps`` or ``fraction`` says so by a parameter ``schedule``, ``constant`` where it
-    does not: a run whose schedules are all constant may be made longer.
+    A part that follows ``steps`` or ``fraction`` declares it with a parameter ``schedule``, which is
+    ``constant`` if it does not: a run may be extended if all its schedules are constant.
     """
 
     step: int = 0
@@ -33,10 +33,10 @@ class Progress:
 class Batch:
     """One batch of source images.
 
-    ``images`` is uint8 [b, C, H, W] where every image has one size; where sizes vary it is a
-    list of V tensors uint8 [b, C, h, w], one a view, already cropped by the worker.
-    ``labels`` is None, or int64 [b] with -1 for unknown; it is None unless the recipe says
-    ``positives: label``. ``unreadable`` holds (id, reason) of the images that did not decode.
+    ``images`` is uint8 [b, C, H, W] if all images have one size; if sizes vary it is a list of V
+    tensors uint8 [b, C, h, w], one per view, already cropped by the worker. ``labels`` is int64 [b]
+    with -1 for unknown, or None; it is None unless the recipe sets ``positives: label``.
+    ``unreadable`` holds (id, reason) of the images that did not decode.
     """
 
     ids: Tensor  # [b] int64
@@ -47,7 +47,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Side:
-    """Rows on one side of a comparison; row order is [view, place in the batch]."""
+    """Rows on one side of a comparison, ordered [view, position in the batch]."""
 
     z: Tensor  # [R, D]
     image: Tensor  # [R] int64, the image's id
@@ -57,21 +57,21 @@ class Side:
 
 @dataclass(frozen=True)
 class Memory:
-    """Entries kept from earlier batches, as candidates of every query; they carry no gradient.
+    """Entries from earlier batches, candidates of every query; they carry no gradient.
 
     An entry of the query's own image is a negative, as in MoCo's paper, unless ``ignore_same_image``.
-    Where positives are by label, one of the query's label is positive.
+    If positives are by label, an entry of the query's label is positive.
     """
 
-    z: Tensor  # [M, D], as they were compared: normalised where the loss compares directions
+    z: Tensor  # [M, D], as they were compared: normalised if the loss compares directions
     image: Tensor  # [M] int64, ids
     label: Tensor  # [M] int64, -1 unknown
-    valid: Tensor  # [M] bool; an entry that is not is no candidate
+    valid: Tensor  # [M] bool; other entries are not candidates
     ignore_same_image: bool = False
 
 
 def never() -> bool:
-    """False: the ``interrupted`` of work that nobody can interrupt."""
+    """False: the ``interrupted`` of work that cannot be interrupted."""
     return False
 
 

@@ -1,4 +1,4 @@
-"""The versions a run is computed with: of this framework, its packages and its checkout."""
+"""Versions that a run depends on: of this framework, of its packages and of its checkout."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib import metadata
 from importlib.metadata import version
 from pathlib import Path
 
-#: Whose versions may change what a run computes.
+#: Packages whose versions may change what a run computes.
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 
 
 def versions() -> dict[str, str]:
-    """Distribution -> installed version, of this framework and what may change a run's figures."""
+    """Distribution -> installed version: this framework, and packages that may change a run's results."""
     return {"contrastive-framework": core_version(), **{name: version(name) for name in _PACKAGES}}
 
 

@@ -1,4 +1,4 @@
-"""Exported backbones, ready for use."""
+"""Loading of exported backbones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contrastive.errors import UsageError
 def load_backbone(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """The encoder that ``export`` wrote, in eval mode: float [b, C, H, W] -> features h [b, F].
 
-    Its ``pretrained_cfg`` holds ``input_size``, ``mean`` and ``std``: inputs are in [0, 1], less the
-    mean, divided by the standard deviation (0 and 1 unless the backbone was trained with others).
+    Its ``pretrained_cfg`` holds ``input_size``, ``mean`` and ``std``: subtract the mean from inputs in [0, 1]
+    and divide by the standard deviation (0 and 1 unless the backbone was trained with others).
 
     Args:
         folder: holds config.json and model.safetensors; no pickle is ever read.
-        device: where the encoder goes.
+        device: the device of the encoder.
 
-    Raises UsageError where the folder is not an exported backbone.
+    Raises UsageError if the folder is not an exported backbone.
     """
     folder = Path(folder).resolve()
     for name in ("config.json", "model.safetensors"):
@@ -33,7 +33,7 @@ def load_backbone(folder: str | Path, device: str | torch.device = "cpu") -> nn.
 
     try:
         net = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except Exception as error:  # timm trusts config.json, and raises whatever a wrong one leads to
+    except Exception as error:  # timm trusts config.json; a wrong one may raise anything
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(f"{folder} is not an exported backbone that timm can load: {reason}") from error
     return net.eval().to(device)

@@ -1,4 +1,4 @@
-"""Any backbone as an ONNX model, checked against torch before it is kept."""
+"""Export of any backbone to ONNX, checked against torch before it is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from contrastive.errors import ContrastiveError, UsageError, one_line
 from contrastive.parts import Backbone
 
-#: Largest difference to torch in any feature, in units of the largest feature where that is above 1.
+#: Largest difference from torch in any feature, in units of the largest feature if that is above 1.
 TOLERANCE = 1e-4
 _TRACE_BATCH, _CHECK_BATCHES = 2, (1, 5)  # batch sizes
 
@@ -34,20 +34,20 @@ def export_onnx(
 ) -> Path:
     """Write ``model.onnx`` and ``config.json`` into ``folder``, both or neither; ``backbone`` stays as it is.
 
-    The model takes ``pixels``, float32 [b, C, size, size] in [0, 1], any b, and gives ``features``, float32
-    [b, F]: what ``backbone`` gives in eval mode, its own normalisation of inputs included. Where
-    onnxruntime is installed that is verified for batches of 1 and 5 random images.
+    The model takes ``pixels``, float32 [b, C, size, size] in [0, 1], any b, and returns ``features``, float32
+    [b, F]: those of ``backbone`` in eval mode, including its own normalisation of inputs. If onnxruntime is
+    installed, this is verified for batches of 1 and 5 random images.
 
     Args:
-        backbone: only its ``forward`` is asked.
+        backbone: only its ``forward`` is used.
         folder: a new or empty folder.
         channels: C.
         size: height and width of the images.
-        about: what config.json says beside the shapes (JSON values), the model's name for example.
+        about: what config.json holds besides the shapes (JSON values), for example the model's name.
 
     Raises:
-        UsageError: ``folder`` is not free, a package is missing, or torch cannot translate the backbone.
-        ContrastiveError: onnxruntime gives other features than torch.
+        UsageError: ``folder`` is not empty, a package is missing, or torch cannot translate the backbone.
+        ContrastiveError: the features of onnxruntime differ from those of torch.
     """
     require_onnx()
     folder = require_free(folder).resolve()
@@ -75,7 +75,7 @@ def export_onnx(
 
 
 def require_onnx() -> None:
-    """Raises UsageError where a package that writes ONNX is missing."""
+    """Raise UsageError if a package that writes ONNX is missing."""
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UsageError(
@@ -84,15 +84,15 @@ def require_onnx() -> None:
 
 
 def require_free(folder: str | Path) -> Path:
-    """``folder``, if it is new or empty; else raises UsageError."""
+    """``folder``, if it is new or empty; otherwise raises UsageError."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder; name another one with --out.")
+        raise UsageError(f"{folder} exists and is not an empty folder; choose another one with --out.")
     return folder
 
 
 def _translate(net: Backbone, file: Path, channels: int, size: int) -> int:
-    """Write ``net``, with a free batch size; returns the version of ONNX's operators."""
+    """Write ``net`` with a dynamic batch size; return the version of ONNX's operators."""
     example = torch.zeros(_TRACE_BATCH, channels, size, size)
     try:
         with _quiet(), torch.no_grad():
@@ -105,13 +105,13 @@ def _translate(net: Backbone, file: Path, channels: int, size: int) -> int:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # a stranger's forward meets torch's tracer
+    except Exception as error:  # torch's tracer runs third-party code
         name = type(net).__name__
         raise UsageError(f"torch cannot translate the backbone {name} to ONNX: {one_line(error)}") from error
-    assert program is not None  # it is only where torch writes the file itself
+    assert program is not None  # None only if torch writes the file itself
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with the paths of this machine
-    program.save(file)  # beyond 2 GiB the weights go into a file beside it
+    program.save(file)  # beyond 2 GiB, weights go into a file next to it
     return int(program.model.opset_imports[""])
 
 
@@ -127,7 +127,7 @@ def _verify(net: Backbone, file: Path, channels: int, size: int) -> None:
         features = torch.from_numpy(session.run(["features"], {"pixels": pixels.numpy()})[0])
         if features.shape != expected.shape:
             raise ContrastiveError(
-                f"onnxruntime gives {tuple(features.shape)} for {batch} images where torch gives "
+                f"onnxruntime returns {tuple(features.shape)} for {batch} images but torch returns "
                 f"{tuple(expected.shape)}; nothing was written."
             )
         difference = float((features - expected).abs().max() / expected.abs().max().clamp(min=1))
@@ -140,7 +140,7 @@ def _verify(net: Backbone, file: Path, channels: int, size: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter tells its own developers."""
+    """Suppress the messages of torch's exporter to its own developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

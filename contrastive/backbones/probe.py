@@ -1,4 +1,4 @@
-"""What a built network gives for an image of the run's size."""
+"""Width of the features and cost of a network, measured on one image."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contrastive.errors import UsageError
 
 
 def feature_width(net: nn.Module, name: str, in_channels: int, image_size: int) -> int:
-    """F of ``net``: float [1, C, S, S] -> [1, F], found by one forward in eval mode.
+    """F of ``net``: float [1, C, S, S] -> [1, F], measured by one forward pass in eval mode.
 
-    Draws nothing and leaves no trace in ``net``. Raises UsageError where the network cannot take
-    such an image, or does not give one vector an image.
+    Draws no random numbers and leaves ``net`` unchanged. Raises UsageError if the network cannot take
+    such an image, or does not return one vector per image.
     """
     training = net.training
     parameter = next(net.parameters())
@@ -23,7 +23,7 @@ def feature_width(net: nn.Module, name: str, in_channels: int, image_size: int) 
     try:
         with torch.no_grad():
             features = net.eval()(image)
-    except Exception as error:  # a stranger's code, on a size or with options it was not made for
+    except Exception as error:  # third-party code, perhaps with a size or options it does not support
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(
             f"{name} cannot take images of {in_channels} x {image_size} x {image_size}: {reason}"
@@ -33,14 +33,14 @@ def feature_width(net: nn.Module, name: str, in_channels: int, image_size: int) 
         net.train(training)
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         output = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise UsageError(f"{name} gives {output} for one image, not one vector: take a pooled classifier.")
+        raise UsageError(f"{name} returns {output} for one image, not one vector; use a pooled classifier.")
     return features.shape[1]
 
 
 def flops(net: nn.Module, in_channels: int, image_size: int) -> int:
-    """Floating-point operations of one image's forward pass through ``net``, as it stands.
+    """Floating-point operations of one image's forward pass through ``net``, in its current mode.
 
-    A multiply and an add are two. Counted are convolutions, matrix products and attention.
+    A multiply and an add count as two. Only convolutions, matrix products and attention count.
     """
     device = next((parameter.device for parameter in net.parameters()), None)
     image = torch.zeros(1, in_channels, image_size, image_size, device=device)

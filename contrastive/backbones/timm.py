@@ -42,15 +42,15 @@ class Timm(Backbone):
         model: name of a timm architecture (``timm.list_models()``); never downloads weights.
         stem: ``standard``: as timm builds it; ``small``: a 3x3 stem without max-pooling (SimCLR,
             Appendix B.9), for resnet10, 18, 34, 50, 101 and 152.
-        weights: where to start from: an exported backbone folder, a .safetensors, .pt or .pth file.
-            A classifier in it is left out; everything else must match.
-        mean: subtracted from inputs in [0, 1], a value a channel or one for all (none: SimCLR's way).
-        std: inputs are divided by it, a value a channel or one for all.
-        options: further arguments of the timm model, e.g. ``{width: 0.5, stem_stride: 2}`` for small
+        weights: initial weights: an exported backbone folder, a .safetensors, .pt or .pth file. A
+            classifier in it is ignored; everything else must match.
+        mean: subtracted from inputs in [0, 1]: one value per channel, or one for all (SimCLR: none).
+        std: divisor of inputs: one value per channel, or one for all.
+        options: more arguments of the timm model, e.g. ``{width: 0.5, stem_stride: 2}`` for small
             stems, ``{patch_size: 4}`` for vision transformers.
 
-    Raises UsageError for an unknown model, an option it does not take, an image size it cannot
-    take, or weights that do not match.
+    Raises UsageError for an unknown model, an unknown option, an unsupported image size, or weights that
+    do not match.
     """
 
     mean: Tensor | None  # [C, 1, 1]
@@ -89,7 +89,7 @@ class Timm(Backbone):
         return self.net(x)
 
     def export(self, folder: str) -> None:
-        """Write config.json, model.safetensors and README.md, from which timm loads this very encoder.
+        """Write config.json, model.safetensors and README.md, from which timm loads this encoder.
 
         Standard stems load with timm alone; small stems after ``import contrastive.timm_models``.
         """
@@ -107,7 +107,7 @@ class Timm(Backbone):
         Path(folder, "README.md").write_text(self._readme(cfg), encoding="utf-8")
 
     def _pretrained_cfg(self) -> dict[str, Any]:
-        """timm's record of a checkpoint: this one's, not that of the weights timm offers by that name."""
+        """timm's record of a checkpoint: of this one, not of the weights that timm offers under its name."""
         keys = ("architecture", "first_conv", "classifier", "fixed_input_size")
         return {
             **{key: _record(self.net).get(key) for key in keys},
@@ -139,7 +139,7 @@ class Timm(Backbone):
 
 
 def _architecture(model: str, stem: str) -> str:
-    """The timm architecture of a model and a stem; raises UsageError where there is none."""
+    """The timm architecture of a model and a stem; raises UsageError if there is none."""
     import timm
 
     import contrastive.timm_models  # noqa: F401 - registers the small-stem architectures
@@ -159,18 +159,16 @@ def _architecture(model: str, stem: str) -> str:
 
 
 def _arguments(name: str, in_channels: int, image_size: int, options: dict[str, Any]) -> dict[str, Any]:
-    """What the model is created with; ``img_size`` only where it fixes the size and another one is wanted."""
+    """Arguments of the model; ``img_size`` only if it has a fixed size that differs from ``image_size``."""
     import timm
 
     arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels}
     clashes = sorted(arguments.keys() & options.keys())
     if clashes:
-        raise UsageError(f"backbone options: '{clashes[0]}' follows from the data; leave it out.")
+        raise UsageError(f"backbone options: '{clashes[0]}' follows from the data; remove it.")
     downloads = [key for key in options if key.startswith("pretrained") or key == "checkpoint_path"]
     if downloads:
-        raise UsageError(
-            f"backbone options: '{downloads[0]}' is not taken; name a local file with 'weights'."
-        )
+        raise UsageError(f"backbone options: '{downloads[0]}' is not allowed; set 'weights' to a local file.")
     cfg = timm.get_pretrained_cfg(name)
     if cfg and cfg.fixed_input_size and tuple(cfg.input_size[1:]) != (image_size, image_size):
         arguments["img_size"] = image_size
@@ -182,13 +180,13 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
 
     try:
         return timm.create_model(name, **arguments)
-    except Exception as error:  # a wrong option meets the model's own code: KeyError, AttributeError, ...
+    except Exception as error:  # a wrong option fails in the model's own code: KeyError, AttributeError, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(f"timm cannot build {name} with {arguments}: {reason}") from error
 
 
 def _record(net: nn.Module) -> dict[str, Any]:
-    """What timm keeps beside a model about its checkpoint."""
+    """timm's record of a model's checkpoint."""
     return cast(dict[str, Any], net.pretrained_cfg)
 
 
@@ -198,7 +196,7 @@ def _classifiers(net: nn.Module) -> tuple[str, ...]:
 
 
 def _check_patches(net: nn.Module, name: str, image_size: int) -> None:
-    """Refuse an image that patches do not cover: some timm models silently drop the rest."""
+    """Raise UsageError if patches do not cover the image: some timm models silently drop the rest."""
     from timm.layers import PatchEmbed
 
     for module in net.modules():
@@ -206,12 +204,14 @@ def _check_patches(net: nn.Module, name: str, image_size: int) -> None:
             patch = max(module.patch_size)
             if image_size % patch:
                 raise UsageError(
-                    f"{name} cuts images into patches of {patch} pixels, which do not cover {image_size}:"
-                    f" choose a size that is a multiple of {patch}, or options: {{patch_size: ...}}."
+                    f"{name} cuts images into patches of {patch} pixels, which do not cover {image_size};"
+                    f" choose a size that is a multiple of {patch}, or set options: {{patch_size: ...}}."
                 )
 
 
 def _per_channel(key: str, values: list[float], channels: int) -> list[float]:
     if len(values) not in (1, channels):
-        raise UsageError(f"backbone {key}: give one value or {channels} (one a channel), not {len(values)}.")
+        raise UsageError(
+            f"backbone {key}: give one value or {channels} (one per channel), not {len(values)}."
+        )
     return list(values) * (channels // len(values))

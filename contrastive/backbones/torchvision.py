@@ -11,24 +11,24 @@ from contrastive.errors import UsageError, did_you_mean
 from contrastive.kinds import ImageSize, InChannels
 from contrastive.parts import Backbone
 
-#: torchvision's modules of models -> arguments they need here: what fixes the image size, and what
-#: keeps the auxiliary classifiers (a tuple in training) out.
+#: torchvision module -> the argument that sets the image size of its models.
 _SIZE_ARGUMENT = {"vision_transformer": "image_size", "maxvit": "input_size"}
+#: Modules whose models return the outputs of auxiliary classifiers too, a tuple, in training.
 _AUXILIARY = ("googlenet", "inception")
 
 
 class Torchvision(Backbone):
     """Any torchvision classification model by name, without its classifier.
 
-    The last linear (or, in SqueezeNet, convolutional) layer goes, with the dropout just before it.
-    For other than three channels the first convolution is replaced; its new weights are normal with
-    the standard deviation of those it replaces.
+    The last linear (in SqueezeNet, convolutional) layer is removed, with the dropout just before it. If
+    there are not three channels, the first convolution is replaced; its new weights are normal with the
+    standard deviation of the old ones.
 
     Args:
         model: name of a torchvision classification model; never downloads weights.
-        options: further arguments of that model.
+        options: more arguments of that model.
 
-    Raises UsageError for an unknown model, an option or an image size it does not take.
+    Raises UsageError for an unknown model or option, or an unsupported image size.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
         raise UsageError(f"torchvision has no classification model '{model}'.{remedy}")
     if "pretrained" in options or "weights" in options:
         raise UsageError(
-            "backbone options: torchvision's pretrained weights are not taken; use the timm backbone."
+            "backbone options: torchvision's pretrained weights are not supported; use the timm backbone."
         )
     family = models.get_model_builder(model).__module__.rpartition(".")[2]
     arguments: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
         arguments |= {"aux_logits": False, "init_weights": True}
     try:
         return models.get_model(model, weights=None, **(arguments | options))
-    except Exception as error:  # a wrong option meets the model's own code: KeyError, AttributeError, ...
+    except Exception as error:  # a wrong option fails in the model's own code: KeyError, AttributeError, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(
             f"torchvision cannot build {model} for images of {image_size} with {options}: {reason}"

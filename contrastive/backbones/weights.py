@@ -1,4 +1,4 @@
-"""Starting from weights on disk: read without running any code they hold, and matched name by name."""
+"""Initial weights from disk: read without running any code in the file, and matched by name."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             or a .pt or .pth file; the latter is read with ``weights_only=True`` and may hold the
             state dict under ``state_dict`` or ``model``.
 
-    Raises UsageError where there is no such file or it does not hold a state dict.
+    Raises UsageError if there is no such file or it does not hold a state dict.
     """
     path = Path(os.path.expanduser(path))
     is_folder = os.path.isdir(path)
     file = path / "model.safetensors" if is_folder else path
     if not os.path.isfile(file):
         where = f"{path} has no model.safetensors" if is_folder else f"{path} does not exist"
-        raise UsageError(f"weights: {where}. Name an exported folder, a .safetensors, .pt or .pth file.")
+        raise UsageError(f"weights: {where}. Give an exported folder, a .safetensors, .pt or .pth file.")
     if file.suffix not in (".safetensors", ".pt", ".pth"):
         raise UsageError(f"weights: {file} is neither a .safetensors nor a .pt or .pth file.")
     try:
@@ -39,7 +39,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             if file.suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
         )
-    except Exception as error:  # on a file that is no pickle, torch's unpickler raises almost any type
+    except Exception as error:  # torch's unpickler may raise almost any type
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(f"weights: {file} cannot be read as plain tensors: {reason}") from error
     for key in ("state_dict", "model"):
@@ -59,25 +59,25 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def load_weights(net: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> None:
-    """Load ``path`` into ``net``; raises UsageError that names weights which do not match.
+    """Load ``path`` into ``net``; raises UsageError if weights do not match, and names them.
 
     Args:
-        net: the network; untouched where anything does not match.
+        net: the network; unchanged if anything does not match.
         path: see :func:`read_weights`.
-        ignore: modules whose weights are left out (the classifiers that ``net`` lacks).
+        ignore: modules whose weights are skipped (the classifiers that ``net`` lacks).
     """
     left_out = tuple(f"{module}." for module in ignore)
     state = {name: value for name, value in read_weights(path).items() if not name.startswith(left_out)}
     if complaints := mismatch(net, state):
         raise UsageError(
             f"weights: {path} does not fit the model: it {complaints}."
-            " Name the model, stem, options and input channels these weights were trained with."
+            " Set the model, stem, options and input channels these weights were trained with."
         )
     net.load_state_dict(state)
 
 
 def mismatch(net: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """What of ``state`` does not fit ``net``: "lacks fc.bias; it has ..."; empty where all does."""
+    """What in ``state`` does not fit ``net``: "lacks fc.bias; it has ..."; empty if everything fits."""
     own = net.state_dict()
     complaints = [
         *(f"lacks {name}" for name in own if name not in state),

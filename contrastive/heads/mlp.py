@@ -37,16 +37,16 @@ class MLP(Head):
     Barlow Twins, VICReg                           [8192, 8192, 8192]   hidden                   false
     =============================================  ===================  ==========  ===========  =========
 
-    A layer that batch norm follows has no bias: the norm takes it off again, so BYOL's and NNCLR's
-    hidden biases change nothing. Weights start as PyTorch's ``nn.Linear`` does (SimSiam needs just that);
-    the official SimCLR code draws them from N(0, 0.01^2), which its batch norms cancel.
+    A layer followed by batch norm has no bias: the norm would cancel it, so the hidden biases of BYOL and
+    NNCLR change nothing. Weights are initialised as by PyTorch's ``nn.Linear`` (SimSiam relies on that);
+    the official SimCLR code draws them from N(0, 0.01^2), a scale that its batch norms cancel.
 
     Args:
-        dims: widths of the layers, the last one is D.
+        dims: widths of the layers; the last one is D.
         batch_norm: ``all``: after every layer; ``hidden``: after all but the last; ``none``.
-        last_affine: what the last batch norm learns, where there is one: ``scale`` without a shift (the
+        last_affine: what the last batch norm, if there is one, learns: ``scale`` without a shift (the
             official SimCLR code), ``none`` or ``full``.
-        last_bias: whether the last layer has a bias, where no batch norm follows it.
+        last_bias: whether the last layer has a bias, if no batch norm follows it.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class MLP(Head):
             raise UsageError("head mlp: dims is empty; give at least one width.")
         if last_affine != "scale" and batch_norm != "all":
             raise UsageError(
-                f"head mlp: last_affine: {last_affine} needs a last batch norm; say batch_norm: all, "
-                "or leave last_affine out."
+                f"head mlp: last_affine: {last_affine} needs a last batch norm; set batch_norm: all, "
+                "or remove last_affine."
             )
         *hidden, self.out_features = dims
         layers: list[nn.Module] = []
@@ -96,6 +96,6 @@ class ScaleBatchNorm(nn.BatchNorm1d):
         self.register_parameter("bias", None)
 
     def reset_parameters(self) -> None:
-        """Running statistics and scale as at the start; the shift stays absent."""
+        """Reset running statistics and scale; there is no shift to reset."""
         self.reset_running_stats()
         nn.init.ones_(self.weight)

@@ -1,4 +1,4 @@
-"""No head: the features are the embedding."""
+"""The absence of a head: the features are the embedding."""
 
 from __future__ import annotations
 

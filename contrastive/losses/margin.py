@@ -13,16 +13,16 @@ from contrastive.parts import Loss
 
 
 class Margin(Loss):
-    """Margin loss: the positive is to be closer than a negative, by a margin.
+    """Margin loss: the positive must be closer than a negative, by a margin.
 
     SimCLR, table 2 (Chen et al. 2020): max(s- - s+ + m, 0) of cosine similarities. The paper does not
-    say how a row's negatives are reduced; here it is by their mean. Top-1 on ImageNet there: 50.9, with
+    state how a row's negatives are reduced; here it is their mean. Its top-1 on ImageNet: 50.9, with
     semi-hard mining 57.5 (NT-Xent 63.9).
 
     Args:
         margin: how much closer, in cosine similarity (the paper tried 0, 0.4, 0.8 and 1.6).
-        semi_hard: of a row's negatives only the closest that is farther than the positive counts, and
-            it only inside the margin (FaceNet, section 3.2); where there is none, the row's loss is 0.
+        semi_hard: use only the closest of a row's negatives that is farther than the positive, and only
+            if it is inside the margin (FaceNet, section 3.2); without one, the row's loss is 0.
     """
 
     needs = frozenset({"negatives"})

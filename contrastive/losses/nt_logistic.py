@@ -13,16 +13,16 @@ from contrastive.parts import Loss
 
 
 class NTLogistic(Loss):
-    """NT-Logistic: each pair on its own is told to be positive or negative.
+    """NT-Logistic: each pair on its own is classified as positive or negative.
 
-    SimCLR, table 2 (Chen et al. 2020): -log sigma(s+/t) - log sigma(-s-/t). The paper does not say how
-    a row's negatives are reduced; here it is by their mean, as its positives are. Top-1 on ImageNet
-    there: 51.6, with semi-hard mining 57.9 (NT-Xent 63.9).
+    SimCLR, table 2 (Chen et al. 2020): -log sigma(s+/t) - log sigma(-s-/t). The paper does not state
+    how a row's negatives are reduced; here it is their mean, as for its positives. Its top-1 on ImageNet:
+    51.6, with semi-hard mining 57.9 (NT-Xent 63.9).
 
     Args:
-        temperature: what similarities are divided by (the paper tried 0.1, 0.2, 0.5 and 1).
-        semi_hard: of a row's negatives only the closest that is farther than the positive counts
-            (FaceNet, section 3.2); where there is none, the row has no negative term.
+        temperature: divisor of the similarities (the paper tried 0.1, 0.2, 0.5 and 1).
+        semi_hard: use only the closest of a row's negatives that is farther than the positive (FaceNet,
+            section 3.2); without one, the row has no negative term.
     """
 
     needs = frozenset({"negatives"})

@@ -13,19 +13,19 @@ from contrastive.parts import Loss
 
 
 class NTXent(Loss):
-    """NT-Xent (InfoNCE): cross entropy of telling a positive from all candidates.
+    """NT-Xent (InfoNCE): cross entropy of picking the positive among all candidates.
 
     SimCLR, equation 1 (Chen et al. 2020): -s+/t + log sum exp(s/t) over the positive and every
-    negative, where two views of N images have 2N - 2 negatives. The value is the paper's mean over the
-    2N rows; the official code returns twice that. Where a row has several positives, by label or by
-    view, it is SupCon's L_out (Khosla et al. 2020, equation 2): the mean over them outside the logarithm.
+    negative; two views of N images have 2N - 2 negatives. The value is the paper's mean over the 2N rows;
+    the official code returns twice that. If a row has several positives, by label or by view, it is SupCon's
+    L_out (Khosla et al. 2020, equation 2): the mean over them outside the logarithm.
 
     Args:
-        temperature: what similarities are divided by (SimCLR: 0.1 on ImageNet, 0.5 on CIFAR-10).
-        anchor: ``queries``: each query is told apart from the keys; ``keys``: each key from the queries
+        temperature: divisor of the similarities (SimCLR: 0.1 on ImageNet, 0.5 on CIFAR-10).
+        anchor: ``queries``: each query is contrasted with the keys; ``keys``: each key with the queries
             (NNCLR, Dwibedi et al. 2021, equation 3).
-        normalise: whether similarities are cosines; else they are dot products of the embeddings as they
-            are (SimCLR, section 5.1).
+        normalise: whether similarities are cosines rather than dot products of the raw embeddings
+            (SimCLR, section 5.1).
     """
 
     needs = frozenset({"negatives"})
@@ -41,5 +41,5 @@ class NTXent(Loss):
 
     def compare(self, comparison: Comparison) -> Tensor:
         rows = comparison.rows(1 / self.temperature, anchor=self.anchor)
-        among = torch.logaddexp(rows.positives.lse[0], rows.negatives.lse[0])
-        return among - rows.positives.mean / self.temperature  # [R]
+        partition = torch.logaddexp(rows.positives.lse[0], rows.negatives.lse[0])
+        return partition - rows.positives.mean / self.temperature  # [R]

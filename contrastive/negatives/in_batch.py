@@ -11,8 +11,8 @@ class InBatch(Negatives):
     """The other images of the batch.
 
     Args:
-        views: ``all`` offers every view of them (SimCLR: 2N - 2 negatives for two views), ``other``
-            only views other than the query's (MoCo v3: N - 1).
+        views: ``all`` offers all their views (SimCLR: 2N - 2 negatives for two views), ``other`` only
+            views other than the query's (MoCo v3: N - 1).
     """
 
     def __init__(self, views: Literal["all", "other"] = "all"):

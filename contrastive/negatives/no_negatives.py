@@ -1,4 +1,4 @@
-"""No negatives."""
+"""The absence of negatives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from contrastive.parts import Negatives
 
 
 class NoNegatives(Negatives):
-    """No negatives: for losses that only compare positives, or whole views."""
+    """No negatives: for losses that compare only positives, or whole views."""
 
     stands_alone = True

@@ -1,4 +1,4 @@
-"""A moving average of the online encoder as target."""
+"""A target that is a moving average of the online encoder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from contrastive.values import Progress
 class EMA(Target):
     """A moving average of the online encoder (MoCo, He et al. 2020; BYOL, Grill et al. 2020).
 
-    Backbone and head start as copies of the online ones; after each optimizer step that was taken, once
-    for all its micro-batches, every parameter becomes ``m * average + (1 - m) * online``. Buffers are not
-    averaged: in training the copy normalises by the statistics of the batch it sees, as the papers' code
-    does, and the running statistics it gathers meanwhile are its own.
+    Backbone and head start as copies of the online ones. After each optimizer step, once for all its
+    micro-batches, every parameter becomes ``m * average + (1 - m) * online``; skipped steps do not count.
+    Buffers are not averaged: in training the copy normalises by the statistics of its own batches, as the
+    papers' code does, and keeps its own running statistics.
 
     Args:
-        momentum: m, of the first step (MoCo 0.999; BYOL 0.99 for 300 epochs, 0.996 for 1000).
+        momentum: m at the first step (MoCo 0.999; BYOL 0.99 for 300 epochs, 0.996 for 1000).
         schedule: ``cosine`` raises m to 1 over the run: 1 - (1 - m) (cos(pi k / K) + 1) / 2 at step k of K
             (BYOL, section 3.2; MoCo v3); ``constant`` keeps it (MoCo v1 and v2).
     """
@@ -40,10 +40,10 @@ class EMA(Target):
     ):
         super().__init__()
         self.momentum, self.schedule = momentum, schedule
-        self._online: list[nn.Module] = []  # a list, so that the online weights are no part of this module
+        self._online: list[nn.Module] = []  # a list keeps the online weights out of this module
 
     def bind(self, encoder: nn.Module) -> None:
-        """Copy the online encoder; every parameter of the copy is frozen."""
+        """Copy the online encoder and freeze every parameter of the copy."""
         self._online = [encoder]
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""The online network as its own target."""
+"""A target that is the online network itself."""
 
 from __future__ import annotations
 

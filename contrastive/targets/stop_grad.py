@@ -1,4 +1,4 @@
-"""The online network as its own target, without gradients."""
+"""A target that is the online network itself, without gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contrastive.parts import Target
 
 
 class StopGrad(Target):
-    """The online network itself, whose keys carry no gradient (SimSiam, Chen and He 2021)."""
+    """The online network itself; its keys carry no gradient (SimSiam, Chen and He 2021)."""
 
     detached = True
 

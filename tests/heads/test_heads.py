@@ -159,7 +159,7 @@ def test_heads_of_the_papers(name):
 @pytest.mark.parametrize("affine", ["none", "full"])
 def test_what_the_last_norm_learns_needs_a_last_norm(batch_norm, affine):
     with pytest.raises(
-        UsageError, match=f"last_affine: {affine} needs a last batch norm; say batch_norm: all"
+        UsageError, match=f"last_affine: {affine} needs a last batch norm; set batch_norm: all"
     ):
         MLP(8, dims=[4], batch_norm=batch_norm, last_affine=affine)
 

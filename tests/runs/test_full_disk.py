@@ -44,7 +44,7 @@ def test_a_disk_that_fills_up_at_any_write(tiny_recipe: Path, tmp_path: Path):
     assert len(failed) >= 4
     for said in failed:
         assert said.startswith("error: ")
-        assert "could not be written (No space left on device); make room" in said or "backbone" in said
+        assert "could not be written (No space left on device); free some space" in said or "backbone" in said
 
 
 @needs_full
