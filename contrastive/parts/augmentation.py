@@ -16,24 +16,24 @@ from contrastive.rng import Key
 
 
 class ViewOfImage(Protocol):
-    """One view of one image, as a decoding worker begins it."""
+    """One view of one image, as a decoding worker starts it."""
 
     def reduction(self, size: tuple[int, int]) -> int:
-        """By how much the sides of the image, (H, W) as a whole, may be divided before it is cropped."""
+        """The factor by which the sides of an image of (H, W) may be divided before the crop."""
 
     def before(self, image: ReducedImage) -> Tensor:
-        """What a worker does to the image: -> uint8 [C, h, w]."""
+        """The worker's share of the view: -> uint8 [C, h, w]."""
 
 
 class ViewPipeline(Protocol):
-    """What makes one view; :class:`contrastive.augmentations.Pipeline` is one.
+    """The operations of one view; :class:`contrastive.augmentations.Pipeline` implements it.
 
-    A batch of images of one size is augmented by calling it. Where the images form no batch, a decoding
-    worker does ``for_image(id, key).before(image)``, and the device ``after`` on the batch of these.
+    Call it to augment a batch of images of one size. If the images do not form a batch, a decoding worker
+    runs ``for_image(id, key).before(image)`` and the device runs ``after`` on the batch of the results.
 
     Attributes:
-        per_sample: whether an operation goes image by image, so that no batch of images can be augmented.
-        crops_first: whether ``before`` does no more than to crop.
+        per_sample: whether an operation works image by image, so that batches cannot be augmented.
+        crops_first: whether ``before`` only crops.
     """
 
     per_sample: bool
@@ -44,7 +44,7 @@ class ViewPipeline(Protocol):
         """(h, w) of the view if the pipeline fixes one; None if it follows from the image's."""
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        """(h, w) of the views of images of ``size`` (H, W), None if these vary; None if views do."""
+        """(h, w) of the views of images of ``size`` (H, W; None if these vary), or None if view sizes vary."""
 
     def __call__(self, images: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """uint8 [b, C, H, W] and int64 [b] -> float32 [b, C, h, w] in [0, 1], on the same device."""
@@ -53,12 +53,12 @@ class ViewPipeline(Protocol):
         """The view of one image."""
 
     def after(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
-        """What remains to be done to a batch of ``before``: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
+        """The device's share, on a batch from ``before``: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
 
     def batch_view(
         self, images: Tensor, ids: np.ndarray | Tensor, key: Key, device: torch.device | str
     ) -> Tensor:
-        """The view on ``device`` of images of one size on the CPU, whatever the operations; shapes as in a
+        """The view on ``device`` of images of one size on the CPU, for any operations; shapes as in a
         call."""
 
     def sample(self, image: Tensor, id: int, key: Key) -> Tensor:  # noqa: A002
@@ -66,25 +66,25 @@ class ViewPipeline(Protocol):
 
 
 class Augmentation(Part, ABC):
-    """The views of an image: pipelines of operations, one a view."""
+    """The views of an image: pipelines of operations, one per view."""
 
     kind = "augmentation"
 
     @abstractmethod
     def pipelines(self) -> Sequence[ViewPipeline]:
-        """One pipeline a view (two for most methods)."""
+        """One pipeline per view (two for most methods)."""
 
     def __call__(
         self, images: Tensor, ids: np.ndarray | Tensor, seed: int = 0, epoch: int = 0
     ) -> list[Tensor]:
-        """Every view of a batch, for anyone's own loop.
+        """Every view of a batch, for your own training loop.
 
         Args:
             images: uint8 [b, C, H, W].
-            ids: int64 [b]; together with ``seed`` and ``epoch`` all that the draws depend on.
+            ids: int64 [b]; the draws depend only on these, ``seed`` and ``epoch``.
 
         Returns:
-            float32 [b, C, h, w] in [0, 1], one a view.
+            float32 [b, C, h, w] in [0, 1], one per view.
         """
         return [
             pipeline(images, ids, Key(seed, epoch, view)) for view, pipeline in enumerate(self.pipelines())

@@ -1,10 +1,9 @@
-"""The base class of each kind of part: what a plugin author derives from.
+"""The base classes of all parts, and what a part may need from the composition.
 
-A part's recipe parameters are the typed keyword arguments of its ``__init__`` (annotations and
-defaults are all there is; no config class). A parameter annotated with one of these base classes
-takes a part. Parameters marked :class:`contrastive.kinds.Injected` come from the builder.
-The first line of the class docstring is what ``contrastive list`` prints; an ``Args:`` section is
-what ``contrastive show`` prints beside each parameter.
+A part's recipe parameters are the typed keyword arguments of its ``__init__``: annotations and
+defaults, no config class. A parameter annotated with the base class of a kind takes a part. Parameters
+marked :class:`contrastive.kinds.Injected` come from the builder. ``contrastive list`` prints the first
+line of the class docstring, and ``contrastive show`` prints the ``Args:`` section next to each parameter.
 """
 
 from __future__ import annotations
@@ -17,26 +16,26 @@ from torch import nn
 from contrastive.comparison import Comparison
 from contrastive.values import Progress
 
-#: What a part may declare that it needs of the composition -> what a recipe lacks that does not give it.
+#: What a part may need from the composition -> the error if a recipe does not provide it.
 NEEDS: dict[str, str] = {
-    "negatives": "collapses without negatives, and none are offered; say negatives: in_batch",
-    "labels": "needs labels; say positives: label",
-    "predictor": "collapses without a predictor; say for example predictor: {name: mlp}",
-    "detached_keys": "collapses where gradients reach the keys; say target: ema, or target: stop_grad",
-    "single_positive": "needs exactly one positive a row; say positives: image, and pair each query with "
+    "negatives": "collapses without negatives, and none are offered; set negatives: in_batch",
+    "labels": "needs labels; set positives: label",
+    "predictor": "collapses without a predictor; set for example predictor: {name: mlp}",
+    "detached_keys": "collapses if gradients reach the keys; set target: ema, or target: stop_grad",
+    "single_positive": "needs exactly one positive per row; set positives: image, and pair each query with "
     "one view",
-    "validation": "reads validation figures, and there are none; it needs labels, evaluate.every above 0 "
+    "validation": "reads validation metrics, and there are none; they need labels, evaluate.every above 0 "
     "and a protocol with at: every, such as evaluate: {every: 1, knn: {}}",
-    "processes": "trains in several processes only; run with --processes 2, or more",
+    "processes": "trains only in several processes; run with --processes 2 or more",
 }
 
 
 class Part:
-    """What every part has.
+    """The base class of every part.
 
     Attributes:
         kind: the kind of part.
-        needs: what the composition must give, keys of :data:`NEEDS`; a recipe that does not is refused.
+        needs: what the composition must provide, keys of :data:`NEEDS`; otherwise the recipe is refused.
     """
 
     kind: ClassVar[str]
@@ -44,28 +43,28 @@ class Part:
 
     @classmethod
     def example(cls, folder: Path) -> dict[str, Any]:
-        """Recipe parameters with which the conformance kit builds the part, where defaults do not suffice.
+        """Recipe parameters with which the conformance kit builds the part, if defaults do not suffice.
 
-        ``folder`` is empty, and may take what they name (a data set's images, for example).
+        ``folder`` is empty; write the files there that they name (a data set's images, for example).
         """
         return {}
 
 
 class StepPart(Part, nn.Module):
-    """A part that is a torch module, and what it may do at each step.
+    """A part that is a torch module and may act at each step.
 
-    State belongs into buffers and parameters, so that it is in ``state_dict``. All three methods run
-    without gradients, on every process; ``progress`` is the same in all of a step.
+    Keep state in buffers and parameters, so that it is in ``state_dict``. All three methods run without
+    gradients, on every process; ``progress`` is the same in all calls of a step.
     """
 
     def before_step(self, progress: Progress) -> None:
-        """Called when the gradients are there, before the optimizer takes its step."""
+        """Called after the gradients are computed, before the optimizer takes its step."""
 
     def after_batch(self, comparison: Comparison) -> None:
-        """Called once per micro-batch, after the step it was part of was really taken (queues, centres).
+        """Called once per micro-batch of a step, after the step; not if it was skipped (queues, centres).
 
-        A target finds the keys that it made in ``comparison.target_keys``.
+        A target finds its own keys in ``comparison.target_keys``.
         """
 
     def after_step(self, progress: Progress) -> None:
-        """Called once an optimizer step that was really taken (moving averages)."""
+        """Called once per optimizer step, after it; not if it was skipped (moving averages)."""

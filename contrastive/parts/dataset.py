@@ -1,4 +1,4 @@
-"""Datasets: tables of images with ids and, if there are any, labels."""
+"""Datasets: tables of images with ids and, if known, labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReducedImage(NamedTuple):
     """An image decoded at a fraction of its sides.
 
     Attributes:
-        pixels: uint8 [C, ceil(H / f), ceil(W / f)]; the first pixel begins where the whole image does.
+        pixels: uint8 [C, ceil(H / f), ceil(W / f)]; its first pixel starts at the first pixel of the image.
         size: (H, W) of the whole image.
         factor: f.
     """
@@ -36,12 +36,12 @@ class ImageTable(ABC):
     """The images of one split: a table of rows, each with an id, perhaps a label, and pixels.
 
     Attributes:
-        ids: int64 [n], unique and kept for ever: the row of a table, or 63 bits of a hash of the
-            relative path in a folder. Every random draw of an image depends on it.
+        ids: int64 [n], unique, and the same forever: the row of a table, or 63 bits of a hash of the
+            relative path in a folder. Every random draw of an image depends on its id.
         labels: int64 [n] (-1 unknown) or None.
         channels: 1 or 3; ``decode`` always returns that many.
-        size: (H, W) where every image has one size, else None.
-        skipped: names of files that are not images, for the user to see once.
+        size: (H, W) if all images have one size, otherwise None.
+        skipped: names of files that are not images, shown to the user once.
     """
 
     ids: np.ndarray
@@ -59,23 +59,23 @@ class ImageTable(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What the user knows row ``index`` by: a relative path, ``train.parquet row 17``."""
+        """How the user knows row ``index``: a relative path, or ``train.parquet row 17``."""
 
     def stamp(self) -> str:
-        """What tells, beside the data set's fingerprint, that its files have changed: here times may count.
-        Pixels kept on disk are decoded anew where it differs."""
+        """A string that changes when the files change, besides the fingerprint; it may depend on file times.
+        If it differs, pixels cached on disk are decoded again."""
         return ""
 
     def decode_reduced(self, index: int, reduction: Reduction) -> ReducedImage:
-        """Pixels of row ``index``, perhaps at a fraction of their sides where that saves time. Asked for
-        where images are large or differ in size. Raises UnreadableImage.
+        """Pixels of row ``index``, at a fraction of their sides if that saves time. Called if images are
+        large or differ in size. Raises UnreadableImage.
 
         Args:
             reduction: from (H, W) to the largest factor f by which both sides may be divided, 1 or more.
 
         Returns:
-            The pixels at any f that is not larger, always the same for the same row and largest factor;
-            by default those of ``decode``, where f is 1.
+            The pixels at any f up to that factor, always the same for the same row and factor; by default
+            those of ``decode``, with f = 1.
         """
         pixels = self.decode(index)
         return ReducedImage(pixels, (pixels.shape[1], pixels.shape[2]), 1)
@@ -84,28 +84,28 @@ class ImageTable(ABC):
 class Dataset(Part, ABC):
     """Where images, ids and labels come from.
 
-    ``__init__`` only keeps its parameters; nothing is opened before ``table`` or ``fingerprint``.
+    ``__init__`` only stores its parameters; nothing is opened before ``table`` or ``fingerprint``.
     """
 
     kind = "dataset"
 
     @abstractmethod
     def table(self, split: Split) -> ImageTable | None:
-        """The images of a split, or None where the data set has no such split.
+        """The images of a split, or None if the data set has no such split.
 
-        Reads names, labels and sizes but decodes no image. Raises DataError, with the place and
-        the remedy, where the data is absent, empty or not what it should be.
+        Reads names, labels and sizes but decodes no image. Raises DataError, with the path and the
+        remedy, if the data is missing, empty or invalid.
         """
 
     @property
     def classes(self) -> list[str] | None:
-        """Names of the classes by label, where they are known."""
+        """Names of the classes by label, or None if unknown."""
         return None
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the data: of tables their bytes, of folders sorted relative paths with
-        sizes; never times."""
+        """SHA-256 (hex) of the data: the bytes of tables, the sorted relative paths and sizes of folders;
+        never file times."""
 
 
 class TableRows(ImageTable):
@@ -113,7 +113,7 @@ class TableRows(ImageTable):
 
     Args:
         of: the table.
-        rows: int64 [m], which of its rows, in the order they are to have.
+        rows: int64 [m], indices of its rows, in the new order.
     """
 
     def __init__(self, of: ImageTable, rows: np.ndarray):

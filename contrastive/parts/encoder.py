@@ -20,7 +20,7 @@ class Backbone(StepPart):
     features: int
 
     def export(self, folder: str) -> None:
-        """Write this backbone so that timm loads it; raises UsageError where timm cannot."""
+        """Write this backbone so that timm loads it; raises UsageError if timm cannot."""
         raise UsageError(f"{type(self).__name__} has no timm export; use a timm backbone to export one.")
 
 
@@ -28,7 +28,7 @@ class Head(StepPart):
     """Features h -> embedding z; as predictor, z -> p. ``out_features`` is D.
 
     Attributes:
-        is_identity: whether it returns its input; a recipe that names it as predictor has no predictor.
+        is_identity: whether it returns its input; a recipe with it as predictor has no predictor.
     """
 
     kind = "head"
@@ -37,12 +37,12 @@ class Head(StepPart):
 
 
 class Target(StepPart):
-    """Who encodes the keys.
+    """The network that encodes the keys.
 
     Attributes:
         detached: whether its keys carry no gradient.
-        encodes: whether it runs every view it is asked for through an encoder of its own, rather than
-            taking the online embeddings.
+        encodes: whether it encodes every view with an encoder of its own, instead of reusing the online
+            embeddings.
     """
 
     kind = "target"
@@ -52,8 +52,8 @@ class Target(StepPart):
     def bind(self, encoder: nn.Module) -> None:
         """Called once, before training, with the online encoder: pixels [b, C, h, w] -> z [b, D].
 
-        A target that copies it registers the copy; one that refers to it later must keep it out of its own
-        ``state_dict`` (in a list, for example). Raises UsageError where the target cannot work.
+        A target that copies it registers the copy; one that only keeps a reference must keep it out of its
+        own ``state_dict`` (in a list, for example). Raises UsageError if the target cannot work with it.
         """
 
     @abstractmethod
@@ -63,23 +63,23 @@ class Target(StepPart):
         online: Mapping[int, Tensor],
         encode: Callable[[Tensor], Tensor],
     ) -> dict[int, Tensor]:
-        """Keys of the target's views; with ``train.chunk_size`` of one chunk of the batch after another.
+        """Keys of the target's views; with ``train.chunk_size``, of one chunk of the batch per call.
 
         Args:
-            views: view -> pixels [b, C, h, w], the views the target is asked for.
-            online: view -> z [b, D], embeddings the online encoder has already made (before the
+            views: view -> pixels [b, C, h, w], the target's views.
+            online: view -> z [b, D], embeddings that the online encoder has already computed (before the
                 predictor).
-            encode: the online encoder, for a view it has not seen: pixels -> z.
+            encode: the online encoder, for views that are not in ``online``: pixels -> z.
 
         Returns:
             view -> keys [b, D].
         """
 
     def substitute(self, keys: dict[int, Tensor]) -> dict[int, Tensor]:
-        """What queries are compared with in place of the keys; by default the keys themselves.
+        """What queries are compared with instead of the keys; by default the keys themselves.
 
-        Called once per batch, with the keys of the whole batch. Those that ``forward`` returned come back in
-        ``after_batch``, as ``comparison.target_keys``.
+        Called once per batch, with the keys of the whole batch. ``after_batch`` finds those that ``forward``
+        returned in ``comparison.target_keys``.
 
         Args:
             keys: view -> keys [b, D], as ``forward`` returned them.
@@ -91,9 +91,9 @@ class Target(StepPart):
 
 
 class TargetWrapper(Target):
-    """A target that changes what goes into, or comes out of, another one.
+    """A target that changes the input or the output of another one.
 
-    Derive, and write ``forward`` or ``substitute`` with ``self.of``; all else is the wrapped target's.
+    Subclass it and write ``forward`` or ``substitute`` using ``self.of``; the wrapped target does the rest.
     """
 
     def __init__(self, of: Target):

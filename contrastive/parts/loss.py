@@ -1,4 +1,4 @@
-"""Losses, and the sources of the negatives that they compare with."""
+"""Losses, and sources of negatives."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from contrastive.values import Memory
 
 
 class Negatives(StepPart):
-    """The candidates a query is told apart from; several sources add up.
+    """The candidates a query is contrasted with; several sources add up.
 
     Attributes:
-        stands_alone: whether a recipe that names this source names no other.
+        stands_alone: whether a recipe with this source can have no other.
     """
 
     kind = "negatives"
@@ -28,12 +28,12 @@ class Negatives(StepPart):
         return False
 
     def memory(self) -> Memory | None:
-        """Entries kept from earlier batches, read once a batch; the same on every process."""
+        """Entries from earlier batches, read once per batch; the same on every process."""
         return None
 
 
 class Loss(StepPart):
-    """What is made small. Derive and write ``compare``; ``forward`` serves the engine and anyone's loop.
+    """What training minimises. Subclass it and write ``compare``; call it from any training loop.
 
     Attributes:
         normalised: whether queries and keys are scaled to unit length before they are compared.
@@ -46,8 +46,8 @@ class Loss(StepPart):
     def compare(self, comparison: Comparison) -> Tensor:
         """The loss of each row [R], whose mean is taken over the rows of all processes, or a scalar.
 
-        A scalar is computed on keys of all processes (``comparison.views()``), so that every process has
-        the same; it is never scaled by their number. At least float32; float64 stays float64.
+        Compute a scalar on the keys of all processes (``comparison.views()``), so that every process has
+        the same one; it is never scaled by their number. At least float32; float64 stays float64.
         """
 
     def forward(self, *queries: Tensor | Comparison) -> Tensor:

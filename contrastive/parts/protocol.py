@@ -1,4 +1,4 @@
-"""Protocols: how an encoder is scored, and what they are given for it."""
+"""Evaluation protocols, and the encoder and images that they receive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contrastive.values import Feature, Features
 
 
 class Images(typing.Protocol):
-    """Labelled images of one split, as a protocol may read them.
+    """Labelled images of one split, as a protocol reads them.
 
     Attributes:
         ids: int64 [n], unique.
@@ -28,19 +28,19 @@ class Images(typing.Protocol):
     def __len__(self) -> int: ...
 
     def features(self, encode: Callable[[Tensor], Tensor]) -> Features:
-        """Features of the images that decode, un-augmented, where ``encode`` maps pixels [b, C, s, s] to
+        """Features of the images that decode, not augmented; ``encode`` maps pixels [b, C, s, s] to
         [b, F]."""
 
     def take(self, positions: np.ndarray) -> Images:
         """The images at these positions, int64 [m], in that order."""
 
     def whole(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All that decode, un-augmented: pixels float32 [b, C, s, s] in [0, 1] and labels int64 [b]."""
+        """All that decode, not augmented: pixels float32 [b, C, s, s] in [0, 1] and labels int64 [b]."""
 
     def batches(
         self, batch_size: int, scale: tuple[float, float] = (0.08, 1.0)
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches without end: random crops that keep ``scale`` of the area, half of them mirrored.
+        """Endless training batches: random crops that keep ``scale`` of the area, half of them mirrored.
 
         Yields:
             (pixels float32 [b, C, s, s] in [0, 1], labels int64 [b]).
@@ -48,11 +48,11 @@ class Images(typing.Protocol):
 
 
 class Trial(typing.Protocol):
-    """One encoder, and the images a protocol evaluates it on.
+    """One encoder, and the images on which a protocol evaluates it.
 
     Attributes:
-        encoder: pixels float32 [b, C, s, s] in [0, 1] -> h [b, F], in evaluation mode; never changed by a
-            protocol, which trains a ``copy.deepcopy`` of it.
+        encoder: pixels float32 [b, C, s, s] in [0, 1] -> h [b, F], in evaluation mode; a protocol never
+            changes it, but trains a ``copy.deepcopy`` of it.
         head: h -> z [b, D], or None.
         fit, validation: the train split without the held-out tenth, and that tenth.
         train: both.
@@ -78,7 +78,7 @@ class Trial(typing.Protocol):
         """Features of some of the images."""
 
     def list_used(self, images: Images) -> None:
-        """Note whose labels a protocol has used, if these are not all of train: the run lists them."""
+        """Record which labels a protocol has used, if not all of train: the run lists these images."""
 
 
 class Protocol(Part, ABC):

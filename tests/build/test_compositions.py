@@ -37,7 +37,7 @@ class NeedsLabels(Loss):
 
 
 class OnePositive(Loss):
-    """Knows what to do with one positive a row."""
+    """Knows what to do with one positive per row."""
 
     needs = frozenset({"negatives", "single_positive"})
 
@@ -125,7 +125,7 @@ IMPOSSIBLE = {
     "regression of keys with gradients": (
         [*BYOL, "target=shared"],
         "loss",
-        "collapses where gradients reach the keys",
+        "collapses if gradients reach the keys",
         ["target=stop_grad"],
     ),
     "a predictor of another width": (
@@ -162,13 +162,13 @@ IMPOSSIBLE = {
     "a predictor that needs labels": (
         ["predictor={name: asking, dims: [16, 8]}"],
         "predictor",
-        "asking needs labels; say positives: label",
+        "asking needs labels; set positives: label",
         ["positives=label"],
     ),
     "a target that needs labels, wrapped": (
         ["target={name: split_bn, of: {name: asking}}"],
         "target",
-        "needs labels; say positives: label",
+        "needs labels; set positives: label",
         ["positives=label"],
     ),
     "none beside in_batch": (
@@ -186,7 +186,7 @@ IMPOSSIBLE = {
     "a loss that needs labels": (
         ["loss=labels"],
         "loss",
-        "needs labels; say positives: label",
+        "needs labels; set positives: label",
         ["positives=label"],
     ),
     "one positive, positives by label": (
@@ -210,7 +210,7 @@ IMPOSSIBLE = {
     "early stopping that nothing is told": (
         ["callbacks=[early_stopping]", "evaluate.every=0"],
         "callbacks.0",
-        "reads validation figures",
+        "reads validation metrics",
         ["evaluate.every=1"],
     ),
     "early stopping without a protocol in training": (

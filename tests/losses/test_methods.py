@@ -304,7 +304,7 @@ def test_state_survives_a_round_trip(name):
 
 
 def test_dino_is_refused_where_gradients_reach_the_keys():
-    with pytest.raises(RecipeError, match="dino collapses where gradients reach the keys"):
+    with pytest.raises(RecipeError, match="dino collapses if gradients reach the keys"):
         built("dino", "target: {name: ema, momentum: 0.9, schedule: cosine}", "target: shared")
 
 

@@ -197,7 +197,7 @@ def test_accumulating_a_batch_changes_nothing(tmp_path: Path):
     ("sets", "reason"),
     [
         ({"predictor": "none"}, "regression collapses without a predictor"),
-        ({"target": "shared"}, "regression collapses where gradients reach the keys"),
+        ({"target": "shared"}, "regression collapses if gradients reach the keys"),
     ],
 )
 def test_what_collapses_is_refused_unless_allowed(tmp_path: Path, sets: dict, reason: str):
