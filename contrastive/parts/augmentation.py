@@ -44,7 +44,7 @@ class ViewPipeline(Protocol):
         """(h, w) of the view if the pipeline fixes one; None if it follows from the image's."""
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        """(h, w) of the views of images of ``size`` (H, W; None if these vary), or None if view sizes vary."""
+        """(h, w) of the views of images of ``size`` (H, W; None if they vary); None if view sizes vary."""
 
     def __call__(self, images: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """uint8 [b, C, H, W] and int64 [b] -> float32 [b, C, h, w] in [0, 1], on the same device."""

@@ -1,7 +1,7 @@
-"""BYOL's parts, which are SimSiam's too: the loss, the two different views, a watchdog for collapse.
+"""Parts of BYOL and SimSiam: the loss, the two different views, and a watchdog for collapse.
 
 Source: Grill et al. 2020, "Bootstrap your own latent"; Chen and He 2021, "Exploring simple Siamese
-representation learning". The averaged encoder is the core's target ``ema``, SimSiam's the core's
+representation learning". BYOL's averaged encoder is the framework's target ``ema``, SimSiam's target is its
 ``stop_grad``; the predictor is a head.
 
 Shape letters: b images of a process's batch, D embedding width.
@@ -41,9 +41,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Regression(Loss):
     """BYOL's loss: the squared distance of prediction and key on the unit sphere, 2 - 2 cos.
 
-    The sum over the pairs of views: with both views on both sides the symmetrised loss of Grill et al.
+    Summed over the pairs of views: with both views on both sides, the symmetrised loss of Grill et al.
     2020, equations 2 and 3, from 0 to 8. SimSiam's -(cos + cos) / 2 (Chen and He 2021, equation 4) is
-    this loss minus 4, divided by 4: with ``weight: 0.25`` the gradient is SimSiam's.
+    this loss minus 4, divided by 4: with ``weight: 0.25``, the gradient is SimSiam's.
     """
 
     needs = frozenset({"predictor", "detached_keys"})
@@ -54,17 +54,17 @@ class Regression(Loss):
 
 
 class BYOL(Augmentation):
-    """BYOL's two views: SimCLR's, with gentler colours, and blur and solarize told apart.
+    """BYOL's two views: SimCLR's with gentler colours, and with different blur and solarize.
 
     Bicubic crop, flip 0.5, jitter 0.8 (brightness and contrast 0.4, saturation 0.2, hue 0.1), grayscale
     0.2; view 0 always blurred; view 1 blurred at 0.1 and solarized at 0.2 (Grill et al. 2020, appendix B).
 
     Args:
         size: side of the square views in pixels.
-        scale: least and greatest share of the area that the crop keeps.
-        strength: scales the four amounts of the colour jitter.
-        asymmetric: as above; if not, both views are blurred at 0.5 and none is solarized (SimSiam, MoCo v2).
-        blur: ``auto`` leaves blur out at 32 pixels and below, as ``simclr`` does.
+        scale: smallest and largest share of the area that the crop keeps.
+        strength: factor on the four strengths of the colour jitter.
+        asymmetric: as above; else both views are blurred at 0.5 and none is solarized (SimSiam, MoCo v2).
+        blur: ``auto`` omits blur at 32 pixels and below, as ``simclr`` does.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class BYOL(Augmentation):
         self._has_blur = size > 32 if blur == "auto" else blur
 
     def pipelines(self) -> list[Pipeline]:
-        """One pipeline a view."""
+        """One pipeline per view."""
         if self._asymmetric:
             return [self._pipeline(blur=1.0, solarize=0.0), self._pipeline(blur=0.1, solarize=0.2)]
         return [self._pipeline(blur=0.5, solarize=0.0) for _ in range(2)]
@@ -107,20 +107,20 @@ class BYOL(Augmentation):
 
 
 class CollapseWatch(Callback):
-    """Warns as soon as embeddings begin to collapse, and says which known cause fits.
+    """Warns as soon as embeddings start to collapse, and names the known causes that fit.
 
     Every few steps it compares the spread of a batch's keys on the unit sphere with the healthy
-    1 / sqrt(D). Queries tell nothing: a healthy predictor begins by predicting the mean. The evaluation
-    finds a collapse too, but not before the end of an epoch, and only once it is complete.
+    1 / sqrt(D). Queries are no indication: a healthy predictor starts by predicting the mean. The
+    evaluation finds a collapse too, but only at the end of an epoch and once the collapse is complete.
 
     Args:
-        every: steps between looks.
-        patience: looks in a row at which the spread must be low before it warns.
+        every: steps between checks.
+        patience: consecutive checks at which the spread must be low before it warns.
         stop: end the run after that epoch.
     """
 
     #: A spread is low below this share of 1 / sqrt(D), if it was at least twice as high before: encoders
-    #: without batch norm start low, and rise where all is well.
+    #: without batch norm start low, and rise if training is healthy.
     LOW = 0.3
 
     def __init__(
@@ -130,20 +130,20 @@ class CollapseWatch(Callback):
         stop: bool = False,
     ):
         self.every, self.patience, self.stop = every, patience, stop
-        self._highest = 0.0  # spread so far
-        self._low = 0  # looks in a row
+        self._highest = 0.0  # highest spread so far
+        self._low = 0  # consecutive checks with a low spread
         self._has_warned = False
 
     def run_started(self, run: RunState) -> None:
-        """A target that never learns collapses nothing, but teaches little: said at once."""
+        """Warn about a target that never learns: no collapse, but the encoder learns little from it."""
         if _momentum(run.method.target) == 1:
             run.warn(
                 "the target's momentum is 1: it never learns, and its keys stay those of an untrained "
-                "encoder; lower target.momentum to 0.99, or raise it to 1 by schedule: cosine."
+                "encoder; set target.momentum to 0.99, and schedule: cosine to raise it to 1."
             )
 
     def step_done(self, run: RunState, metrics: Mapping[str, float]) -> None:
-        """Look at the spread, where it is time to."""
+        """Check the spread, every few steps."""
         step = int(metrics["step"])
         if run.comparison is None or self._has_warned or (step > 1 and step % self.every):
             return
@@ -161,25 +161,25 @@ class CollapseWatch(Callback):
                 run.stop(message)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been seen so far."""
+        """The spread so far, and whether it has warned."""
         return {"highest": self._highest, "low": self._low, "warned": self._has_warned}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         self._highest, self._low, self._has_warned = state["highest"], state["low"], state["warned"]
 
 
 def spread_of_keys(comparison: Comparison) -> float:
     """Standard deviation over different images of the keys of one view, times sqrt(D): about 1 is healthy.
 
-    This process's images alone. Source: Chen and He 2021, section 4.1.
+    Only this process's images. Source: Chen and He 2021, section 4.1.
     """
     _, keys = comparison.aligned()[0]  # [b, D]
     return embedding_std(keys.detach()) * math.sqrt(keys.shape[1])
 
 
 def causes(method: Any, param_groups: list[dict[str, Any]]) -> list[str]:
-    """Known causes of collapse that fit a composed method and its optimizer, a sentence each.
+    """Known causes of collapse that fit a composed method and its optimizer, one sentence each.
 
     Sources: Grill et al. 2020, table 5; Chen and He 2021, section 4.
     """
@@ -189,23 +189,23 @@ def causes(method: Any, param_groups: list[dict[str, Any]]) -> list[str]:
 
 
 def _structural(method: Any, param_groups: list[dict[str, Any]]) -> Iterator[str]:
-    """What is wrong with target, predictor and batch norm, where nothing else keeps embeddings apart."""
+    """Causes in target, predictor and batch norm, if nothing else keeps embeddings apart."""
     if not method.target.detached:
-        yield "Gradients reach the keys, which give way: say target: ema, or target: stop_grad."
+        yield "Gradients reach the keys, so keys move towards queries: set target: ema, or target: stop_grad."
     if method.predictor is None:
-        yield "There is no predictor: say for example predictor: {name: mlp, batch_norm: hidden}."
+        yield "There is no predictor: set for example predictor: {name: mlp, batch_norm: hidden}."
         return
     online, predictor = (_peak_rate(part, param_groups) for part in (method.backbone, method.predictor))
     if predictor == 0:
-        yield "The predictor never learns: do not freeze it, and give it a learning rate above 0."
+        yield "The predictor never learns: do not freeze it, and set a learning rate above 0."
     elif predictor < online:
         yield (
-            f"The predictor learns at {predictor:g}, slower than the encoder at {online:g}, and must keep up "
-            "with it: raise its lr_scale in optimizer.groups to 1, or to 10."
+            f"The predictor learns at {predictor:g}, slower than the encoder at {online:g}, but it must keep "
+            "up: raise its lr_scale in optimizer.groups to 1, or to 10."
         )
     output = list(method.head.modules())[-1]
     if not any(isinstance(module, _BATCH_NORM) for module in (output, *method.predictor.modules())):
-        yield "Neither the predictor nor the head's output has batch norm: say batch_norm: hidden in both."
+        yield "Neither the predictor nor the head's output has batch norm: set batch_norm: hidden in both."
     momentum = _momentum(method.target)
     if momentum is not None and momentum < 0.9 and predictor <= online:
         yield (
@@ -215,25 +215,25 @@ def _structural(method: Any, param_groups: list[dict[str, Any]]) -> Iterator[str
 
 
 def _tuning(param_groups: list[dict[str, Any]]) -> Iterator[str]:
-    """What the optimizer's settings may have to do with it, where nothing else is wrong."""
+    """Causes in the optimizer's settings, if nothing else is wrong."""
     if all(group["weight_decay"] == 0 for group in param_groups):
         yield "Nothing decays the weights: set optimizer.weight_decay to 1e-6 (lars) or 1e-4 (sgd)."
     highest = max(group["peak_lr"] for group in param_groups)
     yield f"The learning rate of {highest:g} may be too high: lower optimizer.lr, or lengthen its warm-up."
 
 
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm  # every dimension, and synchronised
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 1d, 2d, 3d and synchronised
 
 
 def _peak_rate(part: nn.Module, param_groups: list[dict[str, Any]]) -> float:
-    """The highest peak learning rate of a part's parameters; 0 where the optimizer has none of them."""
+    """The highest peak learning rate of a part's parameters; 0 if the optimizer has none of them."""
     own = {id(parameter) for parameter in part.parameters()}
     rates = [group["peak_lr"] for group in param_groups if any(id(p) in own for p in group["params"])]
     return max(rates, default=0.0)
 
 
 def _momentum(target: Any) -> float | None:
-    """The momentum of a target, or of the one it wraps; None where there is no average."""
+    """The momentum of a target, or of the one it wraps; None without an average."""
     while target is not None:
         if (momentum := getattr(target, "momentum", None)) is not None:
             return momentum

@@ -1,8 +1,8 @@
-"""MoCo's parts: the queue of keys, and batch norm that does not give the positive away.
+"""Parts of MoCo: the queue of keys, and batch norm that does not reveal the positive.
 
 Source: He et al. 2020, "Momentum contrast for unsupervised visual representation learning" (v1), and
 Chen et al. 2020, "Improved baselines with momentum contrastive learning" (v2). The averaged encoder is
-the core's target ``ema``.
+the framework's target ``ema``.
 
 Shape letters: b images of a process's batch, B of all processes, D embedding width, K keys of a batch
 (all target views of all processes), S size of the queue.
@@ -29,24 +29,24 @@ contrastive_api = 1
 
 
 class Queue(Negatives):
-    """Keys of earlier batches, oldest out first: MoCo's dictionary as a queue.
+    """Keys of earlier batches, first in, first out: MoCo's dictionary as a queue.
 
-    Keys are stored as they were compared, those of all processes in one order, and only after the
-    losses have seen the batch, so that a positive is never its own negative. Entries not yet written
-    are no candidates: the first step has no negatives from here. Any batch size fits any ``size``.
+    Keys of all processes are stored as they were compared, in the same order everywhere, and only after
+    the losses have used the batch, so that a positive is never its own negative. Entries not yet written
+    are not candidates: the queue offers no negatives at the first step. Any batch size fits any ``size``.
     Source: He et al. 2020, section 3.2 and algorithm 1.
 
     Args:
-        size: how many keys are kept (the papers: 65,536 on ImageNet).
-        same_image: what a key of the query's own image, from an earlier epoch, is: a negative, as in
-            the papers, or ignored.
+        size: number of keys in the queue (the papers: 65,536 on ImageNet).
+        same_image: how to treat a key of the query's own image from an earlier epoch: as a negative, as
+            in the papers, or ignored.
     """
 
     z: Tensor  # [S, D]
     image: Tensor  # [S] int64
     label: Tensor  # [S] int64
     valid: Tensor  # [S] bool
-    pointer: Tensor  # [] int64, the entry to be written next
+    pointer: Tensor  # [] int64, the next entry to write
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class Queue(Negatives):
 
     @torch.no_grad()
     def after_batch(self, comparison: Comparison) -> None:
-        """Write the K keys of the batch over the oldest entries; of more than S, the last S stay."""
+        """Overwrite the oldest entries with the K keys of the batch; of more than S, with the last S."""
         keys, size = comparison.keys, len(self.valid)
         surplus = max(0, len(keys.z) - size)
         order = torch.arange(surplus, len(keys.z), device=self.pointer.device)
-        entries = (self.pointer + order) % size  # each at most once; the device alone knows them
+        entries = (self.pointer + order) % size  # each at most once; only the device knows them
         self.z.index_copy_(0, entries, keys.z[surplus:].to(self.z.dtype))
         self.image.index_copy_(0, entries, keys.image[surplus:])
         self.label.index_copy_(0, entries, keys.label[surplus:])
@@ -81,17 +81,17 @@ class Queue(Negatives):
 
 
 class _RegroupedBatch(TargetWrapper):
-    """A target that encodes the batch in other company than the queries', so that batch statistics do
-    not tell which key is the positive (He et al. 2020, section 3.3). ``label`` is its name in recipes."""
+    """A target that encodes the keys in other groups than the queries, so that batch statistics do not
+    reveal the positive (He et al. 2020, section 3.3). ``label`` is its name in recipes."""
 
     label: str
 
     def bind(self, encoder: nn.Module) -> None:
-        """Raises UsageError where the wrapped target runs no encoder of its own."""
+        """Raises UsageError if the wrapped target has no encoder of its own."""
         if not self.of.encodes:
             raise UsageError(
-                f"{self.label} regroups the batch that the target's own encoder sees, and the target in 'of' "
-                "has none; say of: {name: ema}."
+                f"{self.label} regroups the batch of the target's own encoder, but the target in 'of' has "
+                "none; set of: {name: ema}."
             )
         super().bind(encoder)
 
@@ -102,11 +102,11 @@ class _RegroupedBatch(TargetWrapper):
 
 
 class ShuffleBN(_RegroupedBatch):
-    """Shuffles the batch across processes before the target in ``of`` encodes it, and the keys back.
+    """Shuffles the batch across processes before the target in ``of`` encodes it, then unshuffles the keys.
 
-    Each process then normalises keys by statistics of other images than its queries. Every view is
-    shuffled alike, and on every process by the same permutation. For several processes; ``split_bn``
-    serves one. Source: He et al. 2020, section 3.3.
+    Each process thus normalises keys by statistics of other images than its queries. All views and all
+    processes use the same permutation. It needs several processes; use ``split_bn`` for one. Source: He et
+    al. 2020, section 3.3.
 
     Args:
         of: the target that encodes, such as ``ema``.
@@ -132,16 +132,16 @@ class ShuffleBN(_RegroupedBatch):
 
 
 class SplitBN(_RegroupedBatch):
-    """Encodes the batch in random groups, each with batch statistics of its own: for a single device.
+    """Encodes the batch in random groups, each with its own batch statistics: for a single device.
 
-    A key is normalised with the images of its group alone, which a query cannot know: the protection
-    of ``shuffle_bn`` without a second process. The queries keep the statistics of their whole batch, to
-    which a group adds 1/groups. Source: He et al. 2020, section 3.3, and the authors' demonstration on
+    A key is normalised only with the images of its group, which a query cannot know: the protection of
+    ``shuffle_bn`` without a second process. Queries use the statistics of the whole batch, to which a
+    group contributes 1/groups. Source: He et al. 2020, section 3.3, and the authors' demonstration on
     CIFAR-10, where both encoders normalise in 8 groups.
 
     Args:
         of: the target that encodes, such as ``ema``.
-        groups: how many groups; a batch of fewer than two images a group makes fewer.
+        groups: number of groups; fewer for a batch with less than two images per group.
     """
 
     label = "split_bn"

@@ -1,10 +1,10 @@
-"""Losses for false negatives: the other images of a batch, some of which are of the query's own class.
+"""Losses that account for false negatives: images of a batch that are of the query's own class.
 
 Decoupled contrastive learning leaves the positive out of the denominator (Yeh et al. 2022); the debiased
 loss estimates and subtracts what false negatives add to it (Chuang et al. 2020); hard negative sampling
-weighs each negative by its similarity as well (Robinson et al. 2021). None of them reads a label.
+also weights each negative by its similarity (Robinson et al. 2021). None of them reads labels.
 
-Shape letters: R rows (queries, ordered [view, place]), V query views, b images of a process's batch.
+Shape letters: R rows (queries, ordered [view, position]), V query views, b images of a process's batch.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DCL(Loss):
-    """Decoupled contrastive loss: NT-Xent whose denominator holds the negatives alone.
+    """Decoupled contrastive loss: NT-Xent with only the negatives in its denominator.
 
-    -s+/t + log sum exp(s-/t) of each row (Yeh et al. 2022, equation 6), which takes away the coupling that
+    -s+/t + log sum exp(s-/t) of each row (Yeh et al. 2022, equation 6), which removes the coupling that
     slows learning from small batches. It may be negative. ``weighted`` is the paper's DCLW (equation 7):
     the first term times 2 - B exp(s+/sigma) / sum exp(s+/sigma), over the B positives of the row's view on
-    all processes, so that pairs which agree already pull less; the weight carries no gradient. A row without
-    negatives, as all are while a queue is still empty, has loss 0, as NT-Xent's has.
+    all processes, so that pairs which already agree attract less; the weight carries no gradient. A row
+    without negatives (all rows while a queue is empty) has loss 0, as in NT-Xent.
 
     Args:
-        temperature: t, what similarities are divided by.
+        temperature: t, divisor of the similarities.
         weighted: DCLW rather than DCL.
-        sigma: of the weights (the paper: 0.5).
+        sigma: scale of the weights (the paper: 0.5).
     """
 
     needs = frozenset({"negatives"})
@@ -63,7 +63,7 @@ class DCL(Loss):
 
 
 class _ReweightingLoss(Loss):
-    """-log(p / (p + N)), p = exp(s+/t), where N estimates what the true negatives of a row add up to."""
+    """-log(p / (p + N)), p = exp(s+/t); N estimates the sum over the true negatives of a row."""
 
     needs = frozenset({"negatives", "single_positive"})
 
@@ -75,14 +75,14 @@ class _ReweightingLoss(Loss):
         t, share = self.temperature, self.class_share
         rows = comparison.rows(*self._scales())
         positive = rows.positives.mean / t  # log p
-        count = rows.negatives.count.log()  # log M; minus infinity where a row has no negative
+        count = rows.negatives.count.log()  # log M; minus infinity for a row without negatives
         negative = self._negatives(rows.negatives.lse, count)  # log R
         if share:
             negative = self._debiased(positive, negative, count)
         return torch.logaddexp(positive, negative) - positive  # [R]
 
     def _scales(self) -> list[float]:
-        """Of the negatives' weighted sum, and of the sum of their weights."""
+        """Scales of the negatives' weighted sum, and of the sum of their weights."""
         scale = (1 + self.hardness) / self.temperature
         return [scale, self.hardness / self.temperature] if self.hardness else [scale]
 
@@ -96,7 +96,7 @@ class _ReweightingLoss(Loss):
     def _debiased(self, positive: Tensor, negative: Tensor, count: Tensor) -> Tensor:
         """log of N = max[(R - share M p) / (1 - share), M exp(-1/t)], without leaving the logarithm."""
         false_share = positive + count + math.log(self.class_share) - negative  # log of (share M p / R)
-        has_rest = false_share < 0  # where something is left, and its logarithm defined
+        has_rest = false_share < 0  # whether something is left, so that its logarithm is defined
         rest = torch.where(
             has_rest, torch.expm1(torch.where(has_rest, false_share, -1.0)).neg().log(), -torch.inf
         )
@@ -105,14 +105,14 @@ class _ReweightingLoss(Loss):
 
 
 class Debiased(_ReweightingLoss):
-    """Debiased contrastive loss: NT-Xent less what false negatives are expected to add.
+    """Debiased contrastive loss: NT-Xent minus the expected contribution of false negatives.
 
     -log(p / (p + N)), p = exp(s+/t), N = max[(R - c M p) / (1 - c), M exp(-1/t)], R the sum of exp(s-/t)
     over a row's M negatives (Chuang et al. 2020, equations 7 and 8, with one positive). With
     ``class_share`` 0 it is NT-Xent.
 
     Args:
-        temperature: t, what similarities are divided by.
+        temperature: t, divisor of the similarities.
         class_share: c, the share of negatives that are of the query's own class (the paper's tau+; about
             one over the number of classes).
     """
@@ -122,15 +122,15 @@ class Debiased(_ReweightingLoss):
 
 
 class HardNegative(_ReweightingLoss):
-    """Debiased loss with hard negative sampling: similar negatives weigh more.
+    """Debiased loss with hard negative sampling: similar negatives get larger weights.
 
-    As ``debiased``, with R = M sum w exp(s/t) / sum w and w = exp(hardness s/t) (Robinson et al. 2021,
+    Like ``debiased``, with R = M sum w exp(s/t) / sum w and w = exp(hardness s/t) (Robinson et al. 2021,
     equation 4 and the authors' code). With ``hardness`` and ``class_share`` 0 it is NT-Xent.
 
     Args:
-        temperature: t, what similarities are divided by.
+        temperature: t, divisor of the similarities.
         class_share: share of negatives that are of the query's own class (the paper's tau+).
-        hardness: how much more a similar negative weighs (the paper's beta, 0.5 to 2).
+        hardness: how strongly the weight grows with the similarity (the paper's beta, 0.5 to 2).
     """
 
     def __init__(

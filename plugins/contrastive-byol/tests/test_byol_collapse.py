@@ -35,7 +35,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def watch(recipe: Path) -> WatchedRun:
-    """Trains the recipe with changes; what the watchdog told the user, and the run. Each run is made once."""
+    """Trains the recipe with changes; returns the watchdog's messages and the run. Equal changes run once."""
 
     @cache
     def run(changes: str) -> tuple[list[str], contrastive.Run]:
@@ -68,7 +68,7 @@ def of_predictor(**group: Any) -> dict[str, Any]:
 
 
 NO_BATCH_NORM = {"head.batch_norm": "none", "predictor.batch_norm": "none"}
-#: cause -> (what provokes the collapse, what heals it, what must be said)
+#: cause -> (what provokes the collapse, what prevents it, the expected message)
 CAUSES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no predictor": ({"predictor": "none"}, {}, "There is no predictor"),
     "gradients reach the keys": ({"target": "shared"}, {}, "Gradients reach the keys"),
@@ -183,7 +183,7 @@ def test_causes(changes: dict[str, Any], rate: float, begins: list[str]):
 
 
 class FakeRun:
-    """A run whose keys have the spread that is asked for."""
+    """A run whose keys have a given spread."""
 
     def __init__(self) -> None:
         self.method = method()

@@ -21,7 +21,7 @@ class Flat(Backbone):
 
 
 class Spy(Target):
-    """Encodes by batch norm without parameters, and remembers what came in together."""
+    """Encodes by batch norm without parameters, and records its batches."""
 
     detached = True
     encodes = True
@@ -37,7 +37,7 @@ class Spy(Target):
 
 
 def numbered_views(b: int) -> dict[int, Tensor]:
-    """Two views [b, 2, 2, 2] whose channel 0 is the place in the batch."""
+    """Two views [b, 2, 2, 2] whose channel 0 is the position in the batch."""
     torch.manual_seed(3)
     views = {view: torch.randn(b, 2, 2, 2, dtype=torch.float64) for view in (0, 1)}
     for pixels in views.values():

@@ -1,4 +1,4 @@
-"""The plugin passes the conformance kit, like anyone's."""
+"""The plugin passes the conformance kit, like any other."""
 
 from __future__ import annotations
 

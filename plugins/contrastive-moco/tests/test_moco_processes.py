@@ -64,7 +64,7 @@ CASES = {
 
 
 def shuffle_batch(rank: int) -> dict[str, Any]:
-    """What the wrapped target sees on this process, and the keys that come back."""
+    """The batches of the wrapped target on this process, and the keys that come back."""
     pixels = numbered_views(B)
     rows = slice(rank * B // WORLD, (rank + 1) * B // WORLD)
     torch.manual_seed(100 + rank)  # as the engine does: processes draw differently
@@ -85,7 +85,7 @@ def process() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks() -> list[dict[str, Any]]:
-    """What each of two processes found."""
+    """The results of each of two processes."""
     return two_processes(process)
 
 
