@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-import contrastive.evaluation.trial
 from contrastive.data.reading import Reader, resize_and_crop
 from contrastive.data.tables import MemoryTable
 from contrastive.datasets import ImageFolder
@@ -117,7 +116,7 @@ def test_images_that_do_not_decode_are_left_out_and_named(tmp_path):
 
 @pytest.mark.parametrize("read", [lambda images: images.whole(), lambda images: images.batches(2)])
 def test_an_interrupt_is_heard_at_the_next_batch(folder, read, monkeypatch):
-    monkeypatch.setattr(contrastive.trial, "BATCH", 2)
+    monkeypatch.setattr("contrastive.data.reading.BATCH", 2)
     asked = [False]
     batches = read(rows_of(folder, 0, 1, 2, 3, interrupted=lambda: asked[0]))
     next(batches)
