@@ -318,7 +318,8 @@ def test_a_crop_may_come_later_and_draws_as_it_does_alone() -> None:
         one_by_one = operation.render(one_by_one, later.draw(place, ids, KEY))
     torch.testing.assert_close(later(given, ids, KEY), one_by_one)
     assert later.size == (9, 9)
-    assert later.in_worker(varying=True) == "all"
+    with pytest.warns(DeprecationWarning, match="in_worker is deprecated"):
+        assert later.in_worker(varying=True) == "all"
     boxes = crop.place(later.draw(2, ids, KEY), np.tile((14, 11), (5, 1)))
     assert np.array_equal(boxes, crop.place(Pipeline([crop]).draw(0, ids, KEY), np.tile((14, 11), (5, 1))))
     assert torch.equal(later.sample(given[1], 1, KEY), to_uint8(later(given[1:2], ids[1:2], KEY))[0])
