@@ -16,7 +16,7 @@ import pytest
 import torch
 from compare_weights import RECIPES, differences, digest, digests
 from make_baselines import BASELINES, FINISHED, INTERRUPTED, fingerprints, machine, write_stand_ins
-from tests.plugin_packages import install, on_path
+from tests.support.plugin_packages import install, on_path
 
 import contrastive
 from contrastive.cli import main
