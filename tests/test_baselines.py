@@ -16,10 +16,10 @@ import pytest
 import torch
 from compare_weights import RECIPES, differences, digest, digests
 from make_baselines import BASELINES, FINISHED, INTERRUPTED, fingerprints, machine, write_stand_ins
-from tests.support.plugin_packages import install, on_path
 
 import contrastive
 from contrastive.cli import main
+from tests.support.plugin_packages import install, on_path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, EXPORTS, PLUGINS = (BASELINES / name for name in ("run_folders", "exports", "plugins"))
