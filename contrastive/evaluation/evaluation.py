@@ -7,7 +7,7 @@ question during training. The test split is read once, at the end.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,6 +51,11 @@ class Scheduled:
     def id(self) -> str:
         """Name and version of the protocol: figures of different ids do not compare."""
         return f"{self.part}/{self.protocol.version}"
+
+    @property
+    def precedence(self) -> int:
+        """Of its ranking metric. A second entry of a protocol, such as knn_z beside knn, has none."""
+        return self.protocol.precedence if self.name == self.part else 0
 
     def describe(self, split: str) -> dict[str, Any]:
         """What every figure must name: id (with the version), parameters, feature, and the split read."""
@@ -129,6 +134,20 @@ class Evaluation:
         """What a line of :meth:`during`'s figures says of them: the protocols, as in :meth:`describe`."""
         due = {entry.name: entry.describe("validation") for entry in self._due() if self.labelled}
         return {"protocols": due} if due else {}
+
+    def ranking_metric(self, metrics: Iterable[str]) -> str | None:
+        """Which of :meth:`during`'s metrics ranks encoders, as its protocol declares; None if none does."""
+        by_entry: dict[str, list[str]] = {}
+        for key in metrics:
+            prefixes = [entry.name for entry in self._due() if key.startswith(f"{entry.name}_")]
+            if prefixes:  # of knn and knn_z the longer one gave knn_z_top1
+                by_entry.setdefault(max(prefixes, key=len), []).append(key)
+        candidates: list[tuple[int, str]] = []
+        for entry in self._due():
+            names = [key.removeprefix(f"{entry.name}_") for key in by_entry.get(entry.name, [])]
+            if (name := entry.protocol.ranking_metric(names)) is not None:
+                candidates.append((-entry.precedence, f"{entry.name}_{name}"))
+        return min(candidates)[1] if candidates else None
 
     def monitor(self, method: Method, validation: Features) -> Figures:
         """Alignment, uniformity, spread and length of z over two views of held-out images; rank of h."""

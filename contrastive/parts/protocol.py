@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -89,6 +89,8 @@ class Protocol(Part, ABC):
         at: when a recipe that only names the protocol runs it: at ``every`` evaluation, or the ``end``.
         feature: which features ``score`` is given; a parameter of a protocol that leaves the choice.
         tunes: whether it trains a copy of the encoder instead; then there are no figures of raw pixels.
+        precedence: of several protocols the one with the highest ranks encoders, of equals the first by key
+            in the recipe. It counts for the entry of a recipe that bears the protocol's own name.
     """
 
     kind = "protocol"
@@ -96,6 +98,7 @@ class Protocol(Part, ABC):
     at: ClassVar[Literal["every", "end"]] = "end"
     feature: Feature = "h"
     tunes: ClassVar[bool] = False
+    precedence: ClassVar[int] = 0
 
     def evaluate(self, trial: Trial) -> dict[str, float]:
         """What evaluation asks: :meth:`score` of features, unless the protocol needs the encoder or images.
@@ -112,3 +115,11 @@ class Protocol(Part, ABC):
         of ``validation`` against ``fit``; with it, those of ``test`` after a fit on ``fit`` and
         ``validation`` together, and ``test`` is read once.
         """
+
+    def ranking_metric(self, metrics: Iterable[str]) -> str | None:
+        """Which of its metrics ranks encoders, so that a run keeps the checkpoint that is best by it.
+
+        The first by name that is ``top1`` or ends in ``_top1``; None if there is none. Override it for a
+        protocol that ranks by another metric, a fraction that is higher for better encoders.
+        """
+        return min((name for name in metrics if name == "top1" or name.endswith("_top1")), default=None)

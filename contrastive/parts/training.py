@@ -85,6 +85,8 @@ class RunState(typing.Protocol):
         comparison: what the losses compared in the step that ``step_done`` last reported (its last
             micro-batch), or None before the first step since the run started or resumed. Its memories
             may already contain its keys.
+        ranking_metric: the metric of the latest evaluation by which the best checkpoint is chosen, such as
+            ``knn_top1``; None before the first one, or if its protocols give none.
     """
 
     name: str
@@ -102,6 +104,8 @@ class RunState(typing.Protocol):
     def param_groups(self) -> list[dict[str, Any]]: ...
     @property
     def comparison(self) -> Comparison | None: ...
+    @property
+    def ranking_metric(self) -> str | None: ...
     def log(self, figures: Mapping[str, float]) -> None:
         """Write the callback's own metrics to a line of metrics.jsonl, and to the trackers."""
 

@@ -35,6 +35,7 @@ class KNN(Protocol):
 
     version = 1
     at = "every"
+    precedence = 1
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ class Display:
         """Nothing: the step's line says it."""
 
     def evaluated(self, run: Any, metrics: Mapping[str, float]) -> None:
-        """Keep the last kNN, to be shown with the steps that follow."""
+        """Keep the metrics: the one that ranks encoders is shown with the steps that follow."""
         self._metrics.update(metrics)
         if self._live is not None:
             self._live.update(self._bar(run))
@@ -128,8 +128,8 @@ class Display:
             words.append(f"{m['images_per_second']:,.0f} images/s")
         if (left := self._seconds_left(run, step)) is not None:
             words.append(f"{duration(left)} left")
-        if "knn_top1" in m:
-            words.append(f"knn {percent(m['knn_top1'])}")
+        if (ranking := run.ranking_metric) in m:
+            words.append(f"{ranking.removesuffix('_top1').replace('_', ' ')} {percent(m[ranking])}")
         return "  ".join(words)
 
     def _seconds_left(self, run: Any, step: int) -> float | None:

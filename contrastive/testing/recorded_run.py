@@ -23,6 +23,7 @@ class RecordedRun:
         self.method = network()
         self.param_groups = [{"params": list(self.method.head.parameters()), "lr": 0.1, "peak_lr": 0.1}]
         self.comparison: Comparison | None = None
+        self.ranking_metric: str | None = None
         self.asked: list[Any] = []
 
     def log(self, figures: Mapping[str, float]) -> None:
@@ -46,4 +47,5 @@ class RecordedRun:
             callback.epoch_done(self, epoch)
             accuracy = 0.3 + 0.1 * min(epoch, 3) - 0.001 * epoch
             figures = {"knn_top1": accuracy, "linear_top1": accuracy + 0.05, "effective_rank": 6.0}
+            self.ranking_metric = "knn_top1"
             callback.evaluated(self, {"step": self.step, "epoch": epoch, **figures})

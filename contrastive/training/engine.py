@@ -126,9 +126,8 @@ class Engine:
 
     @property
     def _ended(self) -> bool:
-        """Whether no step is to follow; a run that was stopped still ends its epoch, even its first."""
-        state = self.state
-        return state.step >= self.steps or bool(state.stopped and state.step and not state.batch)
+        """Whether no step is to follow."""
+        return self.state.step >= self.steps or self.state.is_at_stop
 
     def train(self) -> None:
         """Train to the last step, evaluating and saving on the way. Raises Interrupted after saving."""
@@ -249,7 +248,8 @@ class Engine:
             with self.stage("evaluation"):
                 figures = on_first(lambda: self.evaluator.during(self.method))
             self.run.log(figures, self.evaluator.named())
-            better = state.note_best(figures)
+            ranking = self.run.ranking_metric = self.evaluator.ranking_metric(figures)
+            better = ranking is not None and state.note_best(figures[ranking])
             for callback in self.callbacks:
                 callback.evaluated(self.run, {"step": state.step, "epoch": state.epoch, **figures})
         state.evaluation_due = False

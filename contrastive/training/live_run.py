@@ -53,6 +53,7 @@ class LiveRun:
         self.steps = steps
         self.steps_per_epoch = steps_per_epoch
         self.comparison: Comparison | None = None
+        self.ranking_metric: str | None = None
         self._optimizer = optimizer
         self._accelerator = accelerator
         self._state = state

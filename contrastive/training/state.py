@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,11 +29,13 @@ class Settings:
 
 
 class Evaluator(Protocol):
-    """What the engine asks of evaluation: figures of the held-out tenth in training, and what gave them."""
+    """What the engine needs of evaluation: metrics of the held-out tenth in training, and what gave them."""
 
     def during(self, method: Method) -> Metrics: ...
 
     def named(self) -> dict[str, Any]: ...
+
+    def ranking_metric(self, metrics: Iterable[str]) -> str | None: ...
 
 
 class Throughput:
@@ -64,6 +66,11 @@ class State:
     seconds: float = 0.0
     peak_memory_mib: float = 0.0
 
+    @property
+    def is_at_stop(self) -> bool:
+        """Whether a callback ended the run, and the epoch in which it did, even the first, is over."""
+        return bool(self.stopped and self.step and not self.batch)
+
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Stand where a run was saved. Raises TypeError for a field that it does not have."""
         vars(self).update(vars(State(**saved)))
@@ -73,13 +80,10 @@ class State:
         self.seconds += seconds
         self.peak_memory_mib = max(self.peak_memory_mib, peak_memory_mib)
 
-    def note_best(self, figures: Mapping[str, float]) -> bool:
-        """Remember the best validation accuracy: of kNN where there is one, else the first ``*_top1``."""
-        accuracies = sorted((k for k in figures if k.endswith("_top1")), key=lambda k: (k != "knn_top1", k))
-        if not accuracies:
+    def note_best(self, value: float) -> bool:
+        """Remember a value of the ranking metric if it is the highest so far; whether it is."""
+        if self.best is not None and value <= self.best:
             return False
-        figure = figures[accuracies[0]]
-        if self.best is not None and figure <= self.best:
-            return False
-        self.best, self.best_step = figure, self.step
+        self.best = value
+        self.best_step = self.step
         return True

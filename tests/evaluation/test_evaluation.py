@@ -18,7 +18,7 @@ from contrastive.commands.evaluate import evaluate
 from contrastive.data.reading import Reader
 from contrastive.errors import Interrupted, PluginError, UsageError
 from contrastive.evaluation.evaluation import Evaluation, Scheduled
-from contrastive.protocols import KNN
+from contrastive.protocols import KNN, LinearProbe, Retrieval
 from contrastive.protocols.finetune import balanced
 from contrastive.registry import load_registry
 from contrastive.runs.reload import load
@@ -257,3 +257,39 @@ def test_a_checkpoint_that_lacks_a_key_is_refused_by_name(tiny_run, monkeypatch)
 def test_images_of_other_channels_are_refused_by_name(tiny_run):
     with pytest.raises(UsageError, match=r"it has backbone\.net\.conv1\.weight \[\d+, 3, 3, 3\], the model"):
         evaluate(tiny_run, (), {"dataset": {"name": "fashion_mnist_sample"}})
+
+
+# -- the metric that ranks encoders -------------------------------------------------------------------
+
+
+class RanksByMap(Retrieval):
+    """A protocol that declares which of its metrics ranks encoders."""
+
+    def ranking_metric(self, metrics):
+        return "map"
+
+
+def timed(key: str, part: str) -> Scheduled:
+    protocols = {"knn": KNN, "linear": LinearProbe, "retrieval": Retrieval, "ranks_by_map": RanksByMap}
+    return Scheduled(key, part, protocols[part](), "every")
+
+
+@pytest.mark.parametrize(
+    ("entries", "metrics", "ranking"),
+    [
+        ({"linear": "linear", "knn": "knn"}, ["linear_top1", "knn_top1"], "knn_top1"),
+        ({"linear": "linear", "a": "linear"}, ["linear_top1", "a_top1"], "a_top1"),
+        # a second kNN is a metric like any other
+        ({"linear": "linear", "z_knn": "knn"}, ["linear_top1", "z_knn_top1"], "linear_top1"),
+        ({"knn": "knn", "knn_a": "knn"}, ["knn_top1", "knn_a_top1"], "knn_top1"),
+        ({"linear": "linear"}, ["linear_top5", "linear_b_top1", "linear_a_top1"], "linear_a_top1"),
+        ({"ranks_by_map": "ranks_by_map", "s": "linear"}, ["ranks_by_map_map", "s_top1"], "ranks_by_map_map"),
+        ({"retrieval": "retrieval"}, ["retrieval_map", "retrieval_recall_1"], None),
+        ({}, [], None),
+    ],
+)
+def test_the_protocol_declares_the_metric_that_ranks_encoders(tiny_recipe, entries, metrics, ranking):
+    data, parts = build(contrastive.recipe.load_recipe(tiny_recipe, (), load_registry()))
+    protocols = [timed(key, part) for key, part in entries.items()]
+    evaluation = Evaluation(data.train, data.test, protocols, parts.pipelines, 16, torch.device("cpu"))
+    assert evaluation.ranking_metric(["alignment", *metrics, "effective_rank"]) == ranking

@@ -14,7 +14,12 @@ from contrastive import monitors
 from contrastive.runs.display import MONITORS, Display, summary_table
 
 RUN = SimpleNamespace(
-    name="simclr", folder="runs/simclr-seed0-01234567", epochs=4, steps=40, steps_per_epoch=10
+    name="simclr",
+    folder="runs/simclr-seed0-01234567",
+    epochs=4,
+    steps=40,
+    steps_per_epoch=10,
+    ranking_metric="knn_top1",
 )
 
 
