@@ -60,7 +60,7 @@ class Scheduled:
     def describe(self, split: str) -> dict[str, Any]:
         """What every figure must name: id (with the version), parameters, feature, and the split read."""
         about = {"id": self.id, "version": self.protocol.version, "feature": self.protocol.feature}
-        return {**about, **public(self.protocol), "split": split}
+        return {**about, **self.protocol.parameters(), "split": split}
 
 
 @contextmanager
@@ -262,11 +262,6 @@ class Evaluation:
     def used(self) -> dict[str, list[int]]:
         """Ids of the images whose labels a protocol used, of those that did not use all of train."""
         return {name: ids.tolist() for name, ids in self._used.items()}
-
-
-def public(part: object) -> dict[str, Any]:
-    """The plain attributes of a part, which are its parameters."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(part).items() if not k.startswith("_")}
 
 
 def _known(table: ImageTable) -> np.ndarray:

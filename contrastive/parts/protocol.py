@@ -5,7 +5,8 @@ from __future__ import annotations
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar, Literal
+from inspect import signature
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -99,6 +100,18 @@ class Protocol(Part, ABC):
     feature: Feature = "h"
     tunes: ClassVar[bool] = False
     precedence: ClassVar[int] = 0
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that every metric of it carries, by name: plain values, as JSON holds them.
+
+        Those of ``__init__`` that are kept as attributes of the same name. Override it for a protocol that
+        keeps them under other names.
+        """
+        values = vars(self)
+        names = [name for name in signature(type(self)).parameters if name in values]
+        return {
+            name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in names
+        }
 
     def evaluate(self, trial: Trial) -> dict[str, float]:
         """What evaluation asks: :meth:`score` of features, unless the protocol needs the encoder or images.

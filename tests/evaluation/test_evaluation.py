@@ -18,7 +18,8 @@ from contrastive.commands.evaluate import evaluate
 from contrastive.data.reading import Reader
 from contrastive.errors import Interrupted, PluginError, UsageError
 from contrastive.evaluation.evaluation import Evaluation, Scheduled
-from contrastive.protocols import KNN, LinearProbe, Retrieval
+from contrastive.parts import Protocol
+from contrastive.protocols import KNN, FineTune, LinearProbe, Retrieval
 from contrastive.protocols.finetune import balanced
 from contrastive.registry import load_registry
 from contrastive.runs.reload import load
@@ -257,6 +258,48 @@ def test_a_checkpoint_that_lacks_a_key_is_refused_by_name(tiny_run, monkeypatch)
 def test_images_of_other_channels_are_refused_by_name(tiny_run):
     with pytest.raises(UsageError, match=r"it has backbone\.net\.conv1\.weight \[\d+, 3, 3, 3\], the model"):
         evaluate(tiny_run, (), {"dataset": {"name": "fashion_mnist_sample"}})
+
+
+# -- parameters ---------------------------------------------------------------------------------------
+
+
+class KeepsHelpers(Protocol):
+    """A protocol with a public attribute that is not a parameter, and a parameter that it keeps privately."""
+
+    version = 3
+
+    def __init__(self, k: int = 5, scale: tuple[float, float] = (0.5, 1.0), seed: int = 0) -> None:
+        self.table = {}
+        self.scale, self.k = scale, k
+        self._seed = seed
+
+    def score(self, fit, validation, test=None):
+        return {"top1": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "parameters"),
+    [
+        (KNN(), '{"k": 200, "temperature": 0.1, "feature": "h"}'),
+        (KNN(5, feature="z"), '{"k": 5, "temperature": 0.1, "feature": "z"}'),
+        (LinearProbe([0.1, 1.0]), '{"l2": [1.0, 0.1], "feature": "h"}'),
+        (Retrieval((5, 1)), '{"k": [1, 5], "feature": "h"}'),
+        (
+            FineTune(),
+            '{"fraction": 0.1, "steps": 500, "batch_size": 64, "lr": 0.1, "scale": [0.3, 1.0]}',
+        ),
+        (KeepsHelpers(), '{"k": 5, "scale": [0.5, 1.0]}'),
+    ],
+)
+def test_a_protocol_declares_its_parameters(protocol, parameters):
+    assert json.dumps(protocol.parameters()) == parameters
+
+
+def test_a_metric_carries_id_feature_parameters_and_split_in_this_order():
+    described = Scheduled("knn_z", "knn", KNN(feature="z"), "end").describe("test")
+    assert json.dumps(described) == (
+        '{"id": "knn/1", "version": 1, "feature": "z", "k": 200, "temperature": 0.1, "split": "test"}'
+    )
 
 
 # -- the metric that ranks encoders -------------------------------------------------------------------
