@@ -35,9 +35,9 @@ def ours(bank: Features, queries: Features) -> float:
 def lightly(bank: Features, queries: Features) -> float:
     from lightly.utils.benchmarking import knn_predict
 
-    columns = F.normalize(bank.h, dim=1).t().contiguous()  # [F, n]
+    columns = F.normalize(bank.vectors, dim=1).t().contiguous()  # [F, n]
     correct = 0
-    for h, labels in zip(queries.h.split(BATCH), queries.labels.split(BATCH), strict=True):
+    for h, labels in zip(queries.vectors.split(BATCH), queries.labels.split(BATCH), strict=True):
         prediction = knn_predict(
             F.normalize(h, dim=1), columns, bank.labels, CLASSES, knn_k=K, knn_t=TEMPERATURE
         )
@@ -47,7 +47,7 @@ def lightly(bank: Features, queries: Features) -> float:
 
 def everything(bank: Features, queries: Features) -> float:
     """The similarities alone, in one matrix."""
-    similarity = F.normalize(queries.h, dim=1) @ F.normalize(bank.h, dim=1).T  # [m, n]
+    similarity = F.normalize(queries.vectors, dim=1) @ F.normalize(bank.vectors, dim=1).T  # [m, n]
     return float(similarity.amax())
 
 

@@ -23,6 +23,8 @@ MOVED: dict[str, str] = {
     ),
     "contrastive.parts:Reduced": "contrastive.parts:ReducedImage",
     "contrastive.targets:Shared": "contrastive.targets:SharedEncoder",
+    "contrastive.protocols.labelled:labelled": "contrastive.protocols.labels:join_labelled",
+    "contrastive.protocols.labelled:top1": "contrastive.protocols.labels:top1",
 }
 
 

@@ -7,8 +7,11 @@ M entries of a memory.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import wraps
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -83,9 +86,31 @@ Feature = Literal["h", "z"]
 class Features:
     """Frozen features of a split: what an evaluation protocol sees."""
 
-    h: Tensor  # [n, F] float32; z [n, D] where the protocol asks for it
+    vectors: Tensor  # [n, F] float32: h, or z [n, D] for a protocol whose feature is z
     labels: Tensor  # [n] int64, -1 unknown
     ids: Tensor  # [n] int64
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def h(self) -> Tensor:
+        """The former name of ``vectors``."""
+        warnings.warn("Features.h is now Features.vectors", DeprecationWarning, stacklevel=2)
+        return self.vectors
+
+
+def _with_keyword_h(init: Callable[..., None]) -> Callable[..., None]:
+    """``Features.__init__``, which takes ``vectors`` by its former name ``h`` too."""
+
+    @wraps(init)
+    def wrapper(self: Features, *values: Any, **keywords: Any) -> None:
+        if "h" in keywords:
+            warnings.warn("Features(h=...) is now Features(vectors=...)", DeprecationWarning, stacklevel=2)
+            keywords["vectors"] = keywords.pop("h")  # dataclasses.replace(features, h=...) passes both
+        init(self, *values, **keywords)
+
+    return wrapper
+
+
+Features.__init__ = _with_keyword_h(Features.__init__)  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from contrastive.build.composition import Composition, Data, Opened
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
-from contrastive.evaluation.evaluation import Scheduled
+from contrastive.evaluation.evaluation import TimedProtocol
 from contrastive.parts import Backbone, Callback, Dataset, Head, Optimizer, Protocol
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
@@ -164,12 +164,12 @@ class Builder:
         indices = getattr(self.recipe.views, side)
         return tuple(range(views)) if indices == "all" else tuple(indices)
 
-    def protocols(self) -> list[Scheduled]:
+    def protocols(self) -> list[TimedProtocol]:
         built = []
         for name, (spec, at) in self.recipe.evaluate.protocols.items():
             protocol: Protocol | None = self.attempt(f"evaluate.{name}", spec.build)
             if protocol is not None:
-                built.append(Scheduled(name, spec.name, protocol, at))
+                built.append(TimedProtocol(name, spec.name, protocol, at))
         return built
 
     def callbacks(self) -> list[Callback | None]:

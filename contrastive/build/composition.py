@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from contrastive.augmentations.pipeline import Pipeline
-from contrastive.evaluation.evaluation import Scheduled
+from contrastive.evaluation.evaluation import TimedProtocol
 from contrastive.parts import Callback, Dataset, ImageTable, Optimizer
 from contrastive.recipe import PartSpec
 from contrastive.training.method import Method
@@ -36,7 +36,7 @@ class Composition:
     method: Method
     optimizer: Optimizer
     pipelines: list[Pipeline]
-    protocols: list[Scheduled]
+    protocols: list[TimedProtocol]
     callbacks: list[Callback]
     view_sizes: list[tuple[int, int]]  # (h, w)
     image_size: int

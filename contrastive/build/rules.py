@@ -14,7 +14,7 @@ from torch import nn
 from contrastive.build.composition import Data
 from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
 from contrastive.errors import Mistake
-from contrastive.evaluation.evaluation import Scheduled, frozen
+from contrastive.evaluation.evaluation import TimedProtocol, frozen
 from contrastive.kinds import MONITORS
 from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
 from contrastive.recipe import PartSpec, Recipe
@@ -155,7 +155,7 @@ def composition(
 
 
 def capabilities_of(
-    recipe: Recipe, method: Method, data: Data | None, protocols: Sequence[Scheduled]
+    recipe: Recipe, method: Method, data: Data | None, protocols: Sequence[TimedProtocol]
 ) -> dict[str, bool]:
     """Which of all that a part may need (:data:`contrastive.parts.NEEDS`) a composition has."""
     evaluated = recipe.evaluate.every > 0 and any(entry.at == "every" for entry in protocols)
@@ -172,7 +172,7 @@ def capabilities_of(
 
 
 def callback_metrics(
-    recipe: Recipe, callbacks: Sequence[Callback | None], protocols: Sequence[Scheduled]
+    recipe: Recipe, callbacks: Sequence[Callback | None], protocols: Sequence[TimedProtocol]
 ) -> Iterator[Mistake]:
     """Callbacks read only metrics that evaluations during training give."""
     prefixes = [f"{entry.name}_" for entry in protocols if entry.at == "every"]

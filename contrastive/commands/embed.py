@@ -76,7 +76,7 @@ def embed(
         with frozen(method):
             features = loaded.evaluation.reader.features(encode, images)
         if len(features):
-            tables.append(_table(split, images, features.ids, features.labels, features.h, neighbours))
+            tables.append(_table(split, images, features.ids, features.labels, features.vectors, neighbours))
     if not tables:
         raise DataError(f"no image can be read: {abbreviate(sorted(loaded.evaluation.unreadable), '; ')}.")
     table = pa.concat_tables(tables)

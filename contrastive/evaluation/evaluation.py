@@ -34,7 +34,7 @@ PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor where they are cheap: small
 
 
 @dataclass(frozen=True)
-class Scheduled:
+class TimedProtocol:
     """A protocol of a recipe, and when it runs.
 
     Attributes:
@@ -95,7 +95,7 @@ class Evaluation:
         self,
         train: ImageTable,
         test: ImageTable | None,
-        protocols: Sequence[Scheduled],
+        protocols: Sequence[TimedProtocol],
         pipelines: Sequence[ViewPipeline],
         size: int,
         device: torch.device,
@@ -127,7 +127,7 @@ class Evaluation:
             figures = self.monitor(method, trial.features_of(trial.validation))
             return figures | self._figures(self._due() if self.labelled else [], trial)
 
-    def _due(self) -> list[Scheduled]:
+    def _due(self) -> list[TimedProtocol]:
         return [entry for entry in self.protocols if entry.at == "every"]
 
     def named(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Evaluation:
             "uniformity": float(uniformity(a)),
             "embedding_std": float(embedding_std(a)),
             "embedding_norm": embedding_norm(a),
-            "effective_rank": float(effective_rank(validation.h)),
+            "effective_rank": float(effective_rank(validation.vectors)),
         }
 
     def _views(self, method: Method, view: int) -> Tensor:
@@ -202,7 +202,7 @@ class Evaluation:
         ]
         return self._final(asked, nn.Flatten(), None)
 
-    def _final(self, due: Sequence[Scheduled], backbone: nn.Module, head: nn.Module | None) -> Figures:
+    def _final(self, due: Sequence[TimedProtocol], backbone: nn.Module, head: nn.Module | None) -> Figures:
         if not self.labelled or not due:
             return {}
         trial = self._trial(backbone, head, self.fit_rows, self.validation_rows, self.test)
@@ -222,7 +222,7 @@ class Evaluation:
         )
         return EncoderTrial(backbone, head, fit_images, validation_images, asked)
 
-    def _figures(self, due: Sequence[Scheduled], trial: EncoderTrial) -> Figures:
+    def _figures(self, due: Sequence[TimedProtocol], trial: EncoderTrial) -> Figures:
         """What the protocols give, each by ``<key>_<name>``.
 
         Raises:

@@ -128,9 +128,11 @@ class EncoderTrial:
     def _embedded(self, images: Images) -> Features:
         if self.head is None:
             raise UsageError("feature: z needs a head, and this encoder has none; say feature: h.")
-        given = self.features_of(images)
-        z = torch.cat([self.head(h).float() for h in given.h.split(BATCH)]) if len(given) else given.h
-        return Features(z, given.labels, given.ids)
+        features = self.features_of(images)
+        if not len(features):
+            return features
+        z = torch.cat([self.head(h).float() for h in features.vectors.split(BATCH)])
+        return Features(z, features.labels, features.ids)
 
     def list_used(self, images: Images) -> None:
         """Note whose labels a protocol has used, where these are not all of train: the run lists them."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.parts import Images, Protocol, Trial
-from contrastive.protocols.labelled import top1
+from contrastive.protocols.labels import top1
 from contrastive.rng import derive, hash_order
 from contrastive.values import Features
 

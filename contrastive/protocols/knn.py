@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.parts import Protocol
-from contrastive.protocols.labelled import class_indices, labelled, top1
+from contrastive.protocols.labels import class_indices, join_labelled, top1
 from contrastive.protocols.neighbours import nearest
 from contrastive.values import Feature, Features
 
@@ -57,11 +57,13 @@ class KNN(Protocol):
             ContrastiveError: a feature is not finite.
         """
         if test is None:
-            bank, queries = labelled("knn", "fit", fit), labelled("knn", "validation", validation)
+            bank = join_labelled("knn", "fit", fit)
+            queries = join_labelled("knn", "validation", validation)
         else:
-            bank, queries = labelled("knn", "train", fit, validation), labelled("knn", "test", test)
+            bank = join_labelled("knn", "train", fit, validation)
+            queries = join_labelled("knn", "test", test)
         bank_labels, query_labels, classes = class_indices(bank.labels, queries.labels)
-        return {"top1": top1(self.predict(bank.h, bank_labels, queries.h, classes), query_labels)}
+        return {"top1": top1(self.predict(bank.vectors, bank_labels, queries.vectors, classes), query_labels)}
 
     @torch.no_grad()
     def predict(self, bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from contrastive.errors import UsageError
 from contrastive.parts import Protocol
-from contrastive.protocols.labelled import class_indices, labelled, top1
+from contrastive.protocols.labels import class_indices, join_labelled, top1
 from contrastive.values import Feature, Features
 
 #: Strengths in a row without a better validation accuracy after which weaker ones are not tried.
@@ -62,20 +62,22 @@ class LinearProbe(Protocol):
         l2, accuracy = self.choose(fit, validation)
         if test is None:
             return {"top1": accuracy}
-        both, test = labelled("linear", "train", fit, validation), labelled("linear", "test", test)
+        both = join_labelled("linear", "train", fit, validation)
+        test = join_labelled("linear", "test", test)
         train_labels, test_labels, classes = class_indices(both.labels, test.labels)
-        probe = Problem.of(both.h, train_labels, classes).solve(l2)
-        return {"top1": top1(probe.predict(test.h), test_labels)}
+        probe = Problem.of(both.vectors, train_labels, classes).solve(l2)
+        return {"top1": top1(probe.predict(test.vectors), test_labels)}
 
     def choose(self, fit: Features, validation: Features) -> tuple[float, float]:
         """(strength, accuracy on ``validation``) of the strength that does best; of equals the strongest."""
-        fit, validation = labelled("linear", "fit", fit), labelled("linear", "validation", validation)
+        fit = join_labelled("linear", "fit", fit)
+        validation = join_labelled("linear", "validation", validation)
         fit_labels, labels, classes = class_indices(fit.labels, validation.labels)
-        problem = Problem.of(fit.h, fit_labels, classes)
+        problem = Problem.of(fit.vectors, fit_labels, classes)
         best, chosen, since, start = -1.0, self.l2[0], 0, None
         for l2 in self.l2:
             start = problem.solve(l2, start, tolerance=1e-4)
-            accuracy = top1(start.predict(validation.h), labels)
+            accuracy = top1(start.predict(validation.vectors), labels)
             since = 0 if accuracy > best else since + 1
             if since == 0:
                 best, chosen = accuracy, l2

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from contrastive.errors import UsageError
 from contrastive.parts import Protocol, Trial
-from contrastive.protocols.labelled import labelled
+from contrastive.protocols.labels import join_labelled
 from contrastive.rng import hash_order
 from contrastive.values import Feature, Features
 
@@ -59,10 +59,10 @@ class Retrieval(Protocol):
         return self._figures("test", trial.features_of(trial.test, self.feature))
 
     def _figures(self, role: str, given: Features) -> dict[str, float]:
-        given = labelled("retrieval", role, given)
+        given = join_labelled("retrieval", role, given)
         order = torch.from_numpy(hash_order(given.ids.cpu().numpy(), "retrieval"))
-        order = order.to(given.h.device)
-        precision, first = self.rank(given.h[order], given.labels[order])
+        order = order.to(given.vectors.device)
+        precision, first = self.rank(given.vectors[order], given.labels[order])
         if len(precision) == 0:
             raise UsageError(
                 f"retrieval: no two of the {len(given)} {role} images have one label; remove 'retrieval' "

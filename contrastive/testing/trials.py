@@ -22,7 +22,7 @@ class FeaturePictures(ImageTable):
     """A picture of each feature vector: its values spread over the pixels by a fixed map."""
 
     def __init__(self, *parts: Features):
-        h = torch.cat([part.h for part in parts])  # [n, F]
+        h = torch.cat([part.vectors for part in parts])  # [n, F]
         spread = torch.randn(h.shape[1], IN_CHANNELS * SIZE**2, generator=generator(5))
         self._pixels = (255 * torch.sigmoid(h @ spread)).to(torch.uint8).view(-1, IN_CHANNELS, SIZE, SIZE)
         self.ids, self.labels = (

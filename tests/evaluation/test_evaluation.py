@@ -17,7 +17,7 @@ from contrastive.cli import main
 from contrastive.commands.evaluate import evaluate
 from contrastive.data.reading import Reader
 from contrastive.errors import Interrupted, PluginError, UsageError
-from contrastive.evaluation.evaluation import Evaluation, Scheduled
+from contrastive.evaluation.evaluation import Evaluation, TimedProtocol
 from contrastive.parts import Protocol
 from contrastive.protocols import KNN, FineTune, LinearProbe, Retrieval
 from contrastive.protocols.finetune import balanced
@@ -239,7 +239,7 @@ def test_figures_of_one_name_are_refused(tiny_recipe):
 
     registry = load_registry()
     data, parts = build(contrastive.recipe.load_recipe(tiny_recipe, (), registry))
-    asked = [Scheduled("a", "knn", Named(), "end"), Scheduled("a_b", "knn", Named(), "end")]
+    asked = [TimedProtocol("a", "knn", Named(), "end"), TimedProtocol("a_b", "knn", Named(), "end")]
     evaluation = Evaluation(data.train, data.test, asked, parts.pipelines, 16, torch.device("cpu"))
     with pytest.raises(UsageError, match="two protocols give a figure 'a_b_c'"):
         evaluation.final(parts.method.backbone, None)
@@ -296,7 +296,7 @@ def test_a_protocol_declares_its_parameters(protocol, parameters):
 
 
 def test_a_metric_carries_id_feature_parameters_and_split_in_this_order():
-    described = Scheduled("knn_z", "knn", KNN(feature="z"), "end").describe("test")
+    described = TimedProtocol("knn_z", "knn", KNN(feature="z"), "end").describe("test")
     assert json.dumps(described) == (
         '{"id": "knn/1", "version": 1, "feature": "z", "k": 200, "temperature": 0.1, "split": "test"}'
     )
@@ -312,9 +312,9 @@ class RanksByMap(Retrieval):
         return "map"
 
 
-def timed(key: str, part: str) -> Scheduled:
+def timed(key: str, part: str) -> TimedProtocol:
     protocols = {"knn": KNN, "linear": LinearProbe, "retrieval": Retrieval, "ranks_by_map": RanksByMap}
-    return Scheduled(key, part, protocols[part](), "every")
+    return TimedProtocol(key, part, protocols[part](), "every")
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_features_are_h_and_of_the_head_z_encoded_once(folder):
         assert len(calls) == 3
         for images, of_h, of_z in zip(asked, h, z, strict=True):
             pixels = torch.stack([resize_and_crop(folder.decode(row), 12) for row in images.rows]) / 255
-            torch.testing.assert_close(of_h.h, encoder(pixels))
-            torch.testing.assert_close(of_z.h, head(encoder(pixels)))
+            torch.testing.assert_close(of_h.vectors, encoder(pixels))
+            torch.testing.assert_close(of_z.vectors, head(encoder(pixels)))
             for features in (of_h, of_z):
                 assert features.ids.tolist() == folder.ids[images.rows].tolist()
                 assert features.labels.tolist() == folder.labels[images.rows].tolist()

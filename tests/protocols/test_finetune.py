@@ -141,7 +141,7 @@ def test_fine_tuning_learns_from_the_images_it_is_given():
 
 def test_a_class_that_was_not_trained_on_counts_as_wrong():
     fit, validation, test = splits()
-    strange = type(test)(test.h, torch.full_like(test.labels, 9), test.ids)
+    strange = type(test)(test.vectors, torch.full_like(test.labels, 9), test.ids)
     assert FineTune(1, steps=2).evaluate(GivenTrial(fit, validation, strange)) == {"top1": 0.0}
 
 
@@ -154,7 +154,7 @@ def test_divergence_is_a_clear_error():
 
 
 def test_one_image_is_refused():
-    fit, validation, test = (type(f)(f.h, torch.zeros_like(f.labels), f.ids) for f in splits())
+    fit, validation, test = (type(f)(f.vectors, torch.zeros_like(f.labels), f.ids) for f in splits())
     with pytest.raises(UsageError, match=r"fraction 0\.001 of 168 labelled images is one"):
         FineTune(0.001).evaluate(GivenTrial(fit, validation, test))
 

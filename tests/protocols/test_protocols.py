@@ -41,9 +41,9 @@ def blobs(n: int, classes: int = 3, width: int = 5, seed: int = 0, noise: float 
 def knn_by_loops(bank: Features, queries: Features, k: int, temperature: float) -> float:
     """The definition, one pair at a time, in Python floats."""
     unit = lambda row: [x / math.sqrt(sum(y * y for y in row)) for x in row]  # noqa: E731
-    rows = [unit(row) for row in bank.h.tolist()]
+    rows = [unit(row) for row in bank.vectors.tolist()]
     right = 0
-    for query, label in zip(queries.h.tolist(), queries.labels.tolist(), strict=True):
+    for query, label in zip(queries.vectors.tolist(), queries.labels.tolist(), strict=True):
         query = unit(query)
         scored = [(-sum(a * b for a, b in zip(query, row, strict=True)), i) for i, row in enumerate(rows)]
         votes: dict[int, float] = {}
@@ -70,7 +70,7 @@ def test_knn_equals_its_definition(n, m, k, classes, temperature, seed):
 
 def test_knn_with_test_adds_validation_to_the_bank():
     fit, validation, test = blobs(50, seed=1), blobs(30, seed=2, noise=2), blobs(40, seed=3, noise=2)
-    bank = table(torch.cat([fit.h, validation.h]), torch.cat([fit.labels, validation.labels]))
+    bank = table(torch.cat([fit.vectors, validation.vectors]), torch.cat([fit.labels, validation.labels]))
     assert KNN(7).score(fit, validation, test) == KNN(7).score(bank, test)
     assert KNN(7).score(fit, validation, test) != KNN(7).score(fit, test)
 
@@ -108,12 +108,12 @@ def test_nearest_equals_a_sort_of_whole_rows(c, n, k, values, seed):
 
 def test_knn_of_a_long_bank_equals_whole_rows_sorted():
     bank, queries = (blobs(n, 7, 16, seed, 3, torch.float64) for n, seed in ((3001, 1), (200, 2)))
-    s = F.normalize(queries.h, dim=1) @ F.normalize(bank.h, dim=1).T  # [m, n]
+    s = F.normalize(queries.vectors, dim=1) @ F.normalize(bank.vectors, dim=1).T  # [m, n]
     votes = torch.zeros(len(queries), 7, dtype=torch.float64)
     for query, order in enumerate(s.argsort(1, descending=True)[:, :30]):
         for image in order:
             votes[query, bank.labels[image]] += (s[query, image] / 0.1).exp()
-    assert KNN(30).predict(bank.h, bank.labels, queries.h, 7).tolist() == votes.argmax(1).tolist()
+    assert KNN(30).predict(bank.vectors, bank.labels, queries.vectors, 7).tolist() == votes.argmax(1).tolist()
 
 
 class Largest(TorchDispatchMode):
@@ -133,7 +133,7 @@ def test_knn_stores_no_matrix_of_similarities(monkeypatch):
     bank, queries = blobs(2000, noise=3), blobs(500, seed=1, noise=3)
     with Largest() as largest:
         KNN(5).score(bank, queries)
-    assert largest.elements == bank.h.numel() == 10_000  # of a million similarities
+    assert largest.elements == bank.vectors.numel() == 10_000  # of a million similarities
 
 
 def test_knn_ties_go_to_earlier_images_and_smaller_labels():
@@ -161,7 +161,7 @@ def test_unknown_labels_are_left_out(protocol):
     junk = table(torch.full((10, 5), 1e3), [-1] * 10)
 
     def with_junk(f):
-        return table(torch.cat([junk.h, f.h]), torch.cat([junk.labels, f.labels]))
+        return table(torch.cat([junk.vectors, f.vectors]), torch.cat([junk.labels, f.labels]))
 
     dirty = [with_junk(f) for f in (fit, validation, test)]
     assert protocol.score(*dirty) == protocol.score(fit, validation, test)
@@ -171,7 +171,7 @@ def test_unknown_labels_are_left_out(protocol):
 @each
 def test_label_names_do_not_matter(protocol):
     fit, validation = blobs(60, seed=1), blobs(30, seed=2, noise=3)
-    renamed = [table(f.h, f.labels * 1000 + 3) for f in (fit, validation)]
+    renamed = [table(f.vectors, f.labels * 1000 + 3) for f in (fit, validation)]
     assert protocol.score(*renamed) == protocol.score(fit, validation)
 
 
@@ -201,7 +201,7 @@ def test_no_labels_is_a_clear_error(protocol):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_features_that_are_not_finite_are_a_clear_error(protocol, bad):
     fit, validation = blobs(20), blobs(10)
-    validation.h[3, 2] = bad
+    validation.vectors[3, 2] = bad
     with pytest.raises(ContrastiveError, match="validation images are not finite"):
         protocol.score(fit, validation)
 
@@ -210,7 +210,7 @@ def test_features_that_are_not_finite_are_a_clear_error(protocol, bad):
 def test_test_is_not_read_for_a_choice(protocol):
     """Other test labels change only which answers are right: predictions come from fit and validation."""
     fit, validation, test = blobs(60, seed=1), blobs(30, seed=2, noise=3), blobs(31, 2, seed=3, noise=3)
-    flipped = table(test.h, 1 - test.labels)
+    flipped = table(test.vectors, 1 - test.labels)
     a, b = protocol.score(fit, validation, test)["top1"], protocol.score(fit, validation, flipped)["top1"]
     third = 1 - a - b  # predictions of class 2, right in neither
     assert third >= -1e-12
@@ -251,19 +251,19 @@ def newton(x, labels, classes, l2):
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
 def test_solution_is_the_optimum_of_an_independent_solver(l2):
     data = blobs(80, seed=4, noise=1.5, dtype=torch.float64)
-    probe = Problem.of(data.h, data.labels, 3).solve(l2, tolerance=1e-8)
-    x = (data.h - data.h.mean(0)) / data.h.std(0, correction=0)
+    probe = Problem.of(data.vectors, data.labels, 3).solve(l2, tolerance=1e-8)
+    x = (data.vectors - data.vectors.mean(0)) / data.vectors.std(0, correction=0)
     weight, bias = newton(x, data.labels, 3, l2)
     torch.testing.assert_close(probe.weight, weight, rtol=0, atol=1e-5)
     torch.testing.assert_close(probe.bias - probe.bias.mean(), bias - bias.mean(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(probe.logits(data.h), x @ probe.weight + probe.bias)
+    torch.testing.assert_close(probe.logits(data.vectors), x @ probe.weight + probe.bias)
 
 
 @pytest.mark.parametrize(("n", "width"), [(400, 30), (20, 60)])  # more features than images, too
 def test_gradient_vanishes_at_the_solution(n, width):
     data = blobs(n, 4, width, seed=5, noise=1.5)
-    probe = Problem.of(data.h, data.labels, 4).solve(1e-2)
-    x = ((data.h - data.h.mean(0)) / data.h.std(0, correction=0)).double()
+    probe = Problem.of(data.vectors, data.labels, 4).solve(1e-2)
+    x = ((data.vectors - data.vectors.mean(0)) / data.vectors.std(0, correction=0)).double()
     weight, bias = probe.weight.clone().requires_grad_(), probe.bias.clone().requires_grad_()
     gradients = torch.autograd.grad(objective(x, data.labels, weight, bias, 1e-2), [weight, bias])
     start = torch.zeros_like(weight).requires_grad_()
@@ -274,7 +274,7 @@ def test_gradient_vanishes_at_the_solution(n, width):
 
 def test_warm_start_reaches_the_same_solution():
     data = blobs(300, 4, 20, seed=6, noise=2, dtype=torch.float64)
-    problem = Problem.of(data.h, data.labels, 4)
+    problem = Problem.of(data.vectors, data.labels, 4)
     cold = problem.solve(1e-3, tolerance=1e-9)
     warm = problem.solve(1e-3, problem.solve(1.0), tolerance=1e-9)
     torch.testing.assert_close(cold.weight, warm.weight, rtol=0, atol=1e-6)
@@ -291,16 +291,16 @@ def test_probe_runs_without_gradients_and_repeats_exactly():
 def test_probe_figures_follow_the_units_of_no_feature():
     fit, validation, test = blobs(200, noise=3), blobs(60, seed=1, noise=3), blobs(60, seed=2, noise=3)
     units = torch.tensor([1e-3, 1.0, 50.0, 1e3, 2.0])
-    scaled = [table(f.h * units - 4, f.labels) for f in (fit, validation, test)]
+    scaled = [table(f.vectors * units - 4, f.labels) for f in (fit, validation, test)]
     assert LinearProbe().score(*scaled) == LinearProbe().score(fit, validation, test)
 
 
 def test_constant_features_do_no_harm():
     fit, validation, test = blobs(200, noise=3), blobs(60, seed=1, noise=3), blobs(60, seed=2, noise=3)
     for constant in (0.0, 3.3e4):
-        padded = [table(F.pad(f.h, (0, 2), value=constant), f.labels) for f in (fit, validation)]
+        padded = [table(F.pad(f.vectors, (0, 2), value=constant), f.labels) for f in (fit, validation)]
         # what was constant in training varies in test: it must not count
-        last = table(F.pad(test.h, (0, 2), value=constant + 9), test.labels)
+        last = table(F.pad(test.vectors, (0, 2), value=constant + 9), test.labels)
         assert LinearProbe().score(*padded, last) == LinearProbe().score(fit, validation, test)
 
 
@@ -329,7 +329,7 @@ def test_empty_strengths_are_refused():
 
 def test_stopping_short_of_the_optimum_is_told():
     data = blobs(200, 4, 20, noise=2)
-    problem = Problem.of(data.h, data.labels, 4)
+    problem = Problem.of(data.vectors, data.labels, 4)
     with pytest.warns(RuntimeWarning, match="did not reach its optimum"):
         problem.solve(1e-4, iterations=1)
     with warnings.catch_warnings():
@@ -373,3 +373,15 @@ def test_with_fewer_images_than_features_the_probe_finds_the_same_optimum():
     wide = Problem(narrow.mean, narrow.scale, axes, variances.clamp(min=0), x @ axes, labels, 3)
     a, b = narrow.solve(0.1, tolerance=1e-8), wide.solve(0.1, tolerance=1e-8)
     torch.testing.assert_close(a.logits(h), b.logits(h), rtol=0, atol=1e-6)
+
+
+def test_features_keep_their_former_name_with_a_warning():
+    h, labels, ids = torch.randn(3, 2), torch.tensor([0, 1, -1]), torch.arange(3)
+    with pytest.deprecated_call(match=r"Features\(vectors=\.\.\.\)"):
+        features = Features(h=h, labels=labels, ids=ids)
+    with pytest.deprecated_call(match=r"Features\.vectors"):
+        assert features.h is features.vectors is h
+    with pytest.deprecated_call(match=r"Features\(vectors=\.\.\.\)"):
+        assert torch.equal(replace(features, h=2 * h).vectors, 2 * h)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'vectors'"):
+        Features(labels=labels, ids=ids)

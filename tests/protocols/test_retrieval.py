@@ -49,7 +49,7 @@ def test_a_case_by_hand():
     """Of the first image the others are ranked B, A, A: precision 1/2 and 2/3, mean 7/12."""
     angle = torch.tensor([0.0, 0.1, 0.3, 0.6])
     given = table(torch.stack([angle.cos(), angle.sin()], 1), [0, 1, 0, 0])
-    precision, first = Retrieval().rank(given.h, given.labels)
+    precision, first = Retrieval().rank(given.vectors, given.labels)
     # third: ranked B (0.2), A (0.3 to the first), A (0.3 to the last): equal, both relevant
     torch.testing.assert_close(precision, torch.tensor([7 / 12, 7 / 12, 5 / 6], dtype=torch.float64))
     assert first.tolist() == [2, 2, 1]
@@ -62,7 +62,9 @@ def test_unlabelled_images_are_neither_queries_nor_found_and_lone_ones_are_found
     unknown = table(torch.cat([torch.randn(5, 4), h]), [-1] * 5 + labels)
     assert Retrieval().score(unknown, unknown) == pytest.approx(plain)
     lone = table(torch.cat([h, torch.randn(1, 4)]), [*labels, 7])
-    assert Retrieval().score(lone, lone) == pytest.approx(by_definition(lone.h, [*labels, 7], (1, 5, 10)))
+    assert Retrieval().score(lone, lone) == pytest.approx(
+        by_definition(lone.vectors, [*labels, 7], (1, 5, 10))
+    )
 
 
 def test_the_order_of_rows_does_not_matter_even_where_all_are_equally_similar():

@@ -58,8 +58,8 @@ def _picture(loaded: Loaded) -> dict[str, Any]:
     backbone = loaded.parts.method.backbone
     with frozen(backbone):
         features = loaded.evaluation.reader.features(backbone, table, rows)
-    points, explained = principal_plane(features.h)
-    _, near = nearest_others(features.h, NEIGHBOURS)
+    points, explained = principal_plane(features.vectors)
+    _, near = nearest_others(features.vectors, NEIGHBOURS)
     queries = hash_order(features.ids.cpu().numpy(), "queries")[:QUERIES].tolist()
     neighbours = [[query, *near[query].tolist()] for query in queries]
     row_of = {int(image): row for row, image in enumerate(table.ids)}

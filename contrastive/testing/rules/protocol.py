@@ -107,4 +107,4 @@ def encoder_kept(subject: Subject) -> None:
 
 
 def _taken(given: Features, rows: Tensor) -> Features:
-    return Features(given.h[rows], given.labels[rows], given.ids[rows])
+    return Features(given.vectors[rows], given.labels[rows], given.ids[rows])

@@ -36,7 +36,7 @@ class Unseeded(Protocol):
 
     def score(self, fit, validation, test=None):
         rows = torch.from_numpy(self._generator.permutation(len(fit))[:10])
-        few = type(fit)(fit.h[rows], fit.labels[rows], fit.ids[rows])
+        few = type(fit)(fit.vectors[rows], fit.labels[rows], fit.ids[rows])
         return KNN(5).score(few, validation, test)
 
 

@@ -11,7 +11,7 @@ from contrastive.errors import ContrastiveError, UsageError
 from contrastive.values import Features
 
 
-def labelled(protocol: str, role: str, *parts: Features) -> Features:
+def join_labelled(protocol: str, role: str, *parts: Features) -> Features:
     """The images of ``parts``, one after the other, whose label is known (not -1).
 
     Args:
@@ -23,16 +23,16 @@ def labelled(protocol: str, role: str, *parts: Features) -> Features:
         ContrastiveError: a feature is not finite.
     """
     joined = _join([part for part in parts if len(part)] or parts[:1])
-    if joined.h.device.type == "mps":  # Apple's device has no float64, in which protocols sum and solve
-        joined = Features(joined.h.cpu(), joined.labels.cpu(), joined.ids.cpu())
+    if joined.vectors.device.type == "mps":  # Apple's device has no float64, in which protocols sum and solve
+        joined = Features(joined.vectors.cpu(), joined.labels.cpu(), joined.ids.cpu())
     known = joined.labels >= 0
     if not known.any():
         raise UsageError(
             f"{protocol}: none of the {len(joined)} {role} images has a label; "
             f"remove '{protocol}' from 'evaluate', or give it labelled data."
         )
-    kept = joined if known.all() else Features(joined.h[known], joined.labels[known], joined.ids[known])
-    if not torch.stack(kept.h.aminmax()).isfinite().all():  # one pass; both carry a NaN on
+    kept = joined if known.all() else Features(joined.vectors[known], joined.labels[known], joined.ids[known])
+    if not torch.stack(kept.vectors.aminmax()).isfinite().all():  # one pass; both carry a NaN on
         raise ContrastiveError(
             f"{protocol}: the features of the {role} images are not finite; training diverged."
         )
@@ -44,7 +44,7 @@ def _join(parts: Sequence[Features]) -> Features:
     if len(parts) == 1:
         return parts[0]
     return Features(
-        torch.cat([part.h for part in parts]),  # [n, F]
+        torch.cat([part.vectors for part in parts]),  # [n, F]
         torch.cat([part.labels for part in parts]),  # [n]
         torch.cat([part.ids for part in parts]),  # [n]
     )
