@@ -18,7 +18,7 @@ from contrastive.evaluation.evaluation import TimedProtocol, frozen
 from contrastive.kinds import MONITORS
 from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
 from contrastive.recipe import PartSpec, Recipe
-from contrastive.training.accelerator import no_tracker
+from contrastive.training.accelerator import tracker_problem
 from contrastive.training.method import Method
 
 Size = tuple[int, int]  # (h, w) in pixels
@@ -33,7 +33,7 @@ _COLLAPSES = ("negatives", "predictor", "detached_keys")
 def trackers(recipe: Recipe) -> Iterator[Mistake]:
     """Every tracker is one that Accelerate knows and that is installed."""
     for name in recipe.train.trackers:
-        if reason := no_tracker(name):
+        if reason := tracker_problem(name):
             yield recipe.mistake("train.trackers", reason)
 
 

@@ -34,23 +34,23 @@ class EarlyStopping(Callback):
         self.patience, self.min_delta, self.figure = patience, min_delta, figure
         self.reads = (figure,)
         self._best: float | None = None
-        self._waited = 0
+        self._since_best = 0
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         """Count evaluations since the best; raises UsageError where the figure is not among them."""
         if self.figure not in metrics:
-            given = ", ".join(key for key in metrics if key not in ("step", "epoch"))
-            raise UsageError(f"early_stopping: evaluations give no '{self.figure}'; they give {given}.")
+            names = ", ".join(key for key in metrics if key not in ("step", "epoch"))
+            raise UsageError(f"early_stopping: evaluations give no '{self.figure}'; they give {names}.")
         value = metrics[self.figure]
         if self._best is None or value > self._best + self.min_delta:
-            self._best, self._waited = value, 0
+            self._best, self._since_best = value, 0
             return
-        self._waited += 1
-        if self._waited >= self.patience:
-            run.stop(f"{self.figure} has not risen above {self._best:.4f} for {self._waited} evaluations")
+        self._since_best += 1
+        if self._since_best >= self.patience:
+            run.stop(f"{self.figure} has not risen above {self._best:.4f} for {self._since_best} evaluations")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "waited": self._waited}
+        return {"best": self._best, "waited": self._since_best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._best, self._waited = state["best"], state["waited"]
+        self._best, self._since_best = state["best"], state["waited"]

@@ -62,7 +62,7 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
         "pixels": evaluation.pixels(),
         "split": evaluation.split,
         "protocols": evaluation.describe(),
-        "subsets": evaluation.used(),
+        "subsets": evaluation.labels_used(),
         "unreadable": sorted(evaluation.unreadable),
     }
 

@@ -33,7 +33,7 @@ from contrastive.runs.display import Display
 from contrastive.runs.launch import refuse_processes
 from contrastive.text import duration, percent
 from contrastive.training.accelerator import make_accelerator, resolve_precision
-from contrastive.training.compilation import explained_if
+from contrastive.training.compilation import explain_compile_errors_if
 from contrastive.training.engine import Engine
 from contrastive.training.stages import Stages
 
@@ -161,7 +161,7 @@ def profile(
         accelerator = make_accelerator(asked.train.precision, folder, [])
         shortened = _shortened(asked, len(data.train), steps)
         engine, _ = assemble(shortened, data, parts, Path(folder), accelerator, Display())
-        with explained_if(asked.train.compile):
+        with explain_compile_errors_if(asked.train.compile):
             seconds = _measure(engine, steps)
         memory = peak_memory_mib(accelerator.device)
     between = _steps_between_evaluations(asked, len(data.train))

@@ -17,7 +17,7 @@ class Alarms(Callback):
     def __init__(self, images: int):
         self._images = images
         self._before: dict[int, Tensor] = {}  # what each memory held at the evaluation before
-        self._told: set[int] = set()
+        self._warned_sources: set[int] = set()
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         method = run.method
@@ -27,13 +27,13 @@ class Alarms(Callback):
             method.head.out_features,
             min(method.backbone.features, self._images),
         )
-        for told in filter(None, (collapse, length_warning(metrics["embedding_norm"]))):
-            run.warn(told)
+        for message in filter(None, (collapse, length_warning(metrics["embedding_norm"]))):
+            run.warn(message)
         for number, source in enumerate(method.sources):
             memory = source.memory()
-            if memory is None or number in self._told:
+            if memory is None or number in self._warned_sources:
                 continue
             if message := memory_warning(memory.z, memory.valid, self._before.get(number)):
                 run.warn(f"negatives.{number}: {message}")
-                self._told.add(number)
+                self._warned_sources.add(number)
             self._before[number] = memory.z.clone()

@@ -23,11 +23,10 @@ from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
 from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol, ViewPipeline
 from contrastive.rng import Key, derive, hash_sample
-from contrastive.training.compilation import uncompiled
+from contrastive.training.compilation import without_compilation
 from contrastive.training.method import Method
+from contrastive.training.state import Metrics
 from contrastive.values import Features, never
-
-Figures = dict[str, float]
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training
 PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor where they are cheap: small images only
@@ -38,7 +37,7 @@ class TimedProtocol:
     """A protocol of a recipe, and when it runs.
 
     Attributes:
-        name: its key in the recipe, which its figures begin with.
+        name: its key in the recipe, which its metrics begin with.
         part: what the protocol is registered as.
     """
 
@@ -49,7 +48,7 @@ class TimedProtocol:
 
     @property
     def id(self) -> str:
-        """Name and version of the protocol: figures of different ids do not compare."""
+        """Name and version of the protocol: metrics of different ids do not compare."""
         return f"{self.part}/{self.protocol.version}"
 
     @property
@@ -70,7 +69,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     for module in modules:
         module.eval()
     try:
-        with torch.no_grad(), uncompiled():
+        with torch.no_grad(), without_compilation():
             yield
     finally:
         for module, training in modes:
@@ -78,11 +77,11 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 class Evaluation:
-    """Figures of encoders on one data set.
+    """Metrics of encoders on one data set.
 
     Args:
         train, test: the splits; test is None where there is none. A test split without a single label
-            scores nothing: the final figures are then those of the held-out tenth.
+            scores nothing: the final metrics are then those of the held-out tenth.
         protocols: what to run, and when.
         pipelines: the training views, for the alignment monitor.
         size: side of the images an encoder sees, as in training.
@@ -102,54 +101,55 @@ class Evaluation:
         workers: int | Literal["auto"] = "auto",
         interrupted: Callable[[], bool] = never,
     ):
-        self.train, self.test = train, test if test is not None and _known(test).any() else None
+        self.train, self.test = train, test if test is not None and _has_label(test).any() else None
         self.protocols, self.pipelines = protocols, pipelines
         self.size, self.device = size, device
         self.reader = Reader(size, device, workers, interrupted)
-        self._used: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
-        held_out, known = holdout(train.ids), _known(train)
+        self._label_ids: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
+        held_out = holdout(train.ids)
+        has_label = _has_label(train)
         # Protocols score labelled images alone, so that no others are encoded for them.
-        self.fit_rows = np.flatnonzero(~held_out & known)
-        self.validation_rows = np.flatnonzero(held_out & known)
+        self.fit_rows = np.flatnonzero(~held_out & has_label)
+        self.validation_rows = np.flatnonzero(held_out & has_label)
         self.labelled = len(self.fit_rows) > 0 and len(self.validation_rows) > 0
         tenth = self.validation_rows if self.labelled else np.flatnonzero(held_out)
         if len(tenth) == 0:  # a few images: chance may hold out none of them
             tenth = np.arange(len(train))
-        self.monitored = _sample(train.ids, tenth, QUERIES)
+        self.monitor_rows = _sample(train.ids, tenth, QUERIES)
 
     # -- during training ----------------------------------------------------------------------------
 
-    def during(self, method: Method) -> Figures:
+    def during(self, method: Method) -> Metrics:
         """Monitors, and the protocols due at every evaluation, on the held-out tenth."""
         bank = _sample(self.train.ids, self.fit_rows, BANK)
-        trial = self._trial(method.backbone, method.head, bank, self.monitored, None)
+        trial = self._trial(method.backbone, method.head, bank, self.monitor_rows, None)
         with frozen(method):
-            figures = self.monitor(method, trial.features_of(trial.validation))
-            return figures | self._figures(self._due() if self.labelled else [], trial)
+            metrics = self.monitor(method, trial.features_of(trial.validation))
+            return metrics | self._metrics_of(self._at_every() if self.labelled else [], trial)
 
-    def _due(self) -> list[TimedProtocol]:
+    def _at_every(self) -> list[TimedProtocol]:
         return [entry for entry in self.protocols if entry.at == "every"]
 
-    def named(self) -> dict[str, Any]:
-        """What a line of :meth:`during`'s figures says of them: the protocols, as in :meth:`describe`."""
-        due = {entry.name: entry.describe("validation") for entry in self._due() if self.labelled}
-        return {"protocols": due} if due else {}
+    def description(self) -> dict[str, Any]:
+        """What a line of :meth:`during`'s metrics says of them: the protocols, as in :meth:`describe`."""
+        protocols = {entry.name: entry.describe("validation") for entry in self._at_every() if self.labelled}
+        return {"protocols": protocols} if protocols else {}
 
     def ranking_metric(self, metrics: Iterable[str]) -> str | None:
         """Which of :meth:`during`'s metrics ranks encoders, as its protocol declares; None if none does."""
         by_entry: dict[str, list[str]] = {}
         for key in metrics:
-            prefixes = [entry.name for entry in self._due() if key.startswith(f"{entry.name}_")]
+            prefixes = [entry.name for entry in self._at_every() if key.startswith(f"{entry.name}_")]
             if prefixes:  # of knn and knn_z the longer one gave knn_z_top1
                 by_entry.setdefault(max(prefixes, key=len), []).append(key)
         candidates: list[tuple[int, str]] = []
-        for entry in self._due():
+        for entry in self._at_every():
             names = [key.removeprefix(f"{entry.name}_") for key in by_entry.get(entry.name, [])]
             if (name := entry.protocol.ranking_metric(names)) is not None:
                 candidates.append((-entry.precedence, f"{entry.name}_{name}"))
         return min(candidates)[1] if candidates else None
 
-    def monitor(self, method: Method, validation: Features) -> Figures:
+    def monitor(self, method: Method, validation: Features) -> Metrics:
         """Alignment, uniformity, spread and length of z over two views of held-out images; rank of h."""
         views = [self._views(method, view) for view in (0, 1)]
         a, b = views
@@ -164,18 +164,18 @@ class Evaluation:
     def _views(self, method: Method, view: int) -> Tensor:
         """z [n, D] of one augmented view of each image; the draws never change, so epochs compare."""
         key, pipeline, out = Key(0, 0, view), self.pipelines[view], []
-        for indices, pixels in self.reader.whole(self.train, self.monitored):
+        for indices, pixels in self.reader.whole(self.train, self.monitor_rows):
             images = (pixels * 255).round().to(torch.uint8)
             ids = self.train.ids[indices]
-            drawn = pipeline.batch_view(images, ids, key, self.device)
-            out.append(method.embed(drawn.contiguous(memory_format=torch.channels_last)).float())
+            pixels_of_view = pipeline.batch_view(images, ids, key, self.device)
+            out.append(method.embed(pixels_of_view.contiguous(memory_format=torch.channels_last)).float())
         return torch.cat(out) if out else torch.empty(0, method.head.out_features)
 
     # -- at the end ---------------------------------------------------------------------------------
 
     @property
     def split(self) -> str:
-        """Where the final figures come from."""
+        """Where the final metrics come from."""
         return "validation" if self.test is None else "test"
 
     @property
@@ -184,29 +184,31 @@ class Evaluation:
         return self.reader.unreadable
 
     @property
-    def scored(self) -> int:
-        """How many images the final figures come from."""
-        return len(self.validation_rows) if self.test is None else int(_known(self.test).sum())
+    def images_scored(self) -> int:
+        """How many images the final metrics come from."""
+        return len(self.validation_rows) if self.test is None else int(_has_label(self.test).sum())
 
-    def final(self, backbone: nn.Module, head: nn.Module | None) -> Figures:
+    def final(self, backbone: nn.Module, head: nn.Module | None) -> Metrics:
         """Every protocol: chosen on the held-out tenth, refitted on the whole train split, read on test."""
         return self._final(self.protocols, backbone, head)
 
-    def pixels(self) -> Figures:
+    def pixels(self) -> Metrics:
         """The same protocols on raw pixels: the floor that an encoder has to beat. Those of z, and those that
         train the encoder, have none."""
         if self.train.channels * self.size**2 > PIXELS_LIMIT:
             return {}
-        asked = [
+        frozen_protocols = [
             entry for entry in self.protocols if entry.protocol.feature == "h" and not entry.protocol.tunes
         ]
-        return self._final(asked, nn.Flatten(), None)
+        return self._final(frozen_protocols, nn.Flatten(), None)
 
-    def _final(self, due: Sequence[TimedProtocol], backbone: nn.Module, head: nn.Module | None) -> Figures:
-        if not self.labelled or not due:
+    def _final(
+        self, protocols: Sequence[TimedProtocol], backbone: nn.Module, head: nn.Module | None
+    ) -> Metrics:
+        if not self.labelled or not protocols:
             return {}
         trial = self._trial(backbone, head, self.fit_rows, self.validation_rows, self.test)
-        return self._figures(due, trial)
+        return self._metrics_of(protocols, trial)
 
     def _trial(
         self,
@@ -216,55 +218,57 @@ class Evaluation:
         validation: np.ndarray,
         test: ImageTable | None,
     ) -> EncoderTrial:
-        asked = None if test is None else SplitImages(self.reader, test, np.flatnonzero(_known(test)))
+        test_images = (
+            None if test is None else SplitImages(self.reader, test, np.flatnonzero(_has_label(test)))
+        )
         fit_images, validation_images = (
             SplitImages(self.reader, self.train, rows) for rows in (fit, validation)
         )
-        return EncoderTrial(backbone, head, fit_images, validation_images, asked)
+        return EncoderTrial(backbone, head, fit_images, validation_images, test_images)
 
-    def _figures(self, due: Sequence[TimedProtocol], trial: EncoderTrial) -> Figures:
+    def _metrics_of(self, protocols: Sequence[TimedProtocol], trial: EncoderTrial) -> Metrics:
         """What the protocols give, each by ``<key>_<name>``.
 
         Raises:
             PluginError: a protocol changed the encoder it was given.
             UsageError: two of them give a figure of one name.
         """
-        figures: Figures = {}
+        metrics: Metrics = {}
         with frozen(*trial.modules):
             witness = Witness(trial.modules)
-            for entry in due:
-                trial.listed = None
+            for entry in protocols:
+                trial.label_ids = None
                 torch.manual_seed(derive(0, "protocol", entry.name))  # whatever was drawn before
                 for name, value in entry.protocol.evaluate(trial).items():
-                    if (key := f"{entry.name}_{name}") in figures:
+                    if (key := f"{entry.name}_{name}") in metrics:
                         raise UsageError(
                             f"evaluate: two protocols give a figure '{key}'; rename one of them."
                         )
-                    figures[key] = float(value)
-                if changed := witness.changed():
+                    metrics[key] = float(value)
+                if difference := witness.difference():
                     raise PluginError(
-                        f"evaluate.{entry.name}: the protocol '{entry.part}' changed {changed} of the "
+                        f"evaluate.{entry.name}: the protocol '{entry.part}' changed {difference} of the "
                         "encoder it evaluates; it must work on a copy (copy.deepcopy)."
                     )
-                if trial.listed is not None:
-                    self._used[entry.name] = trial.listed
-        return figures
+                if trial.label_ids is not None:
+                    self._label_ids[entry.name] = trial.label_ids
+        return metrics
 
     def describe(self) -> dict[str, Any]:
         """The protocols with id, parameters and split, and how much of the labels they used: what every final
         figure must name."""
-        described = {entry.name: entry.describe(self.split) for entry in self.protocols}
-        for name, ids in self._used.items():
+        descriptions = {entry.name: entry.describe(self.split) for entry in self.protocols}
+        for name, ids in self._label_ids.items():
             digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
-            described[name] |= {"labels_used": len(ids), "labels_sha256": digest}
-        return described
+            descriptions[name] |= {"labels_used": len(ids), "labels_sha256": digest}
+        return descriptions
 
-    def used(self) -> dict[str, list[int]]:
+    def labels_used(self) -> dict[str, list[int]]:
         """Ids of the images whose labels a protocol used, of those that did not use all of train."""
-        return {name: ids.tolist() for name, ids in self._used.items()}
+        return {name: ids.tolist() for name, ids in self._label_ids.items()}
 
 
-def _known(table: ImageTable) -> np.ndarray:
+def _has_label(table: ImageTable) -> np.ndarray:
     """Which images of a split have a label: bool [n]."""
     return np.zeros(len(table), bool) if table.labels is None else table.labels >= 0
 

@@ -79,7 +79,7 @@ class EncoderTrial:
         fit, validation: the train split without the held-out tenth, and that tenth.
         train: both.
         test: read once, for the figures; or None.
-        listed: ids of the images whose labels were used, where a protocol used but some: see ``list_used``.
+        label_ids: ids of the images whose labels a protocol used, if these are only some: see ``list_used``.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class EncoderTrial:
         self.encoder, self.head = encoder, head
         self.fit, self.validation, self.test = fit, validation, test
         self.train = SplitImages(fit.reader, fit.table, np.concatenate([fit.rows, validation.rows]))
-        self.listed: np.ndarray | None = None
-        self._known: dict[tuple[Feature, int], Features] = {}
+        self.label_ids: np.ndarray | None = None
+        self._features: dict[tuple[Feature, int], Features] = {}
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -113,19 +113,19 @@ class EncoderTrial:
 
     def features_of(self, images: Images, feature: Feature = "h") -> Features:
         """Features of images; those of ``fit``, ``validation`` and ``test`` are kept."""
-        make = self._encoded if feature == "h" else self._embedded
+        make = self._encode if feature == "h" else self._embed
         if not any(images is split for split in (self.fit, self.validation, self.test)):
             return make(images)
         key = (feature, id(images))  # which is theirs as long as this trial lives
-        if key not in self._known:
-            self._known[key] = make(images)
-        return self._known[key]
+        if key not in self._features:
+            self._features[key] = make(images)
+        return self._features[key]
 
-    def _encoded(self, images: Images) -> Features:
+    def _encode(self, images: Images) -> Features:
         return images.features(self.encoder)
 
     @torch.no_grad()
-    def _embedded(self, images: Images) -> Features:
+    def _embed(self, images: Images) -> Features:
         if self.head is None:
             raise UsageError("feature: z needs a head, and this encoder has none; say feature: h.")
         features = self.features_of(images)
@@ -136,7 +136,7 @@ class EncoderTrial:
 
     def list_used(self, images: Images) -> None:
         """Note whose labels a protocol has used, where these are not all of train: the run lists them."""
-        self.listed = np.sort(images.ids)
+        self.label_ids = np.sort(images.ids)
 
 
 class Witness:
@@ -153,7 +153,7 @@ class Witness:
     def _state(self) -> list[tuple[str, Tensor]]:
         return [item for module in self._modules for item in module.state_dict().items()]
 
-    def changed(self) -> str | None:
+    def difference(self) -> str | None:
         """The first weight, statistic or mode that is not as it was, in words; None where all are."""
         state = self._state()
         if len(state) != len(self._before):

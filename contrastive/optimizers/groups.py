@@ -52,7 +52,7 @@ class Group(BaseModel):
         return fnmatchcase(name, self.match) or fnmatchcase(short, self.match)
 
 
-class Assigned(NamedTuple):
+class RuleParameters(NamedTuple):
     """The trainable parameters of a rule, by whether decay and layer-wise adaptation are meant for them."""
 
     rule: Group
@@ -63,11 +63,11 @@ class Assigned(NamedTuple):
 class ParameterSplit(NamedTuple):
     """What rules mean for a model: the parameters to train, by rule, and those to freeze."""
 
-    groups: list[Assigned]
+    groups: list[RuleParameters]
     to_freeze: list[nn.Parameter]
 
 
-def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[Assigned]:
+def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[RuleParameters]:
     """The groups of :func:`split_parameters`, after freezing the parameters of rules that freeze."""
     groups, to_freeze = split_parameters(model, rules)
     for parameter in to_freeze:
@@ -89,14 +89,14 @@ def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> Parameter
     Raises:
         UsageError: a rule means no parameter, or nothing is trainable.
     """
-    named = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     everything = [*rules, Group(match="*")]
-    owner = {name: next(i for i, rule in enumerate(everything) if rule.matches(name)) for name in named}
+    owner = {name: next(i for i, rule in enumerate(everything) if rule.matches(name)) for name in parameters}
     to_freeze: list[nn.Parameter] = []
     for i, rule in enumerate(rules):
-        own = [named[name] for name in named if owner[name] == i]
+        own = [parameters[name] for name in parameters if owner[name] == i]
         if not own:
-            raise UsageError(f"optimizer.groups[{i}]: {_unmatched(rule, named)}")
+            raise UsageError(f"optimizer.groups[{i}]: {_no_match_message(rule, list(parameters))}")
         if rule.freeze:
             to_freeze += own
         elif not any(parameter.requires_grad for parameter in own):
@@ -104,30 +104,32 @@ def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> Parameter
                 f"optimizer.groups[{i}]: every parameter that matches '{rule.match}' is frozen or an average "
                 "of others; leave the group out."
             )
-    spared = _spared(model)
-    assigned = [Assigned(rule, [], []) for rule in everything]
-    for name, parameter in named.items():
+    without_decay = _names_without_decay(model)
+    by_rule = [RuleParameters(rule, [], []) for rule in everything]
+    for name, parameter in parameters.items():
         if parameter.requires_grad and not everything[owner[name]].freeze:
-            excluded = name in spared or parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
-            group = assigned[owner[name]]
-            (group.norms_and_biases if excluded else group.weights).append(parameter)
-    if not any(group.weights or group.norms_and_biases for group in assigned):
+            is_vector_or_bias = parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
+            group = by_rule[owner[name]]
+            (group.norms_and_biases if is_vector_or_bias or name in without_decay else group.weights).append(
+                parameter
+            )
+    if not any(group.weights or group.norms_and_biases for group in by_rule):
         raise UsageError("Nothing to train: every parameter of the model is frozen.")
-    *ruled, rest = assigned
-    return ParameterSplit([rest, *ruled], to_freeze)
+    *groups, rest = by_rule
+    return ParameterSplit([rest, *groups], to_freeze)
 
 
-def _unmatched(rule: Group, named: dict[str, nn.Parameter]) -> str:
-    if any(rule.matches(name) for name in named):
+def _no_match_message(rule: Group, names: Sequence[str]) -> str:
+    if any(rule.matches(name) for name in names):
         return f"an earlier group takes every parameter that matches '{rule.match}'; put this one first."
-    prefixes = {name[:end] for name in named for end, c in enumerate(name) if c == "."}
+    prefixes = {name[:end] for name in names for end, c in enumerate(name) if c == "."}
     patterns = {f"{prefix}.*" for prefix in prefixes}
-    hint = did_you_mean(rule.match, {*named, *patterns})
-    tops = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in named))
+    hint = did_you_mean(rule.match, {*names, *patterns})
+    tops = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names))
     return f"no parameter matches '{rule.match}'.{hint} There are {tops}."
 
 
-def _spared(model: nn.Module) -> set[str]:
+def _names_without_decay(model: nn.Module) -> set[str]:
     """Full names of the parameters that modules themselves keep from decay."""
     names: set[str] = set()
     for prefix, module in model.named_modules():

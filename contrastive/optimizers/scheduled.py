@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from contrastive.optimizers.groups import Assigned, Group, assign, split_parameters
+from contrastive.optimizers.groups import Group, RuleParameters, assign, split_parameters
 from contrastive.optimizers.rates import LearningRate, ScaledRate, Schedule, peak_rate
 from contrastive.parts import Optimizer, ParameterGroup
 
@@ -62,17 +62,17 @@ class ScheduledOptimizer(Optimizer):
         """Raise UsageError if :meth:`build` would; freezes nothing."""
         self._over(split_parameters(model, self.groups).groups, batch_size)
 
-    def _over(self, rules: Sequence[Assigned], batch_size: int) -> torch.optim.Optimizer:
+    def _over(self, rules: Sequence[RuleParameters], batch_size: int) -> torch.optim.Optimizer:
         """The torch optimizer over the parameters of each rule."""
         peak = peak_rate(self.lr, batch_size)
         groups: list[dict[str, Any]] = []
         for rule, weights, norms_and_biases in rules:
             decay = self.weight_decay if rule.weight_decay is None else rule.weight_decay
-            spared = decay if self.decay_norm_and_bias else 0.0
+            norm_decay = decay if self.decay_norm_and_bias else 0.0
             own, schedule = peak * rule.lr_scale, rule.schedule or self.schedule
             groups += [
                 {**_group(weights, decay, own, schedule)},
-                {**_group(norms_and_biases, spared, own, schedule), **self.norm_and_bias_options},
+                {**_group(norms_and_biases, norm_decay, own, schedule), **self.norm_and_bias_options},
             ]
         return self.create([group for group in groups if group["params"]], peak)
 
@@ -120,9 +120,9 @@ def with_fixed_kernels(optimizer: torch.optim.Optimizer) -> torch.optim.Optimize
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     kernels = {key: optimizer.defaults[key] for key in ("fused", "foreach")}
 
-    def keep(loaded: torch.optim.Optimizer) -> None:
-        for group in loaded.param_groups:
+    def keep_kernels(target: torch.optim.Optimizer) -> None:
+        for group in target.param_groups:
             group.update(kernels)
 
-    optimizer.register_load_state_dict_post_hook(keep)
+    optimizer.register_load_state_dict_post_hook(keep_kernels)
     return optimizer

@@ -74,21 +74,21 @@ class FineTune(Protocol):
             UsageError: the share is less than two images, or no image to be classified can be read.
             ContrastiveError: training diverged.
         """
-        pool, asked = (trial.fit, trial.validation) if trial.test is None else (trial.train, trial.test)
-        chosen = pool.take(balanced(pool.ids, pool.labels, self.fraction))
-        if len(chosen) < 2:
+        pool, images = (trial.fit, trial.validation) if trial.test is None else (trial.train, trial.test)
+        sample = pool.take(balanced_sample(pool.ids, pool.labels, self.fraction))
+        if len(sample) < 2:
             raise UsageError(
                 f"finetune: fraction {self.fraction:g} of {len(pool)} labelled images is one, and batch norm "
                 "needs two; raise 'fraction'."
             )
         if self.fraction < 1:
-            trial.list_used(chosen)
+            trial.list_used(sample)
         device = next(trial.encoder.parameters()).device
-        classes = torch.from_numpy(np.unique(chosen.labels)).to(device)  # [K]
-        drawn = chosen.batches(self.batch_size, self.scale)
-        batches = ((pixels, torch.bucketize(labels, classes)) for pixels, labels in drawn)
+        classes = torch.from_numpy(np.unique(sample.labels)).to(device)  # [K]
+        crops = sample.batches(self.batch_size, self.scale)
+        batches = ((pixels, torch.bucketize(labels, classes)) for pixels, labels in crops)
         model = self.tune(trial.encoder, batches, len(classes))
-        return {"top1": self._accuracy(model, classes, asked)}
+        return {"top1": self._accuracy(model, classes, images)}
 
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
         """Nothing: features cannot be trained. Raises UsageError; :meth:`evaluate` takes the encoder."""
@@ -124,18 +124,18 @@ class FineTune(Protocol):
         return model.eval()
 
     @torch.no_grad()
-    def _accuracy(self, model: nn.Module, classes: Tensor, asked: Images) -> float:
-        answers = [(model(pixels), given) for pixels, given in asked.whole()]
+    def _accuracy(self, model: nn.Module, classes: Tensor, images: Images) -> float:
+        answers = [(model(pixels), labels) for pixels, labels in images.whole()]
         if not answers:
-            raise UsageError(f"finetune: none of the {len(asked)} images to be classified can be read.")
+            raise UsageError(f"finetune: none of the {len(images)} images to be classified can be read.")
         logits, labels = (torch.cat(column).cpu() for column in zip(*answers, strict=True))  # [n, K], [n]
         if not logits.isfinite().all():
             raise ContrastiveError(f"finetune: training diverged; lower 'lr', now {self.lr:g}.")
         return top1(classes.cpu()[logits.argmax(1)], labels)
 
 
-def balanced(ids: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray:
-    """The places of a share of the images with as many of each class: int64 [m], in the order of a hash.
+def balanced_sample(ids: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray:
+    """The positions of a share of the images with as many of each class: int64 [m], in the order of a hash.
 
     Each of K classes gives ``fraction`` * n / K images, rounded, at least one and at most all it has; a
     fraction of 1 takes every image.
@@ -150,8 +150,8 @@ def balanced(ids: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray
         return order
     classes, index = np.unique(labels[order], return_inverse=True)
     each = max(1, round(fraction * len(ids) / len(classes)))
-    place = np.empty(len(order), np.int64)  # of each image among those of its class
+    rank = np.empty(len(order), np.int64)  # of each image among those of its class
     for number in range(len(classes)):
         own = index == number
-        place[own] = np.arange(own.sum())
-    return order[place < each]
+        rank[own] = np.arange(own.sum())
+    return order[rank < each]

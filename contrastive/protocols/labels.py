@@ -22,21 +22,22 @@ def join_labelled(protocol: str, role: str, *parts: Features) -> Features:
         UsageError: no image of ``parts`` has a label.
         ContrastiveError: a feature is not finite.
     """
-    joined = _join([part for part in parts if len(part)] or parts[:1])
-    if joined.vectors.device.type == "mps":  # Apple's device has no float64, in which protocols sum and solve
-        joined = Features(joined.vectors.cpu(), joined.labels.cpu(), joined.ids.cpu())
-    known = joined.labels >= 0
-    if not known.any():
+    features = _join([part for part in parts if len(part)] or parts[:1])
+    if features.vectors.device.type == "mps":  # which has no float64, in which protocols sum and solve
+        features = Features(features.vectors.cpu(), features.labels.cpu(), features.ids.cpu())
+    has_label = features.labels >= 0
+    if not has_label.any():
         raise UsageError(
-            f"{protocol}: none of the {len(joined)} {role} images has a label; "
+            f"{protocol}: none of the {len(features)} {role} images has a label; "
             f"remove '{protocol}' from 'evaluate', or give it labelled data."
         )
-    kept = joined if known.all() else Features(joined.vectors[known], joined.labels[known], joined.ids[known])
-    if not torch.stack(kept.vectors.aminmax()).isfinite().all():  # one pass; both carry a NaN on
+    if not has_label.all():
+        features = Features(features.vectors[has_label], features.labels[has_label], features.ids[has_label])
+    if not torch.stack(features.vectors.aminmax()).isfinite().all():  # one pass; both carry a NaN on
         raise ContrastiveError(
             f"{protocol}: the features of the {role} images are not finite; training diverged."
         )
-    return kept
+    return features
 
 
 def _join(parts: Sequence[Features]) -> Features:
@@ -50,15 +51,15 @@ def _join(parts: Sequence[Features]) -> Features:
     )
 
 
-def class_indices(fit: Tensor, queried: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Labels as places 0..K-1 among the K classes of ``fit``; a class that ``fit`` lacks becomes -1.
+def class_indices(fit: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Labels as indices 0..K-1 among the K classes of ``fit``; a class that ``fit`` lacks becomes -1.
 
     Returns:
-        (fit [n], queried [m], K), int64.
+        (fit [n], queries [m], K), int64.
     """
     classes, fit_index = fit.unique(return_inverse=True)  # sorted: [K], [n]
-    place = torch.searchsorted(classes, queried).clamp(max=len(classes) - 1)
-    return fit_index, torch.where(classes[place] == queried, place, -1), len(classes)
+    index = torch.searchsorted(classes, queries).clamp(max=len(classes) - 1)
+    return fit_index, torch.where(classes[index] == queries, index, -1), len(classes)
 
 
 def top1(predicted: Tensor, labels: Tensor) -> float:

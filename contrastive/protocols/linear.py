@@ -74,16 +74,16 @@ class LinearProbe(Protocol):
         validation = join_labelled("linear", "validation", validation)
         fit_labels, labels, classes = class_indices(fit.labels, validation.labels)
         problem = Problem.of(fit.vectors, fit_labels, classes)
-        best, chosen, since, start = -1.0, self.l2[0], 0, None
+        best, best_l2, since, start = -1.0, self.l2[0], 0, None
         for l2 in self.l2:
             start = problem.solve(l2, start, tolerance=1e-4)
             accuracy = top1(start.predict(validation.vectors), labels)
             since = 0 if accuracy > best else since + 1
             if since == 0:
-                best, chosen = accuracy, l2
+                best, best_l2 = accuracy, l2
             if since == _PATIENCE:
                 break
-        return chosen, best
+        return best_l2, best
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,6 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
         variances, axes = torch.linalg.eigh((x.T @ x).double() / n)
         return variances.clamp(min=0), axes.to(x.dtype)
     variances, images = torch.linalg.eigh((x @ x.T).double() / n)  # [n], [n, n]
-    kept = variances > 1e-9 * variances[-1].clamp(min=torch.finfo(torch.float64).tiny)
-    variances, images = variances[kept], images[:, kept]
+    positive = variances > 1e-9 * variances[-1].clamp(min=torch.finfo(torch.float64).tiny)
+    variances, images = variances[positive], images[:, positive]
     return variances, (x.double().T @ images / (variances * n).sqrt()).to(x.dtype)

@@ -13,7 +13,7 @@ _BLOCK = 16
 def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row with their columns, [c, k], largest first; of equals the first columns.
 
-    ``torch.topk`` alone leaves open which of several equal values at the k-th place it takes, so rows
+    ``torch.topk`` alone leaves open which of several equal values at the k-th position it takes, so rows
     whose (k+1)-th value is that of the k-th (collapsed features, duplicate images) are sorted whole.
     """
     value, column = _largest(similarity, min(k + 1, similarity.shape[1]))
@@ -39,13 +39,13 @@ def _largest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     blocks = similarity[:, : width * _BLOCK].unflatten(
         1, (_BLOCK, width)
     )  # block j: columns j, j + width, ...
-    chosen = blocks.amax(1).topk(k, dim=1, sorted=False).indices[:, None]  # [c, 1, k]
+    top_blocks = blocks.amax(1).topk(k, dim=1, sorted=False).indices[:, None]  # [c, 1, k]
     steps = torch.arange(0, width * _BLOCK, width, device=similarity.device)[:, None]  # [_BLOCK, 1]
     rest = torch.arange(width * _BLOCK, n, device=similarity.device)  # columns of no block
-    among = blocks.gather(2, chosen.expand(-1, _BLOCK, -1)).flatten(1)  # [c, _BLOCK * k]
-    value, place = torch.cat([among, similarity[:, width * _BLOCK :]], 1).topk(k, dim=1)
-    columns = torch.cat([(chosen + steps).flatten(1), rest.expand(c, -1)], 1)
-    return value, columns.gather(1, place)
+    among = blocks.gather(2, top_blocks.expand(-1, _BLOCK, -1)).flatten(1)  # [c, _BLOCK * k]
+    value, position = torch.cat([among, similarity[:, width * _BLOCK :]], 1).topk(k, dim=1)
+    columns = torch.cat([(top_blocks + steps).flatten(1), rest.expand(c, -1)], 1)
+    return value, columns.gather(1, position)
 
 
 def nearest_others(features: Tensor, k: int) -> tuple[Tensor, Tensor]:

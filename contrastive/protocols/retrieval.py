@@ -50,22 +50,22 @@ class Retrieval(Protocol):
             UsageError: no image has a label, or no two images share one.
             ContrastiveError: a feature is not finite.
         """
-        return self._figures("validation", validation) if test is None else self._figures("test", test)
+        return self._metrics("validation", validation) if test is None else self._metrics("test", test)
 
     def evaluate(self, trial: Trial) -> dict[str, float]:
         """As :meth:`score`, without encoding the train split."""
         if trial.test is None:
-            return self._figures("validation", trial.features_of(trial.validation, self.feature))
-        return self._figures("test", trial.features_of(trial.test, self.feature))
+            return self._metrics("validation", trial.features_of(trial.validation, self.feature))
+        return self._metrics("test", trial.features_of(trial.test, self.feature))
 
-    def _figures(self, role: str, given: Features) -> dict[str, float]:
-        given = join_labelled("retrieval", role, given)
-        order = torch.from_numpy(hash_order(given.ids.cpu().numpy(), "retrieval"))
-        order = order.to(given.vectors.device)
-        precision, first = self.rank(given.vectors[order], given.labels[order])
+    def _metrics(self, role: str, features: Features) -> dict[str, float]:
+        features = join_labelled("retrieval", role, features)
+        order = torch.from_numpy(hash_order(features.ids.cpu().numpy(), "retrieval"))
+        order = order.to(features.vectors.device)
+        precision, first = self.rank(features.vectors[order], features.labels[order])
         if len(precision) == 0:
             raise UsageError(
-                f"retrieval: no two of the {len(given)} {role} images have one label; remove 'retrieval' "
+                f"retrieval: no two of the {len(features)} {role} images have one label; remove 'retrieval' "
                 "from 'evaluate'."
             )
         recalls = {f"recall_{k}": (first <= k).double().mean().item() for k in self.k}
@@ -87,9 +87,9 @@ class Retrieval(Protocol):
             similarity[torch.arange(len(rows), device=h.device), rows] = -torch.inf  # itself comes last
             ranking = similarity.argsort(dim=1, descending=True, stable=True)[:, :-1]  # [c, n - 1]
             relevant = labels[ranking] == labels[rows, None]
-            found = relevant.cumsum(1)
+            hits = relevant.cumsum(1)
             query = relevant.any(1)
-            precision = torch.where(relevant, found.double() / ranks, 0.0)
-            precisions.append((precision.sum(1) / found[:, -1:].sum(1))[query])
-            firsts.append(1 + (found == 0).sum(1)[query])
+            precision = torch.where(relevant, hits.double() / ranks, 0.0)
+            precisions.append((precision.sum(1) / hits[:, -1:].sum(1))[query])
+            firsts.append(1 + (hits == 0).sum(1)[query])
         return torch.cat(precisions), torch.cat(firsts)

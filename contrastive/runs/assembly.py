@@ -76,7 +76,7 @@ def assemble(
         evaluator=evaluation,
         checkpoints=Checkpoints(folder / "checkpoints", fingerprint, display.warn, list(earlier)),
         metrics=MetricsFile(folder / "metrics.jsonl", display.warn),
-        callbacks=[*composition.callbacks, Alarms(len(evaluation.monitored)), display],
+        callbacks=[*composition.callbacks, Alarms(len(evaluation.monitor_rows)), display],
         interrupted=interrupted,
         warn=display.warn,
         name=recipe.name,

@@ -34,7 +34,7 @@ from contrastive.runs.summary import conclude, skipped_files
 from contrastive.text import count_and_names
 from contrastive.training.accelerator import make_accelerator
 from contrastive.training.checkpoints import restore
-from contrastive.training.compilation import explained_if
+from contrastive.training.compilation import explain_compile_errors_if
 from contrastive.training.engine import Engine
 from contrastive.training.gradients import chunk_warning
 from contrastive.training.health import chunk_advice, explain_out_of_memory
@@ -176,7 +176,7 @@ class Job:
         try:
             self._start(engine, resume)
             with (
-                explained_if(self.recipe.train.compile),
+                explain_compile_errors_if(self.recipe.train.compile),
                 explain_out_of_memory(partial(_memory_advice, engine), engine.checkpoints),
             ):
                 engine.train()

@@ -51,7 +51,7 @@ def conclude(
         metrics["untrained"] = evaluation.final(*untrained)
         metrics["pixels"] = evaluation.pixels()
         metrics["split"] = evaluation.split
-    _write_subsets(engine.folder / "subsets.json", evaluation.used())
+    _write_subsets(engine.folder / "subsets.json", evaluation.labels_used())
     engine.tick()
     unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
     if unreadable:
@@ -68,7 +68,7 @@ def conclude(
         "images": {
             "train": len(data.train),
             "test": len(data.test or ()),
-            "scored": evaluation.scored if metrics["trained"] else 0,
+            "scored": evaluation.images_scored if metrics["trained"] else 0,
         },
         "skipped": len(skipped_files(data)),
         "unreadable": unreadable,

@@ -20,7 +20,7 @@ from contrastive.errors import UsageError, did_you_mean
 M = TypeVar("M", bound=nn.Module)
 
 
-def placed(method: M, device: torch.device) -> M:
+def move_to_device(method: M, device: torch.device) -> M:
     """A method on its device, in channels-last; on several GPUs batch norm sees the batch of all of them.
 
     On CPUs torch has no such batch norm, and each process normalises by its own share of the batch.
@@ -54,28 +54,28 @@ def _bf16_is_fast() -> bool:
     long for a product in bf16 as in float32. AMD's takes half.
     """
     amx, avx = (getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("amx_tile", "avx512_bf16"))
-    return amx or (avx and not _made_by_intel())
+    return amx or (avx and not _is_intel())
 
 
-def _made_by_intel() -> bool:
+def _is_intel() -> bool:
     try:
         return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
 
 
-def no_tracker(name: str) -> str | None:
+def tracker_problem(name: str) -> str | None:
     """Why a tracker cannot be used, and what helps; None where it can."""
     if name in map(str, get_available_trackers()):
         return None
-    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
-    if name in known:
+    names = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name in names:
         return f"{name} is not installed: pip install {name}."
-    return f"Accelerate knows no tracker '{name}', but {', '.join(known)}.{did_you_mean(name, known)}"
+    return f"Accelerate knows no tracker '{name}', but {', '.join(names)}.{did_you_mean(name, names)}"
 
 
 def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:
-    """The Accelerator of a run; it goes on without a tracker that :func:`no_tracker` tells of."""
+    """The Accelerator of a run; it goes on without a tracker that :func:`tracker_problem` tells of."""
     # Accelerate passes on the older of torch's two names for it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     AcceleratorState._reset_state()  # a second run in this Python process may ask for another precision

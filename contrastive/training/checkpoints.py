@@ -117,17 +117,17 @@ class Checkpoints:
         the run that made them.
         """
         recover(self.folder)
-        damaged: list[Path] = []
+        unusable: list[Path] = []
         for step in reversed(self.steps()):
             state = self.load(step)
             if state is not None:
-                for path in damaged:
+                for path in unusable:
                     aside = path.with_name(f"damaged_{path.name}")
                     shutil.rmtree(aside, ignore_errors=True)
                     os.replace(path, aside)
                 return state
-            damaged.append(self.path(step))
-        if damaged:
+            unusable.append(self.path(step))
+        if unusable:
             raise ContrastiveError(
                 f"{self.folder}: none of the checkpoints can be used. Put back a whole one, or say --resume "
                 "never to move the run aside and begin anew."

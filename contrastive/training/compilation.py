@@ -26,27 +26,28 @@ def compile_encoders(method: nn.Module) -> None:
             module.compile(backend=BACKEND, dynamic=False)
 
 
-def uncompiled() -> AbstractContextManager[object]:
+def without_compilation() -> AbstractContextManager[object]:
     """Within it, compiled modules run as they are written: batches of other sizes are not compiled for."""
     return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explain_compile_errors() -> Iterator[None]:
     """Raises ContrastiveError, with the remedy, where torch.compile fails."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:
         yield
     except TorchDynamoException as error:
-        said = str(error).partition("\nSet TORCH")[0]  # torch's own advice follows
-        reason = " ".join(said.split()[:40]) or type(error).__name__
+        message = str(error).partition("\nSet TORCH")[0]  # torch's own advice follows
+        reason = " ".join(message.split()[:40]) or type(error).__name__
         raise ContrastiveError(
             f"train.compile: torch.compile failed ({reason}). On a CPU it needs a C++ compiler such as g++; "
             "set train.compile: false to train without."
         ) from error
 
 
-def explained_if(asked: bool) -> AbstractContextManager[None]:
-    """:func:`explained` where compilation was asked for; else nothing, for torch._dynamo loads slowly."""
-    return explained() if asked else nullcontext()
+def explain_compile_errors_if(compiles: bool) -> AbstractContextManager[None]:
+    """:func:`explain_compile_errors` for a run that compiles; otherwise torch._dynamo, which loads slowly, is
+    not imported."""
+    return explain_compile_errors() if compiles else nullcontext()

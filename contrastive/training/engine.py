@@ -13,7 +13,7 @@ Who does what in one step. To follow it, read this file, gradients.py and method
       method.encode    views -> embeddings z and predictions p                   method.py
       method.keys      views -> keys of the target                               method.py, targets/
       method.loss      the comparison, and the weighted sum of the losses        method.py, losses/
-    health.signs       norms that locate the first non-finite number             health.py
+    health.norms       norms that locate the first non-finite number             health.py
     _update            before_step, the optimizer's step, after_batch, after_step
     _record, _flush    metrics, one step late: health.check_step, metrics.jsonl, trackers, callbacks
 """
@@ -38,10 +38,10 @@ from contrastive.distributed import Vote, check_equal, mean, on_first, rank, uni
 from contrastive.errors import Interrupted
 from contrastive.parts import Listener, Optimizer
 from contrastive.rng import derive
-from contrastive.training.accelerator import placed
+from contrastive.training.accelerator import move_to_device
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.gradients import BufferSnapshot, Chunk, GradientCache, OnePass, Passes
-from contrastive.training.health import Health, Signs
+from contrastive.training.health import Health
 from contrastive.training.live_run import LiveRun
 from contrastive.training.method import Method
 from contrastive.training.metrics_file import MetricsFile
@@ -90,7 +90,7 @@ class Engine:
         self.callbacks = callbacks
         self.interrupted = Vote(interrupted)
         self.rule = optimizer
-        self.method = placed(method, accelerator.device)
+        self.method = move_to_device(method, accelerator.device)
         self.stage = self.method.stage
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
         self.views_of = partial(augment, pipelines=pipelines, seed=settings.seed, device=accelerator.device)
@@ -105,7 +105,7 @@ class Engine:
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
-        self.health = Health(Signs(method), checkpoints, settings.nonfinite, accelerator.scaler, self.steps)
+        self.health = Health(method, checkpoints, settings.nonfinite, accelerator.scaler, self.steps)
         self.run = LiveRun(  # as callbacks see it
             name=name,
             folder=folder,
@@ -125,7 +125,7 @@ class Engine:
         self._throughput = Throughput()
 
     @property
-    def _ended(self) -> bool:
+    def _is_over(self) -> bool:
         """Whether no step is to follow."""
         return self.state.step >= self.steps or self.state.is_at_stop
 
@@ -135,7 +135,7 @@ class Engine:
         try:
             if self.state.evaluation_due:
                 self._finish_epoch()
-            while not self._ended:
+            while not self._is_over:
                 self._train_epoch()
                 self._finish_epoch()
         except Interrupted:
@@ -176,16 +176,16 @@ class Engine:
         torch.manual_seed(derive(settings.seed, "step", state.step, *filter(None, [rank()])))  # dropout
         progress = Progress(state.step, self.total_steps)
         total = torch.zeros((), device=accelerator.device)
-        compared: list[Comparison] = []
+        comparisons: list[Comparison] = []
         views_of = partial(self.views_of, epoch=state.epoch)
         may_skip = settings.nonfinite == "skip"
         statistics = BufferSnapshot(self.method.encoders if may_skip else ())
         for number, batch in enumerate(micro):
             loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
             total += loss / len(micro)
-            compared.append(comparison)
-        # Of all processes, so that each records, and decides, the same: [1 + signs]
-        values = mean(torch.cat([total.reshape(1), self.health.signs.read(compared).to(total.dtype)]))
+            comparisons.append(comparison)
+        # Of all processes, so that each records, and decides, the same: [1 + norms]
+        values = mean(torch.cat([total.reshape(1), self.health.norms.read(comparisons).to(total.dtype)]))
         norm = None
         if settings.clip_grad_norm is not None:
             with self.stage("optimizer"):
@@ -194,32 +194,32 @@ class Engine:
         skip = may_skip and accelerator.scaler is None and not values.isfinite().all()
         with self.stage("optimizer"):
             if not skip:
-                self._update(progress, compared)
+                self._update(progress, comparisons)
             if skip or (self.optimizer.step_was_skipped and not values[0].isfinite()):
                 statistics.restore()
             self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         values = values if norm is None else torch.cat([values, norm.reshape(1).to(total.dtype)])
-        self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, compared[-1])
+        self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, comparisons[-1])
 
-    def _update(self, progress: Progress, compared: Sequence[Comparison]) -> None:
+    def _update(self, progress: Progress, comparisons: Sequence[Comparison]) -> None:
         """The optimizer's step, and what parts do around it; fp16's scaler may still leave it out."""
         self.method.before_step(progress)
         self.optimizer.step()
         if self.optimizer.step_was_skipped:
             return
-        for comparison in compared:
+        for comparison in comparisons:
             self.method.after_batch(comparison)
         self.method.after_step(progress)
 
-    def _record(self, figures: Metrics, values: Tensor, comparison: Comparison) -> None:
+    def _record(self, options: Metrics, values: Tensor, comparison: Comparison) -> None:
         """Keep a step's metrics; they are read one step late, so that the device never waits for them."""
         speed = self._throughput.after(self.settings.batch_size * self.settings.accumulate)
         metrics: Metrics = {
             "step": self.state.step,
             "epoch": (self.state.step - 1) // self.steps_per_epoch + 1,
             "images_per_second": round(speed, 1),
-            **figures,
+            **options,
         }
         self._flush()
         self._pending = metrics, to_host(values), comparison
@@ -244,19 +244,19 @@ class Engine:
         state, every = self.state, self.settings.evaluate_every
         better = False
         state.stopped = on_first(lambda: state.stopped)  # callbacks may ask clocks of their own
-        if self._ended or (every and state.epoch % every == 0):
+        if self._is_over or (every and state.epoch % every == 0):
             with self.stage("evaluation"):
-                figures = on_first(lambda: self.evaluator.during(self.method))
-            self.run.log(figures, self.evaluator.named())
-            ranking = self.run.ranking_metric = self.evaluator.ranking_metric(figures)
-            better = ranking is not None and state.note_best(figures[ranking])
+                metrics = on_first(lambda: self.evaluator.during(self.method))
+            self.run.log(metrics, self.evaluator.description())
+            ranking = self.run.ranking_metric = self.evaluator.ranking_metric(metrics)
+            better = ranking is not None and state.note_best(metrics[ranking])
             for callback in self.callbacks:
-                callback.evaluated(self.run, {"step": state.step, "epoch": state.epoch, **figures})
+                callback.evaluated(self.run, {"step": state.step, "epoch": state.epoch, **metrics})
         state.evaluation_due = False
         state.stopped = on_first(lambda: state.stopped)
-        if better or self._ended or state.epoch % self.settings.checkpoint_every == 0:
+        if better or self._is_over or state.epoch % self.settings.checkpoint_every == 0:
             self._save()
-        if self.interrupted() and not self._ended:
+        if self.interrupted() and not self._is_over:
             raise Interrupted("interrupted")
 
     def tick(self) -> None:
@@ -269,8 +269,8 @@ class Engine:
         self.health.check_weights(self.method, self.state.step)
         check_equal(dict(self.method.named_children()))
         self.tick()
-        saved = self.state_dict()
-        on_first(lambda: self.checkpoints.save(self.state.step, saved, self.state.best_step))
+        snapshot = self.state_dict()
+        on_first(lambda: self.checkpoints.save(self.state.step, snapshot, self.state.best_step))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive: plain values and tensors, of unwrapped modules."""
@@ -292,8 +292,8 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        for callback, saved in zip(self.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(saved)
+        for callback, callback_state in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(callback_state)
         self.state.restore(state["progress"])
         self.loader.unreadable.update(state["unreadable"])
         self.health.skipped = state.get("skipped", [])

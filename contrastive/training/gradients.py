@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from contrastive.device import to_device
 from contrastive.distributed import rank, world_size
 from contrastive.rng import derive
-from contrastive.training.method import Encoded, Method, Output
+from contrastive.training.method import Encoding, Method, Output
 from contrastive.values import Batch, Progress
 
 Views = dict[int, Tensor]
@@ -85,7 +85,7 @@ class OnePass:
             views = augment(batch)
         # Gradients add up over micro-batches; processes exchange them after the last.
         with nullcontext() if number == count - 1 else self.accelerator.no_sync(self.model):
-            loss, comparison = self.model(views, *_known(batch, views[0]), progress)
+            loss, comparison = self.model(views, *_ids_and_labels(batch, views[0]), progress)
             # The loss's own backward pass comes first; it turns into the encoder's (Method.encode).
             with self.method.stage("backward"), self.method.stage("loss"):
                 self.accelerator.backward(loss / count)
@@ -108,11 +108,11 @@ class Chunk(nn.Module):
             last: whether gradients are reduced over processes after this chunk.
         """
         by_view = dict(enumerate(views))
-        encoded = self.method.encode(by_view)
-        terms = [(encoded.p[view] * gradient).sum() for view, gradient in queries.items()]
+        encoding = self.method.encode(by_view)
+        terms = [(encoding.p[view] * gradient).sum() for view, gradient in queries.items()]
         if keys:
-            made = self.method.keys(by_view, encoded)
-            terms += [(made[view] * gradient).sum() for view, gradient in keys.items()]
+            vectors = self.method.keys(by_view, encoding)
+            terms += [(vectors[view] * gradient).sum() for view, gradient in keys.items()]
         if last and world_size() > 1:
             # Data parallelism waits for every parameter, those that no chunk reaches (a loss's own) too.
             terms += [0 * p.sum() for p in self.parameters() if p.requires_grad]
@@ -158,16 +158,16 @@ class GradientCache:
         queries, keys = self._embed(views(chunk) for chunk in range(len(chunks)))
         after = BufferSnapshot(self.twice)
 
-        known = _known(batch, next(iter(queries.values())))
-        loss, comparison = self.method.loss(Encoded({}, queries), keys, *known, progress)
+        ids, labels = _ids_and_labels(batch, next(iter(queries.values())))
+        loss, comparison = self.method.loss(Encoding({}, queries), keys, ids, labels, progress)
         with self.method.stage("loss"):
             self.accelerator.backward(loss / count)  # with fp16's scale, which the cached gradients then have
 
         sizes = [len(chunk.ids) for chunk in chunks]
         own = {view: key for view, key in keys.items() if key is not queries.get(view)}
-        cached = list(zip(_gradients(queries, sizes), _gradients(own, sizes), strict=True))
+        gradients_of_chunks = list(zip(_gradients(queries, sizes), _gradients(own, sizes), strict=True))
         before.restore()
-        for chunk, gradients in enumerate(cached):
+        for chunk, gradients in enumerate(gradients_of_chunks):
             last = chunk == len(chunks) - 1 and number == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 share = self.model(views(chunk), *gradients, last)
@@ -186,14 +186,16 @@ class GradientCache:
         for views in chunks:
             by_view = dict(enumerate(views))
             with torch.no_grad(), self.accelerator.autocast():
-                encoded = self.method.encode(by_view)
-                keys.append(self.method.keys(by_view, encoded))
-            queries.append(encoded.p)
-        shared = {view for view, key in keys[0].items() if key is queries[0].get(view)}
+                encoding = self.method.encode(by_view)
+                keys.append(self.method.keys(by_view, encoding))
+            queries.append(encoding.p)
+        same_views = {view for view, key in keys[0].items() if key is queries[0].get(view)}
         whole = {view: torch.cat([p[view] for p in queries]).requires_grad_() for view in queries[0]}
-        wanted = not self.method.target.detached
+        needs_gradient = not self.method.target.detached
         return whole, {
-            view: whole[view] if view in shared else torch.cat([k[view] for k in keys]).requires_grad_(wanted)
+            view: whole[view]
+            if view in same_views
+            else torch.cat([k[view] for k in keys]).requires_grad_(needs_gradient)
             for view in keys[0]
         }
 
@@ -230,7 +232,7 @@ def chunk_warning(method: Method, chunk_size: int | None, batch_size: int) -> st
     )
 
 
-def _known(batch: Batch, like: Tensor) -> tuple[Tensor, Tensor | None]:
+def _ids_and_labels(batch: Batch, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Ids and labels of a batch, where ``like`` is."""
     labels = None if batch.labels is None else to_device(batch.labels.numpy(), like)
     return to_device(batch.ids.numpy(), like), labels
@@ -238,5 +240,5 @@ def _known(batch: Batch, like: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def _gradients(leaves: Mapping[int, Tensor], sizes: list[int]) -> list[Views]:
     """Of each chunk: view -> its rows [c, D] of the gradient, for the views that got one."""
-    got = {view: leaf.grad.split(sizes) for view, leaf in leaves.items() if leaf.grad is not None}
-    return [{view: rows[chunk] for view, rows in got.items()} for chunk in range(len(sizes))]
+    rows_by_view = {view: leaf.grad.split(sizes) for view, leaf in leaves.items() if leaf.grad is not None}
+    return [{view: rows[chunk] for view, rows in rows_by_view.items()} for chunk in range(len(sizes))]

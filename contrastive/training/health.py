@@ -1,6 +1,6 @@
 """What went wrong, in one sentence: numbers that are not finite, steps that were all skipped, memory.
 
-A step leaves its signs on the device; they are read with its loss, one step late, so that looking after
+A step leaves its norms on the device; they are read with its loss, one step late, so that looking after
 them never makes the device wait.
 """
 
@@ -21,10 +21,10 @@ from contrastive.training.method import Method
 from contrastive.training.state import Metrics
 
 #: So many skipped steps in a row end a run.
-MOST_SKIPPED = 100
+MAX_SKIPPED = 100
 
 
-class Signs:
+class StepNorms:
     """What one step leaves of every part, to tell where numbers first stopped being finite.
 
     In the order in which a forward pass meets them: weights of each part, queries, keys, each as a norm;
@@ -39,16 +39,16 @@ class Signs:
             ("negatives", method.sources),
             ("loss", method.loss_parts),
         ]
-        named: list[tuple[str, nn.Module | None]] = [
+        parts: list[tuple[str, nn.Module | None]] = [
             ("backbone", method.backbone),
             ("head", method.head),
             ("predictor", method.predictor),
             ("target", method.target),
-            *((f"{kind}.{n}", part) for kind, parts in several for n, part in enumerate(parts)),
+            *((f"{kind}.{n}", part) for kind, modules in several for n, part in enumerate(modules)),
         ]
-        weights = {name: list(part.parameters()) for name, part in named if part is not None}
-        self._weights = {name: found for name, found in weights.items() if found}
-        self.losses = [name for name, _ in named if name.startswith("loss.")]
+        weights = {name: list(part.parameters()) for name, part in parts if part is not None}
+        self._weights = {name: tensors for name, tensors in weights.items() if tensors}
+        self.losses = [name for name, _ in parts if name.startswith("loss.")]
         self.names = [
             *(f"the weights of {name}" for name in self._weights),
             "the embeddings of the online encoder",
@@ -56,17 +56,19 @@ class Signs:
             *(f"the gradient of {name}" for name in reversed(self._weights)),
         ]
 
-    def read(self, compared: Sequence[Comparison]) -> Tensor:
+    def read(self, comparisons: Sequence[Comparison]) -> Tensor:
         """Norms [len(names)], on the device: of the weights before an update, what they gave, its gradient.
 
         Args:
-            compared: the micro-batches of the step.
+            comparisons: the micro-batches of the step.
         """
-        queries = [comparison.queries.z.detach() for comparison in compared]
-        keys = [comparison.own_keys.z.detach() for comparison in compared]
-        gradients = [[p.grad for p in found if p.grad is not None] for found in self._weights.values()]
+        queries = [comparison.queries.z.detach() for comparison in comparisons]
+        keys = [comparison.own_keys.z.detach() for comparison in comparisons]
+        gradients = [
+            [p.grad for p in parameters if p.grad is not None] for parameters in self._weights.values()
+        ]
         groups: list[list[Tensor]] = [
-            *([p.detach() for p in found] for found in self._weights.values()),
+            *([p.detach() for p in parameters] for parameters in self._weights.values()),
             queries,
             keys,
             *reversed(gradients),
@@ -74,20 +76,20 @@ class Signs:
         like = queries[0]
         return torch.stack([_norm(group).to(like.device, torch.float32) for group in groups])
 
-    def lost(self, signs: Sequence[float]) -> bool:
+    def weights_are_nonfinite(self, norms: Sequence[float]) -> bool:
         """Whether weights had stopped being finite before the step."""
-        return not all(map(math.isfinite, signs[: len(self._weights)]))
+        return not all(map(math.isfinite, norms[: len(self._weights)]))
 
-    def first(self, loss: float, signs: Sequence[float]) -> str:
+    def first_nonfinite(self, loss: float, norms: Sequence[float]) -> str:
         """The part whose numbers first were not finite, or the losses where all before them were."""
         forward = len(self._weights) + 2
-        found = [name for name, sign in zip(self.names, signs, strict=True) if not math.isfinite(sign)]
-        before = [name for name in found if name in self.names[:forward]]
+        nonfinite = [name for name, norm in zip(self.names, norms, strict=True) if not math.isfinite(norm)]
+        before = [name for name in nonfinite if name in self.names[:forward]]
         if before:
             return before[0]
         if not math.isfinite(loss):
             return f"the value of {' or '.join(self.losses)}"
-        return found[0]
+        return nonfinite[0]
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -100,42 +102,42 @@ class Health:
     """The last finite figures of a run, and how many steps in a row were skipped.
 
     Args:
-        signs: of its method.
+        method: that it trains.
         checkpoints: where the way back is.
         nonfinite: what to do with a step that is not finite.
         scaler: of fp16, which leaves steps out by itself until its scale fits; None without one.
-        steps: of the run; fewer than :data:`MOST_SKIPPED` in all are too many to skip, too.
+        steps: of the run; fewer than :data:`MAX_SKIPPED` in all are too many to skip, too.
     """
 
-    def __init__(self, signs: Signs, checkpoints: Checkpoints, nonfinite: str, scaler: Any, steps: int):
-        self.signs = signs
+    def __init__(self, method: Method, checkpoints: Checkpoints, nonfinite: str, scaler: Any, steps: int):
+        self.norms = StepNorms(method)
         self.checkpoints = checkpoints
         self.nonfinite = nonfinite
         self.scaler = scaler
-        self.most = min(MOST_SKIPPED, steps) if scaler is None else MOST_SKIPPED
+        self.max_skipped = min(MAX_SKIPPED, steps) if scaler is None else MAX_SKIPPED
         self.last: Metrics = {}
-        self.skipped: list[tuple[float, float, list[float]]] = []  # in a row: step, loss, signs
+        self.skipped: list[tuple[float, float, list[float]]] = []  # in a row: step, loss, norms
 
     def check_step(self, pending: Metrics, values: Sequence[float]) -> Metrics:
         """The metrics of a step; with ``skipped`` if it was skipped.
 
         Args:
             pending: its metrics besides these values.
-            values: its loss, its signs, and the norm of its gradient where that was taken.
+            values: its loss, its norms, and the norm of its gradient where that was taken.
 
         Raises:
             ContrastiveError: it is not finite, and not to be skipped.
         """
-        loss, signs = values[0], list(values[1 : 1 + len(self.signs.names)])
-        norm = values[1 + len(signs) :]
+        loss, norms = values[0], list(values[1 : 1 + len(self.norms.names)])
+        gradient_norm = values[1 + len(norms) :]
         finite = all(map(math.isfinite, values))
         by_scaler = self.scaler is not None and (math.isfinite(loss) or self.nonfinite == "skip")
         if pending.get("skipped") or (by_scaler and not finite):
-            self.skipped.append((pending["step"], loss, signs))
+            self.skipped.append((pending["step"], loss, norms))
             return {**pending, "skipped": True}
         if not finite:
-            raise self.diverged(pending["step"], loss, signs)
-        self.last = {**pending, "loss": loss, **({"grad_norm": norm[0]} if norm else {})}
+            raise self.divergence_error(pending["step"], loss, norms)
+        self.last = {**pending, "loss": loss, **({"grad_norm": gradient_norm[0]} if gradient_norm else {})}
         self.skipped = []
         return self.last
 
@@ -145,25 +147,25 @@ class Health:
         Raises:
             ContrastiveError: it was the last of too many in a row, or the weights are no numbers any more.
         """
-        step, loss, signs = self.skipped[-1]
-        finite = math.isfinite(loss) and all(map(math.isfinite, signs))
-        where = "" if finite else f"; first in {self.signs.first(loss, signs)}"
+        step, loss, norms = self.skipped[-1]
+        finite = math.isfinite(loss) and all(map(math.isfinite, norms))
+        where = "" if finite else f"; first in {self.norms.first_nonfinite(loss, norms)}"
         rest = f"{self._last()} {self._rescue()}"
-        if self.signs.lost(signs):
+        if self.norms.weights_are_nonfinite(norms):
             raise ContrastiveError(
                 f"step {step:g}: no skipping of steps mends what is not finite{where}.{rest}"
             )
-        if len(self.skipped) >= self.most:
+        if len(self.skipped) >= self.max_skipped:
             raise ContrastiveError(
                 f"step {step:g}: {len(self.skipped)} steps in a row were not finite and skipped{where}, so "
                 f"nothing is learned any more.{rest}"
             )
 
-    def diverged(self, step: float, loss: float, signs: Sequence[float]) -> ContrastiveError:
+    def divergence_error(self, step: float, loss: float, norms: Sequence[float]) -> ContrastiveError:
         """The error that ends a run at a step whose loss or gradient is not finite."""
         what = "gradient" if math.isfinite(loss) else "loss"
         return ContrastiveError(
-            f"step {step:g}: the {what} is not finite, first in {self.signs.first(loss, signs)}."
+            f"step {step:g}: the {what} is not finite, first in {self.norms.first_nonfinite(loss, norms)}."
             f"{self._last()} {self._rescue()}"
         )
 
@@ -185,8 +187,10 @@ class Health:
         )
 
     def _last(self) -> str:
-        told = [f"{name} {self.last[name]:.4g}" for name in ("loss", "grad_norm", "lr") if name in self.last]
-        return f" Last finite at step {self.last['step']:g}: {', '.join(told)}." if told else ""
+        numbers = [
+            f"{name} {self.last[name]:.4g}" for name in ("loss", "grad_norm", "lr") if name in self.last
+        ]
+        return f" Last finite at step {self.last['step']:g}: {', '.join(numbers)}." if numbers else ""
 
     def _rescue(self) -> str:
         """Where the last good state is, and what helps: the same command would come to the same numbers."""
@@ -241,10 +245,10 @@ def chunk_advice(images: int, chunk: int | None) -> str:
         chunk: the present ``train.chunk_size``.
     """
     now = images if chunk is None else min(chunk, images)
-    told = (
+    situation = (
         f"training on {images} images at a time" if now == images else f"training in chunks of {now} images"
     )
     smaller = now // 4 if now == images else now // 2
     if smaller < 1:
-        return f"{told}: take a smaller backbone or smaller views."
-    return f"{told}: try train.chunk_size: {smaller}, or a smaller train.batch_size (now {images})."
+        return f"{situation}: take a smaller backbone or smaller views."
+    return f"{situation}: try train.chunk_size: {smaller}, or a smaller train.batch_size (now {images})."

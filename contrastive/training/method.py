@@ -22,7 +22,7 @@ from contrastive.values import Progress
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Encoding:
     """What the online encoder makes of its views: view -> embedding z [b, D] and prediction p [b, D]."""
 
     z: dict[int, Tensor]
@@ -100,7 +100,7 @@ class Method(nn.Module):
         """The online embedding before the predictor: [b, C, h, w] -> z [b, D]."""
         return self.head(self.backbone(pixels))
 
-    def encode(self, views: Mapping[int, Tensor]) -> Encoded:
+    def encode(self, views: Mapping[int, Tensor]) -> Encoding:
         """z and p of the online views."""
         z: dict[int, Tensor] = {}
         p: dict[int, Tensor] = {}
@@ -115,7 +115,7 @@ class Method(nn.Module):
                 z |= zip(group, embeddings, strict=True)
                 p |= zip(group, predictions, strict=True)
         self.stages.turn_at_gradient(p.values(), "backward")
-        return Encoded(z, p)
+        return Encoding(z, p)
 
     def _batches(self, views: Mapping[int, Tensor]) -> list[list[int]]:
         """The online views that pass the encoder together: those of one size, or each alone."""
@@ -124,21 +124,21 @@ class Method(nn.Module):
             together.setdefault(views[view].shape if self.joint else view, []).append(view)
         return list(together.values())
 
-    def keys(self, views: Mapping[int, Tensor], encoded: Encoded) -> dict[int, Tensor]:
+    def keys(self, views: Mapping[int, Tensor], encoding: Encoding) -> dict[int, Tensor]:
         """Keys of the target views: view -> [b, D]."""
         with self.stage("forward"):
-            return self.target({v: views[v] for v in self.target_views}, encoded.z, self.embed)
+            return self.target({v: views[v] for v in self.target_views}, encoding.z, self.embed)
 
     def compare(
         self,
-        encoded: Encoded,
+        encoding: Encoding,
         keys: dict[int, Tensor],
         ids: Tensor,
         labels: Tensor | None,
         progress: Progress,
     ) -> Comparison:
         """The comparison that the losses see; gathers, normalises and masks on their behalf."""
-        queries = {view: encoded.p[view] for view in self.online_views}
+        queries = {view: encoding.p[view] for view in self.online_views}
         candidates = self.target.substitute(keys)
         same = candidates.keys() == queries.keys() and all(candidates[v] is queries[v] for v in candidates)
         memories = (source.memory() for source in self.sources)
@@ -158,7 +158,7 @@ class Method(nn.Module):
 
     def loss(
         self,
-        encoded: Encoded,
+        encoding: Encoding,
         keys: dict[int, Tensor],
         ids: Tensor,
         labels: Tensor | None,
@@ -166,7 +166,7 @@ class Method(nn.Module):
     ) -> Output:
         """The weighted sum of the losses on embeddings of a whole batch, outside autocast."""
         with self.stage("loss"), torch.autocast(ids.device.type, enabled=False):
-            comparison = self.compare(encoded, keys, ids, labels, progress)
+            comparison = self.compare(encoding, keys, ids, labels, progress)
             values = [
                 weight * part(comparison) for weight, part in zip(self.weights, self.losses, strict=True)
             ]
@@ -188,8 +188,8 @@ class Method(nn.Module):
             progress: steps taken and to take.
         """
         by_view = dict(enumerate(views))
-        encoded = self.encode(by_view)
-        return self.loss(encoded, self.keys(by_view, encoded), ids, labels, progress or Progress())
+        encoding = self.encode(by_view)
+        return self.loss(encoding, self.keys(by_view, encoding), ids, labels, progress or Progress())
 
     # -- what parts do at each step -------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class MetricsFile:
 
     def read(self) -> list[dict[str, Any]]:
         """Every object written; of a line that a kill tore nothing. Raises UsageError where one is none."""
-        return [self._object(*numbered) for numbered in enumerate(self._whole().splitlines(), 1)]
+        return [self._object(number, line) for number, line in enumerate(self._whole().splitlines(), 1)]
 
     def _object(self, number: int, line: bytes) -> dict[str, Any]:
         content = json_map(line)

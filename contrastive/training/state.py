@@ -33,7 +33,7 @@ class Evaluator(Protocol):
 
     def during(self, method: Method) -> Metrics: ...
 
-    def named(self) -> dict[str, Any]: ...
+    def description(self) -> dict[str, Any]: ...
 
     def ranking_metric(self, metrics: Iterable[str]) -> str | None: ...
 
@@ -71,9 +71,9 @@ class State:
         """Whether a callback ended the run, and the epoch in which it did, even the first, is over."""
         return bool(self.stopped and self.step and not self.batch)
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
+    def restore(self, fields: Mapping[str, Any]) -> None:
         """Stand where a run was saved. Raises TypeError for a field that it does not have."""
-        vars(self).update(vars(State(**saved)))
+        vars(self).update(vars(State(**fields)))
 
     def count(self, seconds: float, peak_memory_mib: float) -> None:
         """Add what a process has cost the run since the last time."""

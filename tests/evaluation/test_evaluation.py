@@ -20,7 +20,7 @@ from contrastive.errors import Interrupted, PluginError, UsageError
 from contrastive.evaluation.evaluation import Evaluation, TimedProtocol
 from contrastive.parts import Protocol
 from contrastive.protocols import KNN, FineTune, LinearProbe, Retrieval
-from contrastive.protocols.finetune import balanced
+from contrastive.protocols.finetune import balanced_sample
 from contrastive.registry import load_registry
 from contrastive.runs.reload import load
 from tests.support.faults.protocol import Warms
@@ -77,7 +77,9 @@ def test_figures_of_z_are_those_of_the_head(full_run):
 def test_the_labels_used_are_listed_in_the_run_and_the_same_in_every_run(full_run, tiny_recipe, tmp_path):
     listed = json.loads((full_run.folder / "subsets.json").read_text())
     train = load(full_run.folder, load_registry()).data.train
-    assert listed == {"finetune_30": sorted(train.ids[balanced(train.ids, train.labels, 0.3)].tolist())}
+    assert listed == {
+        "finetune_30": sorted(train.ids[balanced_sample(train.ids, train.labels, 0.3)].tolist())
+    }
     other = {**EVERY, "train.epochs": 1, "train.seed": 5, "loss.temperature": 0.7}
     second = contrastive.run(tiny_recipe, other, out=tmp_path / "run")
     assert (second.folder / "subsets.json").read_text() == (full_run.folder / "subsets.json").read_text()

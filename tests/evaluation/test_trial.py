@@ -132,7 +132,7 @@ def changes(change) -> str | None:
     given = trial()
     witness = Witness(given.modules)
     change(given)
-    return witness.changed()
+    return witness.difference()
 
 
 def warm(given: EncoderTrial) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.protocols import FineTune
-from contrastive.protocols.finetune import balanced
+from contrastive.protocols.finetune import balanced_sample
 from contrastive.testing.materials import splits
 from contrastive.testing.trials import GivenTrial, trial
 
@@ -31,7 +31,7 @@ def test_a_share_is_balanced_nested_and_the_same_in_any_order(counts, fractions,
     draw = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)) * 7, counts)
     ids = draw.choice(10**9, len(labels), replace=False)
-    few, many = (balanced(ids, labels, fraction) for fraction in sorted(fractions))
+    few, many = (balanced_sample(ids, labels, fraction) for fraction in sorted(fractions))
     assert set(few) <= set(many)
     for fraction, chosen in zip(sorted(fractions), (few, many), strict=True):
         assert len(set(chosen)) == len(chosen)
@@ -40,15 +40,20 @@ def test_a_share_is_balanced_nested_and_the_same_in_any_order(counts, fractions,
             taken = [int((labels[chosen] == 7 * c).sum()) for c in range(len(counts))]
             assert taken == [min(each, count) for count in counts]
     rows = draw.permutation(len(ids))
-    assert ids[rows][balanced(ids[rows], labels[rows], sorted(fractions)[0])].tolist() == ids[few].tolist()
+    assert (
+        ids[rows][balanced_sample(ids[rows], labels[rows], sorted(fractions)[0])].tolist()
+        == ids[few].tolist()
+    )
 
 
 def test_one_and_ten_per_cent_of_a_thousand_and_all_of_them():
     ids, labels = np.arange(1000), np.arange(1000) % 10
     for fraction, each in ((0.01, 1), (0.1, 10), (1, 100)):
-        assert np.bincount(labels[balanced(ids, labels, fraction)]).tolist() == [each] * 10
+        assert np.bincount(labels[balanced_sample(ids, labels, fraction)]).tolist() == [each] * 10
     lopsided = np.array([0] * 90 + [1] * 10)
-    assert len(balanced(np.arange(100), lopsided, 1)) == 100, "all labels are all labels, balanced or not"
+    assert len(balanced_sample(np.arange(100), lopsided, 1)) == 100, (
+        "all labels are all labels, balanced or not"
+    )
 
 
 def test_the_labels_used_are_listed_and_are_of_train():
@@ -56,14 +61,14 @@ def test_the_labels_used_are_listed_and_are_of_train():
     FineTune(0.1, steps=1).evaluate(given)
     ids = np.concatenate([given.fit.ids, given.validation.ids])
     labels = np.concatenate([given.fit.labels, given.validation.labels])
-    assert given.listed.tolist() == sorted(ids[balanced(ids, labels, 0.1)])
-    assert len(given.listed) == 3 * round(0.1 * 168 / 3)
+    assert given.label_ids.tolist() == sorted(ids[balanced_sample(ids, labels, 0.1)])
+    assert len(given.label_ids) == 3 * round(0.1 * 168 / 3)
     without_test = trial(with_test=False)
     FineTune(0.1, steps=1).evaluate(without_test)
-    assert set(without_test.listed) <= set(without_test.fit.ids), "the held-out tenth is scored on"
+    assert set(without_test.label_ids) <= set(without_test.fit.ids), "the held-out tenth is scored on"
     everything = trial()
     FineTune(1, steps=1).evaluate(everything)
-    assert everything.listed is None
+    assert everything.label_ids is None
 
 
 # -- the training -------------------------------------------------------------------------------------

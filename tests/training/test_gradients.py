@@ -25,7 +25,7 @@ from contrastive.rng import derive
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.processes import two_processes
 from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes, split_batch
-from contrastive.training.method import Encoded, Method, Output
+from contrastive.training.method import Encoding, Method, Output
 from contrastive.values import Batch, Progress
 from tests.support.methods.nnclr import Neighbours
 
@@ -283,7 +283,7 @@ def graph_of_chunks(method: Method, whole: Batch, size: int) -> Output:
         keys.append(method.keys(views, encoded))
     p = {view: torch.cat([made[view] for made in queries]) for view in queries[0]}
     k = {view: torch.cat([made[view] for made in keys]) for view in keys[0]}
-    return method.loss(Encoded({}, p), k, whole.ids, whole.labels, Progress(0, STEPS))
+    return method.loss(Encoding({}, p), k, whole.ids, whole.labels, Progress(0, STEPS))
 
 
 STATEFUL = {

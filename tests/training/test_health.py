@@ -157,7 +157,7 @@ def test_skipped_steps_in_a_row_are_counted_over_an_interruption(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(NTXent, "compare", lambda self, c: c.queries.z.sum(1) * float("nan"))
-    monkeypatch.setattr(diagnosis, "MOST_SKIPPED", 5)
+    monkeypatch.setattr(diagnosis, "MAX_SKIPPED", 5)
     sets = FEW | {"train.nonfinite": "skip"}
     with interrupted_after(3), pytest.raises(Interrupted):
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")

@@ -52,7 +52,7 @@ def pictures(
 def _picture(loaded: Loaded) -> dict[str, Any]:
     test = loaded.data.test
     table, rows = (
-        (loaded.data.train, loaded.evaluation.monitored) if test is None else (test, np.arange(len(test)))
+        (loaded.data.train, loaded.evaluation.monitor_rows) if test is None else (test, np.arange(len(test)))
     )
     rows = rows[hash_sample(table.ids[rows], IMAGES, "pictures")]
     backbone = loaded.parts.method.backbone

@@ -102,7 +102,7 @@ def encoder_kept(subject: Subject) -> None:
     given = trial()
     witness = Witness(given.modules)
     subject.part().evaluate(given)
-    changed = witness.changed()
+    changed = witness.difference()
     require(changed is None, f"it changes {changed} of the encoder; let it work on a copy (copy.deepcopy)")
 
 
