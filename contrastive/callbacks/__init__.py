@@ -1,4 +1,4 @@
-"""Callbacks: what acts during a run."""
+"""Callbacks, which act during a run."""
 
 from contrastive.lazy import door
 

@@ -14,13 +14,13 @@ from contrastive.parts import Callback, RunState
 class EarlyStopping(Callback):
     """Ends the run once validation accuracy has stopped rising.
 
-    It reads the held-out tenth of the train split alone, as every choice during training does. The final
-    figures are those of the last epoch; the best checkpoint is kept beside it.
+    It reads only the held-out tenth of the train split, as every choice during training does. The final
+    metrics are those of the last epoch; the best checkpoint is kept too.
 
     Args:
-        patience: how many evaluations in a row may bring no new best before the run ends.
+        patience: number of evaluations in a row without a new best after which the run ends.
         min_delta: by how much a new best must beat the old one, as a fraction (0.001: a tenth of a point).
-        figure: which figure of an evaluation counts; higher is better.
+        figure: the metric to read; higher is better.
     """
 
     needs = frozenset({"validation"})
@@ -37,7 +37,7 @@ class EarlyStopping(Callback):
         self._since_best = 0
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
-        """Count evaluations since the best; raises UsageError where the figure is not among them."""
+        """Count evaluations since the best; raises UsageError if the metric is not among them."""
         if self.figure not in metrics:
             names = ", ".join(key for key in metrics if key not in ("step", "epoch"))
             raise UsageError(f"early_stopping: evaluations give no '{self.figure}'; they give {names}.")

@@ -1,4 +1,4 @@
-"""What a run tells its user in plain words when its numbers go wrong without being wrong."""
+"""Warnings about collapsed, exploding or vanishing embeddings and dead memories."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from contrastive.parts import Callback, RunState
 
 
 class Alarms(Callback):
-    """Says in plain words when embeddings collapse, explode or vanish, at every evaluation that shows it, or
-    that a memory is dead, once."""
+    """Warns at every evaluation whose embeddings collapse, explode or vanish, and once about each memory that
+    is dead.
+
+    Args:
+        images: that the monitors read.
+    """
 
     def __init__(self, images: int):
         self._images = images
-        self._before: dict[int, Tensor] = {}  # what each memory held at the evaluation before
+        self._before: dict[int, Tensor] = {}  # each memory at the previous evaluation
         self._warned_sources: set[int] = set()
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:

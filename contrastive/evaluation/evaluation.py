@@ -1,7 +1,7 @@
-"""Evaluation of an encoder: which images are read when, and what is told of them.
+"""Evaluation of an encoder: which images each metric reads, and when.
 
-The held-out tenth of the train split (by a hash of the id, the same for every seed) answers every
-question during training. The test split is read once, at the end.
+During training every metric reads the held-out tenth of the train split (chosen by a hash of the id, the same
+for every seed). The test split is read once, at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from contrastive.training.state import Metrics
 from contrastive.values import Features, never
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training
-PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor where they are cheap: small images only
+PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor only if they are cheap: for small images
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TimedProtocol:
     """A protocol of a recipe, and when it runs.
 
     Attributes:
-        name: its key in the recipe, which its metrics begin with.
+        name: its key in the recipe, the prefix of its metrics.
         part: what the protocol is registered as.
     """
 
@@ -48,23 +48,23 @@ class TimedProtocol:
 
     @property
     def id(self) -> str:
-        """Name and version of the protocol: metrics of different ids do not compare."""
+        """Name and version of the protocol: metrics of different ids are not comparable."""
         return f"{self.part}/{self.protocol.version}"
 
     @property
     def precedence(self) -> int:
-        """Of its ranking metric. A second entry of a protocol, such as knn_z beside knn, has none."""
+        """Of its ranking metric. A second entry of a protocol, such as knn_z next to knn, has none."""
         return self.protocol.precedence if self.name == self.part else 0
 
     def describe(self, split: str) -> dict[str, Any]:
-        """What every figure must name: id (with the version), parameters, feature, and the split read."""
+        """What every metric must carry: id, version, feature, parameters, and the split that it reads."""
         about = {"id": self.id, "version": self.protocol.version, "feature": self.protocol.feature}
         return {**about, **self.protocol.parameters(), "split": split}
 
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, not compiled; afterwards every module is in the mode it was in."""
+    """Evaluation mode, without gradients or compilation; afterwards every module has its former mode."""
     modes = [(m, m.training) for module in modules for m in module.modules()]
     for module in modules:
         module.eval()
@@ -80,12 +80,12 @@ class Evaluation:
     """Metrics of encoders on one data set.
 
     Args:
-        train, test: the splits; test is None where there is none. A test split without a single label
-            scores nothing: the final metrics are then those of the held-out tenth.
+        train, test: the splits; test is None if there is none. If the test split has no label at all, the
+            final metrics are those of the held-out tenth.
         protocols: what to run, and when.
         pipelines: the training views, for the alignment monitor.
         size: side of the images an encoder sees, as in training.
-        device: where encoders run.
+        device: on which encoders run.
         workers: decoding workers.
         interrupted: true once the user asked to stop.
     """
@@ -108,19 +108,19 @@ class Evaluation:
         self._label_ids: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
         held_out = holdout(train.ids)
         has_label = _has_label(train)
-        # Protocols score labelled images alone, so that no others are encoded for them.
+        # Protocols score labelled images only, so no others are encoded for them.
         self.fit_rows = np.flatnonzero(~held_out & has_label)
         self.validation_rows = np.flatnonzero(held_out & has_label)
         self.labelled = len(self.fit_rows) > 0 and len(self.validation_rows) > 0
         tenth = self.validation_rows if self.labelled else np.flatnonzero(held_out)
-        if len(tenth) == 0:  # a few images: chance may hold out none of them
+        if len(tenth) == 0:  # with few images the hash may hold out none
             tenth = np.arange(len(train))
         self.monitor_rows = _sample(train.ids, tenth, QUERIES)
 
     # -- during training ----------------------------------------------------------------------------
 
     def during(self, method: Method) -> Metrics:
-        """Monitors, and the protocols due at every evaluation, on the held-out tenth."""
+        """Monitors, and the protocols that run at every evaluation, on the held-out tenth."""
         bank = _sample(self.train.ids, self.fit_rows, BANK)
         trial = self._trial(method.backbone, method.head, bank, self.monitor_rows, None)
         with frozen(method):
@@ -131,7 +131,7 @@ class Evaluation:
         return [entry for entry in self.protocols if entry.at == "every"]
 
     def description(self) -> dict[str, Any]:
-        """What a line of :meth:`during`'s metrics says of them: the protocols, as in :meth:`describe`."""
+        """What a line of metrics.jsonl adds to :meth:`during`: the protocols, as in :meth:`describe`."""
         protocols = {entry.name: entry.describe("validation") for entry in self._at_every() if self.labelled}
         return {"protocols": protocols} if protocols else {}
 
@@ -140,7 +140,7 @@ class Evaluation:
         by_entry: dict[str, list[str]] = {}
         for key in metrics:
             prefixes = [entry.name for entry in self._at_every() if key.startswith(f"{entry.name}_")]
-            if prefixes:  # of knn and knn_z the longer one gave knn_z_top1
+            if prefixes:  # the longer of knn and knn_z: it gave knn_z_top1
                 by_entry.setdefault(max(prefixes, key=len), []).append(key)
         candidates: list[tuple[int, str]] = []
         for entry in self._at_every():
@@ -162,7 +162,7 @@ class Evaluation:
         }
 
     def _views(self, method: Method, view: int) -> Tensor:
-        """z [n, D] of one augmented view of each image; the draws never change, so epochs compare."""
+        """z [n, D] of one augmented view per image, the same in every epoch, so that epochs compare."""
         key, pipeline, out = Key(0, 0, view), self.pipelines[view], []
         for indices, pixels in self.reader.whole(self.train, self.monitor_rows):
             images = (pixels * 255).round().to(torch.uint8)
@@ -175,7 +175,7 @@ class Evaluation:
 
     @property
     def split(self) -> str:
-        """Where the final metrics come from."""
+        """The split of the final metrics."""
         return "validation" if self.test is None else "test"
 
     @property
@@ -185,16 +185,16 @@ class Evaluation:
 
     @property
     def images_scored(self) -> int:
-        """How many images the final metrics come from."""
+        """Number of images behind the final metrics."""
         return len(self.validation_rows) if self.test is None else int(_has_label(self.test).sum())
 
     def final(self, backbone: nn.Module, head: nn.Module | None) -> Metrics:
-        """Every protocol: chosen on the held-out tenth, refitted on the whole train split, read on test."""
+        """Every protocol: chosen on the held-out tenth, refitted on the whole train split, scored on test."""
         return self._final(self.protocols, backbone, head)
 
     def pixels(self) -> Metrics:
-        """The same protocols on raw pixels: the floor that an encoder has to beat. Those of z, and those that
-        train the encoder, have none."""
+        """The same protocols on raw pixels: the floor that an encoder has to beat. Protocols of z, and those
+        that train the encoder, have none."""
         if self.train.channels * self.size**2 > PIXELS_LIMIT:
             return {}
         frozen_protocols = [
@@ -227,22 +227,22 @@ class Evaluation:
         return EncoderTrial(backbone, head, fit_images, validation_images, test_images)
 
     def _metrics_of(self, protocols: Sequence[TimedProtocol], trial: EncoderTrial) -> Metrics:
-        """What the protocols give, each by ``<key>_<name>``.
+        """The metrics of the protocols, each under ``<key>_<name>``.
 
         Raises:
-            PluginError: a protocol changed the encoder it was given.
-            UsageError: two of them give a figure of one name.
+            PluginError: a protocol changed the encoder.
+            UsageError: two protocols give a metric of one name.
         """
         metrics: Metrics = {}
         with frozen(*trial.modules):
             witness = Witness(trial.modules)
             for entry in protocols:
                 trial.label_ids = None
-                torch.manual_seed(derive(0, "protocol", entry.name))  # whatever was drawn before
+                torch.manual_seed(derive(0, "protocol", entry.name))  # independent of earlier draws
                 for name, value in entry.protocol.evaluate(trial).items():
                     if (key := f"{entry.name}_{name}") in metrics:
                         raise UsageError(
-                            f"evaluate: two protocols give a figure '{key}'; rename one of them."
+                            f"evaluate: two protocols give a metric '{key}'; rename one of them."
                         )
                     metrics[key] = float(value)
                 if difference := witness.difference():
@@ -255,8 +255,8 @@ class Evaluation:
         return metrics
 
     def describe(self) -> dict[str, Any]:
-        """The protocols with id, parameters and split, and how much of the labels they used: what every final
-        figure must name."""
+        """The protocols with id, parameters, split and the labels they used: what every final metric must
+        carry."""
         descriptions = {entry.name: entry.describe(self.split) for entry in self.protocols}
         for name, ids in self._label_ids.items():
             digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
@@ -264,7 +264,7 @@ class Evaluation:
         return descriptions
 
     def labels_used(self) -> dict[str, list[int]]:
-        """Ids of the images whose labels a protocol used, of those that did not use all of train."""
+        """For each protocol that used only some labels of train: ids of the images whose labels it used."""
         return {name: ids.tolist() for name, ids in self._label_ids.items()}
 
 
@@ -274,5 +274,5 @@ def _has_label(table: ImageTable) -> np.ndarray:
 
 
 def _sample(ids: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
-    """At most ``most`` of ``rows``: those of the smallest hash of their ids, the same for every seed."""
+    """At most ``most`` of ``rows``: those whose ids have the smallest hash, the same for every seed."""
     return rows[hash_sample(ids[rows], most, "evaluation")]

@@ -1,4 +1,4 @@
-"""What a protocol is given: one encoder, and the labelled images of a data set as features or as pixels."""
+"""The input of a protocol: one encoder, and the labelled images of a data set as features or as pixels."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SplitImages:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches without end: random crops that keep ``scale`` of the area, half of them mirrored.
 
-        Order and crops depend on the images alone. Batches are whole, of all images where they are fewer.
+        Order and crops depend only on the images. Every batch is full, or holds all images if they are fewer.
 
         Yields:
             (pixels float32 [b, C, s, s] in [0, 1], labels int64 [b]).
@@ -67,18 +67,18 @@ class SplitImages:
 
 
 class EncoderTrial:
-    """One encoder, and the images a protocol asks it about.
+    """One encoder, and the images on which a protocol evaluates it.
 
     Args:
         encoder: pixels float32 [b, C, s, s] in [0, 1] -> h [b, F], in evaluation mode.
-        head: h -> z [b, D]; None where there is none.
-        fit, validation, test: labelled images; ``test`` is None where figures are those of ``validation``.
+        head: h -> z [b, D]; None if there is none.
+        fit, validation, test: labelled images; ``test`` is None if the metrics are those of ``validation``.
 
     Attributes:
         encoder: never changed by a protocol, which trains a ``copy.deepcopy`` of it.
         fit, validation: the train split without the held-out tenth, and that tenth.
         train: both.
-        test: read once, for the figures; or None.
+        test: read once, for the metrics; or None.
         label_ids: ids of the images whose labels a protocol used, if these are only some: see ``list_used``.
     """
 
@@ -98,11 +98,11 @@ class EncoderTrial:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """What must be the same after a protocol as before."""
+        """The modules that a protocol must leave unchanged."""
         return [self.encoder] if self.head is None else [self.encoder, self.head]
 
     def features(self, feature: Feature = "h") -> Splits:
-        """Features of ``fit``, ``validation`` and ``test`` (None where that is), encoded once for all
+        """Features of ``fit``, ``validation`` and ``test`` (None if that is None), encoded once for all
         protocols.
 
         Raises:
@@ -116,7 +116,7 @@ class EncoderTrial:
         make = self._encode if feature == "h" else self._embed
         if not any(images is split for split in (self.fit, self.validation, self.test)):
             return make(images)
-        key = (feature, id(images))  # which is theirs as long as this trial lives
+        key = (feature, id(images))  # which is theirs while this trial lives
         if key not in self._features:
             self._features[key] = make(images)
         return self._features[key]
@@ -127,7 +127,7 @@ class EncoderTrial:
     @torch.no_grad()
     def _embed(self, images: Images) -> Features:
         if self.head is None:
-            raise UsageError("feature: z needs a head, and this encoder has none; say feature: h.")
+            raise UsageError("feature: z needs a head, and this encoder has none; set feature: h.")
         features = self.features_of(images)
         if not len(features):
             return features
@@ -135,12 +135,12 @@ class EncoderTrial:
         return Features(z, features.labels, features.ids)
 
     def list_used(self, images: Images) -> None:
-        """Note whose labels a protocol has used, where these are not all of train: the run lists them."""
+        """Note whose labels a protocol has used, if these are not all of train: the run lists them."""
         self.label_ids = np.sort(images.ids)
 
 
 class Witness:
-    """Remembers an encoder, and tells whether it is still the same.
+    """A snapshot of an encoder, which finds out whether it has changed.
 
     Args:
         modules: in evaluation mode.
@@ -154,7 +154,7 @@ class Witness:
         return [item for module in self._modules for item in module.state_dict().items()]
 
     def difference(self) -> str | None:
-        """The first weight, statistic or mode that is not as it was, in words; None where all are."""
+        """The first weight, statistic or mode that has changed, in words; None if none has."""
         state = self._state()
         if len(state) != len(self._before):
             return "the names of its weights"

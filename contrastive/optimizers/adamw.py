@@ -18,13 +18,13 @@ class AdamWPart(ScheduledOptimizer):
 
     Args:
         lr: peak learning rate: a number, ``{per_256: x}`` (x * B / 256) or ``{per_sqrt: x}`` (x * sqrt(B)).
-        weight_decay: decoupled decay, multiplied with the learning rate (MoCo v3: 0.1).
+        weight_decay: decoupled decay, multiplied by the learning rate (MoCo v3: 0.1).
         betas: decay of the first and the second moment.
         warmup_epochs: epochs of linear warm-up (MoCo v3: 40 of 300).
-        schedule: after warm-up.
+        schedule: of the rate after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too.
-        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
+        groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first match applies.
     """
 
     states_per_parameter = 2  # the first and the second moment

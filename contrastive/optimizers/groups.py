@@ -1,4 +1,4 @@
-"""Parameter groups: what a recipe says of some parameters, and which of them are decayed."""
+"""Parameter groups: a recipe's rules for some parameters, and which parameters are decayed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _NORMS = (
 
 
 class Group(BaseModel):
-    """What a recipe says of the parameters that ``match``; what it leaves out is the optimizer's.
+    """A recipe's rule for the parameters that ``match``; what it omits is the optimizer's.
 
     Attributes:
         match: glob over the names of the method's parameters, such as ``predictor.*``; ``*`` spans dots. The
-            ``net.`` right after ``backbone.`` may be left out: ``backbone.patch_embed.*``.
-        schedule: after the optimizer's warm-up.
-        lr_scale: what the optimizer's peak rate is multiplied with.
-        weight_decay: in place of the optimizer's.
-        freeze: whether the parameters keep their first values; goes with nothing else.
+            ``net.`` right after ``backbone.`` may be omitted: ``backbone.patch_embed.*``.
+        schedule: of the rate after the optimizer's warm-up.
+        lr_scale: factor of the optimizer's peak rate.
+        weight_decay: replaces the optimizer's.
+        freeze: whether the parameters keep their initial values; excludes the other settings.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -47,13 +47,13 @@ class Group(BaseModel):
         return self
 
     def matches(self, name: str) -> bool:
-        """Whether the parameter of that name is meant."""
+        """Whether the rule covers the parameter of that name."""
         short = name.replace("backbone.net.", "backbone.", 1) if name.startswith("backbone.net.") else name
         return fnmatchcase(name, self.match) or fnmatchcase(short, self.match)
 
 
 class RuleParameters(NamedTuple):
-    """The trainable parameters of a rule, by whether decay and layer-wise adaptation are meant for them."""
+    """The trainable parameters of a rule, split by whether decay and layer-wise adaptation apply to them."""
 
     rule: Group
     weights: list[nn.Parameter]
@@ -61,7 +61,7 @@ class RuleParameters(NamedTuple):
 
 
 class ParameterSplit(NamedTuple):
-    """What rules mean for a model: the parameters to train, by rule, and those to freeze."""
+    """Rules applied to a model: the parameters to train, by rule, and those to freeze."""
 
     groups: list[RuleParameters]
     to_freeze: list[nn.Parameter]
@@ -79,15 +79,14 @@ def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> Parameter
     """The trainable parameters of ``model``, in its order, each once: under the first rule that matches.
 
     The first group holds what no rule matches, the others follow the rules. Parameters of rules that freeze
-    are in no group. The model stays as it is.
+    are in no group. The model does not change.
 
-    Norms and biases are: all parameters of normalisation layers, biases, every other vector or
-    scalar (layer scales, a learnt temperature), and what a module inside ``model`` names in
-    ``no_weight_decay()`` (timm's position embeddings and class tokens; names count from that module
-    and may hold wildcards).
+    Norms and biases are: all parameters of normalisation layers, biases, every other vector or scalar (layer
+    scales, a learnt temperature), and what a module inside ``model`` names in ``no_weight_decay()`` (timm's
+    position embeddings and class tokens; names are relative to that module and may contain wildcards).
 
     Raises:
-        UsageError: a rule means no parameter, or nothing is trainable.
+        UsageError: a rule matches no parameter, or nothing is trainable.
     """
     parameters = dict(model.named_parameters())
     everything = [*rules, Group(match="*")]
@@ -102,7 +101,7 @@ def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> Parameter
         elif not any(parameter.requires_grad for parameter in own):
             raise UsageError(
                 f"optimizer.groups[{i}]: every parameter that matches '{rule.match}' is frozen or an average "
-                "of others; leave the group out."
+                "of others; remove the group."
             )
     without_decay = _names_without_decay(model)
     by_rule = [RuleParameters(rule, [], []) for rule in everything]
@@ -110,9 +109,10 @@ def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> Parameter
         if parameter.requires_grad and not everything[owner[name]].freeze:
             is_vector_or_bias = parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
             group = by_rule[owner[name]]
-            (group.norms_and_biases if is_vector_or_bias or name in without_decay else group.weights).append(
-                parameter
-            )
+            if is_vector_or_bias or name in without_decay:
+                group.norms_and_biases.append(parameter)
+            else:
+                group.weights.append(parameter)
     if not any(group.weights or group.norms_and_biases for group in by_rule):
         raise UsageError("Nothing to train: every parameter of the model is frozen.")
     *groups, rest = by_rule
@@ -126,11 +126,11 @@ def _no_match_message(rule: Group, names: Sequence[str]) -> str:
     patterns = {f"{prefix}.*" for prefix in prefixes}
     hint = did_you_mean(rule.match, {*names, *patterns})
     tops = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names))
-    return f"no parameter matches '{rule.match}'.{hint} There are {tops}."
+    return f"no parameter matches '{rule.match}'.{hint} The model has {tops}."
 
 
 def _names_without_decay(model: nn.Module) -> set[str]:
-    """Full names of the parameters that modules themselves keep from decay."""
+    """Full names of the parameters that modules themselves exclude from decay."""
     names: set[str] = set()
     for prefix, module in model.named_modules():
         own = [name for name, _ in module.named_parameters()]

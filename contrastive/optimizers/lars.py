@@ -32,7 +32,7 @@ class LARS(torch.optim.Optimizer):
 
     Args:
         params: parameters or groups, each with its own ``lr``, ``weight_decay``, ``momentum``,
-            ``trust_coefficient`` and ``adapt`` where they differ from those below.
+            ``trust_coefficient`` and ``adapt`` if they differ from those below.
         lr: learning rate.
         momentum: decay of the velocity.
         weight_decay: L2 penalty, added to the gradient before the ratio is taken.
@@ -63,7 +63,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Take one step; returns the loss of ``closure``, where one is given."""
+        """Take one step; returns the loss of ``closure`` if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -97,7 +97,7 @@ class LARS(torch.optim.Optimizer):
         return state["velocity"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave; velocities keep their dtype whatever the parameters'."""
+        """Restore what ``state_dict`` returned; velocities keep their dtype, whatever the parameters' is."""
         super().load_state_dict(state_dict)
         keys = (key for group in state_dict["param_groups"] for key in group["params"])
         params = (p for group in self.param_groups for p in group["params"])
@@ -134,10 +134,10 @@ class LARSPart(ScheduledOptimizer):
         momentum: decay of the velocity.
         trust_coefficient: eta of the LARS paper.
         warmup_epochs: epochs of linear warm-up (SimCLR: 10).
-        schedule: after warm-up.
+        schedule: of the rate after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too (SimCLR, BYOL: no).
-        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
+        groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first match applies.
     """
 
     norm_and_bias_options = {"adapt": False}  # noqa: RUF012

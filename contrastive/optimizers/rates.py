@@ -34,7 +34,7 @@ class ScaledRate(BaseModel):
         return self
 
     def at(self, batch_size: int) -> float:
-        """The learning rate for ``batch_size`` images an optimizer step."""
+        """The learning rate for ``batch_size`` images per optimizer step."""
         if self.per_256 is not None:
             return self.per_256 * batch_size / 256
         assert self.per_sqrt is not None
@@ -45,13 +45,13 @@ def _form(value: Any) -> str:
     return "scaled" if isinstance(value, (dict, ScaledRate)) else "number"
 
 
-#: What a recipe may say: ``lr: 0.1``, ``lr: {per_256: 0.3}`` or ``lr: {per_sqrt: 0.075}``. The form is
-#: told apart before validation, so that one mistake gives one message.
+#: ``lr: 0.1``, ``lr: {per_256: 0.3}`` or ``lr: {per_sqrt: 0.075}``. The form is determined before
+#: validation, so that one mistake gives one message.
 LearningRate = Annotated[
     Annotated[Positive, Tag("number")] | Annotated[ScaledRate, Tag("scaled")], Discriminator(_form)
 ]
 
 
 def peak_rate(lr: float | ScaledRate, batch_size: int) -> float:
-    """The peak learning rate for ``batch_size`` images an optimizer step."""
+    """The peak learning rate for ``batch_size`` images per optimizer step."""
     return lr.at(batch_size) if isinstance(lr, ScaledRate) else float(lr)

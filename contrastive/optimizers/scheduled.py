@@ -1,4 +1,4 @@
-"""The built-in optimizers as parts: groups, peak rates, and one schedule for all of them."""
+"""The base class of the built-in optimizers: groups, peak rates, and one schedule for all of them."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class ScheduledOptimizer(Optimizer):
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """The torch optimizer over the trainable parameters of ``model``.
 
-        Two groups for what ``groups`` leave, then for each of them: weights, and norms with biases; an
-        empty one is left out. Each is a :class:`ScheduledGroup`, its peak rate that of ``batch_size`` images.
-        What ``groups`` freeze wants no gradient from here on. Raises UsageError where one of ``groups``
-        matches nothing, or nothing is trainable.
+        Two groups for the parameters that no rule of ``groups`` matches, then two per rule: weights, and
+        norms with biases; empty groups are omitted. Each is a :class:`ScheduledGroup` with the peak rate for
+        ``batch_size`` images. From here on, parameters that ``groups`` freeze need no gradient. Raises
+        UsageError if one of ``groups`` matches nothing, or nothing is trainable.
         """
         return self._over(assign(model, self.groups), batch_size)
 
@@ -76,7 +76,7 @@ class ScheduledOptimizer(Optimizer):
             ]
         return self.create([group for group in groups if group["params"]], peak)
 
-    #: What the group of norms and biases takes beside its weight decay.
+    #: Options of the group of norms and biases, besides its weight decay.
     norm_and_bias_options: dict[str, Any] = {}  # noqa: RUF012
 
     @abstractmethod
@@ -84,11 +84,10 @@ class ScheduledOptimizer(Optimizer):
         """The torch optimizer over ``groups``."""
 
     def factor(self, group: Mapping[str, Any], step: int, steps: int, steps_per_epoch: int) -> float:
-        """What the peak rate of ``group`` is multiplied with at the 0-based ``step`` of ``steps``.
+        """The factor of the peak rate of ``group`` at the 0-based ``step`` of ``steps``.
 
-        Warm-up is step / warm, so the first update has rate 0, as in the official SimCLR code; then,
-        by the group's ``schedule``, 1, or cosine from 1 at step ``warm`` towards 0, which step ``steps``
-        would have.
+        Warm-up is step / warm, so the first update has rate 0, as in the official SimCLR code. Then the
+        group's ``schedule`` is 1, or a cosine from 1 at step ``warm`` to 0 at step ``steps``.
         """
         warm = round(self.warmup_epochs * steps_per_epoch)
         if step < warm:
@@ -98,7 +97,7 @@ class ScheduledOptimizer(Optimizer):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
 
     def lr_at(self, step: int, steps: int, steps_per_epoch: int, batch_size: int) -> float:
-        """The learning rate outside ``groups`` at the 0-based ``step``, for ``batch_size`` images a step."""
+        """The rate outside ``groups`` at the 0-based ``step``, for ``batch_size`` images per step."""
         rest = {"schedule": self.schedule}
         return peak_rate(self.lr, batch_size) * self.factor(rest, step, steps, steps_per_epoch)
 
@@ -108,15 +107,15 @@ def _group(params: list[nn.Parameter], decay: float, peak: float, schedule: Sche
 
 
 def has_fused_kernels(groups: list[dict[str, Any]]) -> bool:
-    """Whether torch's fused kernels update ``groups``: those of CUDA do. On a CPU they are silently wrong
-    where a gradient's strides differ from its parameter's (CUDA refuses such a gradient)."""
+    """Whether torch's fused kernels may update ``groups``: only on CUDA. On a CPU they are silently wrong if
+    a gradient's strides differ from its parameter's (CUDA rejects such a gradient)."""
     return all(parameter.is_cuda for group in groups for parameter in group["params"])
 
 
 def with_fixed_kernels(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """``optimizer``, whose kernels stay those of this device when the state of another one is loaded."""
-    # A fused optimizer would take fp16's scaler into its kernel, and a step that the kernel leaves out would
-    # look taken: averages would move and queues fill. So the scaler skips the call, as it does elsewhere.
+    """``optimizer``, which keeps the kernels of this device when it loads a state from another one."""
+    # A fused optimizer would run fp16's scaler in its kernel, and a step that the kernel skips would look as
+    # if it were taken: averages would move and queues fill. So the scaler skips the call, as elsewhere.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     kernels = {key: optimizer.defaults[key] for key in ("fused", "foreach")}
 

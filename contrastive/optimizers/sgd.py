@@ -20,12 +20,12 @@ class SGDPart(ScheduledOptimizer):
         lr: peak learning rate: a number, ``{per_256: x}`` (x * B / 256) or ``{per_sqrt: x}`` (x * sqrt(B)).
         weight_decay: L2 penalty (MoCo, SimSiam: 1e-4).
         momentum: decay of the velocity.
-        nesterov: whether the gradient is taken ahead of the velocity.
+        nesterov: whether the gradient is applied ahead of the velocity.
         warmup_epochs: epochs of linear warm-up.
-        schedule: after warm-up.
+        schedule: of the rate after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too (MoCo, SimSiam: yes).
-        groups: what differs for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first that matches counts.
+        groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first match applies.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Protocols: how an encoder is scored."""
+"""Protocols: evaluations of an encoder."""
 
 from contrastive.lazy import door
 

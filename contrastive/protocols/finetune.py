@@ -28,21 +28,21 @@ class FineTune(Protocol):
     """Fine-tuning of the whole encoder, under a linear classifier, on a class-balanced share of the labels.
 
     A copy of the encoder and a classifier that starts at zero are trained by SGD with Nesterov momentum
-    0.9, without weight decay or warm-up, the learning rate falling to zero along a cosine; on random crops,
-    half of them mirrored, and no other augmentation; batch norm in training mode, all in float32. Nothing
-    is chosen, so the held-out tenth is read only as part of train. The images are as many of each class,
-    those of the smallest hash of their ids: the same for every run on a data set, and those of a smaller
-    share are among those of a larger one. On the untrained encoder it is supervised training from scratch.
+    0.9, without weight decay or warm-up. The learning rate falls to zero along a cosine. Augmentation is
+    random crops, half of them mirrored; batch norm is in training mode, and everything is float32. Nothing is
+    chosen, so the held-out tenth is read only as part of train. Each class gives equally many images, those
+    whose ids have the smallest hash: they are the same for every run on a data set, and a smaller share is a
+    subset of a larger one. On the untrained encoder this is supervised training from scratch.
     Source: the semi-supervised protocol of SimCLR (Chen et al. 2020, appendix B.5: learning rate 0.05 for
     256 images, crops of 0.08 to 1, 60 epochs at 1 %, 30 at 10 %, which are 188 and 938 steps of 4,096
-    images). The defaults are for a minute or two on a CPU and small images.
+    images). The defaults take a minute or two on a CPU with small images.
 
     Args:
         fraction: share of the train split's labels; 1 for all of them, balanced or not.
         steps: optimizer steps.
-        batch_size: images of a step; all there are where they are fewer.
+        batch_size: images per step; all of them if they are fewer.
         lr: learning rate of the first step.
-        scale: least and greatest share of the area that a crop keeps; larger crops learn faster.
+        scale: smallest and largest share of the area that a crop keeps; larger crops learn faster.
     """
 
     version = 1
@@ -63,15 +63,15 @@ class FineTune(Protocol):
 
     @classmethod
     def example(cls, folder: Path) -> dict[str, Any]:
-        """Few steps: the kit asks for them many times."""
+        """Few steps: the kit runs them many times."""
         return {"fraction": 0.5, "steps": 20, "batch_size": 16}
 
     def evaluate(self, trial: Trial) -> dict[str, float]:
-        """``top1``: the fraction of images classified right; one of a class that was not trained on counts as
-        wrong.
+        """``top1``: the fraction of images classified correctly; images of a class without training images
+        count as wrong.
 
         Raises:
-            UsageError: the share is less than two images, or no image to be classified can be read.
+            UsageError: the share is less than two images, or no image to classify can be read.
             ContrastiveError: training diverged.
         """
         pool, images = (trial.fit, trial.validation) if trial.test is None else (trial.train, trial.test)
@@ -91,8 +91,8 @@ class FineTune(Protocol):
         return {"top1": self._accuracy(model, classes, images)}
 
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
-        """Nothing: features cannot be trained. Raises UsageError; :meth:`evaluate` takes the encoder."""
-        raise UsageError("finetune: it trains the encoder, so features do not do; ask evaluate(trial).")
+        """Raises UsageError, because features cannot be trained: :meth:`evaluate` takes the encoder."""
+        raise UsageError("finetune: it trains the encoder and cannot score features; use evaluate(trial).")
 
     def tune(self, encoder: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], classes: int) -> nn.Module:
         """A trained copy of ``encoder`` with its classifier: pixels [b, C, s, s] -> logits [b, K], in
@@ -127,7 +127,7 @@ class FineTune(Protocol):
     def _accuracy(self, model: nn.Module, classes: Tensor, images: Images) -> float:
         answers = [(model(pixels), labels) for pixels, labels in images.whole()]
         if not answers:
-            raise UsageError(f"finetune: none of the {len(images)} images to be classified can be read.")
+            raise UsageError(f"finetune: none of the {len(images)} images to classify can be read.")
         logits, labels = (torch.cat(column).cpu() for column in zip(*answers, strict=True))  # [n, K], [n]
         if not logits.isfinite().all():
             raise ContrastiveError(f"finetune: training diverged; lower 'lr', now {self.lr:g}.")
@@ -135,13 +135,13 @@ class FineTune(Protocol):
 
 
 def balanced_sample(ids: np.ndarray, labels: np.ndarray, fraction: float) -> np.ndarray:
-    """The positions of a share of the images with as many of each class: int64 [m], in the order of a hash.
+    """Positions of a share of the images with equally many per class: int64 [m], in the order of a hash.
 
     Each of K classes gives ``fraction`` * n / K images, rounded, at least one and at most all it has; a
     fraction of 1 takes every image.
 
     Args:
-        ids: int64 [n], by whose hash images are chosen.
+        ids: int64 [n], whose hash chooses the images.
         labels: int64 [n], all known.
         fraction: above 0, at most 1.
     """

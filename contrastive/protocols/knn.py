@@ -22,14 +22,14 @@ class KNN(Protocol):
     """Weighted k nearest neighbours in cosine similarity; no training.
 
     Each of the k most similar images of the bank votes for its class with weight
-    exp(similarity / temperature). Features are scaled to unit length. Of neighbours that are equally
-    similar the earlier ones of the bank are taken, of classes with equal votes the smaller label.
+    exp(similarity / temperature). Features are scaled to unit length. Of equally similar neighbours
+    the earlier ones in the bank vote; of classes with equal votes the smaller label wins.
     Source: Wu et al. 2018, "Unsupervised feature learning via non-parametric instance
     discrimination", section 3.4; k and temperature as there.
 
     Args:
-        k: neighbours that vote; all of the bank where it holds fewer.
-        temperature: of the votes' weights; smaller listens more to the nearest.
+        k: neighbours that vote; the whole bank if it is smaller.
+        temperature: of the votes' weights; a smaller one gives the nearest more weight.
         feature: what is compared: features h of the backbone, or the head's embedding z.
     """
 

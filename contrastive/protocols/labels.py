@@ -1,4 +1,4 @@
-"""What every protocol does first: keep the labelled images, refuse what cannot be scored."""
+"""The first steps of every protocol: keep the labelled images, reject what cannot be scored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contrastive.values import Features
 
 
 def join_labelled(protocol: str, role: str, *parts: Features) -> Features:
-    """The images of ``parts``, one after the other, whose label is known (not -1).
+    """The images of ``parts``, concatenated, whose label is known (not -1).
 
     Args:
         protocol: recipe name of the protocol, for messages.
@@ -23,7 +23,7 @@ def join_labelled(protocol: str, role: str, *parts: Features) -> Features:
         ContrastiveError: a feature is not finite.
     """
     features = _join([part for part in parts if len(part)] or parts[:1])
-    if features.vectors.device.type == "mps":  # which has no float64, in which protocols sum and solve
+    if features.vectors.device.type == "mps":  # no float64, in which protocols sum and solve
         features = Features(features.vectors.cpu(), features.labels.cpu(), features.ids.cpu())
     has_label = features.labels >= 0
     if not has_label.any():
@@ -41,7 +41,7 @@ def join_labelled(protocol: str, role: str, *parts: Features) -> Features:
 
 
 def _join(parts: Sequence[Features]) -> Features:
-    """Parts one after the other; a single one as it is, because a copy may take hundreds of MiB."""
+    """The parts concatenated; a single part is returned as it is, because a copy may take hundreds of MiB."""
     if len(parts) == 1:
         return parts[0]
     return Features(

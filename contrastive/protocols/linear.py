@@ -17,17 +17,17 @@ from contrastive.parts import Protocol
 from contrastive.protocols.labels import class_indices, join_labelled, top1
 from contrastive.values import Feature, Features
 
-#: Strengths in a row without a better validation accuracy after which weaker ones are not tried.
+#: After this many strengths in a row without a better validation accuracy, weaker ones are not tried.
 _PATIENCE = 3
 
 
 class LinearProbe(Protocol):
     """Multinomial logistic regression on frozen features, its L2 strength chosen on validation.
 
-    Features are standardised by the statistics of the images fitted on. The objective, mean cross
+    Features are standardised by the statistics of the fitted images. The objective, mean cross
     entropy + l2 / 2 * ||weights||^2 (biases free), has one optimum, which L-BFGS finds from the
     strongest penalty to the weakest, each starting where the last ended: no learning rate, epochs or
-    seed enter the figure. Source: the protocol of SimCLR (Chen et al. 2020, appendix B.8: L-BFGS, L2
+    seed enter the metric. Source: the protocol of SimCLR (Chen et al. 2020, appendix B.8: L-BFGS, L2
     chosen on a held-out split of train), for linear evaluation on full train splits.
 
     Args:
@@ -49,11 +49,11 @@ class LinearProbe(Protocol):
         self.l2, self.feature = sorted(l2, reverse=True), feature
 
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
-        """``top1``: the fraction of images classified right.
+        """``top1``: the fraction of images classified correctly.
 
-        Without ``test``, of ``validation``, by the strength that does best there. With it, of ``test``,
-        after a fit of that strength on ``fit`` and ``validation`` together. Images without a label (-1)
-        are left out; an image of a class that the fitted images lack counts as wrong.
+        Without ``test``, of ``validation``, with the strength that is best there. With it, of ``test``, after
+        a fit with that strength on ``fit`` and ``validation`` together. Images without a label (-1) are left
+        out; images of a class that the fitted images lack count as wrong.
 
         Raises:
             UsageError: ``fit``, ``validation`` or ``test`` holds no labelled image.
@@ -69,7 +69,7 @@ class LinearProbe(Protocol):
         return {"top1": top1(probe.predict(test.vectors), test_labels)}
 
     def choose(self, fit: Features, validation: Features) -> tuple[float, float]:
-        """(strength, accuracy on ``validation``) of the strength that does best; of equals the strongest."""
+        """(strength, accuracy on ``validation``) of the best strength; of equally good ones the strongest."""
         fit = join_labelled("linear", "fit", fit)
         validation = join_labelled("linear", "validation", validation)
         fit_labels, labels, classes = class_indices(fit.labels, validation.labels)
@@ -106,19 +106,19 @@ class Probe:
 
 @dataclass(frozen=True)
 class Problem:
-    """The regression in coordinates in which it is quick to solve.
+    """The regression in coordinates in which it converges quickly.
 
-    The features are turned to the axes of their covariance. A turn leaves ||weights|| as it is, and
-    along these axes the Hessian at zero weights is diagonal: variance / K + l2. Dividing the weights by
-    its square root makes it the identity, so that L-BFGS needs tens of steps where it needs hundreds on
-    the features as they are (their variances differ by many orders of magnitude).
+    The features are rotated to the axes of their covariance. A rotation does not change ||weights||, and
+    along these axes the Hessian at zero weights is diagonal: variance / K + l2. Dividing the weights by its
+    square root makes it the identity, so that L-BFGS needs tens of steps instead of the hundreds that it
+    needs on the features themselves, whose variances differ by many orders of magnitude.
     """
 
     mean: Tensor  # [F]
     scale: Tensor  # [F]
     axes: Tensor  # [F, A], columns
     variances: Tensor  # [A] float64
-    x: Tensor  # [n, A] standardised and turned
+    x: Tensor  # [n, A] standardised and rotated
     labels: Tensor  # [n] in 0..K-1
     classes: int  # K
 
@@ -127,7 +127,7 @@ class Problem:
         """From features h [n, F] and labels [n] in 0..classes-1."""
         variance, mean = torch.var_mean(h, dim=0, correction=0)
         deviation = variance.sqrt()
-        constant = deviation <= 1e-6 * mean.abs()  # what is left there is rounding
+        constant = deviation <= 1e-6 * mean.abs()  # what remains there is rounding
         scale = torch.where(constant, 0.0, 1 / deviation.masked_fill(constant, 1.0))
         x = (h - mean) * scale
         variances, axes = principal_axes(x)
@@ -143,10 +143,10 @@ class Problem:
             start: a solution of this problem at another strength.
             tolerance: largest entry of the preconditioned gradient, which is close to the distance
                 from the optimum in preconditioned weights.
-            iterations: limit; a RuntimeWarning tells when it was reached before the optimum.
+            iterations: limit; a RuntimeWarning reports that it was reached before the optimum.
         """
         unit = self.variances.new_ones(1)
-        # One row for each axis and one, unpenalised, for the bias.
+        # One row per axis and one, unpenalised, for the bias.
         scale = torch.cat([self.variances / self.classes + l2, unit / self.classes]).rsqrt()[
             :, None
         ]  # [A+1, 1]
@@ -188,8 +188,8 @@ class Problem:
 def principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
     """Variances [A] (float64) and axes [F, A] of centred features x [n, F].
 
-    With fewer images than features the axes span the images alone (A <= n): the penalty keeps the
-    weights across that span at zero, and a Gram matrix [n, n] finds it at a fraction of the cost.
+    With fewer images than features the axes span only the images (A <= n): the penalty keeps the weights
+    outside that span at zero, and a Gram matrix [n, n] finds it at a fraction of the cost.
     """
     n, width = x.shape
     if n >= width:

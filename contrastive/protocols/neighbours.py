@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Columns of which only the largest stands in the first round of a selection.
+#: Columns per block; only the largest of a block enters the first round of a selection.
 _BLOCK = 16
 
 
 def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row with their columns, [c, k], largest first; of equals the first columns.
+    """The k largest of each row with their columns, [c, k], largest first; of equal values the first columns.
 
-    ``torch.topk`` alone leaves open which of several equal values at the k-th position it takes, so rows
-    whose (k+1)-th value is that of the k-th (collapsed features, duplicate images) are sorted whole.
+    ``torch.topk`` does not define which of several equal values at the k-th position it takes, so rows whose
+    (k+1)-th value equals the k-th (collapsed features, duplicate images) are sorted completely.
     """
     value, column = _largest(similarity, min(k + 1, similarity.shape[1]))
-    ambiguous = (value[:, k - 1 : k] == value[:, k : k + 1]).any(1)  # of an empty slice: none is
+    ambiguous = (value[:, k - 1 : k] == value[:, k : k + 1]).any(1)  # none is if the slice is empty
     value, column = value[:, :k], column[:, :k]
     if ambiguous.any():
         sorted_value, order = similarity[ambiguous].sort(dim=1, descending=True, stable=True)
@@ -26,11 +26,10 @@ def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """What ``similarity.topk(k, dim=1)`` gives, in a third of the time where rows are long.
+    """The result of ``similarity.topk(k, dim=1)``, in a third of the time if rows are long.
 
-    The k largest of a row [n] lie in those k blocks whose own largest are the largest: of the others each
-    value is at most the least of k values already found. So only n / _BLOCK and then k * _BLOCK values
-    are selected from.
+    The k largest of a row [n] lie in the k blocks with the largest maxima, because a value of any other block
+    is at most the smallest of these k maxima. So the selection reads n / _BLOCK and then k * _BLOCK values.
     """
     c, n = similarity.shape
     if n < 4 * k * _BLOCK:

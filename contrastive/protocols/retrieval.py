@@ -16,23 +16,23 @@ from contrastive.protocols.labels import join_labelled
 from contrastive.rng import hash_order
 from contrastive.values import Feature, Features
 
-#: Similarities ranked at a time; a ranked one takes about 40 bytes.
+#: Similarities ranked at a time; each takes about 40 bytes.
 _TILE = 1 << 22
 
 
 class Retrieval(Protocol):
     """Mean average precision and recall at k of retrieval by label in cosine similarity; no training.
 
-    Each image of the test split (of the held-out tenth where there is none) is a query, and all others of
-    that split are ranked by their cosine similarity to it; those of its label are relevant. The average
-    precision of a query is the mean, over its relevant images, of the share of relevant ones among all
-    down to that image's rank (Manning et al. 2008, "Introduction to information retrieval", section 8.4).
-    Recall at k is the share of queries of which one of the k most similar images or more is relevant (Oh
-    Song et al. 2016, "Deep metric learning via lifted structured feature embedding"). An
-    image that is alone in its class is no query. Equally similar images are ranked by a hash of their ids.
+    Each image of the test split (of the held-out tenth if there is none) is a query. All other images of that
+    split are ranked by their cosine similarity to it; those of its label are relevant. The average precision
+    of a query is the mean, over its relevant images, of the share of relevant images among all down to that
+    image's rank (Manning et al. 2008, "Introduction to information retrieval", section 8.4).
+    Recall at k is the share of queries with at least one relevant image among the k most similar ones (Oh
+    Song et al. 2016, "Deep metric learning via lifted structured feature embedding"). An image that is alone
+    in its class is not a query. Equally similar images are ranked by a hash of their ids.
 
     Args:
-        k: how many of the most similar images recall looks at.
+        k: number of most similar images that recall counts.
         feature: what is compared: features h of the backbone, or the head's embedding z.
     """
 
@@ -42,7 +42,7 @@ class Retrieval(Protocol):
         self.k, self.feature = sorted(set(k)), feature
 
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
-        """``map`` and ``recall_<k>``, fractions, on ``test``, or on ``validation`` where it is None.
+        """``map`` and ``recall_<k>``, fractions, on ``test``, or on ``validation`` if it is None.
 
         Nothing is fitted, so ``fit`` is not read. Images without a label (-1) are left out.
 
@@ -65,7 +65,7 @@ class Retrieval(Protocol):
         precision, first = self.rank(features.vectors[order], features.labels[order])
         if len(precision) == 0:
             raise UsageError(
-                f"retrieval: no two of the {len(features)} {role} images have one label; remove 'retrieval' "
+                f"retrieval: no two of the {len(features)} {role} images share a label; remove 'retrieval' "
                 "from 'evaluate'."
             )
         recalls = {f"recall_{k}": (first <= k).double().mean().item() for k in self.k}
@@ -73,7 +73,7 @@ class Retrieval(Protocol):
 
     @torch.no_grad()
     def rank(self, h: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Average precision, float64 [q], and rank of the first relevant image, int64 [q], of each query.
+        """Average precision, float64 [q], and rank of the first relevant image, int64 [q], per query.
 
         Args:
             h: features [n, F]; of equally similar images the earlier ones rank first.
@@ -84,7 +84,9 @@ class Retrieval(Protocol):
         precisions, firsts = [], []
         for rows in torch.arange(n, device=h.device).split(max(1, _TILE // n)):
             similarity = unit[rows] @ unit.T  # [c, n]
-            similarity[torch.arange(len(rows), device=h.device), rows] = -torch.inf  # itself comes last
+            similarity[
+                torch.arange(len(rows), device=h.device), rows
+            ] = -torch.inf  # the query itself comes last
             ranking = similarity.argsort(dim=1, descending=True, stable=True)[:, :-1]  # [c, n - 1]
             relevant = labels[ranking] == labels[rows, None]
             hits = relevant.cumsum(1)

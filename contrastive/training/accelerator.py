@@ -21,9 +21,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def move_to_device(method: M, device: torch.device) -> M:
-    """A method on its device, in channels-last; on several GPUs batch norm sees the batch of all of them.
+    """Move a method to its device, in channels-last; on several GPUs batch norm sees the batch of all.
 
-    On CPUs torch has no such batch norm, and each process normalises by its own share of the batch.
+    On CPUs torch has no such batch norm: each process normalises by its own share of the batch.
     """
     if world_size() > 1 and device.type != "cpu":
         from timm.layers import convert_sync_batchnorm  # torch's own loses the activation in timm's layers
@@ -33,13 +33,13 @@ def move_to_device(method: M, device: torch.device) -> M:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Accelerate's name for a recipe's precision: ``auto`` is bf16 where that is faster.
+    """Accelerate's name for a recipe's precision: ``auto`` is bf16 if that is faster.
 
     Raises:
-        UsageError: fp16 on a CPU, where Accelerate would silently train in float32.
+        UsageError: fp16 on a CPU. Accelerate would silently train in float32.
     """
     if precision == "fp16" and device.type == "cpu":
-        raise UsageError("train.precision: fp16 needs a GPU; say auto, bf16 or fp32 on a CPU.")
+        raise UsageError("train.precision: fp16 needs a GPU; use auto, bf16 or fp32 on a CPU.")
     if precision != "auto":
         return {"fp32": "no"}.get(precision, precision)
     if device.type == "cuda":
@@ -50,8 +50,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def _bf16_is_fast() -> bool:
     """Whether this CPU computes in bf16 faster than in float32.
 
-    Intel's does so in AMX tiles alone, which a virtual machine may hide: its AVX-512 takes about twice as
-    long for a product in bf16 as in float32. AMD's takes half.
+    Intel's does so only in AMX tiles, which a virtual machine may hide: with AVX-512 a product takes about
+    twice as long in bf16 as in float32. With AMD's AVX-512 it takes half as long.
     """
     amx, avx = (getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("amx_tile", "avx512_bf16"))
     return amx or (avx and not _is_intel())
@@ -65,17 +65,17 @@ def _is_intel() -> bool:
 
 
 def tracker_problem(name: str) -> str | None:
-    """Why a tracker cannot be used, and what helps; None where it can."""
+    """Why a tracker cannot be used, and what helps; None if it can be used."""
     if name in map(str, get_available_trackers()):
         return None
     names = sorted(map(str, LOGGER_TYPE_TO_CLASS))
     if name in names:
         return f"{name} is not installed: pip install {name}."
-    return f"Accelerate knows no tracker '{name}', but {', '.join(names)}.{did_you_mean(name, names)}"
+    return f"Accelerate has no tracker '{name}'; it has {', '.join(names)}.{did_you_mean(name, names)}"
 
 
 def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:
-    """The Accelerator of a run; it goes on without a tracker that :func:`tracker_problem` tells of."""
+    """The Accelerator of a run. It leaves out a tracker for which :func:`tracker_problem` has a reason."""
     # Accelerate passes on the older of torch's two names for it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     AcceleratorState._reset_state()  # a second run in this Python process may ask for another precision
@@ -83,8 +83,8 @@ def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Ac
         mixed_precision=resolve_precision(precision, PartialState().device),
         log_with=list(trackers) or None,
         project_dir=folder,
-        # Else it takes the number from the surroundings, and divides every gradient by it.
+        # Otherwise it reads the number from an environment variable and divides every gradient by it.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        # Memories and averages are equal everywhere already, batch norm's running statistics are not read.
+        # Memories and averages are equal everywhere already; training does not read running statistics.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all.
+"""Checkpoints, which are written whole or not at all.
 
 A checkpoint is a folder ``step_00001000`` with ``state.pt`` (one tree of plain values and tensors,
 read with ``weights_only=True``) and ``manifest.json`` (sizes and SHA-256 of its files, step, world size,
@@ -38,8 +38,8 @@ class Checkpoints:
 
     Args:
         folder: ``checkpoints/`` of the run.
-        fingerprint: of the run; checkpoints of another one are passed over. Empty: take any.
-        warn: told of every checkpoint that is passed over.
+        fingerprint: of the run; checkpoints of other runs are skipped. Empty: accept any.
+        warn: called with the reason for every checkpoint that is skipped.
         earlier: fingerprints that the run had before.
     """
 
@@ -62,15 +62,15 @@ class Checkpoints:
         return self.folder / f"step_{step:08d}"
 
     def last(self) -> Path | None:
-        """Where the checkpoint of the latest step is, if there is one."""
+        """The path of the latest step's checkpoint, if there is one."""
         steps = self.steps()
         return self.path(steps[-1]) if steps else None
 
     def save(self, step: int, state: dict[str, Any], best_step: int | None = None) -> Path:
         """Write ``state`` as the checkpoint of ``step`` and prune the ones no longer kept.
 
-        A checkpoint of the same step (an interrupt saved it, its evaluation has been done since) is
-        replaced. Raises ContrastiveError where it cannot be written: the older ones stay.
+        A checkpoint of the same step is replaced: an interrupt saved it before its evaluation. Raises
+        ContrastiveError if it cannot be written; the older ones stay.
         """
         final = self.path(step)
         with writable(final):
@@ -79,14 +79,16 @@ class Checkpoints:
                 self._write(temporary, step, state)
                 replace_folder(temporary, final)
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it takes room
+                shutil.rmtree(temporary, ignore_errors=True)  # what a failed write left takes space
             for old in self.steps()[: -self.keep_last]:
                 if old != best_step:
                     remove(self.path(old))
         return final
 
     def _write(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        with (folder / _STATE).open("wb") as file:  # torch's own files do not tell why they cannot be written
+        with (folder / _STATE).open(
+            "wb"
+        ) as file:  # torch's own files do not report why they cannot be written
             torch.save(state, file)
         size, sha256 = (folder / _STATE).stat().st_size, _sha256(folder / _STATE)
         manifest = {
@@ -99,9 +101,9 @@ class Checkpoints:
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the newest whole checkpoint, or None; one that cannot be used is named.
+        """The state of the newest whole checkpoint, or None; warns about each that cannot be used.
 
-        It only reads, so that others may look at a run that is being written.
+        It only reads, so that it is safe while another process writes the run.
         """
         for step in reversed(self.steps()):
             state = self.load(step)
@@ -110,11 +112,11 @@ class Checkpoints:
         return None
 
     def take_up(self) -> dict[str, Any] | None:
-        """:meth:`newest`, for the run itself: what a kill left half done is taken away first, and what
-        cannot be used is moved out of the way of the checkpoints to come.
+        """:meth:`newest`, for the run itself: first removes what a kill left half done, and moves what cannot
+        be used out of the way of later checkpoints.
 
-        Raises ContrastiveError where there are checkpoints and none can be used: beginning anew would undo
-        the run that made them.
+        Raises ContrastiveError if there are checkpoints and none can be used: starting again would undo the
+        run that wrote them.
         """
         recover(self.folder)
         unusable: list[Path] = []
@@ -129,13 +131,13 @@ class Checkpoints:
             unusable.append(self.path(step))
         if unusable:
             raise ContrastiveError(
-                f"{self.folder}: none of the checkpoints can be used. Put back a whole one, or say --resume "
-                "never to move the run aside and begin anew."
+                f"{self.folder}: none of the checkpoints can be used. Put back a whole one, or use --resume "
+                "never to move the run aside and start again."
             )
         return None
 
     def load(self, step: int) -> dict[str, Any] | None:
-        """The state of one checkpoint, or None (with a warning) where it is damaged or another run's."""
+        """The state of one checkpoint, or None (with a warning) if it is damaged or another run's."""
         folder = self.path(step)
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
@@ -145,14 +147,14 @@ class Checkpoints:
             if _sha256(folder / _STATE) != expected:
                 raise ValueError("its checksum does not match")
             return torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged file makes the readers raise
+        except Exception as error:  # a damaged file may make the readers raise anything
             reason = str(error).partition("\n")[0] or type(error).__name__
-            self._warn(f"{folder} cannot be used ({reason}); looking for the one before.")
+            self._warn(f"{folder} cannot be used ({reason}); trying the one before it.")
             return None
 
 
 class Restorable(Protocol):
-    """What takes up a checkpoint: the engine."""
+    """What loads a checkpoint: the engine."""
 
     folder: Path
 
@@ -160,39 +162,39 @@ class Restorable(Protocol):
 
 
 def weights_of(folder: Path, warn: Callable[[str], None]) -> dict[str, Tensor]:
-    """The method's state at the newest whole checkpoint of a run. Raises UsageError where there is none.
+    """The method's state at the newest whole checkpoint of a run. Raises UsageError if there is none.
 
     Args:
         folder: of the run.
-        warn: told of every checkpoint that is passed over.
+        warn: called with the reason for every checkpoint that is skipped.
     """
     checkpoints = Checkpoints(folder / "checkpoints", "", warn)
     state = checkpoints.newest()
     if state is None and checkpoints.steps():
         raise UsageError(f"{folder}: none of its checkpoints can be used; run its recipe again.")
     if state is None:
-        raise UsageError(f"{folder} holds no checkpoint yet; let the run get through an epoch.")
+        raise UsageError(f"{folder} holds no checkpoint yet; let the run finish an epoch.")
     weights = state.get("method") if isinstance(state, dict) else None
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
-        raise UsageError(f"{folder}: its checkpoint is not of a run: it holds no weights by name.")
+        raise UsageError(f"{folder}: its checkpoint is not a run's: it holds no weights by name.")
     return weights
 
 
 def restore(engine: Restorable, state: Any) -> None:
-    """Load a checkpoint into the engine. Raises UsageError where it is not one of this recipe."""
+    """Load a checkpoint into the engine. Raises UsageError if it does not fit this recipe."""
     try:
         engine.load_state_dict(state)
     except (ContrastiveError, OSError):
         raise
-    except Exception as error:  # it may hold anything, and the parts it is handed to are anyone's
+    except Exception as error:  # it may hold anything, and parts may raise anything
         raise UsageError(
-            f"{engine.folder}: its checkpoint does not fit the recipe ({last_words(error)}); say --resume "
-            "never to move the folder aside and begin anew."
+            f"{engine.folder}: its checkpoint does not fit the recipe ({last_words(error)}); use --resume "
+            "never to move the folder aside and start again."
         ) from error
 
 
 def last_words(error: Exception) -> str:
-    """The last line of what an error says: torch's errors about a state dict end with what does not fit."""
+    """The last line of an error's message: torch's errors about a state dict end with what does not fit."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:200]

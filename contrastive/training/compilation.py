@@ -11,15 +11,15 @@ from torch import nn
 from contrastive.errors import ContrastiveError
 from contrastive.parts import Backbone, Head
 
-#: Of torch.compile.
+#: The backend of torch.compile.
 BACKEND = "inductor"
 
 
 def compile_encoders(method: nn.Module) -> None:
     """Compile every backbone and head in place: the online ones, the predictor, and a target's copies.
 
-    Losses stay as they are. ``state_dict`` keeps its names, so that checkpoints and exports are those of a
-    run that is not compiled. A view size or batch size of its own is compiled on its own.
+    Losses stay as they are. ``state_dict`` keeps its names, so that checkpoints and exports are the same as
+    without compilation. Each view size and each batch size is compiled separately.
     """
     for module in method.modules():
         if isinstance(module, Backbone | Head):
@@ -27,13 +27,13 @@ def compile_encoders(method: nn.Module) -> None:
 
 
 def without_compilation() -> AbstractContextManager[object]:
-    """Within it, compiled modules run as they are written: batches of other sizes are not compiled for."""
+    """Within it, compiled modules run uncompiled, so that other batch sizes cause no compilation."""
     return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
 def explain_compile_errors() -> Iterator[None]:
-    """Raises ContrastiveError, with the remedy, where torch.compile fails."""
+    """Raises ContrastiveError, with the remedy, if torch.compile fails."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:
@@ -43,7 +43,7 @@ def explain_compile_errors() -> Iterator[None]:
         reason = " ".join(message.split()[:40]) or type(error).__name__
         raise ContrastiveError(
             f"train.compile: torch.compile failed ({reason}). On a CPU it needs a C++ compiler such as g++; "
-            "set train.compile: false to train without."
+            "set train.compile: false to train without it."
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""The training loop, on Accelerate. It knows neither YAML nor the registry nor any method.
+"""The training loop, on Accelerate. It depends on neither YAML nor the registry nor any method.
 
-The engine owns the order of images, the schedule and the checkpoint's content; from Accelerate it
-takes device, precision, wrapping and trackers. No generator state is saved: every draw follows from
-(seed, epoch, image) or (seed, step), so a resumed run continues exactly where it was.
+The engine owns the order of images, the schedule and the content of checkpoints. Accelerate provides
+device, precision, wrapping and trackers. No generator state is saved: every draw depends only on
+(seed, epoch, image) or (seed, step), so a resumed run continues exactly where it stopped.
 
 Who does what in one step. To follow it, read this file, gradients.py and method.py:
 
@@ -53,13 +53,13 @@ class Engine:
     """Trains a method.
 
     Args:
-        method, optimizer, pipelines, loader: what is trained, how, on which views of which images.
+        method, optimizer, pipelines, loader: what is trained, how, and on which views of which images.
         settings, accelerator: what the recipe sets for training; device, precision and trackers.
         evaluator: metrics of the held-out tenth.
         checkpoints, metrics: where the run's state and metrics go.
         callbacks: called at every event of the run, with ``run``.
         interrupted: true once the user asked to stop.
-        name, folder, warn: what the run is called, where it lives, how its callbacks warn the user.
+        name, folder, warn: the run's name, its folder, and how its callbacks warn the user.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Engine:
 
     @property
     def _is_over(self) -> bool:
-        """Whether no step is to follow."""
+        """Whether no step follows."""
         return self.state.step >= self.steps or self.state.is_at_stop
 
     def train(self) -> None:
@@ -184,13 +184,13 @@ class Engine:
             loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
             total += loss / len(micro)
             comparisons.append(comparison)
-        # Of all processes, so that each records, and decides, the same: [1 + norms]
+        # The mean over all processes, so that each records and decides the same: [1 + norms]
         values = mean(torch.cat([total.reshape(1), self.health.norms.read(comparisons).to(total.dtype)]))
         norm = None
         if settings.clip_grad_norm is not None:
             with self.stage("optimizer"):
                 norm = accelerator.clip_grad_norm_(self.method.parameters(), settings.clip_grad_norm)
-        lr = self.optimizer.param_groups[0]["lr"]  # that of parameters no rule of the recipe names
+        lr = self.optimizer.param_groups[0]["lr"]  # of the parameters that no rule of the recipe matches
         skip = may_skip and accelerator.scaler is None and not values.isfinite().all()
         with self.stage("optimizer"):
             if not skip:
@@ -203,7 +203,7 @@ class Engine:
         self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, comparisons[-1])
 
     def _update(self, progress: Progress, comparisons: Sequence[Comparison]) -> None:
-        """The optimizer's step, and what parts do around it; fp16's scaler may still leave it out."""
+        """The optimizer's step, and what parts do around it; fp16's scaler may still skip it."""
         self.method.before_step(progress)
         self.optimizer.step()
         if self.optimizer.step_was_skipped:
@@ -240,10 +240,10 @@ class Engine:
                 callback.step_done(self.run, metrics)
 
     def _finish_epoch(self) -> None:
-        """Evaluate where the recipe says so, remember the best, and save; after the last step too."""
+        """Evaluate if the recipe asks for it, remember the best, and save; after the last step too."""
         state, every = self.state, self.settings.evaluate_every
         better = False
-        state.stopped = on_first(lambda: state.stopped)  # callbacks may ask clocks of their own
+        state.stopped = on_first(lambda: state.stopped)  # callbacks may read clocks of their own
         if self._is_over or (every and state.epoch % every == 0):
             with self.stage("evaluation"):
                 metrics = on_first(lambda: self.evaluator.during(self.method))
@@ -260,7 +260,7 @@ class Engine:
             raise Interrupted("interrupted")
 
     def tick(self) -> None:
-        """Count what the run has cost since the last tick; its costs survive a resume."""
+        """Add the run's costs since the last tick; they survive a resume."""
         before, self._clock = self._clock, time.perf_counter()
         self.state.count(self._clock - before, peak_memory_mib(self.accelerator.device))
 
@@ -287,7 +287,7 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up where ``state_dict`` was taken; metrics.jsonl is cut to what it held then."""
+        """Continue where ``state_dict`` was taken; metrics.jsonl is cut to what it held then."""
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:

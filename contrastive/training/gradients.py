@@ -1,15 +1,15 @@
-"""How a batch's gradient is made: in one pass, or in chunks by gradient caching (Gao et al. 2021).
+"""The gradient of a batch: in one pass, or in chunks by gradient caching (Gao et al. 2021).
 
 With a cache, a batch is encoded in chunks without gradient and compared whole, which gives the gradient of
-every embedding; then each chunk is encoded again and takes its rows of that gradient through the encoder.
-Activations are those of one chunk, for one more forward pass. What is cached is what the losses see:
-queries, and keys where the target lets a gradient through.
+every embedding. Then each chunk is encoded again and takes its rows of that gradient through the encoder.
+Memory holds the activations of one chunk, at the cost of one more forward pass. What is cached is what the
+losses see: queries, and keys if the target lets a gradient through.
 
-The gradient is the whole batch's for encoders that treat every image by itself. Batch norm does not: it sees
-a chunk at a time, as does the target.
+The gradient is the whole batch's for encoders that treat each image separately. Batch norm does not: it sees
+one chunk at a time, as does the target.
 
 Source: Gao, Zhang, Han and Callan 2021, "Scaling deep contrastive learning batch size under memory limited
-setup". Shape letters: b images of a process's batch, c of a chunk, D embedding width.
+setup". Shape letters: b images per process, c per chunk, D embedding width.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ Augment = Callable[[Batch], Sequence[Tensor]]
 
 
 class Passes(Protocol):
-    """What adds a batch's gradient to the parameters'."""
+    """Adds a batch's gradient to the parameters' gradients."""
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
-        """The batch's loss, detached, and what was compared.
+        """The batch's loss, detached, and its comparison.
 
         Args:
             batch: source images.
-            augment: makes views; a function of the image, so that it may be asked for a part, and again.
+            augment: makes views, each from its image alone; called for parts of the batch, and again.
             progress: steps taken and to take.
-            micro: the number of this batch and of how many in the step, by which the gradient is divided.
+            micro: the index of this micro-batch, and their number in the step, which divides the gradient.
         """
         ...
 
 
 class BufferSnapshot:
-    """Buffers of modules as they are now, to be restored: a forward pass leaves its statistics in them.
+    """Buffers of modules as they are now, to be restored after a forward pass has changed their statistics.
 
     Args:
-        modules: those that a forward pass runs; None where there is none.
+        modules: those that a forward pass runs; None stands for a missing one.
     """
 
     def __init__(self, modules: Iterable[nn.Module | None]):
@@ -93,7 +93,7 @@ class OnePass:
 
 
 class Chunk(nn.Module):
-    """One chunk, once the gradients of its embeddings are known: what data parallelism wraps."""
+    """The forward pass of one chunk whose embeddings' gradients are known: what data parallelism wraps."""
 
     def __init__(self, method: Method):
         super().__init__()
@@ -104,7 +104,7 @@ class Chunk(nn.Module):
 
         Args:
             views: V tensors [c, C, h, w].
-            queries, keys: view -> gradients dp and dk [c, D]; without keys the target is not asked.
+            queries, keys: view -> gradients dp and dk [c, D]; without keys the target does not run.
             last: whether gradients are reduced over processes after this chunk.
         """
         by_view = dict(enumerate(views))
@@ -122,15 +122,15 @@ class Chunk(nn.Module):
 class GradientCache:
     """Backward passes of whole batches, in chunks.
 
-    Everything random in encoders and targets follows from (seed, step, micro-batch, chunk, rank), so that a
-    chunk is encoded alike both times. Buffers of what runs twice (batch norm's statistics) begin the second
-    time where they began the first, and end where the first ended: each chunk counts once.
+    Everything random in encoders and targets depends on (seed, step, micro-batch, chunk, rank), so that both
+    passes encode a chunk equally. Buffers of what runs twice (batch norm's statistics) start the second pass
+    as they started the first, and end as the first ended: each chunk counts once.
 
     Args:
         method: what is trained.
         model: its :class:`Chunk`, as the accelerator prepared it.
         accelerator: precision, loss scale and processes.
-        size: most images of a chunk, of one process; a batch is cut into chunks as equal as can be.
+        size: most images per chunk and process; the chunks of a batch differ by one image at most.
         seed: of the run.
     """
 
@@ -148,7 +148,7 @@ class GradientCache:
         chunks = split_batch(batch, self.size)
 
         def views(chunk: int) -> Sequence[Tensor]:
-            """Made again for each pass: those of a whole batch may outweigh the activations of a chunk."""
+            """Made again for each pass: a batch of them may take more memory than a chunk's activations."""
             with self.method.stage("augment"):
                 pixels = augment(chunks[chunk])
             torch.manual_seed(derive(self.seed, "step", progress.step, number, "chunk", chunk, rank()))
@@ -161,7 +161,9 @@ class GradientCache:
         ids, labels = _ids_and_labels(batch, next(iter(queries.values())))
         loss, comparison = self.method.loss(Encoding({}, queries), keys, ids, labels, progress)
         with self.method.stage("loss"):
-            self.accelerator.backward(loss / count)  # with fp16's scale, which the cached gradients then have
+            self.accelerator.backward(
+                loss / count
+            )  # with fp16's scale, which the cached gradients then carry
 
         sizes = [len(chunk.ids) for chunk in chunks]
         own = {view: key for view, key in keys.items() if key is not queries.get(view)}
@@ -172,14 +174,14 @@ class GradientCache:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 share = self.model(views(chunk), *gradients, last)
                 with self.method.stage("backward"):
-                    share.backward()  # not scaled again: what it is made of carries fp16's scale
+                    share.backward()  # not scaled again: the cached gradients carry fp16's scale
         after.restore()
         return Output(loss.detach(), comparison)
 
     def _embed(self, chunks: Iterable[Sequence[Tensor]]) -> tuple[Views, Views]:
-        """Queries and keys of the whole batch, view -> [b, D], as leaves of the graph to come.
+        """Queries and keys of the whole batch, view -> [b, D], as leaves of the graph that follows.
 
-        Keys that are the queries themselves stay so.
+        Keys that are the queries themselves stay the same tensors.
         """
         queries: list[Views] = []
         keys: list[Views] = []
@@ -201,7 +203,7 @@ class GradientCache:
 
 
 def split_batch(batch: Batch, size: int) -> list[Batch]:
-    """A batch as chunks of at most ``size`` images, whose numbers of images differ by one at most."""
+    """A batch as chunks of at most ``size`` images, whose sizes differ by one at most."""
     count = -(-len(batch.ids) // size)
     rows = [
         slice(int(part[0]), int(part[-1]) + 1) for part in torch.arange(len(batch.ids)).tensor_split(count)
@@ -233,12 +235,12 @@ def chunk_warning(method: Method, chunk_size: int | None, batch_size: int) -> st
 
 
 def _ids_and_labels(batch: Batch, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Ids and labels of a batch, where ``like`` is."""
+    """Ids and labels of a batch, on the device of ``like``."""
     labels = None if batch.labels is None else to_device(batch.labels.numpy(), like)
     return to_device(batch.ids.numpy(), like), labels
 
 
 def _gradients(leaves: Mapping[int, Tensor], sizes: list[int]) -> list[Views]:
-    """Of each chunk: view -> its rows [c, D] of the gradient, for the views that got one."""
+    """For each chunk: view -> its rows [c, D] of the gradient, for the views that have one."""
     rows_by_view = {view: leaf.grad.split(sizes) for view, leaf in leaves.items() if leaf.grad is not None}
     return [{view: rows[chunk] for view, rows in rows_by_view.items()} for chunk in range(len(sizes))]

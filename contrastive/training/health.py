@@ -1,7 +1,7 @@
-"""What went wrong, in one sentence: numbers that are not finite, steps that were all skipped, memory.
+"""One-sentence explanations of non-finite numbers, runs of skipped steps, and missing memory.
 
-A step leaves its norms on the device; they are read with its loss, one step late, so that looking after
-them never makes the device wait.
+A step leaves its norms on the device. They are read with its loss, one step late, so that the device never
+waits for the check.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.method import Method
 from contrastive.training.state import Metrics
 
-#: So many skipped steps in a row end a run.
+#: A run ends after this many skipped steps in a row.
 MAX_SKIPPED = 100
 
 
 class StepNorms:
-    """What one step leaves of every part, to tell where numbers first stopped being finite.
+    """Norms of what one step reads and computes, which locate the first non-finite number.
 
-    In the order in which a forward pass meets them: weights of each part, queries, keys, each as a norm;
-    then the gradients, in the order in which a backward pass meets them.
+    In the order of the forward pass: the weights of each part, queries, keys. Then the gradients, in the
+    order of the backward pass.
 
     Args:
         method: whose parts are watched.
@@ -57,7 +57,7 @@ class StepNorms:
         ]
 
     def read(self, comparisons: Sequence[Comparison]) -> Tensor:
-        """Norms [len(names)], on the device: of the weights before an update, what they gave, its gradient.
+        """Norms [len(names)], on the device: of the weights before an update, the embeddings, the gradients.
 
         Args:
             comparisons: the micro-batches of the step.
@@ -77,11 +77,11 @@ class StepNorms:
         return torch.stack([_norm(group).to(like.device, torch.float32) for group in groups])
 
     def weights_are_nonfinite(self, norms: Sequence[float]) -> bool:
-        """Whether weights had stopped being finite before the step."""
+        """Whether weights were non-finite before the step."""
         return not all(map(math.isfinite, norms[: len(self._weights)]))
 
     def first_nonfinite(self, loss: float, norms: Sequence[float]) -> str:
-        """The part whose numbers first were not finite, or the losses where all before them were."""
+        """The first part with non-finite numbers, or the losses if all before them were finite."""
         forward = len(self._weights) + 2
         nonfinite = [name for name, norm in zip(self.names, norms, strict=True) if not math.isfinite(norm)]
         before = [name for name in nonfinite if name in self.names[:forward]]
@@ -93,20 +93,20 @@ class StepNorms:
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm: not finite where a number is not, or numbers are about to overflow. On CPUs it
-    takes a fifth of the time that the greatest absolute value does."""
+    """The Euclidean norm: non-finite if a number is, or if numbers are about to overflow. On CPUs it takes a
+    fifth of the time of the greatest absolute value."""
     return torch.nn.utils.get_total_norm(tensors)
 
 
 class Health:
-    """The last finite figures of a run, and how many steps in a row were skipped.
+    """The last finite metrics of a run, and the steps skipped in a row.
 
     Args:
         method: that it trains.
-        checkpoints: where the way back is.
-        nonfinite: what to do with a step that is not finite.
-        scaler: of fp16, which leaves steps out by itself until its scale fits; None without one.
-        steps: of the run; fewer than :data:`MAX_SKIPPED` in all are too many to skip, too.
+        checkpoints: of the run, named in messages.
+        nonfinite: what to do with a non-finite step.
+        scaler: of fp16, which skips steps itself until its scale fits; None without one.
+        steps: of the run; if they are fewer than :data:`MAX_SKIPPED`, skipping all of them ends it too.
     """
 
     def __init__(self, method: Method, checkpoints: Checkpoints, nonfinite: str, scaler: Any, steps: int):
@@ -123,10 +123,10 @@ class Health:
 
         Args:
             pending: its metrics besides these values.
-            values: its loss, its norms, and the norm of its gradient where that was taken.
+            values: its loss, its norms, and the norm of its gradient if that was clipped.
 
         Raises:
-            ContrastiveError: it is not finite, and not to be skipped.
+            ContrastiveError: it is not finite and must not be skipped.
         """
         loss, norms = values[0], list(values[1 : 1 + len(self.norms.names)])
         gradient_norm = values[1 + len(norms) :]
@@ -142,10 +142,10 @@ class Health:
         return self.last
 
     def check_skipped(self) -> None:
-        """See that the run can recover from the step that was left out last.
+        """Check that the run can recover from the step that was skipped last.
 
         Raises:
-            ContrastiveError: it was the last of too many in a row, or the weights are no numbers any more.
+            ContrastiveError: it was one too many in a row, or the weights are not finite any more.
         """
         step, loss, norms = self.skipped[-1]
         finite = math.isfinite(loss) and all(map(math.isfinite, norms))
@@ -153,12 +153,12 @@ class Health:
         rest = f"{self._last()} {self._rescue()}"
         if self.norms.weights_are_nonfinite(norms):
             raise ContrastiveError(
-                f"step {step:g}: no skipping of steps mends what is not finite{where}.{rest}"
+                f"step {step:g}: skipping steps cannot recover from non-finite weights{where}.{rest}"
             )
         if len(self.skipped) >= self.max_skipped:
             raise ContrastiveError(
-                f"step {step:g}: {len(self.skipped)} steps in a row were not finite and skipped{where}, so "
-                f"nothing is learned any more.{rest}"
+                f"step {step:g}: {len(self.skipped)} steps in a row were not finite and were skipped{where}; "
+                f"the run no longer learns.{rest}"
             )
 
     def divergence_error(self, step: float, loss: float, norms: Sequence[float]) -> ContrastiveError:
@@ -170,7 +170,7 @@ class Health:
         )
 
     def check_weights(self, method: Method, step: float) -> None:
-        """See that a checkpoint is worth keeping.
+        """Check that a checkpoint is worth keeping.
 
         Raises:
             ContrastiveError: the weights, or statistics of batch norm, are not finite.
@@ -193,26 +193,26 @@ class Health:
         return f" Last finite at step {self.last['step']:g}: {', '.join(numbers)}." if numbers else ""
 
     def _rescue(self) -> str:
-        """Where the last good state is, and what helps: the same command would come to the same numbers."""
+        """Where the last good state is, and what helps: the same command would reach the same numbers."""
         path = self.checkpoints.last()
-        where = "There is no checkpoint before it" if path is None else f"The checkpoint before it is {path}"
-        other = "lower optimizer.lr or set train.clip_grad_norm, for a run of its own."
+        where = "There is no earlier checkpoint" if path is None else f"The checkpoint before it is {path}"
+        other = "lower optimizer.lr or set train.clip_grad_norm, as a new run."
         if self.nonfinite == "skip":
             return f"{where}; {other}"
-        on = "" if path is None else ", which goes on from there,"
-        return f"{where}; say train.nonfinite=skip{on} to leave such steps out, or {other}"
+        on = "" if path is None else ", which continues from there,"
+        return f"{where}; set train.nonfinite=skip{on} to skip such steps, or {other}"
 
 
 def last_checkpoint_hint(checkpoints: Checkpoints) -> str:
     """Where the newest checkpoint is: the same command continues from there."""
     path = checkpoints.last()
     if path is None:
-        return "There is no checkpoint before it; nothing was written."
-    return f"The checkpoint before it is {path}; the same command goes on from there."
+        return "There is no earlier checkpoint; nothing was written."
+    return f"The checkpoint before it is {path}; the same command continues from there."
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on the device or on the host."""
+    """Whether an error reports missing memory, on the device or on the host."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)
     )
@@ -223,8 +223,8 @@ def explain_out_of_memory(advice: Callable[[], str], checkpoints: Checkpoints) -
     """Turn an out-of-memory error into one sentence.
 
     Args:
-        advice: what was done, and what to change.
-        checkpoints: of the run, which has lost nothing that they hold.
+        advice: what the run was doing, and what to change.
+        checkpoints: of the run, from which it can continue.
 
     Raises:
         ContrastiveError: instead of the error that reports it.
@@ -238,10 +238,10 @@ def explain_out_of_memory(advice: Callable[[], str], checkpoints: Checkpoints) -
 
 
 def chunk_advice(images: int, chunk: int | None) -> str:
-    """What to try where training ran out of memory.
+    """What to try if training ran out of memory.
 
     Args:
-        images: of a batch, in one process.
+        images: per batch and process.
         chunk: the present ``train.chunk_size``.
     """
     now = images if chunk is None else min(chunk, images)

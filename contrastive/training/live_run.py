@@ -1,4 +1,4 @@
-"""What callbacks see of a run."""
+"""The view that callbacks have of a run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from contrastive.training.state import Metrics, State
 class LiveRun:
     """A run as its callbacks see it, from its start to its end: a :class:`contrastive.parts.RunState`.
 
-    Metrics of a step arrive one step late. While they are reported, ``step`` and ``epoch`` are those of that
-    step; at any other time they are those of the run.
+    Metrics of a step arrive one step late. While they are reported, ``step`` and ``epoch`` are that step's;
+    at any other time they are the run's.
 
     Args:
-        name, folder: what the run is called and where it lives.
-        method, optimizer, accelerator: what the engine trains, and with what.
-        state: where the run stands; the engine moves it on.
+        name, folder: the run's name and its folder.
+        method, optimizer, accelerator: those of the engine.
+        state: progress of the run; the engine advances it.
         metrics: where :meth:`log` writes.
         warn: where :meth:`warn` writes.
-        epochs, steps, steps_per_epoch: the length of the run; steps are the optimizer's.
+        epochs, steps, steps_per_epoch: the length of the run, in optimizer steps.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LiveRun:
 
     @contextmanager
     def reporting(self, metrics: Metrics, comparison: Comparison) -> Iterator[None]:
-        """Within, the run is at the step of these metrics; its comparison stays until the next report."""
+        """Within it, the run is at the step of these metrics; the comparison stays until the next report."""
         self._report = metrics
         self.comparison = comparison
         try:
@@ -84,7 +84,7 @@ class LiveRun:
             self._report = {}
 
     def log(self, figures: Mapping[str, float], about: Mapping[str, Any] | None = None) -> None:
-        """Write a line of metrics.jsonl, and to the trackers; ``about`` describes it, in the line alone."""
+        """Write a line of metrics.jsonl, and to the trackers; ``about`` goes into the line only."""
         self._metrics.append({"step": self.step, "epoch": self.epoch, **figures, **(about or {})})
         self._accelerator.log(dict(figures), step=self.step)
 

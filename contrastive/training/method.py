@@ -1,8 +1,8 @@
-"""One module runs every method: a composition of parts, never a class of its own.
+"""The module that runs every method: a composition of parts, never one class per method.
 
-``encode`` -> ``keys`` -> ``loss``, which compares and adds up the losses; ``forward`` composes them, so that
-autocast and gradient synchronisation act on the whole of it. What parts do at each step is told them by
-``before_step``, ``after_batch`` and ``after_step``.
+``encode`` -> ``keys`` -> ``loss``, which compares and adds up the losses. ``forward`` composes them, so that
+autocast and gradient synchronisation cover all of it. ``before_step``, ``after_batch`` and ``after_step``
+call the parts at each step.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from contrastive.values import Progress
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the online encoder makes of its views: view -> embedding z [b, D] and prediction p [b, D]."""
+    """What the online encoder computes from its views: view -> embedding z [b, D] and prediction p [b, D]."""
 
     z: dict[int, Tensor]
     p: dict[int, Tensor]
 
 
 class Output(NamedTuple):
-    """The loss of a batch, a scalar of at least float32, and what was compared for it."""
+    """The loss of a batch, a scalar of at least float32, and its comparison."""
 
     loss: Tensor
     comparison: Comparison
@@ -42,13 +42,13 @@ class Method(nn.Module):
     Args:
         backbone: pixels -> h.
         head: h -> z.
-        predictor: z -> p, or None where p is z.
-        target: who encodes the keys.
+        predictor: z -> p; None if p is z.
+        target: encodes the keys.
         negatives: sources of candidates; they add up.
         losses: (weight, loss); they add up.
         online_views, target_views: which views each side sees.
-        joint: views of one size pass as one batch, so batch norm sees them together; otherwise one
-            forward a view.
+        joint: whether views of one size pass as one batch, so that batch norm sees them together;
+            otherwise one forward pass per view.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Method(nn.Module):
         target.bind(nn.Sequential(backbone, head))
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """A stage of a step, for whoever watches (:mod:`contrastive.training.stages`)."""
+        """A stage of a step, for the profiler (:mod:`contrastive.training.stages`)."""
         return self.stages.stage(name)
 
     @property
     def encoders(self) -> list[nn.Module | None]:
-        """What a forward pass runs before anything is compared."""
+        """What a forward pass runs before the comparison."""
         return [self.backbone, self.head, self.predictor, self.target]
 
     # -- the forward pass -----------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Method(nn.Module):
             for group in self._batches(views):
                 z_all = self.embed(torch.cat([views[view] for view in group]))  # [views b, D]
                 embeddings = z_all.chunk(len(group))
-                # Without a predictor p is z, the very tensors: the comparison then prepares them once.
+                # Without a predictor p and z are the same tensors, so that the comparison prepares them once.
                 predictions = embeddings
                 if self.predictor is not None:
                     predictions = self.predictor(z_all).chunk(len(group))
@@ -137,7 +137,7 @@ class Method(nn.Module):
         labels: Tensor | None,
         progress: Progress,
     ) -> Comparison:
-        """The comparison that the losses see; gathers, normalises and masks on their behalf."""
+        """The comparison that the losses see; it gathers, normalises and masks for them."""
         queries = {view: encoding.p[view] for view in self.online_views}
         candidates = self.target.substitute(keys)
         same = candidates.keys() == queries.keys() and all(candidates[v] is queries[v] for v in candidates)
@@ -179,13 +179,13 @@ class Method(nn.Module):
         labels: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Output:
-        """The loss of a batch, and what was compared.
+        """The loss of a batch, and its comparison.
 
         Args:
             views: V tensors [b, C, h, w].
             ids: [b] int64, distinct.
-            labels: [b] int64 (-1 unknown) where positives are by label.
-            progress: steps taken and to take.
+            labels: [b] int64 (-1 unknown) if positives are by label.
+            progress: of the run.
         """
         by_view = dict(enumerate(views))
         encoding = self.encode(by_view)
@@ -205,25 +205,25 @@ class Method(nn.Module):
 
     @property
     def parts(self) -> list[StepPart]:
-        """Every part, in the order in which it is told of a step."""
+        """Every part, in the order in which the parts are called at each step."""
         single = [self.backbone, self.head, self.predictor, self.target]
         several = [*self.negatives, *self.losses]
         return [part for part in (*single, *several) if part is not None]
 
     @torch.no_grad()
     def before_step(self, progress: Progress) -> None:
-        """Gradients are there; the optimizer is about to take its step."""
+        """Called with the gradients computed, before the optimizer takes its step."""
         for part in self.parts:
             part.before_step(progress)
 
     @torch.no_grad()
     def after_batch(self, comparison: Comparison) -> None:
-        """A micro-batch of a step that was taken."""
+        """Called once per micro-batch, after its step was taken."""
         for part in self.parts:
             part.after_batch(comparison)
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        """An optimizer step was taken."""
+        """Called after an optimizer step was taken."""
         for part in self.parts:
             part.after_step(progress)

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one object a line, each step exactly once."""
+"""``metrics.jsonl``: one object per line, each step exactly once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from contrastive.files import json_map, sync, writable
 
 
 class MetricsFile:
-    """An append-only file of figures that a resume cuts back to what its checkpoint knew.
+    """An append-only file of metrics, which a resume cuts back to the state of its checkpoint.
 
-    Of several processes, which all know the same figures, the first alone writes.
+    All processes have the same metrics; only the first one writes.
 
     Args:
         path: of the file.
-        warn: told where it holds less than a checkpoint knew.
+        warn: called if the file has fewer lines than at the checkpoint.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None] = print):
@@ -29,9 +29,9 @@ class MetricsFile:
         self._warn = warn
 
     def append(self, metrics: Mapping[str, Any]) -> None:
-        """Write a line; a figure that is not finite becomes null, for JSON has no other word for it.
+        """Write a line; a non-finite number becomes null, because JSON has no other value for it.
 
-        Raises ContrastiveError where it cannot be written.
+        Raises ContrastiveError if it cannot be written.
         """
         if rank() > 0:
             return
@@ -40,7 +40,7 @@ class MetricsFile:
             file.write(json.dumps(line) + "\n")
 
     def seal(self) -> int:
-        """Bytes written so far, seen on the disk: no checkpoint that counts them may be there before them."""
+        """Bytes written so far, synced to disk: a checkpoint that counts them must not exist before them."""
         if not self.path.exists():
             return 0
         with writable(self.path):
@@ -49,13 +49,13 @@ class MetricsFile:
         return self.path.stat().st_size
 
     def truncate(self, size: int) -> None:
-        """Forget what was written after ``size`` bytes."""
+        """Drop what was written after ``size`` bytes."""
         if rank() > 0:
             return
         there = self.path.stat().st_size if self.path.exists() else 0
         if there < size:
             self._warn(
-                f"{self.path} has lost lines since the checkpoint was written; their figures are gone."
+                f"{self.path} has lost lines since the checkpoint was written; their metrics are gone."
             )
             size = len(self._whole())
         if there:
@@ -63,16 +63,16 @@ class MetricsFile:
                 os.truncate(self.path, size)
 
     def read(self) -> list[dict[str, Any]]:
-        """Every object written; of a line that a kill tore nothing. Raises UsageError where one is none."""
+        """Every object, without a last line cut short by a kill. Raises UsageError for other damage."""
         return [self._object(number, line) for number, line in enumerate(self._whole().splitlines(), 1)]
 
     def _object(self, number: int, line: bytes) -> dict[str, Any]:
         content = json_map(line)
         if content is None:
-            raise UsageError(f"{self.path}:{number} is damaged: it holds no JSON map; take the line out.")
+            raise UsageError(f"{self.path}:{number} is damaged: it is not a JSON map; delete the line.")
         return content
 
     def _whole(self) -> bytes:
-        """The lines that are whole."""
+        """The complete lines."""
         content = self.path.read_bytes() if self.path.exists() else b""
         return content[: content.rfind(b"\n") + 1]

@@ -1,7 +1,7 @@
-"""The stages of a step: the one seam through which ``contrastive profile`` watches training.
+"""The stages of a step: the one seam through which ``contrastive profile`` times training.
 
-Engine, backward passes and method enter a stage by its name. In a run the stages are these, which do
-nothing; the profiler sets ``method.stages`` to a stopwatch.
+Engine, backward passes and method enter a stage by its name. In a run the stages do nothing; the profiler
+sets ``method.stages`` to a stopwatch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOTHING = nullcontext()
 
 
 class Stages:
-    """Stages that nobody watches."""
+    """Stages that nobody times."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """What happens within it belongs to the stage ``name``; time within an inner stage is the inner's."""

@@ -1,4 +1,4 @@
-"""What a run is told to do, and where it stands."""
+"""The settings of a run, and its progress."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``train`` and ``evaluate.every`` of a recipe say, as the engine needs it."""
+    """``train`` and ``evaluate.every`` of a recipe, as the engine needs them."""
 
     epochs: int
     batch_size: int
     seed: int
     max_steps: int | None = None
     accumulate: int = 1
-    chunk_size: int | None = None  # of one process
+    chunk_size: int | None = None  # per process
     clip_grad_norm: float | None = None
     nonfinite: Literal["stop", "skip"] = "stop"
     checkpoint_every: int = 1
@@ -39,7 +39,7 @@ class Evaluator(Protocol):
 
 
 class Throughput:
-    """Images per second since it was made."""
+    """Images per second since it was created."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -53,8 +53,8 @@ class Throughput:
 
 @dataclass
 class State:
-    """Where a run stands. ``batch`` counts the micro-batches of ``epoch`` already taken; ``stopped`` is why a
-    callback ended it early."""
+    """Progress of a run. ``batch`` counts the micro-batches of ``epoch`` already taken; ``stopped`` is the
+    reason for which a callback ended it early."""
 
     step: int = 0
     epoch: int = 0
@@ -72,11 +72,11 @@ class State:
         return bool(self.stopped and self.step and not self.batch)
 
     def restore(self, fields: Mapping[str, Any]) -> None:
-        """Stand where a run was saved. Raises TypeError for a field that it does not have."""
+        """Continue from saved fields. Raises TypeError for an unknown field."""
         vars(self).update(vars(State(**fields)))
 
     def count(self, seconds: float, peak_memory_mib: float) -> None:
-        """Add what a process has cost the run since the last time."""
+        """Add the costs of a process since the last call."""
         self.seconds += seconds
         self.peak_memory_mib = max(self.peak_memory_mib, peak_memory_mib)
 

@@ -243,7 +243,7 @@ def test_figures_of_one_name_are_refused(tiny_recipe):
     data, parts = build(contrastive.recipe.load_recipe(tiny_recipe, (), registry))
     asked = [TimedProtocol("a", "knn", Named(), "end"), TimedProtocol("a_b", "knn", Named(), "end")]
     evaluation = Evaluation(data.train, data.test, asked, parts.pipelines, 16, torch.device("cpu"))
-    with pytest.raises(UsageError, match="two protocols give a figure 'a_b_c'"):
+    with pytest.raises(UsageError, match="two protocols give a metric 'a_b_c'"):
         evaluation.final(parts.method.backbone, None)
 
 

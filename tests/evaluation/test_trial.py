@@ -62,7 +62,7 @@ def test_features_of_a_part_are_its_own(folder):
 
 
 def test_z_without_a_head_is_refused(folder):
-    with pytest.raises(UsageError, match="this encoder has none; say feature: h"):
+    with pytest.raises(UsageError, match="this encoder has none; set feature: h"):
         EncoderTrial(nn.Flatten(), None, rows_of(folder, 0), rows_of(folder, 1)).features("z")
 
 

@@ -446,7 +446,7 @@ def test_each_trainable_parameter_is_in_exactly_one_group_and_an_average_in_none
             [{"match": "predicto.*"}],
             r"groups\[0\]: no parameter matches 'predicto\.\*'\. Did you mean 'predictor\.\*'",
         ),
-        ([{"match": "qqqqqq"}], r"There are backbone\.\*, head\.\*, target\.\*, predictor\.\*\."),
+        ([{"match": "qqqqqq"}], r"The model has backbone\.\*, head\.\*, target\.\*, predictor\.\*\."),
         ([{"match": "head.layers.0.weigth"}], r"Did you mean 'head\.layers\.0\.weight'"),
         (
             [{"match": "*"}, {"match": "head.*"}],

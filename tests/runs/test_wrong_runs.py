@@ -126,7 +126,7 @@ def test_a_recipe_that_does_not_exist(capsys: pytest.CaptureFixture[str]):
         ("loss.temperature=[", "loss.temperature"),
         ("target={name: shuffle_bn, of: ema}", "target: shuffle_bn trains only in several processes"),
         ("head.dims=[]", "head.dims: must have at least 1 item, not a list"),
-        ("train.trackers=[wandbb]", "train.trackers: Accelerate knows no tracker 'wandbb'"),
+        ("train.trackers=[wandbb]", "train.trackers: Accelerate has no tracker 'wandbb'"),
         ("dataset={name: hugging_face, path: ./nowhere}", "./nowhere: there is no such folder"),
     ],
 )

@@ -64,7 +64,7 @@ def test_weights_that_are_no_numbers_are_told_by_part(
     sets = BYOL | FEW | {"train.nonfinite": policy}
     with pytest.raises(ContrastiveError, match="not finite") as failure:
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
-    what = {"stop": "the loss is not finite, ", "skip": "no skipping of steps mends what is not finite; "}
+    what = {"stop": "the loss is not finite, ", "skip": "skipping steps cannot recover from non-finite weights; "}
     assert str(failure.value).startswith(f"step 9: {what[policy]}first in {told}.")
     assert "Last finite at step 8: loss " in str(failure.value)
     assert str(tmp_path / "run" / "checkpoints" / "step_00000007") in str(failure.value)
@@ -146,7 +146,7 @@ def test_a_run_that_met_what_is_not_finite_goes_on_without_such_steps(
     with pytest.raises(ContrastiveError) as failure:
         contrastive.run(tiny_recipe, FEW, out=tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "step_00000007"
-    assert f"{path}; say train.nonfinite=skip, which goes on from there," in str(failure.value)
+    assert f"{path}; set train.nonfinite=skip, which continues from there," in str(failure.value)
     contrastive.run(tiny_recipe, skip, out=tmp_path / "run", resume="must")
     assert_same_run(whole.folder, tmp_path / "run")
     with pytest.raises(UsageError, match=r"train\.nonfinite \(skip, now stop\)"):
@@ -183,7 +183,7 @@ def test_out_of_memory_names_batch_chunk_and_checkpoint(
     assert main(["run", str(tiny_recipe), "--out", str(tmp_path / "run")]) == 1
     told = capsys.readouterr().err
     assert "error: out of memory training on 16 images at a time: try train.chunk_size: 4" in told
-    assert "step_00000007; the same command goes on" in told
+    assert "step_00000007; the same command continues" in told
     assert "Traceback" not in told
     assert final_state(tmp_path / "run")["progress"]["step"] == 7
 

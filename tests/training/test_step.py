@@ -26,7 +26,7 @@ PARTS = [SGDPart(lr=0.1), AdamWPart(lr=0.1)]
 def test_auto_is_bf16_only_where_that_is_faster(monkeypatch, amx, avx, intel, expected):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
-    monkeypatch.setattr(device, "_made_by_intel", lambda: intel)
+    monkeypatch.setattr(device, "_is_intel", lambda: intel)
     assert resolve_precision("auto", CPU) == expected
     assert resolve_precision("bf16", CPU) == "bf16"
     assert resolve_precision("fp32", CPU) == "no"
