@@ -9,15 +9,12 @@ import shutil
 import subprocess
 
 import pytest
-import torch
 
 from contrastive.commands.compare.candidates import plan
 from contrastive.commands.compare.findings import gather
-from contrastive.commands.compare.pictures import principal_plane
-from contrastive.commands.compare.plots import charts
 from contrastive.commands.compare.report import findings, render
 from contrastive.registry import load_registry
-from tests.support.fake_runs import write_run, write_runs
+from tests.support.fake_runs import write_run
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
@@ -36,16 +33,6 @@ PICTURE = {
     "neighbours": [[0, 1, 2]],
     "thumbnails": {0: PIXEL, 1: PIXEL, 2: PIXEL},
 }
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory) -> dict:
-    runs = tmp_path_factory.mktemp("runs")
-    folders = write_runs(runs, "base", [0.80, 0.82, 0.81]) + write_runs(
-        runs, "worse", [0.70, 0.71, 0.73], recipe={"loss": {"name": "nt_xent", "note": "</script><b>&"}}
-    )
-    found = gather(plan(folders, 1, load_registry()))
-    return json.loads(json.dumps(found))  # as comparison.json holds it
 
 
 @pytest.fixture(scope="module")
@@ -85,62 +72,10 @@ def test_only_what_differs_is_told(page):
     assert re.findall("<code>(.*?)</code>", told) == ["loss.temperature", "loss.note"]
 
 
-def test_a_grid_of_two_axes_is_a_heat_map(comparison):
-    rows = [
-        {**comparison["recipes"][0], "name": f"{x}{y}", "labels": {"first": x, "second": y}}
-        for x in ("crop", "blur")
-        for y in ("crop", "blur")
-        if (x, y) != ("blur", "blur")
-    ]
-    drawn = charts({**comparison, "recipes": rows}, [])
-    (heat, _) = (c["figure"]["data"][0] for c in drawn if c["figure"]["data"][0]["type"] == "heatmap")
-    assert (heat["y"], heat["x"]) == (["crop", "blur"], ["crop", "blur"])
-    assert heat["z"][1] == [pytest.approx(81), None]
-
-
-def test_two_grids_of_the_same_axes_are_no_heat_map(comparison):
-    rows = [
-        {**comparison["recipes"][0], "name": name, "labels": {"first": "crop", "second": "blur"}}
-        for name in ("a", "b")
-    ]
-    drawn = charts({**comparison, "recipes": rows}, [])
-    assert not [c for c in drawn if c["figure"]["data"][0]["type"] == "heatmap"]
-
-
-def test_accuracy_against_compute_is_that_of_h(comparison):
-    figures = {"linear_z_top1": {**comparison["recipes"][0]["figures"]["linear_top1"], "to_h": None}}
-    rows = [{**row, "figures": {**row["figures"], **figures}} for row in comparison["recipes"]]
-    keys = [*comparison["figures"], "linear_z_top1"]
-    drawn = charts(
-        {**comparison, "recipes": rows, "figures": keys, "features": [["linear_top1", "linear_z_top1"]]}, []
-    )
-    titles = [chart["title"] for chart in drawn if chart["section"] == "compute"]
-    assert titles == ["linear top1 against wall time of a run"]
-
-
-def test_the_plane_pairs_what_was_measured_at_one_epoch(comparison):
-    curves = {"0": {"alignment": [[1, 0.6], [2, 0.5]], "uniformity": [[2, -2.0]]}}
-    rows = [{**row, "curves": curves} for row in comparison["recipes"]]
-    (plane,) = (c for c in charts({**comparison, "recipes": rows}, []) if c["title"].startswith("alignment"))
-    line = plane["figure"]["data"][0]
-    assert (line["x"], line["y"], line["customdata"]) == ([-2.0], [0.5], [2])
-
-
 def test_a_single_recipe_of_a_single_seed_can_be_shown(tmp_path):
     found = gather(plan([str(write_run(tmp_path, "alone", 0, 0.8))], 1, load_registry()))
     assert findings(found) == []
     assert "Nearest neighbours" not in render(found, [])
-
-
-def test_principal_plane_by_the_covariance():
-    torch.manual_seed(0)
-    features = torch.randn(50, 6) * torch.tensor([3.0, 2, 1, 1, 1, 1]) + 1
-    points, share = principal_plane(features)
-    unit = features.double() / features.double().norm(dim=1, keepdim=True)
-    values = torch.linalg.eigvalsh(torch.cov(unit.T)).flip(0)
-    assert torch.allclose(torch.cov(points.T), torch.diag(values[:2]), atol=1e-9)
-    assert share == pytest.approx(float(values[:2].sum() / values.sum()))
-    assert principal_plane(-features)[0].abs().allclose(points.abs())
 
 
 PROBE = """
