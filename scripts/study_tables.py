@@ -2,8 +2,8 @@
 
 python scripts/study_tables.py COMPARISONS docs/results.md
 
-puts what COMPARISONS/<study>/comparison.json says between the page's marks ``study: <study>``; a study
-that is not there keeps its table.
+writes the content of COMPARISONS/<study>/comparison.json between the marks ``study: <study>`` of the page; a
+study without a comparison keeps its table.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from pages import put
 
+from contrastive.commands.compare.cells import accuracy, difference, words
 from contrastive.commands.compare.findings import Matrix, matrix
-from contrastive.commands.compare.tables import accuracy, difference, words
 from contrastive.text import duration, percent
 
 Row = Mapping[str, Any]
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python scripts/study_tables.py", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("comparisons", type=Path, help="folder with a folder for each study")
+    parser.add_argument("comparisons", type=Path, help="folder with one folder per study")
     parser.add_argument("page", type=Path)
     arguments = parser.parse_args()
     page = arguments.page.read_text()
@@ -42,11 +42,11 @@ def main() -> None:
 
 
 def table(comparison: Mapping[str, Any], root: Path) -> str:
-    """Markdown: a matrix where the study has two axes, else a line a recipe; then where it comes from."""
+    """Markdown: a matrix if the study has two axes, else a line per recipe; then where it comes from."""
     rows = comparison["recipes"]
     key, *more = comparison["figures"]
-    found = matrix(rows, key)
-    lines = _matrix(found) if found else _lines(rows, key, more, comparison["features"])
+    grid = matrix(rows, key)
+    lines = _matrix(grid) if grid else _lines(rows, key, more, comparison["features"])
     return "\n".join([*lines, "", _origin(comparison, root)]) + "\n"
 
 
@@ -65,22 +65,22 @@ def _lines(
     return lines
 
 
-def _matrix(found: Matrix) -> list[str]:
-    axes = " / ".join("-".join(path.split(".")[-2:]) for path in found.axes)
-    lines = [_line([axes, *found.across]), _line("---" for _ in ["", *found.across])]
-    cells = [["-" if mean is None else f"{100 * mean:.1f}" for mean in line] for line in found.means]
-    return lines + [_line([y, *line]) for y, line in zip(found.down, cells, strict=True)]
+def _matrix(grid: Matrix) -> list[str]:
+    axes = " / ".join("-".join(path.split(".")[-2:]) for path in grid.axes)
+    lines = [_line([axes, *grid.across]), _line("---" for _ in ["", *grid.across])]
+    cells = [["-" if mean is None else f"{100 * mean:.1f}" for mean in line] for line in grid.means]
+    return lines + [_line([y, *line]) for y, line in zip(grid.down, cells, strict=True)]
 
 
 def _origin(comparison: Mapping[str, Any], root: Path) -> str:
-    """Seeds, floors, wall times, commits and fingerprints, in a sentence each."""
+    """Seeds, floors, wall times, commits and fingerprints, one sentence each."""
     rows = comparison["recipes"]
     key = comparison["figures"][0]
     runs = [root / folder for row in rows for folder in row["runs"].values()]
     seconds = [json.loads((run / "summary.json").read_text())["wall_seconds"] for run in runs]
     environments = [json.loads((run / "environment.json").read_text()) for run in runs]
     commits = {str(environment["git_commit"])[:7] for environment in environments}
-    told = "; ".join(
+    floors = "; ".join(
         f"{name} {_range([row['floors'][floor][key] for row in rows])}"
         for floor, name in (("untrained", "untrained"), ("pixels", "raw pixels"))
         if rows[0]["floors"][floor][key] is not None
@@ -92,7 +92,7 @@ def _origin(comparison: Mapping[str, Any], root: Path) -> str:
     seeds = str(most) if fewest == most else f"{fewest} to {most}"
     return (
         f"{words(key)} of {comparison['images']['scored']:,} images of {comparison['split']}, "
-        f"{seeds} seed{'s' * (most > 1)}; {told}. "
+        f"{seeds} seed{'s' * (most > 1)}; {floors}. "
         f"Wall time of a run {duration(min(seconds))} to {duration(max(seconds))}, "
         f"of all {duration(sum(seconds))}; commit {', '.join(sorted(commits))}; "
         f"fingerprints of the first seed: {', '.join(prints)}."
@@ -100,13 +100,13 @@ def _origin(comparison: Mapping[str, Any], root: Path) -> str:
 
 
 def _range(values: Sequence[float]) -> str:
-    """``27.1 %``, or from least to greatest where recipes differ: encoders may."""
+    """``27.1 %``, or ``27.1 % to 30.2 %`` if recipes differ, as those of different encoders do."""
     least, greatest = percent(min(values)), percent(max(values))
     return least if least == greatest else f"{least} to {greatest}"
 
 
 def _short(row: Row) -> str:
-    """The recipe's name without that of its study, where it is of one."""
+    """The name of the recipe without that of its study, if it belongs to one."""
     return row["name"].partition("-")[2] or row["name"]
 
 

@@ -36,7 +36,7 @@ def test_a_place_that_cannot_be_written_is_told(
     [
         (
             ["compare", "RUN", "--set", "train.epochs=3"],
-            "--set changes recipes, and only finished runs are named",
+            "--set changes recipes, but only finished runs are named",
         ),
         (["evaluate", "RUN", "--set", "train.epochs=4"], "--set train.epochs: the run is trained"),
         (["embed", "RUN", "--out", "x", "--set", "loss.temperature=1"], "--set loss.temperature: the run"),

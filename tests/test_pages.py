@@ -8,8 +8,8 @@ import pytest
 import study_tables
 from pages import put
 
-from contrastive.commands.compare.candidates import plan
-from contrastive.commands.compare.findings import gather
+from contrastive.commands.compare.candidates import gather, plan
+from contrastive.commands.compare.findings import analyse
 from contrastive.registry import load_registry
 from tests.support.fake_runs import write_runs
 
@@ -36,7 +36,8 @@ def test_a_table_says_where_its_figures_come_from(tmp_path):
     runs, commit = tmp_path / "runs", {"git_commit": "0123456789abcdef"}
     folders = write_runs(runs, "head-mlp", [0.80, 0.82, 0.81], environment=commit)
     folders += write_runs(runs, "head-none", [0.70, 0.71, 0.73], environment=commit)
-    lines = study_tables.table(gather(plan(folders, 1, load_registry())), tmp_path).splitlines()
+    candidates = plan(folders, 1, load_registry())
+    lines = study_tables.table(analyse(candidates, gather(candidates)), tmp_path).splitlines()
     assert lines[0] == "| recipe | knn top1 | to mlp | linear top1 |"
     assert lines[2] == "| `mlp` | 81.0 % ± 2.5 |  | 81.0 % ± 2.5 |"
     assert lines[3].startswith("| `none` | 71.3 % ± 3.8 | -9.7 ± 3.8 worse, p 0.008 | ")

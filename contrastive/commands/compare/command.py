@@ -1,4 +1,4 @@
-"""What the command line calls: a comparison, printed as tables or as one JSON object."""
+"""``contrastive compare`` on the command line: the outcome as tables or as one JSON object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contrastive.runs.display import Display
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Compare, and print the tables and where the report is; 1 if a run failed."""
+    """Compare, and print the tables and the path of the report; returns 1 if a run failed."""
     with progress_on_stderr(arguments):
         display = Display()
         outcome = compare(
@@ -23,4 +23,4 @@ def main(arguments: argparse.Namespace) -> int:
         print_json(outcome.comparison)
     else:
         print(outcome.folder / "report.html")
-    return 1 if outcome.failed else 0
+    return 1 if outcome.failures else 0

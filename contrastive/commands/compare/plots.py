@@ -1,4 +1,4 @@
-"""The report's plots, as plotly figures in JSON; the page gives them the colours of its theme."""
+"""The plots of the report, as plotly figures in JSON; the page applies the colours of its theme."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from contrastive.commands.compare.cells import words
 from contrastive.commands.compare.findings import matrix
 from contrastive.commands.compare.significance import Interval, half_width
-from contrastive.commands.compare.tables import words
 
-#: Colours that those who see fewer of them tell apart, on light as on dark; after Okabe and Ito 2008.
+#: Colours that people with colour blindness can tell apart, on light and on dark; after Okabe and Ito 2008.
 COLOURS = ("#2f7fd0", "#e08214", "#1a9e77", "#c65aa5", "#c9a400", "#56b4e9", "#d8452e", "#8a8a8a")
-#: With more recipes than this, curves show the means alone.
+#: With more recipes than this, curves show only means.
 _WITH_SEEDS = 6
 
 Chart = dict[str, Any]
@@ -24,27 +24,24 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def charts(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Every chart there is something to show for: section, title, caption and figure (as JSON)."""
+    """Every chart that has something to show: section, title, caption and figure (as JSON)."""
     rows, keys = comparison["recipes"], comparison["figures"]
-    found: list[Chart] = []
-    for key in keys:
-        found += _heat_map(rows, key)
-    found += [_intervals(rows, key) for key in keys]
-    if len(rows) > 1:
-        found += [
-            _forest(rows, key) for key in keys if any(row["figures"][key].get("difference") for row in rows)
-        ]
     of_z = {z for _, z in comparison["features"]}
-    found += [chart for key in [key for key in keys if key not in of_z][-1:] for chart in _pareto(rows, key)]
-    found += _curves(rows, keys)
-    found += _plane(rows)
-    found += [_map(picture, i) for i, picture in enumerate(pictures)]
-    return found
+    last_of_h = [key for key in keys if key not in of_z][-1:]
+    return [
+        *(chart for key in keys for chart in _heat_map(rows, key)),
+        *(_intervals(rows, key) for key in keys),
+        *(_forest(rows, key) for key in keys if any(row["figures"][key].get("difference") for row in rows)),
+        *(chart for key in last_of_h for chart in _pareto(rows, key)),
+        *_curves(rows, keys),
+        *_plane(rows),
+        *(_map(picture) for picture in pictures),
+    ]
 
 
-def colour(place: int) -> str:
-    """The colour of the recipe at a place."""
-    return COLOURS[place % len(COLOURS)]
+def colour(index: int) -> str:
+    """The colour of the recipe at an index."""
+    return COLOURS[index % len(COLOURS)]
 
 
 # -- accuracy ---------------------------------------------------------------------------------------
@@ -52,12 +49,12 @@ def colour(place: int) -> str:
 
 def _intervals(rows: Rows, key: str) -> Chart:
     figure = go.Figure()
-    for place, row in enumerate(rows):
-        cell = row["figures"][key]
-        if cell["mean"] is None:
+    for index, row in enumerate(rows):
+        metric = row["figures"][key]
+        if metric["mean"] is None:
             continue
-        _seeds(figure, row["name"], [100 * v for v in cell["seeds"].values()], list(cell["seeds"]), place)
-        _mean(figure, row["name"], 100 * cell["mean"], cell["interval"], place)
+        _seeds(figure, row["name"], [100 * v for v in metric["seeds"].values()], list(metric["seeds"]), index)
+        _mean(figure, row["name"], 100 * metric["mean"], metric["interval"], index)
     _by_recipe(figure, rows, f"{words(key)}, %")
     caption = "Bars: 95 % interval of the mean over seeds; small points: single seeds."
     return _chart("accuracy", words(key), caption, figure)
@@ -66,39 +63,39 @@ def _intervals(rows: Rows, key: str) -> Chart:
 def _forest(rows: Rows, key: str) -> Chart:
     base = rows[0]["figures"][key]["seeds"]
     figure = go.Figure()
-    for place, row in enumerate(rows):
-        cell = row["figures"][key]
-        if not (found := cell.get("difference")):
+    for index, row in enumerate(rows):
+        metric = row["figures"][key]
+        if not (difference := metric.get("difference")):
             continue
-        seeds = [seed for seed in cell["seeds"] if seed in base]
-        _seeds(figure, row["name"], [100 * (cell["seeds"][s] - base[s]) for s in seeds], seeds, place)
-        _mean(figure, row["name"], 100 * found["mean"], found["interval"], place)
+        seeds = [seed for seed in metric["seeds"] if seed in base]
+        _seeds(figure, row["name"], [100 * (metric["seeds"][s] - base[s]) for s in seeds], seeds, index)
+        _mean(figure, row["name"], 100 * difference["mean"], difference["interval"], index)
     _by_recipe(figure, rows[1:], f"points above {rows[0]['name']}")
     figure.update_xaxes(zeroline=True, zerolinewidth=2)
     title = f"{words(key)}: paired difference to {rows[0]['name']}"
-    caption = "Same seeds, images and views. An interval that includes zero shows nothing."
+    caption = "The same seeds, images and views. An interval that includes zero shows no difference."
     return _chart("accuracy", title, caption, figure)
 
 
-def _seeds(figure: go.Figure, name: str, values: list[float], seeds: list[Any], place: int) -> None:
-    marker = {"color": colour(place), "size": 6, "opacity": 0.45}
+def _seeds(figure: go.Figure, name: str, values: list[float], seeds: list[Any], index: int) -> None:
+    marker = {"color": colour(index), "size": 6, "opacity": 0.45}
     hover = "seed %{customdata}: %{x:.2f}<extra></extra>"
     figure.add_scatter(
         x=values, y=[name] * len(values), mode="markers", marker=marker, customdata=seeds, hovertemplate=hover
     )
 
 
-def _mean(figure: go.Figure, name: str, mean: float, interval: Any, place: int) -> None:
+def _mean(figure: go.Figure, name: str, mean: float, interval: Any, index: int) -> None:
     half = _points(interval)
     bar = {"type": "data", "array": [half], "thickness": 2, "width": 6} if half is not None else None
-    told = f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
+    text = f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
     figure.add_scatter(
         x=[mean],
         y=[name],
         mode="markers",
         error_x=bar,
-        marker={"color": colour(place), "size": 11, "symbol": "diamond"},
-        hovertemplate=f"{name}: {told}<extra></extra>",
+        marker={"color": colour(index), "size": 11, "symbol": "diamond"},
+        hovertemplate=f"{name}: {text}<extra></extra>",
     )
 
 
@@ -120,27 +117,27 @@ def _by_recipe(figure: go.Figure, rows: Rows, title: str) -> None:
 
 
 def _heat_map(rows: Rows, key: str) -> Iterator[Chart]:
-    """A grid of two axes as a matrix of means; nothing for other comparisons."""
-    found = matrix(rows, key)
-    if found is None:
+    """A grid of two axes as a matrix of means; no chart for other comparisons."""
+    grid = matrix(rows, key)
+    if grid is None:
         return
-    z = [[None if mean is None else 100 * mean for mean in line] for line in found.means]
+    z = [[None if mean is None else 100 * mean for mean in line] for line in grid.means]
     figure = go.Figure(
         go.Heatmap(
             z=z,
-            x=found.across,
-            y=found.down,
+            x=grid.across,
+            y=grid.down,
             colorscale="Viridis",
             texttemplate="%{z:.1f}",
-            hovertemplate=f"{found.axes[0]} %{{y}}, {found.axes[1]} %{{x}}: %{{z:.2f}} %<extra></extra>",
+            hovertemplate=f"{grid.axes[0]} %{{y}}, {grid.axes[1]} %{{x}}: %{{z:.2f}} %<extra></extra>",
             colorbar={"thickness": 12, "title": "%"},
             xgap=2,
             ygap=2,
         )
     )
-    figure.update_layout(height=160 + 44 * len(found.down))
-    figure.update_xaxes(title=found.axes[1], type="category")
-    figure.update_yaxes(title=found.axes[0], type="category", autorange="reversed", automargin=True)
+    figure.update_layout(height=160 + 44 * len(grid.down))
+    figure.update_xaxes(title=grid.axes[1], type="category")
+    figure.update_yaxes(title=grid.axes[0], type="category", autorange="reversed", automargin=True)
     yield _chart("accuracy", f"{words(key)} over the grid", "Means over seeds, in %.", figure)
 
 
@@ -148,22 +145,22 @@ def _heat_map(rows: Rows, key: str) -> Iterator[Chart]:
 
 
 def _pareto(rows: Rows, key: str) -> Iterator[Chart]:
-    """Accuracy against the time of a run, and against FLOPs where encoders differ."""
+    """Accuracy against the time of a run, and against FLOPs if encoders differ."""
     yield from _against(rows, key, "wall_seconds", "wall time of a run, s")
     if len({row["costs"]["backbone_flops"] for row in rows}) > 1:
-        yield from _against(rows, key, "backbone_flops", "FLOPs of the backbone an image")
+        yield from _against(rows, key, "backbone_flops", "FLOPs of the backbone per image")
 
 
 def _against(rows: Rows, key: str, cost: str, title: str) -> Iterator[Chart]:
-    known = [
-        (row["costs"][cost], 100 * row["figures"][key]["mean"], row["figures"][key]["interval"], place)
-        for place, row in enumerate(rows)
+    points = [
+        (row["costs"][cost], 100 * row["figures"][key]["mean"], row["figures"][key]["interval"], index)
+        for index, row in enumerate(rows)
         if row["costs"][cost] is not None and row["figures"][key]["mean"] is not None
     ]
-    if len(known) < 2:
+    if len(points) < 2:
         return
     figure = go.Figure()
-    front = pareto_front([(x, y) for x, y, _, _ in known])
+    front = pareto_front([(x, y) for x, y, _, _ in points])
     figure.add_scatter(
         x=[x for x, _ in front],
         y=[y for _, y in front],
@@ -172,27 +169,27 @@ def _against(rows: Rows, key: str, cost: str, title: str) -> Iterator[Chart]:
         name="Pareto front",
         hoverinfo="skip",
     )
-    for x, y, interval, place in known:
+    for x, y, interval, index in points:
         half = _points(interval)
         figure.add_scatter(
             x=[x],
             y=[y],
-            name=rows[place]["name"],
+            name=rows[index]["name"],
             mode="markers",
-            marker={"color": colour(place), "size": 11},
+            marker={"color": colour(index), "size": 11},
             error_y=None if half is None else {"type": "data", "array": [half], "thickness": 1.5},
             hovertemplate="%{x:,.1f}, %{y:.2f} %",
         )
     figure.update_xaxes(title=title)
     figure.update_yaxes(title=f"{words(key)}, %")
     caption = (
-        "Up and to the left is better; no recipe is both cheaper and more accurate than one on the line."
+        "Higher and further left is better. No recipe is both cheaper and more accurate than one on the line."
     )
     yield _chart("compute", f"{words(key)} against {title.partition(',')[0]}", caption, figure)
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of (cost, gain) that no other beats in both, by rising cost."""
+    """The points (cost, gain) that no other point beats in both, by increasing cost."""
     front: list[tuple[float, float]] = []
     for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or gain > front[-1][1]:
@@ -207,17 +204,17 @@ def _curves(rows: Rows, keys: Sequence[str]) -> Iterator[Chart]:
     titles = {"loss": "loss", **{key: f"{words(key)} in training, %" for key in keys}}
     titles |= {"effective_rank": "effective rank of h"}
     captions = {
-        "loss": "Mean of each epoch. Losses of different kinds do not compare.",
-        "effective_rank": "How many directions features use; a fall towards 1 is collapse.",
+        "loss": "Mean per epoch. Losses of different kinds are not comparable.",
+        "effective_rank": "How many directions features use; a drop towards 1 means collapse.",
     }
     for key, title in titles.items():
         figure = go.Figure()
-        for place, row in enumerate(rows):
-            seeds = {seed: found[key] for seed, found in row["curves"].items() if key in found}
+        for index, row in enumerate(rows):
+            seeds = {seed: curves[key] for seed, curves in row["curves"].items() if key in curves}
             for line in seeds.values() if len(rows) <= _WITH_SEEDS and len(seeds) > 1 else ():
-                _line(figure, row["name"], line, place, key in keys, thin=True)
+                _line(figure, row["name"], line, index, key in keys, thin=True)
             if seeds:
-                _line(figure, row["name"], mean_curve(seeds.values()), place, key in keys)
+                _line(figure, row["name"], mean_curve(seeds.values()), index, key in keys)
         if figure.data:
             figure.update_xaxes(title="epoch")
             figure.update_yaxes(title=title)
@@ -229,17 +226,17 @@ def _line(
     figure: go.Figure,
     name: str,
     line: Sequence[Sequence[float]],
-    place: int,
+    index: int,
     fraction: bool,
     thin: bool = False,
 ) -> None:
-    dash = ("solid", "dash", "dot")[place // len(COLOURS) % 3]
+    dash = ("solid", "dash", "dot")[index // len(COLOURS) % 3]
     figure.add_scatter(
         x=[x for x, _ in line],
         y=[100 * y if fraction else y for _, y in line],
         name=name,
         mode="lines" if thin or len(line) > 1 else "markers",
-        line={"color": colour(place), "width": 1 if thin else 2.5, "dash": dash},
+        line={"color": colour(index), "width": 1 if thin else 2.5, "dash": dash},
         opacity=0.4 if thin else 1,
         showlegend=not thin,
         legendgroup=name,
@@ -248,7 +245,7 @@ def _line(
 
 
 def mean_curve(curves: Iterable[Sequence[Sequence[float]]]) -> list[tuple[float, float]]:
-    """The mean over seeds at every epoch that any of them has."""
+    """The mean over seeds, at every epoch that one of them has."""
     values: dict[float, list[float]] = defaultdict(list)
     for curve in curves:
         for x, y in curve:
@@ -257,12 +254,12 @@ def mean_curve(curves: Iterable[Sequence[Sequence[float]]]) -> list[tuple[float,
 
 
 def _plane(rows: Rows) -> Iterator[Chart]:
-    """Alignment against uniformity: the way of each recipe's mean, its last epoch marked."""
+    """Alignment against uniformity: the path of each recipe's mean, with a mark at its last epoch."""
     figure = go.Figure()
-    for place, row in enumerate(rows):
-        found = [c for c in row["curves"].values() if c.get("alignment") and c.get("uniformity")]
+    for index, row in enumerate(rows):
+        curves = [c for c in row["curves"].values() if c.get("alignment") and c.get("uniformity")]
         uniformity, alignment = (
-            dict(mean_curve(c[key] for c in found)) for key in ("uniformity", "alignment")
+            dict(mean_curve(c[key] for c in curves)) for key in ("uniformity", "alignment")
         )
         epochs = [epoch for epoch in uniformity if epoch in alignment]
         if not epochs:
@@ -273,27 +270,27 @@ def _plane(rows: Rows) -> Iterator[Chart]:
             y=y,
             name=row["name"],
             mode="lines+markers",
-            line={"color": colour(place), "width": 1.5},
+            line={"color": colour(index), "width": 1.5},
             marker={
                 "size": [4] * (len(x) - 1) + [12],
                 "symbol": ["circle"] * (len(x) - 1) + ["diamond"],
-                "color": colour(place),
+                "color": colour(index),
                 "opacity": 1,
             },
             customdata=epochs,
             hovertemplate="epoch %{customdata}: uniformity %{x:.2f}, alignment %{y:.2f}",
         )
     if figure.data:
-        figure.update_xaxes(title="uniformity (lower: spread wider)")
+        figure.update_xaxes(title="uniformity (lower: more uniform)")
         figure.update_yaxes(title="alignment (lower: views agree)")
-        caption = "Wang and Isola 2020, over training to the diamond. Down and to the left is better."
+        caption = "Wang and Isola 2020; the diamond is the last epoch. Lower and further left is better."
         yield _chart("training", "alignment and uniformity of z", caption, figure)
 
 
 # -- features ---------------------------------------------------------------------------------------
 
 
-def _map(picture: Mapping[str, Any], place: int) -> Chart:
+def _map(picture: Mapping[str, Any]) -> Chart:
     figure = go.Figure()
     groups: dict[int, list[Sequence[float]]] = defaultdict(list)
     for point, label in zip(picture["points"], picture["labels"], strict=True):

@@ -1,4 +1,4 @@
-"""Runs what has not been run: each run in a process of its own, one after the other."""
+"""Trains the runs that are missing: each in a process of its own, one after the other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from contrastive.commands.compare.candidates import Candidate
@@ -18,58 +19,64 @@ from contrastive.runs.process_guard import interrupts
 
 Log = Callable[[str], None]
 
-#: File that says that a folder is a comparison's, finished or not.
+#: File that marks a folder as that of a comparison, finished or not.
 MARK = ".comparison"
 
 
-def train(candidates: Sequence[Candidate], out: Path, log: Log) -> list[str]:
-    """Train every run that is not there; seeds first, so that a comparison that stops early is even.
+def train(candidates: Sequence[Candidate], out: Path, log: Log) -> tuple[list[Candidate], list[str]]:
+    """Train every run that is not finished; seeds first, so that a comparison that stops early is even.
 
-    A run that fails is told of, and the others go on: what they give is not lost.
+    If a run fails, the others still run.
 
     Args:
         candidates: what is compared.
-        out: the comparison's folder; takes every recipe in full.
-        log: where progress is told.
+        out: folder of the comparison; every recipe is written to it in full.
+        log: prints progress.
 
     Returns:
-        The runs that failed, in words.
+        The candidates with only their finished runs, and a sentence for each run that failed.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM, after the run under way has been saved.
-        ContrastiveError: no run of a candidate came to its end.
+        Interrupted: Ctrl-C or SIGTERM, after the current run has been saved.
+        ContrastiveError: no run of a candidate finished.
     """
-    wanted = [(candidate, seed) for candidate in candidates for seed in candidate.folders]
-    wanted.sort(key=lambda pair: list(pair[0].folders).index(pair[1]))
-    due = [(candidate, seed) for candidate, seed in wanted if not candidate.finished(seed)]
-    if len(due) < len(wanted):
-        log(f"{len(wanted) - len(due)} of {len(wanted)} runs are there already")
-    failed = []
-    recipes = write_recipes(candidates, out) if due else {}
-    for number, (candidate, seed) in enumerate(due, 1):
-        folder = candidate.folders[seed]
-        log(f"[{number}/{len(due)}] {candidate.name}, seed {seed}")
-        _wait_for_others(folder, log)
-        code = _run(recipes[candidate.name], seed, folder)
-        if code not in (0, Interrupted.exit_code) and _wait_for_others(folder, log):
-            # another comparison began this very run while ours was starting
-            code = 0 if candidate.finished(seed) else _run(recipes[candidate.name], seed, folder)
-        if code == Interrupted.exit_code:
-            raise Interrupted(f"stopped in {folder}, which is saved; the same command goes on from there.")
-        if code or not candidate.finished(seed):
-            failed.append(f"{candidate.name}, seed {seed}: failed with exit code {code}, in {folder}")
-            log(failed[-1])
-    for candidate in candidates:
-        if not any(candidate.finished(seed) for seed in candidate.folders):
-            raise ContrastiveError(
-                f"no run of {candidate.name} came to its end, so there is nothing to compare; its own "
-                "message is above, and the other runs are kept."
+    runs = [(candidate, seed) for candidate in candidates for seed in candidate.folders]
+    runs.sort(key=lambda run: list(run[0].folders).index(run[1]))
+    pending = [(candidate, seed) for candidate, seed in runs if not candidate.is_finished(seed)]
+    if len(pending) < len(runs):
+        log(f"{len(runs) - len(pending)} of {len(runs)} runs are already finished")
+    missing = {(candidate.name, seed) for candidate, seed in pending}
+    failures = []
+    recipes = write_recipes(candidates, out) if pending else {}
+    for number, (candidate, seed) in enumerate(pending, 1):
+        log(f"[{number}/{len(pending)}] {candidate.name}, seed {seed}")
+        code = _train_or_wait(candidate, seed, recipes[candidate.name], log)
+        finished = candidate.is_finished(seed)
+        if finished:
+            missing.remove((candidate.name, seed))
+        if code or not finished:
+            failures.append(
+                f"{candidate.name}, seed {seed}: failed with exit code {code}, in {candidate.folders[seed]}"
             )
-    return failed
+            log(failures[-1])
+    return [_without(candidate, missing) for candidate in candidates], failures
+
+
+def _without(candidate: Candidate, missing: set[tuple[str, int]]) -> Candidate:
+    """The candidate without its ``missing`` runs, each (name, seed). ContrastiveError if none is left."""
+    folders = {
+        seed: folder for seed, folder in candidate.folders.items() if (candidate.name, seed) not in missing
+    }
+    if not folders:
+        raise ContrastiveError(
+            f"no run of {candidate.name} finished, so there is nothing to compare; its own error is above. "
+            "The other runs are kept."
+        )
+    return replace(candidate, folders=folders)
 
 
 def write_recipes(candidates: Sequence[Candidate], out: Path) -> dict[str, Path]:
-    """Every recipe in full in the comparison's folder, readable and runnable alone: name -> path."""
+    """Write every recipe in full to the folder of the comparison, so that each runs alone: name -> path."""
     folder = out / "recipes"
     with writable_by_user(out):
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,32 +87,50 @@ def write_recipes(candidates: Sequence[Candidate], out: Path) -> dict[str, Path]
     return paths
 
 
+def _train_or_wait(candidate: Candidate, seed: int, recipe: Path, log: Log) -> int:
+    """The exit code of a run, trained by us or by another process that began it first.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM, after the run has been saved.
+    """
+    folder = candidate.folders[seed]
+    _wait_for_others(folder, log)
+    code = _run(recipe, seed, folder)
+    if code not in (0, Interrupted.exit_code) and _wait_for_others(folder, log):
+        # Another comparison began this very run while ours was starting.
+        code = 0 if candidate.is_finished(seed) else _run(recipe, seed, folder)
+    if code == Interrupted.exit_code:
+        raise Interrupted(f"stopped; {folder} is saved, and the same command continues from there.")
+    return code
+
+
 def _run(recipe: Path, seed: int, folder: Path) -> int:
     """``contrastive run`` as a child; its exit code. Ctrl-C and SIGTERM reach it once, and it saves."""
     command = [sys.executable, "-m", "contrastive", "run", str(recipe)]
     command += ["--set", f"train.seed={seed}", "--out", str(folder)]
-    with interrupts() as asked:
-        # A group of its own: a terminal's Ctrl-C would reach it beside ours, and two of them stop it unsaved.
-        # Under --json standard output is redirected here, in Python alone, and the child's must follow.
+    with interrupts() as stop_requested:
+        # A process group of its own: otherwise a terminal's Ctrl-C reaches the child as well as our signal,
+        # and the second one stops it without saving.
+        # Under --json standard output is redirected in Python only, so the child must be redirected too.
         out = sys.stderr if sys.stdout is sys.stderr else None
         child = subprocess.Popen(command, stdout=out, process_group=0)
-        told = False
+        has_signal = False
         while True:
             try:
                 code = child.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
-                if asked() and not told:
+                if stop_requested() and not has_signal:
                     child.send_signal(signal.SIGINT)
-                    told = True
+                    has_signal = True
                 continue
-            except KeyboardInterrupt:  # the second one: at once, as the child's own second would
+            except KeyboardInterrupt:  # the second Ctrl-C stops the child at once, as its own second would
                 child.kill()
                 raise
-            return Interrupted.exit_code if asked() else code
+            return Interrupted.exit_code if stop_requested() else code
 
 
 def _wait_for_others(folder: Path, log: Log) -> bool:
-    """Whether another process was writing to this run, an earlier comparison's perhaps; waits for its end."""
+    """Wait until no other process writes to a run. Returns whether one did, such as an earlier comparison."""
     path = folder / ".lock"
     if not path.is_file():
         return False

@@ -1,104 +1,61 @@
-"""A comparison as tables: on the terminal, and the cells of the report's."""
+"""The tables of a comparison on a terminal, as wide as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from contrastive.commands.compare.findings import COSTS
-from contrastive.commands.compare.significance import Interval, half_width
-from contrastive.text import duration, percent
-
-
-def tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """A table for each figure, with intervals and differences to the first recipe, and one of the costs.
-
-    Where a protocol read both h and z, a table of what z has over h in the same runs.
-    """
-    return [
-        *(_figure(comparison, key) for key in comparison["figures"]),
-        *(_feature(comparison, h, z) for h, z in comparison["features"]),
-        _costs(comparison),
-    ]
+from contrastive.commands.compare.cells import CellTable, cost_table, metric_tables
 
 
-def _figure(comparison: Mapping[str, Any], key: str) -> Table:
-    rows = comparison["recipes"]
-    table = Table(title=f"{words(key)} on {comparison['split']}, last epoch")
-    table.add_column("recipe", overflow="fold")
-    for title in ("seeds", "trained", f"to {rows[0]['name']}", "untrained"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        figure, floor = row["figures"][key], row["floors"]["untrained"][key]
-        cells = (str(len(figure["seeds"])), accuracy(figure), difference(figure.get("difference")))
-        table.add_row(row["name"], *cells, "-" if floor is None else percent(floor))
-    return table
+def tables(comparison: Mapping[str, Any]) -> list[TerminalTable]:
+    """A table per metric, one per metric of h and z, and one of the costs."""
+    return [TerminalTable(table) for table in (*metric_tables(comparison), cost_table(comparison))]
 
 
-def _feature(comparison: Mapping[str, Any], h: str, z: str) -> Table:
-    table = Table(title=f"{words(z)} against {words(h)}, the same runs")
-    table.add_column("recipe", overflow="fold")
-    for title in ("seeds", "h", "z", "z to h"):
-        table.add_column(title, justify="right")
-    for row in comparison["recipes"]:
-        of_h, of_z = row["figures"][h], row["figures"][z]
-        cells = (accuracy(of_h), accuracy(of_z), difference(of_z["to_h"]))
-        table.add_row(row["name"], str(len(of_z["seeds"])), *cells)
-    return table
+@dataclass(frozen=True)
+class TerminalTable:
+    """A table of cells for rich: framed if it fits the terminal, else with every name on a line of its own
+    above the cells of its row, so that no cell is broken."""
+
+    table: CellTable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        indices = [i for i, column in enumerate(self.table.columns) if column.on_terminal]
+        lines = [[self.table.columns[i].title for i in indices]]
+        lines += [[row[i].text for i in indices] for row in self.table.rows]
+        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        rules = 3 * len(widths) + 1  # a line and two spaces per column, and the last line
+        if sum(widths) + rules <= options.max_width:
+            yield self._frame(lines)
+        else:
+            yield from self._stack(lines, widths)
+
+    def _frame(self, lines: Sequence[Sequence[str]]) -> Table:
+        (label, *titles), *rows = lines
+        table = Table(title=self.table.title)
+        table.add_column(label)
+        for title in titles:
+            table.add_column(title, justify="right")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def _stack(self, lines: Sequence[Sequence[str]], widths: Sequence[int]) -> Iterator[Text]:
+        (_, *titles), *rows = lines
+        yield Text(self.table.title, style="table.title")
+        yield Text(_align(titles, widths[1:]), style="bold")
+        for name, *cells in rows:
+            yield Text(name)
+            yield Text(_align(cells, widths[1:]))
+        yield Text()  # a blank line before the next table, which no frame sets apart
 
 
-def _costs(comparison: Mapping[str, Any]) -> Table:
-    shown = ("images_per_second", "wall_seconds", "peak_memory_mib", "parameters", "backbone_flops")
-    table = Table(title="costs" if comparison["figures"] else "no labels, no figures; costs")
-    table.add_column("recipe", overflow="fold")
-    for key in shown:
-        table.add_column(COSTS[key], justify="right")
-    for row in comparison["recipes"]:
-        table.add_row(row["name"], *(cost(key, row["costs"][key]) for key in shown))
-    return table
-
-
-def words(key: str) -> str:
-    """``linear_top1`` -> ``linear top1``."""
-    return key.replace("_", " ")
-
-
-def accuracy(figure: Mapping[str, Any]) -> str:
-    """``85.0 % ± 0.4``: the mean, and half its 95 % interval over seeds."""
-    if figure["mean"] is None:
-        return "-"
-    return percent(figure["mean"]) + _half(figure["interval"])
-
-
-def difference(found: Mapping[str, Any] | None) -> str:
-    """``-3.1 ± 0.8 worse, p 0.004``: in points, with the verdict on the corrected p-value."""
-    if not found:
-        return ""
-    points = f"{100 * found['mean']:+.1f}"
-    if found["p_holm"] is None:
-        return f"{points} not shown"
-    return f"{points}{_half(found['interval'])} {found['verdict']}, {p_value(found['p_holm'])}"
-
-
-def p_value(p: float) -> str:
-    """``p 0.004``, or ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
-
-
-def cost(key: str, value: float | None) -> str:
-    """A cost in its unit."""
-    if value is None:
-        return "-"
-    if key == "wall_seconds":
-        return duration(value)
-    if key == "backbone_flops":
-        return f"{value / 1e6:,.1f} M"
-    assert key in COSTS, key
-    return f"{value:,.0f}"
-
-
-def _half(interval: Interval | None) -> str:
-    half = half_width(interval)
-    return "" if half is None else f" ± {100 * half:.1f}"
+def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join("  " + " " * (width - cell_len(c)) + c for c, width in zip(cells, widths, strict=True))

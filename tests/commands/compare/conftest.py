@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from contrastive.commands.compare import runner as training
-from contrastive.commands.compare.candidates import plan
-from contrastive.commands.compare.findings import gather
+from contrastive.commands.compare.candidates import gather, plan
+from contrastive.commands.compare.findings import analyse
 from contrastive.registry import load_registry
 from tests.support.fake_runs import write_run, write_runs
 
@@ -34,15 +34,15 @@ def children(monkeypatch):
         made.append((recipe.stem, seed))
         if code := codes.get((recipe.stem, seed)):
             return code
-        asked = {c.name: c for c in plan_of[-1]}[recipe.stem].asked[seed]
+        identity = {c.name: c for c in plan_of[-1]}[recipe.stem].identities[seed]
         write_run(folder.parent, folder.name.rpartition("-seed")[0], seed, 0.5 + seed / 10)
         shutil.rmtree(folder, ignore_errors=True)
         (folder.parent / f"{folder.name.rpartition('-seed')[0]}-seed{seed}").rename(folder)
         summary = json.loads((folder / "summary.json").read_text())
-        judged = {"evaluate": asked.evaluate, "fingerprint": asked.fingerprint}
+        judged = {"evaluate": identity.evaluate, "fingerprint": identity.fingerprint}
         (folder / "summary.json").write_text(json.dumps(summary | judged))
         environment = json.loads((folder / "environment.json").read_text())
-        environment["fingerprint"] = asked.fingerprint
+        environment["fingerprint"] = identity.fingerprint
         (folder / "environment.json").write_text(json.dumps(environment))
         return 0
 
@@ -67,5 +67,5 @@ def comparison(tmp_path_factory) -> dict:
     folders = write_runs(runs, "base", [0.80, 0.82, 0.81]) + write_runs(
         runs, "worse", [0.70, 0.71, 0.73], recipe={"loss": {"name": "nt_xent", "note": "</script><b>&"}}
     )
-    found = gather(plan(folders, 1, load_registry()))
-    return json.loads(json.dumps(found))  # as comparison.json holds it
+    candidates = plan(folders, 1, load_registry())
+    return json.loads(json.dumps(analyse(candidates, gather(candidates))))  # as comparison.json holds it

@@ -30,7 +30,7 @@ def test_runs_of_one_name_and_different_recipes_go_by_their_folders(runs, capsys
     [
         (
             {"environment": {"data": "fedcba98"}},
-            "the data: a has image_folder of fingerprint 01234567, b has",
+            "the data: a has image_folder with fingerprint 01234567, b has",
         ),
         ({"recipe": {"evaluate": {"knn": {"k": 7}}}}, "evaluate.knn.k: 5 in a, 7 in b"),
         ({"summary": {"split": "validation"}}, "split: test in a-seed0, validation in b-seed0"),
@@ -133,13 +133,13 @@ def test_a_run_that_is_being_lengthened_has_not_finished(runs, capsys):
 @pytest.mark.parametrize(
     ("file", "damage", "told"),
     [
-        ("summary.json", {"trained": None}, "summary.json is not what a run writes: it has no 'trained'"),
+        ("summary.json", {"trained": None}, "summary.json has no 'trained', which every run writes"),
         (
             "recipe.yaml",
             {"train": {"epochs": 2}},
-            "recipe.yaml is not what a run writes: it has no 'train.seed'",
+            "recipe.yaml has no 'train.seed', which every run writes",
         ),
-        ("recipe.yaml", {"evaluate": None}, "it has no 'evaluate'"),
+        ("recipe.yaml", {"evaluate": None}, "recipe.yaml has no 'evaluate'"),
     ],
 )
 def test_files_that_are_not_a_run_s_are_told(runs, capsys, file, damage, told):

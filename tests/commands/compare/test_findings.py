@@ -61,8 +61,8 @@ def test_z_is_compared_with_h_within_the_same_runs(runs, capsys):
     assert main(["compare", *folders, "--out", "here"]) == 0
     assert "linear z top1 against linear top1, the same runs" in capsys.readouterr().out
     report = Path("here/report.html").read_text()
-    assert "Of a, linear z top1 is worse than linear top1 by 5.3 points" in report
-    assert "Of b" not in report
+    assert "For a, linear z top1 is worse than linear top1 by 5.3 points" in report
+    assert "For b" not in report
 
 
 def test_a_single_seed_says_that_it_tells_nothing(runs, capsys):
@@ -78,10 +78,8 @@ def test_surroundings_that_differ_are_noted(runs, capsys):
     surroundings = {"device": "H100", "processes": 2}
     folders = write_runs(runs, "a", BASE) + write_runs(runs, "b", BASE, environment=surroundings)
     notes = compared(capsys, *folders)["notes"]
-    assert "Runs differ in device (H100, cpu): times and memory do not compare." in notes
-    assert any(
-        note.startswith("Runs differ in processes (1, 2): figures differ by that too") for note in notes
-    )
+    assert "Runs differ in device (H100, cpu): times and memory are not comparable." in notes
+    assert any(note.startswith("Runs differ in processes (1, 2): it changes metrics too") for note in notes)
 
 
 def test_runs_without_labels_have_no_figures(runs, capsys):
@@ -93,7 +91,7 @@ def test_runs_without_labels_have_no_figures(runs, capsys):
 def test_unequal_seeds_are_noted(runs, capsys):
     folders = write_runs(runs, "a", BASE[:2]) + write_runs(runs, "b", BETTER)
     found = compared(capsys, *folders)
-    assert "b: not the seeds of a; differences are over the shared ones." in found["notes"]
+    assert "b has other seeds than a; differences use the seeds they share." in found["notes"]
     assert found["recipes"][1]["figures"]["knn_top1"]["difference"]["seeds"] == 2
 
 

@@ -69,7 +69,7 @@ def test_twins_differ_by_exactly_zero_and_a_stopped_comparison_goes_on(recipes, 
         time.sleep(0.02)
     first.send_signal(signal.SIGINT)
     _, error = first.communicate()
-    assert (first.returncode, "the same command goes on" in error) == (130, True), error
+    assert (first.returncode, "the same command continues" in error) == (130, True), error
     assert not Path("comparisons").exists() or not list(Path("comparisons").rglob("report.html"))
 
     found = compared(capfd, *command)

@@ -10,9 +10,9 @@ import subprocess
 
 import pytest
 
-from contrastive.commands.compare.candidates import plan
-from contrastive.commands.compare.findings import gather
-from contrastive.commands.compare.report import findings, render
+from contrastive.commands.compare.candidates import gather, plan
+from contrastive.commands.compare.findings import analyse
+from contrastive.commands.compare.report import render, sentences
 from contrastive.registry import load_registry
 from tests.support.fake_runs import write_run
 
@@ -46,7 +46,7 @@ def body(page: str) -> str:
 
 
 def test_findings_are_sentences(comparison):
-    assert findings(comparison)[0].startswith(
+    assert sentences(comparison)[0].startswith(
         "worse is worse than base in knn top1 by 9.7 points (95 % interval -13.5 to -5.9, p 0.008"
     )
 
@@ -61,8 +61,8 @@ def test_everything_is_inside_and_nothing_breaks_out(page):
 def test_every_section_has_something_to_show(page):
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [
-        "Figures", "What differs", "Costs and monitors", "Accuracy", "Accuracy against compute", "Training",
-        "Features", "Nearest neighbours", "Where the figures come from",
+        "Metrics", "What differs", "Costs and monitors", "Accuracy", "Accuracy against compute", "Training",
+        "Features", "Nearest neighbours", "Where the metrics come from",
     ]  # fmt: skip
     assert body(page).count('<img class="') == 3
 
@@ -73,8 +73,9 @@ def test_only_what_differs_is_told(page):
 
 
 def test_a_single_recipe_of_a_single_seed_can_be_shown(tmp_path):
-    found = gather(plan([str(write_run(tmp_path, "alone", 0, 0.8))], 1, load_registry()))
-    assert findings(found) == []
+    candidates = plan([str(write_run(tmp_path, "alone", 0, 0.8))], 1, load_registry())
+    found = analyse(candidates, gather(candidates))
+    assert sentences(found) == []
     assert "Nearest neighbours" not in render(found, [])
 
 

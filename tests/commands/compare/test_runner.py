@@ -75,7 +75,7 @@ def test_a_stop_ends_the_comparison_and_it_goes_on(recipes, children, capsys):
     made, codes = children
     codes["b", 0] = 130
     assert main(["compare", *recipes, "--seeds", "2"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     codes.clear()
     made.clear()
     compared(capsys, *recipes, "--seeds", "2")
@@ -95,7 +95,7 @@ def test_a_recipe_of_which_all_runs_fail_cannot_be_compared(recipes, children, c
     _, codes = children
     codes["b", 0] = 1
     assert main(["compare", *recipes, "--seeds", "1"]) == 1
-    assert "no run of b came to its end" in capsys.readouterr().err
+    assert "no run of b finished" in capsys.readouterr().err
 
 
 def test_a_run_that_another_process_writes_is_awaited(tmp_path):

@@ -1,0 +1,223 @@
+"""The tables of a comparison as cells, which the terminal, the report and runs.csv show each in its way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contrastive.commands.compare.records import COSTS, Records
+from contrastive.commands.compare.significance import Interval, half_width
+from contrastive.kinds import MONITORS
+from contrastive.text import duration, percent
+
+#: Cost -> its heading.
+_COST_TITLES = {
+    "images_per_second": "images/s",
+    "wall_seconds": "wall time",
+    "peak_memory_mib": "peak memory",
+    "parameters": "parameters",
+    "backbone_parameters": "of the backbone",
+    "backbone_flops": "FLOPs/image",
+}
+#: Costs that only the report shows.
+_NOT_ON_TERMINAL = {"backbone_parameters"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: what a reader sees.
+        value: what the report sorts by and runs.csv holds; None if unknown.
+        verdict: of a difference: ``better``, ``worse`` or ``not shown``.
+    """
+
+    text: str
+    value: Any = None
+    verdict: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """The heading of a column, and whether a terminal shows it too."""
+
+    title: str
+    on_terminal: bool = True
+
+
+@dataclass(frozen=True)
+class CellTable:
+    """A table: its rows have one cell per column, and the first names what the row is about."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+def metric_tables(comparison: Mapping[str, Any]) -> list[CellTable]:
+    """A table per metric, then one per metric that was measured on both h and z."""
+    return [
+        *(_metric_table(comparison, key) for key in comparison["figures"]),
+        *(_feature_table(comparison, h, z) for h, z in comparison["features"]),
+    ]
+
+
+def _metric_table(comparison: Mapping[str, Any], key: str) -> CellTable:
+    columns = [
+        *(Column(title) for title in ("recipe", "seeds", "trained", "difference")),
+        Column("test set ±", on_terminal=False),
+        Column("untrained"),
+        Column("raw pixels", on_terminal=False),
+    ]
+    rows = []
+    for row in comparison["recipes"]:
+        metric, error = row["figures"][key], row["figures"][key]["sampling_error"]
+        rows.append(
+            [
+                Cell(row["name"], row["name"]),
+                _seed_count(metric),
+                _mean_cell(metric),
+                _difference_cell(metric["difference"]) if "difference" in metric else Cell("baseline", 0),
+                Cell("-" if error is None else f"{100 * error:.1f}", error),
+                *(_fraction(row["floors"][floor][key]) for floor in ("untrained", "pixels")),
+            ]
+        )
+    return CellTable(f"{words(key)} on {comparison['split']}, last epoch", columns, rows)
+
+
+def _feature_table(comparison: Mapping[str, Any], h: str, z: str) -> CellTable:
+    columns = [Column(title) for title in ("recipe", "seeds", "h", "z", "z to h")]
+    rows = []
+    for row in comparison["recipes"]:
+        of_h, of_z = row["figures"][h], row["figures"][z]
+        means = (_mean_cell(of_h), _mean_cell(of_z))
+        name = Cell(row["name"], row["name"])
+        rows.append([name, _seed_count(of_z), *means, _difference_cell(of_z["to_h"])])
+    return CellTable(f"{words(z)} against {words(h)}, the same runs", columns, rows)
+
+
+def cost_table(comparison: Mapping[str, Any]) -> CellTable:
+    """What the runs cost, and the rank of their features."""
+    columns = [Column("recipe")]
+    columns += [Column(title, key not in _NOT_ON_TERMINAL) for key, title in _COST_TITLES.items()]
+    columns.append(Column("effective rank", on_terminal=False))
+    rows = []
+    for row in comparison["recipes"]:
+        rank = row["monitors"]["effective_rank"]
+        rows.append(
+            [
+                Cell(row["name"], row["name"]),
+                *(Cell(cost(key, row["costs"][key]), row["costs"][key]) for key in _COST_TITLES),
+                Cell("-" if rank is None else f"{rank:.1f}", rank),
+            ]
+        )
+    return CellTable("costs" if comparison["figures"] else "costs (no labels, so no metrics)", columns, rows)
+
+
+def differing_table(comparison: Mapping[str, Any]) -> CellTable:
+    """What differs between recipes: a row per key for up to four recipes, else a row per recipe."""
+    names, keys = [row["name"] for row in comparison["recipes"]], comparison["differing"]
+    if len(names) <= 4:
+        titles = ["key", *names]
+        rows = [[Cell(key, key), *(_setting(keys[key][name]) for name in names)] for key in keys]
+    else:
+        titles = ["recipe", *keys]
+        rows = [[Cell(name, name), *(_setting(keys[key][name]) for key in keys)] for name in names]
+    return CellTable("what differs", [Column(title) for title in titles], rows)
+
+
+def run_table(comparison: Mapping[str, Any], records: Records) -> CellTable:
+    """A row per run, with the values of its folder; headed by their keys."""
+    titles = ["recipe", "seed", *comparison["figures"], *MONITORS, *COSTS, "run"]
+    rows = []
+    for name, group in records.items():
+        for seed, record in group.items():
+            trained, monitors = record.summary["trained"], record.summary.get("monitors", {})
+            values = [
+                name,
+                seed,
+                *(trained.get(key) for key in comparison["figures"]),
+                *(monitors.get(key) for key in MONITORS),
+                *(record.costs[key] for key in COSTS),
+                str(record.folder),
+            ]
+            rows.append([Cell("-" if value is None else str(value), value) for value in values])
+    return CellTable("runs", [Column(title) for title in titles], rows)
+
+
+# -- single cells -----------------------------------------------------------------------------------
+
+
+def _seed_count(metric: Mapping[str, Any]) -> Cell:
+    return Cell(str(len(metric["seeds"])), len(metric["seeds"]))
+
+
+def _mean_cell(metric: Mapping[str, Any]) -> Cell:
+    return Cell(accuracy(metric), metric["mean"])
+
+
+def _fraction(value: float | None) -> Cell:
+    return Cell("-" if value is None else percent(value), value)
+
+
+def _difference_cell(entry: Mapping[str, Any] | None) -> Cell:
+    if entry is None:  # no seed in common
+        return Cell("-")
+    return Cell(difference(entry), entry["mean"], entry["verdict"])
+
+
+def _setting(value: Any) -> Cell:
+    """A value of a recipe; None if the recipe lacks the key."""
+    if value is None:
+        return Cell("-")
+    return Cell(value if isinstance(value, str) else json.dumps(value), value)
+
+
+# -- words ------------------------------------------------------------------------------------------
+
+
+def words(key: str) -> str:
+    """``linear_top1`` -> ``linear top1``."""
+    return key.replace("_", " ")
+
+
+def accuracy(metric: Mapping[str, Any]) -> str:
+    """``85.0 % ± 0.4``: the mean, and half its 95 % interval over seeds."""
+    if metric["mean"] is None:
+        return "-"
+    return percent(metric["mean"]) + _plus_minus(metric["interval"])
+
+
+def difference(entry: Mapping[str, Any] | None) -> str:
+    """``-3.1 ± 0.8 worse, p 0.004``: in points, with the verdict on the corrected p-value."""
+    if not entry:
+        return ""
+    points = f"{100 * entry['mean']:+.1f}"
+    if entry["p_holm"] is None:
+        return f"{points} not shown"
+    return f"{points}{_plus_minus(entry['interval'])} {entry['verdict']}, {p_value(entry['p_holm'])}"
+
+
+def p_value(p: float) -> str:
+    """``p 0.004``, or ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def cost(key: str, value: float | None) -> str:
+    """A cost in its unit."""
+    if value is None:
+        return "-"
+    if key == "wall_seconds":
+        return duration(value)
+    if key == "backbone_flops":
+        return f"{value / 1e6:,.1f} M"
+    assert key in COSTS, key
+    return f"{value:,.0f} MiB" if key == "peak_memory_mib" else f"{value:,.0f}"
+
+
+def _plus_minus(interval: Interval | None) -> str:
+    half = half_width(interval)
+    return "" if half is None else f" ± {100 * half:.1f}"
