@@ -141,25 +141,25 @@ def _parser() -> argparse.ArgumentParser:
     compare = command(
         "compare",
         "compare.command:main",
-        "run recipes over seeds and tell what differs, in a table and a report",
+        "train recipes over several seeds and compare them in a table and a report",
         json_flag=True,
     )
     compare.add_argument(
         "targets",
         metavar="RECIPE_OR_RUN",
         nargs="+",
-        help="a recipe file or name, a grid file, or a finished run's folder; the first is the measure",
+        help="a recipe file or name, a grid file, or a finished run's folder; the first is the baseline",
     )
     compare.add_argument(
         "--seeds",
         type=int,
         default=3,
         metavar="N",
-        help="seeds of each recipe, its own and those after it (3)",
+        help="number of seeds per recipe, its own and the next ones (3)",
     )
     overrides(compare)
     compare.add_argument(
-        "--out", metavar="DIR", help="where report.html goes (default: comparisons/<names>-<8 hex>)"
+        "--out", metavar="DIR", help="folder of report.html (default: comparisons/<names>-<8 hex>)"
     )
 
     command("schema", "schema:main", "print the JSON Schema of recipes, for editors")

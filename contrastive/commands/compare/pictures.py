@@ -1,4 +1,4 @@
-"""What encoders see: a map of the features of test images, and the nearest neighbours of a few."""
+"""What encoders see: a map of the features of test images, and the nearest neighbours of a few of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from contrastive.registry import Registry
 from contrastive.rng import hash_order, hash_sample
 from contrastive.runs.reload import Loaded, load
 
-#: Images that are encoded, those whose neighbours are shown, neighbours of each, recipes that are pictured.
+#: Number of images encoded, of queries, of neighbours per query, and of recipes with pictures.
 IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6
-_SIDE = 56  # pixels of the longer side of a thumbnail, at most
+_SIDE = 56  # largest length of the longer side of a thumbnail, in pixels
 
 
 def pictures(
@@ -33,55 +33,53 @@ def pictures(
     """Maps and neighbours of the first seed of the first six recipes, on the same images.
 
     Returns:
-        One object a recipe: ``name``, ``seed``, ``points`` [n, 2] and ``labels`` [n] of the map,
-        ``explained`` (the share of the variance the map shows), ``neighbours`` (for each query: its place,
-        then those of the images nearest to it) and ``thumbnails`` (place -> PNG as a data URI).
+        One object per recipe: ``name``, ``seed``, ``points`` [n, 2] and ``labels`` [n] of the map,
+        ``explained`` (the share of the variance that the map shows), ``neighbours`` (the index of each query,
+        then those of the images nearest to it) and ``thumbnails`` (index -> PNG as a data URI).
     """
-    drawn: list[dict[str, Any]] = []
-    opened: Opened = []
+    all_pictures: list[dict[str, Any]] = []
+    data_sets: Opened = []
     for row in comparison["recipes"][:RECIPES]:
         seed, folder = next(iter(row["runs"].items()))
         try:
-            loaded = load(folder, registry, opened=opened)
-            drawn.append({"name": row["name"], "seed": seed, **_picture(loaded)})
-        except ContrastiveError as error:  # the data is gone, or the checkpoint: the figures still stand
+            run = load(folder, registry, opened=data_sets)
+            all_pictures.append({"name": row["name"], "seed": seed, **_picture(run)})
+        except ContrastiveError as error:  # the data or the checkpoint is gone; the metrics remain
             log(f"no picture of {row['name']}: {error}")
-    return drawn
+    return all_pictures
 
 
-def _picture(loaded: Loaded) -> dict[str, Any]:
-    test = loaded.data.test
-    table, rows = (
-        (loaded.data.train, loaded.evaluation.monitor_rows) if test is None else (test, np.arange(len(test)))
-    )
+def _picture(run: Loaded) -> dict[str, Any]:
+    test = run.data.test
+    table, rows = (run.data.train, run.evaluation.monitor_rows) if test is None else (test, np.arange(len(test)))
     rows = rows[hash_sample(table.ids[rows], IMAGES, "pictures")]
-    backbone = loaded.parts.method.backbone
+    backbone = run.parts.method.backbone
     with frozen(backbone):
-        features = loaded.evaluation.reader.features(backbone, table, rows)
-    points, explained = principal_plane(features.vectors)
+        features = run.evaluation.reader.features(backbone, table, rows)
+    points, share = principal_plane(features.vectors)
     _, near = nearest_others(features.vectors, NEIGHBOURS)
     queries = hash_order(features.ids.cpu().numpy(), "queries")[:QUERIES].tolist()
     neighbours = [[query, *near[query].tolist()] for query in queries]
     row_of = {int(image): row for row, image in enumerate(table.ids)}
-    places = [row_of[image] for image in features.ids.tolist()]
-    shown = sorted({place for line in neighbours for place in line})
+    table_rows = [row_of[image] for image in features.ids.tolist()]
+    images = sorted({image for line in neighbours for image in line})
     return {
         "points": points.cpu().tolist(),
         "labels": features.labels.tolist(),
-        "explained": explained,
+        "explained": share,
         "neighbours": neighbours,
-        "thumbnails": {place: _thumbnail(table, places[place]) for place in shown},
+        "thumbnails": {image: _thumbnail(table, table_rows[image]) for image in images},
     }
 
 
 def principal_plane(features: Tensor) -> tuple[Tensor, float]:
-    """The first two principal components of features [n, F] on the unit sphere, [n, 2], and the share of
-    variance they hold. Each axis points to where its farthest image lies, so that a run always gives one map.
+    """The first two principal components of features [n, F] on the unit sphere, [n, 2], and their share of
+    the variance. Each axis points towards the image farthest along it, so that the map of a run never flips.
     """
     unit = F.normalize(features.double(), dim=1)
-    centred = unit - unit.mean(0)
-    _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
-    points = centred @ axes[:2].T  # [n, 2]
+    deviations = unit - unit.mean(0)
+    _, singular, axes = torch.linalg.svd(deviations, full_matrices=False)
+    points = deviations @ axes[:2].T  # [n, 2]
     farthest = points.gather(0, points.abs().argmax(0, keepdim=True))
     variance = singular.square()
     share = float(variance[:2].sum() / variance.sum().clamp_min(torch.finfo(torch.float64).tiny))

@@ -2,7 +2,7 @@
 const figures = JSON.parse(document.getElementById("data").textContent);
 const plots = [...document.querySelectorAll(".plot")];
 
-/** The page's own colours, as CSS has them now (light, dark or print), for every axis of a layout. */
+/** A layout in the colours that CSS has now (light, dark or print), on every axis. */
 function themed(layout) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
@@ -16,14 +16,14 @@ function themed(layout) {
 }
 
 function draw() {
-  for (const place of plots) {
-    const { data, layout } = figures[Number(place.dataset.plot)];
-    const size = { ...layout, width: place.clientWidth, height: layout.height || 340 };
-    Plotly.react(place, data, themed(size), { displayModeBar: false });
+  for (const plot of plots) {
+    const { data, layout } = figures[Number(plot.dataset.plot)];
+    const size = { ...layout, width: plot.clientWidth, height: layout.height || 340 };
+    Plotly.react(plot, data, themed(size), { displayModeBar: false });
   }
 }
 
-/** Rows of a table in the order of one column; again for the reverse. Numbers go by value, texts by letters. */
+/** Sort a table by one column, and in reverse the second time: numbers by value, texts by letters. */
 function sort(heading) {
   const row = heading.parentNode;
   const table = heading.closest("table");
@@ -32,7 +32,7 @@ function sort(heading) {
   const value = (line) => line.children[column].dataset.value;
   const order = (a, b) => {
     const [x, y] = [value(a), value(b)];
-    if (x === "" || y === "") return (x === "") - (y === ""); // what is not known stands last, either way
+    if (x === "" || y === "") return (x === "") - (y === ""); // unknown values come last in both orders
     const numbers = !isNaN(Number(x)) && !isNaN(Number(y));
     const up = numbers ? Number(x) - Number(y) : x.localeCompare(y);
     return down ? -up : up;

@@ -1,7 +1,7 @@
-"""What a few seeds can tell: Student-t intervals, paired differences, Holm's correction, sampling error.
+"""What a few seeds can show: Student-t intervals, paired differences, Holm's correction, sampling error.
 
-With three seeds a bootstrap interval covers about 75 %, where 95 was asked; Student's t covers what it says
-as long as the seeds' figures are roughly normal.
+With three seeds a bootstrap interval of 95 % covers about 75 %. Student's t covers what it states as long as
+the metrics of the seeds are roughly normal.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-#: Confidence of every interval, and the level a corrected p-value must stay under.
+#: Confidence of every interval; a difference is shown if its corrected p-value is below one minus this.
 CONFIDENCE = 0.95
-#: A spread below this is none: figures are fractions, and what is left is the rounding of float64.
+#: A spread below this is zero: metrics are fractions, and the rest is rounding of float64.
 _NO_SPREAD = 1e-12
 
 Interval = tuple[float, float]
@@ -23,13 +23,13 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one recipe's figure is above another's over the seeds both have.
+    """By how much a metric of one recipe exceeds that of another, over the seeds that both have.
 
     Attributes:
-        seeds: how many; each gives one difference.
+        seeds: number of seeds; each gives one difference.
         mean: of the differences.
-        interval: 95 %, Student's t; None where the seeds do not tell (a single one, or no spread).
-        p: two-sided p-value of "no difference"; None where there is no interval.
+        interval: 95 %, Student's t; None for a single seed, or differences without spread.
+        p: two-sided p-value of "no difference"; None if there is no interval.
     """
 
     seeds: int
@@ -49,10 +49,10 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def paired_difference(figures: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
-    """``figures`` minus ``base``, each seed -> figure, over common seeds; None where there is none.
+    """``figures`` minus ``base``, each seed -> metric, over common seeds; None if there are none.
 
     Differences that are zero for every seed are exactly zero: the interval is [0, 0] and p is 1. Equal
-    differences that are not zero have no spread to be judged by, and so neither interval nor p.
+    differences other than zero have no spread, and so neither interval nor p.
     """
     seeds = sorted(figures.keys() & base.keys())
     if not seeds:
@@ -70,32 +70,32 @@ def paired_difference(figures: Mapping[int, float], base: Mapping[int, float]) -
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for their number, so that one false finding among all stays under 5 %.
+    """p-values corrected for their number, so that the chance of any false finding stays below 5 %.
 
-    None and NaN give None and are not counted. Source: Holm 1979, "A simple sequentially rejective
+    None and NaN give None and do not count. Source: Holm 1979, "A simple sequentially rejective
     multiple test procedure": the k-th smallest of m is multiplied by m - k + 1, and none may be below
     a smaller one's.
     """
-    corrected: list[float | None] = [None] * len(p_values)
-    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None and not math.isnan(p))
+    corrections: list[float | None] = [None] * len(p_values)
+    ranking = sorted((p, index) for index, p in enumerate(p_values) if p is not None and not math.isnan(p))
     greatest = 0.0
-    for rank, (p, place) in enumerate(known):
-        greatest = max(greatest, min(1.0, (len(known) - rank) * p))
-        corrected[place] = greatest
-    return corrected
+    for rank, (p, index) in enumerate(ranking):
+        greatest = max(greatest, min(1.0, (len(ranking) - rank) * p))
+        corrections[index] = greatest
+    return corrections
 
 
 def sampling_error(fraction: float, images: int) -> float:
-    """Half the 95 % interval that comes from scoring on ``images`` images and not on all there could be.
+    """Half the 95 % interval due to scoring on ``images`` images instead of on all possible ones.
 
-    Binomial, as the limit of many images has it; an upper bound for the mean of any other score of images
-    between 0 and 1. Images are the same for every recipe, so that a paired difference has less.
+    Binomial, by the normal approximation; an upper bound for the mean of any other score per image between 0
+    and 1. All recipes share the images, so that a paired difference has a smaller error.
     """
     return 1.959964 * math.sqrt(max(0.0, fraction * (1 - fraction)) / images)
 
 
 def half_width(interval: Interval | None) -> float | None:
-    """What stands behind ±; None where there is no interval."""
+    """The number after ±; None if there is no interval."""
     return None if interval is None else (interval[1] - interval[0]) / 2
 
 
