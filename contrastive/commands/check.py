@@ -70,28 +70,28 @@ def check_file(
         RecipeError: every mistake of every recipe at once.
     """
     reports: list[dict[str, Any]] = []
-    opened: Opened = []
+    open_data: Opened = []
     with Mistakes() as mistakes:
         for cell in load_cells(recipe, overrides):
             with mistakes.of_one():
-                reports.append(_report(str(recipe), resolve(cell.tree, registry), opened))
+                reports.append(_report(str(recipe), resolve(cell.tree, registry), open_data))
     return reports
 
 
-def _report(file: str, resolved: Recipe, opened: Opened) -> dict[str, Any]:
-    data, parts = build(resolved, opened=opened)
-    train, method = resolved.train, parts.method
+def _report(file: str, recipe: Recipe, open_data: Opened) -> dict[str, Any]:
+    data, parts = build(recipe, opened=open_data)
+    train, method = recipe.train, parts.method
     optimizer = parts.optimizer.build(method, train.batch_size * train.accumulate)
     steps_per_epoch = len(data.train) // train.batch_size // train.accumulate
     channels = data.train.channels
     steps = steps_per_epoch * train.epochs
     return {
         "recipe": file,
-        "name": resolved.name,
-        "fingerprint": training_fingerprint(resolved, data.fingerprint),
-        "parts": _parts(resolved),
+        "name": recipe.name,
+        "fingerprint": training_fingerprint(recipe, data.fingerprint),
+        "parts": _parts(recipe),
         "images": {"train": len(data.train), "test": len(data.test) if data.test is not None else None},
-        "decoded": _decoded(resolved, data.train),
+        "decoded": _decoding(recipe, data.train),
         "labels": data.labelled,
         "skipped_files": len(data.train.skipped),
         "shapes": {
@@ -109,12 +109,12 @@ def _report(file: str, resolved: Recipe, opened: Opened) -> dict[str, Any]:
         "steps": min(steps, train.max_steps or steps),
         "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
         "candidates": _candidates(method, train.batch_size),
-        "chunks": _chunks(resolved, parts),
-        "memory_mib": _memory_mib(resolved, parts, channels),
+        "chunks": _chunks(recipe, parts),
+        "memory_mib": _memory_mib(recipe, parts, channels),
     }
 
 
-def _decoded(recipe: Recipe, table: ImageTable) -> str:
+def _decoding(recipe: Recipe, table: ImageTable) -> str:
     """Where the decoded images of the train split will be held."""
     folder = cache_folder(recipe.train.cache)
     where = whereabouts(table, recipe.train.memory_limit * 2**20, folder is not None)
@@ -141,11 +141,11 @@ def _parts(recipe: Recipe) -> dict[str, str]:
 
 def _candidates(method: Method, batch_size: int) -> str:
     """What a query is told apart from, beside its positives."""
-    kept = sum(len(memory.z) for source in method.sources if (memory := source.memory()) is not None)
-    told = [f"keys of one batch of {batch_size} images; accumulation adds none"] if method.offers else []
-    if kept:
-        told.append(f"{kept:,} keys of earlier batches")
-    return ", and ".join(told) or "none"
+    earlier_keys = sum(len(memory.z) for source in method.sources if (memory := source.memory()) is not None)
+    sources = [f"keys of one batch of {batch_size} images; accumulation adds none"] if method.offers else []
+    if earlier_keys:
+        sources.append(f"{earlier_keys:,} keys of earlier batches")
+    return ", and ".join(sources) or "none"
 
 
 def _chunks(recipe: Recipe, parts: Composition) -> str:
@@ -153,8 +153,8 @@ def _chunks(recipe: Recipe, parts: Composition) -> str:
     size, batch = recipe.train.chunk_size, recipe.train.batch_size
     if size is None or not is_chunked(size, batch):
         return "none"
-    told = chunk_warning(parts.method, size, batch)
-    return f"{-(-batch // size)} a batch, of at most {size} images" + (f"; {told}" if told else "")
+    warning = chunk_warning(parts.method, size, batch)
+    return f"{-(-batch // size)} a batch, of at most {size} images" + (f"; {warning}" if warning else "")
 
 
 def _count(module: torch.nn.Module) -> int:
@@ -189,17 +189,17 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
 def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int) -> int:
     """Bytes that autograd keeps of a forward pass of so many images, weights and buffers aside."""
     method = parts.method
-    seen: dict[int, int] = {}
+    storages: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
+        storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would be
     half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
     labels = torch.arange(images) // 2 if recipe.positives == "label" else None
-    held = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
+    own_pointers = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
     views = [torch.rand(images, channels, *size) for size in parts.view_sizes]
     before = BufferSnapshot([method])
     with (
@@ -208,10 +208,10 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
     ):
         output = method.train()(views, torch.arange(images), labels)
-    kept = sum(size for pointer, size in seen.items() if pointer not in held)
+    saved_bytes = sum(size for pointer, size in storages.items() if pointer not in own_pointers)
     del output  # until here what it keeps is alive, and no address stands for two tensors
     before.restore()  # batch norm has seen noise; nobody else shall
-    return kept
+    return saved_bytes
 
 
 def render(report: Mapping[str, Any]) -> None:

@@ -66,26 +66,26 @@ def embed(
         raise UsageError(f"{out} is a folder; name a file with --out.")
     if neighbours < 0:
         raise UsageError(f"--neighbours is {neighbours}; say how many, 0 for none.")
-    loaded = load(folder, load_registry(), overrides)
-    method = loaded.parts.method
+    run = load(folder, load_registry(), overrides)
+    method = run.parts.method
     encode = method.backbone if output == "h" else method.embed
     tables = []
-    for split, images in (("train", loaded.data.train), ("test", loaded.data.test)):
+    for split, images in (("train", run.data.train), ("test", run.data.test)):
         if images is None:
             continue
         with frozen(method):
-            features = loaded.evaluation.reader.features(encode, images)
+            features = run.evaluation.reader.features(encode, images)
         if len(features):
             tables.append(_table(split, images, features.ids, features.labels, features.vectors, neighbours))
     if not tables:
-        raise DataError(f"no image can be read: {abbreviate(sorted(loaded.evaluation.unreadable), '; ')}.")
+        raise DataError(f"no image can be read: {abbreviate(sorted(run.evaluation.unreadable), '; ')}.")
     table = pa.concat_tables(tables)
     partial = out.with_name(f".{out.name}.tmp")
     with writable_by_user(out):
         pq.write_table(table, partial)
         partial.replace(out)
     width = int(table.schema.field("features").type.list_size)
-    unreadable = sorted(loaded.evaluation.unreadable)
+    unreadable = sorted(run.evaluation.unreadable)
     return {"out": str(out), "rows": len(table), "width": width, "unreadable": unreadable}
 
 

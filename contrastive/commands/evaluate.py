@@ -46,17 +46,18 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     """
     registry = load_registry()
     run = Run(folder)
-    loaded = load(folder, registry, _with(protocols, run.recipe(overrides, registry), overrides, registry))
-    evaluation = loaded.evaluation
+    overrides = _with(protocols, run.recipe(overrides, registry), overrides, registry)
+    trained_run = load(folder, registry, overrides)
+    evaluation = trained_run.evaluation
     _select(evaluation, protocols, registry)
-    method = loaded.parts.method
-    start = untrained_of(loaded.recipe, loaded.data, loaded.parts, evaluation.device)
+    method = trained_run.parts.method
+    start = untrained_of(trained_run.recipe, trained_run.data, trained_run.parts, evaluation.device)
     trained, untrained = evaluation.final(method.backbone, method.head), evaluation.final(*start)
     return {
         "run": str(folder),
-        "dataset": loaded.recipe.dataset.name,
+        "dataset": trained_run.recipe.dataset.name,
         "trained_on": run.recipe((), registry).dataset.name,
-        "data": loaded.data.fingerprint,
+        "data": trained_run.data.fingerprint,
         "trained": trained,
         "untrained": untrained,
         "pixels": evaluation.pixels(),
@@ -69,11 +70,11 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
 
 def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides, registry: Registry) -> Overrides:
     """``overrides`` that also name those installed ``protocols`` which the recipe does not name."""
-    installed = {*registry.names("protocol")} - recipe.evaluate.protocols.keys()
-    added: dict[str, Any] = {f"evaluate.{name}": {} for name in protocols if name in installed}
+    others = {*registry.names("protocol")} - recipe.evaluate.protocols.keys()
+    additions: dict[str, Any] = {f"evaluate.{name}": {} for name in protocols if name in others}
     if isinstance(overrides, Mapping):
-        return {**overrides, **added}
-    return [*overrides, *(f"{key}={{}}" for key in added)]
+        return {**overrides, **additions}
+    return [*overrides, *(f"{key}={{}}" for key in additions)]
 
 
 def _select(evaluation: Evaluation, protocols: Sequence[str], registry: Registry) -> None:
@@ -85,11 +86,11 @@ def _select(evaluation: Evaluation, protocols: Sequence[str], registry: Registry
     names = [entry.name for entry in evaluation.protocols]
     for name in protocols:
         if name not in names:
-            installed = registry.names("protocol")
+            installed_names = registry.names("protocol")
             raise UsageError(
                 f"'{name}' is neither what the run's recipe evaluates by ({', '.join(names) or 'nothing'}) "
-                f"nor a protocol ({', '.join(installed)}); for a key of your own say "
-                f"--set evaluate.{name}.protocol=NAME.{did_you_mean(name, {*names, *installed})}"
+                f"nor a protocol ({', '.join(installed_names)}); for a key of your own say "
+                f"--set evaluate.{name}.protocol=NAME.{did_you_mean(name, {*names, *installed_names})}"
             )
     if protocols:
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]

@@ -32,17 +32,17 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
     out = require_free(out)
     if format == "onnx":
         require_onnx()  # before images are read
-        loaded = load(folder, load_registry())
-        about = {"name": loaded.recipe.name, "backbone": loaded.recipe.backbone.dump()}
-        channels, size = loaded.data.train.channels, loaded.parts.image_size
+        run = load(folder, load_registry())
+        about = {"name": run.recipe.name, "backbone": run.recipe.backbone.dump()}
+        channels, size = run.data.train.channels, run.parts.image_size
         with writable_by_user(out):
-            export_onnx(loaded.parts.method.backbone, out, channels, size, about)
+            export_onnx(run.parts.method.backbone, out, channels, size, about)
         return out
-    written = Run(folder).folder / "backbone"
-    if written.is_dir():
-        _require_plain(written)
+    backbone_folder = Run(folder).folder / "backbone"
+    if backbone_folder.is_dir():
+        _require_plain(backbone_folder)
         with writable_by_user(out):
-            shutil.copytree(written, out, dirs_exist_ok=True)
+            shutil.copytree(backbone_folder, out, dirs_exist_ok=True)
         return out
     backbone = load(folder, load_registry()).parts.method.backbone
     with writable_by_user(out):

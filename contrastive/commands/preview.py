@@ -57,21 +57,19 @@ def grid(
     size = (starts[-1] - 2 * GAP, HEADER + GAP + len(table_images) * (CELL + GAP))
     picture = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(picture)
-    for left, title in zip(
-        starts, ["image", *(f"view {view}" for view in range(len(pipelines)))], strict=False
-    ):
-        pen.text((left, GAP), title, fill=_INK)
+    for x, title in zip(starts, ["image", *(f"view {view}" for view in range(len(pipelines)))], strict=False):
+        pen.text((x, GAP), title, fill=_INK)
     for row, (image, identity) in enumerate(zip(table_images, ids, strict=True)):
-        top = HEADER + GAP + row * (CELL + GAP)
-        _paste(picture, image, starts[0], top)
+        y = HEADER + GAP + row * (CELL + GAP)
+        _paste(picture, image, starts[0], y)
         for view, pipeline in enumerate(pipelines):
             for epoch in range(draws):
-                shown = pipeline.sample(image, int(identity), Key(seed, epoch, view))
-                _paste(picture, shown, starts[1 + view] + epoch * (CELL + GAP), top)
+                sample = pipeline.sample(image, int(identity), Key(seed, epoch, view))
+                _paste(picture, sample, starts[1 + view] + epoch * (CELL + GAP), y)
     return picture
 
 
-def _paste(picture: Image.Image, image: Tensor, left: int, top: int) -> None:
+def _paste(picture: Image.Image, image: Tensor, x: int, y: int) -> None:
     """Put uint8 [C, H, W] in the middle of a cell: enlarged by a whole number, or reduced to fit."""
     height, width = image.shape[1:]
     tile = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
@@ -80,7 +78,7 @@ def _paste(picture: Image.Image, image: Tensor, left: int, top: int) -> None:
     else:
         factor = CELL // max(height, width)
         tile = tile.resize((width * factor, height * factor), Image.Resampling.NEAREST)
-    picture.paste(tile, (left + (CELL - tile.width) // 2, top + (CELL - tile.height) // 2))
+    picture.paste(tile, (x + (CELL - tile.width) // 2, y + (CELL - tile.height) // 2))
 
 
 def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], out: str | Path) -> Path:
@@ -90,8 +88,8 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
         RecipeError: the recipe is wrong.
         UsageError: the picture cannot be written.
     """
-    resolved = load_recipe(recipe, overrides, load_registry())
-    builder = Builder(resolved)
+    resolved_recipe = load_recipe(recipe, overrides, load_registry())
+    builder = Builder(resolved_recipe)
     data = builder.data()
     pipelines = builder.pipelines()
     builder.view_sizes(pipelines, data)
@@ -100,7 +98,7 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
     images, ids = _first_readable(data.train, IMAGES)
     if not images:
         raise DataError(f"none of the {len(data.train)} training images can be read.")
-    picture = grid(images, ids, pipelines, resolved.train.seed)
+    picture = grid(images, ids, pipelines, resolved_recipe.train.seed)
     out = Path(out)
     with writable_by_user(out):
         picture.save(out, format="PNG")

@@ -116,10 +116,10 @@ class Stopwatch(Stages):
         self._mark()
         if self._cuda:
             torch.cuda.synchronize()
-        found: dict[str, float] = defaultdict(float)
+        totals: dict[str, float] = defaultdict(float)
         for (since, _), (until, stage) in zip(self._marks, self._marks[1:], strict=False):
-            found[stage] += since.elapsed_time(until) / 1000 if self._cuda else until - since
-        return found
+            totals[stage] += since.elapsed_time(until) / 1000 if self._cuda else until - since
+        return totals
 
     def _mark(self) -> None:
         self._marks.append((self._now(), self._stages[-1]))
@@ -155,47 +155,47 @@ def profile(
     if steps < 1:
         raise UsageError(f"--steps {steps}: measure at least one step.")
     refuse_processes("profile")
-    asked = load_recipe(recipe, overrides, load_registry())
-    data, parts = build(asked)
+    full_recipe = load_recipe(recipe, overrides, load_registry())
+    data, parts = build(full_recipe)
     with TemporaryDirectory() as folder:
-        accelerator = make_accelerator(asked.train.precision, folder, [])
-        shortened = _shortened(asked, len(data.train), steps)
-        engine, _ = assemble(shortened, data, parts, Path(folder), accelerator, Display())
-        with explain_compile_errors_if(asked.train.compile):
+        accelerator = make_accelerator(full_recipe.train.precision, folder, [])
+        short_recipe = _short_recipe(full_recipe, len(data.train), steps)
+        engine, _ = assemble(short_recipe, data, parts, Path(folder), accelerator, Display())
+        with explain_compile_errors_if(full_recipe.train.compile):
             seconds = _measure(engine, steps)
         memory = peak_memory_mib(accelerator.device)
-    between = _steps_between_evaluations(asked, len(data.train))
+    between = _steps_between_evaluations(full_recipe, len(data.train))
     stages = {
         stage: seconds.get(stage, 0.0) / (between if stage == "evaluation" else steps) for stage in STAGES
     }
-    a_step = sum(stages.values())
-    images = asked.train.batch_size * asked.train.accumulate
+    step_seconds = sum(stages.values())
+    images = full_recipe.train.batch_size * full_recipe.train.accumulate
     bottleneck = _bottleneck(stages)
     return {
         "recipe": str(recipe),
-        "name": asked.name,
+        "name": full_recipe.name,
         "device": str(accelerator.device),
         "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
         "threads": torch.get_num_threads(),
         "steps": steps,
         "stages": {
-            stage: {"seconds": round(value, 6), "share": round(value / a_step, 4)}
+            stage: {"seconds": round(value, 6), "share": round(value / step_seconds, 4)}
             for stage, value in stages.items()
         },
-        "images_per_second": round(images / (a_step - stages["evaluation"]), 1),
-        "images_per_second_with_evaluation": round(images / a_step, 1),
+        "images_per_second": round(images / (step_seconds - stages["evaluation"]), 1),
+        "images_per_second_with_evaluation": round(images / step_seconds, 1),
         "evaluation_seconds": round(seconds["evaluation"], 3),
         "peak_memory_mib": memory,
         "bottleneck": bottleneck,
-        "advice": _advice(bottleneck, asked, accelerator.device),
+        "advice": _advice(bottleneck, full_recipe, accelerator.device),
     }
 
 
-def _shortened(recipe: Recipe, images: int, steps: int) -> Recipe:
+def _short_recipe(recipe: Recipe, images: int, steps: int) -> Recipe:
     """The recipe for warm-up and ``steps`` measured steps, evaluated and saved once, at their end."""
-    needed = WARM_UP + steps
-    epochs = max(recipe.train.epochs, math.ceil(needed / _steps_per_epoch(recipe, images)))
-    train = {"max_steps": needed, "epochs": epochs, "checkpoint_every": epochs + 1}
+    total_steps = WARM_UP + steps
+    epochs = max(recipe.train.epochs, math.ceil(total_steps / _steps_per_epoch(recipe, images)))
+    train = {"max_steps": total_steps, "epochs": epochs, "checkpoint_every": epochs + 1}
     return replace(
         recipe,
         train=recipe.train.model_copy(update=train),
@@ -268,8 +268,8 @@ def render(report: Mapping[str, Any]) -> None:
     table.add_column("stage")
     table.add_column("ms a step", justify="right")
     table.add_column("share", justify="right")
-    for stage, figures in report["stages"].items():
-        table.add_row(stage, f"{1000 * figures['seconds']:,.1f}", percent(figures["share"]))
+    for stage, cost in report["stages"].items():
+        table.add_row(stage, f"{1000 * cost['seconds']:,.1f}", percent(cost["share"]))
     threads = f", threads: {report['threads']}" if report["device"] == "cpu" else ""
     facts = (
         f"{report['name']}: {report['steps']} steps on {report['device']} in {report['precision']}{threads}",

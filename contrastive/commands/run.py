@@ -12,14 +12,14 @@ from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.runs.display import Display, summary_table
 from contrastive.runs.job import run
-from contrastive.runs.launch import LAUNCHED, end_with_launcher, launch
+from contrastive.runs.launch import LAUNCHER_VARIABLE, end_with_launcher, launch
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the recipe in this process, or launch several that do."""
     if arguments.processes is not None:
         return _launch(arguments)
-    if LAUNCHED in os.environ:
+    if LAUNCHER_VARIABLE in os.environ:
         end_with_launcher()
     with progress_on_stderr(arguments):
         display = Display()

@@ -177,7 +177,7 @@ def _stop_decoding(interrupted: Callable[[], bool]) -> OnProgress:
     """Ends the decoding of all images, which may take an hour, when the user asks for it. Several processes,
     of which perhaps only one was asked, end together after a step instead."""
 
-    def check(done: int, images: int) -> None:
+    def check(decoded_images: int, images: int) -> None:
         if world_size() == 1 and interrupted():
             raise Interrupted("interrupted")
 

@@ -48,8 +48,8 @@ class Display:
         self._clock = clock
         self._live: Live | None = None
         self._metrics: dict[str, float] = {}
-        self._first: tuple[int, float] | None = None  # step and time of the first step seen
-        self._printed = -math.inf
+        self._first: tuple[int, float] | None = None  # the first step displayed, and its time
+        self._last_line_time = -math.inf
 
     @classmethod
     def silent(cls) -> Display:
@@ -60,7 +60,7 @@ class Display:
         """Announce the run and start the live line."""
         epochs, steps = quantity(run.epochs, "epoch"), quantity(run.steps, "step")
         self.log(f"{run.name}: {epochs}, {steps}, in {run.folder}")
-        self._first, self._printed = None, -math.inf
+        self._first, self._last_line_time = None, -math.inf
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -73,8 +73,8 @@ class Display:
             self._first = (step, now)
         if self._live is not None:
             self._live.update(self._bar(run))
-        elif self._plain_line_due(run, step, now):
-            self._printed = now
+        elif self._is_plain_line_due(run, step, now):
+            self._last_line_time = now
             self.log(self._text(run))
 
     def epoch_done(self, run: Any, epoch: int) -> None:
@@ -107,10 +107,10 @@ class Display:
         """Print a warning, above the live line where there is one."""
         self.console.print(Text("warning: ", style="bold yellow") + Text(message), soft_wrap=True)
 
-    def _plain_line_due(self, run: Any, step: int, now: float) -> bool:
+    def _is_plain_line_due(self, run: Any, step: int, now: float) -> bool:
         if step >= run.steps:
             return True
-        return step % run.steps_per_epoch == 0 and now - self._printed >= PLAIN_INTERVAL
+        return step % run.steps_per_epoch == 0 and now - self._last_line_time >= PLAIN_INTERVAL
 
     def _bar(self, run: Any) -> Table:
         row = Table.grid(padding=(0, 1))
@@ -126,18 +126,18 @@ class Display:
             words.append(f"loss {m['loss']:.3f}")
         if "images_per_second" in m:
             words.append(f"{m['images_per_second']:,.0f} images/s")
-        if (left := self._seconds_left(run, step)) is not None:
-            words.append(f"{duration(left)} left")
+        if (seconds := self._remaining_seconds(run, step)) is not None:
+            words.append(f"{duration(seconds)} left")
         if (ranking := run.ranking_metric) in m:
             words.append(f"{ranking.removesuffix('_top1').replace('_', ' ')} {percent(m[ranking])}")
         return "  ".join(words)
 
-    def _seconds_left(self, run: Any, step: int) -> float | None:
+    def _remaining_seconds(self, run: Any, step: int) -> float | None:
         """From the mean time of a step so far, evaluations between them included."""
         if self._first is None or step <= self._first[0]:
             return None
-        first, started = self._first
-        return (self._clock() - started) / (step - first) * max(0, run.steps - step)
+        first_step, start = self._first
+        return (self._clock() - start) / (step - first_step) * max(0, run.steps - step)
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
@@ -161,12 +161,12 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(words, justify="right")
         table.add_column("trained is", justify="right")
     for key, value in trained.items():
-        beside = [cell for floor in floors.values() for cell in _beside(value, floor.get(key))]
-        table.add_row(key.replace("_", " "), percent(value), *beside)
+        cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key))]
+        table.add_row(key.replace("_", " "), percent(value), *cells)
     return table
 
 
-def _beside(trained: float, floor: float | None) -> tuple[str, str]:
+def _floor_and_gain(trained: float, floor: float | None) -> tuple[str, str]:
     """A floor, and by how many points the trained encoder is above it."""
     return ("-", "") if floor is None else (percent(floor), f"{100 * (trained - floor):+.1f}")
 

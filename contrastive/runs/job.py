@@ -28,7 +28,7 @@ from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
 from contrastive.runs.folder import Run
 from contrastive.runs.launch import join_processes
-from contrastive.runs.process_guard import interrupts, locked
+from contrastive.runs.process_guard import folder_lock, interrupts
 from contrastive.runs.resume import Resume, RunIdentity, admit, begin, default_folder
 from contrastive.runs.summary import conclude, skipped_files
 from contrastive.text import count_and_names
@@ -65,10 +65,10 @@ def run(
     """
     join_processes()
     registry = load_registry()
-    resolved = load_recipe(recipe, overrides, registry)
-    data, composition = build(resolved)
+    resolved_recipe = load_recipe(recipe, overrides, registry)
+    data, composition = build(resolved_recipe)
     display = (display or Display()) if is_first() else Display.silent()
-    return Job(resolved, data, composition, registry, display).execute(out, resume)
+    return Job(resolved_recipe, data, composition, registry, display).execute(out, resume)
 
 
 class Job:
@@ -103,7 +103,7 @@ class Job:
         accelerator = make_accelerator(self.recipe.train.precision, str(folder), self.recipe.train.trackers)
         self._announce(accelerator.device)
         with ExitStack() as lock, interrupts() as interrupted:
-            on_first(lambda: lock.enter_context(locked(folder)))
+            on_first(lambda: lock.enter_context(folder_lock(folder)))
             earlier = on_first(
                 lambda: begin(
                     folder,
@@ -198,7 +198,7 @@ class Job:
         if not trackers:
             return
         try:
-            engine.accelerator.init_trackers(self.recipe.name, config=_trackable(self.recipe.dump()))
+            engine.accelerator.init_trackers(self.recipe.name, config=_tracker_config(self.recipe.dump()))
         except Exception as error:  # whatever a tracker raises where its service is out of reach
             raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
 
@@ -227,6 +227,6 @@ def _memory_advice(engine: Engine) -> str:
     return chunk_advice(settings.batch_size // engine.accelerator.num_processes, settings.chunk_size)
 
 
-def _trackable(recipe: dict[str, Any]) -> dict[str, Any]:
+def _tracker_config(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe as trackers take it: flat, of numbers, texts and booleans only."""
     return {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flatten(recipe).items()}

@@ -1,7 +1,7 @@
 """Several processes of one machine that train one run: ``contrastive run RECIPE --processes N``.
 
-Each is the same command, told its rank as torchrun would tell it; Accelerate joins them. Without GPUs they
-share the cores and talk over gloo.
+Each is the same command with its rank in the variables that torchrun sets; Accelerate joins them. Without
+GPUs they share the cores and communicate over gloo.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from contrastive.runs.process_guard import interrupts
 #: Seconds that processes have to end by themselves once one of them has failed.
 GRACE = 5.0
 #: Tells a process that its launcher holds its standard input open, and has died once that ends.
-LAUNCHED = "CONTRASTIVE_LAUNCHED"
+LAUNCHER_VARIABLE = "CONTRASTIVE_LAUNCHED"
 _POLL = 0.1
 
 
@@ -46,18 +46,18 @@ def launch(arguments: Sequence[str], count: int) -> int:
         raise UsageError(f"--processes {count}: say how many, 1 or more.")
     if gpus and count > gpus:
         raise UsageError(f"--processes {count}: this machine has {gpus} GPUs; one process takes one.")
-    shared = _environment(count, bool(gpus))
-    ranks = [_Rank(arguments, rank, shared) for rank in range(count)]
+    environment = _environment(count, bool(gpus))
+    processes = [_Process(arguments, rank, environment) for rank in range(count)]
     try:
         with interrupts() as interrupted:
-            failed = _watch(ranks, interrupted)
+            failed = _watch(processes, interrupted)
     finally:
-        for rank in ranks:
-            rank.end()
+        for process in processes:
+            process.end()
     if failed is None:
-        return max(rank.code for rank in ranks)
-    for rank in ranks[1:]:
-        rank.tell_beside(ranks[0])
+        return max(process.code for process in processes)
+    for process in processes[1:]:
+        process.print_errors_missing_from(processes[0])
     if failed.code < 0:
         name = signal.Signals(-failed.code).name
         raise ContrastiveError(
@@ -68,15 +68,15 @@ def launch(arguments: Sequence[str], count: int) -> int:
     return failed.code
 
 
-class _Rank:
+class _Process:
     """One of the processes."""
 
-    def __init__(self, arguments: Sequence[str], rank: int, shared: dict[str, str]):
+    def __init__(self, arguments: Sequence[str], rank: int, environment: dict[str, str]):
         self.rank = rank
-        self.said: list[str] = []  # on standard error
+        self.error_lines: list[str] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "contrastive", *arguments],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdin=subprocess.PIPE,
             stdout=None if rank == 0 else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -89,7 +89,7 @@ class _Rank:
 
     def _listen(self, errors: IO[str]) -> None:
         for line in errors:
-            self.said.append(line)
+            self.error_lines.append(line)
             if self.rank == 0:
                 sys.stderr.write(line)
                 sys.stderr.flush()
@@ -102,7 +102,7 @@ class _Rank:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         if self.running():
             self._process.send_signal(signal.SIGTERM)
 
@@ -112,10 +112,10 @@ class _Rank:
         self._process.wait()
         self._listener.join()
 
-    def tell_beside(self, first: _Rank) -> None:
+    def print_errors_missing_from(self, first: _Process) -> None:
         """Print what it said on standard error and the first process did not."""
-        for line in self.said:
-            if line not in first.said:
+        for line in self.error_lines:
+            if line not in first.error_lines:
                 sys.stderr.write(f"process {self.rank}: {line}")
 
 
@@ -129,19 +129,19 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _watch(ranks: Sequence[_Rank], interrupted: Callable[[], bool]) -> _Rank | None:
+def _watch(processes: Sequence[_Process], interrupted: Callable[[], bool]) -> _Process | None:
     """Wait for all processes, or a little longer than for the first that fails; gives the one that failed."""
-    failed, told, deadline = None, False, math.inf
-    while any(rank.running() for rank in ranks) and time.monotonic() < deadline:
-        if interrupted() and not told:
-            told = True
-            for rank in ranks:
-                rank.ask_to_stop()
+    failed, stop_requested, deadline = None, False, math.inf
+    while any(process.running() for process in processes) and time.monotonic() < deadline:
+        if interrupted() and not stop_requested:
+            stop_requested = True
+            for process in processes:
+                process.request_stop()
         if failed is None:
-            failed = next((rank for rank in ranks if not rank.running() and rank.code not in (0, 130)), None)
+            failed = next((p for p in processes if not p.running() and p.code not in (0, 130)), None)
             deadline = math.inf if failed is None else time.monotonic() + GRACE
         time.sleep(_POLL)
-    return failed or next((rank for rank in ranks if not rank.running() and rank.code), None)
+    return failed or next((p for p in processes if not p.running() and p.code), None)
 
 
 def _free_port() -> int:
@@ -161,7 +161,7 @@ def _environment(count: int, gpus: bool) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
-        LAUNCHED: "1",
+        LAUNCHER_VARIABLE: "1",
     }
 
 
@@ -174,7 +174,7 @@ _SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron
 
 
 #: How long a process may wait for another, which evaluates alone; one that has died is seen at once.
-_PATIENCE = timedelta(days=7)
+_TIMEOUT = timedelta(days=7)
 
 
 def join_processes() -> None:
@@ -185,21 +185,21 @@ def join_processes() -> None:
             or splits the model over processes.
     """
     _refuse_launchers()
-    launched = _launched_processes()
-    if launched in (None, 1):
+    count = _process_count()
+    if count in (None, 1):
         return
     cpu = not torch.cuda.is_available()
     if cpu:
         os.environ["ACCELERATE_USE_CPU"] = "1"  # else Accelerate takes each process for the only one
-    state = PartialState(cpu=cpu, timeout=_PATIENCE)
-    if state.num_processes != launched:
+    state = PartialState(cpu=cpu, timeout=_TIMEOUT)
+    if state.num_processes != count:
         raise UsageError(
-            f"{launched} processes were launched, but Accelerate joins {state.num_processes}; each would "
+            f"{count} processes were launched, but Accelerate joins {state.num_processes}; each would "
             "train a run of its own. Say contrastive run RECIPE --processes N."
         )
 
 
-def _launched_processes() -> int | None:
+def _process_count() -> int | None:
     """How many processes a launcher says it started; None where none says so."""
     return next((int(os.environ[name]) for name in _WORLD_SIZES if name in os.environ), None)
 
@@ -212,13 +212,13 @@ def _refuse_launchers() -> None:
                 f"{name} has not been tried with this version and is refused; launch with plain data "
                 "parallelism (accelerate launch --multi_gpu)."
             )
-    counted = _launched_processes() is not None
-    if not counted and "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env:
+    is_counted = _process_count() is not None
+    if not is_counted and "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env:
         raise UsageError(
             "accelerate launch was asked for several processes and started one, as it does on CPUs; say "
             "contrastive run RECIPE --processes N."
         )
-    if not counted and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if not is_counted and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         raise UsageError(
             f"srun started {env['SLURM_STEP_NUM_TASKS']} processes that do not know of each other; start "
             "one a machine, and in it accelerate launch (docs/runs.md)."
@@ -227,5 +227,5 @@ def _refuse_launchers() -> None:
 
 def refuse_processes(command: str) -> None:
     """Raise UsageError where a launcher started several processes for a command that one does alone."""
-    if (_launched_processes() or 1) > 1:
+    if (_process_count() or 1) > 1:
         raise UsageError(f"contrastive {command} runs in one process; start it without a launcher.")

@@ -16,19 +16,19 @@ from contrastive.files import writable_by_user
 
 #: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
 #: copy of the lock it would keep the next one out.
-_held: set[TextIO] = set()
+_open_locks: set[TextIO] = set()
 
 
-def _let_go() -> None:
-    for lock in _held:
+def _close_locks() -> None:
+    for lock in _open_locks:
         lock.close()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_locks)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process; a second one is told so instead of writing into it.
 
     The lock ends with the process, however that ends. Raises UsageError where it cannot be had.
@@ -49,11 +49,11 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} cannot be locked ({error.strerror}), so a second process could write to it; name "
                 "a folder on another file system with --out."
             ) from error
-        _held.add(lock)
+        _open_locks.add(lock)
         try:
             yield
         finally:
-            _held.discard(lock)
+            _open_locks.discard(lock)
 
 
 @contextmanager
@@ -62,18 +62,18 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
     The second one acts as usual. Outside the main thread signals cannot be caught and nothing changes.
     """
-    asked: list[int] = []
+    signals: list[int] = []
 
-    def ask(number: int, frame: object) -> None:
-        asked.append(number)
+    def record(number: int, frame: object) -> None:
+        signals.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(signals)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

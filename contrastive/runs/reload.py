@@ -24,7 +24,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class TrainedRun:
     """A trained run, rebuilt: its recipe (perhaps with another data set), parts and evaluation."""
 
     recipe: Recipe
@@ -34,15 +34,15 @@ class Loaded:
 
 
 def load(
-    folder: str | Path, registry: Registry, overrides: Overrides = (), opened: Opened | None = None
-) -> Loaded:
+    folder: str | Path, registry: Registry, overrides: Overrides = (), open_data: Opened | None = None
+) -> TrainedRun:
     """Rebuild a run with the weights of its newest checkpoint.
 
     Args:
         folder: of the run.
         registry: what its recipe is resolved with.
         overrides: what ``--set`` takes.
-        opened: data sets that are open already, perhaps this run's too; takes the one opened here.
+        open_data: data sets that are open already, perhaps this run's too; takes the one opened here.
 
     Raises:
         UsageError: not a run folder, no checkpoint yet, or a data set whose images the encoder cannot take.
@@ -52,13 +52,13 @@ def load(
     if overrides:
         _require_effect(run.recipe((), registry), recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data, parts = build(recipe, training=False, opened=opened)
+    data, parts = build(recipe, training=False, opened=open_data)
     weights = run.weights()
     if reason := mismatch(parts.method, weights):
         raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")
     parts.method.load_state_dict(weights)
     parts.method.to(device).to(memory_format=torch.channels_last)
-    return Loaded(recipe, data, parts, evaluation_of(recipe, data, parts, device))
+    return TrainedRun(recipe, data, parts, evaluation_of(recipe, data, parts, device))
 
 
 #: Keys that matter in training alone, but for those of ``train`` by which images are read and the untrained

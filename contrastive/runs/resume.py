@@ -23,7 +23,7 @@ from contrastive.recipe.differences import changed, flatten
 from contrastive.recipe.run_length import spanning_parameters
 from contrastive.registry import Registry
 from contrastive.runs.display import Display
-from contrastive.runs.process_guard import locked
+from contrastive.runs.process_guard import folder_lock
 from contrastive.versions import git_commit, versions
 
 Resume = Literal["auto", "never", "must"]
@@ -81,12 +81,12 @@ def admit(
         raise UsageError(f"{folder} is a file; name a folder with --out.")
     if folder.is_symlink() and not folder.exists():
         raise UsageError(f"{folder} is a link that leads nowhere; name a folder with --out.")
-    begun = (folder / "environment.json").is_file()
-    if not begun and (not folder.exists() or not any(folder.iterdir()) or (folder / ".lock").is_file()):
+    is_run = (folder / "environment.json").is_file()
+    if not is_run and (not folder.exists() or not any(folder.iterdir()) or (folder / ".lock").is_file()):
         if resume == "must":
             raise UsageError(f"{folder} does not exist, so there is nothing to resume.")
         return []
-    if not begun:
+    if not is_run:
         raise UsageError(f"{folder} is not empty and not a run folder; name another one with --out.")
     if resume == "never":
         log(f"moved the old run to {_move_aside(folder)}")
@@ -140,9 +140,9 @@ def begin(
 
 def _move_aside(folder: Path) -> Path:
     """Rename a run folder to the first free ``<name>.old<n>``."""
-    numbered = (folder.with_name(f"{folder.name}.old{i}") for i in range(1, 10**6))
-    aside = next(path for path in numbered if not path.exists())
-    with locked(folder):  # another process may be writing to it
+    candidates = (folder.with_name(f"{folder.name}.old{i}") for i in range(1, 10**6))
+    aside = next(path for path in candidates if not path.exists())
+    with folder_lock(folder):  # another process may be writing to it
         folder.rename(aside)
     return aside
 
@@ -172,25 +172,25 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Regi
         UsageError: the folder holds another run; every difference that matters is named.
     """
     environment = environment_of(folder)
-    theirs, earlier = environment.get("fingerprint"), environment.get("shorter_before", [])
-    if theirs == training_fingerprint(recipe, data):
+    trained_as, earlier = environment.get("fingerprint"), environment.get("shorter_before", [])
+    if trained_as == training_fingerprint(recipe, data):
         return earlier
     before = load_recipe(folder / "recipe.yaml", (), registry)
     epochs = environment.get("epochs", before.train.epochs)  # a kill may have left the new recipe.yaml alone
-    longer, tied = recipe.train.epochs > epochs, _what_ties(recipe, epochs)
-    shorter = {"epochs": epochs} if longer and not tied else {}
+    longer, obstacles = recipe.train.epochs > epochs, _obstacles_to_extension(recipe, epochs)
+    shorter = {"epochs": epochs} if longer and not obstacles else {}
     # No step of a run that stops at one that is not finite was left out: it began as one that skips them.
     stopping = [{}, {"nonfinite": "stop"}] if recipe.train.nonfinite == "skip" else [{}]
     for policy in stopping:
         train = recipe.train.model_copy(update={**shorter, **policy})
-        if theirs == training_fingerprint(replace(recipe, train=train), data):
-            return [*earlier, theirs]
+        if trained_as == training_fingerprint(replace(recipe, train=train), data):
+            return [*earlier, trained_as]
     differences = _differences(before, recipe)
     if environment.get("data") != data:
         differences.append("the data")
     advice = ""
-    if longer and tied:
-        advice = f" {'; '.join(tied)}, so a longer run is another one."
+    if longer and obstacles:
+        advice = f" {'; '.join(obstacles)}, so a longer run is another one."
         if "weights" in recipe.backbone.params:
             advice += f" It may start from this one's weights: --set backbone.weights={folder / 'backbone'}."
     raise UsageError(
@@ -199,14 +199,16 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Regi
     )
 
 
-def _what_ties(recipe: Recipe, epochs: int) -> list[str]:
+def _obstacles_to_extension(recipe: Recipe, epochs: int) -> list[str]:
     """What keeps a run of so many epochs from being made longer: schedules that make each step depend on how
     many there will be (``optimizer.schedule: cosine``), a callback that acted on the last evaluation."""
-    tied = [f"{path}: {value} spans the epochs" for path, value in spanning_parameters(recipe).items()]
+    obstacles = [f"{path}: {value} spans the epochs" for path, value in spanning_parameters(recipe).items()]
     every = recipe.evaluate.every
     if recipe.followed and (every == 0 or epochs % every):
-        tied.append(f"a callback acted on an evaluation after epoch {epochs}, which it would not have seen")
-    return tied
+        obstacles.append(
+            f"a callback acted on an evaluation after epoch {epochs}, which it would not have seen"
+        )
+    return obstacles
 
 
 def _differences(before: Recipe, after: Recipe) -> list[str]:

@@ -112,9 +112,9 @@ def _export(backbone: Backbone, folder: Path, display: Display) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_subsets(path: Path, used: dict[str, list[int]]) -> None:
+def _write_subsets(path: Path, subsets: dict[str, list[int]]) -> None:
     """Whose labels protocols used, protocol -> ids, if these are not all; no file if every one used all."""
-    if used:
-        write_json(path, used, indent=None)
+    if subsets:
+        write_json(path, subsets, indent=None)
     else:
         path.unlink(missing_ok=True)

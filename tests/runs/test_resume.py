@@ -18,7 +18,7 @@ import contrastive
 from contrastive.errors import Interrupted, UsageError
 from contrastive.protocols.knn import KNN
 from contrastive.runs import job, resume
-from contrastive.runs.process_guard import locked
+from contrastive.runs.process_guard import folder_lock
 from tests.support.same import assert_same, assert_same_run, final_state, metrics
 from tests.support.tiny import interrupted_after, write_data
 
@@ -131,12 +131,12 @@ def live_on(begun: Any) -> None:
 def test_a_forked_process_that_lives_on_holds_no_lock(tmp_path: Path):
     """As the workers of a killed run do, which look for their parent every five seconds."""
     begun = ForkContext().Event()
-    with locked(tmp_path / "run"):
+    with folder_lock(tmp_path / "run"):
         worker = ForkContext().Process(target=live_on, args=(begun,))
         worker.start()
     try:
         assert begun.wait(60)  # a busy machine may be slow to begin it
-        with locked(tmp_path / "run"):
+        with folder_lock(tmp_path / "run"):
             assert worker.is_alive()
     finally:
         worker.kill()
@@ -160,7 +160,7 @@ def test_a_killed_run_leaves_no_lock(tiny_recipe: Path, tmp_path: Path):
         contrastive.run(tiny_recipe, [*sets, "train.epochs=1000"], out=folder)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    with locked(folder):
+    with folder_lock(folder):
         assert json.loads((folder / "environment.json").read_text())["epochs"] == 1000
 
 

@@ -185,17 +185,17 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny_recipe: Path, tmp_path: Path
 
 
 def test_two_processes_do_not_share_a_folder(tiny_recipe: Path, tmp_path: Path):
-    from contrastive.runs.process_guard import locked
+    from contrastive.runs.process_guard import folder_lock
 
-    with locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
+    with folder_lock(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
         contrastive.run(tiny_recipe, out=tmp_path / "run")
 
 
 def test_never_does_not_move_a_run_that_another_process_writes(tiny_recipe: Path, tmp_path: Path):
-    from contrastive.runs.process_guard import locked
+    from contrastive.runs.process_guard import folder_lock
 
     contrastive.run(tiny_recipe, {"train.max_steps": 1}, out=tmp_path / "run")
-    with locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
+    with folder_lock(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
         contrastive.run(tiny_recipe, out=tmp_path / "run", resume="never")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

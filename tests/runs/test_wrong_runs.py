@@ -141,7 +141,7 @@ def test_a_run_folder_is_no_recipe_but_holds_one(tiny_run: Path, capsys: pytest.
 def test_processes_that_cannot_share_a_batch_are_refused_before_they_start(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("contrastive.runs.launch._Rank", None)
+    monkeypatch.setattr("contrastive.runs.launch._Process", None)
     told = "train.batch_size: 3 processes cannot share batches of 16 images alike; make it a multiple of 3."
     assert told in refusal(capsys, str(tiny_recipe), "--processes", "3")
 

@@ -20,7 +20,7 @@ from contrastive.parts import ImageTable
 from contrastive.protocols.neighbours import nearest_others
 from contrastive.registry import Registry
 from contrastive.rng import hash_order, hash_sample
-from contrastive.runs.reload import Loaded, load
+from contrastive.runs.reload import TrainedRun, load
 
 #: Number of images encoded, of queries, of neighbours per query, and of recipes with pictures.
 IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6
@@ -42,14 +42,14 @@ def pictures(
     for row in comparison["recipes"][:RECIPES]:
         seed, folder = next(iter(row["runs"].items()))
         try:
-            run = load(folder, registry, opened=data_sets)
+            run = load(folder, registry, open_data=data_sets)
             all_pictures.append({"name": row["name"], "seed": seed, **_picture(run)})
         except ContrastiveError as error:  # the data or the checkpoint is gone; the metrics remain
             log(f"no picture of {row['name']}: {error}")
     return all_pictures
 
 
-def _picture(run: Loaded) -> dict[str, Any]:
+def _picture(run: TrainedRun) -> dict[str, Any]:
     test = run.data.test
     table, rows = (run.data.train, run.evaluation.monitor_rows) if test is None else (test, np.arange(len(test)))
     rows = rows[hash_sample(table.ids[rows], IMAGES, "pictures")]

@@ -64,7 +64,7 @@ def test_a_run_whose_files_are_missing_or_damaged_is_refused_in_a_sentence(runs,
     folder = write_run(runs, "a", 0, 0.8)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("xx\n")
-    assert "metrics.jsonl:6 is damaged: it holds no JSON map; take the line out." in refused(
+    assert "metrics.jsonl:6 is damaged: it is not a JSON map; delete the line." in refused(
         capsys, str(folder)
     )
     (folder / "environment.json").unlink()
