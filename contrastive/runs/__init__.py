@@ -1,1 +1,1 @@
-"""Runs: from a recipe to a run folder, and back."""
+"""Runs: from a recipe to a run folder and back."""

@@ -1,7 +1,7 @@
-"""From a recipe's composition to what trains and evaluates it: cache, loader, evaluation, engine.
+"""From a recipe's composition to the objects that train and evaluate it: cache, loader, evaluation, engine.
 
-It reads and writes no run folder by itself: a run, a profile and an evaluation of a finished run all start
-here.
+Nothing here reads or writes a run folder: a run, a profile and an evaluation of a finished run all start from
+these functions.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ def assemble(
     Args:
         recipe: what the composition was built from.
         data: the images; those of one size are decoded here, once for training and evaluation.
-        composition: the parts; its encoders are compiled here if the recipe says so.
-        folder: takes checkpoints and metrics.
+        composition: the parts; its encoders are compiled here if ``train.compile`` is set.
+        folder: receives checkpoints and metrics.
         accelerator: device and precision.
-        display: follows the run, and takes messages.
-        earlier: fingerprints of checkpoints in ``folder`` that this run continues besides those of its own.
-        interrupted: true once the user asked to stop.
+        display: follows the run and prints messages.
+        earlier: fingerprints of checkpoints in ``folder`` that this run continues, besides its own.
+        interrupted: returns true once the user has asked to stop.
 
     Raises:
-        Interrupted: while images are decoded.
+        Interrupted: the user asked to stop while images were decoded.
     """
     if recipe.train.compile:
         compile_encoders(composition.method)
@@ -92,10 +92,10 @@ def evaluation_of(
     device: torch.device,
     interrupted: Callable[[], bool] = never,
 ) -> Evaluation:
-    """The evaluation that a recipe specifies, on ``data``; images of one size are decoded once for it.
+    """The evaluation that a recipe specifies, on ``data``; images of one size are decoded only once.
 
     Raises:
-        Interrupted: while images are decoded.
+        Interrupted: the user asked to stop while images were decoded.
     """
 
     def in_memory(table: ImageTable, split: Split) -> ImageTable:
@@ -160,7 +160,7 @@ def _cache_of(
     log: Callable[[str], None] = print,
     warn: Callable[[str], None] = to_stderr,
 ) -> Cache | None:
-    """Where decoded images of a split are stored on disk, as the recipe says."""
+    """The cache of a split's decoded images on disk; None if ``train.cache`` is off."""
     folder, part = cache_folder(recipe.train.cache), recipe.dataset
     if folder is None:
         return None
@@ -174,8 +174,10 @@ def _cache_of(
 
 
 def _stop_decoding(interrupted: Callable[[], bool]) -> OnProgress:
-    """Ends the decoding of all images, which may take an hour, when the user asks for it. Several processes,
-    of which perhaps only one was asked, end together after a step instead."""
+    """A callback that ends the decoding of all images, which may take an hour, when the user asks to stop.
+
+    Several processes, of which perhaps only one got the signal, end together after a step instead.
+    """
 
     def check(decoded_images: int, images: int) -> None:
         if world_size() == 1 and interrupted():

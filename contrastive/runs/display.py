@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live display on a terminal, plain lines elsewhere, a table at the end."""
+"""What a user sees of a run: a live line on a terminal, plain lines elsewhere, and a table at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sized
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,21 +18,23 @@ from rich.text import Text
 from contrastive.kinds import MONITORS
 from contrastive.text import duration, percent, quantity
 
-#: Seconds between plain lines, at least; a line tells of the end of an epoch.
+#: Minimum number of seconds between plain lines, which report the end of an epoch.
 PLAIN_INTERVAL = 10.0
-#: What a trained encoder must beat: key in summary.json -> words.
+#: What a trained encoder must beat: key in summary.json -> heading.
 FLOORS = {"untrained": "untrained", "pixels": "raw pixels"}
+#: Columns of the progress bar.
+BAR_WIDTH = 24
 
 
 class Display:
-    """Shows a run as it goes; a callback of the engine, but not a part: it changes and saves nothing.
+    """Shows the progress of a run. A callback of the engine but not a part: it changes and saves nothing.
 
-    On a terminal one line is kept up to date; elsewhere a line is printed after an epoch, at most one
-    in ten seconds, and after the last step. ``NO_COLOR`` is honoured (by rich).
+    On a terminal one status is kept up to date. Elsewhere a line is printed after an epoch, at most one every
+    ten seconds, and after the last step. ``NO_COLOR`` is honoured (by rich).
 
     Args:
-        file: where to write, standard output by default; ``sys.stderr`` under ``--json``.
-        clock: seconds, for tests.
+        file: receives the text, standard output by default; ``sys.stderr`` under ``--json``.
+        clock: returns seconds; for tests.
 
     Attributes:
         console: the rich console, for tables.
@@ -53,7 +55,7 @@ class Display:
 
     @classmethod
     def silent(cls) -> Display:
-        """One that shows nothing: the first of several processes does."""
+        """A display that shows nothing, for every process but the first."""
         return cls(open(os.devnull, "w"))
 
     def run_started(self, run: Any) -> None:
@@ -66,7 +68,7 @@ class Display:
             self._live.start()
 
     def step_done(self, run: Any, metrics: Mapping[str, float]) -> None:
-        """Take the figures of a step; ``metrics`` holds step, epoch, loss, lr, images_per_second."""
+        """Show the metrics of a step: step, epoch, loss, lr, images_per_second."""
         self._metrics.update(metrics)
         step, now = int(metrics["step"]), self._clock()
         if self._first is None:
@@ -78,7 +80,7 @@ class Display:
             self.log(self._text(run))
 
     def epoch_done(self, run: Any, epoch: int) -> None:
-        """Nothing: the step's line says it."""
+        """Show nothing: the line of the epoch's last step reports it."""
 
     def evaluated(self, run: Any, metrics: Mapping[str, float]) -> None:
         """Keep the metrics: the one that ranks encoders is shown with the steps that follow."""
@@ -87,25 +89,29 @@ class Display:
             self._live.update(self._bar(run))
 
     def run_ended(self, run: Any) -> None:
-        """Take the live line away. Safe to call twice, and when the run never started."""
+        """Remove the live line. Safe to call twice, and if the run never started."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: what is shown is not part of a run."""
+        """An empty state: what is shown is not part of a run."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take nothing back."""
+        """Restore nothing."""
 
     def log(self, message: str) -> None:
-        """Print a line, above the live line where there is one."""
-        self.console.print(message, markup=False, soft_wrap=True)
+        """Print a message, above the live line if there is one."""
+        self._print(Text(message))
 
     def warn(self, message: str) -> None:
-        """Print a warning, above the live line where there is one."""
-        self.console.print(Text("warning: ", style="bold yellow") + Text(message), soft_wrap=True)
+        """Print a warning, above the live line if there is one."""
+        self._print(Text("warning: ", style="bold yellow") + Text(message))
+
+    def _print(self, message: Text) -> None:
+        """Print a message: broken between words on a terminal, on one line elsewhere."""
+        self.console.print(message, soft_wrap=not self.console.is_terminal)
 
     def _is_plain_line_due(self, run: Any, step: int, now: float) -> bool:
         if step >= run.steps:
@@ -113,8 +119,10 @@ class Display:
         return step % run.steps_per_epoch == 0 and now - self._last_line_time >= PLAIN_INTERVAL
 
     def _bar(self, run: Any) -> Table:
+        """A progress bar next to :meth:`_text`, which a narrow terminal breaks between its facts."""
+        lines = _filled_lines(self._text(run), self.console.width - BAR_WIDTH - 2)
         row = Table.grid(padding=(0, 1))
-        row.add_row(ProgressBar(run.steps, self._metrics.get("step", 0), width=24), self._text(run))
+        row.add_row(ProgressBar(run.steps, self._metrics.get("step", 0), width=BAR_WIDTH), "\n".join(lines))
         return row
 
     def _text(self, run: Any) -> str:
@@ -133,45 +141,57 @@ class Display:
         return "  ".join(words)
 
     def _remaining_seconds(self, run: Any, step: int) -> float | None:
-        """From the mean time of a step so far, evaluations between them included."""
+        """From the mean time per step so far, evaluations included; None before the second step."""
         if self._first is None or step <= self._first[0]:
             return None
         first_step, start = self._first
         return (self._clock() - start) / (step - first_step) * max(0, run.steps - step)
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
-    """The final figures of a run as a table, one a line, and what training must beat beside them.
+def _filled_lines(text: str, width: int) -> list[str]:
+    """``text``, whose facts are two spaces apart, as lines of as many whole facts as fit in ``width``."""
+    lines: list[str] = []
+    for fact in text.split("  "):
+        if lines and len(lines[-1]) + 2 + len(fact) <= width:
+            lines[-1] += f"  {fact}"
+        else:
+            lines.append(fact)
+    return lines
+
+
+def summary_table(summary: Mapping[str, Any]) -> RenderableType:
+    """The final metrics of a run as a table, one per row, next to the values that training must beat.
 
     Args:
-        summary: what summary.json holds: ``trained``, ``untrained`` and ``pixels``, each protocol figure
-            -> fraction; ``wall_seconds``, ``peak_memory_mib``, ``parameters``, ``unreadable`` (a number
-            or the names), ``split``. Any of them may be absent.
+        summary: the content of summary.json: ``trained``, ``untrained`` and ``pixels``, each metric ->
+            fraction; ``wall_seconds``, ``peak_memory_mib``, ``parameters``, ``unreadable`` (a number or the
+            names), ``split``. Any of them may be absent.
     """
     trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
     split = summary.get("split")
-    table = Table(title=f"figures on {split}" if split and trained else None, caption=_facts(summary))
+    table = Table(title=f"metrics on {split}" if split and trained else None, title_justify="left")
+    costs = [Text(text)] if (text := _costs(summary)) else []
     if not trained:
-        table.add_column("no labels, no figures")
-        return table
+        return Group("no labels, so no metrics", *costs)
     floors = {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("trained", justify="right")
     for words in floors:
         table.add_column(words, justify="right")
-        table.add_column("trained is", justify="right")
+        table.add_column("gain", justify="right")
     for key, value in trained.items():
         cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key))]
         table.add_row(key.replace("_", " "), percent(value), *cells)
-    return table
+    return Group(table, *costs)
 
 
 def _floor_and_gain(trained: float, floor: float | None) -> tuple[str, str]:
-    """A floor, and by how many points the trained encoder is above it."""
+    """A floor, and by how many percentage points the trained encoder exceeds it."""
     return ("-", "") if floor is None else (percent(floor), f"{100 * (trained - floor):+.1f}")
 
 
-def _facts(summary: Mapping[str, Any]) -> str | None:
+def _costs(summary: Mapping[str, Any]) -> str:
+    """``wall time 2 min 41 s, peak memory 1,234 MiB, 700,000 parameters``."""
     facts: list[str] = []
     if (seconds := summary.get("wall_seconds")) is not None:
         facts.append(f"wall time {duration(seconds)}")
@@ -182,4 +202,4 @@ def _facts(summary: Mapping[str, Any]) -> str | None:
     if unreadable := summary.get("unreadable"):
         count = len(unreadable) if isinstance(unreadable, Sized) else unreadable
         facts.append(quantity(count, "unreadable image"))
-    return ", ".join(facts) or None
+    return ", ".join(facts)

@@ -1,4 +1,4 @@
-"""Run folders, read."""
+"""A run folder as an object: its recipe, summary, metrics and weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class Run:
     """A run folder, finished or not.
 
     Attributes:
-        folder: where it lives.
-        summary: the final figures; empty before the run has ended, and while it is made longer.
+        folder: its path.
+        summary: the final metrics and costs; empty until the run has ended, and while a longer one continues
+            it.
     """
 
     def __init__(self, folder: str | Path):
@@ -47,7 +48,7 @@ class Run:
         return load_recipe(self.folder / "recipe.yaml", overrides, registry or load_registry())
 
     def weights(self) -> dict[str, Tensor]:
-        """The method's state at the newest whole checkpoint. Raises UsageError where there is none."""
+        """The method's state at the newest whole checkpoint. Raises UsageError if there is none."""
         return weights_of(self.folder, to_stderr)
 
     def __repr__(self) -> str:
@@ -55,5 +56,5 @@ class Run:
 
 
 def to_stderr(message: str) -> None:
-    """Tell a warning where there is no display."""
+    """Print a warning if there is no display."""
     print(f"warning: {message}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """One execution of a recipe: from a recipe to a finished run folder.
 
-:func:`run` resolves and builds, :class:`Job` goes through the stages: may the folder be used
-(:mod:`~contrastive.runs.resume`), what trains and evaluates (:mod:`~contrastive.runs.assembly`), training
-itself, and what is written at the end (:mod:`~contrastive.runs.summary`).
+:func:`run` resolves and builds the recipe. :class:`Job` goes through the stages: checking the folder
+(:mod:`~contrastive.runs.resume`), putting engine and evaluation together (:mod:`~contrastive.runs.assembly`),
+training, and writing the results (:mod:`~contrastive.runs.summary`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from contrastive.runs.launch import join_processes
 from contrastive.runs.process_guard import folder_lock, interrupts
 from contrastive.runs.resume import Resume, RunIdentity, admit, begin, default_folder
 from contrastive.runs.summary import conclude, skipped_files
-from contrastive.text import count_and_names
+from contrastive.text import abbreviate
 from contrastive.training.accelerator import make_accelerator
 from contrastive.training.checkpoints import restore
 from contrastive.training.compilation import explain_compile_errors_if
@@ -52,14 +52,14 @@ def run(
 
     Args:
         recipe: a recipe file, or the name of a shipped one (``"simclr"``).
-        overrides: what ``--set`` takes, as texts ``"train.epochs=2"`` or as ``{"train.epochs": 2}``.
+        overrides: as for ``--set``, either strings ``"train.epochs=2"`` or ``{"train.epochs": 2}``.
         out: the run folder; by default ``runs/<name>-seed<seed>-<8 hex of the fingerprint>``.
-        resume: ``auto`` goes on from the newest whole checkpoint of the same recipe, ``must`` insists
-            on one, ``never`` moves an old folder aside.
-        display: shows progress; by default plain lines or a live display on standard output.
+        resume: ``auto`` continues from the newest whole checkpoint of the same recipe, ``must`` requires
+            one, ``never`` moves an old folder aside.
+        display: shows progress; by default a live line or plain lines on standard output.
 
     Raises:
-        RecipeError: the recipe is wrong; every mistake at once; nothing is written.
+        RecipeError: the recipe is invalid; every mistake at once; nothing is written.
         UsageError: the folder holds another run.
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
@@ -75,9 +75,10 @@ class Job:
     """One execution of a recipe.
 
     Args:
-        recipe, data, composition: what is trained; the last two are built from the first.
-        registry: what the recipe was resolved with.
-        display: shows progress, and takes messages.
+        recipe: the recipe to train.
+        data, composition: what it was built into.
+        registry: the registry that resolved it.
+        display: shows progress and prints messages.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class Job:
             folder = folder.resolve()
         on_first(lambda: admit(folder, resume, self.recipe, self.data, self.registry, self.display.log))
         if on_first(lambda: self.identity.is_finished_in(folder)):
-            self.display.log(f"{folder} is finished; reporting it (--resume never runs it again).")
+            self.display.log(
+                f"{folder}: already finished; showing its results (use --resume never to train again)"
+            )
             return Run(folder)
         accelerator = make_accelerator(self.recipe.train.precision, str(folder), self.recipe.train.trackers)
         self._announce(accelerator.device)
@@ -133,42 +136,43 @@ class Job:
         return Run(folder)
 
     def _require_processes(self) -> None:
-        """Refuse to train in one process what is made for several, before anything is written."""
+        """Raise if a part needs several processes and there is one, before anything is written."""
         for spec in self.recipe.parts():
             if world_size() == 1 and "processes" in spec.needs:
                 raise self.recipe.refuse(spec.kind, f"{spec.name} {NEEDS['processes']}.")
 
     def _announce(self, device: torch.device) -> None:
-        """Report what of the recipe and the data the user should know before training starts."""
+        """Report what the user should know about recipe and data before training starts."""
         train = self.recipe.train
         if skipped := skipped_files(self.data):
-            self.display.warn(f"skipped as no images: {count_and_names(skipped, 'file')}")
+            files = "file that is not an image" if len(skipped) == 1 else "files that are not images"
+            self.display.warn(f"skipped {len(skipped):,} {files}: {abbreviate(skipped)}")
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")
         if self.recipe.positives == "label":
-            self.display.log("positives: label: training reads labels, but for those of the held-out tenth")
+            self.display.log("positives: label: training reads labels, except those of the held-out tenth")
         if world_size() > 1:
             self._announce_processes(device)
 
     def _announce_processes(self, device: torch.device) -> None:
-        """Check that all processes train the same run, and report how they share it."""
+        """Check that all processes train the same run, and report how they divide it."""
         fingerprint = self.identity.fingerprint
         first = on_first(lambda: fingerprint)
         if first != fingerprint:
             raise UsageError(
-                f"a process of this run would train {fingerprint[:8]} where the first trains "
-                f"{first[:8]}; give all machines the same recipe, data and versions."
+                f"a process of this run would train {fingerprint[:8]}, but the first trains {first[:8]}; "
+                "give all machines the same recipe, data and versions."
             )
         tuning = [entry.name for entry in self.composition.protocols if entry.protocol.tunes]
         if tuning and device.type != "cpu":
             raise UsageError(
-                f"evaluate.{tuning[0]} trains the encoder, whose batch norm waits for all processes, in the "
-                "first alone; leave it out, and ask it of the finished run: contrastive evaluate."
+                f"evaluate.{tuning[0]} trains the encoder in the first process alone, but batch norm waits "
+                "for all of them; remove it here, and run it on the finished run: contrastive evaluate."
             )
-        own = "of each process's own images" if device.type == "cpu" else "of all of them"
+        images = "its own images" if device.type == "cpu" else "the whole batch"
         self.display.log(
-            f"{world_size()} processes of {self.recipe.train.batch_size // world_size()} images each; batch "
-            f"norm takes statistics {own}"
+            f"{world_size()} processes with {self.recipe.train.batch_size // world_size()} images each; "
+            f"batch norm of each uses statistics of {images}"
         )
 
     def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> None:
@@ -187,7 +191,7 @@ class Job:
         except Interrupted:
             raise Interrupted(
                 f"stopped at step {engine.state.step} of {engine.steps}, saved in {engine.folder}; "
-                "the same command goes on from there."
+                "the same command continues from there."
             ) from None
 
     def _conclude(self, engine: Engine, evaluation: Evaluation) -> None:
@@ -199,24 +203,24 @@ class Job:
             return
         try:
             engine.accelerator.init_trackers(self.recipe.name, config=_tracker_config(self.recipe.dump()))
-        except Exception as error:  # whatever a tracker raises where its service is out of reach
+        except Exception as error:  # trackers raise anything if their service is unreachable
             raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
 
     def _start(self, engine: Engine, resume: Resume) -> None:
-        """Load the newest whole checkpoint, if there is one, and notify the callbacks that the run begins."""
+        """Load the newest whole checkpoint if there is one, and notify the callbacks that the run starts."""
         state = on_first(engine.checkpoints.take_up)
         if state is not None:
             restore(engine, state)
-            self.display.log(f"going on from step {engine.state.step} of {engine.steps}")
+            self.display.log(f"continuing from step {engine.state.step} of {engine.steps}")
         elif resume == "must":
-            raise UsageError(f"{engine.folder} holds no checkpoint to resume from; leave --resume must away.")
+            raise UsageError(f"{engine.folder} holds no checkpoint to resume from; drop --resume must.")
         else:
             engine.metrics.truncate(0)
         for callback in engine.callbacks:
             callback.run_started(engine.run)
 
 
-_EVALUATION_ADVICE = "while evaluating: free memory, or leave protocols out of evaluate."
+_EVALUATION_ADVICE = "while evaluating: free memory, or remove protocols from evaluate."
 
 
 def _memory_advice(engine: Engine) -> str:
@@ -228,5 +232,5 @@ def _memory_advice(engine: Engine) -> str:
 
 
 def _tracker_config(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as trackers take it: flat, of numbers, texts and booleans only."""
+    """A recipe in the form that trackers accept: flat, with numbers, strings and booleans only."""
     return {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flatten(recipe).items()}

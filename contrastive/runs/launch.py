@@ -1,4 +1,4 @@
-"""Several processes of one machine that train one run: ``contrastive run RECIPE --processes N``.
+"""Several processes on one machine that train one run: ``contrastive run RECIPE --processes N``.
 
 Each is the same command with its rank in the variables that torchrun sets; Accelerate joins them. Without
 GPUs they share the cores and communicate over gloo.
@@ -24,28 +24,29 @@ from accelerate import PartialState
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.runs.process_guard import interrupts
 
-#: Seconds that processes have to end by themselves once one of them has failed.
+#: Seconds that the other processes have to exit by themselves once one has failed.
 GRACE = 5.0
-#: Tells a process that its launcher holds its standard input open, and has died once that ends.
+#: Environment variable of a process whose launcher keeps its standard input open: end of file means that the
+#: launcher has died.
 LAUNCHER_VARIABLE = "CONTRASTIVE_LAUNCHED"
 _POLL = 0.1
 
 
 def launch(arguments: Sequence[str], count: int) -> int:
-    """Run ``contrastive`` with these arguments in ``count`` processes; returns the exit code of all.
+    """Run ``contrastive`` with these arguments in ``count`` processes; returns the highest exit code.
 
-    The first one's output is shown, of the others what they say should they fail. Ctrl-C or SIGTERM lets
-    them save and end; a second one ends them at once.
+    The output of the first one is shown, and the errors of the others if they fail. On Ctrl-C or SIGTERM the
+    processes save and exit; a second one ends them at once.
 
     Raises:
         UsageError: more processes than GPUs, or fewer than one.
-        ContrastiveError: a process was killed; the others are ended then.
+        ContrastiveError: a process was killed; then the others are ended.
     """
     gpus = torch.cuda.device_count()
     if count < 1:
-        raise UsageError(f"--processes {count}: say how many, 1 or more.")
+        raise UsageError(f"--processes {count}: must be 1 or more.")
     if gpus and count > gpus:
-        raise UsageError(f"--processes {count}: this machine has {gpus} GPUs; one process takes one.")
+        raise UsageError(f"--processes {count}: this machine has {gpus} GPUs, and each process uses one.")
     environment = _environment(count, bool(gpus))
     processes = [_Process(arguments, rank, environment) for rank in range(count)]
     try:
@@ -61,9 +62,9 @@ def launch(arguments: Sequence[str], count: int) -> int:
     if failed.code < 0:
         name = signal.Signals(-failed.code).name
         raise ContrastiveError(
-            f"process {failed.rank} of {count} was killed by {name}, so the run was ended"
+            f"process {failed.rank} of {count} was killed by {name}, so the run was stopped"
             f"{'; it may have run out of memory' if failed.code == -signal.SIGKILL else ''}. "
-            "The same command goes on from the last checkpoint."
+            "The same command continues from the last checkpoint."
         )
     return failed.code
 
@@ -96,7 +97,7 @@ class _Process:
 
     @property
     def code(self) -> int:
-        """Its exit code, less than zero where a signal killed it."""
+        """Its exit code, negative if a signal killed it."""
         return self._process.wait()
 
     def running(self) -> bool:
@@ -107,20 +108,20 @@ class _Process:
             self._process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """Kill it where it still runs: checkpoints are whole at any instant."""
+        """Kill it if it still runs: checkpoints are whole at any instant."""
         self._process.kill()
         self._process.wait()
         self._listener.join()
 
     def print_errors_missing_from(self, first: _Process) -> None:
-        """Print what it said on standard error and the first process did not."""
+        """Print the lines of its standard error that the first process did not print."""
         for line in self.error_lines:
             if line not in first.error_lines:
                 sys.stderr.write(f"process {self.rank}: {line}")
 
 
 def end_with_launcher() -> None:
-    """End this process, which :func:`launch` started, at once where its launcher has died."""
+    """End this process, which :func:`launch` started, as soon as its launcher dies."""
 
     def watch() -> None:
         sys.stdin.read()  # nothing is ever written; it ends when the launcher does
@@ -130,7 +131,7 @@ def end_with_launcher() -> None:
 
 
 def _watch(processes: Sequence[_Process], interrupted: Callable[[], bool]) -> _Process | None:
-    """Wait for all processes, or a little longer than for the first that fails; gives the one that failed."""
+    """Wait for all processes, or :data:`GRACE` after the first failure; returns the process that failed."""
     failed, stop_requested, deadline = None, False, math.inf
     while any(process.running() for process in processes) and time.monotonic() < deadline:
         if interrupted() and not stop_requested:
@@ -151,7 +152,7 @@ def _free_port() -> int:
 
 
 def _environment(count: int, gpus: bool) -> dict[str, str]:
-    """What torchrun would tell all processes alike."""
+    """The variables that torchrun sets to the same value for all processes."""
     threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
     return {
         "OMP_NUM_THREADS": str(threads),
@@ -165,23 +166,23 @@ def _environment(count: int, gpus: bool) -> dict[str, str]:
     }
 
 
-#: How launchers tell a process how many there are: torchrun and Accelerate, then MPI's.
+#: Variables in which launchers pass the number of processes: torchrun and Accelerate, then MPI.
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-#: What splits a model over processes; not tried on hardware yet.
+#: Ways to split a model over processes, not yet tested on hardware.
 _SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
 
 
-#: How long a process may wait for another, which evaluates alone; one that has died is seen at once.
+#: How long a process may wait for another that evaluates alone; one that has died is noticed at once.
 _TIMEOUT = timedelta(days=7)
 
 
 def join_processes() -> None:
-    """Meet the other processes that a launcher has started with this one, if it has.
+    """Join the other processes that a launcher started with this one, if there are any.
 
     Raises:
-        UsageError: the launcher would train several separate copies, or one process instead of several,
+        UsageError: the launcher would train several separate copies, starts one process instead of several,
             or splits the model over processes.
     """
     _refuse_launchers()
@@ -190,17 +191,17 @@ def join_processes() -> None:
         return
     cpu = not torch.cuda.is_available()
     if cpu:
-        os.environ["ACCELERATE_USE_CPU"] = "1"  # else Accelerate takes each process for the only one
+        os.environ["ACCELERATE_USE_CPU"] = "1"  # otherwise Accelerate treats each process as the only one
     state = PartialState(cpu=cpu, timeout=_TIMEOUT)
     if state.num_processes != count:
         raise UsageError(
             f"{count} processes were launched, but Accelerate joins {state.num_processes}; each would "
-            "train a run of its own. Say contrastive run RECIPE --processes N."
+            "train a separate run. Use contrastive run RECIPE --processes N."
         )
 
 
 def _process_count() -> int | None:
-    """How many processes a launcher says it started; None where none says so."""
+    """How many processes the launcher reports; None without such a report."""
     return next((int(os.environ[name]) for name in _WORLD_SIZES if name in os.environ), None)
 
 
@@ -209,23 +210,23 @@ def _refuse_launchers() -> None:
     for flag, name in _SPLITTING.items():
         if env.get(f"ACCELERATE_USE_{flag}", "false").lower() in ("1", "true"):
             raise UsageError(
-                f"{name} has not been tried with this version and is refused; launch with plain data "
+                f"{name} has not been tested with this version and is refused; launch with plain data "
                 "parallelism (accelerate launch --multi_gpu)."
             )
     is_counted = _process_count() is not None
     if not is_counted and "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env:
         raise UsageError(
-            "accelerate launch was asked for several processes and started one, as it does on CPUs; say "
-            "contrastive run RECIPE --processes N."
+            "accelerate launch starts a single process on CPUs, however many are requested; use contrastive "
+            "run RECIPE --processes N."
         )
     if not is_counted and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         raise UsageError(
-            f"srun started {env['SLURM_STEP_NUM_TASKS']} processes that do not know of each other; start "
-            "one a machine, and in it accelerate launch (docs/runs.md)."
+            f"srun started {env['SLURM_STEP_NUM_TASKS']} processes that do not know of each other; start one "
+            "per machine, and in it accelerate launch (docs/runs.md)."
         )
 
 
 def refuse_processes(command: str) -> None:
-    """Raise UsageError where a launcher started several processes for a command that one does alone."""
+    """Raise UsageError if a launcher started several processes for a command that runs in one."""
     if (_process_count() or 1) > 1:
         raise UsageError(f"contrastive {command} runs in one process; start it without a launcher.")

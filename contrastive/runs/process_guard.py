@@ -1,4 +1,4 @@
-"""One process per run folder: its lock, and the signals that stop it."""
+"""One process per run folder: the lock of the folder, and the signals that stop the process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, TextIO
 from contrastive.errors import UsageError
 from contrastive.files import writable_by_user
 
-#: The locks this process holds. A loader's forked worker outlives a killed run by some seconds, and with a
-#: copy of the lock it would keep the next one out.
+#: The locks that this process holds. A loader's forked worker outlives a killed run by some seconds; with a
+#: copy of the lock it would block the next run.
 _open_locks: set[TextIO] = set()
 
 
@@ -29,13 +29,16 @@ os.register_at_fork(after_in_child=_close_locks)
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; a second one is told so instead of writing into it.
+    """Lock the run folder for this process, so that a second one cannot write to it.
 
-    The lock ends with the process, however that ends. Raises UsageError where it cannot be had.
+    The lock ends with the process, however that ends.
+
+    Raises:
+        UsageError: another process holds the lock, or the file system has no locks.
     """
     with writable_by_user(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")  # first of all: it tells a run's folder from a stranger's
+        lock = (folder / ".lock").open("w")  # first of all: it marks the folder as a run's
         (folder / "checkpoints").mkdir(exist_ok=True)
     with lock:
         try:

@@ -1,4 +1,4 @@
-"""A run folder -> its recipe, data, parts with the trained weights, and evaluation."""
+"""Trained runs, rebuilt from their folders: recipe, data, parts with the trained weights, evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A trained run, rebuilt: its recipe (perhaps with another data set), parts and evaluation."""
+    """A trained run, rebuilt: its recipe (perhaps with another data set), data, parts and evaluation."""
 
     recipe: Recipe
     data: Data
@@ -40,12 +40,13 @@ def load(
 
     Args:
         folder: of the run.
-        registry: what its recipe is resolved with.
-        overrides: what ``--set`` takes.
-        open_data: data sets that are open already, perhaps this run's too; takes the one opened here.
+        registry: resolves its recipe.
+        overrides: as for ``--set``.
+        open_data: data sets that are already open, perhaps this run's too; the one opened here is added.
 
     Raises:
-        UsageError: not a run folder, no checkpoint yet, or a data set whose images the encoder cannot take.
+        UsageError: not a run folder, no checkpoint yet, overrides without effect, or a data set whose images
+            do not fit the encoder.
     """
     run = Run(folder)
     recipe = run.recipe(overrides, registry)
@@ -61,18 +62,18 @@ def load(
     return TrainedRun(recipe, data, parts, evaluation_of(recipe, data, parts, device))
 
 
-#: Keys that matter in training alone, but for those of ``train`` by which images are read and the untrained
-#: encoder is drawn.
+#: Keys that matter only in training, except those of ``train`` that decide how images are read and how the
+#: untrained encoder is initialised.
 _TRAINING_ONLY = ("optimizer", "callbacks", "loss", "negatives", "positives", "train.")
 _READING = ("train.seed", "train.workers", "train.memory_limit", "train.cache")
 
 
 def _require_effect(trained: Recipe, overridden: Recipe) -> None:
-    """Refuse overrides that would change nothing. Raises UsageError, naming them."""
+    """Raise UsageError if overrides would change nothing; the message names them."""
     keys = changed(flatten(trained.dump()), flatten(overridden.dump()))
     idle = [key for key in keys if key.startswith(_TRAINING_ONLY) and key not in _READING]
     if idle:
         raise UsageError(
-            f"--set {', '.join(idle)}: the run is trained, and this would change nothing; leave it out, or "
+            f"--set {', '.join(idle)}: the run is already trained, so this has no effect; remove it, or "
             "train another run."
         )

@@ -1,6 +1,6 @@
-"""May a run folder be started or continued: is its run finished, is it of this recipe, and if not, why.
+"""Whether a run folder may be started or continued: is its run finished, does it belong to this recipe?
 
-A folder that may be is put in order here: ``recipe.yaml`` and ``environment.json`` then say what the run is.
+If it may, the folder is prepared here: ``recipe.yaml`` and ``environment.json`` then describe the run.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Resume = Literal["auto", "never", "must"]
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What tells that a folder holds the finished run of a recipe.
+    """What identifies the finished run of a recipe in a folder.
 
     Attributes:
-        fingerprint: of recipe and data, as far as they decide the weights.
-        evaluate: how the recipe evaluates, in plain values.
+        fingerprint: of those parts of recipe and data that decide the weights.
+        evaluate: the recipe's ``evaluate``, in plain values.
         protocols: key in the recipe's ``evaluate`` -> id of the protocol.
     """
 
@@ -53,23 +53,23 @@ class RunIdentity:
         )
 
     def is_finished_in(self, folder: Path) -> bool:
-        """Whether a folder holds this run, finished. Raises UsageError if summary.json cannot be read."""
+        """Whether a folder holds this run and it is finished. Raises UsageError for a damaged summary.json."""
         summary = read_map(folder / "summary.json")  # written last
         if (summary.get("fingerprint"), summary.get("evaluate")) != (self.fingerprint, self.evaluate):
             return False
-        protocols = summary.get("protocols") or {}  # of unlabelled images none
+        protocols = summary.get("protocols") or {}  # none for unlabelled images
         return all(protocol.get("id") == self.protocols[name] for name, protocol in protocols.items())
 
 
 def default_folder(recipe: Recipe, fingerprint: str) -> Path:
-    """Where a recipe's run lives, unless the user names another folder."""
+    """The folder of a recipe's run unless the user names another."""
     return Path("runs") / f"{recipe.name}-seed{recipe.train.seed}-{fingerprint[:8]}"
 
 
 def admit(
     folder: Path, resume: Resume, recipe: Recipe, data: Data, registry: Registry, log: Callable[[str], None]
 ) -> list[str]:
-    """Check that a folder is free or holds this very run; ``never`` moves an old run aside.
+    """Check that a folder is free or holds this run; ``never`` moves an old run aside.
 
     Returns:
         Fingerprints under which this run was trained before (:func:`earlier_fingerprints`).
@@ -80,14 +80,14 @@ def admit(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder with --out.")
     if folder.is_symlink() and not folder.exists():
-        raise UsageError(f"{folder} is a link that leads nowhere; name a folder with --out.")
+        raise UsageError(f"{folder} is a broken link; name a folder with --out.")
     is_run = (folder / "environment.json").is_file()
     if not is_run and (not folder.exists() or not any(folder.iterdir()) or (folder / ".lock").is_file()):
         if resume == "must":
             raise UsageError(f"{folder} does not exist, so there is nothing to resume.")
         return []
     if not is_run:
-        raise UsageError(f"{folder} is not empty and not a run folder; name another one with --out.")
+        raise UsageError(f"{folder} is not empty and is not a run folder; name another folder with --out.")
     if resume == "never":
         log(f"moved the old run to {_move_aside(folder)}")
         return []
@@ -103,10 +103,10 @@ def begin(
     precision: str,
     display: Display,
 ) -> list[str]:
-    """Put a folder that is locked in order, and write what the run is.
+    """Prepare a locked folder and write the description of the run.
 
-    Returns and raises what :func:`admit` does: another process may have begun and ended a run there since the
-    folder was admitted.
+    Returns and raises what :func:`admit` does: another process may have started and finished a run there
+    since the folder was admitted.
     """
     earlier = admit(folder, "auto", recipe, data, registry, display.log)
     recover(folder)
@@ -115,8 +115,8 @@ def begin(
     before = environment_of(folder)
     if before.get("precision", precision) != precision:
         display.warn(
-            f"the run began in {before['precision']} and goes on in {precision} on this machine: its "
-            "figures will differ from those of an undisturbed run."
+            f"the run started in {before['precision']} and continues in {precision} on this machine: its "
+            "metrics will differ from those of an uninterrupted run."
         )
     environment = {
         "fingerprint": training_fingerprint(recipe, data.fingerprint),
@@ -148,25 +148,25 @@ def _move_aside(folder: Path) -> Path:
 
 
 def environment_of(folder: Path) -> dict[str, Any]:
-    """What environment.json holds, or nothing. Raises UsageError if it cannot be read."""
+    """The content of environment.json, empty if there is none. Raises UsageError if it is damaged."""
     try:
         return read_map(folder / "environment.json")
     except UsageError as error:
         raise UsageError(
-            f"{error} Nothing else tells which run the folder holds; or name another one with --out, or say "
-            "--resume never to move it aside."
+            f"{error} Nothing else identifies the run in this folder. Otherwise name another folder with "
+            "--out, or use --resume never to move this one aside."
         ) from error
 
 
 def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Registry) -> list[str]:
-    """Fingerprints under which this very run was trained before: when it was to be shorter, or was to stop
-    at a step that is not finite.
+    """Fingerprints under which this run was trained before: with fewer epochs, or set to stop at a non-finite
+    step.
 
     Args:
         folder: of the run.
-        recipe: what is asked for now.
+        recipe: the recipe of this start.
         data: fingerprint of its data.
-        registry: what the folder's own recipe is resolved with.
+        registry: resolves the folder's own recipe.
 
     Raises:
         UsageError: the folder holds another run; every difference that matters is named.
@@ -176,10 +176,10 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Regi
     if trained_as == training_fingerprint(recipe, data):
         return earlier
     before = load_recipe(folder / "recipe.yaml", (), registry)
-    epochs = environment.get("epochs", before.train.epochs)  # a kill may have left the new recipe.yaml alone
+    epochs = environment.get("epochs", before.train.epochs)  # a kill may have left only recipe.yaml new
     longer, obstacles = recipe.train.epochs > epochs, _obstacles_to_extension(recipe, epochs)
     shorter = {"epochs": epochs} if longer and not obstacles else {}
-    # No step of a run that stops at one that is not finite was left out: it began as one that skips them.
+    # A run that stops at a non-finite step has skipped none so far, just like one that skips them.
     stopping = [{}, {"nonfinite": "stop"}] if recipe.train.nonfinite == "skip" else [{}]
     for policy in stopping:
         train = recipe.train.model_copy(update={**shorter, **policy})
@@ -190,28 +190,28 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Regi
         differences.append("the data")
     advice = ""
     if longer and obstacles:
-        advice = f" {'; '.join(obstacles)}, so a longer run is another one."
+        advice = f" {'; '.join(obstacles)}, so a longer run is a different run."
         if "weights" in recipe.backbone.params:
-            advice += f" It may start from this one's weights: --set backbone.weights={folder / 'backbone'}."
+            advice += f" It can start from these weights: --set backbone.weights={folder / 'backbone'}."
     raise UsageError(
         f"{folder} holds another run; different: {', '.join(differences) or 'the version of a part'}.{advice}"
-        " Name another folder with --out, or say --resume never to move the old one aside."
+        " Name another folder with --out, or use --resume never to move the old one aside."
     )
 
 
 def _obstacles_to_extension(recipe: Recipe, epochs: int) -> list[str]:
-    """What keeps a run of so many epochs from being made longer: schedules that make each step depend on how
-    many there will be (``optimizer.schedule: cosine``), a callback that acted on the last evaluation."""
+    """Why a run of ``epochs`` epochs cannot be made longer: schedules that make each step depend on the total
+    number (``optimizer.schedule: cosine``), or a callback that acted on the last evaluation."""
     obstacles = [f"{path}: {value} spans the epochs" for path, value in spanning_parameters(recipe).items()]
     every = recipe.evaluate.every
     if recipe.followed and (every == 0 or epochs % every):
         obstacles.append(
-            f"a callback acted on an evaluation after epoch {epochs}, which it would not have seen"
+            f"a callback acted on an evaluation after epoch {epochs}, which a longer run does not have"
         )
     return obstacles
 
 
 def _differences(before: Recipe, after: Recipe) -> list[str]:
-    """What differs between two recipes and decides weights: ``train.epochs (10, now 20)``."""
+    """The differences between two recipes that decide the weights: ``train.epochs (10, now 20)``."""
     old, new = flatten(deciding(before)), flatten(deciding(after))
     return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in changed(old, new)]

@@ -1,4 +1,4 @@
-"""What a run writes once it is trained: ``backbone/``, ``subsets.json`` and ``summary.json``."""
+"""The files that a run writes after training: ``backbone/``, ``subsets.json`` and ``summary.json``."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def conclude(
     identity: RunIdentity,
     display: Display,
 ) -> None:
-    """Export the backbone; evaluate it, the untrained encoder and raw pixels; sum up in summary.json.
+    """Export the backbone, evaluate it, the untrained encoder and raw pixels, and write summary.json.
 
     Args:
-        engine: has trained; its folder takes the files.
+        engine: has finished training; the files go into its folder.
         evaluation: of the recipe.
         recipe, data, composition: what was trained.
-        identity: what tells later that this run is finished.
-        display: takes messages.
+        identity: identifies this run as finished later.
+        display: prints messages.
     """
     method = engine.method
     _export(method.backbone, engine.folder / "backbone", display)
-    evaluation.unreadable.clear()  # a run that was killed does not know those of the evaluations before
+    evaluation.unreadable.clear()  # a resumed run does not know those of evaluations before the kill
     display.log("final evaluation of the trained encoder")
     metrics: dict[str, Any] = {"trained": evaluation.final(method.backbone, method.head)}
     metrics |= {"untrained": {}, "pixels": {}, "split": None}
@@ -55,7 +55,7 @@ def conclude(
     engine.tick()
     unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
     if unreadable:
-        display.warn(f"{count_and_names(unreadable, 'image')} could not be read and others took their place")
+        display.warn(f"{count_and_names(unreadable, 'image')} could not be read and were replaced by others")
     monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {})
     summary = {
         "name": recipe.name,
@@ -83,7 +83,7 @@ def skipped_files(data: Data) -> list[str]:
 
 
 def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, Any]:
-    """How long the run was, and what it took: time, memory, parameters, operations per image."""
+    """The length of the run and its costs: time, memory, parameters, operations per image."""
     state, backbone = engine.state, engine.method.backbone
     with frozen(backbone):
         operations = flops(backbone, data.train.channels, composition.image_size)
@@ -100,7 +100,7 @@ def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, An
 
 
 def _export(backbone: Backbone, folder: Path, display: Display) -> None:
-    """Write ``backbone/``. A backbone that timm cannot load stays in the checkpoint alone, with a message."""
+    """Write ``backbone/``. A backbone that timm cannot load stays only in the checkpoint, with a message."""
     with writable(folder):
         temporary = staging_folder(folder)
         try:
@@ -113,7 +113,7 @@ def _export(backbone: Backbone, folder: Path, display: Display) -> None:
 
 
 def _write_subsets(path: Path, subsets: dict[str, list[int]]) -> None:
-    """Whose labels protocols used, protocol -> ids, if these are not all; no file if every one used all."""
+    """Write the ids whose labels each protocol used, protocol -> ids; no file if every protocol used all."""
     if subsets:
         write_json(path, subsets, indent=None)
     else:

@@ -328,7 +328,7 @@ def test_a_run_over_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert done.summary["skipped"] == len(NO_FILES)
     assert done.summary["images"]["train"] == 32 + len(READ) + len(names)
     told = capsys.readouterr().out
-    assert f"skipped as no images: {len(NO_FILES)} files (itself.png, notes.txt, nowhere.png," in told
+    assert f"skipped {len(NO_FILES)} files that are not images: itself.png, notes.txt, nowhere.png," in told
     assert f"{len(names)} images (" in told
     assert main(["embed", str(tmp_path / "run"), "--out", str(tmp_path / "f.parquet")]) == 0
     embedded = pq.read_table(tmp_path / "f.parquet")

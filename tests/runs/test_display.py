@@ -149,24 +149,24 @@ def rendered(summary) -> tuple[list[list[str]], str]:
     return [row for row in rows if row], " ".join(around)
 
 
-def test_summary_table_holds_figures_deltas_and_facts():
+def test_summary_table_holds_metrics_gains_and_costs():
     rows, around = rendered(SUMMARY)
-    assert ["figure", "trained", "untrained", "trained is", "raw pixels", "trained is"] in rows
+    assert ["metric", "trained", "untrained", "gain", "raw pixels", "gain"] in rows
     assert ["knn top1", "76.1 %", "64.0 %", "+12.1", "73.0 %", "+3.1"] in rows
     assert ["linear top1", "86.0 %", "79.0 %", "+7.0", "84.0 %", "+2.0"] in rows
     assert len(rows) == 3, "monitors are not shown"
     facts = "wall time 2 min 41 s, peak memory 1,234 MiB, 700,000 parameters, 2 unreadable images"
-    assert around == f"figures on test {facts}"
+    assert around == f"metrics on test {facts}"
 
 
 def test_summary_table_without_labels_or_pixels():
     rows, around = rendered(
         {"trained": {}, "untrained": {}, "pixels": {}, "unreadable": 3, "wall_seconds": 7322}
     )
-    assert rows == [["no labels, no figures"]]
-    assert around == "wall time 2 h 2 min, 3 unreadable images"
+    assert rows == []
+    assert around == "no labels, so no metrics wall time 2 h 2 min, 3 unreadable images"
     rows, _ = rendered({**SUMMARY, "pixels": {}, "untrained": {"knn_top1": 0.8}})
-    assert ["figure", "trained", "untrained", "trained is"] in rows
+    assert ["metric", "trained", "untrained", "gain"] in rows
     assert ["knn top1", "76.1 %", "80.0 %", "-3.9"] in rows
     assert ["linear top1", "86.0 %", "-", ""] in rows
 

@@ -97,7 +97,7 @@ def test_a_stop_saves_a_death_ends_all_and_one_process_goes_on(tiny_recipe: Path
     until_step(folder, stopped + 2, process)
     os.kill(rank_of(process.pid, 1), signal.SIGKILL)
     out, err = process.communicate(timeout=120)
-    assert f"going on from step {stopped}" in out
+    assert f"continuing from step {stopped}" in out
     assert process.returncode == 1
     assert "process 1 of 2 was killed by SIGKILL" in err
     assert "Traceback" not in err
@@ -140,8 +140,8 @@ def test_the_table_names_every_loss_source_and_target():
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"}, "FSDP has not been tried"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed has not been tried"),
+        ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"}, "FSDP has not been tested"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed has not been tested"),
         (
             {"ACCELERATE_DYNAMO_BACKEND": "NO", "MASTER_PORT": "29500"},
             "several processes and started one",
@@ -183,7 +183,7 @@ def test_a_number_of_processes_that_is_none_is_refused(count, tiny_recipe: Path,
     from contrastive.cli import main
 
     assert main(["run", str(tiny_recipe), "--processes", str(count)]) == 2
-    assert f"--processes {count}: say how many" in capsys.readouterr().err
+    assert f"--processes {count}: must be 1 or more" in capsys.readouterr().err
 
 
 # -- decisions ----------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_views_without_measure_are_refused_before_they_are_drawn(
 
 def test_a_link_that_leads_nowhere(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
     Path("link").symlink_to("gone")
-    assert "link is a link that leads nowhere" in refusal(capsys, str(tiny_recipe), "--out", "link")
+    assert "link is a broken link" in refusal(capsys, str(tiny_recipe), "--out", "link")
 
 
 def test_every_mistake_at_once_beside_absent_data(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
