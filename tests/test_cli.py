@@ -38,11 +38,11 @@ def test_a_place_that_cannot_be_written_is_told(
             ["compare", "RUN", "--set", "train.epochs=3"],
             "--set changes recipes, but only finished runs are named",
         ),
-        (["evaluate", "RUN", "--set", "train.epochs=4"], "--set train.epochs: the run is trained"),
+        (["evaluate", "RUN", "--set", "train.epochs=4"], "--set train.epochs: the run is already trained"),
         (["embed", "RUN", "--out", "x", "--set", "loss.temperature=1"], "--set loss.temperature: the run"),
         (
             ["evaluate", "RUN", "--set", "evaluate.knn=none", "--set", "evaluate.linear=none"],
-            "no protocol is left",
+            "the recipe has no protocol",
         ),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(tiny_recipe: Path, tmp_
         command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"is right" in done.stdout
+    assert b"is valid" in done.stdout
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["embed", "--out", "f.parquet"], ["export", "--out", "e"]])

@@ -1,4 +1,4 @@
-"""``contrastive check``: what a recipe would do, without training."""
+"""``contrastive check``: validates a recipe and reports what it would do, without training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PROBES = (4, 8)  # images of the forward passes that measure activations
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Check every recipe and print a report of each; the highest exit code among them."""
+    """Check every recipe and print a report of each; returns the highest exit code among them."""
     registry = load_registry()
     reports: list[dict[str, Any]] = []
     codes = [0]
@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def check(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, Any]:
-    """Validate and build a recipe; tell parts, shapes, parameters, steps and an estimate of memory.
+    """Validate and build a recipe; report parts, shapes, parameters, steps and an estimate of memory.
 
     Raises:
         RecipeError: every mistake at once, or a file that stands for several recipes.
@@ -115,13 +115,13 @@ def _report(file: str, recipe: Recipe, open_data: Opened) -> dict[str, Any]:
 
 
 def _decoding(recipe: Recipe, table: ImageTable) -> str:
-    """Where the decoded images of the train split will be held."""
+    """When the images of the train split are decoded, and where they are stored."""
     folder = cache_folder(recipe.train.cache)
-    where = whereabouts(table, recipe.train.memory_limit * 2**20, folder is not None)
-    if where == "nowhere":
-        return "anew in every epoch"
-    place = "in memory" if where == "memory" else f"in {folder}"
-    return f"once, held {place} ({byte_count(pixel_bytes(table))})"
+    storage = whereabouts(table, recipe.train.memory_limit * 2**20, folder is not None)
+    if storage == "nowhere":
+        return "again in every epoch"
+    location = "memory" if storage == "memory" else folder
+    return f"once, held in {location} ({byte_count(pixel_bytes(table))})"
 
 
 def _parts(recipe: Recipe) -> dict[str, str]:
@@ -140,7 +140,7 @@ def _parts(recipe: Recipe) -> dict[str, str]:
 
 
 def _candidates(method: Method, batch_size: int) -> str:
-    """What a query is told apart from, beside its positives."""
+    """What a query is contrasted with, besides its positives."""
     earlier_keys = sum(len(memory.z) for source in method.sources if (memory := source.memory()) is not None)
     sources = [f"keys of one batch of {batch_size} images; accumulation adds none"] if method.offers else []
     if earlier_keys:
@@ -149,12 +149,12 @@ def _candidates(method: Method, batch_size: int) -> str:
 
 
 def _chunks(recipe: Recipe, parts: Composition) -> str:
-    """Into what a batch is cut, and what then to know of batch norm."""
+    """Into how many chunks a batch is split, and what that means for batch norm."""
     size, batch = recipe.train.chunk_size, recipe.train.batch_size
     if size is None or not is_chunked(size, batch):
         return "none"
     warning = chunk_warning(parts.method, size, batch)
-    return f"{-(-batch // size)} a batch, of at most {size} images" + (f"; {warning}" if warning else "")
+    return f"{-(-batch // size)} per batch, of at most {size} images" + (f"; {warning}" if warning else "")
 
 
 def _count(module: torch.nn.Module) -> int:
@@ -162,11 +162,11 @@ def _count(module: torch.nn.Module) -> int:
 
 
 def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, float]:
-    """An estimate of what a step holds: weights, gradients, optimizer state and saved activations.
+    """An estimate in MiB of what a step holds: weights, gradients, optimizer state and saved activations.
 
     Activations are measured: forward passes of two sizes in the training precision count the bytes that
-    autograd keeps, of which some grow with the batch and some (a queue) do not. In chunks they are those of
-    one chunk, and of the batch its embeddings and their gradients, in float32.
+    autograd saves, of which some grow with the batch and some (a queue) do not. With chunks they are those of
+    one chunk, plus the embeddings of the batch and their gradients in float32.
     """
     few, more = (_saved_bytes(recipe, parts, channels, images) for images in _PROBES)
     per_image = (more - few) / (_PROBES[1] - _PROBES[0])
@@ -174,7 +174,7 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
     images = min(batch, recipe.train.chunk_size or batch)
     activations = few + per_image * (images - _PROBES[0])
     if images < batch:
-        vectors = len(method.online_views) + len(method.target_views)  # of an image
+        vectors = len(method.online_views) + len(method.target_views)  # per image
         activations += batch * vectors * method.head.out_features * 2 * 4
     weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
@@ -187,7 +187,7 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
 
 
 def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int) -> int:
-    """Bytes that autograd keeps of a forward pass of so many images, weights and buffers aside."""
+    """Bytes that autograd saves in a forward pass of ``images`` images, without weights and buffers."""
     method = parts.method
     storages: dict[int, int] = {}
 
@@ -196,7 +196,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
         storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would be
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would train
     half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
     labels = torch.arange(images) // 2 if recipe.positives == "label" else None
     own_pointers = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
@@ -209,14 +209,16 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
     ):
         output = method.train()(views, torch.arange(images), labels)
     saved_bytes = sum(size for pointer, size in storages.items() if pointer not in own_pointers)
-    del output  # until here what it keeps is alive, and no address stands for two tensors
-    before.restore()  # batch norm has seen noise; nobody else shall
+    del output  # up to here its tensors are alive, so no address stands for two of them
+    before.restore()  # batch norm has seen noise
     return saved_bytes
 
 
 def render(report: Mapping[str, Any]) -> None:
     """Print a report as a table."""
-    table = Table(title=f"{report['recipe']} is right", show_header=False, title_justify="left")
+    console = Console(highlight=False)
+    console.print(f"{report['recipe']} is valid", style="italic", markup=False, soft_wrap=True)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for key, value in report.items():
@@ -224,14 +226,16 @@ def render(report: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, Mapping):
             value = "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
-        table.add_row(key.replace("_", " "), _text(value))
-    Console(highlight=False).print(table)
+        elif isinstance(value, list):
+            value = ", ".join(_text(v) for v in value)
+        table.add_row(key.replace("_mib", " (MiB)").replace("_", " "), _text(value))
+    console.print(table)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
+    if isinstance(value, list):  # a shape
         return " x ".join(str(v) for v in value)
     if isinstance(value, int):
         return f"{value:,}"

@@ -1,4 +1,4 @@
-"""``contrastive embed``: features of every image as a parquet file."""
+"""``contrastive embed``: writes the features of every image to a parquet file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from contrastive.text import abbreviate, quantity
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write the table of features and print what it holds."""
+    """Write the table of features and print its size."""
     with progress_on_stderr(arguments):
         table = embed(
             arguments.run,
@@ -48,13 +48,13 @@ def embed(
 ) -> dict[str, Any]:
     """Write the features of every readable image of every split to a parquet file.
 
-    Columns: ``split``, ``id``, ``name``, ``label`` (null where unknown), ``features`` (float32 list of
+    Columns: ``split``, ``id``, ``name``, ``label`` (null if unknown), ``features`` (float32 list of
     width F or D) and, with ``neighbours`` = k, ``neighbours`` (names of the k images of the split that
     are nearest in cosine similarity, nearest first) and ``similarities``.
 
     Raises:
         UsageError: not a run folder; ``out`` cannot be written.
-        DataError: not one image can be read.
+        DataError: none of the images can be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -65,7 +65,7 @@ def embed(
     if out.is_dir():
         raise UsageError(f"{out} is a folder; name a file with --out.")
     if neighbours < 0:
-        raise UsageError(f"--neighbours is {neighbours}; say how many, 0 for none.")
+        raise UsageError(f"--neighbours is {neighbours}; must be 0 (none) or more.")
     run = load(folder, load_registry(), overrides)
     method = run.parts.method
     encode = method.backbone if output == "h" else method.embed

@@ -1,4 +1,4 @@
-"""``contrastive evaluate``: metrics of the encoder of a run."""
+"""``contrastive evaluate``: computes the metrics of a run's encoder."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overrides = ()) -> dict[str, Any]:
-    """Figures of a run's encoder on its own data set, or (transfer) on another one named by ``overrides``:
-    frozen as training left it, what protocols fit or tune learns from the train split of that data set.
+    """Metrics of a run's encoder on its own data set or, with ``overrides`` (transfer), on another one.
+
+    The encoder is frozen as training left it. What protocols fit or tune learns from the train split of that
+    data set.
 
     Args:
         folder: of the run.
-        protocols: keys of its ``evaluate``, or names of protocols, which then run with their defaults or
-            what ``overrides`` say; by default all of ``evaluate``.
-        overrides: what ``--set`` takes.
+        protocols: keys of its ``evaluate``, or names of protocols, which then run with their defaults unless
+            ``overrides`` set their parameters; by default all of ``evaluate``.
+        overrides: as for ``--set``.
 
     Returns:
         ``{"trained": {"knn_top1": ..}, "untrained": .., "pixels": .., "split": .., "protocols": ..}``.
 
     Raises:
-        UsageError: an unknown protocol, a data set without labels, or what :func:`load` raises.
+        UsageError: an unknown protocol, a data set without labels, or any error of :func:`load`.
     """
     registry = load_registry()
     run = Run(folder)
@@ -69,7 +71,7 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
 
 
 def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides, registry: Registry) -> Overrides:
-    """``overrides`` that also name those installed ``protocols`` which the recipe does not name."""
+    """``overrides`` plus those installed ``protocols`` that the recipe does not use."""
     others = {*registry.names("protocol")} - recipe.evaluate.protocols.keys()
     additions: dict[str, Any] = {f"evaluate.{name}": {} for name in protocols if name in others}
     if isinstance(overrides, Mapping):
@@ -78,26 +80,26 @@ def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides, regist
 
 
 def _select(evaluation: Evaluation, protocols: Sequence[str], registry: Registry) -> None:
-    """Leave only these protocols in an evaluation, all if none is named.
+    """Keep only these protocols in an evaluation, or all if none is named.
 
     Raises:
-        UsageError: one is unknown, none is left, or the data set has no labels.
+        UsageError: one is unknown, none remains, or the data set has no labels.
     """
     names = [entry.name for entry in evaluation.protocols]
     for name in protocols:
         if name not in names:
             installed_names = registry.names("protocol")
             raise UsageError(
-                f"'{name}' is neither what the run's recipe evaluates by ({', '.join(names) or 'nothing'}) "
-                f"nor a protocol ({', '.join(installed_names)}); for a key of your own say "
+                f"'{name}' is neither a key of the recipe's evaluate ({', '.join(names) or 'empty'}) nor a "
+                f"protocol ({', '.join(installed_names)}); for a new key use "
                 f"--set evaluate.{name}.protocol=NAME.{did_you_mean(name, {*names, *installed_names})}"
             )
     if protocols:
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
     if not evaluation.protocols:
-        raise UsageError("no protocol is left to evaluate by; name one with --protocol.")
+        raise UsageError("the recipe has no protocol; name one with --protocol.")
     if not evaluation.labelled:
         raise UsageError(
-            "this data set has no labels (or too few: both nine tenths of train and the held-out tenth need "
+            "this data set has no labels, or too few (both nine tenths of train and the held-out tenth need "
             "some), so there is nothing to evaluate; try `contrastive embed`."
         )

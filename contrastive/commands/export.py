@@ -1,4 +1,4 @@
-"""``contrastive export``: the backbone of a run for other programs."""
+"""``contrastive export``: writes the backbone of a run for other programs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from contrastive.runs.reload import load
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Export the backbone and print where it is."""
+    """Export the backbone and print its path."""
     print(export(arguments.run, arguments.out, arguments.format))
     return 0
 
 
 def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] = "timm") -> Path:  # noqa: A002
-    """Write the run's backbone so that timm, or onnxruntime, loads it.
+    """Write the run's backbone in a format that timm or onnxruntime loads.
 
     Raises:
-        UsageError: ``out`` is not free, a package is missing, the backbone cannot be written so, or the
-            run's ``backbone/`` leads out of itself.
-        ContrastiveError: onnxruntime gives other features than torch.
+        UsageError: ``out`` is not free, a package is missing, the backbone cannot be written in this format,
+            or the run's ``backbone/`` contains links.
+        ContrastiveError: onnxruntime and torch compute different features.
     """
     out = require_free(out)
     if format == "onnx":
@@ -51,7 +51,7 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
 
 
 def _require_plain(folder: Path) -> None:
-    """See that all below ``folder`` is its own: what a link leads to would be copied, and passed on."""
+    """Raise UsageError if a link is in ``folder``: its target would be copied and passed on."""
     for path in (folder, *folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise UsageError(f"{path} is a link or no file, which is not exported; put a file in its place.")
+            raise UsageError(f"{path} is not a regular file and is not exported; replace it by one.")

@@ -1,4 +1,4 @@
-"""What commands print: one JSON object and nothing else under ``--json``, text without it."""
+"""Output of commands: with ``--json`` one JSON object and nothing else, otherwise text."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any, TextIO
 
 
 def print_json(value: Any) -> None:
-    """Print plain data, indented; what is not plain as its text."""
+    """Print plain data as indented JSON; any other value as a string."""
     print(json.dumps(value, indent=2, default=str))
 
 
 def progress_on_stderr(arguments: argparse.Namespace) -> AbstractContextManager[TextIO]:
-    """Under ``--json`` everything printed within goes to standard error, so that standard output takes the
-    object alone."""
+    """Redirect prints to standard error if ``--json`` is set: standard output then has only the object."""
     return redirect_stdout(sys.stderr if arguments.json else sys.stdout)

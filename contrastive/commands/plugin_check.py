@@ -1,4 +1,4 @@
-"""``contrastive plugin check``: a plugin's parts against what every part promises."""
+"""``contrastive plugin check``: runs the conformance checks on a plugin's parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contrastive.testing.report import check
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Check a plugin and print the results; 3 if a check failed."""
+    """Check a plugin and print the results; returns 3 if a check failed."""
     with progress_on_stderr(arguments):
         report = check(arguments.plugin, show=not arguments.json)
     if arguments.json:

@@ -1,4 +1,4 @@
-"""``contrastive preview``: a picture of what the augmentation does to real images."""
+"""``contrastive preview``: draws what the augmentation does to real images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.rng import Key
 
-#: Pixels of a cell's side (small views are enlarged by a whole number to about this), and between cells.
+#: Pixels: side of a cell (small views are enlarged by a whole factor to about this), gap, and heading.
 CELL, GAP, HEADER = 96, 6, 18
 _PAPER, _INK = (255, 255, 255), (90, 90, 90)
-#: Images of the data set that are shown.
+#: Number of images shown.
 IMAGES = 6
 
 
@@ -39,12 +39,12 @@ def grid(
     seed: int,
     draws: int = 3,
 ) -> Image.Image:
-    """One row an image: the image itself, then for each view what the first epochs show of it.
+    """A picture with one row per image: the image itself, then each view as in the first epochs.
 
     Args:
         table_images: uint8 [C, H, W] each, of any sizes.
-        ids: one an image; together with ``seed`` they give the very views that a run sees.
-        pipelines: one a view.
+        ids: one per image; together with ``seed`` they give the same views as in a run.
+        pipelines: one per view.
         seed: of the run.
         draws: epochs shown.
 
@@ -70,7 +70,7 @@ def grid(
 
 
 def _paste(picture: Image.Image, image: Tensor, x: int, y: int) -> None:
-    """Put uint8 [C, H, W] in the middle of a cell: enlarged by a whole number, or reduced to fit."""
+    """Put uint8 [C, H, W] in the middle of a cell: enlarged by a whole factor, or reduced to fit."""
     height, width = image.shape[1:]
     tile = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
     if max(height, width) > CELL:
@@ -85,7 +85,7 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
     """Draw a few images of the data set and their views as a PNG.
 
     Raises:
-        RecipeError: the recipe is wrong.
+        RecipeError: the recipe is invalid.
         UsageError: the picture cannot be written.
     """
     resolved_recipe = load_recipe(recipe, overrides, load_registry())

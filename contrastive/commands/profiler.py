@@ -1,7 +1,7 @@
-"""``contrastive profile``: where the time of training goes, and what to do about it.
+"""``contrastive profile``: measures where the time of training goes and what to change.
 
 A step names its stages as it enters them (:mod:`contrastive.training.stages`). In an ordinary run that does
-nothing; here a stopwatch takes the time of each.
+nothing; here a stopwatch measures each of them.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from contrastive.training.compilation import explain_compile_errors_if
 from contrastive.training.engine import Engine
 from contrastive.training.stages import Stages
 
-#: Steps before the measured ones: kernels are chosen and compiled, memory is taken.
+#: Steps before the measured ones, in which kernels are selected and compiled and memory is allocated.
 WARM_UP = 3
-#: In the order in which a step goes through them; ``other`` is the engine's own work.
+#: In the order of a step; ``other`` is the engine's own work.
 STAGES = ("load", "augment", "forward", "loss", "backward", "optimizer", "other", "evaluation")
 ADVICE = {
-    "load": "Batches wait to be read and decoded: raise train.workers, bring the images to one size so that "
-    "they are held in memory, or put them on a faster disk.",
-    "augment": "Leave operations out of the augmentation (blur and colour jitter cost most), or make the "
+    "load": "Reading and decoding limits the speed: raise train.workers, resize the images to one size so "
+    "that they are kept in memory, or put them on a faster disk.",
+    "augment": "Remove operations from the augmentation (blur and colour jitter cost most), or make the "
     "views smaller.",
-    "encoder": "The encoder's own arithmetic is the limit: take a smaller or narrower backbone or smaller "
-    "views{precision}{compile}, or train on a faster device.",
-    "loss": "Compare with fewer candidates: a smaller train.batch_size, a smaller queue, fewer losses.",
+    "encoder": "The encoder's computation limits the speed: use a smaller or narrower backbone, smaller "
+    "views{precision}{compile} or a faster device.",
+    "loss": "Use fewer candidates (a smaller train.batch_size or queue) or fewer losses.",
     "optimizer": "Take fewer, larger steps: raise train.batch_size or train.accumulate.",
-    "other": "The time lies between the stages, in work that no batch makes larger: raise train.batch_size.",
-    "evaluation": "Evaluate less often: raise evaluate.every, or let costly protocols run at: end.",
+    "other": "Most time is spent between the stages, whatever the batch size: raise train.batch_size.",
+    "evaluation": "Evaluate less often: raise evaluate.every, or set at: end for costly protocols.",
 }
 
 
@@ -64,41 +64,41 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 class Stopwatch(Stages):
-    """Seconds by stage. Time in a stage within another one counts to the inner one alone.
+    """Measures seconds per stage. Time in a stage within another counts only for the inner one.
 
-    On CUDA it places events in the stream and reads them at the end, so that nothing waits.
+    On CUDA it records events in the stream and reads them at the end, so that nothing waits.
 
     Args:
-        device: whose time is taken.
+        device: the device to measure.
     """
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
-        self._stages = ["other"]  # entered and not yet left
+        self._stages = ["other"]  # the open stages, innermost last
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was measured so far."""
-        self._marks: list[tuple[Any, str]] = [(self._now(), "")]  # until when, which stage
+        """Discard the measurements so far."""
+        self._marks: list[tuple[Any, str]] = [(self._now(), "")]  # end time, stage
 
     def enter(self, stage: str) -> None:
-        """Begin a stage within the present one."""
+        """Begin a stage within the current one."""
         self._mark()
         self._stages.append(stage)
 
     def leave(self) -> None:
-        """End the present stage."""
+        """End the current stage."""
         self._mark()
         self._stages.pop()
 
     def turn(self, stage: str) -> None:
-        """End the present stage and begin another one in its place."""
+        """End the current stage and begin another one instead."""
         self.leave()
         self.enter(stage)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Everything within is of this stage."""
+        """Count the time of the block for this stage."""
         self.enter(name)
         try:
             yield
@@ -106,7 +106,7 @@ class Stopwatch(Stages):
             self.leave()
 
     def turn_at_gradient(self, tensors: Iterable[Tensor], name: str) -> None:
-        """End the present stage and begin ``name`` when a backward pass reaches one of the tensors."""
+        """End the current stage and begin ``name`` when a backward pass reaches one of the tensors."""
         for tensor in tensors:
             if tensor.requires_grad:
                 tensor.register_hook(lambda _: self.turn(name))
@@ -135,18 +135,18 @@ class Stopwatch(Stages):
 def profile(
     recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), steps: int = 20
 ) -> dict[str, Any]:
-    """Train a few steps of a recipe on its data and evaluate once; tell where the time went.
+    """Train a few steps of a recipe on its data, evaluate once, and report where the time went.
 
-    Nothing is written but a temporary folder; callbacks and trackers are left out.
+    Only a temporary folder is written; callbacks and trackers are not used.
 
     Args:
         recipe, overrides: as for :func:`contrastive.run`.
-        steps: optimizer steps that are measured, after :data:`WARM_UP` others.
+        steps: number of measured optimizer steps, after :data:`WARM_UP` others.
 
     Returns:
-        Seconds a step and share of each of :data:`STAGES`, of which ``evaluation`` is one evaluation spread
-        over the steps between two; source images a second without and with it; peak memory in MiB;
-        the bottleneck and what to change.
+        Seconds per step and share of each of :data:`STAGES`, of which ``evaluation`` is one evaluation spread
+        over the steps between two; source images per second without and with it; peak memory in MiB; the
+        bottleneck and what to change.
 
     Raises:
         RecipeError: every mistake of the recipe at once.
@@ -192,7 +192,7 @@ def profile(
 
 
 def _short_recipe(recipe: Recipe, images: int, steps: int) -> Recipe:
-    """The recipe for warm-up and ``steps`` measured steps, evaluated and saved once, at their end."""
+    """The recipe with warm-up and ``steps`` measured steps, evaluated and saved once, at the end."""
     total_steps = WARM_UP + steps
     epochs = max(recipe.train.epochs, math.ceil(total_steps / _steps_per_epoch(recipe, images)))
     train = {"max_steps": total_steps, "epochs": epochs, "checkpoint_every": epochs + 1}
@@ -208,13 +208,13 @@ def _steps_per_epoch(recipe: Recipe, images: int) -> int:
 
 
 def _steps_between_evaluations(recipe: Recipe, images: int) -> int:
-    """As many steps of the whole run come on one evaluation."""
+    """The number of steps between two evaluations of the full run."""
     epochs, every = recipe.train.epochs, recipe.evaluate.every
     return _steps_per_epoch(recipe, images) * (min(every, epochs) if every else epochs)
 
 
 def _measure(engine: Engine, steps: int) -> dict[str, float]:
-    """Train warm-up and ``steps``, and evaluate once: seconds by stage, warm-up left out."""
+    """Train warm-up and ``steps``, and evaluate once: seconds per stage without the warm-up."""
     watch = _TrainingWatch(engine.accelerator.device, WARM_UP * engine.settings.accumulate)
     engine.callbacks = ()
     engine.method.stages = watch
@@ -223,11 +223,11 @@ def _measure(engine: Engine, steps: int) -> dict[str, float]:
 
 
 class _TrainingWatch(Stopwatch):
-    """A stopwatch that leaves out the warm-up, and what comes after the one evaluation.
+    """A stopwatch that excludes the warm-up and everything after the one evaluation.
 
     Args:
-        device: whose time is taken.
-        warm_up: batches before the first one that counts.
+        device: the device to measure.
+        warm_up: number of batches before the first one that counts.
     """
 
     def __init__(self, device: torch.device, warm_up: int):
@@ -247,26 +247,26 @@ class _TrainingWatch(Stopwatch):
 
 
 def _bottleneck(stages: Mapping[str, float]) -> str:
-    """The stage that costs most; forward and backward are one, the encoder."""
+    """The most expensive stage; forward and backward count as one, the encoder."""
     costs = {stage: stages[stage] for stage in ADVICE if stage in stages}
     costs["encoder"] = stages["forward"] + stages["backward"]
     return max(costs, key=costs.__getitem__)
 
 
 def _advice(bottleneck: str, recipe: Recipe, device: torch.device) -> str:
-    """What to change, of what the recipe has not."""
+    """What to change, without settings that the recipe already has."""
     faster = resolve_precision("auto", device) != resolve_precision(recipe.train.precision, device)
     return ADVICE[bottleneck].format(
-        precision=", say train.precision: auto" if faster else "",
-        compile="" if recipe.train.compile else ", try train.compile: true",
+        precision=", train.precision: auto" if faster else "",
+        compile="" if recipe.train.compile else ", train.compile: true",
     )
 
 
 def render(report: Mapping[str, Any]) -> None:
-    """Print a report as a table, with its facts below."""
+    """Print a report as a table, followed by its summary."""
     table = Table()
     table.add_column("stage")
-    table.add_column("ms a step", justify="right")
+    table.add_column("ms per step", justify="right")
     table.add_column("share", justify="right")
     for stage, cost in report["stages"].items():
         table.add_row(stage, f"{1000 * cost['seconds']:,.1f}", percent(cost["share"]))
@@ -281,4 +281,4 @@ def render(report: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(table)
     for fact in facts:
-        console.print(fact, markup=False, soft_wrap=True)
+        console.print(fact, markup=False, soft_wrap=not console.is_terminal)

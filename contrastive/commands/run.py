@@ -1,4 +1,4 @@
-"""``contrastive run``: train, evaluate and export what a recipe specifies."""
+"""``contrastive run``: trains, evaluates and exports what a recipe specifies."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    """The same command in each of ``--processes``, once the recipe is known to be valid."""
+    """Start the same command in ``--processes`` processes, once the recipe has been validated."""
     recipe = load_recipe(arguments.recipe, arguments.overrides, load_registry())
     if arguments.processes > 0 and (mistake := recipe.unshared(arguments.processes)):
-        raise RecipeError([mistake])  # before every process has imported all it needs
+        raise RecipeError([mistake])  # now rather than after every process has imported everything
     argv = [f"--set={override}" for override in arguments.overrides]
     argv += [f"--out={arguments.out}"] if arguments.out is not None else []
     argv += ["--json"] * arguments.json + ["--debug"] * arguments.debug

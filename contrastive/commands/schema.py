@@ -1,4 +1,4 @@
-"""``contrastive schema``: the JSON Schema of recipes."""
+"""``contrastive schema``: prints the JSON Schema of recipes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from contrastive.registry import load_registry
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the schema of recipes of every installed part."""
+    """Print the schema of recipes that use any of the installed parts."""
     print_json(recipe_schema(load_registry()))
     return 0

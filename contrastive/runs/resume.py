@@ -53,7 +53,7 @@ class RunIdentity:
         )
 
     def is_finished_in(self, folder: Path) -> bool:
-        """Whether a folder holds this run and it is finished. Raises UsageError for a damaged summary.json."""
+        """Whether a folder holds this run, finished. Raises UsageError for a damaged summary.json."""
         summary = read_map(folder / "summary.json")  # written last
         if (summary.get("fingerprint"), summary.get("evaluate")) != (self.fingerprint, self.evaluate):
             return False

@@ -234,7 +234,7 @@ def test_a_run_is_not_lengthened_past_an_evaluation_that_a_callback_acted_on(tin
     sets = [EARLY.replace("FIGURE", "knn_top1").replace("1", "9", 1), "optimizer.schedule=constant"]
     sets += ["evaluate.every=2", "evaluate.linear=null"]
     contrastive.run(tiny_recipe, [*sets, "train.epochs=1"], out=tmp_path / "run")
-    told = "a callback acted on an evaluation after epoch 1, which a longer run does not have, so a longer run is"
+    told = "an evaluation after epoch 1, which a longer run does not have, so a longer run is a different run"
     with pytest.raises(UsageError, match=told):
         contrastive.run(tiny_recipe, [*sets, "train.epochs=2"], out=tmp_path / "run")
 

@@ -115,7 +115,7 @@ def test_check_estimates_the_activations_of_one_chunk(tiny_recipe: Path, capsys:
     cut = checked("batch_size=96", "chunk_size=16")
     assert chunk["chunks"] == whole["chunks"] == "none"
     assert cut["chunks"].startswith(
-        "6 a batch, of at most 16 images; batch norm sees chunks of 16 images, not the batch of 96"
+        "6 per batch, of at most 16 images; batch norm sees chunks of 16 images, not the batch of 96"
     )
     assert whole["memory_mib"]["activations"] > 5 * chunk["memory_mib"]["activations"]
     assert cut["memory_mib"]["activations"] == pytest.approx(chunk["memory_mib"]["activations"], rel=0.05)
@@ -125,7 +125,7 @@ def test_check_of_several_tells_the_mistakes_of_each(tiny_recipe: Path, capsys: 
     Path("wrong.yaml").write_text(tiny_recipe.read_text().replace("temperature", "temperatur"))
     assert main(["check", str(tiny_recipe), "wrong.yaml"]) == 2
     shown = capsys.readouterr()
-    assert "is right" in shown.out
+    assert "is valid" in shown.out
     assert "wrong.yaml:6:23  loss.temperatur: nt_xent has no parameter 'temperatur'." in shown.err
     assert "Did you mean 'temperature'?" in shown.err
 

@@ -371,7 +371,7 @@ def test_check_tells_where_images_will_be(tiny_recipe: Path, monkeypatch: pytest
     assert check(tiny_recipe)["decoded"] == "once, held in memory (0.1 MiB)"
     none = ["train.memory_limit=0"]
     assert check(tiny_recipe, none)["decoded"] == "once, held in /var/mine/contrastive (0.1 MiB)"
-    assert check(tiny_recipe, [*none, "train.cache=none"])["decoded"] == "anew in every epoch"
+    assert check(tiny_recipe, [*none, "train.cache=none"])["decoded"] == "again in every epoch"
 
 
 def test_mistakes_in_the_recipe(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):

@@ -144,7 +144,7 @@ def test_the_table_names_every_loss_source_and_target():
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed has not been tested"),
         (
             {"ACCELERATE_DYNAMO_BACKEND": "NO", "MASTER_PORT": "29500"},
-            "several processes and started one",
+            "accelerate launch starts a single process on CPUs, however many are requested",
         ),
         ({"SLURM_STEP_NUM_TASKS": "4"}, "srun started 4 processes"),
         ({"WORLD_SIZE": "2"}, "2 processes were launched, but Accelerate joins 1"),

@@ -412,4 +412,4 @@ def test_what_lies_outside_is_not_exported(
 def test_a_pipe_does_not_stop_an_export_for_ever(run: Path, capsys: pytest.CaptureFixture[str]):
     (run / "backbone").mkdir()
     os.mkfifo(run / "backbone" / "config.json")
-    assert "is a link or no file" in told(capsys, "export", "run", "--out", "exported")
+    assert "is not a regular file and is not exported" in told(capsys, "export", "run", "--out", "exported")
