@@ -64,7 +64,10 @@ def test_weights_that_are_no_numbers_are_told_by_part(
     sets = BYOL | FEW | {"train.nonfinite": policy}
     with pytest.raises(ContrastiveError, match="not finite") as failure:
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
-    what = {"stop": "the loss is not finite, ", "skip": "skipping steps cannot recover from non-finite weights; "}
+    what = {
+        "stop": "the loss is not finite, ",
+        "skip": "skipping steps cannot recover from non-finite weights; ",
+    }
     assert str(failure.value).startswith(f"step 9: {what[policy]}first in {told}.")
     assert "Last finite at step 8: loss " in str(failure.value)
     assert str(tmp_path / "run" / "checkpoints" / "step_00000007") in str(failure.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from contrastive.cli import main
 from contrastive.commands.compare import runner as training
-from contrastive.runs.process_guard import locked
+from contrastive.runs.process_guard import folder_lock
 from tests.support.comparisons import compared
 
 
@@ -102,7 +102,7 @@ def test_a_run_that_another_process_writes_is_awaited(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     told = []
     with ExitStack() as held:
-        held.enter_context(locked(tmp_path))
+        held.enter_context(folder_lock(tmp_path))
         timer = threading.Timer(0.3, held.close)
         timer.start()
         training._wait_for_others(tmp_path, told.append)
