@@ -110,7 +110,7 @@ def row_total(queries: Tensor, keys: Tensor, mask: Mask, relation: Relation) -> 
     queries, keys = queries.to(wide(queries)), keys.to(wide(keys))
     if mask.hidden is not None:
         keys = keys.masked_fill(mask.hidden[:, None], 0)
-    own = mask.own(keys)  # [R, D]
+    own = mask.own_sums(keys)  # [R, D]
     everything = keys.sum(0) - own
     if mask.row_label is None or mask.column_label is None:
         return (queries * everything).sum(1)
