@@ -99,7 +99,7 @@ class Mistakes:
             return
         failed = "\n".join(dict.fromkeys(map(str, self._failed)))
         if self._mistakes and failed:
-            raise UsageError(f"{RecipeError(self._found)}\n{failed}") from self._failed[0]
+            raise UsageError(f"{RecipeError(self._mistakes)}\n{failed}") from self._failed[0]
         if self._mistakes:
             raise RecipeError(self._mistakes)
         if failed:

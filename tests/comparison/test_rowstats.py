@@ -282,7 +282,7 @@ def test_below_is_strict_where_it_has_more_digits_than_the_scores():
 
 @pytest.mark.parametrize("d", [1, 5])
 def test_directions(d, monkeypatch):
-    monkeypatch.setattr(vectors, "_PART", 10)
+    monkeypatch.setattr(vectors, "_CHUNK", 10)
     z = random(9, d).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: vectors.direction(z, torch.float64), z)
     unit = vectors.direction(z, torch.float64)
@@ -300,7 +300,7 @@ def test_vectors_too_short_to_have_a_direction():
 
 
 def test_dot_products(monkeypatch):
-    monkeypatch.setattr(vectors, "_PART", 10)
+    monkeypatch.setattr(vectors, "_CHUNK", 10)
     a, b = random(7, 3).requires_grad_(), random(7, 3, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(vectors.dot, (a, b))
     assert torch.allclose(vectors.dot(a, b), (a * b).sum(1))
