@@ -19,8 +19,8 @@ from torch import nn
 import contrastive
 from contrastive import distributed
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
+from contrastive.runs import launch
 from contrastive.testing.processes import two_processes
-from contrastive.training import accelerator as device
 from contrastive.training.metrics_file import MetricsFile
 from tests.support.tiny import interrupted_after
 
@@ -154,9 +154,9 @@ def test_launchers_that_would_train_something_else_are_refused(environment, told
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "0")
-    monkeypatch.setattr(device, "PartialState", lambda **_: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr(launch, "PartialState", lambda **_: SimpleNamespace(num_processes=1))
     with pytest.raises(UsageError, match=told):
-        device.join_processes()
+        launch.join_processes()
 
 
 def test_a_profile_is_of_one_process(tiny_recipe: Path, monkeypatch):
@@ -168,8 +168,8 @@ def test_a_profile_is_of_one_process(tiny_recipe: Path, monkeypatch):
 
 
 def test_one_process_is_joined_by_nobody(monkeypatch):
-    monkeypatch.setattr(device, "PartialState", lambda **_: pytest.fail("there is nobody to wait for"))
-    device.join_processes()
+    monkeypatch.setattr(launch, "PartialState", lambda **_: pytest.fail("there is nobody to wait for"))
+    launch.join_processes()
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(tiny_recipe: Path, monkeypatch):
