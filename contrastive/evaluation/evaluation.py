@@ -136,17 +136,27 @@ class Evaluation:
         return {"protocols": protocols} if protocols else {}
 
     def ranking_metric(self, metrics: Iterable[str]) -> str | None:
-        """Which of :meth:`during`'s metrics ranks encoders, as its protocol declares; None if none does."""
-        by_entry: dict[str, list[str]] = {}
-        for key in metrics:
-            prefixes = [entry.name for entry in self._at_every() if key.startswith(f"{entry.name}_")]
-            if prefixes:  # the longer of knn and knn_z: it gave knn_z_top1
-                by_entry.setdefault(max(prefixes, key=len), []).append(key)
+        """Which of :meth:`during`'s metrics ranks encoders, as its protocol declares; None if none does.
+
+        Raises PluginError if a protocol declares a metric that it does not give.
+        """
+        entries = {entry.name: entry for entry in self._at_every()}
+        names: dict[str, list[str]] = {}  # key of a protocol -> its metrics, without the key
+        for metric in metrics:
+            prefixes = [key for key in entries if metric.startswith(f"{key}_")]
+            if prefixes:  # knn_z_top1 is of knn_z, not of knn
+                key = max(prefixes, key=len)
+                names.setdefault(key, []).append(metric.removeprefix(f"{key}_"))
         candidates: list[tuple[int, str]] = []
-        for entry in self._at_every():
-            names = [key.removeprefix(f"{entry.name}_") for key in by_entry.get(entry.name, [])]
-            if (name := entry.protocol.ranking_metric(names)) is not None:
-                candidates.append((-entry.precedence, f"{entry.name}_{name}"))
+        for key, own in names.items():
+            name = entries[key].protocol.ranking_metric(own)
+            if name is not None and name not in own:
+                raise PluginError(
+                    f"evaluate.{key}: the protocol '{entries[key].part}' ranks encoders by '{name}', "
+                    f"which it does not give; it gives {', '.join(own)}."
+                )
+            if name is not None:
+                candidates.append((-entries[key].precedence, f"{key}_{name}"))
         return min(candidates)[1] if candidates else None
 
     def monitor(self, method: Method, validation: Features) -> Metrics:

@@ -22,7 +22,7 @@ class LARS(torch.optim.Optimizer):
     For each parameter w with gradient g::
 
         g <- g + weight_decay * w
-        r  = trust_coefficient * |w| / |g|        (1 where either norm is 0)
+        r  = trust_coefficient * |w| / |g|        (1 if either norm is 0)
         v <- momentum * v + lr * r * g
         w <- w - v
 
@@ -108,7 +108,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def _ratios(weights: Tensors, gradients: Tensors, trust_coefficient: float) -> Tensor:
-    """The trust ratio of each parameter: [P], 1 where either norm is 0."""
+    """The trust ratio of each parameter: [P], 1 if either norm is 0."""
     weight_norms = torch.stack(torch._foreach_norm(weights))  # [P]
     gradient_norms = torch.stack(torch._foreach_norm(gradients))  # [P]
     ratios = trust_coefficient * weight_norms / gradient_norms

@@ -319,6 +319,12 @@ def timed(key: str, part: str) -> TimedProtocol:
     return TimedProtocol(key, part, protocols[part](), "every")
 
 
+def evaluation_of(recipe: Path, entries: dict[str, str]) -> Evaluation:
+    data, parts = build(contrastive.recipe.load_recipe(recipe, (), load_registry()))
+    protocols = [timed(key, part) for key, part in entries.items()]
+    return Evaluation(data.train, data.test, protocols, parts.pipelines, 16, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("entries", "metrics", "ranking"),
     [
@@ -331,10 +337,15 @@ def timed(key: str, part: str) -> TimedProtocol:
         ({"ranks_by_map": "ranks_by_map", "s": "linear"}, ["ranks_by_map_map", "s_top1"], "ranks_by_map_map"),
         ({"retrieval": "retrieval"}, ["retrieval_map", "retrieval_recall_1"], None),
         ({}, [], None),
+        ({"ranks_by_map": "ranks_by_map"}, [], None),  # without labels there are only monitors
     ],
 )
 def test_the_protocol_declares_the_metric_that_ranks_encoders(tiny_recipe, entries, metrics, ranking):
-    data, parts = build(contrastive.recipe.load_recipe(tiny_recipe, (), load_registry()))
-    protocols = [timed(key, part) for key, part in entries.items()]
-    evaluation = Evaluation(data.train, data.test, protocols, parts.pipelines, 16, torch.device("cpu"))
+    evaluation = evaluation_of(tiny_recipe, entries)
     assert evaluation.ranking_metric(["alignment", *metrics, "effective_rank"]) == ranking
+
+
+def test_a_ranking_metric_that_is_not_given_is_refused_by_name(tiny_recipe):
+    evaluation = evaluation_of(tiny_recipe, {"ranks_by_map": "ranks_by_map"})
+    with pytest.raises(PluginError, match=r"ranks_by_map: .* by 'map', which it does not give; it gives a\."):
+        evaluation.ranking_metric(["ranks_by_map_a"])
