@@ -1,9 +1,10 @@
-"""What ``contrastive plugin check`` prints: a table of every check, and one line that sums it up."""
+"""The report of ``contrastive plugin check``: the checks of each part, and a line with the totals."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -38,17 +39,21 @@ def check(plugin: str, show: bool = True, console: Console | None = None) -> dic
 
 
 def render(results: list[Result], console: Console | None = None) -> None:
-    """Print results as a table: the reason of what did not pass, what was asked of what did."""
+    """Print the checks part by part: the promise that a passed check is about, the reason of any other."""
     console = console or Console()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("part", "check", "result", "reason"):
-        table.add_column(heading, overflow="fold")
-    for result in results:
-        colour = _COLOURS[result.status]
-        said = escape(result.reason) if result.reason else f"[dim]{escape(result.asked)}[/dim]"
-        table.add_row(escape(result.part), result.check, f"[{colour}]{result.status}[/{colour}]", said)
     console.print(f"conformance kit {VERSION}, contrastive {core_version()}", highlight=False)
-    console.print(table, highlight=False)
+    check_width = max((len(result.check) for result in results), default=0)
+    for part, of_part in groupby(results, key=lambda result: result.part):
+        table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
+        table.add_column(min_width=check_width)
+        table.add_column(min_width=max(map(len, _COLOURS)))
+        table.add_column(overflow="fold")
+        for result in of_part:
+            colour = _COLOURS[result.status]
+            text = escape(result.reason) if result.reason else f"[dim]{escape(result.asked)}[/dim]"
+            table.add_row(result.check, f"[{colour}]{result.status}[/{colour}]", text)
+        console.print(f"[bold]{escape(part)}[/bold]", highlight=False)
+        console.print(table, highlight=False)
     counts = Counter(result.status for result in results)
     console.print(
         f"passed {counts['passed']}, failed {counts['failed']}, skipped {counts['skipped']}",
