@@ -1,4 +1,4 @@
-"""``contrastive profile``: what is counted where, what is told, and that nothing stays behind."""
+"""``contrastive profile``: which stage the time counts for, what is reported, and that nothing remains."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_restart_forgets(watch):
 
 @pytest.fixture
 def report(tiny_recipe, tmp_path, monkeypatch, capsys) -> dict:
-    """Of nine steps of a recipe that has seven an epoch, as the command prints it."""
+    """A report on nine steps of a recipe with seven per epoch, as the command prints it."""
     scratch, here = tmp_path / "scratch", tmp_path / "here"
     scratch.mkdir()
     here.mkdir()
@@ -85,7 +85,7 @@ def test_the_report_tells_every_stage(report):
     assert report["images_per_second_with_evaluation"] == pytest.approx(16 / a_step, rel=0.01)
     assert report["images_per_second"] > report["images_per_second_with_evaluation"]
     spread = report["stages"]["evaluation"]["seconds"] * 7
-    assert spread == pytest.approx(report["evaluation_seconds"], abs=1e-3), "one an epoch of seven steps"
+    assert spread == pytest.approx(report["evaluation_seconds"], abs=1e-3), "one per epoch of seven steps"
     assert report["precision"] == "fp32"
     assert report["steps"] == 9
     assert report["peak_memory_mib"] > 0
@@ -101,7 +101,7 @@ def test_the_table_names_the_bottleneck(tiny_recipe, capsys):
 
 @pytest.mark.parametrize(
     ("accumulate", "chunks", "backward"),
-    [(1, 1, 3), (2, 1, 3), (1, 2, 6)],  # of each backward pass, and where its gradient arrives at each view
+    [(1, 1, 3), (2, 1, 3), (1, 2, 6)],  # of each backward pass, and when its gradient arrives at each view
 )
 def test_measured_steps_are_those_of_a_run(tiny_recipe, tmp_path, monkeypatch, accumulate, chunks, backward):
     """The stopwatch changes no figure, and each stage is entered as often as it happens."""

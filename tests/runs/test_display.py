@@ -1,4 +1,4 @@
-"""What a person sees: plain lines, the live line, the final table."""
+"""What a user sees: plain lines, the live line, the final table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Clock:
 
 
 def train(display: Display, clock: Clock, seconds: float, steps: int = 40) -> None:
-    """A run of RUN, ``seconds`` a step, evaluated after every epoch."""
+    """Report the steps of RUN, at ``seconds`` per step, with an evaluation after every epoch."""
     display.run_started(RUN)
     for step in range(1, steps + 1):
         clock.now += seconds
@@ -54,7 +54,7 @@ def plain(seconds: float, steps: int = 40) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_plain_lines_are_one_an_epoch():
+def test_there_is_one_plain_line_per_epoch():
     start, *lines = plain(seconds=2)
     assert start == "simclr: 4 epochs, 40 steps, in runs/simclr-seed0-01234567"
     assert lines == [
@@ -65,7 +65,7 @@ def test_plain_lines_are_one_an_epoch():
     ]
 
 
-def test_plain_lines_are_at_most_one_in_ten_seconds_and_the_last():
+def test_plain_lines_are_at_least_ten_seconds_apart_but_for_the_last():
     assert [re.search(r"step (\d+)", line)[1] for line in plain(seconds=0.6)[1:]] == ["10", "30", "40"]
     assert [re.search(r"step (\d+)", line)[1] for line in plain(seconds=0.1)[1:]] == ["10", "40"]
 
@@ -102,13 +102,19 @@ def terminal(monkeypatch, **environment: str) -> str:
     return out.getvalue()
 
 
-def test_terminal_shows_a_live_line_and_takes_it_away(monkeypatch):
+def test_terminal_shows_a_live_line_and_removes_it(monkeypatch):
     out = terminal(monkeypatch)
     words = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out)
     assert "epoch 1/4  step 2/40  loss 4.250  99 images/s  1 min 16 s left  knn 50.0 %" in words
     assert "warning: watch out" in words
     assert "\x1b[?25l" in out  # the cursor is hidden
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")  # and comes back
+
+
+def test_a_narrow_terminal_breaks_the_live_line_between_facts(monkeypatch):
+    out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal(monkeypatch, COLUMNS="80"))
+    first, second = "epoch 1/4  step 2/40  loss 4.250  99 images/s", "1 min 16 s left  knn 50.0 %"
+    assert re.search(rf"━ {re.escape(first)} *\n {{25}}{re.escape(second)} *$", out, re.MULTILINE)
 
 
 def test_no_color_is_honoured(monkeypatch):

@@ -61,7 +61,7 @@ def test_a_run_stopped_anywhere_ends_as_if_it_never_was(
 def test_the_state_of_every_part_is_in_the_checkpoint(undisturbed):
     state = final_state(undisturbed["a queue and an average"])["method"]
     assert state["negatives.0.valid"].all()
-    assert state["negatives.0.pointer"] == 21 * 16 % 24  # seven steps an epoch, three epochs
+    assert state["negatives.0.pointer"] == 21 * 16 % 24  # seven steps per epoch, three epochs
     assert any(key.startswith("target.of.encoder.0.") for key in state)
     watched = final_state(undisturbed["a predictor, accumulation and early stopping"])["callbacks"]
     assert watched[0]["best"] > 0
@@ -103,4 +103,4 @@ def test_the_average_is_updated_once_an_optimizer_step(tiny_recipe: Path, tmp_pa
         name = "a predictor, accumulation and early stopping"
         sets = METHODS[name] | {"train.epochs": 2, "evaluate.every": 0, "callbacks": []}
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
-    assert seen == list(range(6))  # seven batches an epoch make three steps of two
+    assert seen == list(range(6))  # seven batches per epoch make three steps of two

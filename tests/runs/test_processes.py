@@ -226,7 +226,7 @@ def test_processes_decide_together():
     for answer in two_processes(decide):
         assert answer["first"] == "of 0"
         assert answer["raised"]
-        assert answer["votes"] == [False, True, True]  # one call late, alike on both
+        assert answer["votes"] == [False, True, True]  # one call late, the same on both
         assert answer["union"] == {0: "0", 1: "1"}
         assert answer["mean"].tolist() == [0.5, 4.0]
         assert answer["told"].startswith("the processes no longer agree on head:")

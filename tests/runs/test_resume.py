@@ -49,7 +49,7 @@ def test_what_may_change_while_a_run_is_under_way(
 
 
 def test_a_run_of_constant_schedules_may_be_made_longer(tiny_recipe: Path, tmp_path: Path):
-    """It ends as one that was to be so long from the beginning; also where it is killed on the way."""
+    """It ends like one that had this length from the start, even if it is killed on the way."""
     whole = contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 3}, out=tmp_path / "whole")
     contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 1}, out=tmp_path / "run")
     longer = {**CONSTANT, "train.epochs": 3}
@@ -92,7 +92,7 @@ def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
     start, end = (
         final_state(folder)["method"]["backbone.net.conv1.weight"] for folder in (tiny_run, new.folder)
     )
-    assert (start - end).abs().max() < 1e-6, "it begins where the other one ended"
+    assert (start - end).abs().max() < 1e-6, "it starts at the weights with which the other one ended"
 
 
 def test_other_data_is_named(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):

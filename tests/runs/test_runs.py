@@ -101,7 +101,7 @@ def test_a_finished_run_is_reported_not_repeated(tiny_run: Path, tiny_recipe: Pa
 def test_a_run_stopped_anywhere_ends_as_if_it_never_was(
     tiny_run: Path, tiny_recipe: Path, tmp_path: Path, stop_after: int
 ):
-    """Stopped by a signal in the midst of an epoch, in the evaluation at its end, after that, and in the
+    """Stopped by a signal in the middle of an epoch, in the evaluation at its end, after that, and in the
     final evaluation."""
     folder = tmp_path / "stopped"
     with interrupted_after(stop_after), pytest.raises(Interrupted):

@@ -106,14 +106,14 @@ def test_the_reader_of_pickles_is_refused():
 def test_a_folder_called_like_a_reader_of_the_library_is_that_folder(name: str, hub: Any):
     Path(name).mkdir()
     Image.new("RGB", (4, 4)).save(f"{name}/x.png")
-    Image.new("RGB", (9, 9)).save("train.png")  # beside it: what that reader would find
+    Image.new("RGB", (9, 9)).save("train.png")  # next to it: what that reader would find
     table = HuggingFace(name).table("train")
     assert table is not None
     assert [tuple(table.decode(row).shape) for row in range(len(table))] == [(3, 4, 4)]
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_loading_script_beside_a_table_is_not_run():
+def test_a_loading_script_next_to_a_table_is_not_run():
     folder = Path("stranger")
     folder.mkdir()
     (folder / "stranger.py").write_text("import os\nos.mkdir('executed')\n")
@@ -199,7 +199,7 @@ HARMLESS = {
 
 @pytest.fixture
 def backbone(tiny_run: Path) -> Path:
-    """A copy to tamper with, beside pickles of code under every name that timm looks for."""
+    """A copy to tamper with, next to pickles of code under every name that timm looks for."""
     folder = Path(shutil.copytree(tiny_run / "backbone", "stranger")).resolve()
     for name in ("pytorch_model.bin", "pytorch_model.pth", "model.pth", "evil.pth", "../evil.pth"):
         torch.save(Payload(), folder / name)
@@ -331,7 +331,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 def told(capsys: pytest.CaptureFixture[str], *command: str) -> str:
-    """What a command that is refused says, but for the warnings before it."""
+    """The error of a command that is refused, without the warnings before it."""
     assert main([*command]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -78,7 +78,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What ``contrastive run`` says to something wrong."""
+    """The error of ``contrastive run`` for a wrong recipe or folder."""
     before = sorted(Path().rglob("*"))
     assert main(["run", *arguments]) == 2
     shown = capsys.readouterr()
@@ -166,7 +166,7 @@ def test_a_link_that_leads_nowhere(tiny_recipe: Path, capsys: pytest.CaptureFixt
     assert "link is a broken link" in refusal(capsys, str(tiny_recipe), "--out", "link")
 
 
-def test_every_mistake_at_once_beside_absent_data(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
+def test_every_mistake_at_once_besides_absent_data(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
     text = tiny_recipe.read_text()
     text = text.replace("/tiny", "/absent").replace("model: resnet10", "model: resnet1O")
     Path("wrong.yaml").write_text(text.replace("loss:", "views: {online: [5]}\nloss:"))
