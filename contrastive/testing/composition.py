@@ -22,7 +22,7 @@ from contrastive.recipe import PartSpec
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.materials import VIEWS, classes, generator
 from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS
-from contrastive.testing.surroundings import seeded
+from contrastive.testing.surroundings import fixed_seed
 from contrastive.training.method import Method, Output
 from contrastive.values import Progress
 
@@ -61,7 +61,7 @@ class TinyHead(Head):
 
 def compose(spec: PartSpec, seed: int = 0) -> Method:
     """A method with the part in its place, and around it what the part declares that it needs."""
-    with seeded(seed):
+    with fixed_seed(seed):
         part = spec.build(**OFFERS)
         backbone = part if spec.kind == "backbone" else TinyBackbone()
         head: Head = TinyHead()
@@ -111,14 +111,14 @@ def batch(method: Method, number: int) -> tuple[list[Tensor], Tensor, Tensor | N
     ]
     share = IMAGES // world_size()
     rows = slice(rank() * share, (rank() + 1) * share)
-    wanted = any("labels" in part.needs for part in method.parts)
-    labels = classes(IMAGES)[rows] if wanted else None
+    needs_labels = any("labels" in part.needs for part in method.parts)
+    labels = classes(IMAGES)[rows] if needs_labels else None
     ids = torch.arange(IMAGES)[rows] + number * IMAGES
     return [view[rows].to(first.dtype) for view in views], ids, labels
 
 
 @dataclass
-class Trained:
+class TrainingOutcome:
     """What training steps came to: losses, the gradients of the first step, and the parts' state."""
 
     losses: list[Tensor] = field(default_factory=list)
@@ -126,17 +126,19 @@ class Trained:
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
-def train(method: Method, optimizer: torch.optim.Optimizer, steps: Sequence[int], micro: int = 1) -> Trained:
+def train(
+    method: Method, optimizer: torch.optim.Optimizer, steps: Sequence[int], micro: int = 1
+) -> TrainingOutcome:
     """Take steps as the engine does; each sees its batch ``micro`` times."""
-    trained = Trained()
+    outcome = TrainingOutcome()
     method.train()
     for step in steps:
-        with seeded(step):
+        with fixed_seed(step):
             outputs = list(_passes(method, step, micro))
         _average_gradients(method)
-        trained.losses.append(_average(torch.stack([output.loss.detach() for output in outputs]).mean()))
+        outcome.losses.append(_average(torch.stack([output.loss.detach() for output in outputs]).mean()))
         if step == steps[0]:
-            trained.gradients = {
+            outcome.gradients = {
                 name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None
             }
         progress = Progress(step, STEPS)
@@ -146,8 +148,8 @@ def train(method: Method, optimizer: torch.optim.Optimizer, steps: Sequence[int]
             method.after_batch(output.comparison)
         method.after_step(progress)
         optimizer.zero_grad(set_to_none=True)
-    trained.state = {name: value.clone() for name, value in method.state_dict().items()}
-    return trained
+    outcome.state = {name: value.clone() for name, value in method.state_dict().items()}
+    return outcome
 
 
 def _passes(method: Method, step: int, micro: int) -> Iterator[Output]:
@@ -172,7 +174,7 @@ def _average_gradients(method: Method) -> None:
         parameter.grad = _average(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
 
 
-def trained_alone(spec: PartSpec, steps: int) -> dict[str, Any]:
+def train_part(spec: PartSpec, steps: int) -> dict[str, Any]:
     """Losses, first gradients and state after so many steps: what processes send each other."""
     method = compose(spec)
     return vars(train(method, sgd(method), range(steps)))

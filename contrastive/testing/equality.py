@@ -12,7 +12,7 @@ from torch import Tensor
 from contrastive.testing.framework import fail
 
 
-def saved(state: Any, what: str) -> Any:
+def through_checkpoint(state: Any, what: str) -> Any:
     """``state`` as a checkpoint gives it back: written by torch.save, read with ``weights_only=True``."""
     file = io.BytesIO()
     torch.save(state, file)
@@ -20,8 +20,10 @@ def saved(state: Any, what: str) -> Any:
     try:
         return torch.load(file, weights_only=True)
     except Exception as error:  # torch's unpickler says in many types that a value is not plain
-        said = str(error).strip().splitlines()[0][:200]
-        fail(f"{what} holds more than plain values and tensors, and no checkpoint can be read back ({said})")
+        message = str(error).strip().splitlines()[0][:200]
+        fail(
+            f"{what} holds more than plain values and tensors, and no checkpoint can be read back ({message})"
+        )
 
 
 def same(a: Any, b: Any) -> bool:

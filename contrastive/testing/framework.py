@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn, Protocol
 
 from contrastive.errors import ContrastiveError, one_line
 from contrastive.kinds import KINDS
-from contrastive.testing.surroundings import preserved
+from contrastive.testing.surroundings import isolated_state
 
 #: Raised whenever a check is added or becomes stricter: what passed before may then fail.
 VERSION = 2
@@ -39,7 +39,7 @@ class Skipped(unittest.SkipTest):
     """A check does not apply, or cannot be made. pytest reports it as skipped."""
 
 
-class _Blocked(Skipped):
+class _PrerequisiteFailed(Skipped):
     """A check was not made because one that it stands on failed."""
 
 
@@ -57,7 +57,7 @@ def skip(reason: str) -> NoReturn:
     raise Skipped(reason)
 
 
-class Examined(Protocol):
+class AnySubject(Protocol):
     """What a check is run on: a part, or a plugin as a whole."""
 
     kind: str
@@ -72,7 +72,7 @@ class Examined(Protocol):
 
 @dataclass(frozen=True)
 class Check:
-    """One question to a part.
+    """One asked to a part.
 
     Attributes:
         name: as the table and pytest's ids show it.
@@ -117,43 +117,43 @@ class PartCheck:
     """A check bound to a part. Calling it raises :class:`CheckFailed` or, where it does not apply,
     ``unittest.SkipTest``; ``str`` gives ``loss my_loss: gradients``."""
 
-    def __init__(self, examined: Examined, check: Check, siblings: Mapping[str, PartCheck]):
-        self.examined, self.check, self._siblings = examined, check, siblings
-        self._caught: BaseException | None = None
-        self._done = False
+    def __init__(self, subject: AnySubject, check: Check, siblings: Mapping[str, PartCheck]):
+        self.subject, self.check, self._siblings = subject, check, siblings
+        self._exception: BaseException | None = None
+        self._has_run = False
 
     def __str__(self) -> str:
-        return f"{self.examined.title}: {self.check.name}"
+        return f"{self.subject.title}: {self.check.name}"
 
     __repr__ = __str__
 
     def __call__(self) -> None:
         result = self.result()
         if result.status == "failed":
-            raise CheckFailed(f"{self}: {result.reason}") from self._caught
+            raise CheckFailed(f"{self}: {result.reason}") from self._exception
         if result.status == "skipped":
             raise Skipped(result.reason)
 
     def result(self) -> Result:
         """What comes of it, without raising; made once."""
-        if not self._done:
-            self._caught, self._done = self._run(), True
-        caught = self._caught
+        if not self._has_run:
+            self._exception, self._has_run = self._run(), True
+        exception = self._exception
         status: Status = (
-            "passed" if caught is None else "skipped" if isinstance(caught, Skipped) else "failed"
+            "passed" if exception is None else "skipped" if isinstance(exception, Skipped) else "failed"
         )
-        reason = "" if caught is None else _told(caught, self.examined.source)
-        return Result(self.examined.title, self.check.name, status, reason, self.check.asked)
+        reason = "" if exception is None else _explanation(exception, self.subject.source)
+        return Result(self.subject.title, self.check.name, status, reason, self.check.asked)
 
     def _run(self) -> BaseException | None:
         try:
-            if self.check.name in self.examined.unchecked:
-                skip(f"not checked: {self.examined.unchecked[self.check.name]}")
+            if self.check.name in self.subject.unchecked:
+                skip(f"not checked: {self.subject.unchecked[self.check.name]}")
             for name in self.check.after:
                 if name in self._siblings and self._siblings[name].blocks():
-                    raise _Blocked(f"not run, because '{name}' failed")
-            with preserved():
-                self.check.run(self.examined)
+                    raise _PrerequisiteFailed(f"not run, because '{name}' failed")
+            with isolated_state():
+                self.check.run(self.subject)
         except (Exception, SystemExit) as error:  # whatever a part raises is a finding, never a crash
             return error
         return None
@@ -161,31 +161,31 @@ class PartCheck:
     def blocks(self) -> bool:
         """Whether checks that stand on this one cannot be made."""
         self.result()
-        return self._caught is not None and (
-            isinstance(self._caught, _Blocked) or not isinstance(self._caught, Skipped)
+        return self._exception is not None and (
+            isinstance(self._exception, _PrerequisiteFailed) or not isinstance(self._exception, Skipped)
         )
 
 
-def bound(examined: Examined, checks: tuple[Check, ...]) -> list[PartCheck]:
-    """The checks that ask about ``examined``'s kind, bound to it."""
+def bind_checks(subject: AnySubject, checks: tuple[Check, ...]) -> list[PartCheck]:
+    """The checks that ask about ``subject``'s kind, bound to it."""
     siblings: dict[str, PartCheck] = {}
-    for asked in checks:
-        if examined.kind in asked.kinds:
-            siblings[asked.name] = PartCheck(examined, asked, siblings)
+    for check in checks:
+        if subject.kind in check.kinds:
+            siblings[check.name] = PartCheck(subject, check, siblings)
     return list(siblings.values())
 
 
-def _told(error: BaseException, source: str | None) -> str:
+def _explanation(error: BaseException, source: str | None) -> str:
     """One sentence for the author; of an exception inside the part's code its text and the line."""
     if isinstance(error, CheckFailed | Skipped):
         return str(error)
-    place = _place(error, source)
-    if isinstance(error, ContrastiveError) and place is None:
+    location = _location(error, source)
+    if isinstance(error, ContrastiveError) and location is None:
         return str(error)
-    return f"raised {one_line(error)}" + (f" at {place}" if place else "")
+    return f"raised {one_line(error)}" + (f" at {location}" if location else "")
 
 
-def _place(error: BaseException, source: str | None) -> str | None:
+def _location(error: BaseException, source: str | None) -> str | None:
     """``file.py:12`` of the innermost line of the part's own file."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if source is not None and frame.filename == source]

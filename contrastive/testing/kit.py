@@ -16,10 +16,10 @@ from typing import Any
 
 from contrastive.registry import Entry
 from contrastive.testing.framework import (
-    Examined,
+    AnySubject,
     PartCheck,
     Result,
-    bound,
+    bind_checks,
     checks_of,
 )
 from contrastive.testing.rules import (
@@ -59,7 +59,7 @@ def part_checks(part: type | Entry, params: Params = None) -> list[PartCheck]:
     ``params`` are its recipe parameters, or a function that gives them of an empty folder; None for its own
     ``example``.
     """
-    return bound(subject_of(part, params), CHECKS)
+    return bind_checks(subject_of(part, params), CHECKS)
 
 
 def check_part(part: type | Entry, params: Params = None) -> list[Result]:
@@ -76,9 +76,9 @@ def checks(plugin: Any) -> list[PartCheck]:
 
     Raises UsageError where there is no such plugin.
     """
-    found = plugin_of(str(plugin) if isinstance(plugin, Path) else plugin)
-    examined: list[Examined] = [found, *(Subject(entry, found.registry) for entry in found.entries)]
-    return [check for one in examined for check in bound(one, CHECKS)]
+    subject = plugin_of(str(plugin) if isinstance(plugin, Path) else plugin)
+    subjects: list[AnySubject] = [subject, *(Subject(entry, subject.registry) for entry in subject.entries)]
+    return [check for one in subjects for check in bind_checks(one, CHECKS)]
 
 
 def check_plugin(plugin: Any) -> list[Result]:

@@ -53,7 +53,7 @@ def entries(count: int, dtype: torch.dtype = torch.float64, width: int = IN_FEAT
     return Memory(z.to(dtype), torch.arange(10_000, 10_000 + count), classes(count), valid)
 
 
-def compared(
+def comparison_for(
     loss: Loss,
     views: Sequence[Tensor],
     *,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
-from contrastive.testing.surroundings import seeded
+from contrastive.testing.surroundings import fixed_seed
 
 
 class SmallEncoder(nn.Module):
@@ -40,5 +40,5 @@ class Network(nn.Module):
 
 def network() -> Network:
     """A :class:`Network` with the same weights every time."""
-    with seeded(0):
+    with fixed_seed(0):
         return Network()

@@ -49,17 +49,17 @@ class Pair:
             self._connections.append(ours)
             self._processes.append(process)
 
-    def ask(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What ``function``, of the top level of a module, returns in each process, by rank."""
         try:
-            question = pickle.dumps((sys.path, pickle.dumps((function, arguments))))
+            request = pickle.dumps((sys.path, pickle.dumps((function, arguments))))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise Unreachable(
                 f"other processes cannot import it ({error}); define it at the top level of a module"
             ) from error
         try:
             for connection in self._connections:
-                connection.send_bytes(question)
+                connection.send_bytes(request)
             return self._answers()
         except BaseException:
             close()  # one of them may wait for the other for ever
@@ -102,7 +102,7 @@ class Pair:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-_running: list[Pair] = []
+_pairs: list[Pair] = []
 
 
 def two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -110,16 +110,16 @@ def two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 
     Raises Unreachable where they cannot import it, and CheckFailed where it raises or they die.
     """
-    if not _running:
-        _running.append(Pair())
-    return _running[0].ask(function, *arguments)
+    if not _pairs:
+        _pairs.append(Pair())
+    return _pairs[0].call(function, *arguments)
 
 
 @atexit.register
 def close() -> None:
     """End the two processes; the next question starts new ones."""
-    while _running:
-        _running.pop().close()
+    while _pairs:
+        _pairs.pop().close()
 
 
 def _serve(connection: Connection, rank: int, store: str) -> None:
@@ -129,25 +129,25 @@ def _serve(connection: Connection, rank: int, store: str) -> None:
     )
     while True:
         try:
-            question = connection.recv_bytes()
+            request = connection.recv_bytes()
         except EOFError:
             return
-        connection.send_bytes(pickle.dumps(_result(question)))
+        connection.send_bytes(pickle.dumps(_result(request)))
 
 
 def _import_from(path: list[str]) -> None:
     """Import from where the asking process does, and forget modules of places it has left."""
-    left = tuple(os.path.join(place, "") for place in sys.path if place and place not in path)
+    removed = tuple(os.path.join(entry, "") for entry in sys.path if entry and entry not in path)
     for name, module in list(sys.modules.items()):
-        if left and str(getattr(module, "__file__", None) or "").startswith(left):
+        if removed and str(getattr(module, "__file__", None) or "").startswith(removed):
             del sys.modules[name]
     sys.path[:] = path
     importlib.invalidate_caches()
 
 
-def _result(question: bytes) -> tuple[str, Any]:
+def _result(request: bytes) -> tuple[str, Any]:
     """(``done``, what was returned), (``raised``, in words) or (``absent``, what cannot be imported)."""
-    path, call = pickle.loads(question)
+    path, call = pickle.loads(request)
     _import_from(path)
     try:
         function, arguments = pickle.loads(call)

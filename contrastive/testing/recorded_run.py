@@ -24,16 +24,16 @@ class RecordedRun:
         self.param_groups = [{"params": list(self.method.head.parameters()), "lr": 0.1, "peak_lr": 0.1}]
         self.comparison: Comparison | None = None
         self.ranking_metric: str | None = None
-        self.asked: list[Any] = []
+        self.calls: list[Any] = []
 
-    def log(self, figures: Mapping[str, float]) -> None:
-        self.asked.append(("log", self.step, dict(figures)))
+    def log(self, metrics: Mapping[str, float]) -> None:
+        self.calls.append(("log", self.step, dict(metrics)))
 
     def warn(self, message: str) -> None:
-        self.asked.append(("warn", self.step, message))
+        self.calls.append(("warn", self.step, message))
 
     def stop(self, reason: str) -> None:
-        self.asked.append(("stop", self.step, reason))
+        self.calls.append(("stop", self.step, reason))
 
     def live(self, callback: Any, epochs: range) -> None:
         """Tell ``callback`` of epochs of a run whose accuracy rises at first and then falls a little."""

@@ -25,7 +25,7 @@ from contrastive.registry import Entry, Registry, load_registry
 from contrastive.registry import builtin_parts as builtins
 from contrastive.registry.registry import Problem
 from contrastive.testing.framework import PLUGIN, fail
-from contrastive.testing.surroundings import seeded
+from contrastive.testing.surroundings import fixed_seed
 from contrastive.versions import CORE, core_version
 
 #: What the builder offers: pictures of 32 x 32 RGB pixels, and vectors of width 8.
@@ -107,18 +107,18 @@ class Subject:
 
     def part(self, seed: int = 0, **offers: Any) -> Any:
         """A fresh instance, with weights that belong to ``seed``."""
-        with seeded(seed):
+        with fixed_seed(seed):
             return self.spec.build(**{**OFFERS, **offers})
 
 
 def recipe_of(entry: Entry, params: Mapping[str, Any], registry: Registry) -> Recipe:
     """The recipe of which ``entry`` with ``params`` is a part. Raises CheckFailed with every mistake."""
     part = {"name": entry.name, **params}
-    places: dict[str, Any] = {
+    keys: dict[str, Any] = {
         "protocol": {"evaluate": {entry.name: dict(params)}},
         "callback": {"callbacks": [part]},
     }
-    tree = {**_FRAME, **places.get(entry.kind, {entry.kind: part})}
+    tree = {**_FRAME, **keys.get(entry.kind, {entry.kind: part})}
     try:
         return resolve(Tree(from_plain(tree, Where("example"))), registry)
     except RecipeError as error:
@@ -131,13 +131,13 @@ def recipe_of(entry: Entry, params: Mapping[str, Any], registry: Registry) -> Re
 
 def part_of(recipe: Recipe, kind: str) -> PartSpec:
     """The part of that kind which a recipe of :func:`recipe_of` names."""
-    where: dict[str, Callable[[], PartSpec]] = {
+    finders: dict[str, Callable[[], PartSpec]] = {
         "loss": lambda: recipe.losses[0].part,
         "negatives": lambda: recipe.negatives[0],
         "callback": lambda: recipe.callbacks[0],
         "protocol": lambda: next(iter(recipe.evaluate.protocols.values())).part,
     }
-    return where[kind]() if kind in where else getattr(recipe, kind)
+    return finders[kind]() if kind in finders else getattr(recipe, kind)
 
 
 @dataclass
@@ -201,29 +201,29 @@ def plugin_of(plugin: Any) -> PluginSubject:
     """
     if not isinstance(plugin, str | Path):
         name = getattr(plugin, "__name__", type(plugin).__name__)
-        return _loose(name, str(getattr(plugin, "__version__", "unknown")), plugin)
+        return _from_module(name, str(getattr(plugin, "__version__", "unknown")), plugin)
     if Path(plugin).is_dir():
-        return _at(Path(plugin).resolve())
-    return _installed(str(plugin))
+        return _from_folder(Path(plugin).resolve())
+    return _from_installed(str(plugin))
 
 
-def _installed(name: str) -> PluginSubject:
+def _from_installed(name: str) -> PluginSubject:
     if _normal(name) == _normal(CORE):
         return PluginSubject(CORE, core_version(), builtins, load_registry(plugins=False))
-    found = {point.dist.name: point for point in metadata.entry_points(group=GROUP) if point.dist}
-    for distribution, point in found.items():
+    points = {point.dist.name: point for point in metadata.entry_points(group=GROUP) if point.dist}
+    for distribution, point in points.items():
         if _normal(distribution) == _normal(name):
             assert point.dist is not None
-            module = _imported(point)
+            module = _load(point)
             return PluginSubject(distribution, point.dist.version, module, load_registry())
-    known = ", ".join(sorted(found)) or "none is"
+    names = ", ".join(sorted(points)) or "none is"
     raise UsageError(
-        f"no plugin '{name}' is installed, and there is no such folder.{did_you_mean(name, found)} "
-        f"Installed: {known}."
+        f"no plugin '{name}' is installed, and there is no such folder.{did_you_mean(name, points)} "
+        f"Installed: {names}."
     )
 
 
-def _at(folder: Path) -> PluginSubject:
+def _from_folder(folder: Path) -> PluginSubject:
     """The plugin whose sources are at ``folder``, installed or not."""
     pyproject = folder / "pyproject.toml"
     if not pyproject.is_file():
@@ -236,15 +236,15 @@ def _at(folder: Path) -> PluginSubject:
     if not points:
         raise UsageError(f"{pyproject} has no table [project.entry-points.{GROUP}] that names its module.")
     name, version = str(project.get("name", folder.name)), str(project.get("version", "unknown"))
-    for place in (folder, folder / "src"):  # not removed: the parts' processes, too, import from there
-        if place.is_dir() and str(place) not in sys.path:
-            sys.path.insert(0, str(place))
+    for root in (folder, folder / "src"):  # not removed: the parts' processes, too, import from there
+        if root.is_dir() and str(root) not in sys.path:
+            sys.path.insert(0, str(root))
     importlib.invalidate_caches()
     value = next(iter(points.values()))
-    return _loose(name, version, _imported(metadata.EntryPoint(name, value, GROUP)), value)
+    return _from_module(name, version, _load(metadata.EntryPoint(name, value, GROUP)), value)
 
 
-def _loose(name: str, version: str, module: Any, value: str = "") -> PluginSubject:
+def _from_module(name: str, version: str, module: Any, value: str = "") -> PluginSubject:
     """A plugin that need not be installed, beside the built-in parts alone."""
     registry = load_registry(plugins=False)
     if isinstance(module, Exception):
@@ -254,7 +254,7 @@ def _loose(name: str, version: str, module: Any, value: str = "") -> PluginSubje
     return PluginSubject(name, version, None if isinstance(module, Exception) else module, registry)
 
 
-def _imported(point: metadata.EntryPoint) -> Any:
+def _load(point: metadata.EntryPoint) -> Any:
     """What an entry point names, or the exception that its import raised: the plugin's, to be reported."""
     try:
         return point.load()

@@ -28,13 +28,13 @@ def snapshot() -> dict[str, Any]:
     }
 
 
-def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def differing_names(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Names of what differs between two snapshots."""
     return [name for name in before if before[name] != after[name]]
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
+def isolated_state() -> Iterator[None]:
     """Generators at seed 0, so that a check always answers the same, and everything put back afterwards."""
     python, legacy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
     dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
@@ -42,7 +42,7 @@ def preserved() -> Iterator[None]:
     try:
         random.seed(0)
         np.random.seed(0)
-        with seeded(0), torch.enable_grad():
+        with fixed_seed(0), torch.enable_grad():
             yield
     finally:
         random.setstate(python)
@@ -55,7 +55,7 @@ def preserved() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def fixed_seed(seed: int) -> Iterator[None]:
     """Torch's default generator at ``seed``, and back where it was afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

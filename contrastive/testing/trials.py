@@ -12,10 +12,10 @@ from contrastive.parts import Images, ImageTable
 from contrastive.testing.materials import generator, splits
 from contrastive.testing.networks import SmallEncoder
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
-from contrastive.testing.surroundings import seeded
+from contrastive.testing.surroundings import fixed_seed
 from contrastive.values import Feature, Features
 
-SIZE = 8  # side of the pictures that a protocol sees
+SIDE = 8  # side of the pictures that a protocol sees
 
 
 class FeaturePictures(ImageTable):
@@ -23,12 +23,12 @@ class FeaturePictures(ImageTable):
 
     def __init__(self, *parts: Features):
         h = torch.cat([part.vectors for part in parts])  # [n, F]
-        spread = torch.randn(h.shape[1], IN_CHANNELS * SIZE**2, generator=generator(5))
-        self._pixels = (255 * torch.sigmoid(h @ spread)).to(torch.uint8).view(-1, IN_CHANNELS, SIZE, SIZE)
+        spread = torch.randn(h.shape[1], IN_CHANNELS * SIDE**2, generator=generator(5))
+        self._pixels = (255 * torch.sigmoid(h @ spread)).to(torch.uint8).view(-1, IN_CHANNELS, SIDE, SIDE)
         self.ids, self.labels = (
             torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("ids", "labels")
         )
-        self.channels, self.size = IN_CHANNELS, (SIZE, SIZE)
+        self.channels, self.size = IN_CHANNELS, (SIDE, SIDE)
 
     def decode(self, index: int) -> Tensor:
         return self._pixels[index]
@@ -37,27 +37,29 @@ class FeaturePictures(ImageTable):
         return f"picture {index}"
 
 
-class GivenTrial(EncoderTrial):
+class FeatureTrial(EncoderTrial):
     """A trial whose features, h as z, are those given, and whose images are pictures of them."""
 
     def __init__(self, fit: Features, validation: Features, test: Features | None = None):
-        reader = Reader(SIZE, torch.device("cpu"), workers=0)
+        reader = Reader(SIDE, torch.device("cpu"), workers=0)
         train = FeaturePictures(fit, validation)
         rows = np.split(np.arange(len(train)), [len(fit)])
-        asked = None if test is None else SplitImages(reader, FeaturePictures(test), np.arange(len(test)))
-        with seeded(0):
+        test_images = (
+            None if test is None else SplitImages(reader, FeaturePictures(test), np.arange(len(test)))
+        )
+        with fixed_seed(0):
             encoder, head = SmallEncoder().eval(), nn.Linear(IN_FEATURES, IN_FEATURES).eval()
-        known, chosen_on = (SplitImages(reader, train, each) for each in rows)
-        super().__init__(encoder, head, known, chosen_on, asked)
-        self._given = {id(self.fit): fit, id(self.validation): validation, id(self.test): test}
+        fit_images, validation_images = (SplitImages(reader, train, each) for each in rows)
+        super().__init__(encoder, head, fit_images, validation_images, test_images)
+        self._features_by_images = {id(self.fit): fit, id(self.validation): validation, id(self.test): test}
 
     def features_of(self, images: Images, feature: Feature = "h") -> Features:
-        given = self._given[id(images)]
-        assert given is not None
-        return given
+        features = self._features_by_images[id(images)]
+        assert features is not None
+        return features
 
 
-def trial(with_test: bool = True) -> GivenTrial:
+def trial(with_test: bool = True) -> FeatureTrial:
     """The trial of :func:`splits`."""
-    given = splits()
-    return GivenTrial(*given) if with_test else GivenTrial(*given[:2])
+    features = splits()
+    return FeatureTrial(*features) if with_test else FeatureTrial(*features[:2])

@@ -11,11 +11,11 @@ from torch import nn
 
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
-from contrastive.testing.materials import VIEWS, compared, embeddings, generator, pictures, pixels
+from contrastive.testing.materials import VIEWS, comparison_for, embeddings, generator, pictures, pixels
 from contrastive.testing.networks import network
 from contrastive.testing.recorded_run import RecordedRun
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
-from contrastive.testing.surroundings import seeded
+from contrastive.testing.surroundings import fixed_seed
 from contrastive.testing.trials import trial
 from contrastive.values import Progress
 
@@ -40,7 +40,7 @@ def _use_encoder(part: Any) -> None:
 
 
 def _use_target(part: Any) -> None:
-    with seeded(0):
+    with fixed_seed(0):
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(IN_CHANNELS * 64, IN_FEATURES))
     try:
         part.bind(encoder)
@@ -64,7 +64,7 @@ def _use_negatives(part: Any) -> None:
 
 def _use_loss(part: Any) -> None:
     views = [view.requires_grad_() for view in embeddings(8, torch.float32)]
-    part(compared(part, views)).backward()
+    part(comparison_for(part, views)).backward()
 
 
 def _use_optimizer(part: Any) -> None:

@@ -17,7 +17,7 @@ from contrastive.errors import ContrastiveError, UsageError
 from contrastive.protocols import FineTune
 from contrastive.protocols.finetune import balanced_sample
 from contrastive.testing.materials import splits
-from contrastive.testing.trials import GivenTrial, trial
+from contrastive.testing.trials import FeatureTrial, trial
 
 # -- the labels ---------------------------------------------------------------------------------------
 
@@ -138,8 +138,8 @@ def test_draws_of_the_encoder_are_seeded_and_the_generator_stays_as_it_was():
 
 def test_fine_tuning_learns_from_the_images_it_is_given():
     fit, validation, test = splits()
-    plain = FineTune(1, steps=60, lr=0.1).evaluate(GivenTrial(fit, validation, test))["top1"]
-    few = FineTune(0.02, steps=60, lr=0.1).evaluate(GivenTrial(fit, validation, test))["top1"]
+    plain = FineTune(1, steps=60, lr=0.1).evaluate(FeatureTrial(fit, validation, test))["top1"]
+    few = FineTune(0.02, steps=60, lr=0.1).evaluate(FeatureTrial(fit, validation, test))["top1"]
     assert plain > 0.55
     assert plain > few, "of three classes, by one image each and by all"
 
@@ -147,7 +147,7 @@ def test_fine_tuning_learns_from_the_images_it_is_given():
 def test_a_class_that_was_not_trained_on_counts_as_wrong():
     fit, validation, test = splits()
     strange = type(test)(test.vectors, torch.full_like(test.labels, 9), test.ids)
-    assert FineTune(1, steps=2).evaluate(GivenTrial(fit, validation, strange)) == {"top1": 0.0}
+    assert FineTune(1, steps=2).evaluate(FeatureTrial(fit, validation, strange)) == {"top1": 0.0}
 
 
 # -- what is told -------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_divergence_is_a_clear_error():
 def test_one_image_is_refused():
     fit, validation, test = (type(f)(f.vectors, torch.zeros_like(f.labels), f.ids) for f in splits())
     with pytest.raises(UsageError, match=r"fraction 0\.001 of 168 labelled images is one"):
-        FineTune(0.001).evaluate(GivenTrial(fit, validation, test))
+        FineTune(0.001).evaluate(FeatureTrial(fit, validation, test))
 
 
 def test_a_range_the_wrong_way_round_is_refused():

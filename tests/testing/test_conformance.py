@@ -31,7 +31,7 @@ from contrastive.testing import (
     framework,
     part_checks,
 )
-from contrastive.testing.framework import PLUGIN, bound
+from contrastive.testing.framework import PLUGIN, bind_checks
 from contrastive.testing.processes import two_processes
 from contrastive.testing.subjects import Subject
 from contrastive.versions import CORE
@@ -102,7 +102,7 @@ PARAMS = {
 @pytest.mark.parametrize("entry", list(REGISTRY), ids=lambda entry: f"{entry.kind}-{entry.name}")
 def test_every_built_in_part_passes(entry):
     subject = Subject(entry, REGISTRY, PARAMS.get((entry.kind, entry.name)))
-    results = [check.result() for check in bound(subject, CHECKS)]
+    results = [check.result() for check in bind_checks(subject, CHECKS)]
     assert not {r.check: r.reason for r in results if r.status == "failed"}
     assert sum(r.status == "passed" for r in results) >= 8
 
@@ -200,7 +200,7 @@ def test_a_check_draws_the_same_whatever_was_drawn_before():
     for seed in (1, 2):
         torch.manual_seed(seed)
         random.seed(seed)
-        bound(Subject(REGISTRY.entry("loss", "nt_xent"), REGISTRY), (draws,))[0]()
+        bind_checks(Subject(REGISTRY.entry("loss", "nt_xent"), REGISTRY), (draws,))[0]()
     assert drawn[0] == drawn[1]
 
 

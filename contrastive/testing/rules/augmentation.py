@@ -23,9 +23,9 @@ def _views(subject: Subject, images: Tensor, ids: np.ndarray, seed: int = 1, epo
 def views(subject: Subject) -> None:
     """Every view is float32 [b, C, h, w], finite and in [0, 1], of colour and grey images."""
     for channels in (3, 1):
-        made = _views(subject, pictures(5, channels=channels), np.arange(5))
-        require(len(made) >= 1, "pipelines() gives no view")
-        for number, view in enumerate(made):
+        batch_views = _views(subject, pictures(5, channels=channels), np.arange(5))
+        require(len(batch_views) >= 1, "pipelines() gives no view")
+        for number, view in enumerate(batch_views):
             require(
                 isinstance(view, Tensor) and view.dtype == torch.float32 and view.ndim == 4,
                 f"view {number} is {shape_of(view)}, not float32 [b, C, h, w]",
@@ -45,18 +45,18 @@ def views(subject: Subject) -> None:
 def input_kept(subject: Subject) -> None:
     """The images it is given, and the pixels between operations, are not changed in place."""
     images, ids = pictures(5), np.arange(5)
-    kept, kept_ids = images.clone(), ids.copy()
+    original, original_ids = images.clone(), ids.copy()
     _views(subject, images, ids)
-    require(torch.equal(images, kept), "it writes into the images it was given; change a copy")
-    require(np.array_equal(ids, kept_ids), "it writes into the ids it was given")
+    require(torch.equal(images, original), "it writes into the images it was given; change a copy")
+    require(np.array_equal(ids, original_ids), "it writes into the ids it was given")
     for pipeline in subject.part().pipelines():
         for place, operation in enumerate(pipeline.operations):
             from contrastive.augmentations import Key
 
             before = images.float() / 255
-            given = before.clone()
-            operation.render(given, pipeline.draw(place, ids, Key(1, 0, 0)))
-            require(torch.equal(given, before), f"{operation.name} renders in place; change a copy")
+            rendered = before.clone()
+            operation.render(rendered, pipeline.draw(index, ids, Key(1, 0, 0)))
+            require(torch.equal(rendered, before), f"{operation.name} renders in place; change a copy")
 
 
 @check("own draw", "augmentation", after=("views", "global state", "input kept"))
@@ -66,20 +66,20 @@ def own_draw(subject: Subject) -> None:
     ids = np.arange(_MANY)
     by_seed = [_views(subject, one, ids, seed) for seed in range(_SEEDS)]
     for number in range(len(by_seed[0])):
-        drawn = torch.stack([made[number] for made in by_seed])  # [seeds, b, C, h, w]
-        if bool((drawn == drawn[:1]).all()) and bool((drawn == drawn[:, :1]).all()):
+        samples = torch.stack([views_of_seed[number] for views_of_seed in by_seed])  # [seeds, b, C, h, w]
+        if bool((samples == samples[:1]).all()) and bool((samples == samples[:, :1]).all()):
             continue  # no randomness in it
         require(
-            not (drawn == drawn[:, :1]).all(),
+            not (samples == samples[:, :1]).all(),
             f"all images of a batch get the same view {number}; draw a value an image, as rng.uniform() does",
         )
         require(
-            not (drawn == drawn[:1]).all(),
+            not (samples == samples[:1]).all(),
             f"view {number} is the same under every seed; draw from the rng given",
         )
         later = _views(subject, one, ids, seed=0, epoch=1)[number]
         require(
-            not torch.equal(later, drawn[0]),
+            not torch.equal(later, samples[0]),
             f"view {number} is the same in every epoch; draw from the rng given",
         )
 
@@ -91,17 +91,17 @@ def pure(subject: Subject) -> None:
     whole = _views(subject, images, ids)
     again = _views(subject, images, ids)
     order = np.array([5, 2, 7, 0, 6, 1, 4, 3])
-    shuffled = _views(subject, images[order], ids[order])
+    shuffled_views = _views(subject, images[order], ids[order])
     alone = [_views(subject, images[i : i + 1], ids[i : i + 1]) for i in range(len(ids))]
     for number, view in enumerate(whole):
         require(
             torch.equal(view, again[number]), f"view {number} differs when it is made again from the same key"
         )
         require(
-            far(view[order], shuffled[number]) < 1e-5,
+            far(view[order], shuffled_views[number]) < 1e-5,
             f"view {number} of an image depends on its place in the batch; draw from the rng given, by image",
         )
-        singly = torch.cat([made[number] for made in alone])
+        singly = torch.cat([single[number] for single in alone])
         require(
             far(view, singly) < 1e-5,
             f"view {number} of an image depends on the other images of its batch; treat each on its own",
@@ -112,8 +112,8 @@ def pure(subject: Subject) -> None:
 def size(subject: Subject) -> None:
     """A pipeline that says which size it gives gives that size."""
     part = subject.part()
-    made = part(pictures(3), np.arange(3))
-    for pipeline, view in zip(part.pipelines(), made, strict=True):
+    batch_views = part(pictures(3), np.arange(3))
+    for pipeline, view in zip(part.pipelines(), batch_views, strict=True):
         if pipeline.size is None:
             skip("it keeps the size of its input")
         require(

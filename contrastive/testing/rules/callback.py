@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contrastive.testing.equality import same, saved
+from contrastive.testing.equality import same, through_checkpoint
 from contrastive.testing.framework import check, require
 from contrastive.testing.recorded_run import RecordedRun
 from contrastive.testing.subjects import Subject
@@ -12,7 +12,7 @@ from contrastive.testing.subjects import Subject
 _FIRST, _LATER = range(1, 6), range(6, 41)
 
 
-def _told(subject: Subject, epochs: range) -> tuple[Any, RecordedRun]:
+def _live(subject: Subject, epochs: range) -> tuple[Any, RecordedRun]:
     callback, run = subject.part(), RecordedRun(subject.folder)
     callback.run_started(run)
     run.live(callback, epochs)
@@ -22,14 +22,14 @@ def _told(subject: Subject, epochs: range) -> tuple[Any, RecordedRun]:
 @check("hooks", "callback", after=("builds",))
 def hooks(subject: Subject) -> None:
     """Every hook works on a whole run, and on one that ends before its first step."""
-    callback, run = _told(subject, _FIRST)
+    callback, run = _live(subject, _FIRST)
     callback.run_ended(run)
     early = RecordedRun(subject.folder)
     other = subject.part()
     other.run_started(early)
     other.run_ended(early)
     require(isinstance(callback.state_dict(), dict), "state_dict() gives no dict")
-    for what, _, content in run.asked:
+    for what, _, content in run.calls:
         if what == "log":
             wrong = [
                 k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, float | int)
@@ -57,26 +57,26 @@ def weights_kept(subject: Subject) -> None:
 @check("state_dict", "callback", after=("hooks",))
 def callback_state(subject: Subject) -> None:
     """Interrupted, saved and resumed, it does what it would have done without the interruption."""
-    straight, run = _told(subject, _FIRST)
-    resumed = subject.part()
-    resumed.load_state_dict(saved(straight.state_dict(), "its state_dict"))
+    straight, run = _live(subject, _FIRST)
+    successor = subject.part()
+    successor.load_state_dict(through_checkpoint(straight.state_dict(), "its state_dict"))
     other = RecordedRun(subject.folder)
     other.step, other.epoch = run.step, run.epoch
-    resumed.run_started(other)
-    run.asked.clear()
-    other.asked.clear()
+    successor.run_started(other)
+    run.calls.clear()
+    other.calls.clear()
     run.live(straight, _LATER)
-    other.live(resumed, _LATER)
+    other.live(successor, _LATER)
     require(
-        same(run.asked, other.asked),
-        f"after a resume it does otherwise: {_first_difference(run.asked, other.asked)}; "
+        same(run.calls, other.calls),
+        f"after a resume it does otherwise: {_first_difference(run.calls, other.calls)}; "
         "put all that it remembers into state_dict, and take it back in load_state_dict",
     )
 
 
 def _first_difference(a: list[Any], b: list[Any]) -> str:
-    for place in range(max(len(a), len(b))):
-        one, other = (calls[place] if place < len(calls) else "nothing" for calls in (a, b))
+    for index in range(max(len(a), len(b))):
+        one, other = (calls[index] if index < len(calls) else "nothing" for calls in (a, b))
         if not same(one, other):
             return f"{one} without, {other} with it"
     return "in nothing"

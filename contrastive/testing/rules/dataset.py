@@ -50,10 +50,10 @@ def table(subject: Subject) -> None:
             )
             require(rows.labels.min() >= -1, f"a label of {split} is below -1; unknown is -1")
         require(rows.channels in (1, 3), f"channels is {rows.channels}; images have 1 or 3")
-    known = dataset.classes
+    classes = dataset.classes
     labels = tables["train"].labels
-    if known is not None and labels is not None:
-        require(labels.max() < len(known), f"labels go to {labels.max()}, but classes names {len(known)}")
+    if classes is not None and labels is not None:
+        require(labels.max() < len(classes), f"labels go to {labels.max()}, but classes names {len(classes)}")
 
 
 @check("ids unique", "dataset", after=("table",))
@@ -112,26 +112,27 @@ def _at_most(factor: int, size: tuple[int, int]) -> int:
 
 
 @check("reduced", "dataset", after=("decode",))
-def reduced(subject: Subject) -> None:
+def decode_reduced(subject: Subject) -> None:
     """decode_reduced gives the image of decode at a fraction of its sides that is no smaller than asked."""
     for split, rows in _tables(subject.part()).items():
         for index in np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int):
             whole = rows.decode(int(index))
             for most in (1, 4):
                 pixels, size, factor = rows.decode_reduced(int(index), partial(_at_most, most))
-                told = f"row {index} of {split}, asked for a factor up to {most},"
+                situation = f"row {index} of {split}, asked for a factor up to {most},"
                 require(
                     tuple(size) == tuple(whole.shape[1:]),
-                    f"{told} is said to be {size} as a whole; decode gives {list(whole.shape[1:])}",
+                    f"{situation} is said to be {size} as a whole; decode gives {list(whole.shape[1:])}",
                 )
-                require(1 <= factor <= most, f"{told} comes at a factor of {factor}")
+                require(1 <= factor <= most, f"{situation} comes at a factor of {factor}")
                 expected = [len(whole), *(-(-side // factor) for side in size)]
                 require(
                     list(pixels.shape) == expected and pixels.dtype == torch.uint8,
-                    f"{told} is {shape_of(pixels)} at a factor of {factor}, not uint8 {expected}",
+                    f"{situation} is {shape_of(pixels)} at a factor of {factor}, not uint8 {expected}",
                 )
                 require(
-                    factor > 1 or torch.equal(pixels, whole), f"{told} is not the image that decode gives"
+                    factor > 1 or torch.equal(pixels, whole),
+                    f"{situation} is not the image that decode gives",
                 )
 
 
@@ -146,7 +147,7 @@ def fingerprint(subject: Subject) -> None:
     for file in files:
         os.utime(file, (1_000_000_000, 1_000_000_000))
     require(subject.part().fingerprint() == before, "fingerprint() changes when only the files' times do")
-    with _halved(files[-1]):
+    with _truncated_file(files[-1]):
         try:
             after = subject.part().fingerprint()
         except Exception:  # a data set may refuse damaged data, in whatever words
@@ -191,14 +192,14 @@ def _root(subject: Subject) -> Path:
 
 
 @contextmanager
-def _halved(file: Path) -> Iterator[None]:
+def _truncated_file(file: Path) -> Iterator[None]:
     """``file`` with half its bytes, as a new file: whoever has mapped the old one keeps it."""
     content = file.read_bytes()
-    for kept in (content[: len(content) // 2], content):
+    for part in (content[: len(content) // 2], content):
         new = file.with_name(file.name + ".new")
-        new.write_bytes(kept)
+        new.write_bytes(part)
         os.replace(new, file)
-        if kept is not content:
+        if part is not content:
             yield
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contrastive.testing.equality import far, same, saved
+from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import check, fail, require, skip
 from contrastive.testing.materials import generator, pixels
 from contrastive.testing.subjects import IN_FEATURES, Subject
-from contrastive.testing.surroundings import seeded
+from contrastive.testing.surroundings import fixed_seed
 
 _ENCODERS = ("backbone", "head")
 _BATCH = 6
@@ -29,7 +29,7 @@ def _width(part: Any) -> Any:
 
 def _run(part: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
     """The output, with whatever is drawn in it (dropout) drawn from ``seed``."""
-    with seeded(seed):
+    with fixed_seed(seed):
         return part(x)
 
 
@@ -39,12 +39,12 @@ def width(subject: Subject) -> None:
     part = subject.part()
     for mode in (True, False):
         out = _run(part.train(mode), _input(subject.kind))
-        declared = _width(part)
-        require(isinstance(declared, int), f"the declared width is {declared!r}, not an integer")
+        declared_width = _width(part)
+        require(isinstance(declared_width, int), f"the declared width is {declared_width!r}, not an integer")
         require(
-            isinstance(out, Tensor) and out.shape == (_BATCH, declared),
+            isinstance(out, Tensor) and out.shape == (_BATCH, declared_width),
             f"{_BATCH} inputs give {list(out.shape) if isinstance(out, Tensor) else type(out).__name__}; "
-            f"its declared width is {declared}, so [{_BATCH}, {declared}] was expected",
+            f"its declared width is {declared_width}, so [{_BATCH}, {declared_width}] was expected",
         )
 
 
@@ -74,10 +74,10 @@ def gradients(subject: Subject) -> None:
         x.grad is not None and x.grad.abs().sum() > 0,
         "no gradient reaches its input; do not detach in forward",
     )
-    missed = [name for name, p in part.named_parameters() if p.requires_grad and p.grad is None]
+    without_gradient = [name for name, p in part.named_parameters() if p.requires_grad and p.grad is None]
     require(
-        not missed,
-        f"no gradient reaches {', '.join(missed[:3])}: several processes would wait for it; "
+        not without_gradient,
+        f"no gradient reaches {', '.join(without_gradient[:3])}: several processes would wait for it; "
         "leave unused modules out, or freeze them with requires_grad_(False)",
     )
 
@@ -100,7 +100,7 @@ def deterministic(subject: Subject) -> None:
 @check("rows", *_ENCODERS, after=("width", "deterministic"))
 def rows(subject: Subject) -> None:
     """In evaluation every row is encoded on its own: the rest of the batch does not change it."""
-    part = _trained(subject).eval()
+    part = _with_moved_buffers(subject).eval()
     x = _input(subject.kind)
     with torch.no_grad():
         whole = part(x)
@@ -114,9 +114,9 @@ def rows(subject: Subject) -> None:
 @check("state_dict", *_ENCODERS, after=("width", "deterministic"))
 def state_dict(subject: Subject) -> None:
     """A fresh instance with its loaded state_dict, from a checkpoint, gives the same outputs."""
-    part = _trained(subject)
+    part = _with_moved_buffers(subject)
     fresh = subject.part(seed=9)
-    fresh.load_state_dict(saved(part.state_dict(), "its state_dict"))
+    fresh.load_state_dict(through_checkpoint(part.state_dict(), "its state_dict"))
     x = _input(subject.kind)
     for mode in (False, True):
         require(
@@ -129,7 +129,7 @@ def state_dict(subject: Subject) -> None:
 @check("copies", *_ENCODERS, after=("width", "deterministic"))
 def copies(subject: Subject) -> None:
     """It can be copied (as a moving average does) and pickled, and the copy gives the same outputs."""
-    part = _trained(subject).eval()
+    part = _with_moved_buffers(subject).eval()
     x = _input(subject.kind)
     for how, duplicate in (
         ("copy.deepcopy", copy.deepcopy),
@@ -140,8 +140,8 @@ def copies(subject: Subject) -> None:
         except Exception as error:
             fail(f"{how} raises {type(error).__name__}: {error}; keep no lambdas or open files")
         require(torch.equal(_run(part, x), _run(other, x)), f"{how} makes a copy with other outputs")
-        shared = {id(p) for p in part.parameters()} & {id(p) for p in other.parameters()}
-        require(not shared, f"{how} makes a copy that shares parameters with it")
+        common = {id(p) for p in part.parameters()} & {id(p) for p in other.parameters()}
+        require(not common, f"{how} makes a copy that shares parameters with it")
 
 
 @check("export", "backbone", after=("width",))
@@ -153,18 +153,18 @@ def export(subject: Subject) -> None:
     part = subject.part().eval()
     try:
         part.export(str(folder))
-    except UsageError as refused:
-        skip(str(refused))
+    except UsageError as error:
+        skip(str(error))
     require((folder / "model.safetensors").is_file(), "export wrote no model.safetensors")
     import timm
 
     import contrastive.timm_models  # noqa: F401 - registers the small-stem architectures
 
-    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    require(loaded.num_features == part.features, "timm loads an encoder of another width")
+    encoder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    require(encoder.num_features == part.features, "timm loads an encoder of another width")
 
 
-def _trained(subject: Subject) -> Any:
+def _with_moved_buffers(subject: Subject) -> Any:
     """An instance whose buffers have moved from where they start: two passes in training."""
     part = subject.part().train()
     with torch.no_grad():

@@ -16,7 +16,7 @@ from contrastive.registry import Registry
 from contrastive.registry.registry import interface_misfit
 from contrastive.testing.framework import EVERY_KIND, PLUGIN, STEP_PARTS, check, fail, require, skip
 from contrastive.testing.subjects import PluginSubject, Subject, part_of
-from contrastive.testing.surroundings import TORCH, changed, seeded, snapshot
+from contrastive.testing.surroundings import TORCH, differing_names, fixed_seed, snapshot
 from contrastive.testing.usage import use
 from contrastive.versions import CORE
 
@@ -37,9 +37,10 @@ def api_version(plugin: PluginSubject) -> None:
         skip("the framework is its own interface")
     if plugin.module is None:
         skip("its module cannot be imported")
-    stated = getattr(plugin.module, "contrastive_api", None)
+    declared_version = getattr(plugin.module, "contrastive_api", None)
     require(
-        stated is not None, f"the plugin's module says nothing; write contrastive_api = {API_VERSION} in it"
+        declared_version is not None,
+        f"the plugin's module says nothing; write contrastive_api = {API_VERSION} in it",
     )
     misfit = interface_misfit(plugin.module, plugin.name)
     require(not misfit, misfit)
@@ -61,18 +62,21 @@ def imports_quietly(plugin: PluginSubject) -> None:
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "import torch, numpy\n"
-        "from contrastive.testing.surroundings import changed, snapshot\n"
+        "from contrastive.testing.surroundings import differing_names, snapshot\n"
         f"before = snapshot(); import {module}\n"
-        "print('CHANGED', *changed(before, snapshot()), sep='|')"
+        "print('CHANGED', *differing_names(before, snapshot()), sep='|')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    completion = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     require(
-        done.returncode == 0, f"import {module} fails in a fresh interpreter: {done.stderr.strip()[-200:]}"
+        completion.returncode == 0,
+        f"import {module} fails in a fresh interpreter: {completion.stderr.strip()[-200:]}",
     )
-    *printed, last = done.stdout.splitlines()
-    require(not printed, f"import {module} prints {printed[:1]}; standard output may be one JSON object")
-    touched = last.split("|")[1:]
-    require(not touched, f"import {module} changes {', '.join(touched)}; leave that to whoever runs it")
+    *output, last = completion.stdout.splitlines()
+    require(not output, f"import {module} prints {output[:1]}; standard output may be one JSON object")
+    differences = last.split("|")[1:]
+    require(
+        not differences, f"import {module} changes {', '.join(differences)}; leave that to whoever runs it"
+    )
 
 
 # -- a part of any kind -----------------------------------------------------------------------------------
@@ -95,8 +99,8 @@ def schema(subject: Subject) -> None:
     """Its parameters have a schema; a recipe that names it is written out and read back unchanged."""
     signature = signature_of(subject.entry)
     key = (subject.kind, subject.entry.name)
-    described = recipe_schema(Registry({key: subject.entry}))
-    properties = _described(described, *key)
+    schema_of_part = recipe_schema(Registry({key: subject.entry}))
+    properties = _properties(schema_of_part, *key)
     absent = [name for name in signature.parameters if name not in properties]
     require(not absent, f"the recipe schema lacks {', '.join(absent)}")
     recipe = subject.recipe
@@ -120,7 +124,7 @@ def builds(subject: Subject) -> None:
 
 
 @check("documented", *EVERY_KIND, after=("loads",))
-def documented(subject: Subject) -> None:
+def documentation(subject: Subject) -> None:
     """Its docstring has a first line, and its Args section explains every recipe parameter."""
     signature = signature_of(subject.entry)
     name = subject.part_class.__name__
@@ -137,7 +141,7 @@ def global_state(subject: Subject) -> None:
     )  # what the engine seeds before every step, and the builder before building
     ends = []
     for seed in (0, 1):
-        with seeded(seed):
+        with fixed_seed(seed):
             before = snapshot()
             part = subject.spec.build(in_channels=3, image_size=32, in_features=8)
             try:
@@ -145,10 +149,10 @@ def global_state(subject: Subject) -> None:
             except Exception:  # a check that asks for what fails here will say so, and better
                 skip("it fails in use, which another check tells")
             after = snapshot()
-        touched = [name for name in changed(before, after) if not (own and name == TORCH)]
+        differences = [name for name in differing_names(before, after) if not (own and name == TORCH)]
         require(
-            not touched,
-            f"it changes {', '.join(touched)}; draw from a generator of your own, or from the draws "
+            not differences,
+            f"it changes {', '.join(differences)}; draw from a generator of your own, or from the draws "
             "you are given, and put back what you set",
         )
         ends.append(after[TORCH])
@@ -156,10 +160,10 @@ def global_state(subject: Subject) -> None:
         fail("it seeds torch's default generator; all that is drawn after it would be the same in every step")
 
 
-def _described(schema: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+def _properties(schema: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
     if kind == "protocol":
         return schema["properties"]["evaluate"]["properties"][name]["anyOf"][0]["properties"]
     options = schema["$defs"][kind]["anyOf"]
-    found = [o["properties"] for o in options if o.get("properties", {}).get("name") == {"const": name}]
-    require(found, f"the recipe schema has no {kind} '{name}'")
-    return found[0]
+    matches = [o["properties"] for o in options if o.get("properties", {}).get("name") == {"const": name}]
+    require(matches, f"the recipe schema has no {kind} '{name}'")
+    return matches[0]

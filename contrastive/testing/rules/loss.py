@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from contrastive.comparison import Comparison, tiles
-from contrastive.testing.equality import far, same, saved
+from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import check, require, skip
-from contrastive.testing.materials import classes, compared, embeddings, entries, generator
+from contrastive.testing.materials import classes, comparison_for, embeddings, entries, generator
 from contrastive.testing.subjects import Subject
 from contrastive.values import Progress
 
@@ -22,8 +22,8 @@ _IMAGES = 8
 _LARGE = 514  # images in two views that are compared in float32, see comparison.SMALL
 
 
-def _value(loss: Any, views: list[Tensor], **given: Any) -> Tensor:
-    return loss(compared(loss, views, **given))
+def _value(loss: Any, views: list[Tensor], **inputs: Any) -> Tensor:
+    return loss(comparison_for(loss, views, **inputs))
 
 
 @check("finite", "loss", after=("builds",))
@@ -32,7 +32,7 @@ def finite(subject: Subject) -> None:
     for memories in ((), (entries(5),)):
         for dtype in (torch.float32, torch.float64):
             loss = subject.part().to(dtype)
-            comparison = compared(loss, embeddings(_IMAGES, dtype), memories=memories)
+            comparison = comparison_for(loss, embeddings(_IMAGES, dtype), memories=memories)
             rows = loss.compare(comparison)
             require(
                 rows.ndim <= 1 and rows.numel(), f"compare gives {list(rows.shape)}; give [R] or a scalar"
@@ -55,8 +55,11 @@ def differentiable(subject: Subject) -> None:
             view.grad is not None and view.grad.abs().sum() > 0,
             f"no gradient reaches the queries of view {number}; do not detach them",
         )
-    missed = [name for name, p in loss.named_parameters() if p.requires_grad and p.grad is None]
-    require(not missed, f"no gradient reaches its parameter {', '.join(missed)}; use it, or make it a buffer")
+    without_gradient = [name for name, p in loss.named_parameters() if p.requires_grad and p.grad is None]
+    require(
+        not without_gradient,
+        f"no gradient reaches its parameter {', '.join(without_gradient)}; use it, or make it a buffer",
+    )
 
 
 @check("float64", "loss", after=("finite",))
@@ -68,7 +71,7 @@ def float64(subject: Subject) -> None:
     """
     loss = subject.part().double()
     views = embeddings(_IMAGES)
-    rows = loss.compare(compared(loss, views))
+    rows = loss.compare(comparison_for(loss, views))
     require(rows.dtype == torch.float64, f"of float64 embeddings it makes {rows.dtype}; do not convert them")
     bends = []
     for seed in range(8):
@@ -76,7 +79,7 @@ def float64(subject: Subject) -> None:
             1e-6 * torch.randn(view.shape, generator=generator(seed), dtype=view.dtype) for view in views
         ]
         low, middle, high = (
-            loss(compared(loss, [v + s * d for v, d in zip(views, direction, strict=True)])).detach()
+            loss(comparison_for(loss, [v + s * d for v, d in zip(views, direction, strict=True)])).detach()
             for s in (-1, 0, 1)
         )
         bends.append(float((low - 2 * middle + high).abs() / middle.abs().clamp_min(1)))
@@ -153,10 +156,10 @@ def half_precision(subject: Subject) -> None:
 def order(subject: Subject) -> None:
     """The order of the images in the batch changes neither loss nor gradient."""
     loss = subject.part().double()
-    places = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
+    permutation = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
     images, labels = torch.arange(50, 50 + _IMAGES), classes(_IMAGES)
     results = []
-    for rows in (torch.arange(_IMAGES), places):
+    for rows in (torch.arange(_IMAGES), permutation):
         views = [view[rows].requires_grad_() for view in embeddings(_IMAGES)]
         apart = loss.needs & {"predictor", "detached_keys"}
         keys = [view[rows] for view in embeddings(_IMAGES, seed=20)] if apart else None
@@ -164,11 +167,11 @@ def order(subject: Subject) -> None:
             loss, views, keys=keys, images=images[rows], labels=labels[rows], memories=[entries(5)]
         )
         results.append((value.detach(), *torch.autograd.grad(value, views)))
-    (plain, *grads), (shuffled, *shuffled_grads) = results
+    (plain, *grads), (shuffled_loss, *shuffled_grads) = results
     advice = "use what comparison.rows() and aligned() tell, not the place of a row"
-    require(far(plain, shuffled) < 1e-9, f"in another order the same images give another loss; {advice}")
+    require(far(plain, shuffled_loss) < 1e-9, f"in another order the same images give another loss; {advice}")
     require(
-        all(far(a[places], b) < 1e-9 for a, b in zip(grads, shuffled_grads, strict=True)),
+        all(far(a[permutation], b) < 1e-9 for a, b in zip(grads, shuffled_grads, strict=True)),
         f"in another order the same images give another gradient; {advice}",
     )
 
@@ -192,12 +195,12 @@ def labels(subject: Subject) -> None:
     loss = subject.part().double()
     if "labels" in loss.needs:
         skip("it declares that it needs labels")
-    comparison = compared(loss, embeddings(_IMAGES))
-    known = classes(_IMAGES).repeat(2)
+    comparison = comparison_for(loss, embeddings(_IMAGES))
+    true_labels = classes(_IMAGES).repeat(2)
     other = replace(
         comparison,
-        queries=replace(comparison.queries, label=known),
-        own_keys=replace(comparison.own_keys, label=known),
+        queries=replace(comparison.queries, label=true_labels),
+        own_keys=replace(comparison.own_keys, label=true_labels),
     )
     require(
         torch.equal(loss(comparison), loss(other)),
@@ -232,10 +235,10 @@ def state_dict(subject: Subject) -> None:
     loss = subject.part().train()
     for step in range(3):
         progress = Progress(step, 10)
-        comparison = compared(loss, embeddings(_IMAGES, torch.float32, seed=step), progress=progress)
-        _told(loss, comparison, progress)
+        comparison = comparison_for(loss, embeddings(_IMAGES, torch.float32, seed=step), progress=progress)
+        _take_step(loss, comparison, progress)
     fresh = subject.part(seed=9).train()
-    fresh.load_state_dict(saved(loss.state_dict(), "its state_dict"))
+    fresh.load_state_dict(through_checkpoint(loss.state_dict(), "its state_dict"))
     views = embeddings(_IMAGES, torch.float32, seed=7)
     require(
         torch.equal(_value(loss, views), _value(fresh, views)),
@@ -244,7 +247,7 @@ def state_dict(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def _told(loss: Any, comparison: Comparison, progress: Progress) -> None:
+def _take_step(loss: Any, comparison: Comparison, progress: Progress) -> None:
     loss.before_step(progress)
     loss.after_batch(comparison)
     loss.after_step(progress)
@@ -270,20 +273,20 @@ class _Largest(TorchDispatchMode):
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_flatten(made)[0]:
+        outputs = func(*args, **(kwargs or {}))
+        for tensor in tree_flatten(outputs)[0]:
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage().nbytes() // tensor.element_size()
                 self.elements = max(self.elements, min(tensor.numel(), storage))
-        return made
+        return outputs
 
 
 def _largest(subject: Subject, images: int) -> int:
     loss = subject.part()
     views = [view.requires_grad_() for view in embeddings(images, torch.float32)]
-    with _Largest() as seen:
+    with _Largest() as recorder:
         _value(loss, views).backward()
-    return seen.elements
+    return recorder.elements
 
 
 def _grows(small: int, large: int) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from contrastive.comparison import Comparison
-from contrastive.testing.equality import same, saved
+from contrastive.testing.equality import same, through_checkpoint
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import embeddings
 from contrastive.testing.subjects import IN_FEATURES, Subject
@@ -72,19 +72,20 @@ def memory(subject: Subject) -> None:
     source = _remembering(subject)
     sizes = []
     for number in range(3):
-        kept = source.memory()
+        current = source.memory()
         require(
-            isinstance(kept, Memory), f"memory() gives a {type(kept).__name__}, not contrastive.values.Memory"
+            isinstance(current, Memory),
+            f"memory() gives a {type(current).__name__}, not contrastive.values.Memory",
         )
-        m = len(kept.z)
+        m = len(current.z)
         sizes.append(m)
         require(
-            kept.z.is_floating_point() and kept.z.shape == (m, IN_FEATURES),
-            f"z is {kept.z.dtype} {list(kept.z.shape)}, not float [M, {IN_FEATURES}]",
+            current.z.is_floating_point() and current.z.shape == (m, IN_FEATURES),
+            f"z is {current.z.dtype} {list(current.z.shape)}, not float [M, {IN_FEATURES}]",
         )
-        require(not kept.z.requires_grad, "its entries require a gradient; detach what is kept")
+        require(not current.z.requires_grad, "its entries require a gradient; detach what is kept")
         for name, dtype in (("image", torch.int64), ("label", torch.int64), ("valid", torch.bool)):
-            value = getattr(kept, name)
+            value = getattr(current, name)
             require(
                 value.dtype == dtype and value.shape == (m,),
                 f"{name} is {value.dtype} {list(value.shape)}, not {dtype} [{m}]",
@@ -96,7 +97,7 @@ def memory(subject: Subject) -> None:
 
 
 @check("unfilled", "negatives", after=("memory",))
-def unfilled(subject: Subject) -> None:
+def unfilled_entries(subject: Subject) -> None:
     """Entries that no batch has filled are not valid, so that they are nobody's candidates."""
     source = _remembering(subject)
     count = int(source.memory().valid.sum())
@@ -110,30 +111,30 @@ def unfilled(subject: Subject) -> None:
 def entries(subject: Subject) -> None:
     """Valid entries are keys of earlier batches as they were compared, and never of the batch at hand."""
     source = _remembering(subject)
-    seen: set[bytes] = set()
+    earlier_keys: set[bytes] = set()
     batches = 3
     while batches * 2 * _IMAGES < 3 * len(source.memory().z) and batches < 40:
         batches *= 2
     for number in range(batches):
         images = _IMAGES if number < 3 else max(_IMAGES, len(source.memory().z) // 9)
         comparison = _comparison(number, source, images)
-        kept = source.memory()
-        keys = set(_rows(comparison.keys.z, kept.z.dtype))
+        current = source.memory()
+        keys = set(_rows(comparison.keys.z, current.z.dtype))
         require(
-            not keys & set(_rows(_valid(kept)[0], kept.z.dtype)),
+            not keys & set(_rows(_valid(current)[0], current.z.dtype)),
             "keys of the batch being compared stand in its memory, where they are their own negatives; "
             "take them in after_batch",
         )
         _step(source, comparison)
-        seen |= keys
-        held = set(_rows(_valid(source.memory())[0], kept.z.dtype))
-        strange = len(held - seen)
+        earlier_keys |= keys
+        valid_keys = set(_rows(_valid(source.memory())[0], current.z.dtype))
+        strange = len(valid_keys - earlier_keys)
         require(
             not strange,
             f"{strange} valid entries are no key of an earlier batch; keep comparison.keys.z as it is",
         )
         require(
-            held & keys,
+            valid_keys & keys,
             f"after batch {number + 1} none of its keys is in the memory; take them in after_batch",
         )
 
@@ -149,10 +150,10 @@ def own_image(subject: Subject) -> None:
         _step(source, comparison)
     keys = torch.cat([c.keys.z for c in comparisons])
     z, image, label = _valid(source.memory())
-    place = torch.cdist(z.double(), keys.double()).argmin(1)
-    for name, kept in (("image", image), ("label", label)):
-        true = torch.cat([getattr(c.keys, name) for c in comparisons])[place]
-        wrong = int((kept != true).sum())
+    nearest = torch.cdist(z.double(), keys.double()).argmin(1)
+    for name, values in (("image", image), ("label", label)):
+        true = torch.cat([getattr(c.keys, name) for c in comparisons])[nearest]
+        wrong = int((values != true).sum())
         require(
             not wrong,
             f"{wrong} entries carry another {name} than their key has, so that a row's own image cannot be "
@@ -167,7 +168,7 @@ def state_dict(subject: Subject) -> None:
     for number in range(3):
         _step(source, _comparison(number, source))
     fresh = subject.part(seed=9).train()
-    fresh.load_state_dict(saved(source.state_dict(), "its state_dict"))
+    fresh.load_state_dict(through_checkpoint(source.state_dict(), "its state_dict"))
     for number in (3, 4):
         require(
             same(_plain(source.memory()), _plain(fresh.memory())),
@@ -178,8 +179,8 @@ def state_dict(subject: Subject) -> None:
             _step(one, _comparison(number, one))
 
 
-def _plain(kept: Memory) -> list[Tensor]:
-    return [kept.z.clone(), kept.image.clone(), kept.label.clone(), kept.valid.clone()]
+def _plain(memory: Memory) -> list[Tensor]:
+    return [memory.z.clone(), memory.image.clone(), memory.label.clone(), memory.valid.clone()]
 
 
 def _rows(z: Tensor, dtype: torch.dtype) -> list[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contrastive.testing.equality import same, saved
+from contrastive.testing.equality import same, through_checkpoint
 from contrastive.testing.framework import check, require
 from contrastive.testing.materials import pixels
 from contrastive.testing.networks import Network, network
@@ -29,13 +29,13 @@ def covers(subject: Subject) -> None:
     """Every trainable parameter is in exactly one group, no frozen one in any, and groups carry peak_lr."""
     model = network()
     optimizer = subject.part().build(model, _BATCH)
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    counts = {id(p): sum(p is other for other in held) for p in model.parameters()}
+    in_groups = [p for group in optimizer.param_groups for p in group["params"]]
+    counts = {id(p): sum(p is other for other in in_groups) for p in model.parameters()}
     missing = [p for p in model.parameters() if p.requires_grad and not counts[id(p)]]
     require(not missing, f"no group holds {_names(model, missing)}: they would never be trained")
     twice = [p for p in model.parameters() if counts[id(p)] > 1]
     require(not twice, f"{_names(model, twice)} stand in more than one group")
-    frozen = [p for p in held if not p.requires_grad]
+    frozen = [p for p in in_groups if not p.requires_grad]
     require(
         not frozen, f"groups hold the frozen {_names(model, frozen)}; take parameters that require a gradient"
     )
@@ -65,12 +65,12 @@ def schedule(subject: Subject) -> None:
 def step(subject: Subject) -> None:
     """Steps change every trainable parameter, keep it finite, and are equal bit for bit when repeated."""
     before = network().state_dict()
-    first, second = (_optimized(subject, 0, 12)[0] for _ in range(2))
+    first, second = (_network_after(subject, 0, 12)[0] for _ in range(2))
     parameters = dict(first.named_parameters())
     still = [n for n, p in parameters.items() if p.requires_grad and torch.equal(p, before[n])]
     require(not still, f"12 steps leave {', '.join(still[:3])} as it was")
-    moved = [n for n, p in parameters.items() if not p.requires_grad and not torch.equal(p, before[n])]
-    require(not moved, f"steps change the frozen {', '.join(moved)}")
+    moved_frozen = [n for n, p in parameters.items() if not p.requires_grad and not torch.equal(p, before[n])]
+    require(not moved_frozen, f"steps change the frozen {', '.join(moved_frozen)}")
     require(
         all(p.isfinite().all() for p in parameters.values()), "12 steps leave weights that are not finite"
     )
@@ -82,18 +82,18 @@ def step(subject: Subject) -> None:
 @check("state_dict", "optimizer", after=("step",))
 def optimizer_state(subject: Subject) -> None:
     """Twelve steps equal six, a checkpoint, and six more, bit for bit."""
-    straight, _ = _optimized(subject, 0, 12)
-    half, optimizer = _optimized(subject, 0, 6)
-    weights = saved(half.state_dict(), "the model's state_dict")
-    state = saved(optimizer.state_dict(), "the optimizer's state_dict")
-    resumed, _ = _optimized(subject, 6, 12, weights, state)
+    straight, _ = _network_after(subject, 0, 12)
+    half, optimizer = _network_after(subject, 0, 6)
+    weights = through_checkpoint(half.state_dict(), "the model's state_dict")
+    state = through_checkpoint(optimizer.state_dict(), "the optimizer's state_dict")
+    second_half, _ = _network_after(subject, 6, 12, weights, state)
     require(
-        same(straight.state_dict(), resumed.state_dict()),
+        same(straight.state_dict(), second_half.state_dict()),
         "a resumed run ends elsewhere; keep what the rule remembers in optimizer.state and param_groups",
     )
 
 
-def _optimized(
+def _network_after(
     subject: Subject, start: int, stop: int, weights: Any = None, state: Any = None
 ) -> tuple[Network, torch.optim.Optimizer]:
     """A network after the optimizer steps ``start`` to ``stop``, on the same data each time."""

@@ -13,21 +13,21 @@ from contrastive.testing.equality import same
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import splits
 from contrastive.testing.subjects import Subject
-from contrastive.testing.surroundings import seeded
-from contrastive.testing.trials import GivenTrial, trial
+from contrastive.testing.surroundings import fixed_seed
+from contrastive.testing.trials import FeatureTrial, trial
 from contrastive.values import Features
 
 
 @check("version", "protocol", after=("loads",))
 def version(subject: Subject) -> None:
     """It declares a ``version`` of its own, a whole number from 1 on, which every figure carries."""
-    declared = [vars(base)["version"] for base in subject.part_class.__mro__ if "version" in vars(base)]
+    versions = [vars(base)["version"] for base in subject.part_class.__mro__ if "version" in vars(base)]
     require(
-        len(declared) > 1,
+        len(versions) > 1,
         "it declares no version; write version = 1, and raise it whenever its figures change",
     )
-    right = type(declared[0]) is int and declared[0] > 0
-    require(right, f"its version is {declared[0]!r}; give a whole number from 1 on")
+    right = type(versions[0]) is int and versions[0] > 0
+    require(right, f"its version is {versions[0]!r}; give a whole number from 1 on")
 
 
 @check("figures", "protocol", after=("builds",))
@@ -49,23 +49,23 @@ def protocol_deterministic(subject: Subject) -> None:
     """The same features give the same figures, whatever seed the process has."""
     first: dict[str, float] | None = None
     for seed in range(4):  # accuracies are coarse: two draws may well agree
-        with seeded(seed):
-            found = subject.part().evaluate(trial())
-        first = found if first is None else first
-        require(same(first, found), f"the same features give {first} and then {found}; seed what is drawn")
+        with fixed_seed(seed):
+            scores = subject.part().evaluate(trial())
+        first = scores if first is None else first
+        require(same(first, scores), f"the same features give {first} and then {scores}; seed what is drawn")
 
 
 @check("order", "protocol", after=("deterministic",))
 def order(subject: Subject) -> None:
     """The order of the rows changes no figure by more than one image."""
-    given = splits()
+    all_splits = splits()
     plain = subject.part().evaluate(trial())
-    mixed = GivenTrial(*(_taken(part, torch.randperm(len(part))) for part in given))
-    shuffled = subject.part().evaluate(mixed)
+    permuted_trial = FeatureTrial(*(_rows_of(part, torch.randperm(len(part))) for part in all_splits))
+    shuffled_scores = subject.part().evaluate(permuted_trial)
     for name, value in plain.items():
         require(
-            abs(value - shuffled[name]) <= 1.01 / len(given[2]) * max(1.0, abs(value)),
-            f"{name} is {value}, and {shuffled[name]} when the same rows come in another order",
+            abs(value - shuffled_scores[name]) <= 1.01 / len(all_splits[2]) * max(1.0, abs(value)),
+            f"{name} is {value}, and {shuffled_scores[name]} when the same rows come in another order",
         )
 
 
@@ -80,8 +80,8 @@ def test_unread(subject: Subject) -> None:
     count = int(fit.labels.max()) + 1
     totals: dict[str, float] = {}
     for shift in range(count):
-        renamed = replace(test, labels=(test.labels + shift) % count)
-        for name, value in subject.part().evaluate(GivenTrial(fit, validation, renamed)).items():
+        shifted_test = replace(test, labels=(test.labels + shift) % count)
+        for name, value in subject.part().evaluate(FeatureTrial(fit, validation, shifted_test)).items():
             totals[name] = totals.get(name, 0.0) + value
     accuracies = {
         name: total for name, total in totals.items() if name == "top1" or name.startswith("accuracy")
@@ -99,12 +99,14 @@ def test_unread(subject: Subject) -> None:
 @check("encoder kept", "protocol", after=("figures",))
 def encoder_kept(subject: Subject) -> None:
     """It leaves the encoder and the head as they were: weights, statistics of batch norm, and mode."""
-    given = trial()
-    witness = Witness(given.modules)
-    subject.part().evaluate(given)
-    changed = witness.difference()
-    require(changed is None, f"it changes {changed} of the encoder; let it work on a copy (copy.deepcopy)")
+    fresh_trial = trial()
+    witness = Witness(fresh_trial.modules)
+    subject.part().evaluate(fresh_trial)
+    difference = witness.difference()
+    require(
+        difference is None, f"it changes {difference} of the encoder; let it work on a copy (copy.deepcopy)"
+    )
 
 
-def _taken(given: Features, rows: Tensor) -> Features:
-    return Features(given.vectors[rows], given.labels[rows], given.ids[rows])
+def _rows_of(features: Features, rows: Tensor) -> Features:
+    return Features(features.vectors[rows], features.labels[rows], features.ids[rows])

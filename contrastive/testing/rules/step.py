@@ -10,19 +10,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from contrastive.errors import UsageError
-from contrastive.testing.composition import batch, compose, sgd, train, trained_alone
-from contrastive.testing.equality import far, same, saved
+from contrastive.testing.composition import batch, compose, sgd, train, train_part
+from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import STEP_PARTS, check, fail, require, skip
 from contrastive.testing.processes import Unreachable, two_processes
-from contrastive.testing.rules.target import composed
+from contrastive.testing.rules.target import compose_or_skip
 from contrastive.testing.subjects import Subject
-from contrastive.testing.surroundings import seeded
+from contrastive.testing.surroundings import fixed_seed
 from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes
 from contrastive.values import Batch, Progress
 
 _HALF = 3
 _CHUNK = 5  # images, of a batch of twelve
-_SHARED = ("target", "negatives", "loss")
+_ACROSS_PROCESSES = ("target", "negatives", "loss")
 _BEFORE = ("finite", "keys", "offers", "width", "state_dict", "pure")
 
 
@@ -31,7 +31,7 @@ def repeats(subject: Subject) -> None:
     """The same steps from the same weights end the same, bit for bit."""
     runs = []
     for _ in range(2):
-        method = composed(subject)
+        method = compose_or_skip(subject)
         runs.append(vars(train(method, sgd(method), range(_HALF))))
     require(
         same(*runs), "the same steps end differently; draw from torch's default generator, which is seeded"
@@ -42,27 +42,31 @@ def repeats(subject: Subject) -> None:
 def resume(subject: Subject) -> None:
     """So many steps, a checkpoint, and as many more equal twice as many, bit for bit."""
     half = 1 if subject.kind == "backbone" else _HALF  # the only part here that may be large
-    straight = composed(subject)
+    straight = compose_or_skip(subject)
     whole = train(straight, sgd(straight), range(2 * half))
 
-    first = composed(subject)
+    first = compose_or_skip(subject)
     optimizer = sgd(first)
     train(first, optimizer, range(half))
-    state = saved(first.state_dict(), "the method's state_dict")
-    moments = saved(optimizer.state_dict(), "the optimizer's state_dict")
+    state = through_checkpoint(first.state_dict(), "the method's state_dict")
+    moments = through_checkpoint(optimizer.state_dict(), "the optimizer's state_dict")
 
-    second = composed(subject, seed=9)
+    second = compose_or_skip(subject, seed=9)
     second.load_state_dict(state)
     optimizer = sgd(second)
     optimizer.load_state_dict(moments)
-    resumed = train(second, optimizer, range(half, 2 * half))
+    second_half = train(second, optimizer, range(half, 2 * half))
     advice = "put all that it remembers into buffers or parameters, and follow progress.step"
-    require(same(whole.losses[half:], resumed.losses), f"after a resume the losses are others; {advice}")
-    differing = [name for name in whole.state if not same(whole.state[name], resumed.state.get(name))]
+    require(same(whole.losses[half:], second_half.losses), f"after a resume the losses are others; {advice}")
+    differing = [name for name in whole.state if not same(whole.state[name], second_half.state.get(name))]
     require(not differing, f"after a resume {', '.join(differing[:3])} end elsewhere; {advice}")
 
 
-@check("chunks", *_SHARED, after=(*_BEFORE, "order", "memory", "entries", "frozen", "detached", "repeats"))
+@check(
+    "chunks",
+    *_ACROSS_PROCESSES,
+    after=(*_BEFORE, "order", "memory", "entries", "frozen", "detached", "repeats"),
+)
 def chunks(subject: Subject) -> None:
     """A batch in chunks (``train.chunk_size``) gives the loss, gradients and state of the batch whole."""
     one, other = (_step(subject, None, seed) for seed in (0, 1))
@@ -74,16 +78,16 @@ def chunks(subject: Subject) -> None:
 
 def _step(subject: Subject, chunk: int | None, seed: int) -> dict[str, Any]:
     """Loss, gradients and state of one step, whole or in chunks; what is drawn follows from the seed."""
-    method = composed(subject).train()
+    method = compose_or_skip(subject).train()
     views, ids, labels = batch(method, 0)
     alone = cast(Accelerator, _Alone())
     passes: Passes = OnePass(method, method, alone)
     if chunk is not None:
         passes = GradientCache(method, Chunk(method), alone, chunk, seed)
     progress = Progress(0, _HALF)
-    with seeded(seed):
-        asked = Batch(ids, views, labels)
-        loss, comparison = passes.backward(asked, lambda part: list(part.images), progress, (0, 1))
+    with fixed_seed(seed):
+        whole_batch = Batch(ids, views, labels)
+        loss, comparison = passes.backward(whole_batch, lambda part: list(part.images), progress, (0, 1))
     gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     with torch.no_grad():
         method.before_step(progress)
@@ -105,11 +109,11 @@ class _Alone:
         loss.backward()
 
 
-@check("processes", *_SHARED, after=(*_BEFORE, "chunks", "frozen", "detached", "repeats"))
+@check("processes", *_ACROSS_PROCESSES, after=(*_BEFORE, "chunks", "frozen", "detached", "repeats"))
 def processes(subject: Subject) -> None:
     """A batch on one process and the same batch on two give the same loss, gradients and state."""
     try:
-        two = two_processes(trained_alone, subject.spec, _HALF)
+        two = two_processes(train_part, subject.spec, _HALF)
     except Unreachable as absent:
         skip(str(absent))
     _agree(
@@ -119,7 +123,7 @@ def processes(subject: Subject) -> None:
         compose(subject.spec)
     except UsageError:  # it asks for several processes, and there is nothing to compare them with
         return
-    one = trained_alone(subject.spec, _HALF)
+    one = train_part(subject.spec, _HALF)
     advice = "compare with comparison.keys, of all processes, and gather with comparison.gather"
     _agree(one, two[0], "on one process", "on two", advice)
 

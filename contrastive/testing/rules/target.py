@@ -12,37 +12,37 @@ from contrastive.testing.composition import batch, compose, sgd, train
 from contrastive.testing.equality import far
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.subjects import IN_FEATURES, Subject
-from contrastive.testing.surroundings import seeded
+from contrastive.testing.surroundings import fixed_seed
 from contrastive.training.method import Method
 
 
-def composed(subject: Subject, seed: int = 0) -> Method:
+def compose_or_skip(subject: Subject, seed: int = 0) -> Method:
     """The tiny method with the part in it; skips where the part says that one process is not enough."""
     try:
         return compose(subject.spec, seed)
-    except UsageError as refused:
-        skip(str(refused))
+    except UsageError as error:
+        skip(str(error))
 
 
-def _keys(method: Method, asked: tuple[int, ...] = (0, 1), number: int = 0) -> dict[int, Tensor]:
+def _keys(method: Method, view_numbers: tuple[int, ...] = (0, 1), number: int = 0) -> dict[int, Tensor]:
     """Keys of the views asked for, where the online encoder has seen view 0 alone."""
     views, _, _ = batch(method, number)
     online = {0: method.embed(views[0])}
-    with seeded(number):
-        return method.target({view: views[view] for view in asked}, online, method.embed)
+    with fixed_seed(number):
+        return method.target({view: views[view] for view in view_numbers}, online, method.embed)
 
 
 @check("keys", "target", after=("builds",))
 def keys(subject: Subject) -> None:
     """It gives finite keys [b, D] of the views it is asked for, seen by the online encoder or not."""
-    method = composed(subject).train()
+    method = compose_or_skip(subject).train()
     b = len(batch(method, 0)[1])
-    for asked in ((0, 1), (1,), (0,)):
-        made = _keys(method, asked)
-        _require_views(made, asked, "it gives")
-        substitutes = method.target.substitute(made)
-        _require_views(substitutes, asked, "substitute gives")
-        for view, key in [*made.items(), *substitutes.items()]:
+    for view_numbers in ((0, 1), (1,), (0,)):
+        target_keys = _keys(method, view_numbers)
+        _require_views(target_keys, view_numbers, "it gives")
+        substitutes = method.target.substitute(target_keys)
+        _require_views(substitutes, view_numbers, "substitute gives")
+        for view, key in [*target_keys.items(), *substitutes.items()]:
             require(
                 key.shape == (b, IN_FEATURES),
                 f"keys of view {view} are {list(key.shape)}, not [{b}, {IN_FEATURES}]",
@@ -50,17 +50,17 @@ def keys(subject: Subject) -> None:
             require(key.isfinite().all(), f"keys of view {view} are not finite")
 
 
-def _require_views(keys: object, asked: tuple[int, ...], what: str) -> None:
+def _require_views(keys: object, view_numbers: tuple[int, ...], what: str) -> None:
     require(
-        isinstance(keys, dict) and set(keys) == set(asked),
-        f"asked for views {list(asked)} {what} {sorted(keys) if isinstance(keys, dict) else keys!r}",
+        isinstance(keys, dict) and set(keys) == set(view_numbers),
+        f"asked for views {list(view_numbers)} {what} {sorted(keys) if isinstance(keys, dict) else keys!r}",
     )
 
 
 @check("detached", "target", after=("keys",))
 def detached(subject: Subject) -> None:
     """What it declares of the gradient is true: keys carry none where ``detached``, and one where not."""
-    method = composed(subject).train()
+    method = compose_or_skip(subject).train()
     for view, key in method.target.substitute(_keys(method)).items():
         if method.target.detached:
             require(
@@ -78,11 +78,11 @@ def detached(subject: Subject) -> None:
 @check("frozen", "target", after=("keys",))
 def frozen(subject: Subject) -> None:
     """Of a detached target no parameter is trainable, so that none is in the optimizer."""
-    method = composed(subject)
+    method = compose_or_skip(subject)
     if not method.target.detached:
         skip("its keys carry a gradient")
-    held = {id(p) for group in SGDPart().build(method, 8).param_groups for p in group["params"]}
-    inside = [name for name, p in method.target.named_parameters() if id(p) in held]
+    optimized_ids = {id(p) for group in SGDPart().build(method, 8).param_groups for p in group["params"]}
+    inside = [name for name, p in method.target.named_parameters() if id(p) in optimized_ids]
     require(
         not inside,
         f"the optimizer would train its {', '.join(inside[:3])}, by weight decay alone; "
@@ -98,7 +98,7 @@ def frozen(subject: Subject) -> None:
 @check("starts equal", "target", after=("keys",))
 def starts_equal(subject: Subject) -> None:
     """Before the first step, an encoder of its own gives what the online encoder gives."""
-    method = composed(subject).train()
+    method = compose_or_skip(subject).train()
     if not method.target.encodes:
         skip("it has no encoder of its own")
     views, _, _ = batch(method, 0)
@@ -114,13 +114,13 @@ def once_a_step(subject: Subject) -> None:
     """It is updated once an optimizer step: a batch that comes in two micro-batches leaves it the same."""
     states: list[dict[str, Tensor]] = []
     for micro in (1, 2):
-        method = composed(subject)
-        trained = train(method, sgd(method), range(3), micro)
-        states.append({name: value for name, value in trained.state.items() if name.startswith("target.")})
-    moved = _differing(states[0], states[1])
+        method = compose_or_skip(subject)
+        outcome = train(method, sgd(method), range(3), micro)
+        states.append({name: value for name, value in outcome.state.items() if name.startswith("target.")})
+    differing = _differing(states[0], states[1])
     require(
-        not moved,
-        f"with two micro-batches a step {', '.join(moved[:3])} end elsewhere; update in after_step",
+        not differing,
+        f"with two micro-batches a step {', '.join(differing[:3])} end elsewhere; update in after_step",
     )
 
 
