@@ -58,7 +58,7 @@ EXCEPTIONS = {
 }
 #: (file, participle) -> why this file alone may use it.
 PROMISES = {
-    ("contrastive/testing/framework.py", "asked"): "an attribute of checks and results, and a key of the report",
+    ("contrastive/testing/framework.py", "asked"): "an attribute of checks and results, and a report key",
 }
 
 

@@ -137,9 +137,9 @@ def _serve(connection: Connection, rank: int, store: str) -> None:
 
 def _import_from(path: list[str]) -> None:
     """Import from where the asking process does, and forget modules of places it has left."""
-    removed = tuple(os.path.join(entry, "") for entry in sys.path if entry and entry not in path)
+    stale_folders = tuple(os.path.join(entry, "") for entry in sys.path if entry and entry not in path)
     for name, module in list(sys.modules.items()):
-        if removed and str(getattr(module, "__file__", None) or "").startswith(removed):
+        if stale_folders and str(getattr(module, "__file__", None) or "").startswith(stale_folders):
             del sys.modules[name]
     sys.path[:] = path
     importlib.invalidate_caches()

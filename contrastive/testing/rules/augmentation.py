@@ -50,13 +50,13 @@ def input_kept(subject: Subject) -> None:
     require(torch.equal(images, original), "it writes into the images it was given; change a copy")
     require(np.array_equal(ids, original_ids), "it writes into the ids it was given")
     for pipeline in subject.part().pipelines():
-        for place, operation in enumerate(pipeline.operations):
+        for index, operation in enumerate(pipeline.operations):
             from contrastive.augmentations import Key
 
             before = images.float() / 255
-            rendered = before.clone()
-            operation.render(rendered, pipeline.draw(index, ids, Key(1, 0, 0)))
-            require(torch.equal(rendered, before), f"{operation.name} renders in place; change a copy")
+            canvas = before.clone()
+            operation.render(canvas, pipeline.draw(index, ids, Key(1, 0, 0)))
+            require(torch.equal(canvas, before), f"{operation.name} renders in place; change a copy")
 
 
 @check("own draw", "augmentation", after=("views", "global state", "input kept"))
