@@ -208,10 +208,10 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         what = f"{row.what} ({row.note})" if row.note else row.what
         target = "" if row.target is None else f"{row.target:g}"
-        met = {None: "", True: "yes", False: "no"}[row.is_met]
+        verdict = {None: "", True: "yes", False: "no"}[row.is_met]
         lines.append(
             f"| {what} | {_number(row.ours)} {row.unit} | {row.peer} | {_number(row.theirs)} {row.unit} "
-            f"| {row.ratio:.2f} ({row.low:.2f} to {row.high:.2f}) | {target} | {met} |"
+            f"| {row.ratio:.2f} ({row.low:.2f} to {row.high:.2f}) | {target} | {verdict} |"
         )
     return "\n".join(lines) + "\n"
 

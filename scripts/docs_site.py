@@ -127,8 +127,8 @@ def public_modules() -> list[str]:
     ]
     files = (path for pattern in _USERS for path in ROOT.glob(pattern))
     texts = [path.read_text("utf-8") for path in files]
-    imported = [name for text in texts for name in _IMPORT.findall(text)]
-    return sorted({"contrastive", *packages, *imported})
+    user_modules = [name for text in texts for name in _IMPORT.findall(text)]
+    return sorted({"contrastive", *packages, *user_modules})
 
 
 def public_names(module: ModuleType) -> list[str]:

@@ -75,7 +75,7 @@ def terminal(run: Path, folder: Path) -> Image.Image:
     console.print(Text.from_ansi(output.rstrip()), end="")
     page = folder / "run.html"
     page.write_text(console.export_html(theme=SVG_EXPORT_THEME, code_format=TERMINAL), "utf-8")
-    return _trimmed(_screenshot(page, 1000, 800, folder), margin=0)
+    return _trim(_screenshot(page, 1000, 800, folder), margin=0)
 
 
 def training(run: Run, folder: Path) -> Image.Image:
@@ -113,7 +113,7 @@ def training(run: Run, folder: Path) -> Image.Image:
     )
     page = folder / "training.html"
     figure.write_html(page, include_plotlyjs=True, config={"staticPlot": True})
-    return _trimmed(_screenshot(page, 1040, 420, folder), margin=16)
+    return _trim(_screenshot(page, 1040, 420, folder), margin=16)
 
 
 def report(page: Path, folder: Path) -> Image.Image:
@@ -179,7 +179,7 @@ def _screenshot(page: Path, width: int, height: int, folder: Path) -> Image.Imag
     return Image.open(picture).convert("RGB")
 
 
-def _trimmed(image: Image.Image, margin: int) -> Image.Image:
+def _trim(image: Image.Image, margin: int) -> Image.Image:
     """The picture with a white margin of that many pixels."""
     box = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
     return ImageOps.expand(image.crop(box), border=margin, fill="white")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from fuzz_images import decoded, mutated_image
+from fuzz_images import decode_outcome, mutated_image
 from fuzz_recipes import Words, recipe_text
 
 from contrastive.build.builder import build
@@ -34,17 +34,17 @@ ADDRESS_SPACE = 10 * 2**30  # bytes a child may map: what asks for more fails th
 Outcome = Callable[[int], str]
 
 
-class Broken(Exception):  # noqa: N818 - a finding
+class BrokenPromise(Exception):  # noqa: N818 - a finding
     """A promise that an input broke."""
 
 
-def seeded(seed: int, number: int) -> random.Random:
+def random_source(seed: int, number: int) -> random.Random:
     """The source of everything random about one input."""
     return random.Random(f"{seed}/{number}")
 
 
 def recipe_outcome(text: str, file: Path, registry: Registry) -> str:
-    """``valid``, or the error's type and exit code. Raises Broken where anything else escapes."""
+    """``valid``, or the error's type and exit code. Raises BrokenPromise if anything else escapes."""
     file.write_text(text, "utf-8")
     try:
         with warnings.catch_warnings():
@@ -54,34 +54,34 @@ def recipe_outcome(text: str, file: Path, registry: Registry) -> str:
         _check_error(error, file, text)
         return f"{type(error).__name__} ({error.exit_code})"
     except Exception as error:
-        raise Broken(f"{type(error).__name__}: {error}"[:300]) from error
+        raise BrokenPromise(f"{type(error).__name__}: {error}"[:300]) from error
     return "valid"
 
 
 def _check_error(error: ContrastiveError, file: Path, text: str) -> None:
     if error.exit_code not in (1, 2, 3):
-        raise Broken(f"exit code {error.exit_code}")
+        raise BrokenPromise(f"exit code {error.exit_code}")
     if not str(error).strip():
-        raise Broken(f"a {type(error).__name__} that says nothing")
+        raise BrokenPromise(f"a {type(error).__name__} that says nothing")
     lines = text.count("\n") + text.count("\r") + text.count("\x85") + text.count("\u2028") + 2
     for mistake in error.mistakes if isinstance(error, RecipeError) else ():
         where = mistake.where
         if where.file != str(file) or not 1 <= where.line <= lines or where.column < 1:
-            raise Broken(f"a mistake without a place: {mistake}")
+            raise BrokenPromise(f"a mistake without a place: {mistake}")
         if not str(mistake).isprintable():
-            raise Broken(f"a message that is not one printable line: {str(mistake)!r}"[:300])
+            raise BrokenPromise(f"a message that is not one printable line: {str(mistake)!r}"[:300])
 
 
 def process_outcome(text: str, file: Path) -> str:
-    """The exit code of ``contrastive check``. Raises Broken for one of no contract, or a traceback."""
+    """The exit code of ``contrastive check``. Raises BrokenPromise for a code outside the contract, or a traceback."""
     file.write_text(text, "utf-8")
     command = [sys.executable, "-m", "contrastive", "check", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode not in (0, 1, 2, 3) or "Traceback" in done.stderr:
-        raise Broken(f"exit code {done.returncode}: {done.stderr[-300:]}")
-    if done.returncode and not done.stderr.strip():
-        raise Broken(f"exit code {done.returncode} without a word")
-    return f"process: exit code {done.returncode}"
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if process.returncode not in (0, 1, 2, 3) or "Traceback" in process.stderr:
+        raise BrokenPromise(f"exit code {process.returncode}: {process.stderr[-300:]}")
+    if process.returncode and not process.stderr.strip():
+        raise BrokenPromise(f"exit code {process.returncode} without a word")
+    return f"process: exit code {process.returncode}"
 
 
 def fuzz_recipes(seed: int, folder: Path) -> Outcome:
@@ -89,28 +89,28 @@ def fuzz_recipes(seed: int, folder: Path) -> Outcome:
     words = Words(registry)
 
     def outcome(number: int) -> str:
-        return recipe_outcome(recipe_text(seeded(seed, number), words), folder / "r.yaml", registry)
+        return recipe_outcome(recipe_text(random_source(seed, number), words), folder / "r.yaml", registry)
 
     return outcome
 
 
 def fuzz_processes(seed: int, folder: Path) -> Outcome:
     words = Words(load_registry())
-    return lambda number: process_outcome(recipe_text(seeded(seed, number), words), folder / "r.yaml")
+    return lambda number: process_outcome(recipe_text(random_source(seed, number), words), folder / "r.yaml")
 
 
 def fuzz_images(seed: int, folder: Path) -> Outcome:
     def outcome(number: int) -> str:
         try:
-            return decoded(*mutated_image(seeded(seed, number)))
+            return decode_outcome(*mutated_image(random_source(seed, number)))
         except Exception as error:
-            raise Broken(f"{type(error).__name__}: {error}"[:300]) from error
+            raise BrokenPromise(f"{type(error).__name__}: {error}"[:300]) from error
 
     return outcome
 
 
 def _child(make: Callable[[int, Path], Outcome], seed: int, numbers: range, folder: str, pipe) -> None:
-    """Sends (number, None) as it begins an input, and (number, outcome, broken) when it is done with it."""
+    """Send (number, None, False) before each input, and (number, outcome, whether a promise broke) after it."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     torch.set_num_threads(1)
     outcome = make(seed, Path(folder))
@@ -118,8 +118,8 @@ def _child(make: Callable[[int, Path], Outcome], seed: int, numbers: range, fold
         pipe.send((number, None, False))
         try:
             pipe.send((number, outcome(number), False))
-        except Broken as broken:
-            pipe.send((number, str(broken), True))
+        except BrokenPromise as error:
+            pipe.send((number, str(error), True))
     pipe.close()
 
 
@@ -137,13 +137,13 @@ def outcomes(
             child = context.Process(target=_child, args=(make, seed, numbers, folder, theirs))
             child.start()
             theirs.close()
-            begun, silent = numbers.start, False
+            number, silent = numbers.start, False
             try:
                 while not (silent := not ours.poll(limit)):
-                    begun, outcome, broken = ours.recv()
+                    number, outcome, is_broken = ours.recv()
                     if outcome is not None:
-                        yield begun, outcome, broken
-                        numbers = range(begun + 1, numbers.stop)
+                        yield number, outcome, is_broken
+                        numbers = range(number + 1, numbers.stop)
             except EOFError:
                 pass
             if silent:
@@ -151,8 +151,8 @@ def outcomes(
             child.join()
             if numbers:
                 why = f"nothing for {limit:.0f} s" if silent else f"the process died ({child.exitcode})"
-                yield begun, why, True
-                numbers = range(begun + 1, numbers.stop)
+                yield number, why, True
+                numbers = range(number + 1, numbers.stop)
 
 
 def main() -> int:
@@ -166,9 +166,9 @@ def main() -> int:
     numbers = range(arguments.first, arguments.first + arguments.count)
     counts: Counter[str] = Counter()
     start = time.monotonic()
-    for number, outcome, broken in outcomes(kinds[arguments.kind], arguments.seed, numbers):
-        counts["BROKEN" if broken else outcome] += 1
-        if broken:
+    for number, outcome, is_broken in outcomes(kinds[arguments.kind], arguments.seed, numbers):
+        counts["BROKEN" if is_broken else outcome] += 1
+        if is_broken:
             print(f"{arguments.kind} --seed {arguments.seed} --first {number}: {outcome}", file=sys.stderr)
     seconds = round(time.monotonic() - start)
     print(json.dumps({**vars(arguments), "outcomes": dict(counts.most_common()), "seconds": seconds}))

@@ -62,34 +62,34 @@ def _mutate(data: bytearray, rng: random.Random) -> None:
     """Flip bits, cut, drop, double or swap blocks, blow up a number (near the header, where sizes stand)."""
     if len(data) < 8:
         return
-    place = rng.randrange(min(len(data), 64) if rng.random() < 0.5 else len(data))
+    position = rng.randrange(min(len(data), 64) if rng.random() < 0.5 else len(data))
     other, length = rng.randrange(len(data)), rng.randint(1, max(1, len(data) // 4))
     draw = rng.randrange(6)
     if draw == 0:
         for _ in range(rng.randint(1, 8)):
-            data[rng.randrange(place, len(data))] ^= 1 << rng.randrange(8)
+            data[rng.randrange(position, len(data))] ^= 1 << rng.randrange(8)
     elif draw == 1:
         del data[rng.randrange(len(data)) :]
     elif draw == 2:
-        del data[place : place + length]
+        del data[position : position + length]
     elif draw == 3:
-        data[place:place] = data[other : other + length]
+        data[position:position] = data[other : other + length]
     elif draw == 4:
-        one, two = data[place : place + length], data[other : other + length]
-        data[place : place + len(one)] = two
+        one, two = data[position : position + length], data[other : other + length]
+        data[position : position + len(one)] = two
         data[other : other + len(two)] = one
     else:
         form = rng.choice((">I", "<I", ">H", "<H"))
         number = rng.choice((0, 1, 0x7FFF, 0xFFFF, 30_000, 2**20, 2**31 - 1, 2**31, 2**32 - 1))
-        packed = struct.pack(form, number & (0xFFFF if form[1] == "H" else 0xFFFFFFFF))
-        data[place : place + len(packed)] = packed
+        field = struct.pack(form, number & (0xFFFF if form[1] == "H" else 0xFFFFFFFF))
+        data[position : position + len(field)] = field
 
 
-def decoded(data: bytes, factor: int) -> str:
+def decode_outcome(data: bytes, factor: int) -> str:
     """``decoded`` or ``unreadable``; raises ValueError for pixels that are not what was promised."""
     try:
         pixels = decode_image(data, "fuzz")
-        reduced = decode_reduced(data, "fuzz", lambda size: factor)
+        smaller = decode_reduced(data, "fuzz", lambda size: factor)
     except UnreadableImage as error:
         if not error.reason.strip() or "\n" in error.reason:
             raise ValueError(f"a reason that is not one line: {error.reason!r}") from error
@@ -97,9 +97,9 @@ def decoded(data: bytes, factor: int) -> str:
     channels, height, width = pixels.shape
     if pixels.dtype != torch.uint8 or channels != 3 or not 0 < height * width <= MAX_PIXELS:
         raise ValueError(f"pixels {pixels.dtype} {tuple(pixels.shape)}")
-    expected = tuple(-(-side // reduced.factor) for side in reduced.size)
-    if reduced.size != (height, width) or tuple(reduced.pixels.shape) != (3, *expected):
+    expected = tuple(-(-side // smaller.factor) for side in smaller.size)
+    if smaller.size != (height, width) or tuple(smaller.pixels.shape) != (3, *expected):
         raise ValueError(
-            f"{(height, width)}, at {reduced.factor}: {reduced.size}, {tuple(reduced.pixels.shape)}"
+            f"{(height, width)}, at {smaller.factor}: {smaller.size}, {tuple(smaller.pixels.shape)}"
         )
     return "decoded"

@@ -49,9 +49,9 @@ class Words:
 
 def recipe_text(rng: random.Random, words: Words) -> str:
     """One recipe: a random tree, parts with random parameters, or a mutated shipped recipe."""
-    make = rng.choice((_random_tree, _random_parts, _mutated))
+    make = rng.choice((_random_tree, _random_parts, _mutant))
     text = _block(make(rng, words), rng)
-    return _damaged(text, rng) if rng.random() < 0.1 else text
+    return _with_damage(text, rng) if rng.random() < 0.1 else text
 
 
 def _random_tree(rng: random.Random, words: Words) -> Any:
@@ -160,7 +160,7 @@ def _random_parts(rng: random.Random, words: Words) -> dict[Any, Any]:
     return tree
 
 
-def _mutated(rng: random.Random, words: Words) -> dict[Any, Any]:
+def _mutant(rng: random.Random, words: Words) -> dict[Any, Any]:
     tree = json.loads(json.dumps(rng.choice(words.recipes)))
     if rng.random() < 0.95:
         tree["dataset"] = SAMPLE
@@ -226,13 +226,13 @@ def _flow(value: Any, rng: random.Random) -> str:
     return json.dumps(value)
 
 
-def _damaged(text: str, rng: random.Random) -> str:
+def _with_damage(text: str, rng: random.Random) -> str:
     """The text with a few characters changed, dropped or moved."""
     letters = list(text)
     for _ in range(rng.randint(1, 4)):
         if letters:
-            place = rng.randrange(len(letters))
-            letters[place : place + rng.randint(0, 2)] = rng.choice(
+            position = rng.randrange(len(letters))
+            letters[position : position + rng.randint(0, 2)] = rng.choice(
                 ("", "{", "]", ":", "\n", " ", "&a ", "*a", "\t")
             )
     return "".join(letters)

@@ -54,7 +54,7 @@ PATIENCE = 6  # attempts at one kill
 DELAYS = {"training": 0.2, "writing a checkpoint": 0.02, "evaluating": 0.1, "resuming": 1.0}
 
 
-def shrunk(recipe: str, data: Path, epochs: int = EPOCHS) -> list[str]:
+def short_sets(recipe: str, data: Path, epochs: int = EPOCHS) -> list[str]:
     """The recipe's ``--set``: what makes it short, and nothing of what makes the method."""
     sets = {
         "dataset": f"{{name: image_folder, root: {data / ('photos' if recipe == 'photos' else 'sample')}}}",
@@ -78,9 +78,9 @@ def write_data(folder: Path) -> None:
                 image = Image.fromarray(arrays[f"{split}_images"][n])
                 label = str(int(arrays[f"{split}_labels"][n]))
                 for name, side in (("sample", 28), ("photos", 40 + n % 17)):
-                    place = folder / name / split / label
-                    place.mkdir(parents=True, exist_ok=True)
-                    image.resize((side, side)).save(place / f"{n}.png")
+                    class_folder = folder / name / split / label
+                    class_folder.mkdir(parents=True, exist_ok=True)
+                    image.resize((side, side)).save(class_folder / f"{n}.png")
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class Runs:
         self.folder, self.log = folder, folder.with_suffix(".log")
         self.command = ["run", recipe, "--out", str(folder), *sets]
         self.before: list[dict[str, Any]] = []  # lines of metrics.jsonl, when the process was started
-        self.head, self.told = 0, 0  # when environment.json was written; bytes of the log
+        self.head, self.log_size = 0, 0  # when environment.json was written; bytes of the log
 
     def start(self) -> ForkProcess:
-        self.before, self.head = self.lines(), self.begun()
-        self.told = self.log.stat().st_size if self.log.exists() else 0
+        self.before, self.head = self.lines(), self.started_at()
+        self.log_size = self.log.stat().st_size if self.log.exists() else 0
         process = ForkContext().Process(target=_run, args=(self.command, self.log))
         process.start()
         return process
@@ -120,13 +120,13 @@ class Runs:
         second one, an evaluation in the first one, or ``last`` at the run's end.
         """
         process = self.start()
-        wanted = STEPS + 1 + chance.randint(2, STEPS)  # lines
+        line_count = STEPS + 1 + chance.randint(2, STEPS)  # lines
         earlier = chance.choice((0, STEPS + 1))
         moments: dict[str, Callable[[], bool]] = {
-            "training": lambda: len(self.new()) >= wanted,
+            "training": lambda: len(self.new()) >= line_count,
             "writing a checkpoint": lambda: len(self.new()) > earlier and self.saves(),
             "evaluating": lambda: self.ends() if last else self.evaluates(),
-            "resuming": lambda: self.begun() != self.head,
+            "resuming": lambda: self.started_at() != self.head,
         }
         while process.is_alive() and not moments[aim]():
             time.sleep(0.002)
@@ -149,7 +149,7 @@ class Runs:
     def step(self) -> int:
         return self.lines()[-1]["step"] if self.lines() else 0
 
-    def begun(self) -> int:
+    def started_at(self) -> int:
         path = self.folder / "environment.json"
         return path.stat().st_mtime_ns if path.exists() else 0
 
@@ -161,12 +161,12 @@ class Runs:
         return bool(new) and "loss" in new[-1] and new[-1]["step"] % STEPS == 0
 
     def ends(self) -> bool:
-        return b"final evaluation" in self.log.read_bytes()[self.told :]
+        return b"final evaluation" in self.log.read_bytes()[self.log_size :]
 
     def phase(self) -> str:
         """What the process did that is dead now."""
-        new, saved = self.new(), self.folder / "checkpoints" / f"step_{self.step():08d}"
-        if self.begun() == self.head:
+        new, checkpoint = self.new(), self.folder / "checkpoints" / f"step_{self.step():08d}"
+        if self.started_at() == self.head:
             return "starting"
         if self.ends():
             return "evaluating"
@@ -176,7 +176,7 @@ class Runs:
             return "writing a checkpoint"
         if self.evaluates():
             return "evaluating"
-        return "training" if "loss" in new[-1] or saved.is_dir() else "between evaluation and checkpoint"
+        return "training" if "loss" in new[-1] or checkpoint.is_dir() else "between evaluation and checkpoint"
 
 
 def _run(command: list[str], log: Path) -> None:
@@ -191,28 +191,28 @@ def disturb(recipe: str, number: int, work: Path, data: Path) -> dict[str, Any]:
     """Kill a run of ``recipe`` in every phase, and compare how it ends."""
     for leftover in work.glob(f"{recipe}-*"):  # of an attempt of this script that did not end
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    sets, chance = shrunk(recipe, data), random.Random(recipe)
-    undisturbed, disturbed = (Runs(recipe, work / f"{recipe}-{how}", sets) for how in ("whole", "killed"))
-    undisturbed.finish()
+    sets, chance = short_sets(recipe, data), random.Random(recipe)
+    whole_run, killed_run = (Runs(recipe, work / f"{recipe}-{how}", sets) for how in ("whole", "killed"))
+    whole_run.finish()
     falls: list[Fall] = []
     aims = ["training", "resuming", "writing a checkpoint", PHASES[number % 4], "evaluating"]
     for position, aim in enumerate(aims):
         last = position == len(aims) - 1
         for _ in range(PATIENCE):
-            fall = disturbed.kill(aim, chance, last and number % 2 == 0)
+            fall = killed_run.kill(aim, chance, last and number % 2 == 0)
             falls += [fall] if fall else []
             if fall is None or fall.phase == aim:
                 break
-    disturbed.finish()
+    killed_run.finish()
     try:
-        assert_same_run(undisturbed.folder, disturbed.folder)
+        assert_same_run(whole_run.folder, killed_run.folder)
         equal = "yes"
     except AssertionError as error:
         equal = f"no: {error}".splitlines()[0]
     return {"recipe": recipe, "kills": [asdict(fall) for fall in falls], "equal": equal}
 
 
-def table(rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], machine_facts: Mapping[str, Any]) -> str:
     """The rows as Markdown, with the sums and the machine."""
     fell = Counter(kill["phase"] for row in rows for kill in row["kills"])
     equal = sum(row["equal"] == "yes" for row in rows)
@@ -224,7 +224,7 @@ def table(rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
     total = (
         f"{fell.total()} kills in {len(rows)} runs: {sums}. Bit for bit equal: {equal} of {len(rows)} runs."
     )
-    return "\n".join([*lines, "", total, "", machine(made)]) + "\n"
+    return "\n".join([*lines, "", total, "", machine(machine_facts)]) + "\n"
 
 
 def main() -> None:
@@ -236,18 +236,18 @@ def main() -> None:
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     if arguments.page:
-        kept = [work / f"{recipe}.json" for recipe in RECIPES]
-        rows = [json.loads(path.read_text()) for path in kept if path.is_file()]
+        reports = [work / f"{recipe}.json" for recipe in RECIPES]
+        rows = [json.loads(path.read_text()) for path in reports if path.is_file()]
         text = table(rows, json.loads((work / "environment.json").read_text()))
         arguments.page.write_text(put(arguments.page.read_text(), "kills", text))
         return
     write_data(work / "data")
     (work / "environment.json").write_text(json.dumps(environment()))
     for number, recipe in enumerate(RECIPES):
-        done = work / f"{recipe}.json"
-        if recipe in arguments.recipes and not done.is_file():
+        report = work / f"{recipe}.json"
+        if recipe in arguments.recipes and not report.is_file():
             row = disturb(recipe, number, work, work / "data")
-            write_whole(done, json.dumps(row))
+            write_whole(report, json.dumps(row))
             print(json.dumps(row), flush=True)
 
 

@@ -133,7 +133,7 @@ def fingerprints(recipe: str, folder: Path) -> dict[str, str]:
 
     with contextlib.chdir(folder), mock.patch.object(datasets, "CIFAR10", cifar10()):
         report = json.loads(contrastive("check", recipe, "--json"))
-    return {checked["name"]: checked["fingerprint"] for checked in report["recipes"]}
+    return {entry["name"]: entry["fingerprint"] for entry in report["recipes"]}
 
 
 def contrastive(*arguments: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGED = Path(__file__).parents[1] / "contrastive" / "datasets" / "fashion_mnist_sample.npz"
+SAMPLE = Path(__file__).parents[1] / "contrastive" / "datasets" / "fashion_mnist_sample.npz"
 SPLITS = {"train": ("train", 800), "test": ("t10k", 200)}  # split -> prefix of its files, images a class
 
 
@@ -61,7 +61,7 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=PACKAGED)
-    given = parser.parse_args()
-    write_npz(given.out, sample(given.folder))
-    print(f"{given.out}: {given.out.stat().st_size:,} bytes")
+    parser.add_argument("--out", type=Path, default=SAMPLE)
+    arguments = parser.parse_args()
+    write_npz(arguments.out, sample(arguments.folder))
+    print(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes")

@@ -33,9 +33,9 @@ def hook_reference(specs: ModuleType = hookspecs) -> str:
 
 
 def _heading() -> str:
-    written = "written by scripts/make_plugin_docs.py from contrastive/hookspecs.py and contrastive/parts.py"
+    origin = "written by scripts/make_plugin_docs.py from contrastive/hookspecs.py and contrastive/parts.py"
     return (
-        f"# Hooks\n\n<!-- {written} -->\n\n{_told(hookspecs)}\n\n"
+        f"# Hooks\n\n<!-- {origin} -->\n\n{_summary(hookspecs)}\n\n"
         f"This is interface {API_VERSION}; plugins for interface {OLDEST_API_VERSION} and later work. "
         f"A plugin's module says which one it was written for: `contrastive_api = {API_VERSION}`."
     )
@@ -45,15 +45,17 @@ def _hook(name: str, hook: Any) -> str:
     kind = name.removeprefix("register_")
     base = getattr(parts, kind.capitalize(), None)
     signature = ", ".join(inspect.signature(hook).parameters)
-    told = f"## `{name}({signature})`\n\n{_told(hook)}"
+    heading = f"## `{name}({signature})`\n\n{_summary(hook)}"
     if base is None:
-        return told
-    return f"{told} How to write one: [{kind}]({kind}.md).\n\n{_told(base)}\n\n{_members(base)}".rstrip()
+        return heading
+    return (
+        f"{heading} How to write one: [{kind}]({kind}.md).\n\n{_summary(base)}\n\n{_members(base)}".rstrip()
+    )
 
 
 def _step_part() -> str:
     steps = ", ".join(f"`{kind}`" for kind in KINDS if issubclass(_base(kind), parts.StepPart))
-    return f"{_told(parts.StepPart)} These are of kind {steps}.\n\n{_members(parts.StepPart)}"
+    return f"{_summary(parts.StepPart)} These are of kind {steps}.\n\n{_members(parts.StepPart)}"
 
 
 def _base(kind: str) -> type:
@@ -75,14 +77,14 @@ def _members(base: type) -> str:
 def _member(name: str, value: Any) -> tuple[str, str, str]:
     must = "must" if getattr(value, "__isabstractmethod__", False) else "may"
     if isinstance(value, property):
-        return f"`{name}`", must, _told(value)
+        return f"`{name}`", must, _summary(value)
     function = value.__func__ if isinstance(value, classmethod) else value
     arguments = list(inspect.signature(function).parameters.values())[1:]  # without self or cls
-    told = ", ".join(f"*{a.name}" if a.kind is a.VAR_POSITIONAL else a.name for a in arguments)
-    return f"`{name}({told})`", must, _told(value)
+    argument_list = ", ".join(f"*{a.name}" if a.kind is a.VAR_POSITIONAL else a.name for a in arguments)
+    return f"`{name}({argument_list})`", must, _summary(value)
 
 
-def _told(value: Any) -> str:
+def _summary(value: Any) -> str:
     """The first paragraph of a docstring, in one line. Raises ValueError where there is none."""
     doc = inspect.getdoc(value) if not isinstance(value, type) else inspect.cleandoc(value.__doc__ or "")
     if not doc:
@@ -104,7 +106,7 @@ def example(kind: str) -> str:
     return f"```python\n{files(names)[f'{names.module}.py']}```"
 
 
-def asked(kind: str) -> str:
+def check_table(kind: str) -> str:
     """The conformance kit's questions to a part of that kind."""
     questions = [(check.name, check.asked) for check in CHECKS if kind in check.kinds]
     return _table(("check", "passes where"), questions)
@@ -112,7 +114,7 @@ def asked(kind: str) -> str:
 
 def kind_page(kind: str, text: str) -> str:
     """The page of a kind with its marked sections as they must be."""
-    for mark, content in (("example", example(kind)), ("checks", asked(kind))):
+    for mark, content in (("example", example(kind)), ("checks", check_table(kind))):
         text = put(text, mark, f"{content}\n")
     return text
 

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "contrastive"
 PAGE = ROOT / "docs" / "architecture.md"
-MARKED = re.compile(r"(<!-- tree -->\n).*?(<!-- /tree -->)", re.DOTALL)
+MARKS = re.compile(r"(<!-- tree -->\n).*?(<!-- /tree -->)", re.DOTALL)
 #: Packages from the ground up, in the order of imports.
 ORDER = (
     "registry", "recipe", "comparison", "parts", "datasets", "augmentations", "backbones", "heads", "targets",
@@ -50,7 +50,7 @@ def tree() -> str:
 
 def main() -> None:
     if sys.argv[1:] == ["--page"]:
-        PAGE.write_text(MARKED.sub(lambda match: match[1] + tree() + match[2], PAGE.read_text()))
+        PAGE.write_text(MARKS.sub(lambda match: match[1] + tree() + match[2], PAGE.read_text()))
         return
     print(tree(), end="")
 

@@ -14,7 +14,7 @@ def put(page: str, mark: str, content: str) -> str:
     between = re.compile(
         rf"(?<=^<!-- {re.escape(mark)} -->\n).*?(?=^<!-- /{re.escape(mark)} -->)", re.DOTALL | re.MULTILINE
     )
-    filled, count = between.subn(lambda _: content, page)
+    new_page, count = between.subn(lambda _: content, page)
     if not count:
         raise ValueError(f"the page has no <!-- {mark} --> with a <!-- /{mark} --> below it")
-    return filled
+    return new_page

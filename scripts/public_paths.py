@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "plugins.md"
-MARKED = re.compile(r"(<!-- public paths -->\n).*?(<!-- /public paths -->)", re.DOTALL)
+MARKS = re.compile(r"(<!-- public paths -->\n).*?(<!-- /public paths -->)", re.DOTALL)
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*(from contrastive(?:\.[\w.]+)? import (?:\([^)]*\)|[^\n(]+))", re.MULTILINE)
 
@@ -66,7 +66,7 @@ def page_list(paths: list[str]) -> str:
 def main() -> None:
     paths = public_paths(ROOT)
     if sys.argv[1:] == ["--page"]:
-        PAGE.write_text(MARKED.sub(lambda match: match[1] + page_list(paths) + match[2], PAGE.read_text()))
+        PAGE.write_text(MARKS.sub(lambda match: match[1] + page_list(paths) + match[2], PAGE.read_text()))
         return
     print("\n".join(public_paths(Path(sys.argv[1])) if sys.argv[1:] else paths))
 

@@ -100,9 +100,9 @@ def compositions() -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
     ):
         predictor = {} if target == "shared" else {"predictor": PREDICTOR}
         yield (loss, negatives, target), {"loss": a, "negatives": b, "target": c, **predictor}
-    mocked = {"negatives": NEGATIVES["in_batch + queue"], "target": EMA}
+    moco_parts = {"negatives": NEGATIVES["in_batch + queue"], "target": EMA}
     for form, changes in FORMS.items():
-        yield ("nt_xent", form, "ema"), {**mocked, **changes}
+        yield ("nt_xent", form, "ema"), {**moco_parts, **changes}
 
 
 def steps(overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -116,29 +116,31 @@ def steps(overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[s
     parts.method.to(dtype)
     accelerator = make_accelerator("fp32", str(folder), [])
     engine, _ = assemble(recipe, data, parts, folder, accelerator, Display.silent())
-    views_of, backward, found = engine.views_of, engine.passes.backward, {}
+    views_of, backward, measurements = engine.views_of, engine.passes.backward, {}
 
-    def views(*given: Any, **named: Any) -> list[Tensor]:
-        return [view.to(dtype) for view in views_of(*given, **named)]
+    def views(*positional: Any, **keywords: Any) -> list[Tensor]:
+        return [view.to(dtype) for view in views_of(*positional, **keywords)]
 
-    def noted(batch: Any, *given: Any) -> Any:
-        output = backward(batch, *given)
-        found[f"loss {len(found)}"] = mean(output.loss).clone()
+    def recording_backward(batch: Any, *positional: Any) -> Any:
+        output = backward(batch, *positional)
+        measurements[f"loss {len(measurements)}"] = mean(output.loss).clone()
         return output
 
     def keep(progress: Any) -> None:
         for name, p in engine.method.named_parameters():
             if p.grad is not None:
-                found[f"gradient {progress.step} {name}"] = p.grad.clone()
+                measurements[f"gradient {progress.step} {name}"] = p.grad.clone()
 
-    engine.views_of, engine.passes.backward = partial(views), noted  # type: ignore[method-assign]
+    engine.views_of, engine.passes.backward = partial(views), recording_backward  # type: ignore[method-assign]
     engine.method.before_step = keep  # type: ignore[method-assign]
     batches, size = engine.loader.epoch(0), recipe.train.accumulate
     engine.model.train()
     for _ in range(STEPS):
         engine._step([next(batches) for _ in range(size)])
     state = engine.method.state_dict()  # shuffle_bn wraps the target that stands in its place in one process
-    return found | {f"state {name.replace('target.of.', 'target.')}": v.clone() for name, v in state.items()}
+    return measurements | {
+        f"state {name.replace('target.of.', 'target.')}": v.clone() for name, v in state.items()
+    }
 
 
 def measure(out: Path, only: list[str]) -> None:
@@ -173,7 +175,9 @@ def distances(one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, float
     if one.keys() != two.keys():
         raise AssertionError(f"kept of one run alone: {sorted(one.keys() ^ two.keys())}")
     losses = [k for k in one if k.startswith("loss")]
-    gradients = [[_joined(found, f"gradient {step} ") for found in (one, two)] for step in range(STEPS)]
+    gradients = [
+        [_concatenate(values, f"gradient {step} ") for values in (one, two)] for step in range(STEPS)
+    ]
     state = [k for k in one if k.startswith("state")]
     return {
         "loss": max(_relative(one[k], two[k]) for k in losses),
@@ -182,8 +186,8 @@ def distances(one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, float
     }
 
 
-def _joined(found: dict[str, Tensor], start: str) -> Tensor:
-    return torch.cat([value.flatten() for name, value in found.items() if name.startswith(start)])
+def _concatenate(values: dict[str, Tensor], start: str) -> Tensor:
+    return torch.cat([value.flatten() for name, value in values.items() if name.startswith(start)])
 
 
 def _relative(a: Tensor, b: Tensor) -> float:
@@ -207,12 +211,14 @@ def compare(only: list[str]) -> dict[str, dict[str, float] | None]:
             table[name] = None
             continue
         table[name] = {}
-        for dtype, values in expected.items():
+        for dtype, measurements in expected.items():
             bits = dtype.removeprefix("torch.float")
-            found = distances(values, second[name][dtype])
-            table[name] |= {f"{what}{bits}": value for what, value in found.items()}
-            kept = {k: v for k, v in first[name][dtype].items() if k.startswith("state")}
-            table[name][f"ranks{bits}"] = max(_relative(v, second[name][dtype][k]) for k, v in kept.items())
+            relative = distances(measurements, second[name][dtype])
+            table[name] |= {f"{what}{bits}": value for what, value in relative.items()}
+            own_state = {k: v for k, v in first[name][dtype].items() if k.startswith("state")}
+            table[name][f"ranks{bits}"] = max(
+                _relative(v, second[name][dtype][k]) for k, v in own_state.items()
+            )
     return table
 
 
@@ -220,19 +226,23 @@ def markdown(table: dict[str, dict[str, float] | None]) -> str:
     """A row for each loss and negatives, a column for each target: gradients in float64 and float32."""
     targets = list(TARGETS)
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for name, found in table.items():
+    for name, distances_of in table.items():
         loss, negatives, target = name.split("/")
-        told = "-" if found is None else f"{found['gradient64']:.0e}, {found['gradient32']:.0e}"
-        rows.setdefault((loss, negatives), {})[target] = told
+        cell = (
+            "-"
+            if distances_of is None
+            else f"{distances_of['gradient64']:.0e}, {distances_of['gradient32']:.0e}"
+        )
+        rows.setdefault((loss, negatives), {})[target] = cell
     lines = [f"| loss | negatives | {' | '.join(targets)} |", "|---" * (len(targets) + 2) + "|"]
     for (loss, negatives), cells in rows.items():
         if set(cells.values()) != {"-"}:
             lines.append(f"| {loss} | {negatives} | {' | '.join(cells.get(t, '') for t in targets)} |")
-    measured = [found for found in table.values() if found is not None]
-    worst = {what: max(found[what] for found in measured) for what in measured[0]}
+    comparable = [row for row in table.values() if row is not None]
+    worst = {what: max(row[what] for row in comparable) for what in comparable[0]}
     lines += [
         "",
-        f"{len(measured)} compositions; the greatest relative distances in float64 and float32: loss "
+        f"{len(comparable)} compositions; the greatest relative distances in float64 and float32: loss "
         f"{worst['loss64']:.0e} and {worst['loss32']:.0e}, gradient {worst['gradient64']:.0e} and "
         f"{worst['gradient32']:.0e}, state after {STEPS} steps {worst['state64']:.0e} and "
         f"{worst['state32']:.0e}; between the two processes {max(worst['ranks64'], worst['ranks32']):g}.",

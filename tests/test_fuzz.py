@@ -34,7 +34,7 @@ def test_damaged_images_decode_or_are_unreadable(tmp_path):
 
 
 def test_a_recipe_through_the_real_process(tmp_path):
-    text = recipe_text(fuzz.seeded(5, 0), Words(load_registry()))
+    text = recipe_text(fuzz.random_source(5, 0), Words(load_registry()))
     assert fuzz.process_outcome(text, tmp_path / "r.yaml").startswith("process: exit code ")
 
 
@@ -64,7 +64,7 @@ def _raise(error: Exception):
 )
 def test_a_broken_promise_is_found(tmp_path, monkeypatch, error, broken):
     monkeypatch.setattr(fuzz, "load_recipe", lambda *_: _raise(error))
-    with pytest.raises(fuzz.Broken, match=broken):
+    with pytest.raises(fuzz.BrokenPromise, match=broken):
         fuzz.recipe_outcome("a: 1\n", tmp_path / "r.yaml", None)
     monkeypatch.setattr(fuzz, "load_recipe", lambda *_: _raise(DataError("no images")))
     assert fuzz.recipe_outcome("a: 1\n", tmp_path / "r.yaml", None) == "DataError (2)"

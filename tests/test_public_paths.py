@@ -77,7 +77,7 @@ def test_every_name_of_a_door_resolves_and_is_no_module(folder):
 
 
 def test_the_plugin_guide_lists_todays_public_paths():
-    match = public_paths.MARKED.search(public_paths.PAGE.read_text())
+    match = public_paths.MARKS.search(public_paths.PAGE.read_text())
     assert match
     listed = match[0].partition("-->\n")[2].rpartition("<!--")[0]
     assert listed == public_paths.page_list(public_paths.public_paths(ROOT)), (
