@@ -11,9 +11,9 @@ from contrastive.augmentations.pipeline import (
     Params,
     Positive,
     Probability,
+    as_range,
     on_chosen,
     one_by_one,
-    ordered,
 )
 from contrastive.device import to_device
 from contrastive.rng import Draws
@@ -33,7 +33,7 @@ class Blur(Operation):
     name = "blur"
 
     def __init__(self, sigma: tuple[Positive, Positive] = (0.1, 2.0), p: Probability = 0.5):
-        self.sigma, self.p = ordered("sigma", sigma), p
+        self.sigma, self.p = as_range("sigma", sigma), p
 
     def draw(self, rng: Draws) -> Params:
         """``chosen`` [b], ``sigma`` [b]."""
@@ -50,14 +50,14 @@ class Blur(Operation):
         radius = self.radius(min(height, width))
         taps = gaussian(params["sigma"], radius)
         if one_by_one(images):
-            blurred = torch.empty_like(images)
-            for image, own, out in zip(images, taps, blurred, strict=True):
+            smooth = torch.empty_like(images)
+            for image, own, out in zip(images, taps, smooth, strict=True):
                 blur_one(image, own[own > 0], out)
         else:
             kernel = to_device(taps, images)
             rows, columns = (blur_weights(kernel, side) for side in (height, width))
-            blurred = separable(images, rows, columns)
-        return blurred.clamp_(0, 1)
+            smooth = separable(images, rows, columns)
+        return smooth.clamp_(0, 1)
 
     @staticmethod
     def radius(side: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from contrastive.augmentations.kernels.colour import blend_, blend_one, merged, shift_hue
+from contrastive.augmentations.kernels.colour import blend_, blend_one, merge_blends, shift_hue
 from contrastive.augmentations.pipeline import NonNegative, Operation, Params, Probability
 from contrastive.device import to_device
 from contrastive.rng import Draws
@@ -93,32 +93,32 @@ class ColorJitter(Operation):
 
     def _jitter(self, planes: Tensor, params: Params, later: list[int]) -> None:
         """In place; the hue of the first ``later[j]`` images comes after j blends or more."""
-        coloured = len(planes) == 3
-        weights = to_device(_weights(params, coloured), planes)  # [3, 3, b]
+        is_rgb = len(planes) == 3
+        weights = to_device(_weights(params, is_rgb), planes)  # [3, 3, b]
         for j in range(3):
             _blend(planes, weights[j], 0, later[j + 1])
-        if coloured and self.hue > 0:
-            hued = planes[:, : later[0]]
-            shift_hue(hued, to_device(params["hue"][: later[0]], planes), out=hued)
-            hued[:, : later[3]].clamp_(0, 1)  # the others are yet to be cut by a blend
+        if is_rgb and self.hue > 0:
+            front = planes[:, : later[0]]
+            shift_hue(front, to_device(params["hue"][: later[0]], planes), out=front)
+            front[:, : later[3]].clamp_(0, 1)  # the others are yet to be cut by a blend
         for j in range(3):
             _blend(planes, weights[j], later[j + 1], later[0])
 
     def _one(self, pixels: Tensor, params: Params) -> Tensor:
         """One image, [1, C, h, w]: blends that cut no pixel are merged with the next."""
-        image, coloured = pixels[0], pixels.shape[1] == 3
+        image, is_rgb = pixels[0], pixels.shape[1] == 3
         out = torch.empty_like(image)
-        blends = [tuple(blend) for blend in _weights(params, coloured)[..., 0].tolist()]
+        blends = [tuple(blend) for blend in _weights(params, is_rgb)[..., 0].tolist()]
         turn = params["order"][0].tolist().index(_HUE)
-        for blend in merged(blends[:turn], len(image)):
+        for blend in merge_blends(blends[:turn], len(image)):
             blend_one(image, blend, out)
             image = out
-        if coloured and self.hue > 0:
+        if is_rgb and self.hue > 0:
             shift_hue(image[:, None], to_device(params["hue"], pixels), out[:, None])
             image = out
             if turn == 3:  # else a blend cuts it
                 out.clamp_(0, 1)
-        for blend in merged(blends[turn:], len(image)):
+        for blend in merge_blends(blends[turn:], len(image)):
             blend_one(image, blend, out)
             image = out
         return out[None]
@@ -129,12 +129,12 @@ def _blend(planes: Tensor, weights: Tensor, start: int, stop: int) -> None:
         blend_(planes[:, start:stop], *weights[:, start:stop])
 
 
-def _weights(params: Params, coloured: bool) -> np.ndarray:
+def _weights(params: Params, is_rgb: bool) -> np.ndarray:
     """What each image's first, second and third blend takes of pixels, grey and mean grey: [3, 3, b]."""
     order = params["order"]
     kinds = order[order != _HUE].reshape(-1, 3)  # [b, 3]
     factors = np.take_along_axis(params["factors"], kinds, axis=1)
-    if not coloured:
+    if not is_rgb:
         factors = np.where(kinds == _SATURATION, 1, factors)
     rest = 1 - factors
     parts = np.stack([factors, rest * (kinds == _SATURATION), rest * (kinds == _CONTRAST)])  # [3, b, 3]

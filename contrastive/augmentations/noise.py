@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from contrastive.augmentations.kernels.noise import normal
-from contrastive.augmentations.pipeline import NonNegative, Operation, Params, Probability, on_chosen, ordered
+from contrastive.augmentations.pipeline import (
+    NonNegative,
+    Operation,
+    Params,
+    Probability,
+    as_range,
+    on_chosen,
+)
 from contrastive.device import to_device
 from contrastive.rng import Draws
 
@@ -25,7 +32,7 @@ class Noise(Operation):
     name = "noise"
 
     def __init__(self, sigma: tuple[NonNegative, NonNegative] = (0.0, 0.1), p: Probability = 0.5):
-        self.sigma, self.p = ordered("sigma", sigma), p
+        self.sigma, self.p = as_range("sigma", sigma), p
 
     def draw(self, rng: Draws) -> Params:
         """``chosen`` [b], ``sigma`` [b], ``seed`` int64 [b]."""

@@ -93,10 +93,10 @@ class Placing(Operation):
         """float [b, C, H, W] -> [b, C, h, w]."""
         return self.resample(pixels, self.place(params, np.tile(pixels.shape[2:], (len(pixels), 1))))
 
-    def resample(self, pixels: Tensor, boxes: np.ndarray, mirrored: np.ndarray | None = None) -> Tensor:
+    def resample(self, pixels: Tensor, boxes: np.ndarray, mirror: np.ndarray | None = None) -> Tensor:
         """Crop, resize and mirror (bool [b]) in one resampling: [b, C, H, W] -> [b, C, h, w]."""
         largest = (int(boxes[:, 2].max()), int(boxes[:, 3].max()))
-        flags = None if mirrored is None else to_device(mirrored, pixels)
+        flags = None if mirror is None else to_device(mirror, pixels)
         return crop_and_resize(
             pixels, to_device(boxes, pixels), largest, self.size, self.interpolation, flags
         )
@@ -118,22 +118,22 @@ class Placing(Operation):
             factor: by which the sides of ``image`` are reduced; the edges of the box then go to its nearest
                 pixel, so by at most half a pixel of the output where the factor is of :meth:`reduction`.
         """
-        top, left, height, width = box.tolist()
-        top, bottom, left, right = (
-            (2 * edge + factor) // (2 * factor) for edge in (top, top + height, left, left + width)
+        top, left_edge, height, width = box.tolist()
+        top, bottom, left_edge, right = (
+            (2 * edge + factor) // (2 * factor) for edge in (top, top + height, left_edge, left_edge + width)
         )
-        part = image[None, :, top:bottom, left:right]
+        part = image[None, :, top:bottom, left_edge:right]
         # On uint8 this is the routine that torchvision's resize calls.
-        resized = functional.interpolate(part, self.size, mode=self.interpolation, antialias=True)[0]
-        return resized.contiguous()
+        crop = functional.interpolate(part, self.size, mode=self.interpolation, antialias=True)[0]
+        return crop.contiguous()
 
-    def cut_each(self, images: Tensor, boxes: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
+    def cut_each(self, images: Tensor, boxes: np.ndarray, mirror: np.ndarray | None) -> Tensor:
         """:meth:`cut` and mirror (bool [b]) images one by one: uint8 [b, C, H, W] -> float32 [b, C, h, w],
         laid out as by :func:`_to_float`."""
         planes = images.new_empty((images.shape[1], len(images), *self.size), dtype=torch.float32)
         for place, (image, box) in enumerate(zip(images, boxes, strict=True)):
             part = self.cut(image, box)
-            planes[:, place] = part if mirrored is None or not mirrored[place] else part.flip(2)
+            planes[:, place] = part if mirror is None or not mirror[place] else part.flip(2)
         return planes.div_(255).transpose(0, 1)
 
 
@@ -169,10 +169,10 @@ class Pipeline:
         self.per_sample = any(operation.per_sample for operation in operations)
         self.crops_first = self.placing is not None and not self.per_sample
         self._streams: list[str] = []
-        seen: Counter[str] = Counter()
+        occurrences: Counter[str] = Counter()
         for operation in operations:
-            self._streams.append(f"{operation.name}#{seen[operation.name]}")
-            seen[operation.name] += 1
+            self._streams.append(f"{operation.name}#{occurrences[operation.name]}")
+            occurrences[operation.name] += 1
 
     @cached_property
     def size(self) -> tuple[int, int] | None:
@@ -214,7 +214,7 @@ class Pipeline:
         Args:
             size, factor: as in :meth:`crop`.
         """
-        return self.for_image(id, key).before(_reduced(image, size, factor))
+        return self.for_image(id, key).before(_as_reduced(image, size, factor))
 
     def after(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """What remains for the batch of :meth:`before`: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
@@ -260,7 +260,7 @@ class Pipeline:
         Raises:
             UsageError: the first operation does not crop.
         """
-        return self.for_image(id, key).crop(_reduced(image, size, factor))
+        return self.for_image(id, key).crop(_as_reduced(image, size, factor))
 
     def rest(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """All operations but the first, on cropped images: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
@@ -276,7 +276,7 @@ class Pipeline:
     ) -> Tensor:
         """Every operation on one image of any size, uint8 [C, H, W] -> uint8 [C, h, w]; ``size`` and
         ``factor`` as in :meth:`crop`."""
-        return self.for_image(id, key).sample(_reduced(image, size, factor))
+        return self.for_image(id, key).sample(_as_reduced(image, size, factor))
 
     def in_worker(self, varying: bool) -> Literal["nothing", "crop", "all"]:
         """Deprecated: :meth:`before` and :meth:`after` divide the work themselves.
@@ -310,7 +310,7 @@ class Pipeline:
         if images.device.type != "cpu":
             return self._run(images, params, boxes, start).contiguous()
         height, width = self.size or images.shape[2:]
-        count = max(1, CACHED * torch.get_num_threads() // (images.shape[1] * height * width))
+        count = max(1, VALUES_IN_CACHE * torch.get_num_threads() // (images.shape[1] * height * width))
         order = self._order(params, start, len(images))
         views = images.new_empty(0, dtype=torch.float32)
         for first in range(0, len(order), count):
@@ -330,17 +330,17 @@ class Pipeline:
         return np.lexsort(keys[::-1]) if keys else np.arange(b)
 
     def _run(self, images: Tensor, params: list[Params], boxes: np.ndarray | None, start: int) -> Tensor:
-        done = 0
+        fused = 0
         if boxes is None or self.placing is None:
             pixels = _to_float(images)
         else:
-            done = 2 if len(params) > 1 and self.operations[1].mirrors else 1
-            mirrored = params[1]["chosen"] if done == 2 else None
+            fused = 2 if len(params) > 1 and self.operations[1].mirrors else 1
+            mirror = params[1]["chosen"] if fused == 2 else None
             if one_by_one(images):
-                pixels = self.placing.cut_each(images, boxes, mirrored)
+                pixels = self.placing.cut_each(images, boxes, mirror)
             else:
-                pixels = self.placing.resample(_to_float(images), boxes, mirrored)
-        for operation, own in zip(self.operations[start + done :], params[done:], strict=True):
+                pixels = self.placing.resample(_to_float(images), boxes, mirror)
+        for operation, own in zip(self.operations[start + fused :], params[fused:], strict=True):
             pixels = operation.render(pixels, own)
         return pixels
 
@@ -405,7 +405,7 @@ def takes_batches(pipelines: Sequence[ViewPipeline], size: tuple[int, int] | Non
 
 #: Values (of a view in float32) that a CPU works on at a time, for each thread: with what an operation needs
 #: beside them they stay in a cache of 2 MiB.
-CACHED = 3 * 2**16
+VALUES_IN_CACHE = 3 * 2**16
 
 #: Side from which on a CPU gains more by leaving out what is not needed of each image than by batching.
 LARGE = 64
@@ -423,7 +423,7 @@ def _to_float(images: Tensor) -> Tensor:
     return planes.copy_(images.transpose(0, 1)).div_(255).transpose(0, 1)
 
 
-def _reduced(image: Tensor, size: tuple[int, int] | None, factor: int) -> ReducedImage:
+def _as_reduced(image: Tensor, size: tuple[int, int] | None, factor: int) -> ReducedImage:
     return ReducedImage(image, size or (image.shape[1], image.shape[2]), factor)
 
 
@@ -443,11 +443,13 @@ def on_chosen(pixels: Tensor, params: Params, change: Callable[[Tensor, Params],
     if len(rows) == len(pixels):
         return change(pixels, params)
     index = to_device(rows, pixels)
-    changed = change(pixels.index_select(0, index), {name: values[rows] for name, values in params.items()})
-    return pixels.index_copy(0, index, changed)
+    new_pixels = change(
+        pixels.index_select(0, index), {name: values[rows] for name, values in params.items()}
+    )
+    return pixels.index_copy(0, index, new_pixels)
 
 
-def ordered(name: str, values: tuple[float, float]) -> tuple[float, float]:
+def as_range(name: str, values: tuple[float, float]) -> tuple[float, float]:
     """A range as a pair of floats; raises UsageError where its ends are the wrong way round."""
     low, high = values
     if not low <= high:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from contrastive.augmentations.kernels.resample import Interpolation
-from contrastive.augmentations.pipeline import Params, Placing, Positive, ordered
+from contrastive.augmentations.pipeline import Params, Placing, Positive, as_range
 from contrastive.rng import Draws
 
 
@@ -36,7 +36,7 @@ class RandomResizedCrop(Placing):
         interpolation: Interpolation = "bilinear",
     ):
         self.size = (size, size)
-        self.scale, self.ratio = ordered("scale", scale), ordered("ratio", ratio)
+        self.scale, self.ratio = as_range("scale", scale), as_range("ratio", ratio)
         self.interpolation = interpolation
 
     def draw(self, rng: Draws) -> Params:
@@ -56,11 +56,11 @@ class RandomResizedCrop(Placing):
             np.sqrt(np.stack([area / params["ratio"], area * params["ratio"]], axis=2))
         )  # [b, t, 2]
         fits = ((sides > 0) & (sides <= sizes[:, None, :])).all(axis=2)  # [b, t]
-        drawn = sides[np.arange(len(sides)), fits.argmax(axis=1)].astype(np.int64)  # [b, 2]
-        found = fits.any(axis=1, keepdims=True)
-        sides = np.where(found, drawn, self._largest(sizes))
+        random_sides = sides[np.arange(len(sides)), fits.argmax(axis=1)].astype(np.int64)  # [b, 2]
+        has_fit = fits.any(axis=1, keepdims=True)
+        sides = np.where(has_fit, random_sides, self._largest(sizes))
         space = sizes - sides
-        corner = np.where(found, np.floor(params["position"] * (space + 1)).astype(np.int64), space // 2)
+        corner = np.where(has_fit, np.floor(params["position"] * (space + 1)).astype(np.int64), space // 2)
         return np.concatenate([corner, sides], axis=1)
 
     def _largest(self, sizes: np.ndarray) -> np.ndarray:

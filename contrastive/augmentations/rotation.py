@@ -34,6 +34,6 @@ class Rotation(Operation):
                 "put random_resized_crop before it."
             )
         for turns in (1, 2, 3):
-            turned = {"chosen": params["chosen"] & (params["turns"] == turns), "turns": params["turns"]}
-            pixels = on_chosen(pixels, turned, lambda images, p: images.rot90(int(p["turns"][0]), (2, 3)))
+            subset = {"chosen": params["chosen"] & (params["turns"] == turns), "turns": params["turns"]}
+            pixels = on_chosen(pixels, subset, lambda images, p: images.rot90(int(p["turns"][0]), (2, 3)))
         return pixels

@@ -50,8 +50,8 @@ class TorchvisionTransform(Operation):
         blank = torch.zeros(3, *size, dtype=self._dtype)
         with torch.random.fork_rng(devices=[]):
             views = (self._one(blank, seed) for seed in range(_TRIALS))
-            found, *others = {(view.shape[1], view.shape[2]) for view in views}
-        return None if others else found
+            size, *others = {(view.shape[1], view.shape[2]) for view in views}
+        return None if others else size
 
     def draw(self, rng: Draws) -> Params:
         """``seed`` uint64 [b]."""
@@ -88,8 +88,8 @@ def _transform(name: str, options: dict[str, Any]) -> Any:
 
     kind = getattr(v2, name, None)
     if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
-        known = [name for name in dir(v2) if isinstance(getattr(v2, name), type)]
-        raise UsageError(f"torchvision.transforms.v2 has no transform '{name}'.{did_you_mean(name, known)}")
+        names = [name for name in dir(v2) if isinstance(getattr(v2, name), type)]
+        raise UsageError(f"torchvision.transforms.v2 has no transform '{name}'.{did_you_mean(name, names)}")
     try:
         return kind(**{key: _argument(value) for key, value in options.items()})
     except (TypeError, ValueError, AttributeError) as error:

@@ -95,7 +95,7 @@ class Cache:
             unreadable = _read(pixels, made_of, table)
             if unreadable is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with _locked(pixels.with_suffix(".lock")):
+                with _lock(pixels.with_suffix(".lock")):
                     unreadable = _read(pixels, made_of, table)  # another run may have made it meanwhile
                     if unreadable is None:
                         unreadable = self._make(pixels, made_of, table, progress)
@@ -121,16 +121,16 @@ class Cache:
         try:
             with temporary.open("wb") as file:
 
-                def store(first: int, decoded: np.ndarray) -> None:
-                    _write(file.fileno(), decoded, first * decoded[0].nbytes)
+                def store(first: int, pixels_of_rows: np.ndarray) -> None:
+                    _write(file.fileno(), pixels_of_rows, first * pixels_of_rows[0].nbytes)
 
                 unreadable = decode_all(table, store, progress)
                 os.fsync(file.fileno())
             os.replace(temporary, pixels)
         finally:
             temporary.unlink(missing_ok=True)
-        named = {index: [error.name, error.reason] for index, error in unreadable.items()}
-        manifest = {**made_of, "unreadable": named}
+        reasons = {index: [error.name, error.reason] for index, error in unreadable.items()}
+        manifest = {**made_of, "unreadable": reasons}
         write_whole(pixels.with_suffix(".json"), json.dumps(manifest, indent=1) + "\n")
         return unreadable
 
@@ -155,12 +155,12 @@ class CachedTable(HeldTable):
 
     def load(self) -> None:
         if self._cache is not None:
-            found = self._cache.fetch(self.table, self.progress)
-            if found is not None:
-                self._file, self._unreadable = found
+            entry = self._cache.fetch(self.table, self.progress)
+            if entry is not None:
+                self._file, self._unreadable = entry
             self._cache = None
 
-    def held(self, index: int) -> Tensor:
+    def pixels(self, index: int) -> Tensor:
         if self._file is None:
             return decode(self.table, index)
         if self._pixels is None:
@@ -175,16 +175,16 @@ def _read(pixels: Path, made_of: Mapping[str, Any], table: ImageTable) -> dict[i
     """What does not decode of a cache that is there, whole and made of that; None if there is no such."""
     try:
         manifest = json.loads(pixels.with_suffix(".json").read_text())
-        named = manifest.pop("unreadable")
+        reasons = manifest.pop("unreadable")
         if manifest != made_of or pixels.stat().st_size != pixel_bytes(table):
             return None
-        return {int(index): UnreadableImage(name, reason) for index, (name, reason) in named.items()}
+        return {int(index): UnreadableImage(name, reason) for index, (name, reason) in reasons.items()}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # absent, or damaged
         return None
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -192,7 +192,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write(descriptor: int, pixels: np.ndarray, offset: int) -> None:
     """Write all of ``pixels`` at a place of a file. Not through a map: a full disk would end the process."""
-    left = pixels.data.cast("B")
-    while left:
-        written = os.pwrite(descriptor, left, offset)
-        left, offset = left[written:], offset + written
+    rest = pixels.data.cast("B")
+    while rest:
+        count = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[count:], offset + count

@@ -165,10 +165,10 @@ def augment(
     ids = batch.ids.cpu().numpy()
     keys = [Key(seed, epoch, view) for view in range(len(pipelines))]
     if isinstance(batch.images, Tensor):
-        images = _moved(batch.images, device)  # [b, C, H, W], once for all views
+        images = _send(batch.images, device)  # [b, C, H, W], once for all views
         return [pipeline(images, ids, key) for pipeline, key in zip(pipelines, keys, strict=True)]
     return [
-        pipeline.after(_moved(pixels, device), ids, key)
+        pipeline.after(_send(pixels, device), ids, key)
         for pipeline, key, pixels in zip(pipelines, keys, batch.images, strict=True)
     ]
 
@@ -212,10 +212,10 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
             row, views = self._first_readable(order, step * self.batch_size + place, epoch, unreadable)
             rows.append(row)
             pixels.append(views)
-        stacked = [_stack(images) for images in zip(*pixels, strict=True)]
+        batches = [_stack(images) for images in zip(*pixels, strict=True)]
         return Batch(
             ids=torch.from_numpy(self.table.ids[rows]),
-            images=stacked[0] if self.pipelines is None else stacked,
+            images=batches[0] if self.pipelines is None else batches,
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
             unreadable=unreadable,
         )
@@ -270,7 +270,7 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images)).contiguous()  # however a decoder lays out its pixels
 
 
-def _moved(images: Tensor, device: torch.device | str) -> Tensor:
+def _send(images: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda":
         images = images.pin_memory()
     return images.to(device, non_blocking=True)

@@ -84,10 +84,10 @@ def read(
         for batch in batches:
             ahead.append((batch, [pool.submit(load, index) for index in batch.tolist()]))
             if len(ahead) > 2:
-                done, futures = ahead.popleft()
-                yield from finish(done, [future.result() for future in futures])
-        for done, futures in ahead:
-            yield from finish(done, [future.result() for future in futures])
+                first_batch, futures = ahead.popleft()
+                yield from finish(first_batch, [future.result() for future in futures])
+        for first_batch, futures in ahead:
+            yield from finish(first_batch, [future.result() for future in futures])
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -108,16 +108,16 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
         tall = height > width  # the longer side by whole numbers: 32 / 49 * 49 is 31.99
         height, width = (height * short // width, short) if tall else (short, width * short // height)
         image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return image[:, top : top + size, left : left + size]
+    top, left_edge = round((height - size) / 2), round((width - size) / 2)
+    return image[:, top : top + size, left_edge : left_edge + size]
 
 
 def _middle(image: Tensor) -> Tensor:
     """The middle of a strip [C, H, W], more of it than a square and a filter reach: whole, two by ten
     thousand pixels would be enlarged to gigabytes before the square is cut out."""
     most = _STRIP * min(image.shape[1:])
-    top, left = (max(0, (side - most) // 2) for side in image.shape[1:])
-    return image[:, top : top + most, left : left + most]
+    top, left_edge = (max(0, (side - most) // 2) for side in image.shape[1:])
+    return image[:, top : top + most, left_edge : left_edge + most]
 
 
 Encoder = Callable[[Tensor], Tensor]
@@ -178,11 +178,11 @@ class Reader:
             rows: which of its rows, all by default. Those that do not decode are left out, and named.
         """
         rows = np.arange(len(table)) if rows is None else rows
-        parts, kept = [], []
+        parts, rows_read = [], []
         for indices, pixels in self.whole(table, rows):
             parts.append(encode(self.send(pixels)).float().flatten(1))
-            kept.append(indices)
-        index = np.concatenate(kept) if kept else np.empty(0, np.int64)
+            rows_read.append(indices)
+        index = np.concatenate(rows_read) if rows_read else np.empty(0, np.int64)
         labels = np.full(len(table), -1) if table.labels is None else table.labels
         return Features(
             torch.cat(parts) if parts else torch.empty(0, 1),
@@ -190,7 +190,7 @@ class Reader:
             torch.from_numpy(table.ids[index]).to(self.device),
         )
 
-    def cropped(
+    def crops(
         self, table: ImageTable, rows: np.ndarray, batch_size: int, scale: tuple[float, float]
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Random crops without end, epoch after epoch, as in training; the place of an image that does not

@@ -11,13 +11,13 @@ from contrastive.parts import ImageTable
 LIMIT = 2 * 2**30  # bytes of pixels; larger tables go into a cache, or are streamed
 
 
-def whereabouts(table: ImageTable, limit: int, cached: bool) -> Literal["memory", "cache", "nowhere"]:
+def whereabouts(table: ImageTable, limit: int, has_cache: bool) -> Literal["memory", "cache", "nowhere"]:
     """Where the decoded images of a table are held."""
     if not holdable(table):
         return "nowhere"
     if pixel_bytes(table) <= limit:
         return "memory"
-    return "cache" if cached else "nowhere"
+    return "cache" if has_cache else "nowhere"
 
 
 def hold(

@@ -105,13 +105,13 @@ def decode_all(
         store(first, pixels)
         return len(rows)
 
-    done = 0
+    completed = 0
     with ThreadPoolExecutor(workers_for("auto")) as pool:
         try:
             for count in pool.map(fill, range(0, len(table), at_a_time)):
-                done += count
+                completed += count
                 if progress is not None:
-                    progress(done, len(table))
+                    progress(completed, len(table))
         except BaseException:  # Ctrl-C, a full disk: leave what has not begun
             pool.shutdown(cancel_futures=True)
             raise
@@ -142,7 +142,7 @@ class HeldTable(ImageTable):
         """Decode every image, if that has not been done."""
 
     @abstractmethod
-    def held(self, index: int) -> Tensor:
+    def pixels(self, index: int) -> Tensor:
         """Pixels uint8 [C, H, W] of a row that decodes, once all are loaded."""
 
     @property
@@ -154,7 +154,7 @@ class HeldTable(ImageTable):
     def decode(self, index: int) -> Tensor:
         if index in self.unreadable:
             raise UnreadableImage(*self._unreadable[index].args)  # afresh: raised again, it would grow
-        return self.held(index)
+        return self.pixels(index)
 
     def name(self, index: int) -> str:
         return self.table.name(index)
@@ -176,12 +176,12 @@ class MemoryTable(HeldTable):
                     f"({pixel_bytes(self) // 2**20:,} MiB): set a smaller train.memory_limit."
                 ) from error
 
-            def store(first: int, decoded: np.ndarray) -> None:
-                pixels[first : first + len(decoded)] = torch.from_numpy(decoded)
+            def store(first: int, pixels_of_rows: np.ndarray) -> None:
+                pixels[first : first + len(pixels_of_rows)] = torch.from_numpy(pixels_of_rows)
 
             self._unreadable = decode_all(self.table, store, self.progress)
             self._pixels = pixels
 
-    def held(self, index: int) -> Tensor:
+    def pixels(self, index: int) -> Tensor:
         assert self._pixels is not None
         return self._pixels[index]

@@ -29,7 +29,7 @@ EXTENSIONS = frozenset(
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323  # tags of a TIFF
 #: Where Pillow finds an orientation in a header, beside a TIFF's tags.
-_ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+_ORIENTATION_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 #: Formats whose grey of more than 8 bits has 16, though Pillow may hold it in 32.
 _SIXTEEN_BITS = ("PNG", "PPM")
 _UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange width and height
@@ -39,14 +39,14 @@ class EncodedTable(ImageTable):
     """Images kept as encoded files and read as RGB; JPEGs at a reduced scale where that will do."""
 
     @abstractmethod
-    def encoded(self, index: int) -> bytes:
+    def file_bytes(self, index: int) -> bytes:
         """The file of row ``index``. Raises UnreadableImage where it cannot be had."""
 
     def decode(self, index: int) -> Tensor:
-        return decode_image(self.encoded(index), self.name(index))
+        return decode_image(self.file_bytes(index), self.name(index))
 
     def decode_reduced(self, index: int, reduction: Reduction) -> ReducedImage:
-        return decode_reduced(self.encoded(index), self.name(index), reduction)
+        return decode_reduced(self.file_bytes(index), self.name(index), reduction)
 
 
 def decode_image(data: bytes, name: str, channels: int = 3) -> Tensor:
@@ -124,8 +124,8 @@ def pixels(image: Image.Image, channels: int = 3) -> Tensor:
     values without a fixed range (float, 32-bit integers) are stretched from their minimum to their
     maximum, where those that are not finite go too; of an animation the first frame counts.
     """
-    ranged = image.mode.startswith("I;16") or image.format in _SIXTEEN_BITS
-    image = _on_white(_eight_bits(_upright(image), 65535.0 if ranged else None))
+    is_16_bit = image.mode.startswith("I;16") or image.format in _SIXTEEN_BITS
+    image = _on_white(_eight_bits(_upright(image), 65535.0 if is_16_bit else None))
     mode = "RGB" if channels == 3 else "L"
     values = np.array(image if image.mode == mode else image.convert(mode))  # [H, W, 3] or [H, W]
     return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1)
@@ -159,8 +159,8 @@ def header_size(source: bytes | Path) -> tuple[int, int] | None:
     try:
         with Image.open(file, formats=_formats()) as image:
             # Asked only where the header has it: a PNG without EXIF would be decoded to look for it.
-            told = _ORIENTED & image.info.keys() or image.format == "TIFF"
-            return _upright_size(image) if told else (image.height, image.width)
+            may_turn = _ORIENTATION_KEYS & image.info.keys() or image.format == "TIFF"
+            return _upright_size(image) if may_turn else (image.height, image.width)
     except Exception:  # as in decode_reduced; the loader names the file when it comes to decode it
         return None
 

@@ -58,7 +58,7 @@ class HuggingFace(Dataset):
         labels, words = None, self._vocabulary
         if words is not None and self.label_column in rows.column_names:
             place = f"{self.path}: column '{self.label_column}' of {split}"
-            labels = words.numbers(self._column(rows), self._named(rows), place)
+            labels = words.numbers(self._column(rows), self._class_names(rows), place)
         return HuggingFaceTable(rows, self.image_column, labels, f"{self.path} {split}", self._places())
 
     @property
@@ -70,13 +70,13 @@ class HuggingFace(Dataset):
         rows = self._rows("train")
         if self.label_column not in rows.column_names:
             return None
-        return Vocabulary.of([self._column(rows)], self._named(rows))
+        return Vocabulary.of([self._column(rows)], self._class_names(rows))
 
     def _column(self, rows: Any) -> Any:
         """The column of labels as Arrow has it."""
         return rows.select_columns([self.label_column]).with_format("arrow")[:].column(0)
 
-    def _named(self, rows: Any) -> list[str] | None:
+    def _class_names(self, rows: Any) -> list[str] | None:
         """What the features of a split call its classes."""
         feature = rows.features[self.label_column]
         return list(feature.names) if hasattr(feature, "names") else None
@@ -100,8 +100,10 @@ class HuggingFace(Dataset):
         from huggingface_hub import constants
 
         own = os.path.expanduser(self.path)
-        kept = (datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
-        return [os.path.abspath(place) for place in (*([own] if os.path.isdir(own) else []), *kept)]
+        library_folders = (datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
+        return [
+            os.path.abspath(place) for place in (*([own] if os.path.isdir(own) else []), *library_folders)
+        ]
 
     @cached_property
     def _splits(self) -> dict[str, Any]:
@@ -123,17 +125,17 @@ class HuggingFace(Dataset):
             )
         try:
             if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
-                loaded = datasets.load_from_disk(str(folder))
+                splits = datasets.load_from_disk(str(folder))
             else:
                 # Whole: for a folder called like one of its readers (csv, pandas) it takes the reader.
                 path = os.path.abspath(folder) if folder.is_dir() else self.path
-                loaded = datasets.load_dataset(path, name=self.config, revision=self.revision)
+                splits = datasets.load_dataset(path, name=self.config, revision=self.revision)
         except Exception as error:  # the library raises many types, some not its own
             raise DataError(
                 f"{self.path}: the data set cannot be loaded ({reason(error)}). "
                 "Check dataset.path, dataset.config and the connection."
             ) from None
-        return dict(loaded) if isinstance(loaded, dict) else {self.train: loaded}
+        return dict(splits) if isinstance(splits, dict) else {self.train: splits}
 
     def _rows(self, split: Split) -> Any:
         name = self.train if split == "train" else self.test
@@ -188,7 +190,7 @@ class HuggingFaceTable(EncodedTable):
             except OSError:
                 yield b""
 
-    def encoded(self, index: int) -> bytes:
+    def file_bytes(self, index: int) -> bytes:
         try:
             return self._bytes(index)
         except OSError as error:

@@ -73,14 +73,16 @@ class ImageFolder(Dataset):
     def _listing(self, folder: Path) -> tuple[list[str], list[str]]:
         """Sorted paths, relative to the root, of the images and of all other files of a split."""
         if folder not in self._listings:
-            found = sorted(
+            files = sorted(
                 (path.relative_to(self.root).as_posix(), file) for path, file in _walk(folder, set())
             )
-            known = {path for path, file in found if file and os.path.splitext(path)[1].lower() in EXTENSIONS}
-            if not known:
-                raise DataError(_no_images(folder, [path for path, _ in found]))
-            images = [path for path, _ in found if path in known]
-            self._listings[folder] = images, [printable(path) for path, _ in found if path not in known]
+            image_paths = {
+                path for path, file in files if file and os.path.splitext(path)[1].lower() in EXTENSIONS
+            }
+            if not image_paths:
+                raise DataError(_no_images(folder, [path for path, _ in files]))
+            images = [path for path, _ in files if path in image_paths]
+            self._listings[folder] = images, [printable(path) for path, _ in files if path not in image_paths]
         return self._listings[folder]
 
     @cached_property
@@ -114,7 +116,7 @@ class FileTable(EncodedTable):
         self.ids = _unique_ids(paths)
         self.size = common_size(root / path for path in paths)
 
-    def encoded(self, index: int) -> bytes:
+    def file_bytes(self, index: int) -> bytes:
         try:
             return (self.root / self.paths[index]).read_bytes()
         except OSError as error:
@@ -127,7 +129,7 @@ class FileTable(EncodedTable):
         """A hash of the files' times: an image painted over in place may have as many bytes as before."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(b"%d " % _modified(self.root / path))
+            digest.update(b"%d " % _mtime(self.root / path))
         return digest.hexdigest()
 
 
@@ -143,7 +145,7 @@ def printable(path: str) -> str:
     return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
 
 
-def _modified(path: Path) -> int:
+def _mtime(path: Path) -> int:
     """When a file was last written, in nanoseconds; 0 where it has gone."""
     try:
         return os.stat(path).st_mtime_ns
@@ -161,7 +163,7 @@ def _unique_ids(paths: Sequence[str]) -> np.ndarray:
     return ids
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
     """All that is no folder below one, and whether it is a file: a pipe is none, nor a link to nowhere.
 
     Links are followed, but no folder is entered twice.
@@ -173,9 +175,9 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool
         raise DataError(
             f"{folder}: cannot be read ({reason(error)}). Check the folder and its permissions."
         ) from None
-    if (status.st_dev, status.st_ino) in seen:
+    if (status.st_dev, status.st_ino) in visited:
         return
-    seen.add((status.st_dev, status.st_ino))
+    visited.add((status.st_dev, status.st_ino))
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -184,7 +186,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool
         except OSError:  # a link to itself
             is_folder, is_file = False, False
         if is_folder:
-            yield from _walk(folder / entry.name, seen)
+            yield from _walk(folder / entry.name, visited)
         else:
             yield folder / entry.name, is_file
 
@@ -208,8 +210,8 @@ def _in_folders(images: Sequence[str], folder: Path, root: Path) -> bool:
 def _no_images(folder: Path, files: Sequence[str]) -> str:
     if not files:
         return f"{folder}: the folder is empty. Set dataset.root to a folder of images."
-    shown = ", ".join(printable(path) for path in files[:3]) + (", ..." if len(files) > 3 else "")
+    examples = ", ".join(printable(path) for path in files[:3]) + (", ..." if len(files) > 3 else "")
     return (
-        f"{folder}: none of its {len(files)} files is an image ({shown}). Set dataset.root to a folder of "
+        f"{folder}: none of its {len(files)} files is an image ({examples}). Set dataset.root to a folder of "
         f"images; known extensions: {' '.join(sorted(EXTENSIONS))}."
     )

@@ -29,26 +29,26 @@ class Vocabulary:
     text: bool
 
     @classmethod
-    def of(cls, columns: Iterable[pa.ChunkedArray], named: Sequence[str] | None) -> Vocabulary:
+    def of(cls, columns: Iterable[pa.ChunkedArray], class_names: Sequence[str] | None) -> Vocabulary:
         """The vocabulary of a train split.
 
         Args:
             columns: its labels, a column a file.
-            named: what its metadata call the classes, if they do; else texts are sorted.
+            class_names: what its metadata call the classes, if they do; else texts are sorted.
         """
         texts = [column for column in columns if _is_text(column.type)]
-        if named is not None:
-            return cls(list(named), bool(texts))
+        if class_names is not None:
+            return cls(list(class_names), bool(texts))
         if not texts:
             return cls(None, False)
         return cls(sorted({name for column in texts for name in column.unique().to_pylist()} - {None}), True)
 
-    def numbers(self, column: pa.ChunkedArray, named: Sequence[str] | None, place: str) -> np.ndarray:
+    def numbers(self, column: pa.ChunkedArray, class_names: Sequence[str] | None, place: str) -> np.ndarray:
         """Labels as class numbers, int64 [n]; missing and negative ones, and names that train lacks, are -1.
 
         Args:
             column: integers or text.
-            named: what the metadata of this very table call its integers, if they do.
+            class_names: what the metadata of this very table call its integers, if they do.
             place: what the user knows the column by.
 
         Raises:
@@ -69,7 +69,7 @@ class Vocabulary:
                 f"{place} is {column.type}, not integers or text. Set dataset.label_column to the column of "
                 "labels."
             )
-        if named is None and self.text:
+        if class_names is None and self.text:
             raise DataError(
                 f"{place} is integers without names where the train split has text; write one of them as the "
                 "other."
@@ -81,15 +81,15 @@ class Vocabulary:
                 f"{place} holds numbers past the range of int64. Set dataset.label_column to the column of "
                 "labels."
             ) from None
-        return self._translated(np.maximum(values, UNKNOWN), named)
+        return self._translate(np.maximum(values, UNKNOWN), class_names)
 
-    def _translated(self, values: np.ndarray, named: Sequence[str] | None) -> np.ndarray:
-        """Numbers of a table that calls its classes ``named``, as those of train: int64 [n]."""
-        if named is None or self.names is None or list(named) == self.names:
+    def _translate(self, values: np.ndarray, class_names: Sequence[str] | None) -> np.ndarray:
+        """Numbers of a table that calls its classes ``class_names``, as those of train: int64 [n]."""
+        if class_names is None or self.names is None or list(class_names) == self.names:
             return values
         index = {name: number for number, name in enumerate(self.names)}
-        ours = np.array([*(index.get(name, UNKNOWN) for name in named), UNKNOWN], dtype=np.int64)
-        return ours[np.where(values < len(named), values, UNKNOWN)]
+        ours = np.array([*(index.get(name, UNKNOWN) for name in class_names), UNKNOWN], dtype=np.int64)
+        return ours[np.where(values < len(class_names), values, UNKNOWN)]
 
 
 def _is_text(kind: pa.DataType) -> bool:

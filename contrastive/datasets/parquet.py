@@ -80,9 +80,11 @@ class Parquet(Dataset):
         columns = [
             _open(path, lambda path: pq.read_table(path, columns=[self.label_column])) for path in paths
         ]
-        return Vocabulary.of((table.column(0) for table in columns if table.num_columns), self._named(schema))
+        return Vocabulary.of(
+            (table.column(0) for table in columns if table.num_columns), self._class_names(schema)
+        )
 
-    def _named(self, schema: pa.Schema) -> list[str] | None:
+    def _class_names(self, schema: pa.Schema) -> list[str] | None:
         """What the Hugging Face metadata of a file call its classes."""
         try:
             features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -95,19 +97,19 @@ class Parquet(Dataset):
         return fingerprint_tables(splits)
 
     def _paths(self, split: Split) -> list[Path] | None:
-        given = self.train if split == "train" else self.test
-        if given is None:
+        source = self.train if split == "train" else self.test
+        if source is None:
             return None
-        given = Path(os.path.expanduser(given))
-        if os.path.isfile(given):
-            return [given]
-        is_folder = os.path.isdir(given)
-        pattern = os.path.join(glob.escape(str(given)), "*.parquet") if is_folder else str(given)
+        source = Path(os.path.expanduser(source))
+        if os.path.isfile(source):
+            return [source]
+        is_folder = os.path.isdir(source)
+        pattern = os.path.join(glob.escape(str(source)), "*.parquet") if is_folder else str(source)
         paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
         if not paths:
             problem = "the folder holds no *.parquet file" if is_folder else "there is no such file"
             raise DataError(
-                f"{given}: {problem}. Set dataset.{split} to a parquet file, or a folder or pattern of them."
+                f"{source}: {problem}. Set dataset.{split} to a parquet file, or a folder or pattern of them."
             )
         return paths
 
@@ -145,7 +147,7 @@ class Parquet(Dataset):
         if self.label_column not in table.column_names:
             raise _no_column(path, "label_column", self.label_column, table.column_names)
         place = f"{path}: column '{self.label_column}'"
-        return words.numbers(table.column(self.label_column), self._named(table.schema), place)
+        return words.numbers(table.column(self.label_column), self._class_names(table.schema), place)
 
 
 class ParquetTable(EncodedTable):
@@ -163,7 +165,7 @@ class ParquetTable(EncodedTable):
         self.ids = np.arange(self.ends[-1], dtype=np.int64)
         self.size = common_size(self._bytes(index) for index in range(len(self)))
 
-    def encoded(self, index: int) -> bytes:
+    def file_bytes(self, index: int) -> bytes:
         data = self._bytes(index)
         if not data:
             raise UnreadableImage(self.name(index), "the table holds no bytes for it")

@@ -23,7 +23,7 @@ from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_m
 from contrastive.parts import Dataset, ImageTable, Split
 
 #: What torchvision lets through where an archive or a file in it is cut short.
-_DAMAGED = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
+_DAMAGE = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
 #: Whose files torchvision unpickles without knowing them (those of CIFAR it knows by their checksums).
 _UNPICKLE = ("LSUN", "LSUNClass")
 #: Where torchvision's classes keep their labels; none is part of their public interface, so all are tried.
@@ -99,21 +99,21 @@ class Torchvision(Dataset):
 
     def _load(self, split: Split) -> Any:
         make = self._class()
-        accepted = _parameters(make)
+        options = _parameters(make)
         arguments: dict[str, Any] = {"root": str(self.root), **self.options}
-        unknown = sorted(set(self.options) - accepted)
+        unknown = sorted(set(self.options) - options)
         if unknown:
             raise UsageError(
                 f"dataset.options: torchvision's {self.dataset} takes no '{unknown[0]}'."
-                f"{did_you_mean(unknown[0], accepted)}"
+                f"{did_you_mean(unknown[0], options)}"
             )
-        if "train" in accepted:
+        if "train" in options:
             arguments["train"] = split == "train"
-        elif "split" in accepted:
+        elif "split" in options:
             arguments["split"] = self.train_split if split == "train" else self.test_split
         elif split == "test":
             return None
-        if "download" in accepted:
+        if "download" in options:
             arguments["download"] = self.download
         try:
             with contextlib.redirect_stdout(sys.stderr):  # standard output may be one JSON object
@@ -125,8 +125,8 @@ class Torchvision(Dataset):
         except ValueError as error:  # what torchvision raises on the name of a split
             raise UsageError(f"torchvision's {self.dataset}: {reason(error)}") from None
         except (RuntimeError, OSError) as error:
-            raise DataError(self._absent(error, "download" in accepted)) from None
-        except _DAMAGED as error:
+            raise DataError(self._absent(error, "download" in options)) from None
+        except _DAMAGE as error:
             raise DataError(
                 f"{self.root}: the files of torchvision's {self.dataset} are damaged ({reason(error)}). "
                 "Remove them, and fetch them again with dataset.download=true."
@@ -152,17 +152,17 @@ class Torchvision(Dataset):
             )
         from torchvision import datasets
 
-        known = [
+        names = [
             name
             for name in datasets.__all__
             if inspect.isclass(getattr(datasets, name))
             and issubclass(getattr(datasets, name), datasets.VisionDataset)
             and "root" in _parameters(getattr(datasets, name))
         ]
-        if self.dataset not in known:
+        if self.dataset not in names:
             raise UsageError(
                 f"dataset.dataset: torchvision has no data set '{self.dataset}'."
-                f"{did_you_mean(self.dataset, known)} It has: {', '.join(sorted(known))}."
+                f"{did_you_mean(self.dataset, names)} It has: {', '.join(sorted(names))}."
             )
         return getattr(datasets, self.dataset)
 

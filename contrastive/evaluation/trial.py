@@ -61,7 +61,7 @@ class SplitImages:
             (pixels float32 [b, C, s, s] in [0, 1], labels int64 [b]).
         """
         order = np.argsort(self.ids)
-        for ids, pixels in self.reader.cropped(self.table, self.rows, min(batch_size, len(self)), scale):
+        for ids, pixels in self.reader.crops(self.table, self.rows, min(batch_size, len(self)), scale):
             labels = self.labels[order[np.searchsorted(self.ids, ids, sorter=order)]]
             yield pixels, self.reader.send(torch.from_numpy(labels))
 

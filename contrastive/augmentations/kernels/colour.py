@@ -73,18 +73,18 @@ def blend_one(image: Tensor, blend: Blend, out: Tensor) -> None:
     torch.add(other, image, alpha=factor, out=out).clamp_(0, 1)
 
 
-def merged(blends: Sequence[Blend], channels: int) -> list[Blend]:
+def merge_blends(blends: Sequence[Blend], channels: int) -> list[Blend]:
     """Fewer blends that do the same: one of a factor up to 1 cuts no pixel, so it is part of the next.
 
     (Pixels, grey and mean grey are in [0, 1], and such a blend lies between them.)
     """
     total = sum(LUMINANCE) if channels == 3 else 1.0  # the grey value of white
-    done: list[Blend] = []
+    shorter: list[Blend] = []
     cuts = True
     for factor, to_grey, to_mean in blends:
-        pixels, grey, mean = (1.0, 0.0, 0.0) if cuts else done.pop()
+        pixels, grey, mean = (1.0, 0.0, 0.0) if cuts else shorter.pop()
         grey_of_grey, mean_of_mean = pixels + total * grey, pixels + total * (grey + mean)
-        done.append(
+        shorter.append(
             (
                 factor * pixels,
                 factor * grey + to_grey * grey_of_grey,
@@ -92,7 +92,7 @@ def merged(blends: Sequence[Blend], channels: int) -> list[Blend]:
             )
         )
         cuts = factor > 1
-    return done
+    return shorter
 
 
 def shift_hue(planes: Tensor, shift: Tensor, out: Tensor) -> None:

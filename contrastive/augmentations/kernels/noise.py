@@ -13,24 +13,24 @@ import torch
 from torch import Tensor
 
 
-def _signed(word: int) -> int:
+def _as_int64(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
 
 
-_GAMMA = _signed(0x9E3779B97F4A7C15)
-_M1, _M2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+_GAMMA = _as_int64(0x9E3779B97F4A7C15)
+_M1, _M2 = _as_int64(0xBF58476D1CE4E5B9), _as_int64(0x94D049BB133111EB)
 
 
-def _shifted(x: Tensor, places: int) -> Tensor:
+def _shift_right(x: Tensor, places: int) -> Tensor:
     """x >> places, filling with zeros."""
     return (x >> places) & ((1 << (64 - places)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64."""
-    x = (x ^ _shifted(x, 30)) * _M1
-    x = (x ^ _shifted(x, 27)) * _M2
-    return x ^ _shifted(x, 31)
+    x = (x ^ _shift_right(x, 30)) * _M1
+    x = (x ^ _shift_right(x, 27)) * _M2
+    return x ^ _shift_right(x, 31)
 
 
 def normal(seeds: Tensor, shape: Sequence[int]) -> Tensor:
@@ -45,6 +45,6 @@ def normal(seeds: Tensor, shape: Sequence[int]) -> Tensor:
     """
     counter = torch.arange(1, math.prod(shape) + 1, device=seeds.device) * _GAMMA
     bits = _mix(seeds[:, None] + counter)  # [n, prod(shape)]
-    radius = ((_shifted(bits, 40) + 1).float() * 2.0**-24).log_().mul_(-2).sqrt_()  # of (0, 1]
-    angle = (_shifted(bits, 8) & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
+    radius = ((_shift_right(bits, 40) + 1).float() * 2.0**-24).log_().mul_(-2).sqrt_()  # of (0, 1]
+    angle = (_shift_right(bits, 8) & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
     return (radius * angle.cos_()).view(len(seeds), *shape)

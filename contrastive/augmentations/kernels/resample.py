@@ -44,7 +44,7 @@ def resize_weights(
     length: int,
     size: int,
     interpolation: Interpolation,
-    mirrored: Tensor | None = None,
+    mirror: Tensor | None = None,
 ) -> Tensor:
     """Weights that cut ``[start, start + length)`` out of a line and resize it with antialiasing.
 
@@ -57,7 +57,7 @@ def resize_weights(
         longest: the greatest of ``lengths``, known without a wait for the device.
         length: pixels of the input line.
         size: pixels of the output line.
-        mirrored: bool [b], whose output runs backwards.
+        mirror: bool [b], whose output runs backwards.
 
     Returns:
         float [b, size, length]; each row sums to 1.
@@ -68,8 +68,8 @@ def resize_weights(
     scale = lengths / size  # [b, 1], input pixels an output pixel
     width = scale.clamp(min=1)
     output = torch.arange(size, device=starts.device, dtype=starts.dtype).expand(len(starts), size)
-    if mirrored is not None:
-        output = torch.where(mirrored[:, None], size - 1 - output, output)
+    if mirror is not None:
+        output = torch.where(mirror[:, None], size - 1 - output, output)
     centre = (output + 0.5) * scale  # [b, size], from the start of the cut
     first = (centre + starts - radius * width).floor_().clamp_(0, length - taps)
     place = first[:, :, None] + torch.arange(taps, device=starts.device)  # [b, size, taps]
@@ -101,7 +101,7 @@ def crop_and_resize(
     largest: tuple[int, int],
     size: tuple[int, int],
     interpolation: Interpolation,
-    mirrored: Tensor | None = None,
+    mirror: Tensor | None = None,
 ) -> Tensor:
     """Cut a box out of each image, resize it with antialiasing and mirror some, in one resampling.
 
@@ -110,14 +110,14 @@ def crop_and_resize(
         boxes: float [b, 4], top, left, height and width in pixels.
         largest: the greatest height and width of the boxes.
         size: (h, w) of the output.
-        mirrored: bool [b], images that are mirrored left to right.
+        mirror: bool [b], images that are mirrored left to right.
 
     Returns:
         [b, C, h, w] in [0, 1] (cubic overshoot is cut off), laid out as by :func:`separable`.
     """
-    top, left, height, width = boxes.to(pixels.dtype).unbind(1)
+    top, left_edge, height, width = boxes.to(pixels.dtype).unbind(1)
     rows = resize_weights(top, height, largest[0], pixels.shape[2], size[0], interpolation)
-    columns = resize_weights(left, width, largest[1], pixels.shape[3], size[1], interpolation, mirrored)
+    columns = resize_weights(left_edge, width, largest[1], pixels.shape[3], size[1], interpolation, mirror)
     return separable(pixels, rows, columns).clamp_(0, 1)
 
 
@@ -168,14 +168,14 @@ def blur_one(image: Tensor, kernel: np.ndarray, out: Tensor) -> None:
     rows = _blocks(kernel, height)
     columns = rows if width == height else _blocks(kernel, width)
     lines = image.reshape(-1, width)
-    blurred = torch.empty_like(lines)
+    smooth = torch.empty_like(lines)
     with torch.autocast(image.device.type, enabled=False):
-        for (start, weights), block in zip(columns, blurred.split(_BLOCK, dim=1), strict=True):
+        for (start, weights), block in zip(columns, smooth.split(_BLOCK, dim=1), strict=True):
             torch.mm(lines.narrow(1, start, weights.shape[1]), weights.T, out=block)
-        blurred = blurred.view(channels, height, width)
+        smooth = smooth.view(channels, height, width)
         for (start, weights), block in zip(rows, out.split(_BLOCK, dim=1), strict=True):
-            reached = blurred.narrow(1, start, weights.shape[1])
-            torch.bmm(weights.expand(channels, -1, -1), reached, out=block)
+            window = smooth.narrow(1, start, weights.shape[1])
+            torch.bmm(weights.expand(channels, -1, -1), window, out=block)
 
 
 def _blocks(kernel: np.ndarray, length: int) -> list[tuple[int, Tensor]]:
@@ -193,15 +193,15 @@ def _blocks(kernel: np.ndarray, length: int) -> list[tuple[int, Tensor]]:
         weights = band[:size, : size + 2 * radius]
         before, after = max(radius - start, 0), max(start + size + radius - length, 0)
         if before:
-            weights = _folded(weights, before)
+            weights = _fold(weights, before)
         if after:
-            weights = _folded(weights[:, ::-1], after)[:, ::-1]
+            weights = _fold(weights[:, ::-1], after)[:, ::-1]
         blocks.append((start - radius + before, torch.from_numpy(np.ascontiguousarray(weights))))
     return blocks
 
 
-def _folded(weights: np.ndarray, count: int) -> np.ndarray:
+def _fold(weights: np.ndarray, count: int) -> np.ndarray:
     """Without the first ``count`` columns, which are added where a reflection has them."""
-    kept = weights[:, count:].copy()
-    kept[:, 1 : count + 1] += weights[:, count - 1 :: -1][:, :count]
-    return kept
+    inner = weights[:, count:].copy()
+    inner[:, 1 : count + 1] += weights[:, count - 1 :: -1][:, :count]
+    return inner
