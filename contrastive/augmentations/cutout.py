@@ -45,9 +45,10 @@ class Cutout(Operation):
         hidden = []
         for axis, side in enumerate(images.shape[2:]):
             start, stop = self.span(params["centre"][:, axis], side)
-            place = torch.arange(side, device=images.device)
+            position = torch.arange(side, device=images.device)
             hidden.append(
-                (place >= to_device(start, images)[:, None]) & (place < to_device(stop, images)[:, None])
+                (position >= to_device(start, images)[:, None])
+                & (position < to_device(stop, images)[:, None])
             )
         rows, columns = hidden  # [n, h], [n, w]
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], self.fill)

@@ -131,9 +131,9 @@ class Placing(Operation):
         """:meth:`cut` and mirror (bool [b]) images one by one: uint8 [b, C, H, W] -> float32 [b, C, h, w],
         laid out as by :func:`_to_float`."""
         planes = images.new_empty((images.shape[1], len(images), *self.size), dtype=torch.float32)
-        for place, (image, box) in enumerate(zip(images, boxes, strict=True)):
+        for index, (image, box) in enumerate(zip(images, boxes, strict=True)):
             part = self.cut(image, box)
-            planes[:, place] = part if mirror is None or not mirror[place] else part.flip(2)
+            planes[:, index] = part if mirror is None or not mirror[index] else part.flip(2)
         return planes.div_(255).transpose(0, 1)
 
 
@@ -293,17 +293,17 @@ class Pipeline:
             return "nothing"
         return "crop" if self.crops_first else "all"
 
-    def draw(self, place: int, ids: np.ndarray | Tensor, key: Key) -> Params:
-        """The parameters of the operation at ``place`` for the images ``ids``."""
-        rng = Draws(key, np.asarray(ids, dtype=np.int64), self._streams[place])
-        return self.operations[place].draw(rng)
+    def draw(self, index: int, ids: np.ndarray | Tensor, key: Key) -> Params:
+        """The parameters of the operation at ``index`` for the images ``ids``."""
+        rng = Draws(key, np.asarray(ids, dtype=np.int64), self._streams[index])
+        return self.operations[index].draw(rng)
 
     def _apply(self, images: Tensor, ids: np.ndarray | Tensor, key: Key, start: int) -> Tensor:
         """The operations from ``start`` on: uint8 [b, C, H, W] -> float32 [b, C, h, w].
 
         On a CPU in parts that stay in its cache, else the whole batch at once.
         """
-        params = [self.draw(place, ids, key) for place in range(start, len(self.operations))]
+        params = [self.draw(index, ids, key) for index in range(start, len(self.operations))]
         boxes = None
         if self.placing and start == 0:
             boxes = self.placing.place(params[0], np.tile(images.shape[2:], (len(images), 1)))
@@ -330,17 +330,17 @@ class Pipeline:
         return np.lexsort(keys[::-1]) if keys else np.arange(b)
 
     def _run(self, images: Tensor, params: list[Params], boxes: np.ndarray | None, start: int) -> Tensor:
-        fused = 0
+        fused_count = 0
         if boxes is None or self.placing is None:
             pixels = _to_float(images)
         else:
-            fused = 2 if len(params) > 1 and self.operations[1].mirrors else 1
-            mirror = params[1]["chosen"] if fused == 2 else None
+            fused_count = 2 if len(params) > 1 and self.operations[1].mirrors else 1
+            mirror = params[1]["chosen"] if fused_count == 2 else None
             if one_by_one(images):
                 pixels = self.placing.cut_each(images, boxes, mirror)
             else:
                 pixels = self.placing.resample(_to_float(images), boxes, mirror)
-        for operation, own in zip(self.operations[start + fused :], params[fused:], strict=True):
+        for operation, own in zip(self.operations[start + fused_count :], params[fused_count:], strict=True):
             pixels = operation.render(pixels, own)
         return pixels
 
@@ -443,10 +443,10 @@ def on_chosen(pixels: Tensor, params: Params, change: Callable[[Tensor, Params],
     if len(rows) == len(pixels):
         return change(pixels, params)
     index = to_device(rows, pixels)
-    new_pixels = change(
+    changed_pixels = change(
         pixels.index_select(0, index), {name: values[rows] for name, values in params.items()}
     )
-    return pixels.index_copy(0, index, new_pixels)
+    return pixels.index_copy(0, index, changed_pixels)
 
 
 def as_range(name: str, values: tuple[float, float]) -> tuple[float, float]:

@@ -34,6 +34,8 @@ class Rotation(Operation):
                 "put random_resized_crop before it."
             )
         for turns in (1, 2, 3):
-            subset = {"chosen": params["chosen"] & (params["turns"] == turns), "turns": params["turns"]}
-            pixels = on_chosen(pixels, subset, lambda images, p: images.rot90(int(p["turns"][0]), (2, 3)))
+            turn_params = {"chosen": params["chosen"] & (params["turns"] == turns), "turns": params["turns"]}
+            pixels = on_chosen(
+                pixels, turn_params, lambda images, p: images.rot90(int(p["turns"][0]), (2, 3))
+            )
         return pixels

@@ -89,16 +89,16 @@ class Cache:
             },
             sort_keys=True,
         )
-        made_of = json.loads(text)
+        origin = json.loads(text)
         pixels = self.folder / f"{self.title}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pixels"
         try:
-            unreadable = _read(pixels, made_of, table)
+            unreadable = _read(pixels, origin, table)
             if unreadable is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with _lock(pixels.with_suffix(".lock")):
-                    unreadable = _read(pixels, made_of, table)  # another run may have made it meanwhile
+                    unreadable = _read(pixels, origin, table)  # another run may have made it meanwhile
                     if unreadable is None:
-                        unreadable = self._make(pixels, made_of, table, progress)
+                        unreadable = self._make(pixels, origin, table, progress)
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             why = getattr(error, "strerror", None) or error
             self.warn(
@@ -110,7 +110,7 @@ class Cache:
         return pixels, unreadable
 
     def _make(
-        self, pixels: Path, made_of: Mapping[str, Any], table: ImageTable, progress: OnProgress | None
+        self, pixels: Path, origin: Mapping[str, Any], table: ImageTable, progress: OnProgress | None
     ) -> dict[int, UnreadableImage]:
         """Decode every image into the cache, which is there whole or not at all."""
         size = pixel_bytes(table)
@@ -121,8 +121,8 @@ class Cache:
         try:
             with temporary.open("wb") as file:
 
-                def store(first: int, pixels_of_rows: np.ndarray) -> None:
-                    _write(file.fileno(), pixels_of_rows, first * pixels_of_rows[0].nbytes)
+                def store(first: int, chunk: np.ndarray) -> None:
+                    _write(file.fileno(), chunk, first * chunk[0].nbytes)
 
                 unreadable = decode_all(table, store, progress)
                 os.fsync(file.fileno())
@@ -130,7 +130,7 @@ class Cache:
         finally:
             temporary.unlink(missing_ok=True)
         reasons = {index: [error.name, error.reason] for index, error in unreadable.items()}
-        manifest = {**made_of, "unreadable": reasons}
+        manifest = {**origin, "unreadable": reasons}
         write_whole(pixels.with_suffix(".json"), json.dumps(manifest, indent=1) + "\n")
         return unreadable
 
@@ -171,12 +171,12 @@ class CachedTable(HeldTable):
         return torch.from_numpy(np.array(self._pixels[index]))
 
 
-def _read(pixels: Path, made_of: Mapping[str, Any], table: ImageTable) -> dict[int, UnreadableImage] | None:
+def _read(pixels: Path, origin: Mapping[str, Any], table: ImageTable) -> dict[int, UnreadableImage] | None:
     """What does not decode of a cache that is there, whole and made of that; None if there is no such."""
     try:
         manifest = json.loads(pixels.with_suffix(".json").read_text())
         reasons = manifest.pop("unreadable")
-        if manifest != made_of or pixels.stat().st_size != pixel_bytes(table):
+        if manifest != origin or pixels.stat().st_size != pixel_bytes(table):
             return None
         return {int(index): UnreadableImage(name, reason) for index, (name, reason) in reasons.items()}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # absent, or damaged

@@ -33,7 +33,7 @@ Workers = int | Literal["auto"]
 
 #: Pixels an image may have to be augmented in whole batches: a batch of one camera's photographs, all of
 #: one size, would be gigabytes.
-WHOLE = 256 * 256
+MAX_BATCHED_PIXELS = 256 * 256
 
 
 def holdout(ids: np.ndarray) -> np.ndarray:
@@ -49,15 +49,15 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     return order
 
 
-def substitutes(order: np.ndarray, place: int, batch_size: int) -> Iterator[int]:
-    """The rows that may take ``place`` of an epoch, in turn: its own, then that of every further batch.
+def substitutes(order: np.ndarray, position: int, batch_size: int) -> Iterator[int]:
+    """The rows that may take ``position`` of an epoch, in turn: its own, then that of every further batch.
 
     They stay in the place's residue class modulo the batch size and go round within it. So two places
     of a batch never get the same image, and processes that share a batch need not talk about it.
     """
-    rows = order[place % batch_size :: batch_size]
+    rows = order[position % batch_size :: batch_size]
     for turn in range(len(rows)):
-        yield int(rows[(place // batch_size + turn) % len(rows)])
+        yield int(rows[(position // batch_size + turn) % len(rows)])
 
 
 class TrainLoader:
@@ -120,7 +120,7 @@ class TrainLoader:
         self.steps_per_epoch = len(table) // batch_size
         self.max_unreadable = max_unreadable
         self.unreadable: dict[int, str] = {}
-        whole = takes_batches(pipelines, table.size, WHOLE)
+        whole = takes_batches(pipelines, table.size, MAX_BATCHED_PIXELS)
         self._batches = _Batches(
             self.table, None if whole else list(pipelines), batch_size, seed, labels, share
         )
@@ -192,7 +192,7 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         self.table, self.pipelines, self.batch_size, self.seed = table, pipelines, batch_size, seed
         rank, processes = share
         images = batch_size // processes  # of this process
-        self.places = range(rank * images, (rank + 1) * images)  # of every batch
+        self.positions = range(rank * images, (rank + 1) * images)  # of every batch
         self.labels = None
         if labels and table.labels is not None:
             self.labels = np.where(holdout(table.ids), -1, table.labels)
@@ -208,22 +208,22 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         rows: list[int] = []
         pixels: list[list[Tensor]] = []  # [b][V], or [b][1] where images are taken as they are
         unreadable: list[tuple[int, str]] = []
-        for place in self.places:
-            row, views = self._first_readable(order, step * self.batch_size + place, epoch, unreadable)
+        for position in self.positions:
+            row, views = self._first_readable(order, step * self.batch_size + position, epoch, unreadable)
             rows.append(row)
             pixels.append(views)
-        batches = [_stack(images) for images in zip(*pixels, strict=True)]
+        view_batches = [_stack(images) for images in zip(*pixels, strict=True)]
         return Batch(
             ids=torch.from_numpy(self.table.ids[rows]),
-            images=batches[0] if self.pipelines is None else batches,
+            images=view_batches[0] if self.pipelines is None else view_batches,
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
             unreadable=unreadable,
         )
 
     def _first_readable(
-        self, order: np.ndarray, place: int, epoch: int, unreadable: list[tuple[int, str]]
+        self, order: np.ndarray, position: int, epoch: int, unreadable: list[tuple[int, str]]
     ) -> tuple[int, list[Tensor]]:
-        for row in substitutes(order, place, self.batch_size):
+        for row in substitutes(order, position, self.batch_size):
             try:
                 return row, self._views(row, epoch)
             except UnreadableImage as error:

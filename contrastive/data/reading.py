@@ -24,7 +24,7 @@ from contrastive.rng import derive
 from contrastive.values import Features, never
 
 #: How many times as long as wide an image is at the most where it is evaluated.
-_STRIP = 8
+_MAX_ASPECT = 8
 
 
 def read(
@@ -84,10 +84,10 @@ def read(
         for batch in batches:
             ahead.append((batch, [pool.submit(load, index) for index in batch.tolist()]))
             if len(ahead) > 2:
-                first_batch, futures = ahead.popleft()
-                yield from finish(first_batch, [future.result() for future in futures])
-        for first_batch, futures in ahead:
-            yield from finish(first_batch, [future.result() for future in futures])
+                batch_rows, futures = ahead.popleft()
+                yield from finish(batch_rows, [future.result() for future in futures])
+        for batch_rows, futures in ahead:
+            yield from finish(batch_rows, [future.result() for future in futures])
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -115,9 +115,9 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
 def _middle(image: Tensor) -> Tensor:
     """The middle of a strip [C, H, W], more of it than a square and a filter reach: whole, two by ten
     thousand pixels would be enlarged to gigabytes before the square is cut out."""
-    most = _STRIP * min(image.shape[1:])
-    top, left_edge = (max(0, (side - most) // 2) for side in image.shape[1:])
-    return image[:, top : top + most, left_edge : left_edge + most]
+    longest = _MAX_ASPECT * min(image.shape[1:])
+    top, left_edge = (max(0, (side - longest) // 2) for side in image.shape[1:])
+    return image[:, top : top + longest, left_edge : left_edge + longest]
 
 
 Encoder = Callable[[Tensor], Tensor]
@@ -166,7 +166,7 @@ class Reader:
         for indices, pixels in read(
             table, rows, size=self.size, batch_size=BATCH, workers=self.workers, on_unreadable=note
         ):
-            self._stop_if_asked()
+            self._check_interrupt()
             yield np.asarray(indices), pixels.contiguous(memory_format=torch.channels_last)
 
     def features(self, encode: Encoder, table: ImageTable, rows: np.ndarray | None = None) -> Features:
@@ -178,11 +178,11 @@ class Reader:
             rows: which of its rows, all by default. Those that do not decode are left out, and named.
         """
         rows = np.arange(len(table)) if rows is None else rows
-        parts, rows_read = [], []
+        parts, row_parts = [], []
         for indices, pixels in self.whole(table, rows):
             parts.append(encode(self.send(pixels)).float().flatten(1))
-            rows_read.append(indices)
-        index = np.concatenate(rows_read) if rows_read else np.empty(0, np.int64)
+            row_parts.append(indices)
+        index = np.concatenate(row_parts) if row_parts else np.empty(0, np.int64)
         labels = np.full(len(table), -1) if table.labels is None else table.labels
         return Features(
             torch.cat(parts) if parts else torch.empty(0, 1),
@@ -219,7 +219,7 @@ class Reader:
         )
         for epoch in itertools.count():
             for batch in loader.epoch(epoch):
-                self._stop_if_asked()
+                self._check_interrupt()
                 (pixels,) = augment(batch, pipelines, seed=SEED, epoch=epoch, device=self.device)
                 yield batch.ids.numpy(), pixels.contiguous(memory_format=torch.channels_last)
             self.unreadable.update(loader.unreadable.values())
@@ -230,6 +230,6 @@ class Reader:
             values = values.pin_memory()
         return values.to(self.device, non_blocking=True)
 
-    def _stop_if_asked(self) -> None:
+    def _check_interrupt(self) -> None:
         if self.interrupted():
             raise Interrupted("interrupted")

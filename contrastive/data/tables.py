@@ -18,7 +18,7 @@ from contrastive.parts import ImageTable, ReducedImage, Reduction
 
 #: Pixels an image may have to be held: decoded, a photograph takes ten times the room of its file, and of a
 #: file a reduced scale can be decoded.
-PHOTOGRAPH = 1024 * 1024
+MAX_HELD_PIXELS = 1024 * 1024
 _CHUNK = 2**24  # bytes of pixels a thread decodes at a time
 
 #: Called while images are decoded, with how many are decoded so far, of how many.
@@ -48,9 +48,9 @@ def decode_reduced(table: ImageTable, index: int, reduction: Reduction) -> Reduc
     if holdable(table):
         pixels = decode(table, index)
         return ReducedImage(pixels, (pixels.shape[1], pixels.shape[2]), 1)
-    reduced = table.decode_reduced(index, reduction)
-    _check_size(table, index, reduced.size)
-    return reduced
+    image = table.decode_reduced(index, reduction)
+    _check_size(table, index, image.size)
+    return image
 
 
 def _check_size(table: ImageTable, index: int, size: tuple[int, int]) -> None:
@@ -62,12 +62,12 @@ def _check_size(table: ImageTable, index: int, size: tuple[int, int]) -> None:
 
 
 def holdable(table: ImageTable) -> bool:
-    """Whether images may be held: those of one size, of at most PHOTOGRAPH pixels.
+    """Whether images may be held: those of one size, of at most MAX_HELD_PIXELS pixels.
 
     All others are read anew each time, and for training at a reduced scale where that will do. How much
     memory or disk there is plays no part in it, so that it changes no pixel.
     """
-    return table.size is not None and math.prod(table.size) <= PHOTOGRAPH
+    return table.size is not None and math.prod(table.size) <= MAX_HELD_PIXELS
 
 
 def pixel_bytes(table: ImageTable) -> int:
@@ -92,26 +92,26 @@ def decode_all(
     assert table.size is not None
     shape = (table.channels, *table.size)
     unreadable: dict[int, UnreadableImage] = {}
-    at_a_time = max(1, _CHUNK * len(table) // pixel_bytes(table))
+    chunk_rows = max(1, _CHUNK * len(table) // pixel_bytes(table))
 
     def fill(first: int) -> int:
-        rows = range(first, min(first + at_a_time, len(table)))
+        rows = range(first, min(first + chunk_rows, len(table)))
         pixels = np.zeros((len(rows), *shape), dtype=np.uint8)
-        for place, index in enumerate(rows):
+        for offset, index in enumerate(rows):
             try:
-                pixels[place] = decode(table, index).numpy()
+                pixels[offset] = decode(table, index).numpy()
             except UnreadableImage as error:
                 unreadable[index] = error
         store(first, pixels)
         return len(rows)
 
-    completed = 0
+    completed_images = 0
     with ThreadPoolExecutor(workers_for("auto")) as pool:
         try:
-            for count in pool.map(fill, range(0, len(table), at_a_time)):
-                completed += count
+            for count in pool.map(fill, range(0, len(table), chunk_rows)):
+                completed_images += count
                 if progress is not None:
-                    progress(completed, len(table))
+                    progress(completed_images, len(table))
         except BaseException:  # Ctrl-C, a full disk: leave what has not begun
             pool.shutdown(cancel_futures=True)
             raise
@@ -176,8 +176,8 @@ class MemoryTable(HeldTable):
                     f"({pixel_bytes(self) // 2**20:,} MiB): set a smaller train.memory_limit."
                 ) from error
 
-            def store(first: int, pixels_of_rows: np.ndarray) -> None:
-                pixels[first : first + len(pixels_of_rows)] = torch.from_numpy(pixels_of_rows)
+            def store(first: int, chunk: np.ndarray) -> None:
+                pixels[first : first + len(chunk)] = torch.from_numpy(chunk)
 
             self._unreadable = decode_all(self.table, store, self.progress)
             self._pixels = pixels

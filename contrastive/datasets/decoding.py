@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +38,17 @@ _UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange 
 
 
 class EncodedTable(ImageTable):
-    """Images kept as encoded files and read as RGB; JPEGs at a reduced scale where that will do."""
+    """Images kept as encoded files and read as RGB; JPEGs at a reduced scale if that is enough."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take a method ``encoded``, the former name of :meth:`file_bytes`, for it."""
+        super().__init_subclass__(**kwargs)
+        former = vars(cls).get("encoded")
+        if former is not None and "file_bytes" not in vars(cls):
+            warnings.warn(
+                "EncodedTable.encoded is now EncodedTable.file_bytes", DeprecationWarning, stacklevel=3
+            )
+            cls.file_bytes = former  # type: ignore[method-assign]
 
     @abstractmethod
     def file_bytes(self, index: int) -> bytes:
@@ -105,16 +117,16 @@ def _tile(image: Image.Image) -> tuple[int, int]:
     return tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
 
 
-def _draft(image: Image.Image, most: int) -> int:
-    """Have a JPEG decoded at a fraction of its sides; the factor, at most ``most``, 1 for other formats."""
+def _draft(image: Image.Image, largest: int) -> int:
+    """Set a JPEG to decode at a fraction of its sides, at most ``largest``; the factor, 1 for other formats."""
     exact = _orientation(image) != _UPRIGHT
     factor = next(
-        (f for f in (8, 4, 2) if f <= most and not (exact and (image.width % f or image.height % f))), 1
+        (f for f in (8, 4, 2) if f <= largest and not (exact and (image.width % f or image.height % f))), 1
     )
-    whole = image.width
+    full_width = image.width
     if factor > 1:
         image.draft(None, (image.width // factor, image.height // factor))
-    return 1 if image.width == whole else factor
+    return 1 if image.width == full_width else factor
 
 
 def pixels(image: Image.Image, channels: int = 3) -> Tensor:
@@ -189,18 +201,18 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _eight_bits(image: Image.Image, most: float | None) -> Image.Image:
+def _eight_bits(image: Image.Image, white: float | None) -> Image.Image:
     """Modes I, I;16* and F, which Pillow's ``convert`` would clip at 255, as 8-bit grey.
 
     Args:
-        most: what becomes white where the format tells it (0 is black then); else the range is that of the
+        white: what becomes white where the format tells it (0 is black then); else the range is that of the
             finite values.
     """
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image).astype(np.float64)  # [H, W]
     finite = values[np.isfinite(values)]
-    low, high = 0.0, most
+    low, high = 0.0, white
     if high is None:
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low).clip(low, high)

@@ -55,11 +55,11 @@ class HuggingFace(Dataset):
             return None
         if len(rows) == 0:
             raise DataError(f"{self.path}: its split '{getattr(self, split)}' is empty. Set dataset.{split}.")
-        labels, words = None, self._vocabulary
-        if words is not None and self.label_column in rows.column_names:
-            place = f"{self.path}: column '{self.label_column}' of {split}"
-            labels = words.numbers(self._column(rows), self._class_names(rows), place)
-        return HuggingFaceTable(rows, self.image_column, labels, f"{self.path} {split}", self._places())
+        labels, vocabulary = None, self._vocabulary
+        if vocabulary is not None and self.label_column in rows.column_names:
+            title = f"{self.path}: column '{self.label_column}' of {split}"
+            labels = vocabulary.numbers(self._column(rows), self._class_names(rows), title)
+        return HuggingFaceTable(rows, self.image_column, labels, f"{self.path} {split}", self._folders())
 
     @property
     def classes(self) -> list[str] | None:
@@ -94,7 +94,7 @@ class HuggingFace(Dataset):
                 digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()
 
-    def _places(self) -> list[str]:
+    def _folders(self) -> list[str]:
         """The folders whose files rows may name: the data set's own, and where the library keeps them."""
         import datasets
         from huggingface_hub import constants
@@ -102,7 +102,7 @@ class HuggingFace(Dataset):
         own = os.path.expanduser(self.path)
         library_folders = (datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
         return [
-            os.path.abspath(place) for place in (*([own] if os.path.isdir(own) else []), *library_folders)
+            os.path.abspath(folder) for folder in (*([own] if os.path.isdir(own) else []), *library_folders)
         ]
 
     @cached_property
@@ -173,12 +173,12 @@ class HuggingFaceTable(EncodedTable):
         column: the column of images.
         labels: int64 [n] or None.
         title: what the user knows the table by.
-        places: the folders below which files are read that rows name in place of their bytes.
+        folders: the folders below which files are read that rows name in place of their bytes.
     """
 
-    def __init__(self, rows: Any, column: str, labels: np.ndarray | None, title: str, places: Sequence[str]):
+    def __init__(self, rows: Any, column: str, labels: np.ndarray | None, title: str, folders: Sequence[str]):
         self.rows, self.column, self.labels, self.title = rows.select_columns([column]), column, labels, title
-        self.places = places
+        self.folders = folders
         self.ids = np.arange(len(rows), dtype=np.int64)
         self.size = common_size(self.files())
 
@@ -208,7 +208,7 @@ class HuggingFaceTable(EncodedTable):
     def _file(self, path: str) -> Path:
         """The file a row names: a stranger's row may name any of the user's, or one without end."""
         whole = os.path.abspath(path)
-        if not any(whole.startswith(os.path.join(place, "")) for place in self.places):
+        if not any(whole.startswith(os.path.join(folder, "")) for folder in self.folders):
             raise OSError(errno.EACCES, "names a file outside the data set")
         if os.path.exists(whole) and not os.path.isfile(whole):
             raise OSError(errno.EINVAL, "names what is no file")

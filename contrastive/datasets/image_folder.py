@@ -163,7 +163,7 @@ def _unique_ids(paths: Sequence[str]) -> np.ndarray:
     return ids
 
 
-def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+def _walk(folder: Path, visited_folders: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
     """All that is no folder below one, and whether it is a file: a pipe is none, nor a link to nowhere.
 
     Links are followed, but no folder is entered twice.
@@ -175,9 +175,9 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path, b
         raise DataError(
             f"{folder}: cannot be read ({reason(error)}). Check the folder and its permissions."
         ) from None
-    if (status.st_dev, status.st_ino) in visited:
+    if (status.st_dev, status.st_ino) in visited_folders:
         return
-    visited.add((status.st_dev, status.st_ino))
+    visited_folders.add((status.st_dev, status.st_ino))
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -186,7 +186,7 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path, b
         except OSError:  # a link to itself
             is_folder, is_file = False, False
         if is_folder:
-            yield from _walk(folder / entry.name, visited)
+            yield from _walk(folder / entry.name, visited_folders)
         else:
             yield folder / entry.name, is_file
 

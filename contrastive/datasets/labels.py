@@ -43,13 +43,13 @@ class Vocabulary:
             return cls(None, False)
         return cls(sorted({name for column in texts for name in column.unique().to_pylist()} - {None}), True)
 
-    def numbers(self, column: pa.ChunkedArray, class_names: Sequence[str] | None, place: str) -> np.ndarray:
+    def numbers(self, column: pa.ChunkedArray, class_names: Sequence[str] | None, title: str) -> np.ndarray:
         """Labels as class numbers, int64 [n]; missing and negative ones, and names that train lacks, are -1.
 
         Args:
             column: integers or text.
             class_names: what the metadata of this very table call its integers, if they do.
-            place: what the user knows the column by.
+            title: what the user knows the column by.
 
         Raises:
             DataError: labels that are neither, are past int64, or cannot be matched to those of train.
@@ -59,26 +59,26 @@ class Vocabulary:
         if _is_text(column.type):
             if self.names is None:
                 raise DataError(
-                    f"{place} is text where the train split has integers without names; write one of them as "
+                    f"{title} is text where the train split has integers without names; write one of them as "
                     "the other."
                 )
             index = {name: number for number, name in enumerate(self.names)}
             return np.array([index.get(value, UNKNOWN) for value in column.to_pylist()], dtype=np.int64)
         if not pa.types.is_integer(column.type) and not pa.types.is_boolean(column.type):
             raise DataError(
-                f"{place} is {column.type}, not integers or text. Set dataset.label_column to the column of "
+                f"{title} is {column.type}, not integers or text. Set dataset.label_column to the column of "
                 "labels."
             )
         if class_names is None and self.text:
             raise DataError(
-                f"{place} is integers without names where the train split has text; write one of them as the "
+                f"{title} is integers without names where the train split has text; write one of them as the "
                 "other."
             )
         try:
             values = column.cast(pa.int64()).fill_null(UNKNOWN).to_numpy()
         except pa.ArrowInvalid:
             raise DataError(
-                f"{place} holds numbers past the range of int64. Set dataset.label_column to the column of "
+                f"{title} holds numbers past the range of int64. Set dataset.label_column to the column of "
                 "labels."
             ) from None
         return self._translate(np.maximum(values, UNKNOWN), class_names)
@@ -88,8 +88,10 @@ class Vocabulary:
         if class_names is None or self.names is None or list(class_names) == self.names:
             return values
         index = {name: number for number, name in enumerate(self.names)}
-        ours = np.array([*(index.get(name, UNKNOWN) for name in class_names), UNKNOWN], dtype=np.int64)
-        return ours[np.where(values < len(class_names), values, UNKNOWN)]
+        train_numbers = np.array(
+            [*(index.get(name, UNKNOWN) for name in class_names), UNKNOWN], dtype=np.int64
+        )
+        return train_numbers[np.where(values < len(class_names), values, UNKNOWN)]
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -57,10 +57,10 @@ class Parquet(Dataset):
         if sum(table.num_rows for table in tables) == 0:
             raise DataError(f"{getattr(self, split)}: the table has no rows. Set dataset.{split} to another.")
         images = [self._images(table, path) for table, path in zip(tables, paths, strict=True)]
-        labels, words = None, self._vocabulary
-        if words is not None and self._labelled(tables[0].column_names, paths[0]):
+        labels, vocabulary = None, self._vocabulary
+        if vocabulary is not None and self._labelled(tables[0].column_names, paths[0]):
             labels = np.concatenate(
-                [self._labels(words, table, path) for table, path in zip(tables, paths, strict=True)]
+                [self._labels(vocabulary, table, path) for table, path in zip(tables, paths, strict=True)]
             )
         return ParquetTable(images, [path.name for path in paths], labels)
 
@@ -142,12 +142,12 @@ class Parquet(Dataset):
             "of bytes and path). Set dataset.image_column to the column of images."
         )
 
-    def _labels(self, words: Vocabulary, table: pa.Table, path: Path) -> np.ndarray:
+    def _labels(self, vocabulary: Vocabulary, table: pa.Table, path: Path) -> np.ndarray:
         """int64 [n], -1 unknown."""
         if self.label_column not in table.column_names:
             raise _no_column(path, "label_column", self.label_column, table.column_names)
-        place = f"{path}: column '{self.label_column}'"
-        return words.numbers(table.column(self.label_column), self._class_names(table.schema), place)
+        title = f"{path}: column '{self.label_column}'"
+        return vocabulary.numbers(table.column(self.label_column), self._class_names(table.schema), title)
 
 
 class ParquetTable(EncodedTable):

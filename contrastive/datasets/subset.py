@@ -27,16 +27,16 @@ class Subset(Dataset):
         self.of, self.train, self.test = of, train, test
 
     def table(self, split: Split) -> ImageTable | None:
-        table, most = self.of.table(split), getattr(self, split)
-        if most is None:
+        table, count = self.of.table(split), getattr(self, split)
+        if count is None:
             return table
-        if table is None or most > len(table):
+        if table is None or count > len(table):
             there = "is no such split" if table is None else f"are {len(table):,}"
             raise DataError(
-                f"a subset of {most:,} {split} images was asked for, but there {there}. "
+                f"a subset of {count:,} {split} images was asked for, but there {there}. "
                 f"Set dataset.{split} to {'null' if table is None else 'at most that'}."
             )
-        return TableRows(table, hash_sample(table.ids, most, "subset"))
+        return TableRows(table, hash_sample(table.ids, count, "subset"))
 
     @property
     def classes(self) -> list[str] | None:

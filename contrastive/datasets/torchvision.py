@@ -23,7 +23,7 @@ from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_m
 from contrastive.parts import Dataset, ImageTable, Split
 
 #: What torchvision lets through where an archive or a file in it is cut short.
-_DAMAGE = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
+_DAMAGE_ERRORS = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
 #: Whose files torchvision unpickles without knowing them (those of CIFAR it knows by their checksums).
 _UNPICKLE = ("LSUN", "LSUNClass")
 #: Where torchvision's classes keep their labels; none is part of their public interface, so all are tried.
@@ -98,8 +98,8 @@ class Torchvision(Dataset):
         return self._sources[split]
 
     def _load(self, split: Split) -> Any:
-        make = self._class()
-        options = _parameters(make)
+        dataset_class = self._class()
+        options = _parameters(dataset_class)
         arguments: dict[str, Any] = {"root": str(self.root), **self.options}
         unknown = sorted(set(self.options) - options)
         if unknown:
@@ -117,7 +117,7 @@ class Torchvision(Dataset):
             arguments["download"] = self.download
         try:
             with contextlib.redirect_stdout(sys.stderr):  # standard output may be one JSON object
-                return make(**arguments)
+                return dataset_class(**arguments)
         except ModuleNotFoundError as error:
             raise DataError(
                 f"torchvision's {self.dataset} needs the package {error.name}; install it."
@@ -126,23 +126,21 @@ class Torchvision(Dataset):
             raise UsageError(f"torchvision's {self.dataset}: {reason(error)}") from None
         except (RuntimeError, OSError) as error:
             raise DataError(self._absent(error, "download" in options)) from None
-        except _DAMAGE as error:
+        except _DAMAGE_ERRORS as error:
             raise DataError(
                 f"{self.root}: the files of torchvision's {self.dataset} are damaged ({reason(error)}). "
                 "Remove them, and fetch them again with dataset.download=true."
             ) from None
 
     def _absent(self, error: Exception, downloads: bool) -> str:
-        place = f"{self.root}: torchvision's {self.dataset}"
+        subject = f"{self.root}: torchvision's {self.dataset}"
         if self.download:
-            return (
-                f"{place} cannot be downloaded or read ({reason(error)}). Try again, or put its files there."
-            )
+            problem = f"cannot be downloaded or read ({reason(error)})"
+            return f"{subject} {problem}. Try again, or put its files there."
         if downloads:
-            return (
-                f"{place} is not there. Set dataset.download=true to fetch it, or dataset.root to its place."
-            )
-        return f"{place} is not there ({reason(error)}). Put its files there, or set dataset.root."
+            remedy = "Set dataset.download=true to fetch it, or dataset.root to its folder."
+            return f"{subject} is not there. {remedy}"
+        return f"{subject} is not there ({reason(error)}). Put its files there, or set dataset.root."
 
     def _class(self) -> Any:
         if self.dataset in _UNPICKLE:
@@ -198,10 +196,10 @@ class TorchvisionTable(ImageTable):
         return f"{self.title} row {index}"
 
 
-def _parameters(make: Any) -> set[str]:
+def _parameters(dataset_class: Any) -> set[str]:
     """The arguments a class takes, those it hands to its base classes included."""
     names: set[str] = set()
-    for base in make.__mro__:
+    for base in dataset_class.__mro__:
         parameters = inspect.signature(base.__init__).parameters if "__init__" in vars(base) else {}
         names.update(parameters)
         if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -169,7 +169,7 @@ def test_real_pipelines_agree_between_workers_and_batches():
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_large_images_of_one_size_are_cropped_one_by_one(limit, monkeypatch):
     small = views(loader(Images(20), memory_limit=limit), 1)
-    monkeypatch.setattr("contrastive.data.loader.WHOLE", SIDE * SIDE - 1)
+    monkeypatch.setattr("contrastive.data.loader.MAX_BATCHED_PIXELS", SIDE * SIDE - 1)
     train = loader(Images(20), memory_limit=limit)
     batch = next(train.epoch(1))
     assert isinstance(batch.images, list)

@@ -299,7 +299,7 @@ def test_what_may_be_held_is_decoded_whole_whether_it_is_or_not():
 
 
 def test_photographs_of_one_size_are_neither_held_nor_decoded_whole(monkeypatch):
-    monkeypatch.setattr("contrastive.data.tables.PHOTOGRAPH", ONE_SIZE[0] * ONE_SIZE[1] - 1)
+    monkeypatch.setattr("contrastive.data.tables.MAX_HELD_PIXELS", ONE_SIZE[0] * ONE_SIZE[1] - 1)
     table = Photographs(size=ONE_SIZE)
     assert not holdable(table)
     assert hold(table, LIMIT) is table
@@ -308,7 +308,7 @@ def test_photographs_of_one_size_are_neither_held_nor_decoded_whole(monkeypatch)
 
 
 def test_a_photograph_of_another_size_than_promised_is_unreadable(monkeypatch):
-    monkeypatch.setattr("contrastive.data.tables.PHOTOGRAPH", ONE_SIZE[0] * ONE_SIZE[1] - 1)
+    monkeypatch.setattr("contrastive.data.tables.MAX_HELD_PIXELS", ONE_SIZE[0] * ONE_SIZE[1] - 1)
     table = Photographs(size=ONE_SIZE)
     table.files[4] = photograph(300, 301)
     named = {text for batch in batches(table) for _, text in batch.unreadable}

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from contrastive.datasets import FashionMNISTSample, HuggingFace, ImageFolder, Parquet, Subset, Torchvision
 from contrastive.datasets import fashion_mnist_sample as fashion_mnist_module
 from contrastive.datasets import image_folder as folder_module
-from contrastive.datasets.decoding import common_size, decode_image, decode_reduced
+from contrastive.datasets.decoding import EncodedTable, common_size, decode_image, decode_reduced
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.parts import Dataset, ImageTable
 
@@ -175,6 +175,23 @@ def test_orientation(orientation, form, told):
     assert np.array_equal(decoded.pixels[0].numpy(), upright)
     assert decoded.size == upright.shape
     assert common_size([data]) == upright.shape
+
+
+def test_encoded_is_still_taken_for_file_bytes():
+    with pytest.warns(DeprecationWarning, match="EncodedTable.encoded is now EncodedTable.file_bytes"):
+
+        class Former(EncodedTable):
+            ids = np.arange(1)
+
+            def encoded(self, index: int) -> bytes:
+                return encoded()
+
+            def name(self, index: int) -> str:
+                return f"row {index}"
+
+    table = Former()
+    assert torch.equal(table.decode(0), decode_image(encoded(), "x"))
+    assert table.decode_reduced(0, lambda size: 8).factor == 1
 
 
 def test_sixteen_bits_are_scaled_not_clipped():

@@ -79,12 +79,12 @@ def merge_blends(blends: Sequence[Blend], channels: int) -> list[Blend]:
     (Pixels, grey and mean grey are in [0, 1], and such a blend lies between them.)
     """
     total = sum(LUMINANCE) if channels == 3 else 1.0  # the grey value of white
-    shorter: list[Blend] = []
+    merged_blends: list[Blend] = []
     cuts = True
     for factor, to_grey, to_mean in blends:
-        pixels, grey, mean = (1.0, 0.0, 0.0) if cuts else shorter.pop()
+        pixels, grey, mean = (1.0, 0.0, 0.0) if cuts else merged_blends.pop()
         grey_of_grey, mean_of_mean = pixels + total * grey, pixels + total * (grey + mean)
-        shorter.append(
+        merged_blends.append(
             (
                 factor * pixels,
                 factor * grey + to_grey * grey_of_grey,
@@ -92,7 +92,7 @@ def merge_blends(blends: Sequence[Blend], channels: int) -> list[Blend]:
             )
         )
         cuts = factor > 1
-    return shorter
+    return merged_blends
 
 
 def shift_hue(planes: Tensor, shift: Tensor, out: Tensor) -> None:

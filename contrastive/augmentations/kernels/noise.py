@@ -21,9 +21,9 @@ _GAMMA = _as_int64(0x9E3779B97F4A7C15)
 _M1, _M2 = _as_int64(0xBF58476D1CE4E5B9), _as_int64(0x94D049BB133111EB)
 
 
-def _shift_right(x: Tensor, places: int) -> Tensor:
-    """x >> places, filling with zeros."""
-    return (x >> places) & ((1 << (64 - places)) - 1)
+def _shift_right(x: Tensor, count: int) -> Tensor:
+    """x >> count, filling with zeros."""
+    return (x >> count) & ((1 << (64 - count)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:

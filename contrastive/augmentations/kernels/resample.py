@@ -72,12 +72,12 @@ def resize_weights(
         output = torch.where(mirror[:, None], size - 1 - output, output)
     centre = (output + 0.5) * scale  # [b, size], from the start of the cut
     first = (centre + starts - radius * width).floor_().clamp_(0, length - taps)
-    place = first[:, :, None] + torch.arange(taps, device=starts.device)  # [b, size, taps]
-    inside = place - starts[:, None]
+    source = first[:, :, None] + torch.arange(taps, device=starts.device)  # [b, size, taps]
+    inside = source - starts[:, None]
     distance = (inside + 0.5 - centre[:, :, None]).abs_().div_(width[:, None])
     weights = weigh(distance).mul_(inside >= 0).mul_(inside < lengths[:, None])
     weights.div_(weights.sum(-1, keepdim=True))
-    return weights.new_zeros(len(starts), size, length).scatter_(2, place.long(), weights)
+    return weights.new_zeros(len(starts), size, length).scatter_(2, source.long(), weights)
 
 
 def _triangle(distance: Tensor) -> Tensor:
