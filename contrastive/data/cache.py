@@ -1,8 +1,8 @@
-"""Decoded images past the memory limit: a file of pixels that is mapped into memory.
+"""Decoded images on disk: a file of pixels that is mapped into memory.
 
 A cache is a pair of files, ``<title>-<key>.pixels`` (uint8 [n, C, H, W]) and ``<title>-<key>.json``
-(what it was made of, and which images do not decode). The key is a hash of everything that decides
-the pixels, so a changed source gets another cache; old ones stay until the user removes them.
+(its origin, and which images do not decode). The key is a hash of everything that determines the
+pixels, so a changed source gets another cache. Old caches stay until the user removes them.
 """
 
 from __future__ import annotations
@@ -30,31 +30,32 @@ from contrastive.files import write_whole
 from contrastive.parts import ImageTable
 from contrastive.text import byte_count
 
-_FORMAT = 1  # of the two files, and of what decoding makes of an image
+_FORMAT = 1  # of the two files, and of the pixels that decoding returns
 
 
 def cache_folder(setting: str) -> Path | None:
-    """The folder that ``train.cache`` names: None for ``none``; for ``auto`` the user's own, after the XDG
-    base directory specification (``$XDG_CACHE_HOME``, else ``~/.cache``)."""
+    """The folder that ``train.cache`` names: None for ``none``; for ``auto`` the user's cache folder, as in
+    the XDG base directory specification (``$XDG_CACHE_HOME``, else ``~/.cache``)."""
     if setting == "none":
         return None
     if setting != "auto":
         return Path(os.path.expanduser(setting))
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # as the specification asks
+    if not os.path.isabs(base):  # as the specification requires
         base = os.path.expanduser("~/.cache")
     return Path(base) / "contrastive"
 
 
 class Cache:
-    """Where the decoded images of one split are kept on disk.
+    """The decoded images of one split, on disk.
 
     Args:
-        folder: of all caches; made if it is not there.
-        title: what the files' names begin with, for people: data set and split.
-        source: what else, beside the table itself, decides the pixels: the data set's fingerprint, its
+        folder: of all caches; created if absent.
+        title: readable start of the file names: data set and split.
+        source: what determines the pixels besides the table itself: the data set's fingerprint, its
             parameters, the split. Plain values.
-        log, warn: told that images are being decoded, and that a cache cannot be had.
+        log: called with a message when images are being decoded.
+        warn: called with a message if the cache cannot be created.
     """
 
     def __init__(
@@ -68,16 +69,16 @@ class Cache:
         self.folder, self.title, self.source, self.log, self.warn = folder, title, source, log, warn
 
     def table(self, table: ImageTable, progress: OnProgress | None = None) -> CachedTable:
-        """The table, its images decoded into this cache on first use."""
+        """The table; its images are decoded into this cache on first use."""
         return CachedTable(table, self, progress)
 
     def fetch(
         self, table: ImageTable, progress: OnProgress | None = None
     ) -> tuple[Path, dict[int, UnreadableImage]] | None:
-        """The file of pixels, and row -> why it does not decode; made if it is not there and whole.
+        """The file of pixels, and row -> why it does not decode; created if absent or incomplete.
 
-        None, after a warning, where the folder cannot take it. Runs that want the same one at the same
-        time make it once: the others wait.
+        None, after a warning, if it cannot be written. If several runs need the same cache at the same time,
+        one creates it and the others wait.
         """
         text = json.dumps(
             {
@@ -96,15 +97,15 @@ class Cache:
             if unreadable is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with _lock(pixels.with_suffix(".lock")):
-                    unreadable = _read(pixels, origin, table)  # another run may have made it meanwhile
+                    unreadable = _read(pixels, origin, table)  # another run may have created it meanwhile
                     if unreadable is None:
                         unreadable = self._make(pixels, origin, table, progress)
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             why = getattr(error, "strerror", None) or error
             self.warn(
-                f"no cache of decoded images in {self.folder} ({why}): every epoch decodes them anew. Set "
-                f"train.cache to a folder with {byte_count(pixel_bytes(table))} of room or to none, or raise "
-                "train.memory_limit."
+                f"no cache of decoded images in {self.folder} ({why}): every epoch decodes them again. Set "
+                f"train.cache to a folder with {byte_count(pixel_bytes(table))} of free space or to none, or "
+                "raise train.memory_limit."
             )
             return None
         return pixels, unreadable
@@ -112,12 +113,12 @@ class Cache:
     def _make(
         self, pixels: Path, origin: Mapping[str, Any], table: ImageTable, progress: OnProgress | None
     ) -> dict[int, UnreadableImage]:
-        """Decode every image into the cache, which is there whole or not at all."""
+        """Decode every image into the cache, whose files appear complete or not at all."""
         size = pixel_bytes(table)
         if shutil.disk_usage(self.folder).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.log(f"decoding {len(table):,} images, once, into {pixels} ({byte_count(size)})")
-        temporary = pixels.with_name(f".{pixels.name}.tmp")  # whoever holds the lock alone writes it
+        temporary = pixels.with_name(f".{pixels.name}.tmp")  # only the holder of the lock writes it
         try:
             with temporary.open("wb") as file:
 
@@ -136,10 +137,10 @@ class Cache:
 
 
 class CachedTable(HeldTable):
-    """A table held in a cache; all processes of a machine share what they read of it.
+    """A table held in a cache; all processes of a machine share the pages they read.
 
-    Where there can be no cache, images are decoded each time they are asked for, and those that do not
-    decode are found one by one.
+    Without a cache, each image is decoded every time it is requested, and those that do not decode are
+    found one by one.
     """
 
     def __init__(self, table: ImageTable, cache: Cache, progress: OnProgress | None = None):
@@ -149,7 +150,7 @@ class CachedTable(HeldTable):
         self._pixels: np.ndarray | None = None  # uint8 [n, C, H, W], mapped
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the pixels: a copy in another process maps the file for itself."""
+        """State without the pixels: a copy in another process maps the file itself."""
         self.load()
         return {**super().__getstate__(), "_pixels": None}
 
@@ -166,20 +167,20 @@ class CachedTable(HeldTable):
         if self._pixels is None:
             assert self.size is not None
             shape = (len(self), self.channels, *self.size)
-            # Read-only: a private map that can be written to may not be larger than the memory.
+            # Read-only: a writable private map cannot be larger than the memory.
             self._pixels = np.memmap(self._file, np.uint8, "r", shape=shape)
         return torch.from_numpy(np.array(self._pixels[index]))
 
 
 def _read(pixels: Path, origin: Mapping[str, Any], table: ImageTable) -> dict[int, UnreadableImage] | None:
-    """What does not decode of a cache that is there, whole and made of that; None if there is no such."""
+    """The unreadable images of a complete cache of that origin; None if there is no such cache."""
     try:
         manifest = json.loads(pixels.with_suffix(".json").read_text())
         reasons = manifest.pop("unreadable")
         if manifest != origin or pixels.stat().st_size != pixel_bytes(table):
             return None
         return {int(index): UnreadableImage(name, reason) for index, (name, reason) in reasons.items()}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # absent, or damaged
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # absent or damaged
         return None
 
 
@@ -191,7 +192,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _write(descriptor: int, pixels: np.ndarray, offset: int) -> None:
-    """Write all of ``pixels`` at a place of a file. Not through a map: a full disk would end the process."""
+    """Write all of ``pixels`` at an offset, not through a map: a full disk would kill the process."""
     rest = pixels.data.cast("B")
     while rest:
         count = os.pwrite(descriptor, rest, offset)

@@ -1,7 +1,7 @@
-"""Images on their way to the model: the order of an epoch, batches for training, images for evaluation.
+"""The order of an epoch and its batches for training.
 
-Everything here is a pure function of (seed, epoch, place in the epoch): the number of workers, the point
-of resumption and whether images are held in memory change nothing, and no global generator is touched.
+Everything here is a pure function of (seed, epoch, position in the epoch). The number of workers, the step
+where a run resumes and whether images are held in memory change nothing. No global generator is touched.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from contrastive.values import Batch
 
 Workers = int | Literal["auto"]
 
-#: Pixels an image may have to be augmented in whole batches: a batch of one camera's photographs, all of
-#: one size, would be gigabytes.
+#: Largest images, in pixels, that are augmented in whole batches. A batch of photographs of one size would
+#: take gigabytes.
 MAX_BATCHED_PIXELS = 256 * 256
 
 
 def holdout(ids: np.ndarray) -> np.ndarray:
-    """Which images are of the held-out tenth: bool [n], by a hash of the id, whatever the seed."""
+    """Which images are in the held-out tenth: bool [n], by a hash of the id, for any seed."""
     return hash_ids(ids, "holdout") < np.uint64(2**64 // 10)
 
 
@@ -50,10 +50,10 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def substitutes(order: np.ndarray, position: int, batch_size: int) -> Iterator[int]:
-    """The rows that may take ``position`` of an epoch, in turn: its own, then that of every further batch.
+    """The rows that may fill ``position`` of an epoch, in turn: its own, then that of each later batch.
 
-    They stay in the place's residue class modulo the batch size and go round within it. So two places
-    of a batch never get the same image, and processes that share a batch need not talk about it.
+    They stay in the position's residue class modulo the batch size and wrap around within it. So two
+    positions of a batch never get the same image, and processes that share a batch need not communicate.
     """
     rows = order[position % batch_size :: batch_size]
     for turn in range(len(rows)):
@@ -61,36 +61,36 @@ def substitutes(order: np.ndarray, position: int, batch_size: int) -> Iterator[i
 
 
 class TrainLoader:
-    """Batches of an epoch, whole ones only.
+    """Batches of an epoch, full ones only.
 
-    Images of one size are decoded once and held in memory or in a cache, and a batch carries them as they
-    are. If sizes vary, images are large or an operation goes image by image, it carries one tensor per view,
-    which the decoding workers have begun; :func:`augment` does the rest. Photographs are decoded at the
-    scale that their most demanding view asks for.
+    Images of one size are decoded once and held in memory or in a cache, and a batch carries them
+    unchanged. If sizes vary, images are large or an operation works image by image, it carries one tensor
+    per view, begun by the decoding workers; :func:`augment` does the rest. Photographs are decoded at the
+    scale that their most demanding view needs.
 
-    The place of an image that does not decode goes to the first of :func:`substitutes` that does.
+    An image that does not decode is replaced by the first of :func:`substitutes` that does.
 
     Args:
         table: the train split.
-        pipelines: one a view.
-        batch_size: source images a batch, of all processes.
+        pipelines: one per view.
+        batch_size: source images per batch, over all processes.
         seed: of the order and of the augmentation.
-        labels: whether batches carry labels (``positives: label``); those of the held-out tenth read -1.
-        workers: processes that decode, or read the cache; ``auto`` is none where images are held in memory
-            and augmented as batches, else one a processor, at most 8.
+        labels: whether batches carry labels (``positives: label``); those of the held-out tenth are -1.
+        workers: processes that decode, or read the cache; ``auto`` is none if images are held in memory
+            and augmented as batches, else one per processor, at most 8.
         max_unreadable: the share of the images that may fail to decode.
         memory_limit: bytes of pixels that may be held in memory.
-        cache: where they are held past that; None: nowhere.
+        cache: holds larger tables; None to decode in every epoch.
         share: (r, W): this is process r of W, which share each batch; it gets the r-th part of each.
-        progress: called with (done, all) while images are decoded, to be held.
+        progress: called with (images decoded, images in all) while a table is decoded to be held.
 
     Attributes:
-        table: the table batches are read from; evaluation that reads the same one decodes nothing twice.
-        steps_per_epoch: whole batches in an epoch.
-        unreadable: id -> "name: reason" of every image found so far that does not decode.
+        table: the table that batches are read from; evaluation reads the same one, to decode nothing twice.
+        steps_per_epoch: full batches in an epoch.
+        unreadable: id -> "name: reason" of every image so far that does not decode.
 
     Raises:
-        DataError: fewer images than a batch, or labels asked of a table that has none; during an
+        DataError: fewer images than a batch, or ``labels`` for a table without labels; during an
             epoch, more unreadable images than ``max_unreadable`` allows.
     """
 
@@ -136,8 +136,8 @@ class TrainLoader:
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from batch ``start`` on."""
-        if isinstance(self.table, HeldTable):  # before workers are forked, so that they share it
+        """The batches of an epoch from batch ``start`` on."""
+        if isinstance(self.table, HeldTable):  # before workers fork, so that they share it
             self._note((int(self.table.ids[row]), str(error)) for row, error in self.table.unreadable.items())
         self._steps.epoch, self._steps.start = epoch, start
         for batch in self._loader:
@@ -174,10 +174,10 @@ def augment(
 
 
 class _Batches(TorchDataset[Batch | ContrastiveError]):
-    """(epoch, number of the batch) -> the batch, or what is wrong: an error raised in a worker would
-    reach the user wrapped in its traceback.
+    """(epoch, index of the batch) -> the batch, or an error as a value: raised in a worker, it would reach
+    the user wrapped in the worker's traceback.
 
-    ``pipelines`` is None where images go into the batch as they are.
+    ``pipelines`` is None if images go into the batch unchanged.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
     def _batch(self, epoch: int, step: int) -> Batch:
         order = epoch_order(self.seed, epoch, len(self.table))
         rows: list[int] = []
-        pixels: list[list[Tensor]] = []  # [b][V], or [b][1] where images are taken as they are
+        pixels: list[list[Tensor]] = []  # [b][V], or [b][1] if images are taken unchanged
         unreadable: list[tuple[int, str]] = []
         for position in self.positions:
             row, views = self._first_readable(order, step * self.batch_size + position, epoch, unreadable)
@@ -234,7 +234,7 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         )
 
     def _views(self, row: int, epoch: int) -> list[Tensor]:
-        """One tensor a view, or the image as it is; decoded once. Raises UnreadableImage."""
+        """One tensor per view, or the unchanged image; decoded once. Raises UnreadableImage."""
         if self.pipelines is None:
             return [decode(self.table, row)]
         id_ = int(self.table.ids[row])
@@ -247,7 +247,7 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
 
 
 class _Steps:
-    """The sampler: (epoch, number of the batch) of what remains of an epoch."""
+    """The sampler: (epoch, index of the batch) for the rest of an epoch."""
 
     def __init__(self, steps: int):
         self.epoch, self.start, self.steps = 0, 0, steps
@@ -264,10 +264,10 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         raise UsageError(
-            "augmentation: the images differ in size, and so do their views. Begin every pipeline with an "
+            "augmentation: the images differ in size, and so do their views. Start every pipeline with an "
             "operation that fixes the size, such as random_resized_crop."
         )
-    return torch.stack(list(images)).contiguous()  # however a decoder lays out its pixels
+    return torch.stack(list(images)).contiguous()  # for any memory layout of the decoder
 
 
 def _send(images: Tensor, device: torch.device | str) -> Tensor:
@@ -279,8 +279,8 @@ def _send(images: Tensor, device: torch.device | str) -> Tensor:
 def _start_worker(_: int) -> None:
     """Leave signals to the parent: on Ctrl-C or SIGTERM it finishes its step, saves and ends its workers.
 
-    Both go to a whole group of processes (a terminal's, a batch system's), and a worker that ended by
-    itself would fail the step. So SIGTERM counts only if the parent sends it.
+    Both signals go to a whole process group (of a terminal or a batch system), and a worker that exited on
+    its own would fail the step. So SIGTERM counts only if the parent sends it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):

@@ -1,4 +1,4 @@
-"""Images as an encoder sees them in evaluation: whole, resized, decoded ahead."""
+"""Images for evaluation: whole, resized, decoded ahead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from contrastive.parts import ImageTable, TableRows
 from contrastive.rng import derive
 from contrastive.values import Features, never
 
-#: How many times as long as wide an image is at the most where it is evaluated.
+#: Largest ratio of an image's sides in evaluation; longer images are cropped first.
 _MAX_ASPECT = 8
 
 
@@ -36,14 +36,14 @@ def read(
     workers: Workers = "auto",
     on_unreadable: Callable[[int, str], None] = lambda index, reason: None,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Images for evaluation, resized by :func:`resize_and_crop`; decoded ahead, in threads.
+    """Read images for evaluation, resized by :func:`resize_and_crop`; threads decode ahead.
 
     Args:
         table: a split.
         indices: int64, its rows to read, in order.
         size: side of the images in pixels.
-        batch_size: rows read at a time; images that do not decode are left out, so fewer may come.
-        workers: threads; ``auto`` is none where images are held in memory, else one a processor.
+        batch_size: rows read at a time; images that do not decode are left out, so batches may be smaller.
+        workers: threads; ``auto`` is none if images are held in memory, else one per processor, at most 8.
         on_unreadable: called with the row and the reason of every image that does not decode.
 
     Yields:
@@ -93,11 +93,11 @@ def read(
 
 
 def resize_and_crop(image: Tensor, size: int) -> Tensor:
-    """What an image is evaluated on: uint8 [C, H, W] -> uint8 [C, size, size].
+    """Resize an image and crop its centre: uint8 [C, H, W] -> uint8 [C, size, size].
 
-    An image of that size stays as it is. Else its shorter side is brought to ``size / 0.875`` (to
-    ``size`` where that is at most 32; bilinear, antialiased) and the centre is cut out: the usual
-    protocol of ImageNet (Krizhevsky et al. 2012: 224 of 256).
+    An image of that size stays unchanged. Otherwise its shorter side is resized to ``size / 0.875`` (to
+    ``size`` if that is at most 32; bilinear, antialiased) and the centre is cropped: the usual protocol
+    of ImageNet (Krizhevsky et al. 2012: 224 of 256).
     """
     if image.shape[1:] == (size, size):
         return image
@@ -105,7 +105,7 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[1:]
     short = round(size / 0.875) if size > 32 else size
     if min(height, width) != short:
-        tall = height > width  # the longer side by whole numbers: 32 / 49 * 49 is 31.99
+        tall = height > width  # the longer side in integers: 32 / 49 * 49 is 31.99
         height, width = (height * short // width, short) if tall else (short, width * short // height)
         image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
     top, left_edge = round((height - size) / 2), round((width - size) / 2)
@@ -113,8 +113,8 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
 
 
 def _middle(image: Tensor) -> Tensor:
-    """The middle of a strip [C, H, W], more of it than a square and a filter reach: whole, two by ten
-    thousand pixels would be enlarged to gigabytes before the square is cut out."""
+    """The middle of a strip [C, H, W], larger than the square and the filter's support. Without this, two by
+    ten thousand pixels would be enlarged to gigabytes before the square is cropped."""
     longest = _MAX_ASPECT * min(image.shape[1:])
     top, left_edge = (max(0, (side - longest) // 2) for side in image.shape[1:])
     return image[:, top : top + longest, left_edge : left_edge + longest]
@@ -126,18 +126,18 @@ Encoder = Callable[[Tensor], Tensor]
 BATCH = 256
 
 
-#: Of the order and the crops in :meth:`Images.batches`: the same in every run, so that runs compare.
+#: Of the order and the crops in :meth:`Reader.crops`: the same in every run, so that runs are comparable.
 SEED = derive("trial")
 
 
 class Reader:
-    """Reads images as an encoder sees them in an evaluation.
+    """Reads images for an encoder in an evaluation.
 
     Args:
-        size: side of the images an encoder sees, as in training.
+        size: side in pixels of the images that the encoder gets, as in training.
         device: where encoders run.
         workers: decoding workers.
-        interrupted: true once the user asked to stop; whatever is read then raises Interrupted.
+        interrupted: returns true after the user requested a stop; reading then raises Interrupted.
 
     Attributes:
         unreadable: name and reason of every image that did not decode.
@@ -154,7 +154,7 @@ class Reader:
         self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal
 
     def whole(self, table: ImageTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Whole images, un-augmented, resized as in training; those that do not decode are left out.
+        """Whole images, not augmented, resized by :func:`resize_and_crop`; unreadable ones are left out.
 
         Yields:
             (rows int64 [b], pixels float32 [b, C, s, s] in [0, 1], on the host).
@@ -175,7 +175,7 @@ class Reader:
         Args:
             encode: pixels [b, C, s, s] -> [b, F].
             table: the split.
-            rows: which of its rows, all by default. Those that do not decode are left out, and named.
+            rows: indices of its rows, all by default. Unreadable images are left out and recorded.
         """
         rows = np.arange(len(table)) if rows is None else rows
         parts, row_parts = [], []
@@ -193,14 +193,14 @@ class Reader:
     def crops(
         self, table: ImageTable, rows: np.ndarray, batch_size: int, scale: tuple[float, float]
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Random crops without end, epoch after epoch, as in training; the place of an image that does not
-        decode goes to another one.
+        """Endless random crops, epoch after epoch, as in training; another image replaces one that does not
+        decode.
 
         Args:
             table: the split.
-            rows: which of its rows.
-            batch_size: at most as many as there are rows.
-            scale: least and greatest share of an image's area that a crop keeps.
+            rows: indices of its rows.
+            batch_size: at most the number of rows.
+            scale: smallest and largest share of an image's area that a crop keeps.
 
         Yields:
             (ids int64 [b], pixels float32 [b, C, s, s] in [0, 1], on the device).
@@ -215,7 +215,7 @@ class Reader:
             seed=SEED,
             workers=0 if isinstance(table, MemoryTable) else self.workers,
             max_unreadable=1.0,
-            memory_limit=0,  # what can be held, ``table`` holds already
+            memory_limit=0,  # ``table`` already holds what can be held
         )
         for epoch in itertools.count():
             for batch in loader.epoch(epoch):
@@ -225,8 +225,8 @@ class Reader:
             self.unreadable.update(loader.unreadable.values())
 
     def send(self, values: Tensor) -> Tensor:
-        """``values`` on the device; a GPU goes on with its work meanwhile."""
-        if self.device.type == "cuda":  # from pageable memory, the copy would wait for all it has yet to do
+        """``values`` on the device; a GPU keeps working meanwhile."""
+        if self.device.type == "cuda":  # from pageable memory, the copy would wait for all pending work
             values = values.pin_memory()
         return values.to(self.device, non_blocking=True)
 

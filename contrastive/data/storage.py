@@ -1,4 +1,4 @@
-"""Where the decoded images of a table are held: in memory, in a cache on disk, or nowhere."""
+"""The choice of where decoded images are held: in memory, in a cache on disk, or nowhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contrastive.data.cache import Cache
 from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, holdable, pixel_bytes
 from contrastive.parts import ImageTable
 
-LIMIT = 2 * 2**30  # bytes of pixels; larger tables go into a cache, or are streamed
+LIMIT = 2 * 2**30  # bytes of pixels; larger tables go into a cache or are streamed
 
 
 def whereabouts(table: ImageTable, limit: int, has_cache: bool) -> Literal["memory", "cache", "nowhere"]:
@@ -23,8 +23,8 @@ def whereabouts(table: ImageTable, limit: int, has_cache: bool) -> Literal["memo
 def hold(
     table: ImageTable, limit: int = LIMIT, cache: Cache | None = None, progress: OnProgress | None = None
 ) -> ImageTable:
-    """The table in memory, if :func:`holdable` and no larger than ``limit`` bytes; in ``cache``, if there
-    is one and it is larger; else the table itself."""
+    """The table in memory if it is :func:`holdable` and at most ``limit`` bytes; in ``cache``, if given,
+    when it is larger; otherwise the table itself."""
     if isinstance(table, HeldTable):
         return table
     where = whereabouts(table, limit, cache is not None)

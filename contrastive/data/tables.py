@@ -1,4 +1,4 @@
-"""Images of one size, decoded once and held as uint8: in memory here, in a file in ``cache``."""
+"""Tables of images of one size, decoded once and held as uint8."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch import Tensor
 from contrastive.errors import ContrastiveError, UnreadableImage
 from contrastive.parts import ImageTable, ReducedImage, Reduction
 
-#: Pixels an image may have to be held: decoded, a photograph takes ten times the room of its file, and of a
-#: file a reduced scale can be decoded.
+#: Largest images, in pixels, that are held. A decoded photograph takes ten times the space of its file, and
+#: a file can be decoded at a reduced scale.
 MAX_HELD_PIXELS = 1024 * 1024
-_CHUNK = 2**24  # bytes of pixels a thread decodes at a time
+_CHUNK = 2**24  # bytes of pixels that a thread decodes at a time
 
-#: Called while images are decoded, with how many are decoded so far, of how many.
+#: Called while images are decoded, with (images decoded so far, images in all).
 OnProgress = Callable[[int, int], None]
 
 
 def workers_for(workers: int | str) -> int:
-    """The number that ``auto`` stands for: the processors this process may use, at most 8."""
+    """The number of workers; for ``auto`` the processors that this process may use, at most 8."""
     if not isinstance(workers, str):
         return workers
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -34,16 +34,17 @@ def workers_for(workers: int | str) -> int:
 
 
 def decode(table: ImageTable, index: int) -> Tensor:
-    """Pixels uint8 [C, H, W] of a row, of the size the table promises. Raises UnreadableImage."""
+    """Pixels uint8 [C, H, W] of a row, of the table's size if it has one. Raises UnreadableImage."""
     pixels = table.decode(index)
     _check_size(table, index, (pixels.shape[1], pixels.shape[2]))
     return pixels
 
 
 def decode_reduced(table: ImageTable, index: int, reduction: Reduction) -> ReducedImage:
-    """As :meth:`ImageTable.decode_reduced`, of a whole image of the size the table promises.
+    """As :meth:`ImageTable.decode_reduced`, for a whole image of the table's size if it has one.
 
-    What is :func:`holdable` is decoded whole, whether it is held or not: its pixels must be the same.
+    A :func:`holdable` table is decoded at full scale, held or not, so that its pixels are always the same.
+    Raises UnreadableImage.
     """
     if holdable(table):
         pixels = decode(table, index)
@@ -57,15 +58,15 @@ def _check_size(table: ImageTable, index: int, size: tuple[int, int]) -> None:
     if table.size is not None and size != table.size:
         expected = f"{table.size[0]} x {table.size[1]}"
         raise UnreadableImage(
-            table.name(index), f"is {size[0]} x {size[1]} pixels, not {expected} as the others"
+            table.name(index), f"is {size[0]} x {size[1]} pixels, not {expected} like the others"
         )
 
 
 def holdable(table: ImageTable) -> bool:
-    """Whether images may be held: those of one size, of at most MAX_HELD_PIXELS pixels.
+    """Whether images may be held: they have one size, of at most MAX_HELD_PIXELS pixels.
 
-    All others are read anew each time, and for training at a reduced scale where that will do. How much
-    memory or disk there is plays no part in it, so that it changes no pixel.
+    All others are decoded each time, for training at a reduced scale if that is enough. The answer does not
+    depend on the free memory or disk, so neither changes a pixel.
     """
     return table.size is not None and math.prod(table.size) <= MAX_HELD_PIXELS
 
@@ -83,11 +84,11 @@ def decode_all(
 
     Args:
         store: called with a first row and the pixels uint8 [k, C, H, W] of the k rows from there on, by
-            several threads at once; those of images that do not decode are zero.
-        progress: called with (images done, images in all).
+            several threads at once; pixels of images that do not decode are zero.
+        progress: called with (images decoded, images in all).
 
     Returns:
-        row -> why it does not decode, in the order of the rows.
+        Row -> why it does not decode, in the order of the rows.
     """
     assert table.size is not None
     shape = (table.channels, *table.size)
@@ -112,7 +113,7 @@ def decode_all(
                 completed_images += count
                 if progress is not None:
                     progress(completed_images, len(table))
-        except BaseException:  # Ctrl-C, a full disk: leave what has not begun
+        except BaseException:  # Ctrl-C, a full disk: cancel what has not started
             pool.shutdown(cancel_futures=True)
             raise
     return dict(sorted(unreadable.items()))
@@ -123,7 +124,7 @@ class HeldTable(ImageTable):
 
     Args:
         table: images of one size.
-        progress: called with (images done, images in all) while they are decoded.
+        progress: called with (images decoded, images in all) during decoding.
     """
 
     def __init__(self, table: ImageTable, progress: OnProgress | None = None):
@@ -134,26 +135,28 @@ class HeldTable(ImageTable):
         self._unreadable: dict[int, UnreadableImage] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without ``progress``: where workers are spawned they get a copy, and a display cannot be copied."""
+        """State without ``progress``: spawned workers get a copy, and a display cannot be copied."""
         return {**vars(self), "progress": None}
 
     @abstractmethod
     def load(self) -> None:
-        """Decode every image, if that has not been done."""
+        """Decode every image unless that is done already."""
 
     @abstractmethod
     def pixels(self, index: int) -> Tensor:
-        """Pixels uint8 [C, H, W] of a row that decodes, once all are loaded."""
+        """Pixels uint8 [C, H, W] of a readable row; call :meth:`load` first."""
 
     @property
     def unreadable(self) -> dict[int, UnreadableImage]:
-        """row -> why it does not decode, of every row that does not, in the order of the rows."""
+        """Row -> why it does not decode, for every unreadable row, in the order of the rows."""
         self.load()
         return self._unreadable
 
     def decode(self, index: int) -> Tensor:
         if index in self.unreadable:
-            raise UnreadableImage(*self._unreadable[index].args)  # afresh: raised again, it would grow
+            raise UnreadableImage(
+                *self._unreadable[index].args
+            )  # a new one: the traceback of a reused error grows
         return self.pixels(index)
 
     def name(self, index: int) -> str:

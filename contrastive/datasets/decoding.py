@@ -1,4 +1,4 @@
-"""Image files -> uint8 pixels, and their sizes from the headers alone (Pillow)."""
+"""Decoding of image files to uint8 pixels, and their sizes from the headers alone (Pillow)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from torch import Tensor
 from contrastive.errors import UnreadableImage
 from contrastive.parts import ImageTable, ReducedImage, Reduction
 
-#: Larger images are refused by their headers: a file of some kilobytes can claim gigabytes of pixels.
+#: Larger images are rejected by their headers: a file of a few kilobytes can claim gigabytes of pixels.
 MAX_PIXELS = 89_478_485
-_TOO_MANY = f"more than the {MAX_PIXELS:,} that are read"
-#: Files with any other extension are not taken for images.
+_TOO_MANY = f"exceed the limit of {MAX_PIXELS:,}"
+#: Files with any other extension do not count as images.
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
-#: What is decoded, whatever the file is called. Pillow knows more: PostScript, which is code, it hands to
-#: Ghostscript.
+#: The formats that are decoded, for any file name. Pillow supports more, such as PostScript, which is code
+#: that Ghostscript would run.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323  # tags of a TIFF
-#: Where Pillow finds an orientation in a header, beside a TIFF's tags.
+#: Keys of ``Image.info`` in which Pillow finds an orientation, besides a TIFF's tags.
 _ORIENTATION_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
-#: Formats whose grey of more than 8 bits has 16, though Pillow may hold it in 32.
+#: Formats whose grey of more than 8 bits has 16 bits, even if Pillow holds it in 32.
 _SIXTEEN_BITS = ("PNG", "PPM")
 _UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange width and height
 
@@ -41,7 +41,7 @@ class EncodedTable(ImageTable):
     """Images kept as encoded files and read as RGB; JPEGs at a reduced scale if that is enough."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Take a method ``encoded``, the former name of :meth:`file_bytes`, for it."""
+        """Use a method ``encoded``, the former name of :meth:`file_bytes`, as ``file_bytes``."""
         super().__init_subclass__(**kwargs)
         former = vars(cls).get("encoded")
         if former is not None and "file_bytes" not in vars(cls):
@@ -52,7 +52,7 @@ class EncodedTable(ImageTable):
 
     @abstractmethod
     def file_bytes(self, index: int) -> bytes:
-        """The file of row ``index``. Raises UnreadableImage where it cannot be had."""
+        """The content of the file of row ``index``. Raises UnreadableImage if it cannot be read."""
 
     def decode(self, index: int) -> Tensor:
         return decode_image(self.file_bytes(index), self.name(index))
@@ -66,26 +66,26 @@ def decode_image(data: bytes, name: str, channels: int = 3) -> Tensor:
 
     Args:
         data: the whole file.
-        name: what the user knows the image by, for the error.
+        name: of the image, for the error.
         channels: 3 (RGB) or 1 (grey).
 
     Raises:
-        UnreadableImage: empty, truncated, corrupt, unknown, or of more than MAX_PIXELS pixels.
+        UnreadableImage: empty, truncated, corrupt, of an unknown format, or of more than MAX_PIXELS pixels.
     """
     return decode_reduced(data, name, lambda size: 1, channels).pixels
 
 
 def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int = 3) -> ReducedImage:
-    """Pixels of an encoded image; of a JPEG at 1/2, 1/4 or 1/8 of its sides where that will do.
+    """Pixels of an encoded image; of a JPEG at 1/2, 1/4 or 1/8 of its sides if that is enough.
 
-    At a factor f the decoder transforms 8/f x 8/f frequencies of each block instead of 8 x 8, leaving out
-    those that the smaller image cannot hold, and all that follows has 1/f^2 of the pixels. A JPEG that its
-    EXIF orientation turns begins at what was its end; it is reduced only by what divides its sides, so that
-    it begins with a whole pixel.
+    At a factor f the decoder transforms 8/f x 8/f frequencies of each block instead of 8 x 8. It leaves out
+    those that the smaller image cannot hold, and all later steps have 1/f^2 of the pixels. A JPEG that its
+    EXIF orientation turns starts at its stored end, so f must divide its sides: then it starts with a whole
+    pixel.
 
     Args:
         data, name, channels, Raises: as in :func:`decode_image`.
-        reduction: from (H, W) of the upright image to the largest factor that will do.
+        reduction: from (H, W) of the upright image to the largest factor that is allowed.
     """
     if not data:
         raise UnreadableImage(name, "empty file")
@@ -93,32 +93,32 @@ def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int =
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             for width, height in (image.size, _tile(image)):
                 if width * height > MAX_PIXELS:
-                    raise UnreadableImage(name, f"{width} x {height} pixels are {_TOO_MANY}")
+                    raise UnreadableImage(name, f"{width} x {height} pixels {_TOO_MANY}")
             size = _upright_size(image)
             factor = _draft(image, reduction(size))
             image.load()
             return ReducedImage(pixels(image, channels), size, factor)
     except UnreadableImage:
         raise
-    except Exception as error:  # on corrupt input Pillow's decoders raise almost any type
+    except Exception as error:  # on corrupt input Pillow's decoders raise almost any type of error
         raise UnreadableImage(name, reason(error)) from None
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of _FORMATS that this Pillow knows: AVIF came with 11.3."""
+    """The formats of _FORMATS that this Pillow supports: AVIF needs 11.3."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _tile(image: Image.Image) -> tuple[int, int]:
-    """(width, height) of what a tiled TIFF decodes at once, however small the image; (0, 0) of others."""
+    """(width, height) of a tile of a TIFF, decoded at once even for a small image; (0, 0) without tiles."""
     tags = getattr(image, "tag_v2", {})
     return tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
 
 
 def _draft(image: Image.Image, largest: int) -> int:
-    """Set a JPEG to decode at a fraction of its sides, at most ``largest``; the factor, 1 for other formats."""
+    """Set a JPEG to decode at a fraction of its sides. Returns the factor, at most ``largest``; else 1."""
     exact = _orientation(image) != _UPRIGHT
     factor = next(
         (f for f in (8, 4, 2) if f <= largest and not (exact and (image.width % f or image.height % f))), 1
@@ -132,9 +132,9 @@ def _draft(image: Image.Image, largest: int) -> int:
 def pixels(image: Image.Image, channels: int = 3) -> Tensor:
     """A Pillow image as uint8 [channels, H, W], a view of [H, W, channels] in memory.
 
-    The EXIF orientation is applied; alpha is laid over white; 16 bits a pixel are scaled to 8, and
-    values without a fixed range (float, 32-bit integers) are stretched from their minimum to their
-    maximum, where those that are not finite go too; of an animation the first frame counts.
+    Applies the EXIF orientation, blends alpha over white and scales 16 bits per pixel to 8. Values without
+    a fixed range (float, 32-bit integers) are stretched from their minimum to their maximum; non-finite
+    ones become the nearer end, NaN the minimum. Of an animation, only the first frame is used.
     """
     is_16_bit = image.mode.startswith("I;16") or image.format in _SIXTEEN_BITS
     image = _on_white(_eight_bits(_upright(image), 65535.0 if is_16_bit else None))
@@ -144,18 +144,18 @@ def pixels(image: Image.Image, channels: int = 3) -> Tensor:
 
 
 def reason(error: Exception) -> str:
-    """Why an image does not decode, in a few words that are the same at every attempt."""
+    """Why an image does not decode, in a few words that are the same on every attempt."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown format"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"its pixels are {_TOO_MANY}"
+        return f"its pixels {_TOO_MANY}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
 
 
 def common_size(sources: Iterable[bytes | Path]) -> tuple[int, int] | None:
-    """(H, W) if all headers that can be read agree, else None; stops at the first that disagrees."""
+    """(H, W) if all readable headers agree, otherwise None; stops at the first that disagrees."""
     common = None
     for source in sources:
         size = header_size(source)
@@ -166,34 +166,34 @@ def common_size(sources: Iterable[bytes | Path]) -> tuple[int, int] | None:
 
 
 def header_size(source: bytes | Path) -> tuple[int, int] | None:
-    """(H, W) of an upright image, from its header; None if that cannot be read."""
+    """(H, W) of an upright image, from its header; None if the header cannot be read."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(file, formats=_formats()) as image:
-            # Asked only where the header has it: a PNG without EXIF would be decoded to look for it.
+            # Only if the header has EXIF: Pillow would decode a PNG without it to look for it.
             may_turn = _ORIENTATION_KEYS & image.info.keys() or image.format == "TIFF"
             return _upright_size(image) if may_turn else (image.height, image.width)
-    except Exception:  # as in decode_reduced; the loader names the file when it comes to decode it
+    except Exception:  # as in decode_reduced; the loader names the file when it decodes it
         return None
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
-    except Exception:  # the pixels are good, only the EXIF block is not
+    except Exception:  # the pixels are valid, only the EXIF block is not
         return _UPRIGHT
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) once the EXIF orientation is applied."""
-    # Of a TIFF, whose ``size`` some versions of Pillow turn on opening.
+    """(H, W) after the EXIF orientation is applied."""
+    # From a TIFF's tags, because some versions of Pillow turn its ``size`` on opening.
     tags = getattr(image, "tag_v2", {})
     width, height = tags.get(_WIDTH, image.width), tags.get(_LENGTH, image.height)
     return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if _orientation(image) == _UPRIGHT:  # to copy a photograph takes as long as to resize it
+    if _orientation(image) == _UPRIGHT:  # copying a photograph takes as long as resizing it
         return image
     try:
         return ImageOps.exif_transpose(image)
@@ -202,11 +202,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, white: float | None) -> Image.Image:
-    """Modes I, I;16* and F, which Pillow's ``convert`` would clip at 255, as 8-bit grey.
+    """Convert modes I, I;16* and F to 8-bit grey; Pillow's ``convert`` would clip them at 255.
 
     Args:
-        white: what becomes white where the format tells it (0 is black then); else the range is that of the
-            finite values.
+        white: the value that becomes white if the format defines it (0 is then black); otherwise the range
+            is that of the finite values.
     """
     if not image.mode.startswith(("I", "F")):
         return image

@@ -1,4 +1,4 @@
-"""The sample of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017) that ships with the package."""
+"""The Fashion-MNIST sample (Xiao, Rasul and Vollgraf 2017) that ships with the package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE = Path(__file__).with_name("fashion_mnist_sample.npz")
 class FashionMNISTSample(Dataset):
     """Fashion-MNIST sample inside the package: 8,000 train and 2,000 test images, 28 x 28 grey.
 
-    Balanced over ten classes; no download. Made by ``scripts/make_fashion_mnist_sample.py``;
+    Balanced over ten classes; no download. Created by ``scripts/make_fashion_mnist_sample.py``;
     MIT licence, Zalando SE.
     """
 
@@ -42,7 +42,7 @@ class ArrayTable(ImageTable):
     Args:
         images: uint8 [n, H, W].
         labels: integers [n].
-        title: what the user knows the table by.
+        title: of the table, for messages.
     """
 
     channels = 1

@@ -1,4 +1,4 @@
-"""Fingerprints of files and folders: what a data set is, never when it was written."""
+"""Fingerprints of files and folders, independent of file times."""
 
 from __future__ import annotations
 

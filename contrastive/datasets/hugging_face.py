@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or saved by its library."""
+"""Data sets from the Hugging Face hub or saved by its library."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _DEFAULT_LABEL = "label"
 
 
 class HuggingFace(Dataset):
-    """Data sets of the Hugging Face hub or of a local folder (needs the extra ``datasets``).
+    """Data sets from the Hugging Face hub or a local folder (needs the extra ``datasets``).
 
     Images are read as RGB. Labels are integers or text; missing and negative ones are unknown.
 
     Args:
         path: a name on the hub, a local folder of data files, or a folder written by ``save_to_disk``.
-        config: which configuration, where the data set has several.
+        config: the configuration, if the data set has several.
         train: the split to train on.
         test: the split to test on; none if the data set does not have it.
         image_column: the column of images.
-        label_column: the column of labels; the data set is unlabelled if ``label`` is not there.
+        label_column: the column of labels; the data set is unlabelled if the default is absent.
         revision: a tag or commit on the hub.
     """
 
@@ -54,7 +54,9 @@ class HuggingFace(Dataset):
         if rows is None:
             return None
         if len(rows) == 0:
-            raise DataError(f"{self.path}: its split '{getattr(self, split)}' is empty. Set dataset.{split}.")
+            raise DataError(
+                f"{self.path}: split '{getattr(self, split)}' is empty. Set dataset.{split} to another."
+            )
         labels, vocabulary = None, self._vocabulary
         if vocabulary is not None and self.label_column in rows.column_names:
             title = f"{self.path}: column '{self.label_column}' of {split}"
@@ -73,11 +75,11 @@ class HuggingFace(Dataset):
         return Vocabulary.of([self._column(rows)], self._class_names(rows))
 
     def _column(self, rows: Any) -> Any:
-        """The column of labels as Arrow has it."""
+        """The column of labels, in Arrow."""
         return rows.select_columns([self.label_column]).with_format("arrow")[:].column(0)
 
     def _class_names(self, rows: Any) -> list[str] | None:
-        """What the features of a split call its classes."""
+        """The class names in the features of a split, if there are any."""
         feature = rows.features[self.label_column]
         return list(feature.names) if hasattr(feature, "names") else None
 
@@ -95,7 +97,7 @@ class HuggingFace(Dataset):
         return digest.hexdigest()
 
     def _folders(self) -> list[str]:
-        """The folders whose files rows may name: the data set's own, and where the library keeps them."""
+        """The folders whose files rows may name: the data set's own and the library's caches."""
         import datasets
         from huggingface_hub import constants
 
@@ -113,9 +115,9 @@ class HuggingFace(Dataset):
             raise UsageError(
                 "dataset hugging_face needs the package datasets: pip install contrastive-framework[datasets]"
             ) from None
-        if self.path == "pandas":  # no data set, but the library's reader of pickles in the current folder
+        if self.path == "pandas":  # not a data set, but the library's reader of pickles in the current folder
             raise UsageError(
-                "dataset.path: 'pandas' unpickles what lies in the current folder, which may run any code. "
+                "dataset.path: 'pandas' unpickles files of the current folder, which may run any code. "
                 "Write the images as parquet."
             )
         folder = Path(os.path.expanduser(self.path))
@@ -127,7 +129,7 @@ class HuggingFace(Dataset):
             if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
                 splits = datasets.load_from_disk(str(folder))
             else:
-                # Whole: for a folder called like one of its readers (csv, pandas) it takes the reader.
+                # Absolute: the name of a folder called like a reader (csv, pandas) would select the reader.
                 path = os.path.abspath(folder) if folder.is_dir() else self.path
                 splits = datasets.load_dataset(path, name=self.config, revision=self.revision)
         except Exception as error:  # the library raises many types, some not its own
@@ -155,7 +157,7 @@ class HuggingFace(Dataset):
             raise DataError(
                 f"{self.path}: there is no column '{self.image_column}' of images."
                 f"{did_you_mean(self.image_column, images)} Set dataset.image_column to one of: "
-                f"{', '.join(images) or 'none is there'}."
+                f"{', '.join(images) or 'there is none'}."
             )
         if self.label_column not in rows.column_names and self.label_column != _DEFAULT_LABEL:
             raise DataError(
@@ -172,8 +174,8 @@ class HuggingFaceTable(EncodedTable):
         rows: the split, its images not decoded.
         column: the column of images.
         labels: int64 [n] or None.
-        title: what the user knows the table by.
-        folders: the folders below which files are read that rows name in place of their bytes.
+        title: of the table, for messages.
+        folders: where files must lie that rows name instead of holding their bytes.
     """
 
     def __init__(self, rows: Any, column: str, labels: np.ndarray | None, title: str, folders: Sequence[str]):
@@ -183,7 +185,7 @@ class HuggingFaceTable(EncodedTable):
         self.size = common_size(self.files())
 
     def files(self) -> Iterator[bytes]:
-        """Every image's file, in order; empty bytes where it cannot be read."""
+        """The content of every image's file, in order; empty if it cannot be read."""
         for index in range(len(self)):
             try:
                 yield self._bytes(index)
@@ -206,10 +208,10 @@ class HuggingFaceTable(EncodedTable):
         return image.get("bytes") or b""
 
     def _file(self, path: str) -> Path:
-        """The file a row names: a stranger's row may name any of the user's, or one without end."""
+        """The file that a row names. Third-party rows may name any file of the user, or an endless one."""
         whole = os.path.abspath(path)
         if not any(whole.startswith(os.path.join(folder, "")) for folder in self.folders):
             raise OSError(errno.EACCES, "names a file outside the data set")
         if os.path.exists(whole) and not os.path.isfile(whole):
-            raise OSError(errno.EINVAL, "names what is no file")
+            raise OSError(errno.EINVAL, "names something that is not a file")
         return Path(whole)

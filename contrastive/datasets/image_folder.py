@@ -16,7 +16,7 @@ from contrastive.datasets.fingerprints import fingerprint_listing
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
 from contrastive.parts import Dataset, Split
 
-#: What would end a line, or have a terminal do something.
+#: Characters that end a line or control a terminal.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
 
@@ -24,12 +24,12 @@ _TEST_FOLDERS = ("test", "val", "valid", "validation")
 class ImageFolder(Dataset):
     """Folder of image files: root/train/<class>/x.jpg, root/<class>/x.jpg, or photos without classes.
 
-    A folder ``train`` is the train split, and beside it the first of ``test``, ``val``, ``valid``,
-    ``validation`` is the test split; without ``train`` the whole root is the train split. The
-    sub-folders of train are the classes if there are two or more and no image lies beside them;
-    else the images have no labels. Those of the test split are classes of train, be it a single one.
-    Hidden files are ignored; files without an image extension, links that lead nowhere and what is
-    no file are skipped and named.
+    A folder ``train`` is the train split, and the first of ``test``, ``val``, ``valid``, ``validation``
+    next to it is the test split; without ``train`` the whole root is the train split. The sub-folders of
+    train are the classes if there are two or more and no image lies next to them; otherwise the images have
+    no labels. Sub-folders of the test split must be classes of train; one is enough. Hidden files are
+    ignored. Files without an image extension, broken links and anything that is not a file are skipped and
+    named.
 
     Args:
         root: the folder.
@@ -61,7 +61,7 @@ class ImageFolder(Dataset):
         return fingerprint_listing((path, os.stat(self.root / path).st_size) for path in paths)
 
     def _folder(self, split: Split) -> Path | None:
-        if not os.path.isdir(self.root):  # False, where Path.is_dir raises: closed folders, endless names
+        if not os.path.isdir(self.root):  # False if Path.is_dir raises: forbidden folders, overlong names
             problem = "is a file, not a folder" if os.path.exists(self.root) else "there is no such folder"
             raise DataError(f"{self.root}: {problem}. Set dataset.root to a folder of images.")
         train = self.root / "train"
@@ -71,7 +71,7 @@ class ImageFolder(Dataset):
         return next((self.root / name for name in names if os.path.isdir(self.root / name)), None)
 
     def _listing(self, folder: Path) -> tuple[list[str], list[str]]:
-        """Sorted paths, relative to the root, of the images and of all other files of a split."""
+        """Sorted paths, relative to the root, of the images and of all other files in a split."""
         if folder not in self._listings:
             files = sorted(
                 (path.relative_to(self.root).as_posix(), file) for path, file in _walk(folder, set())
@@ -126,7 +126,7 @@ class FileTable(EncodedTable):
         return printable(self.paths[index])
 
     def stamp(self) -> str:
-        """A hash of the files' times: an image painted over in place may have as many bytes as before."""
+        """A hash of the file times, because an image edited in place may keep its size in bytes."""
         digest = hashlib.sha256()
         for path in self.paths:
             digest.update(b"%d " % _mtime(self.root / path))
@@ -140,13 +140,13 @@ def path_id(path: str) -> int:
 
 
 def printable(path: str) -> str:
-    """A path that can be printed, in one line, even where it holds control characters or is no UTF-8."""
+    """A path on one printable line, even if it holds control characters or is not UTF-8."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
 
 
 def _mtime(path: Path) -> int:
-    """When a file was last written, in nanoseconds; 0 where it has gone."""
+    """The time of the last change of a file, in ns; 0 if it no longer exists."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
@@ -159,14 +159,14 @@ def _unique_ids(paths: Sequence[str]) -> np.ndarray:
     if len(values) < len(ids):
         twin = int(np.argmax(counts > 1))
         names = " and ".join(printable(paths[i]) for i in np.flatnonzero(ids == values[twin])[:2])
-        raise DataError(f"{names}: the two names have one hash. Rename one of the files.")
+        raise DataError(f"{names}: the two names have the same hash. Rename one of the files.")
     return ids
 
 
 def _walk(folder: Path, visited_folders: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
-    """All that is no folder below one, and whether it is a file: a pipe is none, nor a link to nowhere.
+    """Every path below a folder that is not a folder, and whether it is a file (not a pipe or a broken link).
 
-    Links are followed, but no folder is entered twice.
+    Links are followed, but no folder is entered twice. Raises DataError if a folder cannot be read.
     """
     try:
         status = folder.stat()
@@ -197,7 +197,7 @@ def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:
 
 
 def _class_names(images: Sequence[str], folder: Path, root: Path) -> list[str] | None:
-    """The sub-folders that hold images; None if there is but one or an image lies beside them."""
+    """The sub-folders that hold images; None if there is only one or an image lies next to them."""
     names = sorted({_below(path, folder, root)[0] for path in images})
     return names if len(names) > 1 and _in_folders(images, folder, root) else None
 

@@ -1,4 +1,4 @@
-"""Label columns of Arrow tables, as the class numbers of a data set."""
+"""Class numbers from the label columns of Arrow tables."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the labels of a train split are; the labels of every table are read in its terms.
+    """The classes of a train split; the labels of every split are translated to them.
 
     Attributes:
-        names: of the classes; None where labels are integers that nobody names.
-        text: whether labels are written as text.
+        names: of the classes; None if labels are integers without names.
+        text: whether labels are text.
     """
 
     names: list[str] | None
@@ -33,8 +33,8 @@ class Vocabulary:
         """The vocabulary of a train split.
 
         Args:
-            columns: its labels, a column a file.
-            class_names: what its metadata call the classes, if they do; else texts are sorted.
+            columns: its labels, one column per file.
+            class_names: from its metadata, or None; without them the names are the sorted texts.
         """
         texts = [column for column in columns if _is_text(column.type)]
         if class_names is not None:
@@ -48,19 +48,19 @@ class Vocabulary:
 
         Args:
             column: integers or text.
-            class_names: what the metadata of this very table call its integers, if they do.
-            title: what the user knows the column by.
+            class_names: of this table's integers, from its metadata, or None.
+            title: of the column, for messages.
 
         Raises:
-            DataError: labels that are neither, are past int64, or cannot be matched to those of train.
+            DataError: labels that are neither, exceed int64, or cannot be matched to those of train.
         """
         import pyarrow as pa
 
         if _is_text(column.type):
             if self.names is None:
                 raise DataError(
-                    f"{title} is text where the train split has integers without names; write one of them as "
-                    "the other."
+                    f"{title} is text, but the train split has integers without names. Convert one of them "
+                    "to the other."
                 )
             index = {name: number for number, name in enumerate(self.names)}
             return np.array([index.get(value, UNKNOWN) for value in column.to_pylist()], dtype=np.int64)
@@ -71,20 +71,20 @@ class Vocabulary:
             )
         if class_names is None and self.text:
             raise DataError(
-                f"{title} is integers without names where the train split has text; write one of them as the "
-                "other."
+                f"{title} is integers without names, but the train split has text. Convert one of them to "
+                "the other."
             )
         try:
             values = column.cast(pa.int64()).fill_null(UNKNOWN).to_numpy()
         except pa.ArrowInvalid:
             raise DataError(
-                f"{title} holds numbers past the range of int64. Set dataset.label_column to the column of "
-                "labels."
+                f"{title} holds numbers outside the range of int64. Set dataset.label_column to the column "
+                "of labels."
             ) from None
         return self._translate(np.maximum(values, UNKNOWN), class_names)
 
     def _translate(self, values: np.ndarray, class_names: Sequence[str] | None) -> np.ndarray:
-        """Numbers of a table that calls its classes ``class_names``, as those of train: int64 [n]."""
+        """Class numbers of train, int64 [n], from those of a table whose classes are ``class_names``."""
         if class_names is None or self.names is None or list(class_names) == self.names:
             return values
         index = {name: number for number, name in enumerate(self.names)}

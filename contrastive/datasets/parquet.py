@@ -28,15 +28,14 @@ class Parquet(Dataset):
     """Parquet files with an image column (struct of bytes and path, or plain bytes) and a label column.
 
     Images are read as RGB. Labels are integers or text; missing and negative ones are unknown. Class
-    names come from the Hugging Face metadata of the schema, or are the sorted texts of the train split;
-    a file that names its classes in another order is read by its names. The encoded images are held in
-    memory.
+    names come from the Hugging Face metadata of the schema, or are the sorted texts of the train split.
+    A file with its classes in another order is matched by name. The encoded images are held in memory.
 
     Args:
         train: a file, a folder of ``*.parquet`` files, or a glob pattern.
-        test: the same for the test split, if there is one.
+        test: likewise for the test split, if there is one.
         image_column: the column of encoded images.
-        label_column: the column of labels; the data set is unlabelled if ``label`` is not there.
+        label_column: the column of labels; the data set is unlabelled if the default is absent.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Parquet(Dataset):
         )
 
     def _class_names(self, schema: pa.Schema) -> list[str] | None:
-        """What the Hugging Face metadata of a file call its classes."""
+        """The class names in the Hugging Face metadata of a file, if there are any."""
         try:
             features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
             return list(features[self.label_column]["names"])
@@ -128,7 +127,7 @@ class Parquet(Dataset):
         return self.label_column in names
 
     def _images(self, table: pa.Table, path: Path) -> pa.ChunkedArray:
-        """The column of encoded images, as plain binary."""
+        """The column of encoded images as plain binary."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -154,7 +153,7 @@ class ParquetTable(EncodedTable):
     """Encoded images in Arrow memory.
 
     Args:
-        images: one binary column a file.
+        images: one binary column per file.
         files: the files' names.
         labels: int64 [n] or None.
     """
@@ -168,7 +167,7 @@ class ParquetTable(EncodedTable):
     def file_bytes(self, index: int) -> bytes:
         data = self._bytes(index)
         if not data:
-            raise UnreadableImage(self.name(index), "the table holds no bytes for it")
+            raise UnreadableImage(self.name(index), "the table has no bytes for it")
         return data
 
     def name(self, index: int) -> str:
@@ -185,7 +184,7 @@ class ParquetTable(EncodedTable):
 
 
 def _open(path: Path, read):  # type: ignore[no-untyped-def]  # pyarrow has no types
-    """``read(path)`` with its failures told in a sentence."""
+    """``read(path)``; its errors become a DataError of one sentence."""
     import pyarrow as pa
 
     try:

@@ -1,4 +1,4 @@
-"""A part of another data set: the same images for every seed, recipe and machine."""
+"""A part of another data set, the same images for every seed, recipe and machine."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contrastive.rng import hash_sample
 
 
 class Subset(Dataset):
-    """A part of another data set, for studies that are to end: so many of its images, whatever their labels.
+    """A part of another data set, for quick studies: N of its images, regardless of their labels.
 
-    They are those of the smallest hash of their ids: the same for every seed, and the smaller of two
-    subsets lies within the larger. They keep their ids, and so the views they have in the whole.
+    They are the images whose ids have the smallest hashes: the same for every seed, and the smaller of two
+    subsets lies within the larger. They keep their ids, and so the views that they have in the whole set.
 
     Args:
         of: the other data set.
-        train: how many of its training images; null for all.
-        test: how many of its test images; null for all.
+        train: number of its training images; null for all.
+        test: number of its test images; null for all.
     """
 
     def __init__(self, of: Dataset, train: PositiveInt | None = None, test: PositiveInt | None = None):
@@ -31,9 +31,9 @@ class Subset(Dataset):
         if count is None:
             return table
         if table is None or count > len(table):
-            there = "is no such split" if table is None else f"are {len(table):,}"
+            available = "no such split" if table is None else f"only {len(table):,}"
             raise DataError(
-                f"a subset of {count:,} {split} images was asked for, but there {there}. "
+                f"the subset needs {count:,} {split} images, but the data set has {available}. "
                 f"Set dataset.{split} to {'null' if table is None else 'at most that'}."
             )
         return TableRows(table, hash_sample(table.ids, count, "subset"))

@@ -1,4 +1,4 @@
-"""Any data set of torchvision that gives images."""
+"""Image data sets of torchvision."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from contrastive.datasets.fingerprints import fingerprint_listing
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
 from contrastive.parts import Dataset, ImageTable, Split
 
-#: What torchvision lets through where an archive or a file in it is cut short.
+#: Errors that torchvision lets through if an archive or a file in it is truncated.
 _DAMAGE_ERRORS = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
-#: Whose files torchvision unpickles without knowing them (those of CIFAR it knows by their checksums).
+#: Classes whose files torchvision unpickles unchecked (those of CIFAR it checks by their checksums).
 _UNPICKLE = ("LSUN", "LSUNClass")
-#: Where torchvision's classes keep their labels; none is part of their public interface, so all are tried.
+#: Attributes in which torchvision's classes hold labels. None of them is public, so all are tried.
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "samples", "_samples")
 
 
@@ -35,11 +35,11 @@ class Torchvision(Dataset):
 
     Args:
         dataset: the name of a class of ``torchvision.datasets``.
-        root: the folder that holds, or shall hold, the files.
-        download: fetch the files if they are not there.
-        train_split: the split to train on, where the data set has named ones (STL10: ``train``,
+        root: the folder of the files; downloads go there too.
+        download: fetch the files if they are absent.
+        train_split: the split to train on, if the data set has named ones (STL10: ``train``,
             ``unlabeled``, ``train+unlabeled``).
-        test_split: the split to test on, where the data set has named ones (``test``, ``val``, ...).
+        test_split: the split to test on, if the data set has named ones (``test``, ``val``, ...).
         options: further arguments of the class, such as ``{split: letters}`` for EMNIST.
     """
 
@@ -65,7 +65,7 @@ class Torchvision(Dataset):
         return [str(name) for name in names] if names else None
 
     def fingerprint(self) -> str:
-        """SHA-256 of pixels and labels where torchvision holds them in memory, else of the root's files."""
+        """SHA-256 of pixels and labels if torchvision holds them in memory, else of the root's listing."""
         digest = hashlib.sha256()
         for split in ("train", "test"):
             source = self._source(split)
@@ -92,7 +92,7 @@ class Torchvision(Dataset):
         return {}
 
     def _source(self, split: Split) -> Any:
-        """The torchvision object of a split, or None where there is no such split; made once."""
+        """The torchvision object of a split, created once; None if there is no such split."""
         if split not in self._sources:
             self._sources[split] = self._load(split)
         return self._sources[split]
@@ -104,7 +104,7 @@ class Torchvision(Dataset):
         unknown = sorted(set(self.options) - options)
         if unknown:
             raise UsageError(
-                f"dataset.options: torchvision's {self.dataset} takes no '{unknown[0]}'."
+                f"dataset.options: torchvision's {self.dataset} has no option '{unknown[0]}'."
                 f"{did_you_mean(unknown[0], options)}"
             )
         if "train" in options:
@@ -116,20 +116,20 @@ class Torchvision(Dataset):
         if "download" in options:
             arguments["download"] = self.download
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # standard output may be one JSON object
+            with contextlib.redirect_stdout(sys.stderr):  # standard output may be a single JSON object
                 return dataset_class(**arguments)
         except ModuleNotFoundError as error:
             raise DataError(
                 f"torchvision's {self.dataset} needs the package {error.name}; install it."
             ) from None
-        except ValueError as error:  # what torchvision raises on the name of a split
+        except ValueError as error:  # torchvision raises it for an unknown split
             raise UsageError(f"torchvision's {self.dataset}: {reason(error)}") from None
         except (RuntimeError, OSError) as error:
             raise DataError(self._absent(error, "download" in options)) from None
         except _DAMAGE_ERRORS as error:
             raise DataError(
                 f"{self.root}: the files of torchvision's {self.dataset} are damaged ({reason(error)}). "
-                "Remove them, and fetch them again with dataset.download=true."
+                "Remove them and download them again with dataset.download=true."
             ) from None
 
     def _absent(self, error: Exception, downloads: bool) -> str:
@@ -145,7 +145,7 @@ class Torchvision(Dataset):
     def _class(self) -> Any:
         if self.dataset in _UNPICKLE:
             raise UsageError(
-                f"dataset.dataset: torchvision's {self.dataset} unpickles what lies in the current folder, "
+                f"dataset.dataset: torchvision's {self.dataset} unpickles files of the current folder, "
                 "which may run any code. Read the images with image_folder or parquet."
             )
         from torchvision import datasets
@@ -166,22 +166,22 @@ class Torchvision(Dataset):
 
 
 class TorchvisionTable(ImageTable):
-    """Images of a torchvision data set: grey where torchvision holds grey arrays, else RGB.
+    """Images of a torchvision data set: grey if torchvision holds grey arrays, else RGB.
 
     Args:
         source: the torchvision object.
-        title: what the user knows it by.
+        title: of the table, for messages.
     """
 
     def __init__(self, source: Any, title: str):
         self.source, self.title = source, title
         if len(source) == 0:
             raise DataError(
-                f"{title}: torchvision finds no image in it. Set dataset.root to where the files are."
+                f"{title}: torchvision finds no images there. Set dataset.root to the folder of the files."
             )
         self.ids = np.arange(len(source), dtype=np.int64)
         self.labels = _labels(source)
-        if _array(source) is not None:  # all of one size, and of the first one's
+        if _array(source) is not None:  # all images have the size and mode of the first
             image = source[0][0]
             self.size = (image.height, image.width)
             self.channels = 1 if image.mode == "L" else 3
@@ -197,7 +197,7 @@ class TorchvisionTable(ImageTable):
 
 
 def _parameters(dataset_class: Any) -> set[str]:
-    """The arguments a class takes, those it hands to its base classes included."""
+    """The arguments of a class, including those that it passes to its base classes."""
     names: set[str] = set()
     for base in dataset_class.__mro__:
         parameters = inspect.signature(base.__init__).parameters if "__init__" in vars(base) else {}
@@ -208,7 +208,7 @@ def _parameters(dataset_class: Any) -> set[str]:
 
 
 def _array(source: Any) -> np.ndarray | None:
-    """The pixels, uint8 [n, ...], where torchvision holds them in memory."""
+    """The pixels, uint8 [n, ...], if torchvision holds them in memory, else None."""
     data = getattr(source, "data", None)
     if data is None or not hasattr(data, "shape"):
         return None
@@ -217,7 +217,7 @@ def _array(source: Any) -> np.ndarray | None:
 
 
 def _labels(source: Any) -> np.ndarray | None:
-    """int64 [n] (-1 unknown), or None where torchvision keeps no class a row."""
+    """int64 [n] (-1 unknown), or None if torchvision holds no class per row."""
     for attribute in _LABEL_ATTRIBUTES:
         values = getattr(source, attribute, None)
         if values is None or len(values) != len(source):

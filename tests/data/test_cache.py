@@ -125,7 +125,7 @@ def test_many_chunks_and_an_image_of_another_size(cache: Cache, monkeypatch: pyt
     told: list[tuple[int, int]] = []
     held = cache.table(table, lambda done, images: told.append((done, images)))
     assert {row: error.reason for row, error in held.unreadable.items()} == {
-        4: "is 8 x 9 pixels, not 8 x 8 as the others"
+        4: "is 8 x 9 pixels, not 8 x 8 like the others"
     }
     assert torch.equal(held.decode(19), Images(20).decode(19))
     assert told == [(done, 20) for done in (3, 6, 9, 12, 15, 18, 20)]
@@ -314,7 +314,7 @@ def test_without_room_images_are_streamed_after_one_warning(
     assert len(warnings) == 1
     assert re.fullmatch(
         rf"no cache of decoded images in {re.escape(str(cache.folder))} \({why}\): every epoch decodes them "
-        r"anew\. Set train\.cache to a folder with 0\.0 MiB of room or to none, or raise "
+        r"again\. Set train\.cache to a folder with 0\.0 MiB of free space or to none, or raise "
         r"train\.memory_limit\.",
         warnings[0],
     )

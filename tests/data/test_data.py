@@ -285,7 +285,7 @@ def test_image_of_another_size_than_promised_is_unreadable():
     for limit in (0, 2**30):
         batches = list(loader(Odd(16), memory_limit=limit).epoch(0))
         named = {text for batch in batches for _, text in batch.unreadable}
-        assert named == {"4.jpg: is 8 x 9 pixels, not 8 x 8 as the others"}
+        assert named == {"4.jpg: is 8 x 9 pixels, not 8 x 8 like the others"}
 
 
 def test_folder_of_photos_three_of_them_corrupt(tmp_path):

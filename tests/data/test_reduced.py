@@ -312,7 +312,7 @@ def test_a_photograph_of_another_size_than_promised_is_unreadable(monkeypatch):
     table = Photographs(size=ONE_SIZE)
     table.files[4] = photograph(300, 301)
     named = {text for batch in batches(table) for _, text in batch.unreadable}
-    assert named == {"4.jpg: is 300 x 301 pixels, not 300 x 300 as the others"}
+    assert named == {"4.jpg: is 300 x 301 pixels, not 300 x 300 like the others"}
 
 
 def test_views_of_photographs_are_those_of_the_whole_image_nearly():

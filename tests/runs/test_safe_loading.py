@@ -144,7 +144,7 @@ def test_rows_name_no_files_outside_their_data_set(hub: Any):
     for row in range(1, 5):
         with pytest.raises(UnreadableImage, match="outside the data set"):
             table.decode(row)
-    with pytest.raises(UnreadableImage, match="what is no file"):
+    with pytest.raises(UnreadableImage, match="something that is not a file"):
         table.decode(5)
 
 
