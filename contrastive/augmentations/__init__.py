@@ -1,4 +1,4 @@
-"""Augmentations: batched operations on tensors, each image with parameters of its own."""
+"""Augmentations: batched operations on tensors with parameters per image."""
 
 from contrastive.lazy import door
 

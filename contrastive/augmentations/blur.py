@@ -22,8 +22,8 @@ from contrastive.rng import Draws
 class Blur(Operation):
     """Gaussian blur with a kernel of a tenth of the shorter side (SimCLR, Chen et al. 2020).
 
-    The kernel has ``2 * (side // 20) + 1`` taps, as in the official code (23 at 224 pixels), and at
-    least 3; the border is reflected.
+    The kernel has ``2 * (side // 20) + 1`` taps, as in the official code (23 at 224 pixels), but at least 3.
+    The border is reflected.
 
     Args:
         sigma: range of the standard deviation in pixels.
@@ -44,7 +44,7 @@ class Blur(Operation):
         return on_chosen(pixels, params, self._blur)
 
     def _blur(self, images: Tensor, params: Params) -> Tensor:
-        if images.shape[1] > 1 and images.stride(1) == 0:  # one channel shown as many, as Grayscale does
+        if images.shape[1] > 1 and images.stride(1) == 0:  # one channel expanded to three, as by Grayscale
             return self._blur(images[:, :1], params).expand_as(images)
         height, width = images.shape[2:]
         radius = self.radius(min(height, width))

@@ -1,4 +1,4 @@
-"""Colour jitter. Factors and formulas are torchvision's."""
+"""Colour jitter with torchvision's factors and formulas."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
 class ColorJitter(Operation):
-    """Brightness, contrast, saturation and hue by random factors, in a random order an image.
+    """Change brightness, contrast, saturation and hue by random factors, in a random order per image.
 
-    ``strength`` s stands for brightness, contrast and saturation of 0.8 s and hue of 0.2 s (SimCLR,
-    Chen et al. 2020, appendix A); a value given for one of them takes its place. Images of one
-    channel keep saturation and hue.
+    ``strength`` s sets brightness, contrast and saturation to 0.8 s and hue to 0.2 s (SimCLR, Chen et al.
+    2020, appendix A); a value for one of them overrides it. Images of one channel keep saturation and hue.
 
     Args:
-        strength: scales the amounts that are not given.
-        brightness: the factor is uniform in [max(0, 1 - x), 1 + x]; 0.8 * strength if not given.
-        contrast: likewise; 0.8 * strength if not given.
-        saturation: likewise; 0.8 * strength if not given.
-        hue: the shift is uniform in [-x, x], in turns; 0.2 * strength if not given.
+        strength: scales the amounts that are not set.
+        brightness: x; the factor is uniform in [max(0, 1 - x), 1 + x]. By default 0.8 * strength.
+        contrast: likewise; by default 0.8 * strength.
+        saturation: likewise; by default 0.8 * strength.
+        hue: x; the shift is uniform in [-x, x], in turns. By default 0.2 * strength.
         p: probability.
     """
 
@@ -67,15 +66,14 @@ class ColorJitter(Operation):
         }
 
     def arrange(self, params: Params) -> np.ndarray:
-        """Those whose hue has the last turn first, those not chosen last: -3 to 1."""
+        """Images whose hue comes last are first, images not chosen are last: int [b], -3 to 1."""
         return np.where(params["chosen"], -(params["order"] == _HUE).argmax(axis=1), 1)
 
     def render(self, pixels: Tensor, params: Params) -> Tensor:
         """[b, C, h, w] -> the same.
 
-        In the order of :meth:`arrange`, the blends before the hue are of a front part, the hue is one
-        pass, and the blends after it are of the rest: all of them on slices. An image alone on a CPU takes
-        fewer steps.
+        In the order of :meth:`arrange`, each step works on one slice: the blends before the hue on a front
+        part, the hue in one pass, the blends after it on the rest. A single image on a CPU takes fewer steps.
         """
         if len(pixels) == 1 and pixels.device.type == "cpu":
             return self._one(pixels, params) if params["chosen"][0] else pixels
@@ -92,7 +90,7 @@ class ColorJitter(Operation):
         return planes.index_select(1, to_device(np.argsort(order), pixels)).transpose(0, 1)
 
     def _jitter(self, planes: Tensor, params: Params, later: list[int]) -> None:
-        """In place; the hue of the first ``later[j]`` images comes after j blends or more."""
+        """Jitter in place; the hue of the first ``later[j]`` images comes after at least j blends."""
         is_rgb = len(planes) == 3
         weights = to_device(_weights(params, is_rgb), planes)  # [3, 3, b]
         for j in range(3):
@@ -100,12 +98,12 @@ class ColorJitter(Operation):
         if is_rgb and self.hue > 0:
             front = planes[:, : later[0]]
             shift_hue(front, to_device(params["hue"][: later[0]], planes), out=front)
-            front[:, : later[3]].clamp_(0, 1)  # the others are yet to be cut by a blend
+            front[:, : later[3]].clamp_(0, 1)  # a blend clips the others later
         for j in range(3):
             _blend(planes, weights[j], later[j + 1], later[0])
 
     def _one(self, pixels: Tensor, params: Params) -> Tensor:
-        """One image, [1, C, h, w]: blends that cut no pixel are merged with the next."""
+        """One image, [1, C, h, w]; a blend that clips no pixel is merged with the next."""
         image, is_rgb = pixels[0], pixels.shape[1] == 3
         out = torch.empty_like(image)
         blends = [tuple(blend) for blend in _weights(params, is_rgb)[..., 0].tolist()]
@@ -116,7 +114,7 @@ class ColorJitter(Operation):
         if is_rgb and self.hue > 0:
             shift_hue(image[:, None], to_device(params["hue"], pixels), out[:, None])
             image = out
-            if turn == 3:  # else a blend cuts it
+            if turn == 3:  # otherwise a blend clips it
                 out.clamp_(0, 1)
         for blend in merge_blends(blends[turn:], len(image)):
             blend_one(image, blend, out)
@@ -130,7 +128,7 @@ def _blend(planes: Tensor, weights: Tensor, start: int, stop: int) -> None:
 
 
 def _weights(params: Params, is_rgb: bool) -> np.ndarray:
-    """What each image's first, second and third blend takes of pixels, grey and mean grey: [3, 3, b]."""
+    """Weights of pixels, grey and mean grey in each image's first, second and third blend: [3, 3, b]."""
     order = params["order"]
     kinds = order[order != _HUE].reshape(-1, 3)  # [b, 3]
     factors = np.take_along_axis(params["factors"], kinds, axis=1)

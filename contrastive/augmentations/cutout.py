@@ -1,4 +1,4 @@
-"""A hidden rectangle."""
+"""Cutout: a hidden rectangle."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cutout(Operation):
         return {"chosen": rng.chance(self.p), "centre": rng.uniforms(2)}
 
     def render(self, pixels: Tensor, params: Params) -> Tensor:
-        """[b, C, h, w] -> the same; a rectangle over the border is cut off there."""
+        """[b, C, h, w] -> the same; a rectangle across the border is cut off there."""
         return on_chosen(pixels, params, self._hide)
 
     def _hide(self, images: Tensor, params: Params) -> Tensor:
@@ -54,7 +54,7 @@ class Cutout(Operation):
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], self.fill)
 
     def span(self, centre: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """First pixel and end of the rectangle along an axis of ``side`` pixels, before it is cut off."""
+        """First pixel and end [b] of the rectangle along an axis of ``side`` pixels, before it is cut off."""
         length = max(1, round(self.length * side))
         start = np.floor(centre * side).astype(np.int64) - length // 2
         return start, start + length

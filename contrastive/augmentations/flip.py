@@ -1,4 +1,4 @@
-"""Images mirrored left to right."""
+"""Mirroring left to right."""
 
 from __future__ import annotations
 

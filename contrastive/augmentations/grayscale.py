@@ -1,4 +1,4 @@
-"""Images without colour."""
+"""Conversion to grey."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contrastive.rng import Draws
 
 
 class Grayscale(Operation):
-    """Take the colour out (ITU-R 601 luminance on all three channels); one channel stays as it is.
+    """Remove the colour (ITU-R 601 luminance on all three channels); one channel stays unchanged.
 
     Args:
         p: probability.

@@ -20,12 +20,12 @@ from contrastive.rng import Draws
 
 
 class Noise(Operation):
-    """Add Gaussian noise, independent at every pixel and channel, and cut to [0, 1].
+    """Add Gaussian noise, independent at every pixel and channel, and clip to [0, 1].
 
-    The noise is a function of the image's draw, so it is the same in any batch and on any device.
+    The noise is a function of the image's own seed, so it is the same in any batch and on any device.
 
     Args:
-        sigma: range of the standard deviation, where pixels are in [0, 1].
+        sigma: range of the standard deviation, for pixels in [0, 1].
         p: probability.
     """
 

@@ -1,10 +1,10 @@
 """Operations on one view of a batch of images, and the pipelines they form.
 
-An operation acts in pure stages: ``draw`` makes its parameters, one row an image, on the CPU;
-``place`` (only of a :class:`Placing` operation) turns them into boxes once the images' sizes are
-known; ``render`` changes the pixels, on whatever device they are. A :class:`Pipeline` runs operations
-in order. It alone fuses neighbours, and it alone divides the work: what a decoding worker does to each image
-(:class:`ImageView`, ``before``) and what the device does to the batch (``after``).
+An operation has pure stages. ``draw`` returns its parameters, one row per image, on the CPU. ``place`` (only
+of a :class:`Placing` operation) turns them into boxes for the images' sizes. ``render`` changes the pixels,
+on any device. A :class:`Pipeline` runs operations in order. Only it fuses neighbours, and only it divides
+the work between the decoding worker, per image (:class:`ImageView`, ``before``), and the device, per batch
+(``after``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from contrastive.errors import UsageError
 from contrastive.parts import Augmentation, ReducedImage, ViewPipeline
 from contrastive.rng import Draws, Key
 
-#: Parameters of an operation: name -> one row an image, [b, ...].
+#: Parameters of an operation: name -> one row per image, [b, ...].
 Params = dict[str, np.ndarray]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -38,14 +38,14 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Operation(Augmentation):
-    """One step of a pipeline; used alone it is a pipeline of itself, drawn for two views.
+    """One step of a pipeline; used alone, it is a pipeline of one operation, drawn for two views.
 
     Attributes:
-        name: what its draws are keyed by, together with its occurrence in the pipeline.
-        per_sample: whether ``render`` goes image by image, so that it belongs in a decoding worker.
-        mirrors: whether all it does is to mirror left to right the images of its ``chosen``
-            parameter, which a crop before it can do at no cost.
-        size: (h, w) of its output where it fixes one.
+        name: key of its draws, together with its occurrence in the pipeline.
+        per_sample: whether ``render`` works image by image, so that it belongs in a decoding worker.
+        mirrors: whether it only mirrors the images of its ``chosen`` parameter left to right, which a crop
+            before it can do at no cost.
+        size: (h, w) of its output if it fixes one.
     """
 
     name: str
@@ -55,18 +55,18 @@ class Operation(Augmentation):
 
     @abstractmethod
     def draw(self, rng: Draws) -> Params:
-        """Parameters of every image, each [b, ...]; always the same number of draws, in one order."""
+        """Parameters of every image, each [b, ...]; always the same number of draws in the same order."""
 
     @abstractmethod
     def render(self, pixels: Tensor, params: Params) -> Tensor:
-        """float [b, C, h, w] in [0, 1] -> the same; leaves ``pixels`` as it was."""
+        """float [b, C, h, w] in [0, 1] -> the same; leaves ``pixels`` unchanged."""
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        """(h, w) of its output for images of ``size`` (H, W); None where the sizes vary, or would."""
+        """(h, w) of its output for images of ``size`` (H, W; None if they vary); None if it varies."""
         return self.size or size
 
     def arrange(self, params: Params) -> np.ndarray | None:
-        """A number an image, [b]: a pipeline on a CPU keeps images of equal numbers together, if given."""
+        """A number per image, [b], or None: on a CPU, a pipeline keeps images of equal numbers together."""
         return None
 
     def pipelines(self) -> list[Pipeline]:
@@ -103,7 +103,7 @@ class Placing(Operation):
 
     def reduction(self, params: Params, size: tuple[int, int]) -> int:
         """The largest of 8, 4 and 2 by which the sides of one image of ``size`` (H, W) may be divided
-        before its box is cut out, so that the box is still no smaller than the output; else 1."""
+        before its box is cut out, with the box no smaller than the output; otherwise 1."""
         if min(size[0] // self.size[0], size[1] // self.size[1]) < 2:
             return 1
         box = self.place(params, np.array([size]))[0, 2:]  # [2], height and width
@@ -111,19 +111,19 @@ class Placing(Operation):
         return next((factor for factor in (8, 4, 2) if factor <= room), 1)
 
     def cut(self, image: Tensor, box: np.ndarray, factor: int = 1) -> Tensor:
-        """One image, uint8 [C, H, W] -> uint8 [C, h, w], in the cost of its box alone.
+        """One image, uint8 [C, H, W] -> uint8 [C, h, w]; the cost depends on its box only.
 
         Args:
-            box: [4], as :meth:`place` gives it, in the whole image.
-            factor: by which the sides of ``image`` are reduced; the edges of the box then go to its nearest
-                pixel, so by at most half a pixel of the output where the factor is of :meth:`reduction`.
+            box: [4], from :meth:`place`, in the whole image.
+            factor: by which the sides of ``image`` are reduced. The edges of the box are rounded to its
+                pixels, by at most half a pixel of the output for a factor from :meth:`reduction`.
         """
         top, left_edge, height, width = box.tolist()
         top, bottom, left_edge, right = (
             (2 * edge + factor) // (2 * factor) for edge in (top, top + height, left_edge, left_edge + width)
         )
         part = image[None, :, top:bottom, left_edge:right]
-        # On uint8 this is the routine that torchvision's resize calls.
+        # For uint8, torchvision's resize calls the same routine.
         crop = functional.interpolate(part, self.size, mode=self.interpolation, antialias=True)[0]
         return crop.contiguous()
 
@@ -140,24 +140,24 @@ class Placing(Operation):
 class Pipeline:
     """Operations in order, on one view of a batch.
 
-    Calling it, ``pipeline(images, ids, Key(seed, epoch, view))``, is all a training loop needs. The
-    parameters of an image are a pure function of the key, its id and the operation's name and
-    occurrence: batch size, order and the other operations do not matter.
+    A training loop only needs to call it: ``pipeline(images, ids, Key(seed, epoch, view))``. The parameters
+    of an image are a pure function of the key, its id and the operation's name and occurrence. Batch size,
+    order and the other operations do not matter.
 
     Images that cannot form a batch, such as photographs of different sizes, take two steps: :meth:`before`
-    on each image in a decoding worker, :meth:`after` on the batch of what it returns.
+    on each image in a decoding worker, :meth:`after` on the batch of the results.
 
     Args:
-        operations: at least one. A :class:`Placing` one costs least where it is the first.
+        operations: at least one. A :class:`Placing` one costs least as the first.
 
     Attributes:
-        operations: those given.
-        placing: the first of them if it is placing, else None.
-        per_sample: whether an operation goes image by image, so that no batch of images can be augmented.
-        crops_first: whether :meth:`before` does no more than to crop.
+        operations: as passed.
+        placing: the first operation if it is a :class:`Placing` one, otherwise None.
+        per_sample: whether an operation works image by image, so that batches cannot be augmented.
+        crops_first: whether :meth:`before` only crops.
 
     Raises:
-        UsageError: without operations.
+        UsageError: there are no operations.
     """
 
     def __init__(self, operations: Sequence[Operation]):
@@ -176,17 +176,17 @@ class Pipeline:
 
     @cached_property
     def size(self) -> tuple[int, int] | None:
-        """(h, w) of the output where the pipeline fixes one; None where it follows from the input's."""
+        """(h, w) of the output if the pipeline fixes one; None if it follows from the input's."""
         return self.output_size(None)
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        """(h, w) of the views of images of ``size`` (H, W), None where these vary; None where views do."""
+        """(h, w) of the views of images of ``size`` (H, W; None if they vary); None if view sizes vary."""
         for operation in self.operations:
             size = operation.output_size(size)
         return size
 
     def __call__(self, images: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
-        """Every operation on a batch.
+        """Apply every operation to a batch.
 
         Args:
             images: uint8 [b, C, H, W], on any device.
@@ -198,7 +198,7 @@ class Pipeline:
         return self._apply(images, ids, key, 0)
 
     def for_image(self, id: int, key: Key) -> ImageView:  # noqa: A002
-        """The view of the image ``id``, of which nothing is drawn yet."""
+        """The view of the image ``id``; nothing is drawn yet."""
         return ImageView(self, id, key)
 
     def before(
@@ -209,7 +209,7 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         factor: int = 1,
     ) -> Tensor:
-        """What a decoding worker does to one image of any size: uint8 [C, H, W] -> uint8 [C, h, w].
+        """The decoding worker's share, on one image of any size: uint8 [C, H, W] -> uint8 [C, h, w].
 
         Args:
             size, factor: as in :meth:`crop`.
@@ -217,19 +217,19 @@ class Pipeline:
         return self.for_image(id, key).before(_as_reduced(image, size, factor))
 
     def after(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
-        """What remains for the batch of :meth:`before`: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
+        """The device's share, on a batch from :meth:`before`: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
         return self.rest(pixels, ids, key) if self.crops_first else pixels.float().div_(255)
 
     def batch_view(
         self, images: Tensor, ids: np.ndarray | Tensor, key: Key, device: torch.device | str
     ) -> Tensor:
-        """The view of images of one size, whatever the operations: those that go image by image do so, on
-        the CPU, and round to 1/255 as in training.
+        """The view of images of one size, for any operations. If one works image by image, all run on the CPU
+        and round to 1/255, as in training.
 
         Args:
             images: uint8 [b, C, H, W], on the CPU.
             ids: int64 [b].
-            device: where the view is to be.
+            device: of the view.
 
         Returns:
             float32 [b, C, h, w] in [0, 1], on ``device``.
@@ -240,8 +240,8 @@ class Pipeline:
         return self.after(torch.stack(pixels), ids, key).to(device)
 
     def reduction(self, size: tuple[int, int], id: int, key: Key) -> int:  # noqa: A002
-        """By how much the sides of an image of ``size`` (H, W) may be divided before :meth:`before`,
-        :meth:`crop` or :meth:`sample`: as far as its crop stays no smaller than the view."""
+        """The factor by which the sides of an image of ``size`` (H, W) may be divided before :meth:`before`,
+        :meth:`crop` or :meth:`sample`, with its crop no smaller than the view."""
         return self.for_image(id, key).reduction(size)
 
     def crop(
@@ -252,10 +252,10 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         factor: int = 1,
     ) -> Tensor:
-        """The first operation, which must be placing, on one image: uint8 [C, H, W] -> [C, h, w].
+        """The first operation, which must crop, on one image: uint8 [C, H, W] -> uint8 [C, h, w].
 
         Args:
-            size, factor: of :class:`contrastive.parts.ReducedImage` where ``image`` is such a one's pixels.
+            size, factor: of the :class:`contrastive.parts.ReducedImage` whose pixels are ``image``, if any.
 
         Raises:
             UsageError: the first operation does not crop.
@@ -263,7 +263,7 @@ class Pipeline:
         return self.for_image(id, key).crop(_as_reduced(image, size, factor))
 
     def rest(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
-        """All operations but the first, on cropped images: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
+        """All operations after the first, on cropped images: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
         return self._apply(pixels, ids, key, 1)
 
     def sample(
@@ -281,8 +281,10 @@ class Pipeline:
     def in_worker(self, varying: bool) -> Literal["nothing", "crop", "all"]:
         """Deprecated: :meth:`before` and :meth:`after` divide the work themselves.
 
-        What must be done image by image, whether the images' sizes vary or not: ``nothing`` of it,
-        :meth:`crop`, or ``all`` (:meth:`sample`).
+        What must run image by image: ``nothing``, :meth:`crop`, or ``all`` (:meth:`sample`).
+
+        Args:
+            varying: whether the images differ in size.
         """
         warnings.warn(
             "Pipeline.in_worker is deprecated; call before() on each image and after() on the batch.",
@@ -301,7 +303,7 @@ class Pipeline:
     def _apply(self, images: Tensor, ids: np.ndarray | Tensor, key: Key, start: int) -> Tensor:
         """The operations from ``start`` on: uint8 [b, C, H, W] -> float32 [b, C, h, w].
 
-        On a CPU in parts that stay in its cache, else the whole batch at once.
+        On a CPU in parts that fit in its cache, otherwise the whole batch at once.
         """
         params = [self.draw(index, ids, key) for index in range(start, len(self.operations))]
         boxes = None
@@ -346,10 +348,10 @@ class Pipeline:
 
 
 class ImageView:
-    """One view of one image, as a decoding worker begins it. Its crop is drawn once, when first needed.
+    """One view of one image, as a decoding worker starts it. Its crop is drawn once, when first needed.
 
     Args:
-        pipeline: that of the view.
+        pipeline: of the view.
         id: of the image.
         key: of the view.
     """
@@ -360,11 +362,11 @@ class ImageView:
 
     @cached_property
     def params(self) -> Params:
-        """Those of the first operation."""
+        """Parameters of the first operation."""
         return self.pipeline.draw(0, self.ids, self.key)
 
     def reduction(self, size: tuple[int, int]) -> int:
-        """By how much the sides of the image, (H, W) as a whole, may be divided before it is cropped."""
+        """The factor by which the sides of the image, of ``size`` (H, W), may be divided before the crop."""
         placing = self.pipeline.placing
         return 1 if placing is None else placing.reduction(self.params, size)
 
@@ -377,7 +379,7 @@ class ImageView:
         placing = self.pipeline.placing
         if placing is None:
             name = self.pipeline.operations[0].name
-            raise UsageError(f"{name} does not crop; start the pipeline with one that does.")
+            raise UsageError(f"{name} does not crop; start the pipeline with an operation that does.")
         box = placing.place(self.params, np.array([image.size]))[0]
         return placing.cut(image.pixels, box, image.factor)
 
@@ -391,28 +393,28 @@ class ImageView:
 
 
 def takes_batches(pipelines: Sequence[ViewPipeline], size: tuple[int, int] | None, limit: int) -> bool:
-    """Whether all views are best made from batches of whole images, by calling the pipelines; else image by
-    image first, by ``before`` and ``after``.
+    """Whether to make all views from batches of whole images, by calling the pipelines. Otherwise they start
+    image by image, with ``before`` and ``after``.
 
     Args:
-        size: (H, W) of the images; None where they differ.
-        limit: pixels of an image from which cropping comes first, if it does in every view.
+        size: (H, W) of the images; None if they differ.
+        limit: pixels of an image above which cropping comes first, if every view crops first.
     """
     if size is None or any(pipeline.per_sample for pipeline in pipelines):
         return False
     return math.prod(size) <= limit or not all(pipeline.crops_first for pipeline in pipelines)
 
 
-#: Values (of a view in float32) that a CPU works on at a time, for each thread: with what an operation needs
-#: beside them they stay in a cache of 2 MiB.
+#: Values (of a view in float32) that a CPU processes at a time, per thread. Together with an operation's
+#: temporaries they fit in a cache of 2 MiB.
 VALUES_IN_CACHE = 3 * 2**16
 
-#: Side from which on a CPU gains more by leaving out what is not needed of each image than by batching.
+#: Side in pixels above which a CPU gains more by skipping unneeded pixels per image than by batching.
 LARGE = 64
 
 
 def one_by_one(images: Tensor) -> bool:
-    """Whether images [b, C, H, W] are better worked on alone: large ones, on a CPU."""
+    """Whether images [b, C, H, W] are better processed one by one: large ones on a CPU."""
     return images.device.type == "cpu" and min(images.shape[2:]) > LARGE
 
 
@@ -433,7 +435,7 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 
 def on_chosen(pixels: Tensor, params: Params, change: Callable[[Tensor, Params], Tensor]) -> Tensor:
-    """``change`` the images of the ``chosen`` parameter (bool [b]); the others stay, at no cost.
+    """Apply ``change`` to the images of the ``chosen`` parameter (bool [b]); the others stay, at no cost.
 
     ``change`` gets those images [n, C, h, w] and their rows of every parameter.
     """
@@ -450,7 +452,7 @@ def on_chosen(pixels: Tensor, params: Params, change: Callable[[Tensor, Params],
 
 
 def as_range(name: str, values: tuple[float, float]) -> tuple[float, float]:
-    """A range as a pair of floats; raises UsageError where its ends are the wrong way round."""
+    """A range as a pair of floats; raises UsageError if its ends are in the wrong order."""
     low, high = values
     if not low <= high:
         raise UsageError(f"{name} must go from low to high, but is [{low}, {high}].")

@@ -1,4 +1,4 @@
-"""Random crops, resized."""
+"""Random crops, resized to one size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from contrastive.rng import Draws
 class RandomResizedCrop(Placing):
     """A box of random area and shape, resized (Szegedy et al. 2015; torchvision's distribution).
 
-    Up to ten boxes are drawn, the first that fits is taken, else the largest central one of a
-    permitted shape. A flip that follows is part of the same resampling.
+    The crop is the first of ten random boxes that fits in the image, otherwise the largest central box of an
+    allowed shape. A flip after it is part of the same resampling.
 
     Args:
         size: side of the square output in pixels.
         scale: range of the box's share of the image's area.
         ratio: range of the box's width / height, uniform in its logarithm.
-        interpolation: filter that resizes, with antialiasing.
+        interpolation: filter of the resizing, with antialiasing.
     """
 
     name = "random_resized_crop"
@@ -64,7 +64,7 @@ class RandomResizedCrop(Placing):
         return np.concatenate([corner, sides], axis=1)
 
     def _largest(self, sizes: np.ndarray) -> np.ndarray:
-        """Height and width [b, 2] of the largest box whose shape is permitted."""
+        """Height and width [b, 2] of the largest box of an allowed shape."""
         height, width = sizes.T
         low, high = self.ratio
         return np.stack(

@@ -11,7 +11,7 @@ from contrastive.rng import Draws
 
 
 class Rotation(Operation):
-    """A quarter, half or three-quarter turn (Gidaris et al. 2018), of square images.
+    """A quarter, half or three-quarter turn of square images (Gidaris et al. 2018).
 
     Args:
         p: probability of a turn; at 0.75 each of the four orientations is equally likely.
@@ -27,7 +27,7 @@ class Rotation(Operation):
         return {"chosen": rng.chance(self.p), "turns": 1 + np.floor(3 * rng.uniform()).astype(np.int64)}
 
     def render(self, pixels: Tensor, params: Params) -> Tensor:
-        """[b, C, s, s] -> the same; raises UsageError where images are not square."""
+        """[b, C, s, s] -> the same; raises UsageError if images are not square."""
         if pixels.shape[2] != pixels.shape[3]:
             raise UsageError(
                 f"rotation turns square images, but these are {pixels.shape[2]} x {pixels.shape[3]}; "

@@ -1,4 +1,4 @@
-"""Operations in order: what a list in a recipe stands for."""
+"""A list of operations as an augmentation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contrastive.parts import Augmentation
 
 
 class Sequence(Augmentation):
-    """Operations in order, drawn for two views: what a list in a recipe stands for.
+    """Operations in order, drawn for two views; a recipe writes it as a list.
 
     Args:
         operations: at least one; a crop costs least as the first.
 
     Raises:
-        UsageError: where an entry is a whole augmentation rather than an operation.
+        UsageError: an entry is a whole augmentation rather than an operation.
     """
 
     def __init__(self, operations: list[Operation]):

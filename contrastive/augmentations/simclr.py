@@ -14,7 +14,7 @@ from contrastive.augmentations.pipeline import Operation, Pipeline
 from contrastive.augmentations.random_resized_crop import RandomResizedCrop
 from contrastive.parts import Augmentation
 
-#: Images up to this side are not blurred by default (the paper's CIFAR-10 setting).
+#: Largest side in pixels of views that are not blurred by default (the paper's CIFAR-10 setting).
 SMALL = 32
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -28,10 +28,10 @@ class SimCLR(Augmentation):
 
     Args:
         size: side of the square views in pixels.
-        strength: of the colour jitter; the paper has 1 for ImageNet, 0.5 for CIFAR-10.
-        scale: least and greatest share of the area that the crop keeps; larger crops learn faster in
+        strength: of the colour jitter; the paper uses 1 for ImageNet and 0.5 for CIFAR-10.
+        scale: smallest and largest share of the area that the crop keeps; larger crops learn faster in
             short runs on small images.
-        blur: ``auto`` follows the paper: not at 32 pixels and below.
+        blur: whether to blur; ``auto`` follows the paper: only above 32 pixels.
     """
 
     def __init__(

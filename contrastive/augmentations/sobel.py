@@ -1,4 +1,4 @@
-"""Edges: the magnitude of the gradient."""
+"""Sobel edges."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from contrastive.rng import Draws
 class Sobel(Operation):
     """Magnitude of the luminance's gradient, on every channel.
 
-    Sobel's kernels divided by 4, so that an ideal edge from 0 to 1 gives 1; cut to [0, 1]; the border
-    is repeated.
+    Sobel's kernels are divided by 4, so that an ideal edge from 0 to 1 gives 1. The result is clipped to
+    [0, 1]; the border is repeated.
 
     Args:
         p: probability.

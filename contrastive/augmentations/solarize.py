@@ -1,4 +1,4 @@
-"""Inverted bright pixels."""
+"""Solarization: inverted bright pixels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from contrastive.rng import Draws
 
 
 class Solarize(Operation):
-    """Invert the pixels that are bright (BYOL, Grill et al. 2020, appendix B).
+    """Invert bright pixels (BYOL, Grill et al. 2020, appendix B).
 
     Args:
-        threshold: value in [0, 1] from which on pixels are inverted.
+        threshold: smallest value, in [0, 1], that is inverted.
         p: probability.
     """
 

@@ -11,27 +11,27 @@ from contrastive.augmentations.pipeline import Operation, Params, to_uint8
 from contrastive.errors import UsageError, did_you_mean
 from contrastive.rng import Draws
 
-# The transforms that refuse uint8, which is faster and what all others are made for.
+# Transforms that reject uint8. All others take it, and it is faster.
 _WANT_FLOAT = frozenset({"GaussianNoise"})
 
-# How often a transform is tried: one that changes the size of every fourth image is found out by 99 in 100.
+# Trials per transform: they detect one that changes the size of every fourth image with probability 0.99.
 _TRIALS = 16
 
 
 class TorchvisionTransform(Operation):
     """A transform of torchvision.transforms.v2, drawn image by image.
 
-    Most of them share one draw a call, so each image has a call of its own, with torch's global
-    generator seeded from the image's key and put back afterwards.
+    Most transforms draw once per call, so each image has its own call. Torch's global generator is seeded
+    from the image's key and restored afterwards.
 
     Args:
         transform: class name in ``torchvision.transforms.v2``, such as ``RandomPosterize``.
         options: its arguments; those that are transforms themselves (of ``RandomApply``, ``RandomChoice``)
-            are maps of ``transform`` and ``options`` again.
+            are again maps with ``transform`` and ``options``.
 
     Raises:
-        UsageError: where there is no such transform, it does not take these options, or its output is
-            not an image in [0, 1] with as many channels as before.
+        UsageError: there is no such transform, it does not accept these options, or its output is not an
+            image in [0, 1] with the same number of channels.
     """
 
     per_sample = True
@@ -44,7 +44,7 @@ class TorchvisionTransform(Operation):
         self._dtype = torch.float32 if transform in _WANT_FLOAT else torch.uint8
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        """As in :class:`Operation`; tried where torchvision alone knows (``Resize``, ``Pad``, zooms)."""
+        """As in :class:`Operation`; found by trial for ``Resize``, ``Pad`` and zooms."""
         if self.size is not None or size is None:
             return self.size
         blank = torch.zeros(3, *size, dtype=self._dtype)
@@ -58,7 +58,7 @@ class TorchvisionTransform(Operation):
         return {"seed": rng.bits()}
 
     def render(self, pixels: Tensor, params: Params) -> Tensor:
-        """float [b, C, h, w] in [0, 1] -> the same, through uint8 for nearly all transforms."""
+        """float [b, C, h, w] in [0, 1] -> the same, via uint8 for nearly all transforms."""
         images = pixels if self._dtype.is_floating_point else to_uint8(pixels)
         with torch.random.fork_rng(devices=[]):
             return torch.stack(
@@ -70,7 +70,9 @@ class TorchvisionTransform(Operation):
         try:
             output = self._transform(image)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"{self.name} cannot work on an image {list(image.shape)}: {error}") from error
+            raise UsageError(
+                f"{self.name} fails on an image of shape {list(image.shape)}: {error}"
+            ) from error
         if not (isinstance(output, Tensor) and output.ndim == 3 and len(output) == len(image)):
             raise UsageError(
                 f"{self.name} does not turn one image into one image of {len(image)} channel(s)."
@@ -78,13 +80,15 @@ class TorchvisionTransform(Operation):
         if not output.is_floating_point():
             return output.to(torch.float32).div_(255)
         if not ((output >= 0) & (output <= 1)).all():
-            raise UsageError(f"{self.name} leaves [0, 1], the range of the pixels that backbones take.")
+            raise UsageError(
+                f"{self.name} returns values outside [0, 1], the range of the pixels that backbones take."
+            )
         return output.to(torch.float32)
 
 
 def _transform(name: str, options: dict[str, Any]) -> Any:
-    """The transform of that name, and within its options those that they describe."""
-    from torchvision.transforms import v2  # 3 s, so not before it is needed
+    """The transform of that name, with the transforms in its options."""
+    from torchvision.transforms import v2  # takes 3 s, so only when needed
 
     kind = getattr(v2, name, None)
     if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
@@ -93,7 +97,7 @@ def _transform(name: str, options: dict[str, Any]) -> Any:
     try:
         return kind(**{key: _argument(value) for key, value in options.items()})
     except (TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"torchvision's {name} does not take {options}: {error}") from error
+        raise UsageError(f"torchvision's {name} does not accept {options}: {error}") from error
 
 
 def _argument(value: Any) -> Any:
@@ -105,7 +109,7 @@ def _argument(value: Any) -> Any:
 
 
 def _fixed_size(transform: str, size: Any) -> tuple[int, int] | None:
-    """(h, w) where the transform fixes it: crops, and Resize to a pair (one number is the shorter side)."""
+    """(h, w) if the transform fixes it: crops, and Resize to a pair (one number is the shorter side)."""
     if not (transform.endswith("Crop") or transform == "Resize") or size is None:
         return None
     if isinstance(size, int):

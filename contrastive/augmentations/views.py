@@ -1,4 +1,4 @@
-"""Each view with an augmentation of its own."""
+"""A separate augmentation for each view."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from contrastive.parts import Augmentation, ViewPipeline
 
 
 class Views(Augmentation):
-    """Each view an augmentation of its own.
+    """A separate augmentation for each view.
 
     Args:
-        of: one augmentation a view; of each, its first pipeline is taken.
+        of: one augmentation per view; the view uses its first pipeline.
     """
 
     def __init__(self, of: list[Augmentation]):
@@ -19,5 +19,5 @@ class Views(Augmentation):
         self._of = list(of)
 
     def pipelines(self) -> list[ViewPipeline]:
-        """One pipeline an entry of ``of``."""
+        """One pipeline per entry of ``of``."""
         return [augmentation.pipelines()[0] for augmentation in self._of]

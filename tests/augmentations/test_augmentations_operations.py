@@ -412,7 +412,7 @@ def test_size_after_a_torchvision_transform(transform: str, options: dict, size:
     [
         ("FiveCrop", {"size": 4}, "one image into one image"),
         ("Grayscale", {}, "one image into one image of 3"),
-        ("RandomCrop", {"size": 64}, "cannot work on an image"),
+        ("RandomCrop", {"size": 64}, "fails on an image of shape"),
     ],
 )
 def test_torchvision_transforms_that_do_not_fit(transform: str, options: dict, message: str) -> None:

@@ -55,7 +55,7 @@ def test_an_operation_that_changes_the_size_of_views_changes_what_is_evaluated(
         ),
         (
             "{name: torchvision, transform: Normalize, options: {mean: [0.5], std: [0.5]}}",
-            "torchvision.Normalize cannot work on an image [3, 12, 12]",
+            "torchvision.Normalize fails on an image of shape [3, 12, 12]",
         ),
     ],
 )

@@ -1,9 +1,9 @@
-"""Colour operations on a batch of images with values in [0, 1], each image with its own amount.
+"""Colour operations on a batch of images with values in [0, 1], with amounts per image.
 
 Definitions are torchvision's (``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``,
-``adjust_hue``, ``rgb_to_grayscale`` on float images). What changes all three channels works in place on
-planes [C, n, h, w]: each is one block of memory, and no comparison selects between tensors, which on a
-CPU takes twenty times as long as arithmetic.
+``adjust_hue``, ``rgb_to_grayscale`` on float images). Operations on all three channels work in place on
+planes [C, n, h, w], each one block of memory. None selects between tensors by a comparison, which on a CPU
+takes twenty times as long as arithmetic.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: What red, green and blue add to a pixel's grey value (ITU-R 601).
+#: Weights of red, green and blue in a pixel's grey value (ITU-R 601).
 LUMINANCE = (0.2989, 0.587, 0.114)
 
 
 def luminance(pixels: Tensor) -> Tensor:
-    """Grey value of each pixel (ITU-R 601): [n, 3, h, w] -> [n, 1, h, w]; one channel is its own."""
+    """Grey value of each pixel (ITU-R 601): [n, 3, h, w] -> [n, 1, h, w]; one channel stays unchanged."""
     if pixels.shape[1] == 1:
         return pixels
     return _grey(pixels.transpose(0, 1))[:, None]
@@ -33,10 +33,10 @@ def _grey(planes: Tensor) -> Tensor:
 
 
 def blend_(planes: Tensor, factor: Tensor, to_grey: Tensor, to_mean: Tensor) -> None:
-    """``factor * pixels + to_grey * grey + to_mean * mean grey``, cut to [0, 1], in place.
+    """``factor * pixels + to_grey * grey + to_mean * mean grey``, clipped to [0, 1], in place.
 
-    Brightness is (f, 0, 0), saturation (f, 1 - f, 0) and contrast (f, 0, 1 - f): so a batch in which
-    each image has its turn at another of the three is one pass.
+    Brightness is (f, 0, 0), saturation (f, 1 - f, 0) and contrast (f, 0, 1 - f), so one pass serves a batch
+    of images that each need a different one of the three.
 
     Args:
         planes: [C, n, h, w].
@@ -49,12 +49,12 @@ def blend_(planes: Tensor, factor: Tensor, to_grey: Tensor, to_mean: Tensor) -> 
     torch.addcmul(other, planes, factor, out=planes).clamp_(0, 1)
 
 
-#: A blend by numbers: what it takes of the pixels, their grey and their mean grey.
+#: Weights of a blend: of the pixels, their grey and their mean grey.
 Blend = tuple[float, float, float]
 
 
 def blend_one(image: Tensor, blend: Blend, out: Tensor) -> None:
-    """What :func:`blend_` does, for one image on a CPU, where a number that is 0 costs nothing.
+    """:func:`blend_` for one image on a CPU, where a weight of 0 costs nothing.
 
     Args:
         image: [C, h, w].
@@ -74,15 +74,15 @@ def blend_one(image: Tensor, blend: Blend, out: Tensor) -> None:
 
 
 def merge_blends(blends: Sequence[Blend], channels: int) -> list[Blend]:
-    """Fewer blends that do the same: one of a factor up to 1 cuts no pixel, so it is part of the next.
+    """Equivalent, fewer blends: a blend with a factor up to 1 clips no pixel, so it merges with the next.
 
     (Pixels, grey and mean grey are in [0, 1], and such a blend lies between them.)
     """
     total = sum(LUMINANCE) if channels == 3 else 1.0  # the grey value of white
     merged_blends: list[Blend] = []
-    cuts = True
+    clips = True
     for factor, to_grey, to_mean in blends:
-        pixels, grey, mean = (1.0, 0.0, 0.0) if cuts else merged_blends.pop()
+        pixels, grey, mean = (1.0, 0.0, 0.0) if clips else merged_blends.pop()
         grey_of_grey, mean_of_mean = pixels + total * grey, pixels + total * (grey + mean)
         merged_blends.append(
             (
@@ -91,18 +91,18 @@ def merge_blends(blends: Sequence[Blend], channels: int) -> list[Blend]:
                 factor * mean + to_grey * total * mean + to_mean * mean_of_mean,
             )
         )
-        cuts = factor > 1
+        clips = factor > 1
     return merged_blends
 
 
 def shift_hue(planes: Tensor, shift: Tensor, out: Tensor) -> None:
-    """Turn the hue of RGB pixels; value and saturation stay. Rounding may leave [0, 1], by 1e-7.
+    """Shift the hue of RGB pixels; value and saturation stay. Rounding may leave [0, 1], by up to 1e-7.
 
-    Of the three values of a pixel in order, the outer two stay and the hue says where each channel lies
-    between them: with it in sixths of a turn, red is ``low + chroma * t(3)``, green ``high - chroma *
-    t(2)`` and blue ``high - chroma * t(4)``, t(o) = clip(\\|hue - o\\|, 1, 2) - 1. Before the turn it is
-    1 + (green + blue - red - low) / chroma where green is no less than blue (then low is one of red and
-    blue, and each case gives HSV's hue), and 6 less as much elsewhere, as green and blue are in turn.
+    A pixel keeps its smallest and largest value, and the hue determines where each channel lies between
+    them. With the hue in sixths of a turn, red is ``low + chroma * t(3)``, green ``high - chroma * t(2)``
+    and blue ``high - chroma * t(4)``, with t(o) = clip(\\|hue - o\\|, 1, 2) - 1. Before the shift, the hue
+    is h = 1 + (green + blue - red - low) / chroma if green is at least blue (low is then red or blue, and
+    each case gives HSV's hue). Otherwise it is 6 - h, because green and blue swap roles.
 
     Args:
         planes: [3, n, h, w].
@@ -116,7 +116,7 @@ def shift_hue(planes: Tensor, shift: Tensor, out: Tensor) -> None:
     torch.minimum(low, red, out=low)
     torch.maximum(high, red, out=high)
     rise.sub_(low)
-    chroma = torch.sub(high, low).clamp_(min=1e-12)  # grey has no hue; any will do
+    chroma = torch.sub(high, low).clamp_(min=1e-12)  # grey has no hue; any value works
     # In turns from here on: |behind - 1/6 - rise / (6 chroma)|.
     hue = behind.addcdiv_(rise, chroma, value=-1 / 6).sub_(1 / 6).abs_()
     hue.add_((shift + 1)[:, None, None]).frac_()

@@ -1,7 +1,7 @@
-"""Normal noise as a pure function of a seed an image, the same on every device up to rounding.
+"""Normal noise as a pure function of one seed per image, the same on every device up to rounding.
 
-The counter-based twin of :mod:`contrastive.rng` for what is too large to draw on the CPU: one value a
-pixel. torch has no unsigned 64-bit arithmetic, so int64 wraps and shifts are masked.
+The counter-based counterpart of :mod:`contrastive.rng` for draws that are too large for the CPU: one value
+per pixel. torch has no unsigned 64-bit arithmetic, so int64 wraps and shifts are masked.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def normal(seeds: Tensor, shape: Sequence[int]) -> Tensor:
     """Independent standard normal values (Box and Muller 1958, from 24 + 24 bits).
 
     Args:
-        seeds: int64 [n], one an image.
+        seeds: int64 [n], one per image.
         shape: of one image.
 
     Returns:
-        float32 [n, *shape]; a seed gives the same values whatever the others are.
+        float32 [n, *shape]; a seed gives the same values in any batch.
     """
     counter = torch.arange(1, math.prod(shape) + 1, device=seeds.device) * _GAMMA
     bits = _mix(seeds[:, None] + counter)  # [n, prod(shape)]

@@ -1,7 +1,7 @@
-"""Separable linear operations on a batch of images, each image with weights of its own.
+"""Separable linear operations on a batch of images, with weights per image.
 
 Cropping, resizing with antialiasing, mirroring and blurring are all ``Y = R X C^T`` with a small
-matrix for the rows and one for the columns; so each is two batched matrix products.
+matrix for the rows and one for the columns, so each is two batched matrix products.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def separable(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         columns: [b, w, W], the weights of the input columns in each output column.
 
     Returns:
-        [b, C, h, w], each channel of the batch one block of memory: the layout of colour operations.
+        [b, C, h, w]; each channel of the batch is one block of memory, the layout of colour operations.
     """
     b, channels, height, _ = pixels.shape
     narrow = pixels.new_empty(b, height, columns.shape[1])
     planes = pixels.new_empty(channels, b, rows.shape[1], columns.shape[1])
-    with torch.autocast(pixels.device.type, enabled=False):  # half precision would show in the pixels
+    with torch.autocast(pixels.device.type, enabled=False):  # half precision would be visible in the pixels
         for plane, result in zip(pixels.unbind(1), planes, strict=True):
             torch.bmm(plane, columns.mT, out=narrow)
             torch.bmm(rows, narrow, out=result)
@@ -48,16 +48,16 @@ def resize_weights(
 ) -> Tensor:
     """Weights that cut ``[start, start + length)`` out of a line and resize it with antialiasing.
 
-    The filter is widened by the factor of reduction and normalised within the cut, as Pillow,
-    torchvision and ``interpolate(antialias=True)`` do.
+    The filter is widened by the reduction factor and normalised within the cut, as in Pillow, torchvision
+    and ``interpolate(antialias=True)``.
 
     Args:
         starts: float [b], first pixel of each cut.
         lengths: float [b], pixels of each cut, at least 1.
-        longest: the greatest of ``lengths``, known without a wait for the device.
+        longest: the largest of ``lengths``, passed so that nothing waits for the device.
         length: pixels of the input line.
         size: pixels of the output line.
-        mirror: bool [b], whose output runs backwards.
+        mirror: bool [b], whether the output runs backwards.
 
     Returns:
         float [b, size, length]; each row sums to 1.
@@ -65,7 +65,7 @@ def resize_weights(
     radius, weigh = _FILTERS[interpolation]
     taps = min(length, 2 * math.ceil(radius * max(longest / size, 1)) + 1)  # pixels that a filter reaches
     starts, lengths = starts[:, None], lengths[:, None]
-    scale = lengths / size  # [b, 1], input pixels an output pixel
+    scale = lengths / size  # [b, 1], input pixels per output pixel
     width = scale.clamp(min=1)
     output = torch.arange(size, device=starts.device, dtype=starts.dtype).expand(len(starts), size)
     if mirror is not None:
@@ -85,7 +85,7 @@ def _triangle(distance: Tensor) -> Tensor:
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Keys' cubic convolution with a = -1/2, Pillow's and torch's choice where antialiasing is on."""
+    """Keys' cubic convolution with a = -1/2, as in Pillow and torch with antialiasing."""
     near = (1.5 * distance - 2.5) * distance * distance + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     return torch.where(distance < 1, near, far).mul_(distance < 2)
@@ -108,12 +108,12 @@ def crop_and_resize(
     Args:
         pixels: float [b, C, H, W] in [0, 1].
         boxes: float [b, 4], top, left, height and width in pixels.
-        largest: the greatest height and width of the boxes.
+        largest: the largest height and width of the boxes.
         size: (h, w) of the output.
-        mirror: bool [b], images that are mirrored left to right.
+        mirror: bool [b], images to mirror left to right.
 
     Returns:
-        [b, C, h, w] in [0, 1] (cubic overshoot is cut off), laid out as by :func:`separable`.
+        [b, C, h, w] in [0, 1] (cubic overshoot is clipped), laid out as by :func:`separable`.
     """
     top, left_edge, height, width = boxes.to(pixels.dtype).unbind(1)
     rows = resize_weights(top, height, largest[0], pixels.shape[2], size[0], interpolation)
@@ -122,9 +122,9 @@ def crop_and_resize(
 
 
 def gaussian(sigma: np.ndarray, radius: int) -> np.ndarray:
-    """Taps of Gaussians of standard deviations ``sigma`` [b], in pixels: [b, 2 * radius + 1], each of sum 1.
+    """Taps of Gaussians of standard deviations ``sigma`` [b], in pixels: [b, 2 * radius + 1], sum 1 each.
 
-    Those below 1e-10 are zero: products with denormal numbers take a CPU ten times as long.
+    Taps below 1e-10 become zero: products with denormal numbers take a CPU ten times as long.
     """
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma[:, None]) ** 2)
     kernel /= kernel.sum(axis=1, keepdims=True)
@@ -132,14 +132,14 @@ def gaussian(sigma: np.ndarray, radius: int) -> np.ndarray:
 
 
 def blur_weights(kernel: Tensor, length: int) -> Tensor:
-    """Symmetric taps along a line that is continued by reflection.
+    """Weights of symmetric taps along a line that is extended by reflection.
 
     Args:
         kernel: [b, 2 * radius + 1], radius less than ``length``.
         length: pixels of the line.
 
     Returns:
-        [b, length, length]; each row sums to what the kernel does.
+        [b, length, length]; each row has the sum of the kernel.
     """
     radius = kernel.shape[1] // 2
     taps = torch.arange(-radius, radius + 1, device=kernel.device)
@@ -149,15 +149,15 @@ def blur_weights(kernel: Tensor, length: int) -> Tensor:
     return weights.scatter_add_(2, source, kernel[:, None, :].expand(-1, length, -1))
 
 
-#: Output pixels of a line that one product of :func:`blur_one` makes.
+#: Output pixels of a line per matrix product in :func:`blur_one`.
 _BLOCK = 48
 
 
 def blur_one(image: Tensor, kernel: np.ndarray, out: Tensor) -> None:
-    """What :func:`separable` does with :func:`blur_weights`, for one large image: only where weights are.
+    """:func:`separable` with :func:`blur_weights` for one large image, skipping weights that are zero.
 
-    A line is cut into blocks, and each is the product of a block of the weights with the pixels that it
-    reaches, a slice, so no pixel is copied.
+    A line is cut into blocks. Each is the product of a block of the weights with the slice of pixels that it
+    reaches, so no pixel is copied.
 
     Args:
         image: [C, h, w], on a CPU.
@@ -181,7 +181,7 @@ def blur_one(image: Tensor, kernel: np.ndarray, out: Tensor) -> None:
 def _blocks(kernel: np.ndarray, length: int) -> list[tuple[int, Tensor]]:
     """For each block of a line, the first pixel that it reaches and its weights [block, pixels].
 
-    They are the same for all blocks but those at the ends, where what lies beyond is folded back.
+    All blocks have the same weights except at the ends, where taps beyond the line are folded back.
     """
     radius = len(kernel) // 2
     band = np.zeros((_BLOCK, _BLOCK + 2 * radius), np.float32)  # row i has the taps from column i on
@@ -201,7 +201,7 @@ def _blocks(kernel: np.ndarray, length: int) -> list[tuple[int, Tensor]]:
 
 
 def _fold(weights: np.ndarray, count: int) -> np.ndarray:
-    """Without the first ``count`` columns, which are added where a reflection has them."""
+    """Drop the first ``count`` columns and add them to the columns that mirror them."""
     inner = weights[:, count:].copy()
     inner[:, 1 : count + 1] += weights[:, count - 1 :: -1][:, :count]
     return inner
