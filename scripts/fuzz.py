@@ -73,7 +73,7 @@ def _check_error(error: ContrastiveError, file: Path, text: str) -> None:
 
 
 def process_outcome(text: str, file: Path) -> str:
-    """The exit code of ``contrastive check``. Raises BrokenPromise for a code outside the contract, or a traceback."""
+    """The exit code of ``contrastive check``. Raises BrokenPromise for another code, or a traceback."""
     file.write_text(text, "utf-8")
     command = [sys.executable, "-m", "contrastive", "check", str(file)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -110,7 +110,7 @@ def fuzz_images(seed: int, folder: Path) -> Outcome:
 
 
 def _child(make: Callable[[int, Path], Outcome], seed: int, numbers: range, folder: str, pipe) -> None:
-    """Send (number, None, False) before each input, and (number, outcome, whether a promise broke) after it."""
+    """Send (number, None, False) before each input, and (number, outcome, is_broken) after it."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     torch.set_num_threads(1)
     outcome = make(seed, Path(folder))

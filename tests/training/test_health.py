@@ -62,7 +62,7 @@ def test_weights_that_are_no_numbers_are_told_by_part(
 ):
     before_step(9, lambda method: spoil(method, PARTS[told]))
     sets = BYOL | FEW | {"train.nonfinite": policy}
-    with pytest.raises(ContrastiveError, match="not finite|non-finite weights") as failure:
+    with pytest.raises(ContrastiveError, match=r"not finite|non-finite weights") as failure:
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
     what = {
         "stop": "the loss is not finite, ",
