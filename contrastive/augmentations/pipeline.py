@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
-from contrastive.augmentations.kernels.resample import Interpolation, crop_and_resize
+from contrastive.augmentations.kernels.resample import Interpolation, crop_and_resize, crop_one
 from contrastive.device import to_device as to_device  # plugins import it from here
 from contrastive.errors import UsageError
 from contrastive.parts import Augmentation, ReducedImage, ViewPipeline
@@ -118,14 +117,7 @@ class Placing(Operation):
             factor: by which the sides of ``image`` are reduced. The edges of the box are rounded to its
                 pixels, by at most half a pixel of the output for a factor from :meth:`reduction`.
         """
-        top, left_edge, height, width = box.tolist()
-        top, bottom, left_edge, right = (
-            (2 * edge + factor) // (2 * factor) for edge in (top, top + height, left_edge, left_edge + width)
-        )
-        part = image[None, :, top:bottom, left_edge:right]
-        # For uint8, torchvision's resize calls the same routine.
-        crop = functional.interpolate(part, self.size, mode=self.interpolation, antialias=True)[0]
-        return crop.contiguous()
+        return crop_one(image, box, self.size, self.interpolation, factor)
 
     def cut_each(self, images: Tensor, boxes: np.ndarray, mirror: np.ndarray | None) -> Tensor:
         """:meth:`cut` and mirror (bool [b]) images one by one: uint8 [b, C, H, W] -> float32 [b, C, h, w],

@@ -1,17 +1,19 @@
-"""A run folder as an object: its recipe, summary, metrics and weights."""
+"""A run folder as an object: its recipe, summary, metrics and weights, and whether it holds a finished run."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from contrastive.build.composition import Composition, Data
 from contrastive.errors import UsageError
 from contrastive.files import read_map
-from contrastive.recipe import Recipe, load_recipe
+from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import Registry, load_registry
 from contrastive.training.checkpoints import weights_of
 from contrastive.training.metrics_file import MetricsFile
@@ -58,3 +60,40 @@ class Run:
 def to_stderr(message: str) -> None:
     """Print a warning if there is no display."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What identifies the finished run of a recipe in a folder.
+
+    Attributes:
+        fingerprint: of those parts of recipe and data that decide the weights.
+        evaluate: the recipe's ``evaluate``, in plain values.
+        protocols: key in the recipe's ``evaluate`` -> id of the protocol.
+    """
+
+    fingerprint: str
+    evaluate: Mapping[str, Any]
+    protocols: Mapping[str, str]
+
+    @classmethod
+    def of(cls, recipe: Recipe, data: Data, composition: Composition) -> RunIdentity:
+        """The identity of a recipe's run."""
+        return cls(
+            training_fingerprint(recipe, data.fingerprint),
+            recipe.dump()["evaluate"],
+            {entry.name: entry.id for entry in composition.protocols},
+        )
+
+    def is_finished_in(self, folder: Path) -> bool:
+        """Whether a folder holds this run, finished. Raises UsageError for a damaged summary.json."""
+        summary = read_map(folder / "summary.json")  # written last
+        if (summary.get("fingerprint"), summary.get("evaluate")) != (self.fingerprint, self.evaluate):
+            return False
+        protocols = summary.get("protocols") or {}  # none for unlabelled images
+        return all(protocol.get("id") == self.protocols[name] for name, protocol in protocols.items())
+
+
+def default_folder(recipe: Recipe, fingerprint: str) -> Path:
+    """The folder of a recipe's run unless the user names another."""
+    return Path("runs") / f"{recipe.name}-seed{recipe.train.seed}-{fingerprint[:8]}"

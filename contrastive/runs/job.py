@@ -26,10 +26,10 @@ from contrastive.recipe.differences import flatten
 from contrastive.registry import Registry, load_registry
 from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
-from contrastive.runs.folder import Run
+from contrastive.runs.folder import Run, RunIdentity, default_folder
 from contrastive.runs.launch import join_processes
 from contrastive.runs.process_guard import folder_lock, interrupts
-from contrastive.runs.resume import Resume, RunIdentity, admit, begin, default_folder
+from contrastive.runs.resume import Resume, admit, begin
 from contrastive.runs.summary import conclude, skipped_files
 from contrastive.text import abbreviate
 from contrastive.training.accelerator import make_accelerator

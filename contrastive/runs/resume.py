@@ -6,15 +6,15 @@ If it may, the folder is prepared here: ``recipe.yaml`` and ``environment.json``
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from contrastive.build.composition import Composition, Data
+from contrastive.build.composition import Data
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
 from contrastive.files import read_map, recover, writable, write_json, write_whole
@@ -27,43 +27,6 @@ from contrastive.runs.process_guard import folder_lock
 from contrastive.versions import git_commit, versions
 
 Resume = Literal["auto", "never", "must"]
-
-
-@dataclass(frozen=True)
-class RunIdentity:
-    """What identifies the finished run of a recipe in a folder.
-
-    Attributes:
-        fingerprint: of those parts of recipe and data that decide the weights.
-        evaluate: the recipe's ``evaluate``, in plain values.
-        protocols: key in the recipe's ``evaluate`` -> id of the protocol.
-    """
-
-    fingerprint: str
-    evaluate: Mapping[str, Any]
-    protocols: Mapping[str, str]
-
-    @classmethod
-    def of(cls, recipe: Recipe, data: Data, composition: Composition) -> RunIdentity:
-        """The identity of a recipe's run."""
-        return cls(
-            training_fingerprint(recipe, data.fingerprint),
-            recipe.dump()["evaluate"],
-            {entry.name: entry.id for entry in composition.protocols},
-        )
-
-    def is_finished_in(self, folder: Path) -> bool:
-        """Whether a folder holds this run, finished. Raises UsageError for a damaged summary.json."""
-        summary = read_map(folder / "summary.json")  # written last
-        if (summary.get("fingerprint"), summary.get("evaluate")) != (self.fingerprint, self.evaluate):
-            return False
-        protocols = summary.get("protocols") or {}  # none for unlabelled images
-        return all(protocol.get("id") == self.protocols[name] for name, protocol in protocols.items())
-
-
-def default_folder(recipe: Recipe, fingerprint: str) -> Path:
-    """The folder of a recipe's run unless the user names another."""
-    return Path("runs") / f"{recipe.name}-seed{recipe.train.seed}-{fingerprint[:8]}"
 
 
 def admit(

@@ -16,7 +16,7 @@ from contrastive.kinds import MONITORS
 from contrastive.parts import Backbone
 from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
-from contrastive.runs.resume import RunIdentity
+from contrastive.runs.folder import RunIdentity
 from contrastive.text import count_and_names
 from contrastive.training.engine import Engine
 

@@ -16,7 +16,7 @@ from contrastive.errors import Mistakes, UsageError
 from contrastive.recipe import NOT_TRAINING, Cell, load_cells, load_tree, resolve
 from contrastive.recipe.differences import changed, flatten
 from contrastive.registry import Registry
-from contrastive.runs.resume import RunIdentity, default_folder
+from contrastive.runs.folder import RunIdentity, default_folder
 
 
 @dataclass(frozen=True)
