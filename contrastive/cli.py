@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pkgutil import resolve_name
 from typing import Any
 
-from contrastive.errors import ContrastiveError, Interrupted, RecipeError
+from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
 from contrastive.kinds import KINDS
 
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
+    if arguments.command is None:
+        arguments.parser.print_help(sys.stderr)
+        return UsageError.exit_code
     try:
         return resolve_name(f"contrastive.commands.{arguments.command}")(arguments)
     except ContrastiveError as error:
@@ -55,13 +58,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(command=None, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    kinds = f"one of {', '.join(KINDS)}"
 
     def command(
         name: str, function: str | None, summary: str, *, json_flag: bool = False
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, parents=[common], help=summary, description=summary)
-        added.set_defaults(command=function)
+        added.set_defaults(command=function, parser=added)
         if json_flag:
             added.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         return added
@@ -94,16 +100,17 @@ def _parser() -> argparse.ArgumentParser:
     listing = command(
         "list", "catalogue:print_list", "parts and shipped recipes, with one-line summaries", json_flag=True
     )
-    listing.add_argument("kind", metavar="KIND", nargs="?", help=f"one of {', '.join(KINDS)}, recipe")
+    listing.add_argument("kind", metavar="KIND", nargs="?", help=f"{kinds}, recipe")
 
     show = command(
         "show",
-        "catalogue:print_part",
-        "a part's parameters, types, defaults and documentation",
+        "catalogue:print_shown",
+        "a part's documentation and parameters, or a whole recipe",
         json_flag=True,
     )
-    show.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS)}")
-    show.add_argument("name", metavar="NAME")
+    show.usage = "contrastive show [-h] [--debug] [--json] (KIND NAME | RECIPE)"
+    show.add_argument("subject", metavar="KIND or RECIPE", help=f"{kinds}; or {_RECIPE}, to see all its keys")
+    show.add_argument("name", metavar="NAME", nargs="?", help="the name of a part of that kind")
 
     preview = command("preview", "preview:main", "draw a grid of views of real images")
     preview.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
@@ -165,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     command("schema", "schema:main", "print the JSON Schema of recipes, for editors")
 
     plugin = command("plugin", None, "installed plugins")
-    plugin_commands = plugin.add_subparsers(metavar="COMMAND", required=True)
+    plugin_commands = plugin.add_subparsers(metavar="COMMAND")
     plugin_list = plugin_commands.add_parser("list", parents=[common], help="installed plugins with versions")
     plugin_list.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     plugin_list.set_defaults(command="catalogue:print_plugins")

@@ -75,6 +75,17 @@ def test_unknown_protocols_and_parts_come_with_a_remedy(tiny_run: Path, capsys: 
     assert "Did you mean 'nt_xent'?" in refused(capsys, "show", "loss", "nt_xnt")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage"), [([], "usage: contrastive [-h]"), (["plugin"], "usage: contrastive plugin [-h]")]
+)
+def test_without_a_command_the_help_is_printed(
+    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
+):
+    text = refused(capsys, *arguments)
+    assert text.startswith(usage)
+    assert "show this help message and exit" in text
+
+
 def test_debug_shows_the_traceback(tmp_path: Path):
     command = [sys.executable, "-m", "contrastive", "check", "absent.yaml"]
     plain = subprocess.run(command, capture_output=True, text=True)

@@ -9,17 +9,25 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from contrastive.commands.docstrings import hanging, terminal_text, without_marks
 from contrastive.commands.output import print_json
-from contrastive.errors import PluginError, UsageError, did_you_mean
+from contrastive.errors import PluginError, RecipeError, UsageError, did_you_mean
 from contrastive.kinds import KINDS
+from contrastive.recipe import load_tree, resolve, shipped_recipes
+from contrastive.recipe.reader import write_yaml
 from contrastive.recipe.signature import Parameter, signature_of, type_text
-from contrastive.recipe.sources import shipped_recipes
 from contrastive.registry import Entry, Registry, load_registry
 from contrastive.versions import CORE, core_version
 
 RECIPE = "recipe"
+#: Plural -> kind: ``contrastive list losses`` lists the losses.
+PLURALS = {
+    {"loss": "losses", "negatives": "negatives"}.get(kind, f"{kind}s"): kind for kind in (*KINDS, RECIPE)
+}
+#: Columns that prose fills at most, however wide the terminal is.
+_PROSE_WIDTH = 100
 
 
 def print_list(arguments: argparse.Namespace) -> int:
@@ -29,10 +37,17 @@ def print_list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def print_part(arguments: argparse.Namespace) -> int:
-    """``contrastive show``."""
-    part = show_part(load_registry(), arguments.kind, arguments.name)
-    print_json(part) if arguments.json else render_part(part)
+def print_shown(arguments: argparse.Namespace) -> int:
+    """``contrastive show``: a part if a kind and a name are given, else a recipe."""
+    registry, kind = load_registry(), PLURALS.get(arguments.subject, arguments.subject)
+    if arguments.name is not None and kind != RECIPE:
+        part = show_part(registry, kind, arguments.name)
+        print_json(part) if arguments.json else render_part(part)
+        return 0
+    if arguments.name is None and kind in PLURALS.values():
+        raise UsageError(f"show {kind} needs a name; `contrastive list {kind}` lists them.")
+    recipe = show_recipe(registry, arguments.subject if arguments.name is None else arguments.name)
+    print_json(recipe) if arguments.json else render_recipe(recipe)
     return 0
 
 
@@ -50,6 +65,7 @@ def list_parts(registry: Registry, kind: str | None = None) -> dict[str, list[di
     unknown kind.
     """
     kinds = [*KINDS, RECIPE]
+    kind = PLURALS.get(kind, kind) if kind else None
     if kind is not None and kind not in kinds:
         hint = did_you_mean(kind, kinds) or f" The kinds are {', '.join(kinds)}."
         raise UsageError(f"there is no kind of part '{kind}'.{hint}")
@@ -118,6 +134,28 @@ def _without_args(doc: str) -> str:
     return "\n".join(kept).strip()
 
 
+def show_recipe(registry: Registry, recipe: str) -> dict[str, Any]:
+    """A recipe in full: its file, the files that it extends, the nearest first, and every key with its value.
+
+    Raises:
+        UsageError: there is no such recipe.
+        RecipeError: it has mistakes, or stands for several recipes.
+        PluginError: it names a part that cannot be loaded.
+    """
+    try:
+        tree = load_tree(recipe)
+    except RecipeError:
+        raise
+    except UsageError:
+        kinds = [kind for kind in KINDS if recipe in registry.names(kind)]
+        if not kinds:
+            raise
+        commands = " or ".join(f"`contrastive show {kind} {recipe}`" for kind in kinds)
+        raise UsageError(f"{recipe} is a part, not a recipe; run {commands}.") from None
+    file, *bases = map(str, tree.files)
+    return {"file": file, "extends": bases, "recipe": resolve(tree, registry).dump()}
+
+
 def list_plugins(registry: Registry) -> list[dict[str, Any]]:
     """Installed plugins: name, version, path, hooks, parts (``loss: nt_xent``), and what is wrong there."""
     return [
@@ -134,57 +172,77 @@ def list_plugins(registry: Registry) -> list[dict[str, Any]]:
 
 
 def render_list(listing: dict[str, list[dict[str, str]]], console: Console | None = None) -> None:
-    """Print what :func:`list_parts` gives: one table a kind."""
+    """Print what :func:`list_parts` returns, one block per kind; a plugin's part names its provider."""
     console = console or Console()
     for kind, parts in listing.items():
-        what = KINDS.get(kind, "shipped recipes, by the name that `run` takes")
-        console.print(f"[bold]{kind}[/bold]  [dim]{escape(what)}[/dim]", highlight=False)
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        purpose = KINDS.get(kind, "shipped recipes, by the name that `run` takes")
+        console.print(f"[bold]{kind}[/bold]  [dim]{escape(purpose)}[/dim]", highlight=False)
+        column = max((len(part["name"]) for part in parts), default=0) + 4
         for part in parts:
-            stranger = "" if part["provider"] == CORE else f"{part['provider']} {part['version']}"
-            table.add_row(part["name"], escape(part["summary"]), escape(stranger))
-        console.print(table if parts else "  [dim]none installed[/dim]", highlight=False)
+            provider = "" if part["provider"] == CORE else f" ({part['provider']} {part['version']})"
+            summary = f"{without_marks(part['summary'])}{provider}"
+            _print(console, hanging(f"  {part['name']}", summary, column, console.width))
+        if not parts:
+            console.print("  [dim]none installed[/dim]")
+        if kind != list(listing)[-1]:
+            console.print()
 
 
 def render_part(part: dict[str, Any], console: Console | None = None) -> None:
-    """Print what :func:`show_part` gives: documentation, then a table of parameters."""
+    """Print what :func:`show_part` returns: documentation, then each parameter."""
     console = console or Console()
+    width = min(console.width, _PROSE_WIDTH)
     provider = f"{part['provider']} {part['version']}"
     console.print(
         f"[bold]{part['kind']}: {part['name']}[/bold]  [dim]{escape(provider)}[/dim]", highlight=False
     )
-    console.print(escape(part["summary"]), highlight=False)
+    _print(console, terminal_text(part["summary"], width))
     if "id" in part:
-        console.print(f"its figures carry the id [bold]{part['id']}[/bold]", highlight=False)
+        console.print(f"its metrics carry the id [bold]{part['id']}[/bold]", highlight=False)
     if part["doc"]:
-        console.print(f"\n{escape(part['doc'])}", highlight=False)
+        _print(console, f"\n{terminal_text(part['doc'], width, console.width)}")
     if not part["parameters"]:
         console.print("\nno parameters")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), title=None)
-    for heading in ("parameter", "type", "default", ""):
-        table.add_column(heading, overflow="fold")
+    console.print("\nparameters")
     for parameter in part["parameters"]:
-        default = json.dumps(parameter["default"]) if "default" in parameter else "required"
-        table.add_row(parameter["name"], escape(parameter["type"]), escape(default), escape(parameter["doc"]))
-    console.print()
-    console.print(table, highlight=False)
+        default = f"default {_value_text(parameter['default'])}" if "default" in parameter else "required"
+        label = f"  {parameter['name']}"
+        lines = hanging(label, f"{parameter['type']}; {default}", len(label) + 2, width)
+        _print(console, lines, bold=len(label))
+        if parameter["doc"]:
+            _print(console, hanging("", without_marks(parameter["doc"]), 6, width))
+
+
+def _value_text(value: Any) -> str:
+    """A default in the notation of the types: text in single quotes, all else as in a recipe."""
+    return repr(value) if isinstance(value, str) else json.dumps(value)
+
+
+def render_recipe(recipe: dict[str, Any]) -> None:
+    """Print what :func:`show_recipe` returns as YAML, which runs as the same recipe."""
+    print(f"# {recipe['file']}, with every default")
+    for file in recipe["extends"]:
+        print(f"#   extends {file}")
+    print(write_yaml(recipe["recipe"], min(Console().width, _PROSE_WIDTH)), end="")
 
 
 def render_plugins(plugins: list[dict[str, Any]], console: Console | None = None) -> None:
-    """Print what :func:`list_plugins` gives."""
+    """Print what :func:`list_plugins` returns, one block per plugin."""
     console = console or Console()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("plugin", "version", "parts", "problems"):
-        table.add_column(heading, overflow="fold")
     for plugin in plugins:
-        parts = (
-            ", ".join(plugin["parts"]) if plugin["name"] != CORE else f"{len(plugin['parts'])} built-in parts"
-        )
-        table.add_row(plugin["name"], plugin["version"], escape(parts), escape("\n".join(plugin["problems"])))
-    console.print(table, highlight=False)
-    console.print("\n[bold]loaded from[/bold]  [dim]plugins are code, and run with your rights[/dim]")
-    for plugin in plugins:
-        console.print(
-            escape(f"{plugin['name']}  {plugin['path'] or 'no file'}"), highlight=False, soft_wrap=True
-        )
+        parts = plugin["parts"]
+        rows = [("parts", f"{len(parts)} built-in parts" if plugin["name"] == CORE else ", ".join(parts))]
+        rows += [("problem", problem) for problem in plugin["problems"]]
+        rows += [("file", plugin["path"] or "none")]
+        console.print(f"[bold]{escape(plugin['name'])} {escape(plugin['version'])}[/bold]", highlight=False)
+        for label, text in rows:
+            _print(console, hanging(f"  {label}", text or "none", 11, console.width))
+    console.print("\n[dim]Plugins are code: they run with your rights.[/dim]", highlight=False)
+
+
+def _print(console: Console, lines: str, bold: int = 0) -> None:
+    """Print lines that are wrapped already, the first ``bold`` characters in bold."""
+    text = Text(lines)
+    text.stylize("bold", 0, bold)
+    console.print(text, soft_wrap=True, highlight=False)

@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contrastive.errors import Mistake, RecipeError
@@ -51,7 +51,7 @@ def load_cells(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str
         raise _refused(
             tree.root.key("variants"), "variants", "a file has a grid or variants, not both; write two files"
         )
-    node, base = tree.root.value[key], Tree(tree.root.without(*_KEYS), tree.mistakes, tree.name)
+    node, base = tree.root.value[key], replace(tree, root=tree.root.without(*_KEYS))
     if not (node.is_map and node.value):
         forms = {
             "grid": "a map of axes, such as 'loss.temperature: [0.1, 0.5]'",
@@ -100,7 +100,7 @@ def _grid(base: Tree, node: Node) -> Iterator[Cell]:
             root = assign(root, path.split("."), value.node, mistakes)
             labels[path] = value.label
             words.append(f"{_axis_word(path)}_{value.label}")
-        tree = Tree(root, tuple(mistakes), base.name)
+        tree = replace(base, root=root, mistakes=tuple(mistakes))
         yield Cell(_named(tree, root, words, node.key(next(iter(axes)))), labels)
 
 
@@ -150,7 +150,7 @@ def _named(tree: Tree, root: Node, words: Sequence[str], where: Any) -> Tree:
     name = "-".join([start.value if start is not None and start.is_text else tree.name, *words])
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
     value = {**root.value, "name": Node(name, where)}
-    return Tree(Node(value, root.where, root.keys), tree.mistakes, tree.name)
+    return replace(tree, root=Node(value, root.where, root.keys))
 
 
 def _refused(where: Any, path: str, message: str) -> RecipeError:

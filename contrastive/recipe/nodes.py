@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from contrastive.errors import Mistake, UsageError, Where
@@ -70,11 +71,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Tree:
-    """A recipe as it was written: its root map, and the mistakes found while it was read."""
+    """A recipe as it was written: its root map, and the mistakes found while it was read.
+
+    Attributes:
+        name: the recipe's, unless it names itself.
+        files: its own file, then the one that it extends, and so on; none if it was not read from a file.
+    """
 
     root: Node
     mistakes: tuple[Mistake, ...] = ()
     name: str = "recipe"
+    files: tuple[Path, ...] = ()
 
 
 def from_plain(value: Any, where: Where) -> Node:

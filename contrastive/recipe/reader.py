@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -247,8 +247,24 @@ for _tag, _pattern, _first in _CORE:
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
 
 
-def write_yaml(value: Any) -> str:
-    """YAML text that :func:`read_yaml` reads back as the very same value; leaves in one line each."""
+class _NarrowDumper(_Dumper):
+    """Writes maps that do not fit into one line in block style; lists break between their items."""
+
+    def represent_mapping(
+        self, tag: str, mapping: Mapping[Any, Any], flow_style: bool | None = None
+    ) -> yaml.MappingNode:
+        node = super().represent_mapping(tag, mapping, flow_style)
+        if len(str(mapping)) > self.best_width:
+            node.flow_style = False
+        return node
+
+
+def write_yaml(value: Any, width: int | None = None) -> str:
+    """YAML text that :func:`read_yaml` reads back as the very same value; leaves in one line each.
+
+    With ``width`` it suits a terminal of that many columns: the last 20 are left for keys and indentation.
+    """
+    dumper, columns = (_Dumper, 110) if width is None else (_NarrowDumper, max(width - 20, 20))
     return yaml.dump(
-        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+        value, Dumper=dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=columns
     )

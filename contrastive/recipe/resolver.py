@@ -102,9 +102,14 @@ class Repeat(BaseModel):
 def resolve(tree: Tree, registry: Registry) -> Recipe:
     """The recipe that a tree stands for. Loads the classes of the parts it names, builds none.
 
-    Raises RecipeError with every mistake; PluginError where nothing is wrong but a plugin is broken or
-    absent.
+    Raises RecipeError with every mistake, or if a grid makes the tree several recipes; PluginError if nothing
+    is wrong except that a plugin is broken or absent.
     """
+    if key := grid_key(tree):
+        message = (
+            "stands for several recipes; `contrastive compare` runs them, `contrastive check` reports on each"
+        )
+        raise RecipeError([Mistake(tree.root.key(key), key, message)])
     return _Resolver(tree, registry).recipe()
 
 
@@ -114,16 +119,9 @@ def load_recipe(
     """Read a recipe file (or a shipped recipe, by name), apply ``--set`` values, and resolve it.
 
     ``sets`` is a list of ``path.to.key=VALUE`` or a map of dotted paths to values. Raises as
-    :func:`resolve` does, UsageError where there is no such recipe, and RecipeError where a grid file
-    stands for several.
+    :func:`resolve` does, and UsageError if there is no such recipe.
     """
-    tree = load_tree(recipe, sets)
-    if key := grid_key(tree):
-        message = (
-            "stands for several recipes; `contrastive compare` runs them, `contrastive check` tells of each"
-        )
-        raise RecipeError([Mistake(tree.root.key(key), key, message)])
-    return resolve(tree, registry)
+    return resolve(load_tree(recipe, sets), registry)
 
 
 class _Resolver:

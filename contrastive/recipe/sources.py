@@ -75,13 +75,13 @@ def load_tree(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str,
     that leave the recipe readable are kept in the tree and reported together with all others.
     """
     file = find_recipe(recipe)
-    root, mistakes = _with_bases(file, ())
+    root, mistakes, files = _with_bases(file, ())
     for path, value, found in _assignments(sets):
         mistakes += found
         if value is not None:
             root = assign(root, path, value, mistakes)
     name = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-") or "recipe"
-    return Tree(root, tuple(mistakes), name)
+    return Tree(root, tuple(mistakes), name, files)
 
 
 def parse_tree(text: str, file: str = "recipe.yaml") -> Tree:
@@ -90,23 +90,26 @@ def parse_tree(text: str, file: str = "recipe.yaml") -> Tree:
     return Tree(_root(root), tuple(mistakes))
 
 
-def _with_bases(file: Path, inside: tuple[Path, ...]) -> tuple[Node, list[Mistake]]:
+def _with_bases(file: Path, inside: tuple[Path, ...]) -> tuple[Node, list[Mistake], tuple[Path, ...]]:
+    """The root of a file over all that it extends, their mistakes, and the files, the nearest first.
+
+    ``inside`` holds the files that extend this one.
+    """
     root, mistakes = read_yaml(_content(file), str(file))
     root = _root(root)
     base = root.value.get("extends")
     if base is None:
-        return root.without("extends"), mistakes
+        return root.without("extends"), mistakes, (file,)
     root = root.without("extends")
     chain = (*inside, file.resolve())
     try:
-        below, more = _with_bases(_base_file(base, file, chain), chain)
+        below, more, files = _with_bases(_base_file(base, file, chain), chain)
     except UsageError as error:
         own = (
             error.mistakes if isinstance(error, RecipeError) else [Mistake(base.where, "extends", str(error))]
         )
         raise RecipeError([*mistakes, *own]) from None
-    merged = merge(below, root)
-    return replace(merged, where=root.where), [*more, *mistakes]
+    return replace(merge(below, root), where=root.where), [*more, *mistakes], (file, *files)
 
 
 def _base_file(base: Node, file: Path, chain: tuple[Path, ...]) -> Path:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from contrastive.cli import main
 from contrastive.commands.catalogue import (
+    PLURALS,
     list_parts,
     list_plugins,
     render_list,
@@ -17,11 +19,14 @@ from contrastive.commands.catalogue import (
     render_plugins,
     show_part,
 )
+from contrastive.commands.docstrings import without_marks
 from contrastive.errors import UsageError
 from contrastive.kinds import KINDS
-from contrastive.recipe import shipped_recipes
+from contrastive.recipe import load_recipe, shipped_recipes
+from contrastive.recipe.reader import read_yaml
 from contrastive.registry import load_registry
-from tests.support.command_line import json_of
+from contrastive.registry.registry import Problem
+from tests.support.command_line import json_of, refused
 from tests.support.fake_parts import fake_registry
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -103,10 +108,81 @@ def test_show_tells_the_id_of_a_protocol():
     part = show_part(load_registry(plugins=False), "protocol", "finetune")
     assert part["id"] == "finetune/1"
     render_part(part, Console(file=out, width=200))
-    assert "its figures carry the id finetune/1" in out.getvalue()
+    assert "its metrics carry the id finetune/1" in out.getvalue()
     assert "id" not in show_part(fake_registry(), "loss", "nt_xent")
 
 
 def test_an_unknown_kind_is_a_usage_error():
     with pytest.raises(UsageError, match="Did you mean 'loss'"):
         list_parts(fake_registry(), "losss")
+
+
+@pytest.mark.parametrize("plural", PLURALS)
+def test_list_and_show_take_the_plural_of_a_kind(plural: str, capsys: pytest.CaptureFixture[str]):
+    (kind,), (parts,) = zip(*json_of(capsys, "list", plural).items(), strict=True)
+    assert kind == PLURALS[plural]
+    assert json_of(capsys, "list", kind) == {kind: parts}
+    assert json_of(capsys, "show", plural, parts[0]["name"])
+
+
+def test_plurals_are_english():
+    assert list(PLURALS) == [
+        "datasets", "augmentations", "backbones", "heads", "targets", "negatives", "losses", "optimizers",
+        "callbacks", "protocols", "recipes",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["simclr"], ["recipe", "simclr"], ["recipes", "simclr"]])
+def test_show_prints_a_recipe_in_full_as_yaml(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["show", *arguments]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("# ")
+    assert text.splitlines()[0].endswith("simclr.yaml, with every default")
+    recipe = load_recipe("simclr", (), load_registry())
+    assert read_yaml(text, "shown.yaml")[0].plain() == recipe.dump()
+    assert json_of(capsys, "show", *arguments)["recipe"] == recipe.dump()
+
+
+def test_show_names_what_a_recipe_extends(capsys: pytest.CaptureFixture[str]):
+    Path("mine.yaml").write_text("extends: moco_v2\nname: mine\n")
+    shown = json_of(capsys, "show", "mine.yaml")
+    assert shown["file"] == "mine.yaml"
+    assert [Path(file).name for file in shown["extends"]] == ["moco_v2.yaml", "moco_v1.yaml", "simclr.yaml"]
+    assert main(["show", "mine.yaml"]) == 0
+    assert "moco_v2.yaml\n#   extends " in capsys.readouterr().out
+
+
+def test_show_refuses_what_is_not_one_recipe(capsys: pytest.CaptureFixture[str]):
+    assert "show loss needs a name; `contrastive list loss` lists them" in refused(capsys, "show", "losses")
+    assert "nt_xent is a part, not a recipe; run `contrastive show loss nt_xent`" in refused(
+        capsys, "show", "nt_xent"
+    )
+    assert "stands for several recipes" in refused(capsys, "show", "studies/temperature")
+    assert "Did you mean 'simclr'?" in refused(capsys, "show", "simclrr")
+
+
+def test_summaries_of_shipped_recipes_are_whole_sentences():
+    assert [summary for summary in shipped_recipes().values() if not summary.endswith(".")] == []
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_nothing_is_cut_or_wider_than_the_terminal(width: int, monkeypatch, capsys):
+    """Only a path, which has no place to break, may be longer."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    registry, out = load_registry(plugins=False), StringIO()
+    registry.problems.append(Problem("contrastive-framework", "0", "a reason " * 20))
+    console = Console(file=out, width=width)
+    listing = list_parts(registry)
+    render_list(listing, console)
+    render_plugins(list_plugins(registry), console)
+    for entry in registry:
+        render_part(show_part(registry, entry.kind, entry.name), console)
+    for name in ("simclr", "moco_v1", "cifar10/moco_v3-vit"):
+        assert main(["show", name]) == 0
+    text = out.getvalue() + capsys.readouterr().out
+    long = [line for line in text.splitlines() if len(line) > width]
+    assert [line for line in long if "/" not in line] == []
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+    words = " ".join(text.split())
+    for part in [part for parts in listing.values() for part in parts]:
+        assert f"{part['name']} {without_marks(part['summary'])}" in words
