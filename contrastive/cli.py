@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command needs it: ``--help`` answers at once."""
+"""The command line. It imports what a command needs only when the command runs, so ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from contrastive.errors import ContrastiveError, Interrupted, RecipeError, Usage
 from contrastive.kinds import KINDS
 
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
-_PROTOCOL = "one of the run's protocols, or any other (finetune); may be repeated"
-_SET = "override one value of the recipe, any depth, a YAML value; may be repeated"
+_PROTOCOL = "a protocol of the run, or any other (finetune); may be repeated"
+_SET = "override a key of the recipe (train.epochs=2) with a YAML value; may be repeated"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (0 done, 1 failed, 2 usage, 3 plugin, 130 interrupted)."""
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is shown escaped
+    """Run one command. Returns its exit code: 0 success, 1 failure, 2 usage, 3 plugin, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # escape characters that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
@@ -38,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone (| head)
+    except BrokenPipeError:  # the reader of our output has exited (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, a folder that may not be read or written
+    except OSError as error:  # a full disk, missing permissions
         if arguments.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -49,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The parser; of each command it holds the function that runs it, ``module:function`` of
-    :mod:`contrastive.commands`, which is imported when the command runs."""
+    """The parser.
+
+    Each command sets ``command`` to the ``module:function`` of :mod:`contrastive.commands` that runs it. It
+    is imported only then.
+    """
     parser = argparse.ArgumentParser(
         prog="contrastive",
-        description="Train image encoders without labels; compose methods from parts.",
+        description="Train image encoders without labels, with methods composed from parts.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     common = argparse.ArgumentParser(add_help=False)
@@ -66,18 +69,20 @@ def _parser() -> argparse.ArgumentParser:
     def command(
         name: str, function: str | None, summary: str, *, json_flag: bool = False
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, parents=[common], help=summary, description=summary)
-        added.set_defaults(command=function, parser=added)
+        subparser = commands.add_parser(name, parents=[common], help=summary, description=summary)
+        subparser.set_defaults(command=function, parser=subparser)
         if json_flag:
-            added.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-        return added
+            subparser.add_argument(
+                "--json", action="store_true", help="print one JSON object and nothing else"
+            )
+        return subparser
 
-    def overrides(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
+    def overrides(subparser: argparse.ArgumentParser) -> None:
+        subparser.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=_SET
         )
 
-    run = command("run", "run:main", "train, evaluate and export what a recipe says", json_flag=True)
+    run = command("run", "run:main", "train, evaluate and export the encoder of a recipe", json_flag=True)
     run.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     overrides(run)
     run.add_argument(
@@ -87,10 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         choices=("auto", "never", "must"),
         default="auto",
-        help="go on from the newest checkpoint (auto), move an old run aside (never), insist on one (must)",
+        help="continue from the newest checkpoint, if any (auto); require one (must); move an existing run "
+        "aside and start again (never)",
     )
     run.add_argument(
-        "--processes", type=int, metavar="N", help="train in N processes of this machine, one a GPU"
+        "--processes", type=int, metavar="N", help="train in N processes on this machine, one per GPU"
     )
 
     check = command("check", "check:main", "validate and build recipes without training", json_flag=True)
@@ -98,32 +104,42 @@ def _parser() -> argparse.ArgumentParser:
     overrides(check)
 
     listing = command(
-        "list", "catalogue:print_list", "parts and shipped recipes, with one-line summaries", json_flag=True
+        "list",
+        "catalogue:print_list",
+        "list parts and shipped recipes with one-line summaries",
+        json_flag=True,
     )
     listing.add_argument("kind", metavar="KIND", nargs="?", help=f"{kinds}, recipe")
 
     show = command(
         "show",
         "catalogue:print_shown",
-        "a part's documentation and parameters, or a whole recipe",
+        "show the documentation and parameters of a part, or a recipe in full",
         json_flag=True,
     )
     show.usage = "contrastive show [-h] [--debug] [--json] (KIND NAME | RECIPE)"
-    show.add_argument("subject", metavar="KIND or RECIPE", help=f"{kinds}; or {_RECIPE}, to see all its keys")
+    show.add_argument("subject", metavar="KIND or RECIPE", help=f"{kinds}; or {_RECIPE}")
     show.add_argument("name", metavar="NAME", nargs="?", help="the name of a part of that kind")
 
-    preview = command("preview", "preview:main", "draw a grid of views of real images")
+    preview = command("preview", "preview:main", "draw a grid of views of images from the data set")
     preview.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     overrides(preview)
     preview.add_argument("--out", metavar="FILE.png", required=True, help="the picture to write")
 
     profile = command(
-        "profile", "profiler:main", "where the time of training goes, and what to change", json_flag=True
+        "profile",
+        "profiler:main",
+        "measure the time of each stage of training, and suggest changes",
+        json_flag=True,
     )
     profile.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     overrides(profile)
     profile.add_argument(
-        "--steps", type=int, default=20, metavar="N", help="steps to measure, after a few others (20)"
+        "--steps",
+        type=int,
+        default=20,
+        metavar="N",
+        help="steps to measure, after a few warm-up steps (default: 20)",
     )
 
     evaluate = command("evaluate", "evaluate:main", "evaluate the encoder of a run", json_flag=True)
@@ -131,69 +147,89 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--protocol", action="append", default=[], metavar="NAME", help=_PROTOCOL)
     overrides(evaluate)
 
-    embed = command("embed", "embed:main", "write features of every image to a parquet file", json_flag=True)
+    embed = command(
+        "embed", "embed:main", "write the features of every image to a parquet file", json_flag=True
+    )
     embed.add_argument("run", metavar="RUN", help="a run folder")
     embed.add_argument("--out", metavar="FILE.parquet", required=True, help="the table to write")
-    embed.add_argument("--output", choices=("h", "z"), default="h", help="backbone features or embedding")
     embed.add_argument(
-        "--neighbours", type=int, default=0, metavar="K", help="add each image's K nearest others (cosine)"
+        "--output",
+        choices=("h", "z"),
+        default="h",
+        help="features h of the backbone, or embedding z of the head",
+    )
+    embed.add_argument(
+        "--neighbours",
+        type=int,
+        default=0,
+        metavar="K",
+        help="add the K nearest neighbours of each image (cosine)",
     )
     overrides(embed)
 
-    export = command("export", "export:main", "write the backbone of a run for other programs")
+    export = command("export", "export:main", "write the backbone of a run as a file for other programs")
     export.add_argument("run", metavar="RUN", help="a run folder")
-    export.add_argument("--format", choices=("timm", "onnx"), default="timm", help="what will load it")
+    export.add_argument(
+        "--format",
+        choices=("timm", "onnx"),
+        default="timm",
+        help="the library that will load it (default: timm)",
+    )
     export.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
 
     compare = command(
         "compare",
         "compare.command:main",
-        "train recipes over several seeds and compare them in a table and a report",
+        "train recipes over several seeds and report the differences",
         json_flag=True,
     )
     compare.add_argument(
         "targets",
         metavar="RECIPE_OR_RUN",
         nargs="+",
-        help="a recipe file or name, a grid file, or a finished run's folder; the first is the baseline",
+        help="a recipe file or name, a grid file, or the folder of a finished run; the first is the baseline",
     )
     compare.add_argument(
         "--seeds",
         type=int,
         default=3,
         metavar="N",
-        help="number of seeds per recipe, its own and the next ones (3)",
+        help="seeds per recipe: its own and those after it (default: 3)",
     )
     overrides(compare)
     compare.add_argument(
         "--out", metavar="DIR", help="folder of report.html (default: comparisons/<names>-<8 hex>)"
     )
 
-    command("schema", "schema:main", "print the JSON Schema of recipes, for editors")
+    command("schema", "schema:main", "print the JSON Schema of recipes for editors")
 
-    plugin = command("plugin", None, "installed plugins")
+    plugin = command("plugin", None, "list, check or create plugins")
     plugin_commands = plugin.add_subparsers(metavar="COMMAND")
-    plugin_list = plugin_commands.add_parser("list", parents=[common], help="installed plugins with versions")
+    plugin_list = plugin_commands.add_parser(
+        "list", parents=[common], help="list installed plugins with versions"
+    )
     plugin_list.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     plugin_list.set_defaults(command="catalogue:print_plugins")
     plugin_check = plugin_commands.add_parser(
-        "check", parents=[common], help="ask a plugin's parts what every part promises"
+        "check", parents=[common], help="test a plugin against the contracts of its parts"
     )
     plugin_check.add_argument(
-        "plugin", metavar="NAME_OR_PATH", help="an installed plugin, or the folder of a package"
+        "plugin", metavar="NAME_OR_PATH", help="an installed plugin, or the folder of its package"
     )
     plugin_check.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     plugin_check.set_defaults(command="plugin_check:main")
-    plugin_new = plugin_commands.add_parser("new", parents=[common], help="write a package to start from")
-    plugin_new.add_argument("name", metavar="NAME", help="what the package will be called: my-loss")
-    plugin_new.add_argument("--kind", required=True, help=f"of its part: one of {', '.join(KINDS)}")
+    plugin_new = plugin_commands.add_parser(
+        "new", parents=[common], help="create a plugin package to start from"
+    )
+    plugin_new.add_argument("name", metavar="NAME", help="the name of the package, such as my-loss")
+    plugin_new.add_argument("--kind", required=True, help=f"the kind of its part, {kinds}")
     plugin_new.add_argument("--out", metavar="DIR", help="a new or empty folder (default: NAME)")
     plugin_new.set_defaults(command="plugin_new.scaffold:main")
     return parser
 
 
 class _Version(argparse.Action):
-    """Reads the version only when it is asked for."""
+    """Reads the version only when the option is used."""
 
     def __call__(self, *_: Any) -> None:
         from contrastive.versions import core_version

@@ -8,7 +8,7 @@ import pytest
 
 import contrastive
 from contrastive.build.builder import build
-from contrastive.build.composition import Opened
+from contrastive.build.composition import DataSets
 from contrastive.recipe import Recipe, dump_yaml, load_cells, resolve, shipped_recipes
 from contrastive.registry import load_registry
 
@@ -43,12 +43,12 @@ def test_all_of_them_are_known():
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_recipe_builds_on_one_data_set(study):
-    opened: Opened = []
+    data_sets: DataSets = []
     found = recipes(study, SAMPLE)
     assert len(found) == STUDIES[study]
     for recipe in found if len(found) < 10 else found[:: len(found) // 5]:
-        build(recipe, opened=opened)
-    assert len(opened) == 1
+        build(recipe, data_sets=data_sets)
+    assert len(data_sets) == 1
 
 
 @pytest.mark.parametrize("study", STUDIES)

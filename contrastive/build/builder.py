@@ -1,4 +1,4 @@
-"""From a resolved recipe to objects: the only place that constructs parts, in a fixed order."""
+"""Builds the objects of a resolved recipe. Parts are constructed only here, in a fixed order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from contrastive.augmentations.pipeline import Pipeline
 from contrastive.build import rules
-from contrastive.build.composition import Composition, Data, Opened
+from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 class Builder:
-    """Builds the parts of one recipe and collects every mistake on the way."""
+    """Builds the parts of one recipe and collects every mistake."""
 
-    def __init__(self, recipe: Recipe, opened: Opened | None = None):
-        self.recipe, self.opened = recipe, [] if opened is None else opened
+    def __init__(self, recipe: Recipe, data_sets: DataSets | None = None):
+        self.recipe, self.data_sets = recipe, [] if data_sets is None else data_sets
         self.mistakes: list[Mistake] = []
 
     def add_mistake(self, path: str, message: str) -> None:
@@ -35,7 +35,7 @@ class Builder:
         self.mistakes.append(self.recipe.mistake(path, message))
 
     def check(self, *mistakes: Iterable[Mistake]) -> bool:
-        """Add what some of the :mod:`contrastive.build.rules` yield; whether the recipe obeys all of them."""
+        """Add the mistakes that :mod:`contrastive.build.rules` yield; returns whether there are none."""
         violations = list(chain(*mistakes))
         self.mistakes += violations
         return not violations
@@ -46,7 +46,7 @@ class Builder:
             raise RecipeError(self.mistakes)
 
     def attempt(self, path: str, make: Callable[[], T]) -> T | None:
-        """What ``make`` returns, or None and a mistake at ``path`` if a part refuses its parameters."""
+        """The result of ``make``; None, and a mistake at ``path``, if a part rejects its parameters."""
         try:
             with MemoryGuard():
                 return make()
@@ -55,11 +55,11 @@ class Builder:
         except (ContrastiveError, ValueError, TypeError) as error:
             self.add_mistake(path, str(error))
             return None
-        except Exception as error:  # a part may raise whatever its author left in
+        except Exception as error:  # third-party code may raise anything
             raise PluginError(f"{path}: the part failed with {type(error).__name__}: {error}") from error
 
     def build_part(self, path: str, spec: PartSpec, **offers: Any) -> Any:
-        """Build a part whose initial weights depend on (seed, path of the part) alone."""
+        """Build a part. Its initial weights depend only on the seed and its path in the recipe."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.recipe.train.seed, "weights", path))
             return self.attempt(path, lambda: spec.build(**offers))
@@ -74,7 +74,7 @@ class Builder:
         return data
 
     def _open(self) -> Data | None:
-        for spec, data in self.opened:
+        for spec, data in self.data_sets:
             if spec == self.recipe.dataset:
                 return data
         dataset: Dataset | None = self.attempt("dataset", self.recipe.dataset.build)
@@ -91,7 +91,7 @@ class Builder:
         if fingerprint is None:
             return None
         data = Data(dataset, train, test, fingerprint)
-        self.opened.append((self.recipe.dataset, data))
+        self.data_sets.append((self.recipe.dataset, data))
         return data
 
     # -- composition --------------------------------------------------------------------------------
@@ -101,16 +101,16 @@ class Builder:
         return [] if augmentation is None else augmentation.pipelines()
 
     def view_sizes(self, pipelines: Sequence[Pipeline], data: Data | None) -> list[tuple[int, int]]:
-        """(h, w) of every view; none of them if one is too large, varies with the image, or is unknown."""
+        """(h, w) of every view; an empty list if one is too large, varies with the image, or is unknown."""
         image = data.train.size if data else None
         sizes = self.attempt("augmentation", lambda: [pipeline.output_size(image) for pipeline in pipelines])
-        fixed = [size for size in sizes or () if size is not None]
-        if not sizes or (data is None and len(fixed) < len(sizes)):
+        fixed_sizes = [size for size in sizes or () if size is not None]
+        if not sizes or (data is None and len(fixed_sizes) < len(sizes)):
             return []
-        return fixed if self.check(rules.view_sizes(self.recipe, sizes, image)) else []
+        return fixed_sizes if self.check(rules.view_sizes(self.recipe, sizes, image)) else []
 
     def image_size(self, sizes: Sequence[tuple[int, int]]) -> int | None:
-        """Side of the images an encoder sees, in training (its first view) as in evaluation."""
+        """Side of the images that an encoder takes, in training (its first view) and in evaluation."""
         if not sizes or not self.check(rules.square_view(self.recipe, sizes[0])):
             return None
         return sizes[0][0]
@@ -119,7 +119,7 @@ class Builder:
         return self.build_part("backbone", self.recipe.backbone, in_channels=channels, image_size=image_size)
 
     def encoder(self, channels: int, image_size: int) -> tuple[Backbone | None, Head | None]:
-        """Backbone and head; None where one refused."""
+        """Backbone and head; None for one that rejects its parameters."""
         backbone = self.backbone(channels, image_size)
         head: Head | None = None
         if backbone is not None:
@@ -127,7 +127,7 @@ class Builder:
         return backbone, head
 
     def method(self, channels: int, image_size: int, views: int) -> Method | None:
-        """The method, or None where any of its parts refused."""
+        """The method, or None if any of its parts rejects its parameters."""
         recipe = self.recipe
         backbone, head = self.encoder(channels, image_size)
         predictor = None
@@ -165,21 +165,21 @@ class Builder:
         return tuple(range(views)) if indices == "all" else tuple(indices)
 
     def protocols(self) -> list[TimedProtocol]:
-        built = []
+        protocols = []
         for name, (spec, at) in self.recipe.evaluate.protocols.items():
             protocol: Protocol | None = self.attempt(f"evaluate.{name}", spec.build)
             if protocol is not None:
-                built.append(TimedProtocol(name, spec.name, protocol, at))
-        return built
+                protocols.append(TimedProtocol(name, spec.name, protocol, at))
+        return protocols
 
     def callbacks(self) -> list[Callback | None]:
-        """The callbacks in the recipe's order; None for one that refused its parameters."""
+        """The callbacks in the recipe's order; None for one that rejects its parameters."""
         return [self.attempt(path, spec.build) for path, spec in self.recipe.parts_at("callbacks")]
 
     def compose(self, data: Data | None) -> Composition | None:
-        """Every part of the recipe, or None and the mistakes if not all of them could be built.
+        """Every part of the recipe; None, and mistakes, if some of them cannot be built.
 
-        Without data, images have three channels and the size the augmentation gives them.
+        Without data, images have three channels and the size that the augmentation produces.
         """
         pipelines = self.pipelines()
         sizes = self.view_sizes(pipelines, data)
@@ -203,7 +203,7 @@ class Builder:
         return Composition(method, optimizer, pipelines, protocols, ready, sizes, size)
 
     def _check_optimizer(self, optimizer: Optimizer, method: Method) -> None:
-        """Add a mistake if the optimizer refuses the method, as for a group that matches no parameter."""
+        """Add a mistake if the optimizer rejects the method, as for a group that matches no parameter."""
         images = self.recipe.train.batch_size * self.recipe.train.accumulate
         self.attempt("optimizer", lambda: optimizer.check(method, images))
 
@@ -211,20 +211,22 @@ class Builder:
 def untrained_of(
     recipe: Recipe, data: Data, parts: Composition, device: torch.device
 ) -> tuple[Backbone, Head]:
-    """Backbone and head of what :func:`build` gave as before their first step, rebuilt from the seed."""
+    """Backbone and head of a composition as before the first step, rebuilt from the seed."""
     backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
     assert backbone is not None  # they have been built before
     assert head is not None
     return backbone.to(device).to(memory_format=torch.channels_last), head.to(device)
 
 
-def build(recipe: Recipe, *, training: bool = True, opened: Opened | None = None) -> tuple[Data, Composition]:
+def build(
+    recipe: Recipe, *, training: bool = True, data_sets: DataSets | None = None
+) -> tuple[Data, Composition]:
     """Open the data and build every part. Raises RecipeError with all mistakes at once.
 
-    Without ``training`` the data may be too few for a batch, or have no labels to train on, and trackers may
-    not be there. What stands in ``opened`` is not opened again, and what is opened is added to it.
+    Without ``training``, the data may be smaller than a batch or lack labels to train on, and trackers may be
+    missing. A data set in ``data_sets`` is not opened again, and a newly opened one is added.
     """
-    builder = Builder(recipe, opened)
+    builder = Builder(recipe, data_sets)
     data = builder.data(training)
     if training:
         builder.check(rules.trackers(recipe))

@@ -1,4 +1,4 @@
-"""What a recipe is built into: the opened data set, and every part."""
+"""The objects that a recipe is built into: the opened data set and every part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contrastive.training.method import Method
 
 @dataclass(frozen=True)
 class Data:
-    """The opened data set: names, labels and sizes are known, no image is decoded."""
+    """The opened data set: names, labels and sizes are read, no image is decoded."""
 
     dataset: Dataset
     train: ImageTable
@@ -25,13 +25,13 @@ class Data:
         return self.train.labels is not None and bool((self.train.labels >= 0).any())
 
 
-#: Data sets opened so far, so that many recipes on one open it once.
-Opened = list[tuple[PartSpec, Data]]
+#: The data sets opened so far, so that several recipes on one data set open it once.
+DataSets = list[tuple[PartSpec, Data]]
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Everything a recipe names, built and checked against each other."""
+    """Everything a recipe names, built and checked against one another."""
 
     method: Method
     optimizer: Optimizer

@@ -1,4 +1,4 @@
-"""Sizes that no machine has: what would not fit into memory is refused before it is made."""
+"""Refuses tensors that do not fit into memory, before they are allocated."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from contrastive.errors import UsageError
 
-#: Pixels a view may have on a side.
+#: The largest side of a view, in pixels.
 MAX_SIDE = 2048
-_LARGE = 16 * 2**20  # bytes of a tensor from which on the results of operations on it are foreseen
-#: What computing a tensor takes, in sizes of it: convolutions reorder theirs, batch norm keeps its input.
+_LARGE = 16 * 2**20  # bytes: for tensors from this size on, the size of results is computed first
+#: Memory for computing a tensor, in multiples of its size: convolutions reorder, batch norm keeps its input.
 _WORKSPACE = 4
 
 
 class MemoryGuard(TorchDispatchMode):
-    """Within it, a tensor on the CPU that would not fit into the memory that is free raises UsageError.
+    """A context in which a tensor on the CPU that does not fit into the free memory raises UsageError.
 
-    Linux grants more memory than there is, and ends the process once it is touched: no allocation
-    fails that could be caught. So of each operation that makes a tensor from nothing, or from large
-    ones, the size of the result is asked on the meta device first.
+    Linux grants more memory than there is, and kills the process that uses it, so there is no failed
+    allocation to catch. For every operation that creates a tensor from nothing or from large tensors, the
+    meta device therefore computes the size of the result first.
     """
 
     def __torch_dispatch__(
@@ -39,36 +39,32 @@ class MemoryGuard(TorchDispatchMode):
         devices = {tensor.device.type for tensor in tensors} or {
             torch.device(kwargs.get("device") or "cpu").type
         }
-        if (
-            devices == {"cpu"}
-            and _makes_memory(func)
-            and (not tensors or max(map(_bytes, tensors)) >= _LARGE)
-        ):
-            foreseen = _foreseen(func, args, kwargs, bool(tensors))
-            _check(foreseen, _WORKSPACE * foreseen if tensors else foreseen)
+        if devices == {"cpu"} and _allocates(func) and (not tensors or max(map(_bytes, tensors)) >= _LARGE):
+            size = _result_bytes(func, args, kwargs, bool(tensors))
+            _check(size, _WORKSPACE * size if tensors else size)
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):
                 raise
-            raise _refused(str(error).rpartition("tried to allocate ")[2].partition(".")[0]) from None
+            raise _error(str(error).rpartition("tried to allocate ")[2].partition(".")[0]) from None
 
 
-def _makes_memory(func: Any) -> bool:
+def _allocates(func: Any) -> bool:
     return not (func._schema.is_mutable or func.is_view)
 
 
-def _foreseen(func: Any, args: Sequence[Any], kwargs: dict[str, Any], from_tensors: bool) -> float:
-    """Bytes of an operation's results; 0 where the meta device cannot tell."""
+def _result_bytes(func: Any, args: Sequence[Any], kwargs: dict[str, Any], from_tensors: bool) -> float:
+    """Bytes of an operation's results; 0 if the meta device cannot compute them."""
     if not from_tensors:
         if not any(argument.name == "device" for argument in func._schema.arguments):
             return 0
         kwargs = {**kwargs, "device": "meta"}
     try:
-        made = func(*tree_map(_meta, args), **tree_map(_meta, kwargs))
-    except RuntimeError as error:  # what has no meta kernel, or more bytes than an integer holds
+        results = func(*tree_map(_meta, args), **tree_map(_meta, kwargs))
+    except RuntimeError as error:  # no meta kernel, or more bytes than an integer holds
         return float("inf") if "overflow" in str(error) else 0
-    return sum(_bytes(value) for value in tree_flatten(made)[0] if isinstance(value, torch.Tensor))
+    return sum(_bytes(value) for value in tree_flatten(results)[0] if isinstance(value, torch.Tensor))
 
 
 def _meta(value: Any) -> Any:
@@ -84,15 +80,13 @@ def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _check(size: float, needed: float) -> None:
-    if needed >= _LARGE and needed > psutil.virtual_memory().available:
-        raise _refused(
-            f"{size / 2**30:,.1f} GiB" if size < float("inf") else "more bytes than can be counted"
-        )
+def _check(size: float, demand: float) -> None:
+    if demand >= _LARGE and demand > psutil.virtual_memory().available:
+        raise _error(f"{size / 2**30:,.1f} GiB" if size < float("inf") else "more bytes than can be counted")
 
 
-def _refused(size: str) -> UsageError:
+def _error(size: str) -> UsageError:
     free = psutil.virtual_memory().available / 2**30
     return UsageError(
-        f"a tensor of {size} is too much for the {free:.1f} GiB of memory that are free; make it smaller."
+        f"a tensor of {size} does not fit in the {free:.1f} GiB of free memory; reduce its size."
     )

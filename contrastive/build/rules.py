@@ -1,6 +1,6 @@
-"""What a recipe must satisfy once its data and parts exist.
+"""Rules that a recipe must obey once its data and parts exist.
 
-Every rule is pure: it yields mistakes, each at its line of the recipe, and changes neither the recipe nor a
+Every rule is pure: it yields mistakes, each at its line of the recipe, and changes neither the recipe nor any
 part.
 """
 
@@ -23,7 +23,7 @@ from contrastive.training.method import Method
 
 Size = tuple[int, int]  # (h, w) in pixels
 
-#: Needs whose lack lets the embedding collapse: a study may want to see it.
+#: Needs without which the embedding collapses, which a study may want to see.
 _COLLAPSES = ("negatives", "predictor", "detached_keys")
 
 
@@ -31,25 +31,25 @@ _COLLAPSES = ("negatives", "predictor", "detached_keys")
 
 
 def trackers(recipe: Recipe) -> Iterator[Mistake]:
-    """Every tracker is one that Accelerate knows and that is installed."""
+    """Accelerate knows every tracker, and it is installed."""
     for name in recipe.train.trackers:
         if reason := tracker_problem(name):
             yield recipe.mistake("train.trackers", reason)
 
 
 def training_data(recipe: Recipe, data: Data, processes: int) -> Iterator[Mistake]:
-    """The data fills a step, a batch divides among the processes, and labels exist if positives need them."""
+    """The data fills a step, batches split evenly among processes, and positives have labels if needed."""
     images, batch = len(data.train), recipe.train.batch_size
     if batch * recipe.train.accumulate > images:
         yield recipe.mistake(
             "train.batch_size",
-            f"a step takes {batch * recipe.train.accumulate} images but the data set has {images}; "
+            f"a step needs {batch * recipe.train.accumulate} images but the data set has {images}; "
             f"lower train.batch_size to {images} or less.",
         )
-    if mistake := recipe.unshared(processes):
+    if mistake := recipe.uneven_batch(processes):
         yield mistake
     if recipe.positives == "label" and not data.labelled:
-        yield recipe.mistake("positives", "positives: label needs labels, and this data set has none.")
+        yield recipe.mistake("positives", "positives: label needs labels, but this data set has none.")
 
 
 # -- views ------------------------------------------------------------------------------------------------
@@ -59,22 +59,20 @@ def view_sizes(recipe: Recipe, sizes: Sequence[Size | None], image: Size | None)
     """Every view has one size for all images, and no view is too large.
 
     Args:
-        recipe: whose augmentation makes the views.
-        sizes: of the views; None for a view whose size varies.
-        image: size of the data set's images, or None if it varies.
+        recipe: the recipe of the augmentation.
+        sizes: sizes of the views; None for a view whose size varies.
+        image: size of the images of the data set, or None if it varies.
     """
-    fixed = [size for size in sizes if size is not None]
-    if len(fixed) < len(sizes):
+    fixed_sizes = [size for size in sizes if size is not None]
+    if len(fixed_sizes) < len(sizes):
         what = "the images differ in size; start" if image is None else "the views differ in size; end"
         yield recipe.mistake(
             "augmentation", f"{what} the augmentation with random_resized_crop, or use simclr."
         )
         return
-    side = max(map(max, fixed), default=0)
+    side = max(map(max, fixed_sizes), default=0)
     if side > MAX_SIDE:
-        yield recipe.mistake(
-            "augmentation", f"views of {side} pixels a side are too large; at most {MAX_SIDE}."
-        )
+        yield recipe.mistake("augmentation", f"a side of a view has {side} pixels; the limit is {MAX_SIDE}.")
 
 
 def square_view(recipe: Recipe, size: Size) -> Iterator[Mistake]:
@@ -83,22 +81,24 @@ def square_view(recipe: Recipe, size: Size) -> Iterator[Mistake]:
     if height != width:
         yield recipe.mistake(
             "augmentation",
-            f"views of {height} x {width} pixels are not square, as evaluation and export need them; "
+            f"views of {height} x {width} pixels are not square, as evaluation and export require; "
             "start the augmentation with random_resized_crop, or use simclr.",
         )
 
 
 def view_indices(recipe: Recipe, views: int) -> Iterator[Mistake]:
-    """Each side of ``views`` names views that the augmentation makes, each once."""
+    """``online`` and ``target`` of ``views`` name views that the augmentation produces, each once."""
     for side in ("online", "target"):
         indices = getattr(recipe.views, side)
         if indices == "all":
             continue
         for view in sorted({view for view in indices if view >= views}):
-            last = f"0 to {views - 1}" if views > 1 else "0 alone"
-            yield recipe.mistake(f"views.{side}", f"there is no view {view}; the augmentation makes {last}.")
+            last = f"views 0 to {views - 1}" if views > 1 else "only view 0"
+            yield recipe.mistake(
+                f"views.{side}", f"there is no view {view}; the augmentation produces {last}."
+            )
         if len(set(indices)) < len(indices):
-            yield recipe.mistake(f"views.{side}", f"names a view twice; say {sorted(set(indices))}.")
+            yield recipe.mistake(f"views.{side}", f"names a view twice; use {sorted(set(indices))}.")
 
 
 def encodable_views(
@@ -106,24 +106,24 @@ def encodable_views(
 ) -> Iterator[Mistake]:
     """The backbone, built for images of ``image_size``, takes views of every size.
 
-    Each size is tried on a black image, in evaluation mode, which moves no statistics of batch norm.
+    Each size is tried with a black image in evaluation mode, which leaves the statistics of batch norm alone.
     """
     for height, width in sorted(set(sizes) - {(image_size, image_size)}):
         try:
             with frozen(backbone), MemoryGuard():
                 backbone(torch.zeros(1, channels, height, width))
-        except Exception as error:  # a stranger's code, on a size it was not made for
+        except Exception as error:  # third-party code, with a size it may not support
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             yield recipe.mistake(
                 "augmentation",
                 f"{recipe.backbone.name} takes images of {image_size} x {image_size} pixels, but "
-                f"not views of {height} x {width}: {reason} Give all views one size, or take a "
-                "backbone without one: a ResNet, or a timm transformer with options: "
+                f"not views of {height} x {width}: {reason} Give all views the same size, or use a "
+                "backbone without a fixed size: a ResNet, or a timm transformer with options: "
                 "{dynamic_img_size: true}.",
             )
 
 
-# -- parts among each other -------------------------------------------------------------------------------
+# -- parts together ----------------------------------------------------------------------------------------
 
 
 def predictor_width(recipe: Recipe, head: Head, predictor: Head | None) -> Iterator[Mistake]:
@@ -131,21 +131,21 @@ def predictor_width(recipe: Recipe, head: Head, predictor: Head | None) -> Itera
     if predictor is not None and predictor.out_features != head.out_features:
         yield recipe.mistake(
             "predictor",
-            f"makes vectors of {predictor.out_features}, and the keys it is to predict have "
-            f"{head.out_features}; let both end in the same width.",
+            f"outputs vectors of {predictor.out_features}, but the keys have {head.out_features}; "
+            "give both the same width.",
         )
 
 
 def composition(
     recipe: Recipe, method: Method, capabilities: Mapping[str, bool], callbacks: Sequence[Callback | None]
 ) -> Iterator[Mistake]:
-    """The parts work together, and each has what it declares that it needs.
+    """The parts fit together, and the needs that each declares are met.
 
     Args:
-        recipe: that names the parts.
-        method: its parts, composed.
+        recipe: the recipe that names the parts.
+        method: the composition of its parts.
         capabilities: see :func:`capabilities_of`.
-        callbacks: in the recipe's order; None for one that refused its parameters.
+        callbacks: the callbacks in the recipe's order; None for one that rejects its parameters.
     """
     yield from _pairs(recipe, method)
     yield from _negatives(recipe, method)
@@ -157,7 +157,7 @@ def composition(
 def capabilities_of(
     recipe: Recipe, method: Method, data: Data | None, protocols: Sequence[TimedProtocol]
 ) -> dict[str, bool]:
-    """Which of all that a part may need (:data:`contrastive.parts.NEEDS`) a composition has."""
+    """Whether a composition meets each need of :data:`contrastive.parts.NEEDS`."""
     evaluated = recipe.evaluate.every > 0 and any(entry.at == "every" for entry in protocols)
     return {
         "negatives": bool(method.offers) or any(source.memory() is not None for source in method.sources),
@@ -167,14 +167,14 @@ def capabilities_of(
         "single_positive": recipe.positives == "image"
         and all(sum(o == view for o, _ in method.pairs) <= 1 for view in method.online_views),
         "validation": evaluated and (data is None or data.labelled),
-        "processes": True,  # who trains has them, or refuses: other commands take any run in one
+        "processes": True,  # checked where training starts: other commands load any run in one process
     }
 
 
 def callback_metrics(
     recipe: Recipe, callbacks: Sequence[Callback | None], protocols: Sequence[TimedProtocol]
 ) -> Iterator[Mistake]:
-    """Callbacks read only metrics that evaluations during training give."""
+    """Callbacks read only metrics that evaluations during training report."""
     prefixes = [f"{entry.name}_" for entry in protocols if entry.at == "every"]
     for (path, spec), callback in zip(recipe.parts_at("callbacks"), callbacks, strict=True):
         for metric in callback.reads if callback is not None else ():
@@ -182,8 +182,8 @@ def callback_metrics(
                 available = ", ".join([*(f"{prefix}*" for prefix in prefixes), *MONITORS])
                 yield recipe.mistake(
                     path,
-                    f"{spec.name} reads '{metric}', which evaluations during training do not give; they "
-                    f"give {available}. Name one of these, or say at: every of its protocol.",
+                    f"{spec.name} reads '{metric}', which evaluations during training do not report; they "
+                    f"report {available}. Name one of these, or set at: every for its protocol.",
                 )
 
 
@@ -191,16 +191,16 @@ def _pairs(recipe: Recipe, method: Method) -> Iterator[Mistake]:
     if not method.pairs:
         yield recipe.mistake(
             "views",
-            "no online view is paired with another target view, so nothing is compared; say for example "
-            "views: {online: [0], target: [1]}, of an augmentation that makes two views.",
+            "no online view is paired with another target view, so nothing is compared; set for example "
+            "views: {online: [0], target: [1]}, with an augmentation that produces two views.",
         )
-    paired = {online for online, _ in method.pairs}
-    alone = [view for view in method.online_views if view not in paired]
-    if paired and alone:
+    in_pairs = {online for online, _ in method.pairs}
+    alone = [view for view in method.online_views if view not in in_pairs]
+    if in_pairs and alone:
         yield recipe.mistake(
             "views.online",
-            f"view {alone[0]} has no other target view to be compared with, and would be encoded for "
-            f"nothing; say online: {sorted(paired)}.",
+            f"view {alone[0]} has no other target view to be compared with, so encoding it is useless; "
+            f"set online: {sorted(in_pairs)}.",
         )
 
 
@@ -212,7 +212,7 @@ def _negatives(recipe: Recipe, method: Method) -> Iterator[Mistake]:
     ]
     if alone and len(recipe.negatives) > 1:
         yield recipe.mistake(
-            "negatives", f"{alone[0]} cannot stand beside other negatives; leave it, or them, out."
+            "negatives", f"{alone[0]} cannot be combined with other negatives; remove it or the others."
         )
 
 
@@ -222,14 +222,14 @@ def _normalisation(recipe: Recipe, method: Method) -> Iterator[Mistake]:
             spec.name: "directions" if loss.normalised else "raw vectors"
             for spec, loss in zip(recipe.loss_parts, method.loss_parts, strict=True)
         }
-        listed = ", ".join(f"{name} compares {what}" for name, what in kinds.items())
-        yield recipe.mistake("loss", f"losses that are added must agree on what they compare: {listed}.")
+        listing = ", ".join(f"{name} compares {what}" for name, what in kinds.items())
+        yield recipe.mistake("loss", f"all losses must compare the same kind of vectors: {listing}.")
 
 
 def _parts(
     recipe: Recipe, method: Method, callbacks: Sequence[Callback | None]
 ) -> Iterator[tuple[str, PartSpec, Part]]:
-    """The parts whose needs are checked: the path at which the recipe names each, how, and the part."""
+    """The parts whose needs are checked: their paths in the recipe, their specs, and the parts."""
     yield "backbone", recipe.backbone, method.backbone
     yield "head", recipe.head, method.head
     yield "target", recipe.target, method.target
@@ -251,13 +251,13 @@ def _needs(
 ) -> Iterator[Mistake]:
     for need in sorted(_needs_of(part)):
         if need not in NEEDS:
-            raise spec.entry.broken(f"needs '{need}', which no recipe can give ({', '.join(NEEDS)})")
+            raise spec.entry.plugin_error(f"needs '{need}', which is not a known need ({', '.join(NEEDS)})")
         if not capabilities[need] and not (need in _COLLAPSES and "collapse" in recipe.allow):
-            study = ", or allow: [collapse] for a study of it" if need in _COLLAPSES else ""
+            study = ", or set allow: [collapse] to study the collapse" if need in _COLLAPSES else ""
             yield recipe.mistake(path, f"{spec.name} {NEEDS[need]}{study}.")
 
 
 def _needs_of(part: Part) -> set[str]:
-    """What a part declares that it needs, and what the parts within it do."""
+    """The needs that a part and the parts within it declare."""
     inside = part.modules() if isinstance(part, nn.Module) else [part]
     return {need for each in inside if isinstance(each, Part) for need in each.needs}

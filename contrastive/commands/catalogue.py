@@ -1,4 +1,4 @@
-"""``contrastive list``, ``show`` and ``plugin list``: plain data (for ``--json``), and its rendering."""
+"""``contrastive list``, ``show`` and ``plugin list``: the plain data (for ``--json``) and its rendering."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ def print_plugins(arguments: argparse.Namespace) -> int:
 
 
 def list_parts(registry: Registry, kind: str | None = None) -> dict[str, list[dict[str, str]]]:
-    """kind -> its parts (name, summary, provider, version), and ``recipe`` -> shipped recipes.
+    """kind -> its parts (name, summary, provider, version), and ``recipe`` -> the shipped recipes.
 
-    A part that cannot be loaded is listed with the reason as its summary. Raises UsageError for an
-    unknown kind.
+    A part that cannot be loaded is listed with the reason as its summary. A kind may be given
+    in the plural. Raises UsageError for an unknown kind.
     """
     kinds = [*KINDS, RECIPE]
     kind = PLURALS.get(kind, kind) if kind else None
     if kind is not None and kind not in kinds:
         hint = did_you_mean(kind, kinds) or f" The kinds are {', '.join(kinds)}."
         raise UsageError(f"there is no kind of part '{kind}'.{hint}")
-    return {name: _listed(registry, name) for name in ([kind] if kind else kinds)}
+    return {name: _summaries(registry, name) for name in ([kind] if kind else kinds)}
 
 
-def _listed(registry: Registry, kind: str) -> list[dict[str, str]]:
+def _summaries(registry: Registry, kind: str) -> list[dict[str, str]]:
     if kind == RECIPE:
         version = core_version()
         return [
@@ -94,9 +94,9 @@ def _summary(entry: Entry) -> str:
 
 
 def show_part(registry: Registry, kind: str, name: str) -> dict[str, Any]:
-    """A part's summary, documentation, provider and parameters; of a protocol the id of its figures, too.
+    """A part's summary, documentation, provider and parameters, and the id of a protocol's metrics.
 
-    Raises UsageError for an unknown kind or name, PluginError where the part cannot be loaded.
+    Raises UsageError for an unknown kind or name, PluginError if the part cannot be loaded.
     """
     entry = registry.entry(kind, name)
     signature = signature_of(entry)
@@ -109,29 +109,34 @@ def show_part(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "provider": entry.provider,
         "version": entry.version,
         **({"id": f"{name}/{part.version}"} if kind == "protocol" else {}),
-        "parameters": [_shown(parameter) for parameter in signature.parameters.values()],
+        "parameters": [_parameter_data(parameter) for parameter in signature.parameters.values()],
     }
 
 
-def _shown(parameter: Parameter) -> dict[str, Any]:
-    shown = {"name": parameter.name, "type": type_text(parameter.annotation), "required": parameter.required}
+def _parameter_data(parameter: Parameter) -> dict[str, Any]:
     default = {} if parameter.required else {"default": _default(parameter.default)}
-    return {**shown, **default, "doc": parameter.doc}
+    return {
+        "name": parameter.name,
+        "type": type_text(parameter.annotation),
+        "required": parameter.required,
+        **default,
+        "doc": parameter.doc,
+    }
 
 
 def _default(value: Any) -> Any:
-    """A default as plain data: models and dataclasses as maps, tuples as lists, paths as text."""
+    """A default as plain data: models and dataclasses become maps, tuples lists, paths text."""
     return to_jsonable_python(value, fallback=repr, exclude_none=True)
 
 
 def _without_args(doc: str) -> str:
-    """The docstring after its first line, without the Args section, which is told beside the parameters."""
-    lines, kept, inside = doc.splitlines()[1:], [], False
+    """The docstring after its first line, without the Args section, which belongs to the parameters."""
+    lines, body, inside = doc.splitlines()[1:], [], False
     for line in lines:
         inside = line.rstrip() == "Args:" or (inside and (not line.strip() or line.startswith(" ")))
         if not inside:
-            kept.append(line)
-    return "\n".join(kept).strip()
+            body.append(line)
+    return "\n".join(body).strip()
 
 
 def show_recipe(registry: Registry, recipe: str) -> dict[str, Any]:
@@ -157,7 +162,7 @@ def show_recipe(registry: Registry, recipe: str) -> dict[str, Any]:
 
 
 def list_plugins(registry: Registry) -> list[dict[str, Any]]:
-    """Installed plugins: name, version, path, hooks, parts (``loss: nt_xent``), and what is wrong there."""
+    """Installed plugins: name, version, path, hooks, parts (``loss: nt_xent``) and problems."""
     return [
         {
             "name": plugin.name,

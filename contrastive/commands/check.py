@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contrastive.build.builder import build
-from contrastive.build.composition import Composition, Opened
+from contrastive.build.composition import Composition, DataSets
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.commands.output import print_json
 from contrastive.data.cache import cache_folder
@@ -70,16 +70,16 @@ def check_file(
         RecipeError: every mistake of every recipe at once.
     """
     reports: list[dict[str, Any]] = []
-    open_data: Opened = []
+    data_sets: DataSets = []
     with Mistakes() as mistakes:
         for cell in load_cells(recipe, overrides):
             with mistakes.of_one():
-                reports.append(_report(str(recipe), resolve(cell.tree, registry), open_data))
+                reports.append(_report(str(recipe), resolve(cell.tree, registry), data_sets))
     return reports
 
 
-def _report(file: str, recipe: Recipe, open_data: Opened) -> dict[str, Any]:
-    data, parts = build(recipe, opened=open_data)
+def _report(file: str, recipe: Recipe, data_sets: DataSets) -> dict[str, Any]:
+    data, parts = build(recipe, data_sets=data_sets)
     train, method = recipe.train, parts.method
     optimizer = parts.optimizer.build(method, train.batch_size * train.accumulate)
     steps_per_epoch = len(data.train) // train.batch_size // train.accumulate

@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _launch(arguments: argparse.Namespace) -> int:
     """Start the same command in ``--processes`` processes, once the recipe has been validated."""
     recipe = load_recipe(arguments.recipe, arguments.overrides, load_registry())
-    if arguments.processes > 0 and (mistake := recipe.unshared(arguments.processes)):
+    if arguments.processes > 0 and (mistake := recipe.uneven_batch(arguments.processes)):
         raise RecipeError([mistake])  # now rather than after every process has imported everything
     argv = [f"--set={override}" for override in arguments.overrides]
     argv += [f"--out={arguments.out}"] if arguments.out is not None else []

@@ -18,6 +18,6 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return {path: tree}
 
 
-def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The keys in which two flat trees differ, sorted."""
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))

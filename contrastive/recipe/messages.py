@@ -1,4 +1,4 @@
-"""What is wrong with a value, in words: pydantic's errors at the places of the tree."""
+"""Messages about wrong values: pydantic's errors in a recipe's words, at their lines and columns."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from contrastive.recipe.nodes import Node
 from contrastive.recipe.signature import arms, item_of, type_text
 
 
-def shown(node: Node) -> str:
-    """What stands there: a value in short, or ``a map``, ``a list``."""
+def describe(node: Node) -> str:
+    """A short form of a value: the value itself, ``a map`` or ``a list``."""
     if node.is_map or node.is_list:
         return "a map" if node.is_map else "a list"
     if node.value is None or isinstance(node.value, bool):
@@ -27,13 +27,13 @@ def shown(node: Node) -> str:
 
 
 def join(path: str, *steps: str | int) -> str:
-    """A dotted path, longer by ``steps``."""
+    """A dotted path, extended by ``steps``."""
     return ".".join(filter(None, [path, *map(str, steps)]))
 
 
-def unknown_key(owner: str, key: str, known: Iterable[str], what: str) -> str:
+def unknown_key(owner: str, key: str, keys: Iterable[str], what: str) -> str:
     """``nt_xent has no parameter 'temperatur'. Did you mean 'temperature'?``"""
-    names = list(known)
+    names = list(keys)
     takes = f" It takes {', '.join(names)}." if names else " It takes none."
     return f"{owner} has no {what} '{key}'.{did_you_mean(key, names) or takes}"
 
@@ -41,10 +41,10 @@ def unknown_key(owner: str, key: str, known: Iterable[str], what: str) -> str:
 def mistakes_of(
     error: ValidationError, node: Node, path: str, owner: str, fields: Mapping[str, FieldInfo]
 ) -> list[Mistake]:
-    """The mistakes of a map that was checked against a model; ``fields`` are the model's, by key."""
-    found = sorted(error.errors(include_url=False), key=lambda item: str(item["loc"][:1]))
+    """The mistakes of a map that a model has rejected; ``fields`` are the model's, by key."""
+    errors = sorted(error.errors(include_url=False), key=lambda item: str(item["loc"][:1]))
     mistakes: list[Mistake] = []
-    for first, items in groupby(found, key=lambda item: item["loc"][0]):
+    for first, items in groupby(errors, key=lambda item: item["loc"][0]):
         key = str(first)
         if key not in fields:
             message = unknown_key(owner, key, fields, "parameter" if "." in path or owner != path else "key")
@@ -58,39 +58,44 @@ def mistakes_of(
 
 
 def _wrong_value(items: list[ErrorDetails], node: Node, path: str, field: FieldInfo) -> list[Mistake]:
-    """What is wrong inside one value. Of a union's alternatives, the one that went furthest was meant."""
-    placed = [(_existing(node, item["loc"][1:]), item) for item in items]
+    """The mistakes in one value. Of a union's alternatives, the one whose errors lie deepest was meant."""
+    error_paths = [(_existing(node, item["loc"][1:]), item) for item in items]
     if len([arm for arm in arms(field.annotation) if arm is not type(None)]) > 1:
-        deepest = max(len(steps) for steps, _ in placed)
-        placed = [(steps, item) for steps, item in placed if len(steps) == deepest]
-    by_place: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
-    for steps, item in placed:
-        by_place.setdefault(steps, []).append(item)
-    return [_one(steps, found, node, path, field) for steps, found in by_place.items()]
+        deepest = max(len(steps) for steps, _ in error_paths)
+        error_paths = [(steps, item) for steps, item in error_paths if len(steps) == deepest]
+    by_path: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
+    for steps, item in error_paths:
+        by_path.setdefault(steps, []).append(item)
+    return [_one(steps, errors, node, path, field) for steps, errors in by_path.items()]
 
 
 def _one(
-    steps: tuple[str | int, ...], found: list[ErrorDetails], node: Node, path: str, field: FieldInfo
+    steps: tuple[str | int, ...], errors: list[ErrorDetails], node: Node, path: str, field: FieldInfo
 ) -> Mistake:
-    here, wanted = join(path, *steps), type_text(_annotation(field))
-    if found[0]["type"] == "extra_forbidden":
+    here, expected = join(path, *steps), type_text(_annotation(field))
+    if errors[0]["type"] == "extra_forbidden":
         key = str(steps[-1])
         parent = node.at(steps[:-1])[0]
         maps = [inner for arm in arms(field.annotation) for inner in arms(item_of(arm) or arm)]
-        known = [name for each in maps for name in getattr(each, "__annotations__", {})]
-        return Mistake(parent.key(key), here, unknown_key(path, key, known, "key"))
+        keys = [name for each in maps for name in getattr(each, "__annotations__", {})]
+        return Mistake(parent.key(key), here, unknown_key(path, key, keys, "key"))
     value = node.at(steps)[0]
-    if found[0]["type"] in ("later", "value_error"):  # a sentence of ours, or of the model's author
-        return Mistake(value.where, here, found[0]["msg"].removeprefix("Value error, "))
-    if found[0]["type"] == "string_pattern_mismatch" and field.description:
-        return Mistake(value.where, here, f"{shown(value)} does not fit. {field.description}")
-    if len(found) > 1 or found[0]["type"] == "missing":
-        return Mistake(value.where, here, f"must be {wanted}, not {shown(value)}")
-    return Mistake(value.where, here, f"{_said(found[0])}, not {shown(value)}{_nearest(found[0], value)}")
+    if errors[0]["type"] in (
+        "later",
+        "value_error",
+    ):  # a sentence written for users, by us or by the author of the model
+        return Mistake(value.where, here, errors[0]["msg"].removeprefix("Value error, "))
+    if errors[0]["type"] == "string_pattern_mismatch" and field.description:
+        return Mistake(value.where, here, f"{describe(value)} does not fit. {field.description}")
+    if len(errors) > 1 or errors[0]["type"] == "missing":
+        return Mistake(value.where, here, f"must be {expected}, not {describe(value)}")
+    return Mistake(
+        value.where, here, f"{_sentence(errors[0])}, not {describe(value)}{_nearest(errors[0], value)}"
+    )
 
 
-def _said(item: ErrorDetails) -> str:
-    """pydantic's sentence in a recipe's words."""
+def _sentence(item: ErrorDetails) -> str:
+    """pydantic's sentence in the words of recipes."""
     words = {
         "Input should be an object": "must be a map",
         "Input should be a valid array": "must be a list",
@@ -102,12 +107,12 @@ def _said(item: ErrorDetails) -> str:
         "Input should be a valid integer": "must be an integer",
         "Input should be a valid number": "must be a number",
     }
-    said = words.get(item["msg"], item["msg"]).partition(" after validation, not")[0]
-    return re.sub("^(Input|String|List|Value) should", "must", said)
+    sentence = words.get(item["msg"], item["msg"]).partition(" after validation, not")[0]
+    return re.sub("^(Input|String|List|Value) should", "must", sentence)
 
 
 def _nearest(item: ErrorDetails, value: Node) -> str:
-    """The nearest of the words that were to choose from."""
+    """A hint at the nearest of the permitted words."""
     if item["type"] != "literal_error" or not value.is_text:
         return ""
     hint = did_you_mean(value.value, re.findall("'([^']*)'", item["ctx"]["expected"]))
@@ -115,13 +120,13 @@ def _nearest(item: ErrorDetails, value: Node) -> str:
 
 
 def _annotation(field: FieldInfo) -> Any:
-    """A field's type with its constraints, which pydantic keeps beside it."""
+    """A field's type with its constraints, which pydantic stores separately."""
     bare = field.annotation
     return Annotated[(bare, *field.metadata)] if field.metadata else bare
 
 
 def _existing(node: Node, loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """The steps of a location that are really there; pydantic puts the names of alternatives in between."""
+    """The steps of a location that exist in the tree; pydantic inserts the names of alternatives."""
     steps: list[str | int] = []
     for step in loc:
         child = node.child(step)

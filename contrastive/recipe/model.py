@@ -1,4 +1,4 @@
-"""A resolved recipe: every key present, every part known by class and parameters, nothing built yet."""
+"""A resolved recipe: every key has a value, every part a class and parameters; nothing is built yet."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field
 from contrastive.errors import Mistake, RecipeError, Where
 from contrastive.recipe.nodes import Node
 from contrastive.recipe.reader import write_yaml
-from contrastive.recipe.signature import STRICT, checked, python_values, signature_of
+from contrastive.recipe.signature import STRICT, python_values, signature_of, validate
 from contrastive.registry import Entry
 
-#: Keys of ``train`` that change no weight, and so are no part of the training fingerprint.
+#: Keys of ``train`` that do not affect the weights and are left out of the training fingerprint.
 NOT_TRAINING = ("workers", "memory_limit", "cache", "checkpoint_every", "trackers")
 
 
@@ -30,19 +30,21 @@ class PartSpec:
     entry: Entry = field(repr=False)
 
     def build(self, **offers: Any) -> Any:
-        """Construct the part; parameters marked Injected are taken from ``offers`` by what they ask for."""
+        """Construct the part; parameters marked Injected are taken from ``offers`` by their ``what``."""
         signature = signature_of(self.entry)
         plain = {
             name: value for name, value in self.params.items() if not signature.parameters[name].takes_part
         }
-        given = python_values(checked(signature.model, plain))
-        parts = {name: _built(value, offers) for name, value in self.params.items() if name not in plain}
-        supplied = {name: offers[what] for name, what in signature.injected.items() if what in offers}
-        return self.entry.load()(**given, **parts, **supplied)
+        values = python_values(validate(signature.model, plain))
+        parts = {
+            name: _build_value(value, offers) for name, value in self.params.items() if name not in plain
+        }
+        injected = {name: offers[what] for name, what in signature.injected.items() if what in offers}
+        return self.entry.load()(**values, **parts, **injected)
 
     def dump(self) -> dict[str, Any]:
-        """The part as a recipe would write it, in full."""
-        return {"name": self.name, **{key: _dumped(value) for key, value in self.params.items()}}
+        """The part as a recipe would name it, with every parameter."""
+        return {"name": self.name, **{key: _dump_value(value) for key, value in self.params.items()}}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -51,45 +53,45 @@ class PartSpec:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the part, a head, declares that it returns its input."""
+        """Whether the part is a head that declares that it returns its input."""
         return getattr(self.entry.load(), "is_identity", False)
 
     def walk(self) -> Iterator[PartSpec]:
-        """This part and all parts inside it."""
+        """This part and all parts nested in it."""
         yield self
         for value in self.params.values():
-            yield from _walked(value)
+            yield from _walk_value(value)
 
 
-def _built(value: Any, offers: Mapping[str, Any]) -> Any:
+def _build_value(value: Any, offers: Mapping[str, Any]) -> Any:
     if isinstance(value, PartSpec):
         return value.build(**offers)
-    return [_built(item, offers) for item in value] if isinstance(value, list) else value
+    return [_build_value(item, offers) for item in value] if isinstance(value, list) else value
 
 
-def _dumped(value: Any) -> Any:
+def _dump_value(value: Any) -> Any:
     if isinstance(value, PartSpec):
         return value.dump()
-    return [_dumped(item) for item in value] if isinstance(value, list) else value
+    return [_dump_value(item) for item in value] if isinstance(value, list) else value
 
 
-def _walked(value: Any) -> Iterator[PartSpec]:
+def _walk_value(value: Any) -> Iterator[PartSpec]:
     if isinstance(value, PartSpec):
         yield from value.walk()
     elif isinstance(value, list):
         for item in value:
-            yield from _walked(item)
+            yield from _walk_value(item)
 
 
 class WeightedLoss(NamedTuple):
-    """A loss and what it is multiplied with where several add up."""
+    """A loss and its weight in the sum of losses."""
 
     weight: float
     part: PartSpec
 
 
 class ProtocolSpec(NamedTuple):
-    """An evaluation protocol and when it runs: at ``every`` evaluation, or at the ``end`` alone."""
+    """An evaluation protocol and when it runs: at ``every`` evaluation, or only at the ``end``."""
 
     part: PartSpec
     at: Literal["every", "end"]
@@ -101,13 +103,14 @@ class Heading(BaseModel):
     model_config = STRICT
 
     name: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
-        description="Names the run's folder: letters, digits, '.', '_' and '-'."
+        description="Name of the run's folder: letters, digits, '.', '_' and '-'."
     )
     positives: Literal["image", "label"] = Field(
-        "image", description="image: a key of the same image is positive; label: one of the same label too."
+        "image",
+        description="image: keys of the same image are positives; label: also keys of the same label.",
     )
     allow: list[Literal["collapse"]] = Field(
-        [], description="[collapse]: let a composition known to collapse run, for studies."
+        [], description="[collapse]: allow a composition that is known to collapse, for studies."
     )
 
 
@@ -115,68 +118,68 @@ ViewList = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Views(BaseModel):
-    """Which encoder sees which views."""
+    """Which views each encoder encodes."""
 
     model_config = STRICT
 
-    online: Literal["all"] | ViewList = Field("all", description="Views the online encoder queries with.")
-    target: Literal["all"] | ViewList = Field("all", description="Views the target encodes as keys.")
+    online: Literal["all"] | ViewList = Field(
+        "all", description="Views that the online encoder turns into queries."
+    )
+    target: Literal["all"] | ViewList = Field("all", description="Views that the target encodes as keys.")
     batch_norm: Literal["joint", "separate"] = Field(
-        "joint", description="joint: views of one size pass as one batch; separate: one forward a view."
+        "joint", description="joint: views of one size form one batch; separate: one forward pass per view."
     )
 
 
 class Train(BaseModel):
-    """Length, batches, precision and bookkeeping of training."""
+    """Length, batches, precision, checkpoints and data loading of training."""
 
     model_config = STRICT
 
     epochs: int = Field(10, gt=0, description="Passes over the data set; the schedule spans them.")
     max_steps: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="Ends training early and leaves the schedule as it was."
+        None, description="Steps after which training ends early; the schedule does not change."
     )
-    batch_size: int = Field(256, ge=2, description="Images of a batch over all processes.")
+    batch_size: int = Field(256, ge=2, description="Images per batch, over all processes.")
     accumulate: int = Field(
-        1, ge=1, description="Batches an optimizer step takes; candidates come from one batch only."
+        1, ge=1, description="Batches per optimizer step; candidates come from one batch only."
     )
     chunk_size: Annotated[int, Field(gt=0)] | None = Field(
         None,
-        description="Images that are encoded at a time, in each process: gradient caching of large batches.",
+        description="Images encoded at a time in each process: gradient caching for large batches.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where the hardware computes faster in it, else fp32."
+        "auto", description="auto: bf16 if the hardware computes faster in it, else fp32."
     )
-    compile: bool = Field(
-        False, description="Whether backbones and heads go through torch.compile; slow to start."
-    )
+    compile: bool = Field(False, description="Compile backbones and heads with torch.compile; slow to start.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order and augmentation.")
     nonfinite: Literal["stop", "skip"] = Field(
-        "stop", description="What a loss or gradient that is not finite does: stop the run, or skip the step."
+        "stop", description="When a loss or gradient is not finite: stop the run, or skip the step."
     )
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Greatest norm of the gradient; a longer one is scaled down."
+        None, description="Largest norm of the gradient; a larger gradient is scaled down."
     )
     checkpoint_every: int = Field(1, ge=1, description="Epochs between checkpoints.")
     max_unreadable: float = Field(
-        0.02, ge=0, le=1, description="Share of unreadable images at which the run stops."
+        0.02, ge=0, le=1, description="Fraction of unreadable images at which the run stops."
     )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="Processes that decode images; 0: none but the main one."
+        "auto", description="Processes that decode images; 0: the main process does."
     )
     memory_limit: int = Field(
-        2048, ge=0, description="MiB of decoded images of one size that may be held in memory, a split."
+        2048, ge=0, description="MiB of decoded images of one size that are kept in memory, per split."
     )
     cache: Annotated[str, Field(min_length=1)] = Field(
         "auto",
-        description="Folder that holds them past that; auto: contrastive in the user's cache folder; none: "
-        "nowhere, every epoch decodes them anew.",
+        description="Folder for decoded images beyond that limit; auto: contrastive in the user's cache "
+        "folder; none: no folder, every epoch decodes the images again.",
     )
-    trackers: list[str] = Field([], description="Trackers of Accelerate, such as tensorboard.")
+    trackers: list[str] = Field([], description="Experiment trackers of Accelerate, such as tensorboard.")
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How often to evaluate (epochs; 0: only at the end) and by which protocols, under the recipe's keys."""
+    """Epochs between evaluations (0: only at the end), and the protocols by their keys in the recipe."""
 
     every: int
     protocols: Mapping[str, ProtocolSpec]
@@ -184,7 +187,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe says, in full. ``tree`` is the text it came from, for the places of later mistakes."""
+    """A recipe with every value. ``tree`` is its text, which gives later mistakes their line and column."""
 
     name: str
     dataset: PartSpec
@@ -205,7 +208,7 @@ class Recipe:
     tree: Node = field(repr=False, compare=False)
 
     def dump(self) -> dict[str, Any]:
-        """Plain values with every default: resolving them again gives the same recipe."""
+        """Plain values, defaults included. Resolving them again gives the same recipe."""
         return {
             "name": self.name,
             "dataset": self.dataset.dump(),
@@ -231,19 +234,19 @@ class Recipe:
         return tuple(part for _, part in self.losses)
 
     def parts_at(self, key: str) -> list[tuple[str, PartSpec]]:
-        """The parts of a key that takes several, each at its dotted path: ``loss``, in a list ``loss.1``."""
+        """The parts of a key that takes several, with their paths: ``loss``, or ``loss.1`` in a list."""
         specs = {"negatives": self.negatives, "loss": self.loss_parts, "callbacks": self.callbacks}[key]
-        listed = len(specs) > 1 or key == "callbacks"  # which are always a list
-        return [(f"{key}.{index}" if listed else key, spec) for index, spec in enumerate(specs)]
+        is_list = len(specs) > 1 or key == "callbacks"  # callbacks are always a list
+        return [(f"{key}.{index}" if is_list else key, spec) for index, spec in enumerate(specs)]
 
     @property
-    def followed(self) -> bool:
-        """Whether a callback acts on validation figures, so that evaluation decides when training ends."""
+    def acts_on_validation(self) -> bool:
+        """Whether a callback acts on validation metrics, so that evaluations decide when training ends."""
         inside = (spec for callback in self.callbacks for spec in callback.walk())
         return any("validation" in spec.needs for spec in inside)
 
     def parts(self) -> Iterator[PartSpec]:
-        """Every part that training uses, nested ones included."""
+        """Every part that training uses, including nested parts."""
         single = (self.dataset, self.augmentation, self.backbone, self.head, self.predictor, self.target)
         several = (*self.negatives, *self.loss_parts, *self.callbacks)
         for part in (*single, *several, self.optimizer):
@@ -251,37 +254,37 @@ class Recipe:
                 yield from part.walk()
 
     def where(self, path: str) -> Where:
-        """The place of a dotted path's value, or of the nearest key above it that the recipe writes."""
+        """The position of a dotted path's value, or of the nearest key above it that the recipe contains."""
         return self.tree.at(path.split("."))[0].where
 
     def mistake(self, path: str, message: str) -> Mistake:
-        """A mistake found after validation (a batch larger than the data set), at its place."""
+        """A mistake at a dotted path that shows only after validation: a batch larger than the data set."""
         return Mistake(self.where(path), path, message)
 
     def refuse(self, path: str, message: str) -> RecipeError:
-        """:meth:`mistake` alone, as an error to raise."""
+        """:meth:`mistake` as an error to raise."""
         return RecipeError([self.mistake(path, message)])
 
-    def unshared(self, processes: int) -> Mistake | None:
-        """What is wrong where so many processes cannot share a batch alike."""
+    def uneven_batch(self, processes: int) -> Mistake | None:
+        """The mistake of a batch that cannot be split evenly among the processes, or None."""
         batch = self.train.batch_size
         if batch % processes == 0:
             return None
         return self.mistake(
             "train.batch_size",
-            f"{processes} processes cannot share batches of {batch} images alike; make it a multiple of "
-            f"{processes}.",
+            f"cannot split a batch of {batch} images evenly among {processes} processes; make it a "
+            f"multiple of {processes}.",
         )
 
     def _protocols(self) -> dict[str, Any]:
         if not self.evaluate.protocols:
-            return {"knn": None}  # naming one, and leaving it out, says that there shall be none
-        dumped = {}
+            return {"knn": None}  # an explicit null: without any key the default protocols would run
+        sections = {}
         for key, spec in self.evaluate.protocols.items():
             params = spec.part.dump()
             name = params.pop("name")
-            dumped[key] = {**({} if name == key else {"protocol": name}), **params, "at": spec.at}
-        return dumped
+            sections[key] = {**({} if name == key else {"protocol": name}), **params, "at": spec.at}
+        return sections
 
 
 def _one_or_many(dumps: list[dict[str, Any]]) -> Any:
@@ -289,28 +292,30 @@ def _one_or_many(dumps: list[dict[str, Any]]) -> Any:
 
 
 def dump_yaml(recipe: Recipe) -> str:
-    """The recipe in full, as YAML that runs again as the same recipe."""
+    """The recipe with every value, as YAML that resolves to the same recipe."""
     return write_yaml(recipe.dump())
 
 
 def deciding(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe decides the trained weights, as plain values.
+    """The values of a recipe that determine the trained weights, as plain data.
 
-    All but its name, what of ``train`` changes no weight (:data:`NOT_TRAINING`), and its evaluation; of that
-    what is done during training counts where a callback acts on it.
+    Everything except its name, the keys of ``train`` in :data:`NOT_TRAINING`, and its evaluation. If a
+    callback acts on evaluations during training, these are included.
     """
     whole = recipe.dump()
     dump = {key: value for key, value in whole.items() if key not in ("name", "evaluate")}
     dump["train"] = {key: value for key, value in dump["train"].items() if key not in NOT_TRAINING}
-    if recipe.followed:
-        due = [key for key, spec in recipe.evaluate.protocols.items() if spec.at == "every"]
-        dump["evaluate"] = {key: whole["evaluate"][key] for key in ("every", *due)}
+    if recipe.acts_on_validation:
+        running = [key for key, spec in recipe.evaluate.protocols.items() if spec.at == "every"]
+        dump["evaluate"] = {key: whole["evaluate"][key] for key in ("every", *running)}
     return dump
 
 
 def training_fingerprint(recipe: Recipe, data: str) -> str:
-    """SHA-256 (hex) of what decides the trained weights: :func:`deciding`; ``data``, the data set's own
-    fingerprint; and the versions of the parts used."""
+    """SHA-256 (hex) of what determines the trained weights.
+
+    That is :func:`deciding`; ``data``, the fingerprint of the data set; and the versions of all providers.
+    """
     dump = deciding(recipe)
     versions = sorted({f"{part.entry.provider}=={part.entry.version}" for part in recipe.parts()})
     content = json.dumps({"recipe": dump, "data": data, "versions": versions}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The tree of a recipe's values, each with the place it was written at."""
+"""The tree of a recipe's values, each with its file, line and column."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contrastive.errors import Mistake, UsageError, Where
 
 @dataclass(frozen=True)
 class Node:
-    """A scalar, a list of nodes or a map of nodes, where it stands and, for a map, where its keys stand."""
+    """A scalar, a list of nodes or a map of nodes, with its position and, for a map, those of its keys."""
 
     value: Any
     where: Where
@@ -32,7 +32,7 @@ class Node:
         return isinstance(self.value, str)
 
     def plain(self) -> Any:
-        """Maps, lists and scalars without places."""
+        """Maps, lists and scalars without positions."""
         if self.is_map:
             return {key: child.plain() for key, child in self.value.items()}
         if self.is_list:
@@ -40,7 +40,7 @@ class Node:
         return self.value
 
     def key(self, key: str) -> Where:
-        """Where a map's key is written (the map itself, where it is not)."""
+        """The position of a map's key, or of the map itself if it lacks the key."""
         return self.keys.get(key, self.where)
 
     def without(self, *keys: str) -> Node:
@@ -50,7 +50,7 @@ class Node:
         )
 
     def at(self, loc: Sequence[str | int]) -> tuple[Node, int]:
-        """The deepest node on the way ``loc``, and how many of its steps exist."""
+        """The deepest existing node along the path ``loc``, and how many of its steps exist."""
         node = self
         for depth, step in enumerate(loc):
             child = node.child(step)
@@ -60,18 +60,18 @@ class Node:
         return node, len(loc)
 
     def child(self, step: str | int) -> Node | None:
-        """The value of a map's key, or a list's item; None where there is none."""
+        """The value of a map's key, or an item of a list; None if there is none."""
         if self.is_map:
             return self.value.get(step)
-        place = str(step)
-        if self.is_list and place.isdecimal() and len(place) < 10 and int(place) < len(self.value):
-            return self.value[int(place)]
+        index = str(step)
+        if self.is_list and index.isdecimal() and len(index) < 10 and int(index) < len(self.value):
+            return self.value[int(index)]
         return None
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A recipe as it was written: its root map, and the mistakes found while it was read.
+    """A recipe as written: its root map, and the mistakes that reading it revealed.
 
     Attributes:
         name: the recipe's, unless it names itself.
@@ -85,7 +85,7 @@ class Tree:
 
 
 def from_plain(value: Any, where: Where) -> Node:
-    """The tree of a plain value that was written at one place (``--set``, Python, a default)."""
+    """The tree of a plain value that has one position (``--set``, Python, a default)."""
     if isinstance(value, Mapping):
         children = {str(key): from_plain(child, where) for key, child in value.items()}
         return Node(children, where, dict.fromkeys(children, where))
@@ -96,5 +96,5 @@ def from_plain(value: Any, where: Where) -> Node:
     if value is None or isinstance(value, bool | int | float | str):
         return Node(value, where)
     raise UsageError(
-        f"{where}: a {type(value).__name__} is no value of a recipe; give numbers, text, lists and maps"
+        f"{where}: a {type(value).__name__} cannot be a value of a recipe; use numbers, text, lists and maps"
     )

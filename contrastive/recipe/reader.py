@@ -40,7 +40,7 @@ _CORE = (
 
 
 def resolve_scalar(text: str) -> Any:
-    """The value of a plain scalar under the core schema of YAML 1.2 (10.3.2 of its specification)."""
+    """The value of a plain scalar under the core schema of YAML 1.2 (section 10.3.2 of its specification)."""
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):
@@ -55,10 +55,10 @@ def resolve_scalar(text: str) -> Any:
 
 
 def read_yaml(content: bytes | str, file: str, whole: bool = True) -> tuple[Node, list[Mistake]]:
-    """The tree of one YAML document, and mistakes that leave it readable (duplicate keys).
+    """The tree of one YAML document, and the mistakes that leave it readable (duplicate keys).
 
-    Raises RecipeError where it is not readable at all. Where ``whole`` is false the text is a value
-    of ``--set``, whose lines and columns mean nothing to the user.
+    Raises RecipeError if it is not readable at all. If ``whole`` is false, the text is a value of
+    ``--set``, whose lines and columns mean nothing to the user.
     """
     text = _decode(content, file)
     builder = _Builder(file, whole)
@@ -66,32 +66,32 @@ def read_yaml(content: bytes | str, file: str, whole: bool = True) -> tuple[Node
         return builder.document(yaml.parse(text, Loader=yaml.SafeLoader)), builder.mistakes
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
-        place = (before.count("\n"), len(before) - before.rfind("\n") - 1)
-        raise builder.refusal(place, "a character that YAML forbids; is this a text file?") from None
+        position = (before.count("\n"), len(before) - before.rfind("\n") - 1)
+        raise builder.refusal(position, "a character that YAML forbids; is this a text file?") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = (mark.line, mark.column) if mark else (0, 0)
-        raise builder.refusal(place, _syntax(str(error.problem or error.context))) from None
+        position = (mark.line, mark.column) if mark else (0, 0)
+        raise builder.refusal(position, _syntax(str(error.problem or error.context))) from None
 
 
 def _decode(content: bytes | str, file: str) -> str:
     if len(content) > MAX_BYTES:
-        message = f"is over {MAX_BYTES // 1024} KiB, too large for a recipe; is it the right file?"
-        raise _refused(Where(file), message)
+        message = f"is larger than {MAX_BYTES // 1024} KiB, too large for a recipe; is it the right file?"
+        raise _error(Where(file), message)
     if isinstance(content, str):
         return content
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise _refused(Where(file), "is not UTF-8 text; a recipe is a YAML text file") from None
+        raise _error(Where(file), "is not UTF-8 text; a recipe is a YAML text file") from None
 
 
 def _syntax(problem: str) -> str:
     if "'\\t'" in problem:
         return "a tab; YAML is indented with spaces"
     hints = {
-        "mapping values are not allowed": "a ':' where none may be; check the indentation, or quote",
-        "expected <block end>": "wrong indentation; entries of one map or list start in one column",
+        "mapping values are not allowed": "a ':' that is not allowed; check the indentation, or add quotes",
+        "expected <block end>": "wrong indentation; entries of a map or list start in the same column",
         "could not find expected ':'": "a key without ':'; write 'key: value'",
     }
     for start, hint in hints.items():
@@ -100,27 +100,27 @@ def _syntax(problem: str) -> str:
     return f"not valid YAML ({problem}); check brackets, quotes and indentation here"
 
 
-def _refused(where: Where, message: str) -> RecipeError:
+def _error(where: Where, message: str) -> RecipeError:
     return RecipeError([Mistake(where, "", message)])
 
 
 def _depth(node: Node) -> int:
-    """How deep it is nested: 0 for a scalar."""
+    """The depth of nesting: 0 for a scalar."""
     children = node.value.values() if node.is_map else node.value if node.is_list else ()
     return 1 + max(map(_depth, children), default=0) if node.is_map or node.is_list else 0
 
 
 class _Builder:
-    """Builds nodes from parser events; counts what it builds, aliases at their full size."""
+    """Builds nodes from parser events, and counts them, aliases at their full size."""
 
     def __init__(self, file: str, whole: bool):
         self.file, self.whole = file, whole
         self.mistakes: list[Mistake] = []
         self._nodes = 0
-        self._anchors: dict[str, tuple[Node, int] | None] = {}  # node and size; None while it is built
+        self._anchors: dict[str, tuple[Node, int] | None] = {}  # node and size; None while under construction
 
-    def refusal(self, place: tuple[int, int], message: str) -> RecipeError:
-        return _refused(self._where(place), message)
+    def refusal(self, position: tuple[int, int], message: str) -> RecipeError:
+        return _error(self._where(position), message)
 
     def document(self, events: Iterator[yaml.Event]) -> Node:
         next(events)  # stream start
@@ -157,10 +157,10 @@ class _Builder:
     def _alias(self, event: yaml.AliasEvent, depth: int) -> Node:
         if event.anchor not in self._anchors:
             raise self._refuse(event, f"'*{event.anchor}' has no anchor '&{event.anchor}' before it")
-        known = self._anchors[event.anchor]
-        if known is None:
-            raise self._refuse(event, f"'*{event.anchor}' stands inside the value it names")
-        node, size = known
+        anchor = self._anchors[event.anchor]
+        if anchor is None:
+            raise self._refuse(event, f"'*{event.anchor}' is inside the value it names")
+        node, size = anchor
         self._count(size, event)
         self._check_depth(depth + _depth(node), event)
         return node
@@ -171,7 +171,7 @@ class _Builder:
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._refuse(event, "a key must be a word; check the indentation and brackets here")
-            key, where = self._text(event), self._place(event)
+            key, where = self._text(event), self._where_of(event)
             if key == "<<" and event.implicit[0]:
                 raise self._refuse(event, "a merge key ('<<'); use `extends: other.yaml` to inherit")
             child = self._node(next(events), events, (*path, key), depth + 1)
@@ -181,24 +181,24 @@ class _Builder:
                 self.mistakes.append(Mistake(where, ".".join((*path, key)), message))
                 continue
             value[key], keys[key] = child, where
-        return Node(value, self._place(start), keys)
+        return Node(value, self._where_of(start), keys)
 
     def _list(self, start: yaml.Event, events: Iterator[yaml.Event], path: Keys, depth: int) -> Node:
         items: list[Node] = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
             items.append(self._node(event, events, (*path, str(len(items))), depth + 1))
-        return Node(items, self._place(start))
+        return Node(items, self._where_of(start))
 
     def _scalar(self, event: yaml.ScalarEvent) -> Node:
         text = self._text(event)
         if not event.implicit[0]:  # quoted
-            return Node(text, self._place(event))
+            return Node(text, self._where_of(event))
         value = resolve_scalar(event.value) if len(event.value) <= 1000 else event.value
         if isinstance(value, int) and abs(value) >= 2**63:
             raise self._refuse(event, f"{event.value[:20]}... is beyond 64 bits; quote it if it is text")
         if isinstance(value, float) and math.isinf(value) and "inf" not in event.value.lower():
             raise self._refuse(event, f"{event.value} is beyond the range of a number")
-        return Node(value, self._place(event))
+        return Node(value, self._where_of(event))
 
     def _text(self, event: yaml.ScalarEvent) -> str:
         if any("\ud800" <= letter <= "\udfff" for letter in event.value):
@@ -208,25 +208,29 @@ class _Builder:
     def _count(self, nodes: int, event: yaml.Event) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            raise self._refuse(event, f"over {MAX_NODES} values (aliases expanded); a recipe is far smaller")
+            raise self._refuse(
+                event, f"more than {MAX_NODES} values (aliases expanded); a recipe is far smaller"
+            )
 
     def _check_depth(self, depth: int, event: yaml.Event) -> None:
         if depth > MAX_DEPTH:
-            raise self._refuse(event, f"nested more than {MAX_DEPTH} deep; a recipe is flatter than that")
+            raise self._refuse(
+                event, f"nested more than {MAX_DEPTH} levels deep; a recipe is flatter than that"
+            )
 
     def _refuse(self, event: yaml.Event, message: str) -> RecipeError:
-        return _refused(self._place(event), message)
+        return _error(self._where_of(event), message)
 
-    def _place(self, event: yaml.Event) -> Where:
+    def _where_of(self, event: yaml.Event) -> Where:
         mark = event.start_mark
         return self._where((mark.line, mark.column) if mark else (0, 0))
 
-    def _where(self, place: tuple[int, int]) -> Where:
-        return Where(self.file, place[0] + 1, place[1] + 1) if self.whole else Where(self.file)
+    def _where(self, position: tuple[int, int]) -> Where:
+        return Where(self.file, position[0] + 1, position[1] + 1) if self.whole else Where(self.file)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes exactly the texts that :func:`resolve_scalar` would not read as text."""
+    """Quotes exactly those texts that :func:`resolve_scalar` would not read as text."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
 
@@ -235,7 +239,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Anything that is not printable (line breaks of every sort) is double-quoted, where it is escaped."""
+    """Text that is not printable (line breaks of every kind) is double-quoted, which escapes it."""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
 
 
@@ -260,7 +264,7 @@ class _NarrowDumper(_Dumper):
 
 
 def write_yaml(value: Any, width: int | None = None) -> str:
-    """YAML text that :func:`read_yaml` reads back as the very same value; leaves in one line each.
+    """YAML text that :func:`read_yaml` reads back as the same value; innermost maps and lists take one line.
 
     With ``width`` it suits a terminal of that many columns: the last 20 are left for keys and indentation.
     """

@@ -1,7 +1,7 @@
-"""Tree -> :class:`Recipe`: every mistake at once, each at its place and with its remedy.
+"""Resolves the tree of a recipe to a :class:`Recipe`, and reports every mistake at once.
 
-A part is dispatched by its name first and then checked against that one part's model, so that one
-typo gives one error.
+Each mistake has its line, column and remedy. The name of a part selects the model that checks the part, so
+one typo gives one error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from contrastive.errors import Mistake, PluginError, RecipeError, UsageError, Where
 from contrastive.recipe.grid import grid_key
-from contrastive.recipe.messages import join, mistakes_of, shown, unknown_key
+from contrastive.recipe.messages import describe, join, mistakes_of, unknown_key
 from contrastive.recipe.model import (
     Evaluate,
     Heading,
@@ -31,17 +31,17 @@ from contrastive.recipe.signature import (
     STRICT,
     Parameter,
     arms,
-    checked,
     item_of,
     part_kind,
     plain_values,
     signature_of,
     type_text,
+    validate,
 )
 from contrastive.recipe.sources import load_tree
 from contrastive.registry import Entry, Registry
 
-#: What a recipe that leaves a key out gets: SimCLR on a ResNet-18 for small images.
+#: The values of the keys that a recipe leaves out: SimCLR on a ResNet-18 for small images.
 DEFAULTS: dict[str, Any] = {
     "augmentation": {"name": "simclr"},
     "backbone": {"name": "timm", "model": "resnet18", "stem": "small"},
@@ -53,29 +53,29 @@ DEFAULTS: dict[str, Any] = {
     "evaluate": {"knn": {}, "linear": {}},
 }
 
-#: Parts that a recipe may name, those of repeated pipelines as often as they are repeated.
+#: The most parts that a recipe may name; a repeated pipeline counts as often as it is repeated.
 MAX_PARTS = 1000
 
-#: Every key of a recipe, in the order in which it is written out.
+#: Every key of a recipe, in the order of output.
 KEYS = (
     "name", "dataset", "augmentation", "backbone", "head", "predictor", "views", "positives", "target",
     "negatives", "loss", "optimizer", "train", "evaluate", "callbacks", "allow",
 )  # fmt: skip
 
 
-#: What may stand before the name of a figure.
+#: The form of a key of ``evaluate``, which becomes the prefix of metrics.
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class LossWeight(BaseModel):
-    """What a loss is multiplied with."""
+    """The weight of a loss."""
 
     model_config = STRICT
 
-    weight: float = Field(1.0, gt=0, description="What the loss is multiplied with.")
+    weight: float = Field(1.0, gt=0, description="Factor of the loss in the sum of losses.")
 
 
-class Schedule(BaseModel):
+class EvaluateEvery(BaseModel):
     """How often to evaluate."""
 
     model_config = STRICT
@@ -83,12 +83,12 @@ class Schedule(BaseModel):
     every: int = Field(1, ge=0, description="Epochs between evaluations; 0: only at the end.")
 
 
-class Timing(BaseModel):
+class RunsAt(BaseModel):
     """When a protocol runs."""
 
     model_config = STRICT
 
-    at: Literal["every", "end"] = Field(description="At every evaluation, or at the end alone.")
+    at: Literal["every", "end"] = Field(description="every: at every evaluation; end: only at the end.")
 
 
 class Repeat(BaseModel):
@@ -100,10 +100,11 @@ class Repeat(BaseModel):
 
 
 def resolve(tree: Tree, registry: Registry) -> Recipe:
-    """The recipe that a tree stands for. Loads the classes of the parts it names, builds none.
+    """The recipe that a tree describes. Loads the classes of the parts it names, but builds no part.
 
-    Raises RecipeError with every mistake, or if a grid makes the tree several recipes; PluginError if nothing
-    is wrong except that a plugin is broken or absent.
+    Raises:
+        RecipeError: with every mistake, or because a grid or variants make the tree several recipes.
+        PluginError: the only problem is a plugin that is broken or not installed.
     """
     if key := grid_key(tree):
         message = (
@@ -166,21 +167,21 @@ class _Resolver:
     # Keys of the recipe
 
     def _heading(self) -> Heading | None:
-        given = {
+        values = {
             key: child for key, child in self.root.value.items() if key in ("name", "positives", "allow")
         }
-        given.setdefault("name", Node(self.default_name, self.root.where))
-        return self._checked(Heading, Node(given, self.root.where, self.root.keys), "", "a recipe")
+        values.setdefault("name", Node(self.default_name, self.root.where))
+        return self._validate(Heading, Node(values, self.root.where, self.root.keys), "", "a recipe")
 
     def _section(self, model: type[BaseModel], key: str) -> BaseModel | None:
         node = self._map_of(key)
-        return self._checked(model, node, key, key) if node else None
+        return self._validate(model, node, key, key) if node else None
 
     def _map_of(self, key: str) -> Node | None:
         node = self.root.value.get(key) or Node({}, self.root.where)
         if node.is_map:
             return node
-        self._wrong(node, key, f"must be a map of keys, not {shown(node)}")
+        self._wrong(node, key, f"must be a map of keys, not {describe(node)}")
         return None
 
     def _default(self, key: str) -> Node:
@@ -189,12 +190,12 @@ class _Resolver:
     def _dataset(self) -> PartSpec | None:
         if "dataset" in self.root.value:
             return self._part("dataset", self.root.value["dataset"], "dataset")
-        known = ", ".join(self.registry.names("dataset"))
-        self._wrong(self.root, "dataset", f"a recipe names its data set; one of {known}")
+        names = ", ".join(self.registry.names("dataset"))
+        self._wrong(self.root, "dataset", f"a recipe must name its data set; one of {names}")
         return None
 
-    def _written(self, key: str) -> Node:
-        """What a recipe says of a part that has a default; a map without a name changes the default part."""
+    def _node_of(self, key: str) -> Node:
+        """The node of a part that has a default. A map without a name changes the default part."""
         default = self._default(key)
         node = self.root.value.get(key) or default
         if node.is_map and "name" not in node.value:
@@ -202,7 +203,7 @@ class _Resolver:
         return node
 
     def _part_of(self, kind: str) -> PartSpec | None:
-        return self._part(kind, self._written(kind), kind)
+        return self._part(kind, self._node_of(kind), kind)
 
     def _predictor(self) -> PartSpec | None:
         node = self.root.value.get("predictor")
@@ -212,8 +213,8 @@ class _Resolver:
         return None if part is None or part.is_identity else part
 
     def _several(self, key: str) -> list[tuple[Node, str]]:
-        """The parts of a key that takes one part or a list of them, each with its path."""
-        node = self._written(key)
+        """The parts of a key that takes one part or a list, each with its path."""
+        node = self._node_of(key)
         if not node.is_list:
             return [(node, key)]
         if not node.value:
@@ -235,7 +236,7 @@ class _Resolver:
     def _callbacks(self) -> tuple[PartSpec | None, ...]:
         node = self.root.value.get("callbacks") or Node([], self.root.where)
         if not node.is_list:
-            self._wrong(node, "callbacks", f"must be a list of callbacks, not {shown(node)}")
+            self._wrong(node, "callbacks", f"must be a list of callbacks, not {describe(node)}")
             return ()
         return tuple(self._part("callback", item, f"callbacks.{i}") for i, item in enumerate(node.value))
 
@@ -243,42 +244,44 @@ class _Resolver:
         node = self._map_of("evaluate")
         if node is None:
             return None
-        schedule, rest = self._split(Schedule, node, "evaluate")
-        named = rest if rest.value else self._default("evaluate")
-        specs = {key: self._protocol(key, named.value[key], named.key(key)) for key in named.value}
-        every = schedule.every if isinstance(schedule, Schedule) else 0
+        evaluate_every, rest = self._split(EvaluateEvery, node, "evaluate")
+        protocols = rest if rest.value else self._default("evaluate")
+        specs = {
+            key: self._protocol(key, protocols.value[key], protocols.key(key)) for key in protocols.value
+        }
+        every = evaluate_every.every if isinstance(evaluate_every, EvaluateEvery) else 0
         return Evaluate(every, {key: spec for key, spec in specs.items() if spec})
 
     def _protocol(self, name: str, node: Node, key: Where) -> ProtocolSpec | None:
-        """The protocol that the key ``name`` stands for: the one of that name, or its own ``protocol``."""
+        """The protocol of the key ``name``: the protocol of that name, or the one that ``protocol`` names."""
         path = f"evaluate.{name}"
-        named = node.child("protocol") if node.is_map else None
-        if named is not None:
-            if named.value in (None, "none") or not self._may_name(name, named, key, path):
+        protocol = node.child("protocol") if node.is_map else None
+        if protocol is not None:
+            if protocol.value in (None, "none") or not self._may_name(name, protocol, key, path):
                 return None
             node = node.without("protocol")
-        entry = self._entry("protocol", named or Node(name, key), path)
+        entry = self._entry("protocol", protocol or Node(name, key), path)
         if entry is None or node.value in (None, "none"):
             return None
         if not node.is_map:
-            self._wrong(node, path, f"must be a map of the protocol's parameters, not {shown(node)}")
+            self._wrong(node, path, f"must be a map of the protocol's parameters, not {describe(node)}")
             return None
         at = Node(getattr(self._class(entry, path, key), "at", "end"), key)
-        timing, rest = self._split(Timing, Node({"at": at, **node.value}, node.where, node.keys), path)
+        runs_at, rest = self._split(RunsAt, Node({"at": at, **node.value}, node.where, node.keys), path)
         part = self._spec(entry, rest, path)
-        return ProtocolSpec(part, timing.at) if isinstance(timing, Timing) and part else None
+        return ProtocolSpec(part, runs_at.at) if isinstance(runs_at, RunsAt) and part else None
 
     def _may_name(self, name: str, protocol: Node, key: Where, path: str) -> bool:
-        """Whether ``name`` may stand for ``protocol``: its figures must not look like those of another."""
+        """Whether ``name`` may be a key of ``protocol``: its metrics must not look like another's."""
         if not protocol.is_text:
             self._wrong(
-                protocol, f"{path}.protocol", f"must be the name of a protocol, not {shown(protocol)}"
+                protocol, f"{path}.protocol", f"must be the name of a protocol, not {describe(protocol)}"
             )
         elif protocol.value != name and name in self.registry.names("protocol"):
-            message = f"'{name}' is a protocol itself; give the one of protocol: {protocol.value} another key"
+            message = f"'{name}' is itself a protocol; use another key for protocol: {protocol.value}"
             self.mistakes.append(Mistake(key, path, message))
         elif not _KEY.fullmatch(name):
-            message = f"'{name}' cannot name figures; use lower-case letters, digits and '_'"
+            message = f"'{name}' cannot be the prefix of metrics; use lower-case letters, digits and '_'"
             self.mistakes.append(Mistake(key, path, message))
         else:
             return True
@@ -288,21 +291,21 @@ class _Resolver:
 
     def _part(self, kind: str, node: Node, path: str) -> PartSpec | None:
         self._parts += 1
-        if self._parts > MAX_PARTS:  # at once: repeats within repeats would take for ever
-            message = f"over {MAX_PARTS} parts, repeats multiplied; repeat fewer times"
+        if self._parts > MAX_PARTS:  # raised at once, because nested repeats would take forever
+            message = f"more than {MAX_PARTS} parts, counting repeats; repeat fewer times"
             raise RecipeError([*self.mistakes, Mistake(node.where, path, message)])
         if kind == "augmentation" and node.is_list:
             return self._sequence(node, path)
         if not (node.is_map or node.is_text):
             form = f"the name of a {kind}, or a map with its name and parameters"
-            self._wrong(node, path, f"must be {form}, not {shown(node)}")
+            self._wrong(node, path, f"must be {form}, not {describe(node)}")
             return None
         name = node.child("name") if node.is_map else node
         if name is None:
             self._wrong(node, path, self._needs_name(kind))
             return None
         if not name.is_text:
-            self._wrong(name, f"{path}.name", f"must be the name of a {kind}, not {shown(name)}")
+            self._wrong(name, f"{path}.name", f"must be the name of a {kind}, not {describe(name)}")
             return None
         entry = self._entry(kind, name, path)
         if entry is None:
@@ -310,13 +313,13 @@ class _Resolver:
         return self._spec(entry, node.without("name") if node.is_map else Node({}, node.where), path)
 
     def _sequence(self, node: Node, path: str) -> PartSpec | None:
-        """A list of augmentations: the part ``sequence`` with that list as its only parameter."""
+        """A list of augmentations stands for the part ``sequence`` with that list as its only parameter."""
         entry = self._entry("augmentation", Node("sequence", node.where), path)
         if entry is None or self._class(entry, path, node.where) is None:
             return None
         takes = next(p for p in signature_of(entry).parameters.values() if p.takes_part)
         return PartSpec(
-            "augmentation", "sequence", {takes.name: self._typed(takes.annotation, node, path)}, entry
+            "augmentation", "sequence", {takes.name: self._part_or_parts(takes.annotation, node, path)}, entry
         )
 
     def _entry(self, kind: str, name: Node, path: str) -> Entry | None:
@@ -341,84 +344,90 @@ class _Resolver:
             return None
         signature = signature_of(entry)
         self._unknown(node, signature.parameters, entry.name, path)
-        taken = {name: parameter for name, parameter in signature.parameters.items() if parameter.takes_part}
-        known = {
+        part_parameters = {
+            name: parameter for name, parameter in signature.parameters.items() if parameter.takes_part
+        }
+        plain = {
             key: child
             for key, child in node.value.items()
-            if key in signature.parameters and key not in taken
+            if key in signature.parameters and key not in part_parameters
         }
-        values = self._checked(signature.model, Node(known, node.where, node.keys), path, entry.name)
+        values = self._validate(signature.model, Node(plain, node.where, node.keys), path, entry.name)
         params = plain_values(values) if values else {}
-        for parameter in taken.values():
-            params.update(self._taken(parameter, node, path, entry))
-        ordered = {name: params[name] for name in signature.parameters if name in params}
-        return PartSpec(entry.kind, entry.name, ordered, entry)
+        for parameter in part_parameters.values():
+            params.update(self._part_parameter(parameter, node, path, entry))
+        in_order = {name: params[name] for name in signature.parameters if name in params}
+        return PartSpec(entry.kind, entry.name, in_order, entry)
 
-    def _taken(self, parameter: Parameter, node: Node, path: str, entry: Entry) -> dict[str, Any]:
-        """A parameter that takes a part, or parts; a default that is an object stays the class's own."""
+    def _part_parameter(self, parameter: Parameter, node: Node, path: str, entry: Entry) -> dict[str, Any]:
+        """A parameter that takes a part or parts. A default that is an object is left to the class."""
         name, inner = parameter.name, f"{path}.{parameter.name}"
         if name in node.value:
-            return {name: self._typed(parameter.annotation, node.value[name], inner)}
+            return {name: self._part_or_parts(parameter.annotation, node.value[name], inner)}
         if parameter.required:
             self._wrong(node, path, f"{entry.name} needs '{name}' ({type_text(parameter.annotation)})")
         elif parameter.default is None:
             return {name: None}
         elif isinstance(parameter.default, str | Mapping | list | tuple):
-            return {name: self._typed(parameter.annotation, from_plain(parameter.default, node.where), inner)}
+            return {
+                name: self._part_or_parts(
+                    parameter.annotation, from_plain(parameter.default, node.where), inner
+                )
+            }
         return {}
 
-    def _typed(self, annotation: Any, node: Node, path: str) -> Any:
-        """The part or list of parts that an annotation asks for."""
+    def _part_or_parts(self, annotation: Any, node: Node, path: str) -> Any:
+        """The part, or list of parts, that an annotation requires."""
         options = arms(annotation)
         if node.value is None and type(None) in options:
             return None
         items = [item for option in options if (item := item_of(option)) is not None]
         if items and node.is_list:
-            return [self._typed(items[0], item, where) for item, where in self._repeated(node, path)]
+            return [self._part_or_parts(items[0], item, where) for item, where in self._items(node, path)]
         kinds = [kind for option in options if (kind := part_kind(option))]
         if kinds:
             return self._part(kinds[0], node, path)
-        self._wrong(node, path, f"must be {type_text(annotation)}, not {shown(node)}")
+        self._wrong(node, path, f"must be {type_text(annotation)}, not {describe(node)}")
         return None
 
-    def _repeated(self, node: Node, path: str) -> Iterable[tuple[Node, str]]:
-        """The items of a list, ``{times: 6, pipeline: ...}`` six times over."""
+    def _items(self, node: Node, path: str) -> Iterable[tuple[Node, str]]:
+        """The items of a list; ``{times: 6, pipeline: ...}`` yields its pipeline six times."""
         for index, item in enumerate(node.value):
             where = f"{path}.{index}"
             if not item.is_map or "pipeline" not in item.value or "name" in item.value:
                 yield item, where
                 continue
-            repeat = self._checked(Repeat, item.without("pipeline"), where, "a repeated pipeline")
+            repeat = self._validate(Repeat, item.without("pipeline"), where, "a repeated pipeline")
             for _ in range(repeat.times if isinstance(repeat, Repeat) else 1):
                 yield item.value["pipeline"], f"{where}.pipeline"
 
     # Checking values
 
     def _split(self, model: type[BaseModel], node: Node, path: str) -> tuple[BaseModel | None, Node]:
-        """The keys of ``node`` that ``model`` knows, checked, and the node without them."""
+        """The validated keys of ``node`` that belong to ``model``, and the node without them."""
         if not node.is_map:
             return model(), node
         own = {key: child for key, child in node.value.items() if key in model.model_fields}
-        values = self._checked(model, Node(own, node.where, node.keys), path, path)
+        values = self._validate(model, Node(own, node.where, node.keys), path, path)
         return values, node.without(*model.model_fields)
 
-    def _checked(self, model: type[BaseModel], node: Node, path: str, owner: str) -> Any:
+    def _validate(self, model: type[BaseModel], node: Node, path: str, owner: str) -> Any:
         try:
-            return checked(model, node.plain())
+            return validate(model, node.plain())
         except ValidationError as error:
             fields = {info.alias or name: info for name, info in model.model_fields.items()}
             self.mistakes += mistakes_of(error, node, path, owner, fields)
             return None
 
-    def _unknown(self, node: Node, known: Iterable[str], owner: str, path: str = "") -> None:
+    def _unknown(self, node: Node, names: Iterable[str], owner: str, path: str = "") -> None:
         for key in node.value:
-            if key not in known:
-                message = unknown_key(owner, key, known, "parameter" if path else "key")
+            if key not in names:
+                message = unknown_key(owner, key, names, "parameter" if path else "key")
                 self.mistakes.append(Mistake(node.key(key), join(path, key), message))
 
     def _needs_name(self, kind: str) -> str:
-        known = ", ".join(self.registry.names(kind)) or "none is installed"
-        return f"a {kind} needs a 'name'; one of: {known}"
+        names = ", ".join(self.registry.names(kind)) or "none is installed"
+        return f"a {kind} needs a 'name'; one of: {names}"
 
     def _wrong(self, node: Node, path: str, message: str) -> None:
         self.mistakes.append(Mistake(node.where, path, message))

@@ -1,4 +1,4 @@
-"""Which parameters of a recipe make each step depend on how long the run will be."""
+"""The parameters of a recipe through which each step depends on the length of the run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from contrastive.kinds import SpansRun
 from contrastive.recipe.model import PartSpec, Recipe
 from contrastive.recipe.signature import arms, is_union, item_of, signature_of
 
-#: What counts by its name where no mark says otherwise: plugins had no mark at first.
-UNMARKED = {"schedule": SpansRun(unless=("constant",))}
+#: Parameters that count by their name, unless a mark decides: the first plugins had no marks.
+SPANNING_NAMES = {"schedule": SpansRun(unless=("constant",))}
 
 
 def spanning_parameters(recipe: Recipe) -> dict[str, Any]:
-    """Dotted path -> value of every parameter whose value spans the run, in the recipe's order.
+    """Dotted path -> value of every parameter that spans the run, in the order of the recipe.
 
-    Counts what is marked :class:`contrastive.kinds.SpansRun`, in the signature of a part or in a pydantic
-    model within it, and what is called as in :data:`UNMARKED`.
+    A parameter counts if it is marked :class:`contrastive.kinds.SpansRun`, in the signature of a part or in a
+    pydantic model within it, or if its name is in :data:`SPANNING_NAMES`.
     """
     return {
         path: value for root, part in _root_parts(recipe) for path, value in _spanning_in_part(root, part)
@@ -48,7 +48,10 @@ def _spanning_in_part(path: str, part: PartSpec) -> Iterator[tuple[str, Any]]:
 def _spanning(
     path: str, value: Any, annotation: Any, metadata: Sequence[Any] = ()
 ) -> Iterator[tuple[str, Any]]:
-    """Of a value and all within it; ``metadata`` is what pydantic has split off the annotation of a field."""
+    """The spanning values among a value and all within it.
+
+    ``metadata`` is what pydantic has split off the annotation of a field.
+    """
     if isinstance(value, PartSpec):
         yield from _spanning_in_part(path, value)
     elif mark := next(_marks(annotation, metadata), None):
@@ -57,12 +60,12 @@ def _spanning(
     elif isinstance(value, dict | list) and value:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _spanning(f"{path}.{key}", item, *_type_of(annotation, key))
-    elif (mark := UNMARKED.get(path.rpartition(".")[2])) and mark.at(value):
+    elif (mark := SPANNING_NAMES.get(path.rpartition(".")[2])) and mark.at(value):
         yield path, value
 
 
 def _marks(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[SpansRun]:
-    """The marks of a type, and of the alternatives of a union."""
+    """The marks of a type and of the alternatives of a union."""
     yield from (mark for mark in metadata if isinstance(mark, SpansRun))
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)

@@ -1,8 +1,8 @@
 """JSON Schema of recipes with every installed part, for editors.
 
-Wherever a part may stand, the schema takes its bare name, a map with its name and parameters, or a map
-without a name (which changes what the recipe extends, or the default part). No key is required,
-because a recipe that extends another states only its difference.
+For a part the schema accepts its bare name, a map with its name and parameters, or a map without a name
+(which changes the part of the extended recipe, or the default part). No key is required, because a recipe
+that extends another contains only the differences.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from contrastive.errors import PluginError
 from contrastive.kinds import KINDS
 from contrastive.recipe.model import Heading, Train, Views
-from contrastive.recipe.resolver import KEYS, LossWeight, Repeat, Schedule, Timing
+from contrastive.recipe.resolver import KEYS, EvaluateEvery, LossWeight, Repeat, RunsAt
 from contrastive.recipe.signature import Parameter, Signature, arms, item_of, part_kind, signature_of
 from contrastive.registry import Entry, Registry
 
@@ -23,11 +23,11 @@ Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-_PROTOCOL = "Which protocol the key stands for, where it is not the one of that name; none: it is left out."
+_PROTOCOL = "The protocol that the key stands for, if its name is another; none: no protocol."
 
 
 def recipe_schema(registry: Registry) -> Schema:
-    """The JSON Schema (draft 2020-12) of recipes. A part that cannot be loaded is known by its name alone."""
+    """The JSON Schema (draft 2020-12) of recipes. Of a part that cannot be loaded it holds only the name."""
     definitions: Schema = {}
     for kind in KINDS:
         definitions[kind] = _kind(kind, registry, definitions)
@@ -47,7 +47,7 @@ def recipe_schema(registry: Registry) -> Schema:
     }
     extends = {
         "type": "string",
-        "description": "A recipe file beside this one, or a shipped recipe, to start from.",
+        "description": "The recipe to start from: a file, relative to this one, or a shipped recipe.",
     }
     keys = {"extends": extends, **{key: special.get(key) or _ref(key) for key in KEYS}}
     return {
@@ -61,19 +61,19 @@ def recipe_schema(registry: Registry) -> Schema:
 
 
 def _several() -> Schema:
-    """The keys by which a file stands for several recipes."""
+    """The keys that make a file stand for several recipes."""
     values = {"anyOf": [{"type": "array", "minItems": 1}, {"type": "object", "minProperties": 1}]}
     change: Schema = {"anyOf": [{"type": "null"}, {"$ref": "#"}]}
     return {
         "grid": {
             "type": "object",
-            "description": "Dotted path -> its values: a recipe for each combination, for `compare`.",
+            "description": "Dotted path -> its values: one recipe per combination, for `compare`.",
             "minProperties": 1,
             "additionalProperties": values,
         },
         "variants": {
             "type": "object",
-            "description": "Name -> the keys it changes: a recipe each, for `compare`.",
+            "description": "Name -> the keys it changes: one recipe per name, for `compare`.",
             "minProperties": 1,
             "additionalProperties": change,
         },
@@ -89,7 +89,7 @@ def _one_or_many(one: Schema) -> Schema:
 
 
 def _kind(kind: str, registry: Registry, definitions: Schema) -> Schema:
-    """What may stand where a part of this kind is wanted."""
+    """The schema of the values that name a part of this kind."""
     options: list[Schema] = [{"enum": registry.names(kind)}]
     for name in registry.names(kind):
         schema = _part(registry.entry(kind, name), definitions)
@@ -99,7 +99,11 @@ def _kind(kind: str, registry: Registry, definitions: Schema) -> Schema:
     options.append({"type": "object", "not": {"required": ["name"]}})
     if kind == "augmentation":
         options.append(
-            {"type": "array", "items": _ref(kind), "description": "A pipeline, drawn for two views."}
+            {
+                "type": "array",
+                "items": _ref(kind),
+                "description": "A pipeline, drawn once per view for two views.",
+            }
         )
     return {"anyOf": options}
 
@@ -118,7 +122,7 @@ def _part(entry: Entry, definitions: Schema) -> Schema:
 def _signature(entry: Entry) -> Signature | None:
     try:
         return signature_of(entry)
-    except PluginError:  # `plugin list` tells; the schema leaves its parameters open
+    except PluginError:  # `plugin list` reports it; the schema accepts any parameters
         return None
 
 
@@ -131,51 +135,51 @@ def _parameters(entry: Entry, signature: Signature, definitions: Schema) -> Sche
 
 
 def _taking(parameter: Parameter) -> Schema:
-    schema = _typed(parameter.annotation)
+    schema = _annotation_schema(parameter.annotation)
     return {**schema, "description": parameter.doc} if parameter.doc else schema
 
 
-def _typed(annotation: Any) -> Schema:
+def _annotation_schema(annotation: Any) -> Schema:
     """The schema of an annotation that names parts."""
     bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     options = arms(bare)
     if len(options) > 1:
-        return {"anyOf": [_typed(option) for option in options]}
+        return {"anyOf": [_annotation_schema(option) for option in options]}
     if kind := part_kind(options[0]):
         return _ref(kind)
     if (item := item_of(options[0])) is not None:
-        repeated = {
+        repeat = {
             "type": "object",
-            "properties": {**Repeat.model_json_schema()["properties"], "pipeline": _typed(item)},
+            "properties": {**Repeat.model_json_schema()["properties"], "pipeline": _annotation_schema(item)},
             "required": ["times", "pipeline"],
             "additionalProperties": False,
         }
-        return {"type": "array", "items": {"anyOf": [_typed(item), repeated]}}
+        return {"type": "array", "items": {"anyOf": [_annotation_schema(item), repeat]}}
     return {"type": "null"} if options[0] is type(None) else {}
 
 
 def _evaluate(registry: Registry, definitions: Schema) -> Schema:
-    properties = dict(_model(Schedule, "evaluate", definitions)["properties"])
-    timing = _model(Timing, "evaluate", definitions)["properties"]
+    properties = dict(_model(EvaluateEvery, "evaluate", definitions)["properties"])
+    runs_at = _model(RunsAt, "evaluate", definitions)["properties"]
     further: list[Schema] = []
     for name in registry.names("protocol"):
         entry = registry.entry("protocol", name)
         signature = _signature(entry)
         own: Schema = {
             "type": "object",
-            "properties": {**timing, "protocol": {"enum": [name, None, "none"], "description": _PROTOCOL}},
+            "properties": {**runs_at, "protocol": {"enum": [name, None, "none"], "description": _PROTOCOL}},
         }
         if signature is not None:
             own["properties"] |= _parameters(entry, signature, definitions)
             own |= {"description": signature.summary, "additionalProperties": False}
         properties[name] = {"anyOf": [own, {"enum": [None, "none"]}]}
         further.append({**own, "required": ["protocol"]})
-    # A key of any other name says which protocol it is: one protocol may stand there several times.
+    # Any other key must name its protocol: one protocol may occur several times.
     return {"type": "object", "properties": properties, "additionalProperties": {"anyOf": further}}
 
 
 def _model(model: type[BaseModel], prefix: str, definitions: Schema) -> Schema:
-    """A pydantic model's schema; models inside it become definitions of ours, under ``prefix``."""
+    """The schema of a pydantic model; models nested in it are added to ``definitions``, under ``prefix``."""
     schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
     for name, inner in schema.pop("$defs", {}).items():
         definitions[f"{prefix}.{name}"] = inner

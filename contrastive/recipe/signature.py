@@ -1,9 +1,9 @@
 """A part's recipe parameters, read from the typed keyword arguments of its ``__init__``.
 
-Plugin authors write no config class: annotations, defaults and the ``Args:`` section of the class
-docstring are all there is. A parameter annotated with a base class of parts takes a part; one marked
-:class:`contrastive.kinds.Injected` is the builder's; all others are checked by a pydantic model that
-is made here and never calls the class.
+Plugin authors write no config class: annotations, defaults and the ``Args:`` section of the class docstring
+are enough. A parameter annotated with a base class of parts takes a part. The builder supplies parameters
+marked :class:`contrastive.kinds.Injected`. A pydantic model, created here, checks all others without calling
+the class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pydantic_core import PydanticSerializationError, PydanticUndefined
 from contrastive.kinds import KINDS, Injected
 from contrastive.registry import Entry
 
-#: No coercion (``true`` is not a number), nothing unknown, no infinities.
+#: No coercion (``true`` is not a number), no unknown keys, no infinities.
 STRICT = ConfigDict(
     extra="forbid",
     strict=True,
@@ -42,7 +42,7 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a part, as a recipe gives it. ``takes_part``: whether its annotation names a part."""
+    """One parameter of a part that a recipe can set. ``takes_part``: whether its value is a part."""
 
     name: str
     annotation: Any
@@ -57,10 +57,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a recipe may say about a part, and what the builder must give it.
+    """The parameters that a recipe can set, and those that the builder must supply.
 
-    ``model`` checks the parameters that are plain values; ``injected`` maps a parameter to the key of
-    the builder's offer.
+    ``model`` checks the parameters that are plain values. ``injected`` maps each parameter that the builder
+    supplies to its key among the builder's offers.
     """
 
     summary: str
@@ -74,7 +74,7 @@ class Signature:
 def signature_of(entry: Entry) -> Signature:
     """The signature of a registered part; loads its class.
 
-    Raises PluginError, naming plugin and version, for a parameter without a readable annotation.
+    Raises PluginError, which names plugin and version, if a parameter has no readable annotation.
     """
     part = entry.load()
     doc = inspect.cleandoc(vars(part).get("__doc__") or "")
@@ -94,31 +94,31 @@ def signature_of(entry: Entry) -> Signature:
 
 
 def _arguments(entry: Entry, part: type) -> list[tuple[str, Any, Any]]:
-    """(name, annotation, default) of the keyword arguments of the nearest ``__init__`` an author wrote."""
+    """(name, annotation, default) of the keyword arguments of the nearest ``__init__`` outside torch."""
     owner = next(base for base in part.__mro__ if "__init__" in vars(base))
     if owner is object or owner.__module__.partition(".")[0] == "torch":
         return []
     init: Any = vars(owner)["__init__"]
     try:
         hints = get_type_hints(init, include_extras=True)
-    except Exception as error:  # a name that exists only for type checkers, a misspelt one
-        raise entry.broken(
+    except Exception as error:  # a misspelt name, or one that exists only for type checkers
+        raise entry.plugin_error(
             f"cannot read the annotations of its __init__ ({type(error).__name__}: {error})"
         ) from error
-    found = []
+    arguments: list[tuple[str, Any, Any]] = []
     for argument in list(inspect.signature(init).parameters.values())[1:]:  # without self
         if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
-            raise entry.broken(
+            raise entry.plugin_error(
                 f"its __init__ takes '{argument}'; a part's parameters are named keyword arguments"
             )
         if argument.name not in hints:
-            raise entry.broken(f"parameter '{argument.name}' of its __init__ has no annotation")
-        found.append((argument.name, hints[argument.name], argument.default))
-    return found
+            raise entry.plugin_error(f"parameter '{argument.name}' of its __init__ has no annotation")
+        arguments.append((argument.name, hints[argument.name], argument.default))
+    return arguments
 
 
 def _model(entry: Entry, plain: Mapping[str, Parameter]) -> type[BaseModel]:
-    """A pydantic model of the plain parameters; fields are aliased, so no name clashes with pydantic's."""
+    """A pydantic model of the plain parameters; its fields have aliases, so no name clashes."""
     fields: dict[str, Any] = {}
     for index, parameter in enumerate(plain.values()):
         default = PydanticUndefined if parameter.required else parameter.default
@@ -129,34 +129,34 @@ def _model(entry: Entry, plain: Mapping[str, Parameter]) -> type[BaseModel]:
         defaults = {
             name: plain_values(model.model_construct())[name] for name, p in plain.items() if not p.required
         }
-        checked(model, defaults)
+        validate(model, defaults)
     except ValidationError as error:
-        wrong = [found for found in error.errors() if found["type"] != "missing"]
+        wrong = [detail for detail in error.errors() if detail["type"] != "missing"]
         if wrong:
-            raise entry.broken(
+            raise entry.plugin_error(
                 f"the default of parameter '{wrong[0]['loc'][0]}': {wrong[0]['msg']}"
             ) from error
     except (PydanticUserError, PydanticSerializationError, TypeError) as error:
-        raise entry.broken(
-            f"a parameter has a type that no recipe can give ({str(error).splitlines()[0]})"
+        raise entry.plugin_error(
+            f"a parameter has a type that a recipe cannot express ({str(error).splitlines()[0]})"
         ) from error
     return model
 
 
-def checked(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
-    """Validate plain values: JSON rules (1 is a float, a list is a tuple, text is a path), strictly."""
+def validate(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+    """Validate plain values strictly, by the rules of JSON: 1 is a float, a list a tuple, text a path."""
     return model.model_validate_json(json.dumps(values))
 
 
 def plain_values(values: BaseModel) -> dict[str, Any]:
-    """What a recipe would say to give these values, defaults included."""
+    """The values as a recipe would write them, defaults included."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an author's default may not be of the annotated type
+        warnings.simplefilter("ignore")  # a default may not have the annotated type
         return values.model_dump(mode="json", by_alias=True)
 
 
 def python_values(values: BaseModel) -> dict[str, Any]:
-    """The typed values by parameter name: tuples, paths and models as the class wants them."""
+    """The typed values by parameter name: tuples, paths and models as the class takes them."""
     return {str(info.alias): getattr(values, field) for field, info in type(values).model_fields.items()}
 
 
@@ -172,7 +172,7 @@ def unwrap(annotation: Any) -> Any:
 
 
 def arms(annotation: Any) -> list[Any]:
-    """The alternatives of a union, or the annotation alone; without ``Annotated``."""
+    """The alternatives of a union, or the annotation itself; without ``Annotated``."""
     bare = unwrap(annotation)
     return [unwrap(arm) for arm in get_args(bare)] if is_union(bare) else [bare]
 
@@ -183,7 +183,7 @@ def is_union(annotation: Any) -> bool:
 
 
 def item_of(annotation: Any) -> Any:
-    """The type of a sequence's items, or None where the annotation is not a sequence."""
+    """The type of a sequence's items, or None if the annotation is not a sequence."""
     if get_origin(annotation) in (list, tuple, AbstractSequence):
         return get_args(annotation)[0]
     return None
@@ -208,7 +208,7 @@ _TYPE_NAMES = {
 
 
 def type_text(annotation: Any) -> str:
-    """A type as a reader of recipes knows it: ``number > 0``, ``list of head``, ``'a' or 'b'``."""
+    """A type in the words of recipes: ``number > 0``, ``list of head``, ``'a' or 'b'``."""
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
         return " ".join([type_text(base), *filter(None, map(_constraint_text, marks))])
@@ -241,12 +241,12 @@ def _class_text(annotation: type) -> str:
 def _constraint_text(mark: Any) -> str:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [mark, *getattr(mark, "metadata", ())]  # a pydantic Field keeps its bounds in metadata
-    found = [(sign, getattr(bound, name, None)) for bound in bounds for name, sign in signs.items()]
-    return " and ".join(f"{sign} {value}" for sign, value in found if value is not None)
+    limits = [(sign, getattr(bound, name, None)) for bound in bounds for name, sign in signs.items()]
+    return " and ".join(f"{sign} {value}" for sign, value in limits if value is not None)
 
 
 def argument_docs(doc: str) -> dict[str, str]:
-    """What the ``Args:`` section of a Google-style docstring says of each parameter, in one line each."""
+    """Parameter -> its text in the ``Args:`` section of a Google-style docstring, as one line."""
     docs: dict[str, str] = {}
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", doc, re.MULTILINE)
     if section is None:

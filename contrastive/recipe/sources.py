@@ -1,4 +1,4 @@
-"""Where a recipe comes from: files, shipped recipes, ``extends`` and ``--set``."""
+"""The sources of a recipe: files, shipped recipes, ``extends`` and ``--set``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.errors import Mistake, RecipeError, UsageError, Where, did_you_mean
-from contrastive.recipe.messages import shown
+from contrastive.recipe.messages import describe
 from contrastive.recipe.nodes import Node, Tree, from_plain
 from contrastive.recipe.reader import MAX_BYTES, MAX_DEPTH, read_yaml
 
-#: Keys whose values are parts, so that a bare name is short for ``{name: ...}``.
+#: Keys whose values are parts: a bare name is short for ``{name: ...}``.
 PART_KEYS = (
     "dataset", "augmentation", "backbone", "head", "predictor", "target", "negatives", "loss", "optimizer",
 )  # fmt: skip
 
-#: Recipes that may extend one another in a row.
+#: The longest chain of recipes that extend one another.
 MAX_EXTENDS = 16
 
 
 def shipped_folder() -> Path:
-    """The recipes that ship with the package: inside the wheel, or beside the package in a checkout."""
+    """The recipes that ship with the package: inside the wheel, or next to the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
@@ -45,7 +45,7 @@ def _summary(file: Path) -> str:
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:
-    """The file of a recipe: a path, or the name of a shipped one. Raises UsageError where there is none."""
+    """The file of a recipe: a path, or the name of a shipped one. Raises UsageError if there is none."""
     path = Path(name)
     try:
         if path.is_file():
@@ -53,31 +53,31 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
         is_folder = path.is_dir()
     except (OSError, ValueError):  # a name too long for the file system, or with a NUL
         raise UsageError(
-            f"{str(name)[:80]!r} is no file name; give a recipe file, or a shipped name"
+            f"{str(name)[:80]!r} is not a file name; name a recipe file or a shipped recipe"
         ) from None
-    shipped = shipped_recipes()
-    wanted = path.as_posix().removesuffix(".yaml")
-    if wanted in shipped:
-        found = shipped_folder() / f"{wanted}.yaml"
-        return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    recipes = shipped_recipes()
+    shipped_name = path.as_posix().removesuffix(".yaml")
+    if shipped_name in recipes:
+        file = shipped_folder() / f"{shipped_name}.yaml"
+        return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
     if (path / "recipe.yaml").is_file():
         raise UsageError(f"{name} is a run folder, not a recipe file; its recipe is {path / 'recipe.yaml'}.")
     what = f"{name} is a folder, not a recipe file" if is_folder else f"there is no recipe file {name}"
-    known = " `contrastive list recipe` names them." if shipped else ""
-    hint = did_you_mean(wanted.removeprefix("recipes/"), shipped) or known
+    listing = " `contrastive list recipe` lists them." if recipes else ""
+    hint = did_you_mean(shipped_name.removeprefix("recipes/"), recipes) or listing
     raise UsageError(f"{what}, nor a shipped recipe of that name.{hint}")
 
 
 def load_tree(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str, Any] = ()) -> Tree:
     """Read a recipe, what it extends, and then apply ``--set`` (``["a.b=1"]``, or ``{"a.b": 1}``) in order.
 
-    Raises RecipeError where a file cannot be read, UsageError where there is no such recipe. Mistakes
-    that leave the recipe readable are kept in the tree and reported together with all others.
+    Raises RecipeError if a file cannot be read, UsageError if there is no such recipe. Mistakes that leave
+    the recipe readable are kept in the tree and reported together with all others.
     """
     file = find_recipe(recipe)
     root, mistakes, files = _with_bases(file, ())
-    for path, value, found in _assignments(sets):
-        mistakes += found
+    for path, value, wrong in _assignments(sets):
+        mistakes += wrong
         if value is not None:
             root = assign(root, path, value, mistakes)
     name = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-") or "recipe"
@@ -85,7 +85,7 @@ def load_tree(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str,
 
 
 def parse_tree(text: str, file: str = "recipe.yaml") -> Tree:
-    """The tree of a recipe's text, without ``extends`` (which needs a place to look in)."""
+    """The tree of a recipe's text. ``extends`` is not resolved, because it needs a folder to look in."""
     root, mistakes = read_yaml(text, file)
     return Tree(_root(root), tuple(mistakes))
 
@@ -114,15 +114,15 @@ def _with_bases(file: Path, inside: tuple[Path, ...]) -> tuple[Node, list[Mistak
 
 def _base_file(base: Node, file: Path, chain: tuple[Path, ...]) -> Path:
     if not base.is_text:
-        raise UsageError(f"must be one recipe file or shipped name, not {shown(base)}")
-    beside = file.parent / base.value
-    found = beside if os.path.isfile(beside) else find_recipe(base.value)
-    if found.resolve() in chain:
-        names = " -> ".join(path.name for path in (*chain, found))
-        raise UsageError(f"recipes extend each other in a circle ({names}); let one stand alone")
+        raise UsageError(f"must be one recipe file or shipped name, not {describe(base)}")
+    neighbour = file.parent / base.value
+    target = neighbour if os.path.isfile(neighbour) else find_recipe(base.value)
+    if target.resolve() in chain:
+        names = " -> ".join(path.name for path in (*chain, target))
+        raise UsageError(f"recipes extend each other in a circle ({names}); remove one `extends`")
     if len(chain) >= MAX_EXTENDS:
-        raise UsageError(f"over {MAX_EXTENDS} recipes extend one another in a row; merge some of them")
-    return found
+        raise UsageError(f"more than {MAX_EXTENDS} recipes extend one another; merge some of them")
+    return target
 
 
 def _content(file: Path) -> bytes:
@@ -137,7 +137,7 @@ def _content(file: Path) -> bytes:
 def _root(root: Node) -> Node:
     if root.is_map:
         return root
-    what = "is empty" if root.value is None else f"holds {shown(root)}"
+    what = "is empty" if root.value is None else f"holds {describe(root)}"
     message = f"{what}; a recipe is a map of keys such as 'dataset: fashion_mnist_sample'"
     raise RecipeError([Mistake(root.where, "", message)])
 
@@ -146,22 +146,22 @@ def _assignments(
     sets: Sequence[str] | Mapping[str, Any],
 ) -> list[tuple[list[str], Node | None, list[Mistake]]]:
     pairs = list(sets.items()) if isinstance(sets, Mapping) else [_split(text) for text in sets]
-    found: list[tuple[list[str], Node | None, list[Mistake]]] = []
+    assignments: list[tuple[list[str], Node | None, list[Mistake]]] = []
     for path, value in pairs:
         keys = path.split(".")
         where = Where(f"--set {path}")
         if "" in keys or len(keys) > MAX_DEPTH or keys[0] == "extends":
             message = (
-                "names no key; write path.to.key=value"
+                "does not name a key; write path.to.key=value"
                 if keys[0] != "extends"
-                else "can only stand in a file"
+                else "is only allowed in a file"
             )
-            found.append((keys, None, [Mistake(where, "", message)]))
+            assignments.append((keys, None, [Mistake(where, "", message)]))
         elif isinstance(sets, Mapping):
-            found.append((keys, from_plain(value, where), []))
+            assignments.append((keys, from_plain(value, where), []))
         else:
-            found.append((keys, *_value(value, where.file)))
-    return found
+            assignments.append((keys, *_value(value, where.file)))
+    return assignments
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -181,37 +181,41 @@ def _value(text: str, file: str) -> tuple[Node | None, list[Mistake]]:
 def assign(
     node: Node, path: list[str], value: Node, mistakes: list[Mistake], part: bool | None = None
 ) -> Node:
-    """The tree with ``value`` merged in at ``path``; a list's items go by index. ``part`` as in merge."""
+    """The tree with ``value`` merged in at ``path``, in which an index selects a list's item.
+
+    ``part`` as in :func:`merge`.
+    """
     if not path:
         return merge(node, value, part)
     step, rest = path[0], path[1:]
     if node.is_list:
         old = node.child(step)
         if old is None:
-            message = f"'{step}' is no place in a list of {len(node.value)}; places count from 0"
+            wrong = f"index {step} is out of range" if step.isdecimal() else f"'{step}' is not an index"
+            message = f"{wrong} for a list of {len(node.value)}; indices count from 0"
             mistakes.append(Mistake(value.where, "", message))
             return node
         items = list(node.value)
         items[int(step)] = assign(old, rest, value, mistakes, part)
         return replace(node, value=items)
     if not (node.is_map or node.value is None or (part and node.is_text)):
-        mistakes.append(Mistake(value.where, "", f"{shown(node)} has no key '{step}'; set it as a whole"))
+        mistakes.append(Mistake(value.where, "", f"{describe(node)} has no key '{step}'; set it as a whole"))
         return node
-    old = _named(node).child(step) or Node(None, value.where)
+    old = _as_map(node).child(step) or Node(None, value.where)
     inner = assign(old, rest, value, mistakes, (step in PART_KEYS) if part is None else part)
     return merge(node, Node({step: inner}, value.where, {step: value.where}), part)
 
 
 def merge(below: Node, above: Node, part: bool | None = None) -> Node:
-    """``above`` over ``below``: maps merge, all else is replaced, as is a part whose name changes.
+    """``above`` over ``below``: maps merge; all else is replaced, as is a part whose name changes.
 
-    ``part`` says that the nodes are parts or lie inside one; None, that they are whole recipes.
+    ``part``: whether the nodes are parts or lie inside one; None if they are whole recipes.
     """
     if part:
         if above.is_text and below.is_map and "name" in below.value:
-            above = _named(above)
+            above = _as_map(above)
         if above.is_map and below.is_text:
-            below = _named(below)
+            below = _as_map(below)
     if not (above.is_map and below.is_map):
         return above
     names = [node.value["name"].value for node in (below, above) if part and "name" in node.value]
@@ -224,6 +228,6 @@ def merge(below: Node, above: Node, part: bool | None = None) -> Node:
     return Node(value, below.where, keys)
 
 
-def _named(node: Node) -> Node:
-    """A bare name as the map it is short for."""
+def _as_map(node: Node) -> Node:
+    """The map that a bare name is short for."""
     return Node({"name": node}, node.where, {"name": node.where}) if node.is_text else node

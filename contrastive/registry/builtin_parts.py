@@ -1,6 +1,7 @@
-"""The parts that ship with the framework, registered through the same hooks as a stranger's.
+"""The parts that ship with the framework, registered through the same hooks as those of plugins.
 
-References only: a part's module is imported when a recipe (or ``list``, ``show``) first names it.
+Only references are registered: a part's module is imported when a recipe, ``list`` or ``show`` first names
+the part.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ import torch
 
 from contrastive.backbones.weights import mismatch
 from contrastive.build.builder import build
-from contrastive.build.composition import Composition, Data, Opened
+from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.errors import UsageError
 from contrastive.evaluation.evaluation import Evaluation
 from contrastive.recipe import Recipe
-from contrastive.recipe.differences import changed, flatten
+from contrastive.recipe.differences import changed_keys, flatten
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
 from contrastive.runs.folder import Run
@@ -34,7 +34,7 @@ class TrainedRun:
 
 
 def load(
-    folder: str | Path, registry: Registry, overrides: Overrides = (), open_data: Opened | None = None
+    folder: str | Path, registry: Registry, overrides: Overrides = (), data_sets: DataSets | None = None
 ) -> TrainedRun:
     """Rebuild a run with the weights of its newest checkpoint.
 
@@ -42,7 +42,7 @@ def load(
         folder: of the run.
         registry: resolves its recipe.
         overrides: as for ``--set``.
-        open_data: data sets that are already open, perhaps this run's too; the one opened here is added.
+        data_sets: data sets that are already open, perhaps this run's too; the one opened here is added.
 
     Raises:
         UsageError: not a run folder, no checkpoint yet, overrides without effect, or a data set whose images
@@ -53,7 +53,7 @@ def load(
     if overrides:
         _require_effect(run.recipe((), registry), recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data, parts = build(recipe, training=False, opened=open_data)
+    data, parts = build(recipe, training=False, data_sets=data_sets)
     weights = run.weights()
     if reason := mismatch(parts.method, weights):
         raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")
@@ -70,7 +70,7 @@ _READING = ("train.seed", "train.workers", "train.memory_limit", "train.cache")
 
 def _require_effect(trained: Recipe, overridden: Recipe) -> None:
     """Raise UsageError if overrides would change nothing; the message names them."""
-    keys = changed(flatten(trained.dump()), flatten(overridden.dump()))
+    keys = changed_keys(flatten(trained.dump()), flatten(overridden.dump()))
     idle = [key for key in keys if key.startswith(_TRAINING_ONLY) and key not in _READING]
     if idle:
         raise UsageError(

@@ -19,7 +19,7 @@ from contrastive.distributed import world_size
 from contrastive.errors import UsageError
 from contrastive.files import read_map, recover, writable, write_json, write_whole
 from contrastive.recipe import Recipe, deciding, dump_yaml, load_recipe, training_fingerprint
-from contrastive.recipe.differences import changed, flatten
+from contrastive.recipe.differences import changed_keys, flatten
 from contrastive.recipe.run_length import spanning_parameters
 from contrastive.registry import Registry
 from contrastive.runs.display import Display
@@ -167,7 +167,7 @@ def _obstacles_to_extension(recipe: Recipe, epochs: int) -> list[str]:
     number (``optimizer.schedule: cosine``), or a callback that acted on the last evaluation."""
     obstacles = [f"{path}: {value} spans the epochs" for path, value in spanning_parameters(recipe).items()]
     every = recipe.evaluate.every
-    if recipe.followed and (every == 0 or epochs % every):
+    if recipe.acts_on_validation and (every == 0 or epochs % every):
         obstacles.append(
             f"a callback acted on an evaluation after epoch {epochs}, which a longer run does not have"
         )
@@ -177,4 +177,4 @@ def _obstacles_to_extension(recipe: Recipe, epochs: int) -> list[str]:
 def _differences(before: Recipe, after: Recipe) -> list[str]:
     """The differences between two recipes that decide the weights: ``train.epochs (10, now 20)``."""
     old, new = flatten(deciding(before)), flatten(deciding(after))
-    return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in changed(old, new)]
+    return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in changed_keys(old, new)]

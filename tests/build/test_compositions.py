@@ -149,7 +149,7 @@ IMPOSSIBLE = {
     "a view that is not made": (
         ["views.target=[2]"],
         "views.target",
-        "no view 2; the augmentation makes 0 to 1",
+        "no view 2; the augmentation produces views 0 to 1",
         ["views.target=[1]", "views.online=[0]"],
     ),
     "a view twice": (["views.online=[0, 0]"], "views.online", "names a view twice", ["views.online=[0]"]),

@@ -22,10 +22,10 @@ for _ in range(8):
     ("path", "value", "message"),
     [
         ("head", {"dims": [10**9]}, "head: a tensor of"),
-        ("head", {"dims": [2**63 - 1]}, "head: a tensor of more bytes than can be counted is too much"),
+        ("head", {"dims": [2**63 - 1]}, "head: a tensor of more bytes than can be counted does not fit"),
         ("backbone.options", {"width": 10**5}, "backbone: timm cannot build resnet10_small"),
-        ("augmentation.size", 10**9, f"views of {10**9} pixels a side are too large; at most {MAX_SIDE}"),
-        ("augmentation", REPEATED, "over 1000 parts, repeats multiplied; repeat fewer times"),
+        ("augmentation.size", 10**9, f"a side of a view has {10**9} pixels; the limit is {MAX_SIDE}"),
+        ("augmentation", REPEATED, "more than 1000 parts, counting repeats; repeat fewer times"),
     ],
 )
 def test_absurd_sizes_are_refused_at_their_place(path, value, message):
@@ -44,7 +44,7 @@ def free(monkeypatch):
 def test_what_fits_is_made_and_what_does_not_is_refused(free):
     with MemoryGuard():
         assert torch.zeros(2**26).shape == (2**26,)  # 256 MiB
-        with pytest.raises(UsageError, match=r"of 2\.0 GiB is too much for the 1\.0 GiB of memory"):
+        with pytest.raises(UsageError, match=r"of 2\.0 GiB does not fit in the 1\.0 GiB of free memory"):
             torch.empty(2**29)
         assert torch.empty(2**29, device="meta").shape == (2**29,)
 
@@ -54,7 +54,7 @@ def test_results_are_foreseen_from_large_tensors(free):
     with MemoryGuard():
         assert (column + 1).shape == column.shape
         assert column.expand(-1, 2**20).shape == (2**23, 2**20)  # a view takes nothing
-        with pytest.raises(UsageError, match=r"of 32,768\.0 GiB is too much"):
+        with pytest.raises(UsageError, match=r"of 32,768\.0 GiB does not fit"):
             column + torch.zeros(1, 2**20)
 
 

@@ -222,7 +222,7 @@ def identities() -> Registry:
 def test_what_stands_alone_and_what_is_no_predictor_is_declared_by_the_part(tiny_recipe, identities):
     recipe = load_recipe(tiny_recipe, ["negatives=[in_batch, nothing]"], identities)
     assert mistakes_of(recipe) == [
-        ("negatives", "nothing cannot stand beside other negatives; leave it, or them, out.")
+        ("negatives", "nothing cannot be combined with other negatives; remove it or the others.")
     ]
     assert load_recipe(tiny_recipe, ["predictor=same"], identities).predictor is None
     assert load_recipe(tiny_recipe, ["predictor=none"], identities).predictor is None

@@ -44,5 +44,5 @@ def test_torchrun_joins_its_processes(tiny_recipe: Path):
     command += ["-m", "contrastive", "run", str(tiny_recipe), "--out", "out", "--set", "train.batch_size=15"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "2 processes cannot share batches of 15 images alike" in done.stderr
+    assert "cannot split a batch of 15 images evenly among 2 processes" in done.stderr
     assert not Path("out").exists()

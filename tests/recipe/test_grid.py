@@ -68,7 +68,7 @@ def test_check_tells_of_every_recipe_and_run_names_compare(tmp_path, capsys):
     for command in (["run"], ["profile"], ["preview", "--out", str(tmp_path / "x.png")]):
         assert main([command[0], str(path), *command[1:]]) == 2
         told = (
-            "stands for several recipes; `contrastive compare` runs them, `contrastive check` tells of each"
+            "stands for several recipes; `contrastive compare` runs them, `contrastive check` reports on each"
         )
         assert capsys.readouterr().err == f"{path}:3:1  grid: {told}\n"
     path.write_text("extends: simclr\nlos: 1\ngrid: {train.batch_size: [1, 64]}\n")
@@ -119,15 +119,18 @@ def test_variants_merge_as_extends_does(tmp_path):
         ("grid:\n  head: [{dims: [1]}]\n", "study.yaml:3:10  grid.head: a map has no label"),
         (
             "grid:\n  loss.temperature: [1, 1]\n",
-            "study.yaml:3:25  grid.loss.temperature: '1' stands there twice",
+            "study.yaml:3:25  grid.loss.temperature: '1' occurs twice",
         ),
-        ("grid:\n  name: [a, b]\n", "study.yaml:3:3  grid: 'name' is no key that can vary"),
-        ("grid:\n  train.seed: [0, 1]\n", "study.yaml:3:3  grid: the seed is no axis: compare has --seeds"),
+        ("grid:\n  name: [a, b]\n", "study.yaml:3:3  grid: 'name' is not a key that can vary"),
+        (
+            "grid:\n  train.seed: [0, 1]\n",
+            "study.yaml:3:3  grid: train.seed cannot be a grid axis; use --seeds",
+        ),
         ("grid:\n  loss.temperatur: [1, 2]\n", "study.yaml:3:21  loss.temperatur: nt_xent has no parameter"),
         ("grid:\n  loss.temperature: [1, -2]\n", "study.yaml:3:25  loss.temperature: must be"),
         (
             "grid: {train.epochs: [1]}\nvariants: {a: {}}\n",
-            "study.yaml:3:1  variants: a file has a grid or variants",
+            "study.yaml:3:1  variants: a file has either a grid or variants",
         ),
         ("variants: {a: 3}\n", "study.yaml:2:15  variants.a: must be a map of the keys it changes, not 3"),
         (

@@ -51,7 +51,7 @@ WRONG = {
     ),
     "no data set": (
         "name: x\n",
-        "r.yaml:1:1  dataset: a recipe names its data set; one of fashion_mnist_sample, image_folder",
+        "r.yaml:1:1  dataset: a recipe must name its data set; one of fashion_mnist_sample, image_folder",
     ),
     "missing parameter": (
         D + "augmentation: crop\n",
@@ -161,11 +161,12 @@ WRONG = {
     ),
     "protocol of a protocol's name": (
         "dataset: fashion_mnist_sample\nevaluate: {knn: {protocol: linear}}\n",
-        "r.yaml:2:12  evaluate.knn: 'knn' is a protocol itself; give the one of protocol: linear another key",
+        "r.yaml:2:12  evaluate.knn: 'knn' is itself a protocol; use another key for protocol: linear",
     ),
     "protocol under a name that no figure can have": (
         "dataset: fashion_mnist_sample\nevaluate: {10-nn: {protocol: knn}}\n",
-        "r.yaml:2:12  evaluate.10-nn: '10-nn' cannot name figures; use lower-case letters, digits and '_'",
+        "r.yaml:2:12  evaluate.10-nn: '10-nn' cannot be the prefix of metrics; use lower-case letters, "
+        "digits and '_'",
     ),
     "unknown protocol under a key": (
         "dataset: fashion_mnist_sample\nevaluate: {few: {protocol: knnn}}\n",
@@ -217,11 +218,11 @@ WRONG = {
     ),
     "wrong indentation": (
         D + "train:\n  epochs: 3\n batch_size: 4\n",
-        "r.yaml:4:2  not valid YAML: wrong indentation; entries of one map or list start in one column",
+        "r.yaml:4:2  not valid YAML: wrong indentation; entries of a map or list start in the same column",
     ),
     "colon in a value": (
         "name: a: b\n",
-        "r.yaml:1:8  not valid YAML: a ':' where none may be; check the indentation, or quote",
+        "r.yaml:1:8  not valid YAML: a ':' that is not allowed; check the indentation, or add quotes",
     ),
     "open bracket": (
         D + "head: {dims: [1, 2}\n",
@@ -229,7 +230,7 @@ WRONG = {
         "brackets, quotes and indentation here",
     ),
     "unknown alias": (D + "loss: *l\n", "r.yaml:2:7  '*l' has no anchor '&l' before it"),
-    "alias of itself": ("loss: &l [*l]\n", "r.yaml:1:11  '*l' stands inside the value it names"),
+    "alias of itself": ("loss: &l [*l]\n", "r.yaml:1:11  '*l' is inside the value it names"),
     "merge key": (
         "<<: {a: 1}\n",
         "r.yaml:1:1  a merge key ('<<'); use `extends: other.yaml` to inherit",
@@ -271,16 +272,16 @@ HOLDS = {
     ],
     "no view": ["r.yaml:2:17  views.online", "'all'"],
     "name that is no folder": [
-        "r.yaml:2:7  name: '../../etc' does not fit. Names the run's folder: letters, digits"
+        "r.yaml:2:7  name: '../../etc' does not fit. Name of the run's folder: letters, digits"
     ],
     "key that is a list": ["r.yaml:1:3", "a key must be a word"],
     "number beyond 64 bits": ["r.yaml:2:15", "beyond 64 bits"],
-    "deep nesting": ["nested more than 32 deep"],
-    "extends itself": ["r.yaml:1:10  extends", "in a circle (r.yaml -> r.yaml)", "let one stand alone"],
+    "deep nesting": ["nested more than 32 levels deep"],
+    "extends itself": ["r.yaml:1:10  extends", "in a circle (r.yaml -> r.yaml)", "remove one `extends`"],
     "extends nothing": [
         "r.yaml:2:10  extends",
         "there is no recipe file nowhere.yaml",
-        "`contrastive list recipe` names them",
+        "`contrastive list recipe` lists them",
     ],
 }
 
@@ -333,13 +334,13 @@ def test_every_mistake_at_once_in_the_order_of_the_text():
         ("loss.temperature=hot", "--set loss.temperature  loss.temperature: must be a number, not 'hot'"),
         ("loss=[", "--set loss  not valid YAML"),
         ("loss={a: 1, a: 2}", "--set loss  a: this key is written twice; keep one"),
-        ("head.dims.9=1", "--set head.dims.9  '9' is no place in a list of 2; places count from 0"),
-        ("head.dims.x=1", "--set head.dims.x  'x' is no place in a list of 2"),
+        ("head.dims.9=1", "--set head.dims.9  index 9 is out of range for a list of 2; indices count from 0"),
+        ("head.dims.x=1", "--set head.dims.x  'x' is not an index for a list of 2"),
         ("name.x=1", "--set name.x  'wrong' has no key 'x'; set it as a whole"),
-        ("a..b=1", "--set a..b  names no key; write path.to.key=value"),
-        ("extends=simclr", "--set extends  can only stand in a file"),
+        ("a..b=1", "--set a..b  does not name a key; write path.to.key=value"),
+        ("extends=simclr", "--set extends  is only allowed in a file"),
         ("los=1", "--set los  los: a recipe has no key 'los'. Did you mean 'loss'?"),
-        (".".join(["a"] * 100) + "=1", "names no key"),
+        (".".join(["a"] * 100) + "=1", "does not name a key"),
     ],
 )
 def test_wrong_settings_are_told_by_their_path(setting, message):
@@ -353,7 +354,7 @@ def test_a_setting_without_a_value_is_refused():
     for setting in ("train.epochs", "=3"):
         with pytest.raises(UsageError, match=r"write path\.to\.key=value"):
             load_recipe("r.yaml", [setting], REGISTRY)
-    with pytest.raises(UsageError, match="a set is no value of a recipe"):
+    with pytest.raises(UsageError, match="a set cannot be a value of a recipe"):
         load_recipe("r.yaml", {"train.epochs": {1, 2}}, REGISTRY)
 
 
@@ -376,13 +377,13 @@ def test_a_bomb_of_aliases_is_refused_at_once():
         text += f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n"
     Path("r.yaml").write_text(text)
     (found,) = mistakes()
-    assert "over 20000 values (aliases expanded)" in found
+    assert "more than 20000 values (aliases expanded)" in found
 
 
 def test_aliases_count_at_the_depth_of_what_they_name():
     deep = "[" * 20 + "{}" + "]" * 20
     Path("r.yaml").write_text(f"a: &a {deep.format('x')}\nb: {deep.format('*a')}\n")
-    assert mistakes() == ["r.yaml:2:24  nested more than 32 deep; a recipe is flatter than that"]
+    assert mistakes() == ["r.yaml:2:24  nested more than 32 levels deep; a recipe is flatter than that"]
 
 
 def test_a_long_row_of_recipes_that_extend_one_another_is_refused():
@@ -391,14 +392,14 @@ def test_a_long_row_of_recipes_that_extend_one_another_is_refused():
         Path(f"r{number}.yaml").write_text(f"extends: r{number - 1}.yaml\n")
     assert load_recipe("r15.yaml", (), REGISTRY).dataset.name == "fashion_mnist_sample"
     (found,) = mistakes("r1999.yaml")
-    message = "over 16 recipes extend one another in a row; merge some of them"
+    message = "more than 16 recipes extend one another; merge some of them"
     assert found == f"r1984.yaml:1:10  extends: {message}"
 
 
 def test_a_place_in_a_list_of_thousands_of_digits_is_none():
     Path("r.yaml").write_text(D + "loss: [nt_xent]\n")
     (found,) = mistakes(sets=[f"loss.{'9' * 5000}=nt_xent"])
-    assert "is no place in a list of 1; places count from 0" in found
+    assert "is out of range for a list of 1; indices count from 0" in found
 
 
 def test_what_a_terminal_would_act_on_is_shown_escaped():

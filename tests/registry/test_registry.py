@@ -51,7 +51,7 @@ BROKEN = {
     "broken-duplicate": (
         "from contrastive.kinds import hookimpl\n@hookimpl\n"
         "def register_loss(register): register('nt_xent', 'broken_duplicate:X')\n",
-        "loss 'nt_xent' is contrastive-framework",
+        "loss 'nt_xent' is a built-in part of contrastive-framework",
     ),
     "broken-name": (
         "from contrastive.kinds import hookimpl\n@hookimpl\n"
@@ -70,7 +70,7 @@ BROKEN = {
     "broken-old": (
         f"contrastive_api = {OLDEST_API_VERSION - 1}\n" + GOOD.replace('"fine', '"older'),
         f"was written for interface {OLDEST_API_VERSION - 1}, this {CORE} {core_version()} has "
-        f"{API_VERSION} and takes {OLDEST_API_VERSION} at the oldest; upgrade broken-old",
+        f"{API_VERSION} and supports {OLDEST_API_VERSION} at the oldest; upgrade broken-old",
     ),
     "broken-api": (
         "contrastive_api = '1'\n" + GOOD.replace('"fine', '"texts'),
@@ -235,7 +235,7 @@ def test_broken_plugins_are_reported_with_name_and_version_and_stop_nothing(plug
         ("keywords", "its __init__ takes '**options: float'"),
         ("only_for_checkers", "cannot read the annotations"),
         ("bad_default", "the default of parameter 'x'"),
-        ("bad_type", "no recipe can give"),
+        ("bad_type", "a type that a recipe cannot express"),
     ],
 )
 def test_a_part_that_cannot_be_used_names_its_plugin(plugins, name, reason):
@@ -273,9 +273,10 @@ def test_plugin_list_shows_where_each_comes_from(plugins, capsys):
         name: plugins / f"{name.replace('-', '_')}.py" for name in ("good-plugin", "broken-import")
     }
     assert main(["plugin", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert f"good-plugin  {plugins / 'good_plugin.py'}" in lines
-    assert f"broken-import  {plugins / 'broken_import.py'}" in lines
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"good-plugin 1.2 parts loss: fine, loss: fine_too file {plugins / 'good_plugin.py'}" in text
+    assert "broken-import 1.2 parts none problem cannot import broken_import (ZeroDivisionError" in text
+    assert f"file {plugins / 'broken_import.py'}" in text
 
 
 def test_a_part_of_an_absent_plugin_says_how_to_install_it(plugins):
@@ -325,7 +326,8 @@ NAMED = {
         {"broken-one": HOOK + "register('mine', 'a:B')", "broken-two": HOOK + "register('mine', 'a:B')"},
         "mine",
         3,
-        "loss 'mine' cannot be used; broken-two 1.2: loss 'mine' is broken-one 1.2's too; uninstall one",
+        "loss 'mine' cannot be used; broken-two 1.2: loss 'mine' is also registered by broken-one 1.2; "
+        "uninstall one",
     ),
     "too new": ({"broken-new": BROKEN["broken-new"][0]}, "newer", 3, BROKEN["broken-new"][1]),
     "too old": ({"broken-old": BROKEN["broken-old"][0]}, "older", 3, BROKEN["broken-old"][1]),

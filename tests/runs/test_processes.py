@@ -174,7 +174,9 @@ def test_one_process_is_joined_by_nobody(monkeypatch):
 
 def test_a_batch_that_processes_cannot_share_is_refused(tiny_recipe: Path, monkeypatch):
     monkeypatch.setattr("contrastive.build.builder.world_size", lambda: 3)
-    with pytest.raises(RecipeError, match=r"tiny.yaml:8.*3 processes cannot share batches of 16 .* of 3"):
+    with pytest.raises(
+        RecipeError, match=r"tiny.yaml:8.*cannot split a batch of 16 images evenly among 3 processes.* of 3"
+    ):
         contrastive.run(tiny_recipe)
 
 

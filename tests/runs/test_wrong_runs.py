@@ -142,7 +142,10 @@ def test_processes_that_cannot_share_a_batch_are_refused_before_they_start(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("contrastive.runs.launch._Process", None)
-    told = "train.batch_size: 3 processes cannot share batches of 16 images alike; make it a multiple of 3."
+    told = (
+        "train.batch_size: cannot split a batch of 16 images evenly among 3 processes; "
+        "make it a multiple of 3."
+    )
     assert told in refusal(capsys, str(tiny_recipe), "--processes", "3")
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.build.builder import build
-from contrastive.build.composition import Opened
+from contrastive.build.composition import DataSets
 from contrastive.commands.compare.records import Records, RunRecord, read_record, require_keys
 from contrastive.errors import Mistakes, UsageError
 from contrastive.recipe import NOT_TRAINING, Cell, load_cells, load_tree, resolve
-from contrastive.recipe.differences import changed, flatten
+from contrastive.recipe.differences import changed_keys, flatten
 from contrastive.registry import Registry
 from contrastive.runs.folder import RunIdentity, default_folder
 
@@ -100,7 +100,7 @@ class _Recipes:
 
     def __init__(self, seeds: int, registry: Registry, mistakes: Mistakes):
         self.seeds, self.registry, self.mistakes = seeds, registry, mistakes
-        self.data_sets: Opened = []
+        self.data_sets: DataSets = []
 
     def candidates(self, target: str, sets: Sequence[str] | Mapping[str, Any]) -> list[Candidate]:
         candidates: list[Candidate] = []
@@ -112,7 +112,7 @@ class _Recipes:
 
     def _candidate(self, cell: Cell) -> Candidate:
         recipe = resolve(cell.tree, self.registry)
-        data, composition = build(recipe, opened=self.data_sets)
+        data, composition = build(recipe, data_sets=self.data_sets)
         folders, identities = {}, {}
         for seed in range(recipe.train.seed, recipe.train.seed + self.seeds):
             with_seed = replace(recipe, train=recipe.train.model_copy(update={"seed": seed}))
@@ -222,7 +222,7 @@ def differences(key: str, one: tuple[str, Any], two: tuple[str, Any]) -> list[st
     old, new = flatten(before, key), flatten(after, key)
     return [
         f"{path}: {old.get(path, 'nothing')} in {name}, {new.get(path, 'nothing')} in {other}"
-        for path in changed(old, new)
+        for path in changed_keys(old, new)
     ]
 
 

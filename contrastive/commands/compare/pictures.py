@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrastive.build.composition import Opened
+from contrastive.build.composition import DataSets
 from contrastive.errors import ContrastiveError
 from contrastive.evaluation.evaluation import frozen
 from contrastive.parts import ImageTable
@@ -38,11 +38,11 @@ def pictures(
         then those of the images nearest to it) and ``thumbnails`` (index -> PNG as a data URI).
     """
     all_pictures: list[dict[str, Any]] = []
-    data_sets: Opened = []
+    data_sets: DataSets = []
     for row in comparison["recipes"][:RECIPES]:
         seed, folder = next(iter(row["runs"].items()))
         try:
-            run = load(folder, registry, open_data=data_sets)
+            run = load(folder, registry, data_sets=data_sets)
             all_pictures.append({"name": row["name"], "seed": seed, **_picture(run)})
         except ContrastiveError as error:  # the data or the checkpoint is gone; the metrics remain
             log(f"no picture of {row['name']}: {error}")

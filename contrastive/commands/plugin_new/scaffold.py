@@ -1,7 +1,7 @@
-"""``contrastive plugin new``: a package with one working part, its tests and a recipe, to start from.
+"""``contrastive plugin new``: creates a package with one working part, its tests and a recipe.
 
-The templates are plain files in ``templates``: ``<kind>.py.txt`` is the module, ``<kind>_test.py.txt`` the
-test of what the part does, the rest is the same for every kind.
+The templates are plain files in ``templates``. ``<kind>.py.txt`` is the module, ``<kind>_test.py.txt`` the
+test of what the part does; the others are the same for every kind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from contrastive.registry import Registry, load_registry
 from contrastive.registry.registry import KNOWN_PLUGINS
 from contrastive.versions import CORE
 
-#: How a recipe that extends the shipped ``simclr`` names a part of each kind.
+#: kind -> the line by which a recipe that extends the shipped ``simclr`` uses the part.
 RECIPES: dict[str, str] = {
     "dataset": "dataset: $part",
     "augmentation": "augmentation: [{name: random_resized_crop, size: 28, scale: [0.3, 1.0]}, flip, $part]",
@@ -39,19 +39,20 @@ RECIPES: dict[str, str] = {
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-#: Module or part names that would mean something else in the package or in a recipe.
-_RESERVED = {"tests", "none", "null", "true", "false", "every", "contrastive"}
+#: Words that mean something else in a package or a recipe.
+_RESERVED_NAMES = {"tests", "none", "null", "true", "false", "every", "contrastive"}
 
 
 @dataclass(frozen=True)
 class Names:
-    """What a new plugin and its one part are called.
+    """The names of a new plugin and its part.
 
     Attributes:
-        name: of the distribution, ``contrastive-my-loss``.
-        module: ``contrastive_my_loss``.
-        part: in recipes, ``my_loss``.
-        title: of the class, ``MyLoss``.
+        name: the distribution, ``contrastive-my-loss``.
+        kind: the kind of the part, ``loss``.
+        module: the module, ``contrastive_my_loss``.
+        part: the part in recipes, ``my_loss``.
+        title: the class, ``MyLoss``.
     """
 
     name: str
@@ -62,33 +63,33 @@ class Names:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write the package and print what to do next."""
+    """Write the package and print the next steps."""
     print(create(arguments.name, arguments.kind, load_registry(), arguments.out))
     return 0
 
 
 def create(name: str, kind: str, registry: Registry, out: str | Path | None = None) -> str:
-    """Write a package for one part and return what to do next.
+    """Write a package for one part, and return the next steps as text.
 
     Args:
-        name: of the distribution, in PEP 503's normal form.
-        kind: of its part.
-        registry: what is installed, so that no name is given twice.
-        out: the new folder; ``name`` in the current one if None. It may exist if it is empty.
+        name: the name of the distribution, in the normal form of PEP 503.
+        kind: the kind of its part.
+        registry: the installed parts, whose names are refused.
+        out: the new folder; ``name`` in the current folder if None. It may exist if it is empty.
 
     Raises:
-        UsageError: a name that cannot be or is taken, an unknown kind, a folder that is not empty. Nothing
-            is written then.
+        UsageError: the name is malformed or exists, the kind is unknown, or the folder is not empty.
+            Nothing is written then.
     """
-    registry.names(kind)  # refuses an unknown kind, with the nearest one
+    registry.names(kind)  # raises UsageError for an unknown kind
     names = names_of(name, kind)
-    if name in {CORE, *KNOWN_PLUGINS.values()} or _installed(names):
-        raise UsageError(f"'{name}' is the name of a package that exists; choose another name.")
+    if name in {CORE, *KNOWN_PLUGINS.values()} or _is_installed(names):
+        raise UsageError(f"a package named '{name}' exists already; choose another name.")
     if owner := registry.owner(kind, names.part):
-        raise UsageError(f"{kind} '{names.part}' is a part of {owner} already; choose another name.")
+        raise UsageError(f"{kind} '{names.part}' is already a part of {owner}; choose another name.")
     folder = Path(name if out is None else out)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder; name another one with --out.")
+        raise UsageError(f"{folder} exists and is not an empty folder; choose another folder with --out.")
     with writable_by_user(folder):
         for path, text in files(names).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def create(name: str, kind: str, registry: Registry, out: str | Path | None = No
 
 
 def files(names: Names) -> dict[str, str]:
-    """The package: relative path -> text."""
+    """The files of the package: relative path -> text."""
     words = {
         "name": names.name,
         "kind": names.kind,
@@ -108,38 +109,38 @@ def files(names: Names) -> dict[str, str]:
         "recipe": Template(RECIPES[names.kind]).substitute(part=names.part),
     }
 
-    def filled(template: str, **more: str) -> str:
+    def fill(template: str, **more: str) -> str:
         text = (_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
         return Template(text).substitute(words | more)
 
-    behaviour = filled(f"{names.kind}_test.py")
+    behaviour = fill(f"{names.kind}_test.py")
     return {
-        "pyproject.toml": filled("pyproject.toml"),
-        "README.md": filled("README.md"),
-        "recipe.yaml": filled("recipe.yaml"),
-        f"{names.module}.py": filled(f"{names.kind}.py"),
-        f"tests/test_{names.module}.py": filled("test.py", behaviour=behaviour),
+        "pyproject.toml": fill("pyproject.toml"),
+        "README.md": fill("README.md"),
+        "recipe.yaml": fill("recipe.yaml"),
+        f"{names.module}.py": fill(f"{names.kind}.py"),
+        f"tests/test_{names.module}.py": fill("test.py", behaviour=behaviour),
     }
 
 
 def names_of(name: str, kind: str) -> Names:
-    """The names that follow from that of the distribution. Raises UsageError for one that cannot be."""
+    """The names that follow from the name of the distribution. Raises UsageError for a malformed one."""
     normal = re.sub(r"[-_.]+", "-", name).strip("-").lower()
     if not _NAME.fullmatch(name):
-        hint = f" Say '{normal}'." if _NAME.fullmatch(normal) else ""
-        rule = "a letter, then letters, digits and single '-', all lower-case"
-        raise UsageError(f"'{name}' is no name for a package: {rule}.{hint}")
+        hint = f" Try '{normal}'." if _NAME.fullmatch(normal) else ""
+        rule = "a letter, then letters, digits and single hyphens, all lower-case"
+        raise UsageError(f"'{name}' is not a valid package name; use {rule}.{hint}")
     module = name.replace("-", "_")
     part = module.removeprefix("contrastive_")
     for word in (module, part):
-        if word in _RESERVED or keyword.iskeyword(word) or not word[0].isalpha():
+        if word in _RESERVED_NAMES or keyword.iskeyword(word) or not word[0].isalpha():
             raise UsageError(f"'{word}' cannot name a module and a part; choose another name.")
     if module in sys.stdlib_module_names:
         raise UsageError(f"'{module}' is a module of Python itself; choose another name.")
     return Names(name, kind, module, part, _title(part, kind))
 
 
-def _installed(names: Names) -> bool:
+def _is_installed(names: Names) -> bool:
     try:
         return bool(metadata.distribution(names.name))
     except metadata.PackageNotFoundError:
@@ -147,10 +148,10 @@ def _installed(names: Names) -> bool:
 
 
 def _title(part: str, kind: str) -> str:
-    """The class's name: ``my_loss`` -> ``MyLoss``; ``LossPart`` where the module has that name already."""
+    """The name of the class: ``my_loss`` -> ``MyLoss``; ``LossPart`` if the module already uses ``Loss``."""
     title = "".join(word.capitalize() for word in part.split("_"))
-    used = (_TEMPLATES / f"{kind}.py.txt").read_text() + (_TEMPLATES / f"{kind}_test.py.txt").read_text()
-    return f"{title}Part" if re.search(rf"\b{title}\b", used) else title
+    code = (_TEMPLATES / f"{kind}.py.txt").read_text() + (_TEMPLATES / f"{kind}_test.py.txt").read_text()
+    return f"{title}Part" if re.search(rf"\b{title}\b", code) else title
 
 
 def _next_steps(names: Names, folder: Path) -> str:

@@ -154,13 +154,13 @@ def test_an_empty_folder_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("my loss", "loss", "'my loss' is no name for a package: a letter, then letters, digits"),
-        ("My_Loss", "loss", "Say 'my-loss'."),
-        ("my--loss", "loss", "Say 'my-loss'."),
-        ("-", "loss", "is no name for a package"),
-        ("", "loss", "is no name for a package"),
-        ("../escape", "loss", "is no name for a package"),
-        ("1loss", "loss", "is no name for a package"),
+        ("my loss", "loss", "'my loss' is not a valid package name; use a letter, then letters, digits"),
+        ("My_Loss", "loss", "Try 'my-loss'."),
+        ("my--loss", "loss", "Try 'my-loss'."),
+        ("-", "loss", "is not a valid package name"),
+        ("", "loss", "is not a valid package name"),
+        ("../escape", "loss", "is not a valid package name"),
+        ("1loss", "loss", "is not a valid package name"),
         ("contrastive-1loss", "loss", "'1loss' cannot name a module and a part"),
         ("class", "loss", "'class' cannot name a module and a part"),
         ("contrastive-null", "loss", "'null' cannot name"),
@@ -168,12 +168,12 @@ def test_an_empty_folder_is_taken(tmp_path):
         ("my-loss", "los", "there is no kind of part 'los'. Did you mean 'loss'?"),
         ("my-loss", "qqq", "The kinds are dataset, augmentation"),
         ("json", "loss", "'json' is a module of Python itself"),
-        ("torch", "loss", "'torch' is the name of a package that exists"),
-        ("contrastive-framework", "loss", "is the name of a package that exists"),
-        ("contrastive-moco", "negatives", "is the name of a package that exists"),
-        ("contrastive-nt-xent", "loss", "loss 'nt_xent' is a part of contrastive-framework already"),
+        ("torch", "loss", "a package named 'torch' exists already"),
+        ("contrastive-framework", "loss", "a package named 'contrastive-framework' exists already"),
+        ("contrastive-moco", "negatives", "a package named 'contrastive-moco' exists already"),
+        ("contrastive-nt-xent", "loss", "loss 'nt_xent' is already a part of contrastive-framework"),
         ("queue-2", "loss", None),
-        ("contrastive-queue", "negatives", "negatives 'queue' is a part of contrastive-moco already"),
+        ("contrastive-queue", "negatives", "negatives 'queue' is already a part of contrastive-moco"),
     ],
 )
 def test_refusals_are_one_sentence_and_write_nothing(name, kind, said, tmp_path, monkeypatch, capsys):
@@ -199,13 +199,15 @@ def test_nothing_is_overwritten(there, tmp_path):
     else:
         path.write_text("all of it")
     before = sorted(os.walk(tmp_path))
-    with pytest.raises(UsageError, match="exists and is not an empty folder; name another one with --out"):
+    with pytest.raises(
+        UsageError, match="exists and is not an empty folder; choose another folder with --out"
+    ):
         create("my-loss", "loss", load_registry(plugins=False), path)
     assert sorted(os.walk(tmp_path)) == before
 
 
 def test_what_is_installed_already_is_not_begun_again(site, tmp_path):
-    with pytest.raises(UsageError, match="is the name of a package that exists"):
+    with pytest.raises(UsageError, match="a package named 'my-loss' exists already"):
         create("my-loss", "loss", load_registry(), tmp_path / "new")
-    with pytest.raises(UsageError, match="loss 'my_loss' is a part of my-loss already"):
+    with pytest.raises(UsageError, match="loss 'my_loss' is already a part of my-loss"):
         create("contrastive-my-loss", "loss", load_registry(), tmp_path / "new")
