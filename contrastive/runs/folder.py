@@ -1,4 +1,4 @@
-"""A run folder as an object: its recipe, summary, metrics and weights, and whether it holds a finished run."""
+"""A run folder: its recipe, summary, metrics and weights, and whether it holds a finished run."""
 
 from __future__ import annotations
 
