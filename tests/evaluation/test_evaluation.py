@@ -101,7 +101,7 @@ def test_evaluate_repeats_the_figures_of_the_run(full_run):
 
 def test_a_run_stopped_while_it_tunes_ends_as_if_it_never_was(full_run, tiny_recipe, tmp_path):
     """Within a batch: the signal comes in the second one of the second protocol that tunes."""
-    send, seen = Reader.cropped, []
+    send, seen = Reader.crops, []
 
     def stopping(*arguments):
         for batch in send(*arguments):
@@ -111,7 +111,7 @@ def test_a_run_stopped_while_it_tunes_ends_as_if_it_never_was(full_run, tiny_rec
             yield batch
 
     sets = {**EVERY, "train.epochs": 1}
-    with mock.patch.object(Reader, "cropped", stopping), pytest.raises(Interrupted):
+    with mock.patch.object(Reader, "crops", stopping), pytest.raises(Interrupted):
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
     assert len(seen) == 6, "no batch follows"
     assert not (tmp_path / "run" / "summary.json").exists()
