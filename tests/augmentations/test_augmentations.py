@@ -1,4 +1,4 @@
-"""Pipelines: draws that belong to the image, fusing, the split between worker and device, assembling."""
+"""Pipelines: draws per image, fusing, the split between worker and device, assembling."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEY = Key(seed=1, epoch=2, view=0)
 
 
 def images(b: int, height: int = 24, width: int = 24, channels: int = 3, seed: int = 0) -> Tensor:
-    """Smooth random images, as photographs are, over the whole range: uint8 [b, C, H, W]."""
+    """Smooth random images, like photographs, over the whole range: uint8 [b, C, H, W]."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(b, channels, 6, 6, generator=generator)
     fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
@@ -99,10 +99,10 @@ def test_images_of_a_batch_differ_and_so_do_views_epochs_and_seeds() -> None:
     pipeline = SimCLR(16).pipelines()[0]
     same = images(1).expand(64, -1, -1, -1)
     ids = np.arange(64)
-    seen = pipeline(same, ids, KEY)
-    assert len(torch.unique(seen.flatten(1), dim=0)) == 64
+    views = pipeline(same, ids, KEY)
+    assert len(torch.unique(views.flatten(1), dim=0)) == 64
     for other in (Key(1, 2, 1), Key(1, 3, 0), Key(2, 2, 0)):
-        changed = (pipeline(same, ids, other) - seen).abs().amax(dim=(1, 2, 3))
+        changed = (pipeline(same, ids, other) - views).abs().amax(dim=(1, 2, 3))
         assert (changed > 1e-3).all()
 
 
@@ -160,7 +160,7 @@ def test_one_view_that_goes_image_by_image_decides_for_all_and_one_that_cannot_c
     "operations", [[RandomResizedCrop(8), Flip(), ColorJitter()], [ColorJitter(), Flip()]]
 )
 def test_before_and_after_make_the_view(operations: list[Operation]) -> None:
-    """Whatever the operations: cropped or augmented by the worker, the device does what remains."""
+    """For any operations: the worker crops or augments, and the device does the rest."""
     posterize = TorchvisionTransform("RandomPosterize", {"bits": 4, "p": 1.0})
     batch, ids = images(6, 64, 50), np.arange(6)
     for pipeline in (Pipeline(operations), Pipeline([*operations, posterize])):
@@ -203,7 +203,7 @@ def test_crop_in_the_worker_and_the_rest_on_the_device_equal_the_whole(channels:
     assert crops.dtype == torch.uint8
     rest = pipeline.rest(crops, ids, KEY)
     whole = pipeline(batch, ids, KEY)
-    # Rounding the crop to uint8 moves a pixel by up to 1/255, jitter makes at most (1.8)^3 times that of it.
+    # Rounding the crop to uint8 moves a pixel by up to 1/255, jitter multiplies that by at most (1.8)^3.
     assert (rest - whole).abs().max() < 6 / 255
     assert (rest - whole).abs().mean() < 0.5 / 255
     samples = torch.stack([pipeline.sample(image, int(i), KEY) for image, i in zip(batch, ids, strict=True)])
@@ -252,10 +252,10 @@ def test_output_is_finite_and_in_range(
     generator = torch.Generator().manual_seed(seed)
     batch = torch.randint(0, 256, (b, channels, height, width), dtype=torch.uint8, generator=generator)
     before = batch.clone()
-    seen = pipeline(batch, np.arange(b), Key(seed, 0, 0))
-    assert seen.shape == (b, channels, size, size)
-    assert seen.dtype == torch.float32
-    assert ((seen >= 0) & (seen <= 1)).all()  # also refuses NaN
+    views = pipeline(batch, np.arange(b), Key(seed, 0, 0))
+    assert views.shape == (b, channels, size, size)
+    assert views.dtype == torch.float32
+    assert ((views >= 0) & (views <= 1)).all()  # also refuses NaN
     assert torch.equal(batch, before)
     assert pipeline.sample(batch[0], 0, Key(seed, 0, 0)).shape == (channels, size, size)
 
@@ -275,9 +275,9 @@ def test_every_operation_works_on_any_size_and_leaves_its_input(
     pipeline = Pipeline([operation])
     pixels = images(3, height, width, channels) / 255
     before = pixels.clone()
-    seen = operation.render(pixels, pipeline.draw(0, np.arange(3), KEY))
-    assert seen.shape == pixels.shape
-    assert ((seen >= 0) & (seen <= 1)).all()
+    views = operation.render(pixels, pipeline.draw(0, np.arange(3), KEY))
+    assert views.shape == pixels.shape
+    assert ((views >= 0) & (views <= 1)).all()
     assert torch.equal(pixels, before)
 
 
@@ -311,18 +311,18 @@ def test_sequence_views_and_single_operations() -> None:
 
 def test_a_crop_may_come_later_and_draws_as_it_does_alone() -> None:
     jitter, crop = ColorJitter(), RandomResizedCrop(9, interpolation="bicubic")
-    given, ids = images(5, 14, 11), np.arange(5)
+    batch, ids = images(5, 14, 11), np.arange(5)
     later = Pipeline([jitter, Flip(), crop, Flip()])
-    one_by_one = given.float() / 255
+    one_by_one = batch.float() / 255
     for place, operation in enumerate(later.operations):
         one_by_one = operation.render(one_by_one, later.draw(place, ids, KEY))
-    torch.testing.assert_close(later(given, ids, KEY), one_by_one)
+    torch.testing.assert_close(later(batch, ids, KEY), one_by_one)
     assert later.size == (9, 9)
     with pytest.warns(DeprecationWarning, match="in_worker is deprecated"):
         assert later.in_worker(varying=True) == "all"
     boxes = crop.place(later.draw(2, ids, KEY), np.tile((14, 11), (5, 1)))
     assert np.array_equal(boxes, crop.place(Pipeline([crop]).draw(0, ids, KEY), np.tile((14, 11), (5, 1))))
-    assert torch.equal(later.sample(given[1], 1, KEY), to_uint8(later(given[1:2], ids[1:2], KEY))[0])
+    assert torch.equal(later.sample(batch[1], 1, KEY), to_uint8(later(batch[1:2], ids[1:2], KEY))[0])
 
 
 @pytest.mark.parametrize(
@@ -354,9 +354,9 @@ def test_preview_shows_the_views_of_the_run() -> None:
     assert isinstance(picture, Image.Image)
     pixels = np.asarray(picture).astype(int)
     assert (pixels[:, -1] == 255).all()
-    shown = pipelines[1].sample(pictures[0], 5, Key(3, 2, 1)).permute(1, 2, 0).numpy()
+    view = pipelines[1].sample(pictures[0], 5, Key(3, 2, 1)).permute(1, 2, 0).numpy()
     factor = CELL // 32
-    enlarged = shown.repeat(factor, 0).repeat(factor, 1)
+    enlarged = view.repeat(factor, 0).repeat(factor, 1)
     top = next(
         row
         for row in range(picture.height - len(enlarged))

@@ -1,4 +1,4 @@
-"""Each operation against torchvision's functional one, on 1,000 images with parameters of their own.
+"""Each operation against torchvision's functional one, on 1,000 images with parameters per image.
 
 The tolerances are those of docs/augmentations.md. Images are worked on as a pipeline on a CPU does it: in
 parts and in an order of its own, large ones alone.
@@ -38,7 +38,7 @@ IDS = np.arange(COUNT) * 31
 
 
 def images(height: int = 16, width: int = 16, channels: int = 3) -> Tensor:
-    """uint8 [1000, C, H, W]: noise on a random colour, some of it cut off at black and white."""
+    """uint8 [1000, C, H, W]: noise on a random colour, some of it clipped at black and white."""
     generator = torch.Generator().manual_seed(height)
     colour = torch.rand(COUNT, channels, 1, 1, generator=generator) * 1.4 - 0.2
     noise = torch.rand(COUNT, channels, height, width, generator=generator) - 0.5
@@ -61,10 +61,10 @@ def jittered(image: Tensor, p: Params) -> Tensor:
 def erased(image: Tensor, p: Params) -> Tensor:
     height, width = image.shape[1:]
     h, w = height // 2, width // 2
-    top, left = int(p["centre"][0] * height) - h // 2, int(p["centre"][1] * width) - w // 2
-    i, j = max(0, top), max(0, left)
+    top, left_edge = int(p["centre"][0] * height) - h // 2, int(p["centre"][1] * width) - w // 2
+    i, j = max(0, top), max(0, left_edge)
     return functional.erase(
-        image, i, j, min(height, top + h) - i, min(width, left + w) - j, torch.tensor(0.5)
+        image, i, j, min(height, top + h) - i, min(width, left_edge + w) - j, torch.tensor(0.5)
     )
 
 
@@ -95,12 +95,12 @@ def test_thousand_images(
     operation: Operation, size: tuple[int, int], expected: Callable[..., Tensor], tolerance: float
 ) -> None:
     pipeline, batch = Pipeline([operation]), images(*size)
-    params, seen = pipeline.draw(0, IDS, KEY), pipeline(batch, IDS, KEY)
+    params, views = pipeline.draw(0, IDS, KEY), pipeline(batch, IDS, KEY)
     worst = 0.0
     for row, image in enumerate(batch.float() / 255):
         if params["chosen"][row]:
             image = expected(image, {name: values[row] for name, values in params.items()})
-        worst = max(worst, (seen[row] - image).abs().max().item())
+        worst = max(worst, (views[row] - image).abs().max().item())
     assert 0 < params["chosen"].sum() < COUNT
     assert worst <= tolerance, worst
 
@@ -116,12 +116,12 @@ def test_thousand_crops(source: tuple[int, int], size: int, tolerance: float, in
     boxes = crop.place(pipeline.draw(0, IDS, KEY), np.tile(source, (COUNT, 1)))
     mirrored = pipeline.draw(1, IDS, KEY)["chosen"]
     mode, worst = v2.InterpolationMode(interpolation), 0.0
-    seen = pipeline(batch, IDS, KEY)
+    views = pipeline(batch, IDS, KEY)
     for row, image in enumerate(batch if tolerance == 0 else batch.float() / 255):
-        wanted = functional.resized_crop(image, *boxes[row].tolist(), [size, size], mode, antialias=True)
-        wanted = wanted.float() / 255 if tolerance == 0 else wanted.clamp(0, 1)
-        wanted = wanted.flip(2) if mirrored[row] else wanted
-        worst = max(worst, (seen[row] - wanted).abs().max().item())
+        expected = functional.resized_crop(image, *boxes[row].tolist(), [size, size], mode, antialias=True)
+        expected = expected.float() / 255 if tolerance == 0 else expected.clamp(0, 1)
+        expected = expected.flip(2) if mirrored[row] else expected
+        worst = max(worst, (views[row] - expected).abs().max().item())
     assert worst <= tolerance, worst
 
 
@@ -139,6 +139,6 @@ def test_the_layout_of_its_input_does_not_matter_to_an_operation() -> None:
     last = batch.contiguous(memory_format=torch.channels_last)
     for operation in (ColorJitter(), Grayscale(), Blur(), RandomResizedCrop(12)):
         params = Pipeline([operation]).draw(0, IDS[:40], KEY)
-        wanted = operation.render(batch, params)
+        expected = operation.render(batch, params)
         for same in (planes, last):
-            torch.testing.assert_close(operation.render(same, params), wanted, atol=1e-6, rtol=0)
+            torch.testing.assert_close(operation.render(same, params), expected, atol=1e-6, rtol=0)

@@ -44,7 +44,7 @@ def draw(operation: Operation, ids: np.ndarray = MANY) -> Params:
 
 
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
-    """Kolmogorov-Smirnov at 0.1 % (the seed is fixed, so it passes or fails for ever)."""
+    """Kolmogorov-Smirnov at 0.1 % (the seed is fixed, so it always passes or always fails)."""
     n = len(values)
     grid = (np.arange(n) + 0.5) / n
     assert np.abs((np.sort(values) - low) / (high - low) - grid).max() < 1.95 / math.sqrt(n)
@@ -55,20 +55,20 @@ def assert_chance(chosen: np.ndarray, p: float) -> None:
 
 
 def assert_renders(operation: Operation, images: Tensor, expected, atol: float) -> None:
-    """``expected(image, params of that image)`` for the chosen images, together and alone; the others stay
-    bit for bit."""
+    """Check ``expected(image, params of that image)`` for the chosen images, together and alone; the others
+    stay bit for bit."""
     params = draw(operation, np.arange(len(images)))
-    seen = operation.render(images, params)
+    views = operation.render(images, params)
     assert params["chosen"].any()
     for row, image in enumerate(images):
         own = {name: values[row : row + 1] for name, values in params.items()}
         alone = operation.render(images[row : row + 1], own)[0]
         if params["chosen"][row]:
-            wanted = expected(image, {name: values[row] for name, values in params.items()})
-            torch.testing.assert_close(seen[row], wanted, atol=atol, rtol=0)
-            torch.testing.assert_close(alone, wanted, atol=atol, rtol=0)
+            expected_view = expected(image, {name: values[row] for name, values in params.items()})
+            torch.testing.assert_close(views[row], expected_view, atol=atol, rtol=0)
+            torch.testing.assert_close(alone, expected_view, atol=atol, rtol=0)
         else:
-            assert torch.equal(seen[row], image)
+            assert torch.equal(views[row], image)
             assert torch.equal(alone, image)
 
 
@@ -85,11 +85,11 @@ def test_crop_equals_torchvision(height: int, width: int, size: int, interpolati
     params = draw(crop, np.arange(12))
     boxes = crop.place(params, np.tile([height, width], (12, 1)))
     mode = v2.InterpolationMode(interpolation)
-    for image, box, seen in zip(images, boxes, crop.render(images, params), strict=True):
-        wanted = functional.resized_crop(image, *map(int, box), [size, size], mode, antialias=True).clamp(
+    for image, box, view in zip(images, boxes, crop.render(images, params), strict=True):
+        expected = functional.resized_crop(image, *map(int, box), [size, size], mode, antialias=True).clamp(
             0, 1
         )
-        torch.testing.assert_close(seen, wanted, atol=2e-5, rtol=0)
+        torch.testing.assert_close(view, expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -101,8 +101,8 @@ def test_crop_of_one_image_is_torchvision_on_uint8(interpolation: str, channels:
         image = (pixels(1, height, width, channels)[0] * 255).to(torch.uint8)
         box = crop.place(draw(crop, np.array([identity])), np.array([[height, width]]))[0]
         mode = v2.InterpolationMode(interpolation)
-        wanted = functional.resized_crop(image, *map(int, box), [24, 24], mode, antialias=True)
-        assert torch.equal(pipeline.crop(image, identity, KEY), wanted)
+        expected = functional.resized_crop(image, *map(int, box), [24, 24], mode, antialias=True)
+        assert torch.equal(pipeline.crop(image, identity, KEY), expected)
 
 
 def test_boxes_have_torchvisions_distribution() -> None:
@@ -192,10 +192,10 @@ def test_cutout(height: int, width: int, length: float) -> None:
     def expected(image: Tensor, params: Params) -> Tensor:
         h, w = max(1, round(length * height)), max(1, round(length * width))
         top = math.floor(params["centre"][0] * height) - h // 2
-        left = math.floor(params["centre"][1] * width) - w // 2
-        i, j = max(0, top), max(0, left)
+        left_edge = math.floor(params["centre"][1] * width) - w // 2
+        i, j = max(0, top), max(0, left_edge)
         fill = torch.tensor(0.25)
-        return functional.erase(image, i, j, min(height, top + h) - i, min(width, left + w) - j, fill)
+        return functional.erase(image, i, j, min(height, top + h) - i, min(width, left_edge + w) - j, fill)
 
     assert_renders(cutout, pixels(16, height, width), expected, atol=0)
     assert_uniform(draw(cutout)["centre"][:, 1], 0, 1)
@@ -331,10 +331,10 @@ def test_torchvision_transform_is_seeded_by_the_image_and_leaves_the_generator()
     operation = TorchvisionTransform("RandomErasing", {"p": 0.7})
     images, ids = pixels(10), np.arange(10)
     torch.manual_seed(5)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(5)
     whole = operation.render(images, draw(operation, ids))
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(6)
     assert torch.equal(operation.render(images[3:4], draw(operation, ids[3:4]))[0], whole[3])
     same = operation.render(images[:1].expand(10, -1, -1, -1), draw(operation, ids))
@@ -344,8 +344,8 @@ def test_torchvision_transform_is_seeded_by_the_image_and_leaves_the_generator()
 def test_torchvision_transform_does_what_torchvision_does() -> None:
     operation = TorchvisionTransform("RandomPosterize", {"bits": 3, "p": 1.0})
     images = (pixels(4) * 255).round().to(torch.uint8)
-    seen = Pipeline([operation])(images, np.arange(4), KEY)
-    assert torch.equal((seen * 255).round().to(torch.uint8), functional.posterize(images, 3))
+    views = Pipeline([operation])(images, np.arange(4), KEY)
+    assert torch.equal((views * 255).round().to(torch.uint8), functional.posterize(images, 3))
     assert operation.name == "torchvision.RandomPosterize"
 
 
@@ -353,11 +353,11 @@ def test_transforms_of_a_torchvision_transform_are_described_like_it() -> None:
     posterize = {"transform": "RandomPosterize", "options": {"bits": 3, "p": 1.0}}
     operation = TorchvisionTransform("RandomApply", {"transforms": [posterize], "p": 0.5})
     images = (pixels(40) * 255).round().to(torch.uint8)
-    seen = (Pipeline([operation])(images, np.arange(40), KEY) * 255).round().to(torch.uint8)
+    views = (Pipeline([operation])(images, np.arange(40), KEY) * 255).round().to(torch.uint8)
     changed = torch.tensor(
-        [torch.equal(a, functional.posterize(b, 3)) for a, b in zip(seen, images, strict=True)]
+        [torch.equal(a, functional.posterize(b, 3)) for a, b in zip(views, images, strict=True)]
     )
-    same = torch.tensor([torch.equal(a, b) for a, b in zip(seen, images, strict=True)])
+    same = torch.tensor([torch.equal(a, b) for a, b in zip(views, images, strict=True)])
     assert (changed ^ same).all()
     assert 8 < changed.sum() < 32
     with pytest.raises(UsageError, match="Did you mean 'RandomPosterize'"):
@@ -378,10 +378,10 @@ def test_transforms_of_a_torchvision_transform_are_described_like_it() -> None:
 def test_size_of_a_torchvision_transform(transform: str, options: dict, size: tuple | None) -> None:
     pipeline = Pipeline([TorchvisionTransform(transform, options)])
     assert pipeline.size == size
-    seen = pipeline.sample((pixels(1, 20, 30)[0] * 255).to(torch.uint8), 0, KEY)
-    assert seen.dtype == torch.uint8
+    view = pipeline.sample((pixels(1, 20, 30)[0] * 255).to(torch.uint8), 0, KEY)
+    assert view.dtype == torch.uint8
     if size:
-        assert seen.shape[1:] == size
+        assert view.shape[1:] == size
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The cache of decoded images: the same pixels as without it, made once, whole, and anew where it must be."""
+"""The cache of decoded images: the same pixels as without it, created once, complete, and again if needed."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ BAD = (1, 5, 6, 30)
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture
-def cache(tmp_path: Path, said: list[str]) -> Cache:
-    return make(tmp_path / "cache", said)
+def cache(tmp_path: Path, messages: list[str]) -> Cache:
+    return make(tmp_path / "cache", messages)
 
 
-def make(folder: Path, said: list[str], source: dict[str, Any] | None = None) -> Cache:
-    return Cache(folder, "noise-train", source or {"data": "abc"}, said.append, said.append)
+def make(folder: Path, messages: list[str], source: dict[str, Any] | None = None) -> Cache:
+    return Cache(folder, "noise-train", source or {"data": "abc"}, messages.append, messages.append)
 
 
 def cached(table: Images, cache: Cache) -> CachedTable:
-    held = hold(table, 0, cache)
-    assert isinstance(held, CachedTable)
-    return held
+    cached_table = hold(table, 0, cache)
+    assert isinstance(cached_table, CachedTable)
+    return cached_table
 
 
 def files(cache: Cache, kind: str) -> list[Path]:
     return sorted(cache.folder.glob(f"*.{kind}"))
 
 
-def assert_whole(held: CachedTable) -> None:
-    """Every row as ``Images`` makes it, unreadable ones by name."""
-    plain = Images(len(held))
-    assert held.unreadable.keys() == held.table.bad
-    for row in range(len(held)):
-        if row in held.table.bad:
+def assert_whole(cached_table: CachedTable) -> None:
+    """Check every row against ``Images``, unreadable ones by name."""
+    plain = Images(len(cached_table))
+    assert cached_table.unreadable.keys() == cached_table.table.bad
+    for row in range(len(cached_table)):
+        if row in cached_table.table.bad:
             with pytest.raises(UnreadableImage, match=rf"^{row}\.jpg: truncated$"):
-                held.decode(row)
+                cached_table.decode(row)
         else:
-            assert torch.equal(held.decode(row), plain.decode(row))
+            assert torch.equal(cached_table.decode(row), plain.decode(row))
 
 
 # -- the same pixels -----------------------------------------------------------------------------------
@@ -76,31 +76,31 @@ def assert_whole(held: CachedTable) -> None:
 @pytest.mark.parametrize("stage", ["crop", "all"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_cache_and_streaming_give_the_same(cache: Cache, bad, stage: str, workers: int):
-    held = loader(Images(43, bad), stage)
+    in_memory = loader(Images(43, bad), stage)
     stored = loader(Images(43, bad), stage, memory_limit=0, cache=cache, workers=workers)
     streamed = loader(Images(43, bad), stage, memory_limit=0)
-    assert isinstance(held.table, MemoryTable)
+    assert isinstance(in_memory.table, MemoryTable)
     assert isinstance(stored.table, CachedTable)
     assert isinstance(streamed.table, Images)
     for epoch in (0, 3):
         batches = list(stored.epoch(epoch))
-        assert_equal(batches, list(held.epoch(epoch)))
+        assert_equal(batches, list(in_memory.epoch(epoch)))
         assert_equal(batches, list(streamed.epoch(epoch)))
         assert_equal(list(stored.epoch(epoch, start=2)), batches[2:])
     assert stored.table.table.decoded == 43
-    assert stored.unreadable == held.unreadable
+    assert stored.unreadable == in_memory.unreadable
 
 
 def test_evaluation_reads_the_same(cache: Cache):
-    told: dict[str, list[int]] = {"cache": [], "memory": []}
-    got = {
+    unreadable_rows: dict[str, list[int]] = {"cache": [], "memory": []}
+    outputs = {
         where: list(
             read(
                 table,
                 np.arange(43),
                 size=4,
                 batch_size=10,
-                on_unreadable=lambda row, _, where=where: told[where].append(row),
+                on_unreadable=lambda row, _, where=where: unreadable_rows[where].append(row),
             )
         )
         for where, table in (
@@ -108,8 +108,8 @@ def test_evaluation_reads_the_same(cache: Cache):
             ("memory", hold(Images(43, BAD))),
         )
     }
-    assert told["cache"] == told["memory"] == list(BAD)
-    for (rows, pixels), (others, same) in zip(got["cache"], got["memory"], strict=True):
+    assert unreadable_rows["cache"] == unreadable_rows["memory"] == list(BAD)
+    for (rows, pixels), (others, same) in zip(outputs["cache"], outputs["memory"], strict=True):
         assert np.array_equal(rows, others)
         assert torch.equal(pixels, same)
 
@@ -122,35 +122,35 @@ def test_many_chunks_and_an_image_of_another_size(cache: Cache, monkeypatch: pyt
             return (SIDE, SIDE + 1) if index == 4 else (SIDE, SIDE)
 
     table = Odd(20)
-    told: list[tuple[int, int]] = []
-    held = cache.table(table, lambda done, images: told.append((done, images)))
-    assert {row: error.reason for row, error in held.unreadable.items()} == {
+    progress: list[tuple[int, int]] = []
+    cached_table = cache.table(table, lambda count, images: progress.append((count, images)))
+    assert {row: error.reason for row, error in cached_table.unreadable.items()} == {
         4: "is 8 x 9 pixels, not 8 x 8 like the others"
     }
-    assert torch.equal(held.decode(19), Images(20).decode(19))
-    assert told == [(done, 20) for done in (3, 6, 9, 12, 15, 18, 20)]
+    assert torch.equal(cached_table.decode(19), Images(20).decode(19))
+    assert progress == [(count, 20) for count in (3, 6, 9, 12, 15, 18, 20)]
 
 
-# -- made once, and anew where it must be --------------------------------------------------------------
+# -- created once, and again if needed -----------------------------------------------------------------
 
 
-def test_it_is_made_on_first_use_and_found_again(cache: Cache, said: list[str]):
+def test_it_is_made_on_first_use_and_found_again(cache: Cache, messages: list[str]):
     table = Images(43, BAD)
-    held = cached(table, cache)
+    cached_table = cached(table, cache)
     assert not cache.folder.exists()
-    assert_whole(held)
+    assert_whole(cached_table)
     assert table.decoded == 43
     (pixels,) = files(cache, "pixels")
     assert pixels.stat().st_size == 43 * 3 * SIDE * SIDE
     assert pixels.name.startswith("noise-train-")
-    assert said == [f"decoding 43 images, once, into {pixels} (0.0 MiB)"]
+    assert messages == [f"decoding 43 images, once, into {pixels} (0.0 MiB)"]
     manifest = json.loads(pixels.with_suffix(".json").read_text())
     assert manifest["data"] == "abc"
     assert manifest["unreadable"]["30"] == ["30.jpg", "truncated"]
     again = cached(Images(43, BAD), cache)
     assert_whole(again)
     assert again.table.decoded == 0
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 def test_a_changed_source_gets_another(cache: Cache, tmp_path: Path):
@@ -218,14 +218,14 @@ def test_it_is_there_whole_or_not_at_all(cache: Cache):
     (lock,) = files(cache, "lock")
     killed = cache.folder / f".{lock.stem}.pixels.tmp"  # what a run that was killed leaves
     killed.write_bytes(b"x" * 100_000)
-    held = cached(Images(43), cache)
-    assert_whole(held)
-    assert held.table.decoded == 43
+    cached_table = cached(Images(43), cache)
+    assert_whole(cached_table)
+    assert cached_table.table.decoded == 43
     assert not killed.exists()
 
 
 def test_the_user_may_stop_it(cache: Cache):
-    def stop(done: int, images: int) -> None:
+    def stop(count: int, images: int) -> None:
         raise Interrupted("interrupted")
 
     with pytest.raises(Interrupted):
@@ -233,42 +233,42 @@ def test_the_user_may_stop_it(cache: Cache):
     assert files(cache, "pixels") == []
 
 
-def test_runs_at_the_same_time_make_it_once(cache: Cache, said: list[str]):
-    asked = threading.Barrier(2, timeout=30)
-    waited: list[int] = []
+def test_runs_at_the_same_time_make_it_once(cache: Cache, messages: list[str]):
+    barrier = threading.Barrier(2, timeout=30)
+    rows: list[int] = []
 
     class Slow(Images):
         def decode(self, index):
-            if not waited:  # until the other run has asked too, and stands at the lock or will find it whole
-                waited.append(index)
-                asked.wait()
+            if not rows:  # until the other run waits at the lock, or will find the cache complete
+                rows.append(index)
+                barrier.wait()
             return super().decode(index)
 
     first, second = Slow(43, BAD), Images(43, BAD)
     one = threading.Thread(target=cached(first, cache).load)
     one.start()
-    while not said:  # the first holds the lock
+    while not messages:  # the first holds the lock
         one.join(0.01)
-    held = cached(second, make(cache.folder, []))
-    two = threading.Thread(target=lambda: (asked.wait(), held.load()))
+    cached_table = cached(second, make(cache.folder, []))
+    two = threading.Thread(target=lambda: (barrier.wait(), cached_table.load()))
     two.start()
     one.join(30)
     two.join(30)
     assert first.decoded == 43
     assert second.decoded == 0
-    assert_whole(held)
+    assert_whole(cached_table)
 
 
 def test_a_copy_for_another_process_maps_the_file(cache: Cache):
-    sent = pickle.dumps(cached(Images(400, BAD), cache))  # not loaded before
-    assert len(sent) < 400 * 3 * SIDE * SIDE / 4
-    copy = pickle.loads(sent)
+    data = pickle.dumps(cached(Images(400, BAD), cache))  # not loaded before
+    assert len(data) < 400 * 3 * SIDE * SIDE / 4
+    copy = pickle.loads(data)
     before = copy.table.decoded
     assert_whole(copy)
     assert copy.table.decoded == before
 
 
-# -- where there can be none ---------------------------------------------------------------------------
+# -- if it cannot be written ---------------------------------------------------------------------------
 
 
 def full(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -303,14 +303,14 @@ def closed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     ],
 )
 def test_without_room_images_are_streamed_after_one_warning(
-    cache: Cache, said: list[str], monkeypatch: pytest.MonkeyPatch, obstacle, why: str
+    cache: Cache, messages: list[str], monkeypatch: pytest.MonkeyPatch, obstacle, why: str
 ):
     obstacle(monkeypatch, cache.folder)
     train = loader(Images(43, BAD), memory_limit=0, cache=cache, workers=1)
     streamed = loader(Images(43, BAD), memory_limit=0)
     for epoch in (0, 1):
         assert_equal(list(train.epoch(epoch)), list(streamed.epoch(epoch)))
-    warnings = [text for text in said if not text.startswith("decoding")]
+    warnings = [text for text in messages if not text.startswith("decoding")]
     assert len(warnings) == 1
     assert re.fullmatch(
         rf"no cache of decoded images in {re.escape(str(cache.folder))} \({why}\): every epoch decodes them "
@@ -377,25 +377,25 @@ def test_check_tells_where_images_will_be(tiny_recipe: Path, monkeypatch: pytest
 def test_mistakes_in_the_recipe(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
     sets = ["--set", "train.memory_limit=-1", "--set", "train.cache=null"]
     assert main(["check", str(tiny_recipe), *sets]) == 2
-    told = capsys.readouterr().err
-    assert "train.memory_limit: must be greater than or equal to 0, not -1" in told
-    assert "train.cache: must be text, not null" in told
+    output = capsys.readouterr().err
+    assert "train.memory_limit: must be greater than or equal to 0, not -1" in output
+    assert "train.cache: must be text, not null" in output
 
 
 def test_an_image_painted_over_in_place_is_decoded_anew(tmp_path: Path):
-    """It may have as many bytes as before, which is all that the fingerprint of a folder knows of it."""
+    """It may keep its size in bytes, and the fingerprint of a folder depends on nothing else."""
     root = write_data(tmp_path / "data", train=4, test=1)
 
-    def seen() -> tuple[str, str]:
+    def stamps() -> tuple[str, str]:
         dataset = ImageFolder(root)
         return dataset.fingerprint(), dataset.table("train").stamp()
 
-    before = seen()
-    assert seen() == before
+    before = stamps()
+    assert stamps() == before
     image = root / "train" / "disc" / "0.png"
     os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
-    assert seen()[0] == before[0]
-    assert seen()[1] != before[1]
+    assert stamps()[0] == before[0]
+    assert stamps()[1] != before[1]
     table = ImageFolder(root).table("train")
     image.unlink()
-    assert table.stamp() != seen()[1]
+    assert table.stamp() != stamps()[1]

@@ -46,19 +46,19 @@ def test_order_is_a_permutation_and_a_pure_function(seed, epoch, n):
 def test_orders_differ_between_epochs_and_seeds():
     orders = {tuple(epoch_order(seed, epoch, 100)) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
-    places = np.stack([epoch_order(0, epoch, 10) for epoch in range(4000)])  # every row in every place
-    counts = np.stack([np.bincount(places[:, place], minlength=10) for place in range(10)])
+    positions = np.stack([epoch_order(0, epoch, 10) for epoch in range(4000)])  # every row in every position
+    counts = np.stack([np.bincount(positions[:, position], minlength=10) for position in range(10)])
     assert np.abs(counts - 400).max() < 100  # five standard deviations
 
 
 def test_holdout_is_a_tenth_decided_by_the_id():
     ids = np.arange(100_000, dtype=np.int64)
-    held = holdout(ids)
-    assert held.dtype == bool
-    assert abs(held.mean() - 0.1) < 0.005
-    assert abs(held[::2].mean() - 0.1) < 0.007
+    mask = holdout(ids)
+    assert mask.dtype == bool
+    assert abs(mask.mean() - 0.1) < 0.005
+    assert abs(mask[::2].mean() - 0.1) < 0.007
     some = np.array([5, 99_999, 0, 31])
-    assert np.array_equal(holdout(some), held[some])
+    assert np.array_equal(holdout(some), mask[some])
     assert holdout(np.array([2**63 - 1, -5])).shape == (2,)
 
 
@@ -66,13 +66,13 @@ def test_holdout_is_a_tenth_decided_by_the_id():
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 100))
 def test_substitutes_go_round_the_residue_class(n, batch_size, seed):
     order = epoch_order(seed, 0, n)
-    place = seed % n
-    got = list(substitutes(order, place, batch_size))
-    assert got[0] == order[place]
-    places = [int(np.flatnonzero(order == row)[0]) for row in got]
-    assert sorted(places) == list(range(place % batch_size, n, batch_size))
-    onward = list(range(place, n, batch_size)) + list(range(place % batch_size, place, batch_size))
-    assert places == onward
+    position = seed % n
+    rows = list(substitutes(order, position, batch_size))
+    assert rows[0] == order[position]
+    positions = [int(np.flatnonzero(order == row)[0]) for row in rows]
+    assert sorted(positions) == list(range(position % batch_size, n, batch_size))
+    onward = list(range(position, n, batch_size)) + list(range(position % batch_size, position, batch_size))
+    assert positions == onward
 
 
 # -- batches -------------------------------------------------------------------------------------------
@@ -92,11 +92,11 @@ def test_epoch_holds_every_image_once_in_order():
 
 def test_memory_and_streaming_give_the_same():
     for bad in ((), (1, 5, 6, 30)):
-        held = loader(Images(43, bad))
+        in_memory = loader(Images(43, bad))
         streamed = loader(Images(43, bad), memory_limit=0)
-        assert isinstance(held.table, MemoryTable)
+        assert isinstance(in_memory.table, MemoryTable)
         assert not isinstance(streamed.table, MemoryTable)
-        assert_equal(list(held.epoch(1)), list(streamed.epoch(1)))
+        assert_equal(list(in_memory.epoch(1)), list(streamed.epoch(1)))
 
 
 @pytest.mark.parametrize("stage", ["crop", "all"])
@@ -106,16 +106,18 @@ def test_worker_stages_agree_with_the_whole_batch(stage):
     assert isinstance(next(varying.epoch(0)).images, list)
     table = varying.table
     for epoch in (0, 4):
-        for batch, got in zip(varying.epoch(epoch), views(varying, epoch, stage=stage), strict=True):
+        for batch, batch_views in zip(varying.epoch(epoch), views(varying, epoch, stage=stage), strict=True):
             rows = (batch.ids.numpy() - 100) // 7
             top = torch.stack([table.decode(row)[:, :4, :4] for row in rows])
             for view in range(2):
                 expected = Fake()(top, batch.ids.numpy(), Key(3, epoch, view))
-                assert torch.equal(got[view], expected)
+                assert torch.equal(batch_views[view], expected)
     sized = loader(Images(20), "all")
-    got, expected = views(sized, 1, stage="all"), views(whole, 1)
+    staged_views, expected = views(sized, 1, stage="all"), views(whole, 1)
     assert all(
-        torch.equal(a, b) for x, y in zip(got, expected, strict=True) for a, b in zip(x, y, strict=True)
+        torch.equal(a, b)
+        for x, y in zip(staged_views, expected, strict=True)
+        for a, b in zip(x, y, strict=True)
     )
 
 
@@ -155,11 +157,11 @@ def test_no_global_generator_is_touched():
 def test_real_pipelines_agree_between_workers_and_batches():
     pipelines = SimCLR(size=SIDE).pipelines()
     assert isinstance(pipelines[0], Pipeline)
-    got = []
+    all_views = []
     for workers in (0, 2):
         train = TrainLoader(Images(16, varying=True), pipelines, batch_size=8, seed=0, workers=workers)
-        got.append([augment(b, pipelines, seed=0, epoch=0, device="cpu") for b in train.epoch(0)])
-    for a, b in zip(*got, strict=True):
+        all_views.append([augment(b, pipelines, seed=0, epoch=0, device="cpu") for b in train.epoch(0)])
+    for a, b in zip(*all_views, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         assert a[0].shape == (8, 3, SIDE, SIDE)
         assert a[0].dtype == torch.float32
@@ -181,14 +183,14 @@ def test_large_images_of_one_size_are_cropped_one_by_one(limit, monkeypatch):
 
 
 def test_images_are_decoded_once_with_progress():
-    table, told = Images(600), []
-    train = loader(table, progress=lambda done, all_: told.append((done, all_)))
+    table, progress = Images(600), []
+    train = loader(table, progress=lambda count, all_: progress.append((count, all_)))
     assert table.decoded == 0
     list(train.epoch(0))
     list(train.epoch(1))
     assert table.decoded == 600
-    assert told[-1] == (600, 600)
-    assert told == sorted(told)
+    assert progress[-1] == (600, 600)
+    assert progress == sorted(progress)
 
 
 def test_views_of_different_sizes_are_refused():
@@ -216,10 +218,10 @@ def test_labels_come_only_when_asked_and_never_of_the_held_out_tenth():
     for options in ({}, {"memory_limit": 0, "workers": 1}):
         batches = list(loader(table, labels=True, **options).epoch(0))
         ids, labels = (torch.cat([getattr(b, name) for b in batches]).numpy() for name in ("ids", "labels"))
-        held = holdout(ids)
-        assert 0 < held.sum() < 60
-        assert (labels[held] == -1).all()
-        assert np.array_equal(labels[~held], ((ids[~held] - 100) // 7) % 5)
+        mask = holdout(ids)
+        assert 0 < mask.sum() < 60
+        assert (labels[mask] == -1).all()
+        assert np.array_equal(labels[~mask], ((ids[~mask] - 100) // 7) % 5)
     with pytest.raises(DataError, match="positives"):
         loader(Images(20, labels=False), labels=True)
 
@@ -236,22 +238,22 @@ def test_replacement_rule_against_brute_force(data):
     table = Images(n, bad)
     train = loader(table, batch_size=batch_size, memory_limit=data.draw(st.sampled_from([0, 2**30])))
     order = epoch_order(3, 0, n)
-    places = [[p for p in range(n) if p % batch_size == residue] for residue in range(batch_size)]
-    if any(all(order[p] in bad for p in group) for group in places):
+    positions = [[p for p in range(n) if p % batch_size == residue] for residue in range(batch_size)]
+    if any(all(order[p] in bad for p in group) for group in positions):
         with pytest.raises(DataError, match="too few images"):
             list(train.epoch(0))
         return
     for step, batch in enumerate(train.epoch(0)):
-        expected, named = [], []
-        for place in range(step * batch_size, (step + 1) * batch_size):
-            while order[place] in bad:
-                row = int(order[place])
-                named.append((int(table.ids[row]), f"{row}.jpg: truncated"))
-                place = place + batch_size if place + batch_size < n else place % batch_size
-            expected.append(table.ids[order[place]])
+        expected, reasons = [], []
+        for position in range(step * batch_size, (step + 1) * batch_size):
+            while order[position] in bad:
+                row = int(order[position])
+                reasons.append((int(table.ids[row]), f"{row}.jpg: truncated"))
+                position = position + batch_size if position + batch_size < n else position % batch_size
+            expected.append(table.ids[order[position]])
         assert batch.ids.tolist() == expected
         assert len(set(expected)) == batch_size
-        assert batch.unreadable == named
+        assert batch.unreadable == reasons
 
 
 @pytest.mark.parametrize("options", [{}, {"memory_limit": 0}, {"memory_limit": 0, "workers": 2}])
@@ -262,9 +264,9 @@ def test_too_many_unreadable_images_stop_the_run(options):
     assert len(list(fine.epoch(1))) == 12
     assert set(fine.unreadable) <= {100, 107, 114, 121}
     strict = loader(table, max_unreadable=0.03, **options)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as error_info:
         [list(strict.epoch(epoch)) for epoch in range(3)]
-    message = str(caught.value)
+    message = str(error_info.value)
     assert message.startswith("4 of 100 images")
     assert "3.jpg: truncated" in message
     assert "train.max_unreadable=0.03" in message
@@ -284,8 +286,8 @@ def test_image_of_another_size_than_promised_is_unreadable():
 
     for limit in (0, 2**30):
         batches = list(loader(Odd(16), memory_limit=limit).epoch(0))
-        named = {text for batch in batches for _, text in batch.unreadable}
-        assert named == {"4.jpg: is 8 x 9 pixels, not 8 x 8 like the others"}
+        reasons = {text for batch in batches for _, text in batch.unreadable}
+        assert reasons == {"4.jpg: is 8 x 9 pixels, not 8 x 8 like the others"}
 
 
 def test_folder_of_photos_three_of_them_corrupt(tmp_path):
@@ -327,7 +329,7 @@ def test_workers_leave_interruption_to_the_parent():
 
 @pytest.fixture
 def workers() -> Callable[[], list[multiprocessing.process.BaseProcess]]:
-    """The processes started since: other tests keep some for the whole session."""
+    """Processes started since then: other tests keep some for the whole session."""
     before = multiprocessing.active_children()
     return lambda: [child for child in multiprocessing.active_children() if child not in before]
 
@@ -343,7 +345,7 @@ def test_only_the_parent_ends_a_worker(workers):
     suspended = loader(Images(800), memory_limit=0, workers=1).epoch(0)
     next(suspended)
     (worker,) = workers()
-    worker.terminate()  # what the interpreter does with workers that are left at its exit
+    worker.terminate()  # as the interpreter does with workers that remain at its exit
     worker.join(60)
     assert worker.exitcode == 0
 
@@ -354,10 +356,10 @@ def test_left_epochs_leave_no_workers(workers):
     assert len(workers()) == 2
     batches.close()
     assert workers() == []
-    with pytest.raises(DataError) as kept:
+    with pytest.raises(DataError) as error_info:
         list(loader(Images(16, bad=[3]), memory_limit=0, workers=2, max_unreadable=0.0).epoch(0))
     assert workers() == []
-    assert kept.value is not None
+    assert error_info.value is not None
 
 
 def test_auto_workers():
@@ -374,19 +376,19 @@ def test_auto_workers():
 
 def test_hold_keeps_what_fits():
     table = Images(20, bad=[3])
-    held = hold(table, 20 * 3 * SIDE * SIDE)
-    assert isinstance(held, MemoryTable)
-    assert hold(held) is held
+    memory_table = hold(table, 20 * 3 * SIDE * SIDE)
+    assert isinstance(memory_table, MemoryTable)
+    assert hold(memory_table) is memory_table
     assert hold(table, 20 * 3 * SIDE * SIDE - 1) is table
-    assert hold(Images(20, varying=True)) is not held
-    assert (held.size, held.channels, held.name(2)) == (table.size, 3, "2.jpg")
-    assert np.array_equal(held.ids, table.ids)
-    assert np.array_equal(held.labels, table.labels)
-    assert torch.equal(held.decode(5), table.decode(5))
-    assert list(held.unreadable) == [3]
+    assert hold(Images(20, varying=True)) is not memory_table
+    assert (memory_table.size, memory_table.channels, memory_table.name(2)) == (table.size, 3, "2.jpg")
+    assert np.array_equal(memory_table.ids, table.ids)
+    assert np.array_equal(memory_table.labels, table.labels)
+    assert torch.equal(memory_table.decode(5), table.decode(5))
+    assert list(memory_table.unreadable) == [3]
     for _ in range(2):
         with pytest.raises(UnreadableImage, match=r"3\.jpg: truncated"):
-            held.decode(3)
+            memory_table.decode(3)
 
 
 # -- evaluation ----------------------------------------------------------------------------------------
@@ -410,9 +412,9 @@ def test_evaluation_resize_against_torchvision(size):
         (3, 400, 4),
     ):
         image = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
-        got = resize_and_crop(image, size)
-        assert got.shape == (shape[0], size, size)
-        assert (got.int() - reference(image).int()).abs().max() <= 1
+        square = resize_and_crop(image, size)
+        assert square.shape == (shape[0], size, size)
+        assert (square.int() - reference(image).int()).abs().max() <= 1
 
 
 def test_evaluation_resize_against_pillow():
@@ -434,26 +436,26 @@ def test_images_of_the_right_size_stay_as_they_are():
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3, "auto"])
-@pytest.mark.parametrize("held", [False, True])
-def test_read_in_order_without_the_unreadable(workers, held):
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_read_in_order_without_the_unreadable(workers, in_memory):
     table: ImageTable = Images(50, bad=[7, 8, 9, 30])
-    table = hold(table) if held else table
+    table = hold(table) if in_memory else table
     indices = np.array([30, 40, 7, 8, 9, 0, 1, 2, 3, 49])
-    noted = []
-    got = list(
+    reasons = []
+    outputs = list(
         read(
             table,
             indices,
             size=SIDE,
             batch_size=2,
             workers=workers,
-            on_unreadable=lambda index, reason: noted.append((index, reason)),
+            on_unreadable=lambda index, reason: reasons.append((index, reason)),
         )
     )
-    assert [rows.tolist() for rows, _ in got] == [[40], [0], [1, 2], [3, 49]]
-    assert noted == [(30, "truncated"), (7, "truncated"), (8, "truncated"), (9, "truncated")]
+    assert [rows.tolist() for rows, _ in outputs] == [[40], [0], [1, 2], [3, 49]]
+    assert reasons == [(30, "truncated"), (7, "truncated"), (8, "truncated"), (9, "truncated")]
     plain = Images(50)
-    for rows, pixels in got:
+    for rows, pixels in outputs:
         assert rows.dtype == np.int64
         assert pixels.dtype == torch.float32
         assert torch.equal(pixels, torch.stack([plain.decode(row) for row in rows]).float() / 255)

@@ -1,4 +1,4 @@
-"""Bad data in bulk: every kind has the outcome that docs/data.md gives; nothing changes the data silently."""
+"""Bad data in bulk: every kind has the outcome that docs/data.md lists; nothing changes the data silently."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def animated(form: str) -> bytes:
 
 
 def turned() -> bytes:
-    """A picture 6 wide and 4 high that its EXIF orientation lays on its side."""
+    """A picture 6 wide and 4 high with an EXIF orientation that turns it on its side."""
     picture = Image.new("RGB", (6, 4), RED)
     exif = picture.getexif()
     exif[0x0112] = 6
@@ -64,7 +64,7 @@ def turned() -> bytes:
 
 
 def png(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG whose header says so and which holds no pixels."""
+    """A PNG with that size in its header and no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -79,7 +79,7 @@ def png(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
 
 
 def resized(data: bytes, at: int, form: str, width: int, height: int) -> bytes:
-    """A file whose header is changed to say another size."""
+    """A file whose header is changed to another size."""
     size = struct.pack(form, width, height)
     return data[:at] + size + data[at + len(size) :]
 
@@ -90,7 +90,7 @@ def jpeg_of(width: int, height: int) -> bytes:
 
 
 def tiled(width: int, height: int) -> bytes:
-    """A TIFF of one pixel in a tile of that size, of which it holds next to nothing."""
+    """A TIFF of one pixel in a tile of that size, with almost no data."""
     content = zlib.compress(bytes(64))
     tags = {256: 1, 257: 1, 258: 8, 259: 8, 262: 1, 277: 1, 322: width, 323: height}
     place = 8 + 2 + 12 * (len(tags) + 2) + 4  # the tile lies behind the tags
@@ -101,7 +101,7 @@ def tiled(width: int, height: int) -> bytes:
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 
-#: What is read: the file's name, its bytes, (H, W), and the colour of the first pixel.
+#: Readable files: the name, the bytes, (H, W), and the colour of the first pixel.
 READ: dict[str, tuple[str, bytes, tuple[int, int], tuple[int, int, int]]] = {
     "a PNG called .jpg": ("png.jpg", plain("RGB", RED), (4, 6), RED),
     "a JPEG called .png": ("jpeg.png", plain("RGB", RED, form="JPEG", quality=100), (4, 6), RED),
@@ -124,7 +124,7 @@ READ: dict[str, tuple[str, bytes, tuple[int, int], tuple[int, int, int]]] = {
     "bilevel": ("ink.png", plain("1", 1), (4, 6), (255,) * 3),
 }  # fmt: skip
 
-#: What is not: the file's name, its bytes, and the reason that is told.
+#: Unreadable files: the name, the bytes, and the reason in the message.
 UNREADABLE: dict[str, tuple[str, bytes, str]] = {
     "empty": ("empty.jpg", b"", "empty file|has no bytes"),
     "text": ("text.jpg", b"These are my holidays.", "not an image"),
@@ -136,7 +136,7 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
     "a header alone": ("head.png", png(8, 8), "truncated"),
 }  # fmt: skip
 
-#: What says that it is larger than may be read.
+#: Files with headers of more than the allowed pixels.
 BOMBS = {
     "PNG": png(60_000, 60_000),
     "PNG of 16 bits": png(60_000, 60_000, 16),
@@ -154,15 +154,15 @@ def tables(folder: Path, name: str, data: bytes) -> list[ImageTable]:
     """The one image in a folder, and in a parquet file."""
     (folder / name).write_bytes(data)
     pq.write_table(pa.table({"image": pa.array([data], pa.binary())}), folder / "rows.parquet")
-    found = [ImageFolder(folder).table("train"), Parquet(folder / "rows.parquet").table("train")]
-    return [table for table in found if table is not None]
+    candidates = [ImageFolder(folder).table("train"), Parquet(folder / "rows.parquet").table("train")]
+    return [table for table in candidates if table is not None]
 
 
 @pytest.mark.parametrize("kind", READ)
 def test_what_is_read(kind: str, tmp_path: Path):
     name, data, size, colour = READ[kind]
     for table in tables(tmp_path, name, data):
-        assert table.size == size, "the header tells what the pixels are"
+        assert table.size == size, "the header has the size of the pixels"
         pixels = table.decode(0)
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (3, *size)
@@ -173,16 +173,16 @@ def test_what_is_read(kind: str, tmp_path: Path):
 def test_what_is_not(kind: str, tmp_path: Path):
     name, data, why = UNREADABLE[kind]
     folder, rows = tables(tmp_path, name, data)
-    for table, shown in ((folder, name), (rows, "rows.parquet row 0")):
-        with pytest.raises(UnreadableImage, match=why) as caught:
+    for table, printed_name in ((folder, name), (rows, "rows.parquet row 0")):
+        with pytest.raises(UnreadableImage, match=why) as error_info:
             table.decode(0)
-        assert str(caught.value).startswith(f"{shown}: ")
-        assert len(str(caught.value).splitlines()) == 1
+        assert str(error_info.value).startswith(f"{printed_name}: ")
+        assert len(str(error_info.value).splitlines()) == 1
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", BOMBS)
-def test_absurd_sizes_are_refused_before_memory_is_taken(kind: str):
+def test_absurd_sizes_are_rejected_before_memory_is_allocated(kind: str):
     with mock.patch.object(ImageFile.ImageFile, "load_prepare") as takes_memory:
         with pytest.raises(UnreadableImage, match=r"bomb: .* exceed the limit of 89,478,485"):
             decode_image(BOMBS[kind], "bomb")
@@ -191,7 +191,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(kind: str):
 
 
 @pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
-def test_the_limit_is_told_where_warnings_are_errors():
+def test_the_limit_is_reported_if_warnings_are_errors():
     with pytest.raises(UnreadableImage, match="exceed the limit of 89,478,485"):
         decode_image(BOMBS["PNG just too large"], "bomb")
 
@@ -276,7 +276,7 @@ def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "printed_name"),
     [
         (b"two\nlines.png", r"two\nlines.png"),
         (b"\x1b[2Jcleared.png", r"\x1b[2Jcleared.png"),
@@ -289,7 +289,7 @@ def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path):
     ],
     ids=["newline", "escape", "bidi", "unicode", "bytes", "format", "option", "long"],
 )
-def test_odd_names_are_read_and_told_in_one_line(name: bytes, shown: str, tmp_path: Path):
+def test_odd_names_are_read_and_reported_in_one_line(name: bytes, printed_name: str, tmp_path: Path):
     try:
         (tmp_path / os.fsdecode(name)).write_bytes(plain("RGB", RED))
     except OSError:
@@ -297,7 +297,7 @@ def test_odd_names_are_read_and_told_in_one_line(name: bytes, shown: str, tmp_pa
     dataset = ImageFolder(tmp_path)
     table = dataset.table("train")
     assert table is not None
-    assert table.name(0) == shown
+    assert table.name(0) == printed_name
     assert table.decode(0).shape == (3, 4, 6)
     assert dataset.fingerprint() == ImageFolder(tmp_path).fingerprint()
 
@@ -314,7 +314,7 @@ def photos_run(root: Path, out: Path, *sets: str) -> contrastive.Run:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_run_over_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Every image is trained on or named; every other file is named; the counts add up."""
+    """Every image is trained on or named, every other file is named, and the counts add up."""
     root = numbered(tmp_path / "data", 32)
     for name, data, *_ in (*READ.values(), *UNREADABLE.values()):
         (root / name).write_bytes(data)
@@ -322,14 +322,14 @@ def test_a_run_over_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (root / f"bomb {kind}.png").write_bytes(data)
     for make in NO_FILES.values():
         make(root)
-    done = photos_run(root, tmp_path / "run", "train.epochs=2", "train.max_unreadable=0.5")
+    trained_run = photos_run(root, tmp_path / "run", "train.epochs=2", "train.max_unreadable=0.5")
     names = sorted([name for name, *_ in UNREADABLE.values()] + [f"bomb {kind}.png" for kind in BOMBS])
-    assert [line.split(": ")[0] for line in done.summary["unreadable"]] == names
-    assert done.summary["skipped"] == len(NO_FILES)
-    assert done.summary["images"]["train"] == 32 + len(READ) + len(names)
-    told = capsys.readouterr().out
-    assert f"skipped {len(NO_FILES)} files that are not images: itself.png, notes.txt, nowhere.png," in told
-    assert f"{len(names)} images (" in told
+    assert [line.split(": ")[0] for line in trained_run.summary["unreadable"]] == names
+    assert trained_run.summary["skipped"] == len(NO_FILES)
+    assert trained_run.summary["images"]["train"] == 32 + len(READ) + len(names)
+    output = capsys.readouterr().out
+    assert f"skipped {len(NO_FILES)} files that are not images: itself.png, notes.txt, nowhere.png," in output
+    assert f"{len(names)} images (" in output
     assert main(["embed", str(tmp_path / "run"), "--out", str(tmp_path / "f.parquet")]) == 0
     embedded = pq.read_table(tmp_path / "f.parquet")
     assert set(embedded["name"].to_pylist()) == {
@@ -340,7 +340,7 @@ def test_a_run_over_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_files_that_vanish_during_an_epoch_are_replaced_by_the_rule(tmp_path: Path):
-    """Place p goes to the first image that decodes of places p + B, p + 2B, ..., round the epoch."""
+    """Position p gets the first readable image of positions p, p + B, p + 2B, ..., wrapping around."""
     n, batch_size = 40, 8
     root = numbered(tmp_path, n)
     table = ImageFolder(root).table("train")
@@ -348,22 +348,22 @@ def test_files_that_vanish_during_an_epoch_are_replaced_by_the_rule(tmp_path: Pa
     loader = TrainLoader(
         table, SimCLR(size=16).pipelines(), batch_size=batch_size, seed=0, workers=0, max_unreadable=0.5
     )
-    gone: set[int] = set()
+    deleted_rows: set[int] = set()
     for epoch in range(3):
         order = epoch_order(0, epoch, n)
         for step, batch in enumerate(loader.epoch(epoch)):
             rows = []
             for place in range(step * batch_size, (step + 1) * batch_size):
                 candidates = [order[(place + turn * batch_size) % n] for turn in range(n // batch_size)]
-                rows.append(next(row for row in candidates if row not in gone))
+                rows.append(next(row for row in candidates if row not in deleted_rows))
             assert batch.ids.tolist() == table.ids[rows].tolist()
-            assert {id_ for id_, _ in batch.unreadable} <= {int(table.ids[row]) for row in gone}
+            assert {id_ for id_, _ in batch.unreadable} <= {int(table.ids[row]) for row in deleted_rows}
             if (epoch, step) in ((0, 1), (1, 2), (1, 3)):
                 victim = int(order[(step * batch_size + 11) % n])
                 (root / f"{victim:02}.png").unlink()
-                gone.add(victim)
+                deleted_rows.add(victim)
     assert sorted(loader.unreadable.values()) == [
-        f"{row:02}.png: no such file or directory" for row in sorted(gone)
+        f"{row:02}.png: no such file or directory" for row in sorted(deleted_rows)
     ]
 
 
@@ -377,10 +377,10 @@ def test_a_run_whose_files_vanish_goes_on_and_names_them(tmp_path: Path):
             (root / f"{n:02}.png").unlink(missing_ok=True)
 
     with mock.patch.object(MetricsFile, "append", append_and_lose):
-        done = photos_run(root, out, "train.epochs=2", "train.max_unreadable=0.1")
-    assert done.summary["steps"] == 6
-    assert done.summary["unreadable"] == [f"{n}.png: no such file or directory" for n in ("03", "30")]
-    assert done.summary["images"]["train"] == 48
+        trained_run = photos_run(root, out, "train.epochs=2", "train.max_unreadable=0.1")
+    assert trained_run.summary["steps"] == 6
+    assert trained_run.summary["unreadable"] == [f"{n}.png: no such file or directory" for n in ("03", "30")]
+    assert trained_run.summary["images"]["train"] == 48
     with pytest.raises(UsageError, match="holds another run; different: the data"):
         photos_run(root, out, "train.epochs=2", "train.max_unreadable=0.1")
 
@@ -412,7 +412,7 @@ def labelled_table(path: Path, labels: pa.Array) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("labels", "known"),
+    ("labels", "expected"),
     [
         (pa.array([0, None, 2, -1, -7, 1]), [0, -1, 2, -1, -1, 1]),
         (pa.array(["b", None, "a", "a", None, "b"]), [1, -1, 0, 0, -1, 1]),
@@ -421,11 +421,11 @@ def labelled_table(path: Path, labels: pa.Array) -> Path:
     ],
     ids=["numbers", "text", "truth", "all"],
 )
-def test_missing_labels_are_unknown(labels: pa.Array, known: list[int], tmp_path: Path):
+def test_missing_labels_are_unknown(labels: pa.Array, expected: list[int], tmp_path: Path):
     table = Parquet(labelled_table(tmp_path / "t.parquet", labels)).table("train")
     assert table is not None
     assert table.labels is not None
-    assert table.labels.tolist() == known
+    assert table.labels.tolist() == expected
 
 
 def test_labels_past_every_range_are_refused(tmp_path: Path):
@@ -439,7 +439,7 @@ def test_a_run_with_a_third_of_the_labels_trains_on_all_images_and_scores_the_la
     train = labelled_table(tmp_path / "train.parquet", labels)
     test = labelled_table(tmp_path / "test.parquet", pa.array([n % 3 if n < 6 else None for n in range(30)]))
     sets = [f"dataset={{name: parquet, train: {train}, test: {test}}}", *SMALL, "train.epochs=1"]
-    done = contrastive.run("photos", [*sets, "evaluate.knn.k=3"], out=tmp_path / "run")
-    assert done.summary["images"] == {"train": 120, "test": 30, "scored": 6}
-    sixths = done.summary["trained"]["knn_top1"] * 6
+    trained_run = contrastive.run("photos", [*sets, "evaluate.knn.k=3"], out=tmp_path / "run")
+    assert trained_run.summary["images"] == {"train": 120, "test": 30, "scored": 6}
+    sixths = trained_run.summary["trained"]["knn_top1"] * 6
     assert sixths == pytest.approx(round(sixths), abs=1e-9), "of the six labelled test images"

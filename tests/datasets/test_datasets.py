@@ -1,4 +1,4 @@
-"""Datasets: layouts, ids, labels, odd and broken files, fingerprints, errors that name place and remedy."""
+"""Datasets: layouts, ids, labels, odd and broken files, fingerprints, errors that name location and remedy."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_import_is_light():
         "import sys, contrastive.datasets as d; assert {'HuggingFace', 'ImageFolder'} <= set(d.__all__);"
         "print([m for m in ('torchvision', 'pyarrow', 'datasets', 'torch') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]", done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert process.stdout.strip() == "[]", process.stderr
 
 
 # -- the sample that ships with the package ------------------------------------------------------------
@@ -154,13 +154,13 @@ def _in_xmp(image: Image.Image, form: str, orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("form", "told"), [("PNG", _in_exif), ("TIFF", _in_exif), ("PNG", _in_xmp), ("WEBP", _in_xmp)]
+    ("form", "set_orientation"), [("PNG", _in_exif), ("TIFF", _in_exif), ("PNG", _in_xmp), ("WEBP", _in_xmp)]
 )
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation(orientation, form, told):
+def test_orientation(orientation, form, set_orientation):
     """Corners of a 3 x 2 image, by the table of the EXIF standard."""
     pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
-    data = told(Image.fromarray(pixels), form, orientation)
+    data = set_orientation(Image.fromarray(pixels), form, orientation)
     upright = {
         1: pixels,
         2: pixels[:, ::-1],
@@ -277,12 +277,12 @@ def _png_bomb(width: int, height: int) -> bytes:
     ],
 )
 def test_broken_images_are_named(data, why):
-    with pytest.raises(UnreadableImage, match="photo 7") as caught:
+    with pytest.raises(UnreadableImage, match="photo 7") as error_info:
         decode_image(data, "photo 7")
-    assert why in caught.value.reason
+    assert why in error_info.value.reason
     with pytest.raises(UnreadableImage) as again:
         decode_image(data, "photo 7")
-    assert again.value.reason == caught.value.reason
+    assert again.value.reason == error_info.value.reason
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -383,8 +383,8 @@ def test_ids_depend_on_the_relative_path_alone(tmp_path):
     files = {f"{c}/{i}.png": encoded() for c in "ab" for i in range(5)}
     here = table_of(ImageFolder(write(tmp_path / "here", files)))
     more = table_of(ImageFolder(write(tmp_path / "there", {**files, "a/0a.png": encoded((9, 9))})))
-    known = {more.name(i): more.ids[i] for i in range(len(more))}
-    assert all(known[here.name(i)] == here.ids[i] for i in range(len(here)))
+    ids_by_name = {more.name(i): more.ids[i] for i in range(len(more))}
+    assert all(ids_by_name[here.name(i)] == here.ids[i] for i in range(len(here)))
 
 
 def test_equal_ids_are_refused(tmp_path, monkeypatch):
@@ -405,9 +405,9 @@ def test_equal_ids_are_refused(tmp_path, monkeypatch):
 def test_folders_without_images(tmp_path, files, words):
     (tmp_path / "photos").mkdir()
     write(tmp_path / "photos", files)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as error_info:
         ImageFolder(tmp_path / "photos").table("train")
-    assert all(word in str(caught.value) for word in [*words, str(tmp_path / "photos"), "dataset.root"])
+    assert all(word in str(error_info.value) for word in [*words, str(tmp_path / "photos"), "dataset.root"])
 
 
 def test_missing_folder_and_file_for_a_folder(tmp_path):
@@ -416,7 +416,7 @@ def test_missing_folder_and_file_for_a_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="a file, not a folder"):
         ImageFolder(tmp_path / "file").fingerprint()
-    for root in ("x" * 300, "~nobody-has-this-name/photos"):  # what pathlib answers with errors of its own
+    for root in ("x" * 300, "~nobody-has-this-name/photos"):  # for which pathlib raises its own errors
         with pytest.raises(DataError, match="no such folder"):
             ImageFolder(Path(root)).table("train")
         with pytest.raises(DataError, match="no such file"):
@@ -613,9 +613,9 @@ def test_parquet_mistakes(tmp_path):
         (Parquet(floats), ["'label' is double", "dataset.label_column"]),
         (Parquet(empty), ["empty.parquet", "no rows"]),
     ):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(DataError) as error_info:
             dataset.table("train")
-        assert all(word in str(caught.value) for word in words), str(caught.value)
+        assert all(word in str(error_info.value) for word in words), str(error_info.value)
     with pytest.raises(DataError, match=r"gone\.parquet.*dataset\.test"):
         Parquet(good, tmp_path / "gone.parquet").table("test")
 
@@ -660,7 +660,7 @@ def test_subset_takes_the_same_images_and_smaller_ones_lie_within_larger():
     assert np.bincount(few.labels, minlength=10).min() > 0  # no run of one class, whatever the order
 
 
-def test_subset_leaves_a_split_alone_unless_asked():
+def test_subset_keeps_a_split_whole_by_default():
     whole = FashionMNISTSample()
     assert len(table_of(Subset(whole, train=100), "test")) == 2000
     assert len(table_of(Subset(whole, test=7), "test")) == 7
@@ -770,9 +770,9 @@ def test_torchvision_folder_of_files(tmp_path):
 def test_torchvision_mistakes(tmp_path):
     with pytest.raises(UsageError, match="Did you mean 'CIFAR10"):
         Torchvision("CIFAR11", tmp_path).table("train")
-    with pytest.raises(DataError, match=r"CIFAR10 is not there\. Set dataset\.download=true") as caught:
+    with pytest.raises(DataError, match=r"CIFAR10 is not there\. Set dataset\.download=true") as error_info:
         Torchvision("CIFAR10", tmp_path).table("train")
-    assert str(tmp_path) in str(caught.value)
+    assert str(tmp_path) in str(error_info.value)
     with pytest.raises(UsageError, match=r"dataset\.options.*'foldz'.*Did you mean 'folds'"):
         Torchvision("STL10", tmp_path, options={"foldz": 1}).table("train")
 
