@@ -1,4 +1,4 @@
-"""Datasets: layouts, ids, labels, odd and broken files, fingerprints, errors that name location and remedy."""
+"""Datasets: layouts, ids, labels, odd and broken files, fingerprints, errors that name path and remedy."""
 
 from __future__ import annotations
 
