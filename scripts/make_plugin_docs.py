@@ -1,8 +1,8 @@
-"""Write what docs/plugins says of code: the hook reference, and of each kind its example and its checks.
+"""Write the generated sections of docs/plugins: the hook reference, and examples and checks by kind.
 
 ``python scripts/make_plugin_docs.py`` rewrites ``docs/plugins/hooks.md`` from ``contrastive/hookspecs.py``
-and ``contrastive/parts.py``, and in ``docs/plugins/<kind>.md`` what stands between ``<!-- example -->`` (the
-module that ``contrastive plugin new`` writes) and ``<!-- checks -->`` (the conformance kit's questions).
+and ``contrastive/parts.py``, and in ``docs/plugins/<kind>.md`` the sections ``<!-- example -->`` (the module
+that ``contrastive plugin new`` writes) and ``<!-- checks -->`` (the checks of the conformance kit).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAGES = Path(__file__).parent.parent / "docs" / "plugins"
 
 
 def hook_reference(specs: ModuleType = hookspecs) -> str:
-    """The page of hooks. Raises ValueError for a hook, or a member of a base class, that is undocumented."""
+    """The page of hooks. Raises ValueError for an undocumented hook or base class member."""
     hooks = {name: hook for name, hook in vars(specs).items() if name.startswith("register_")}
     sections = [_hook(name, hook) for name, hook in hooks.items()]
     common = [f"## Every part\n\n{_members(parts.Part)}", f"## Every torch module\n\n{_step_part()}"]
@@ -37,7 +37,7 @@ def _heading() -> str:
     return (
         f"# Hooks\n\n<!-- {origin} -->\n\n{_summary(hookspecs)}\n\n"
         f"This is interface {API_VERSION}; plugins for interface {OLDEST_API_VERSION} and later work. "
-        f"A plugin's module says which one it was written for: `contrastive_api = {API_VERSION}`."
+        f"A plugin's module declares the one it was written for: `contrastive_api = {API_VERSION}`."
     )
 
 
@@ -85,11 +85,11 @@ def _member(name: str, value: Any) -> tuple[str, str, str]:
 
 
 def _summary(value: Any) -> str:
-    """The first paragraph of a docstring, in one line. Raises ValueError where there is none."""
+    """The first paragraph of a docstring, in one line. Raises ValueError if there is none."""
     doc = inspect.getdoc(value) if not isinstance(value, type) else inspect.cleandoc(value.__doc__ or "")
     if not doc:
         name = getattr(value, "__name__", value)
-        raise ValueError(f"{name} has no documentation; write a docstring where it is defined")
+        raise ValueError(f"{name} has no documentation; write a docstring for it")
     first = " ".join(doc.split("\n\n")[0].split())
     return re.sub(r"``([^`]+)``|:\w+:`~?([^`]+)`", lambda match: f"`{match[1] or match[2]}`", first)
 
@@ -107,20 +107,20 @@ def example(kind: str) -> str:
 
 
 def check_table(kind: str) -> str:
-    """The conformance kit's questions to a part of that kind."""
-    questions = [(check.name, check.asked) for check in CHECKS if kind in check.kinds]
-    return _table(("check", "passes where"), questions)
+    """The conformance kit's checks of a part of that kind."""
+    rows = [(check.name, check.asked) for check in CHECKS if kind in check.kinds]
+    return _table(("check", "passes if"), rows)
 
 
 def kind_page(kind: str, text: str) -> str:
-    """The page of a kind with its marked sections as they must be."""
+    """The page of a kind with its generated sections up to date."""
     for mark, content in (("example", example(kind)), ("checks", check_table(kind))):
         text = put(text, mark, f"{content}\n")
     return text
 
 
 def pages() -> dict[Path, str]:
-    """Every page with what it must say."""
+    """Path -> up-to-date text, for every page."""
     kinds = {PAGES / f"{kind}.md": kind for kind in KINDS}
     return {PAGES / "hooks.md": hook_reference()} | {
         path: kind_page(kind, path.read_text(encoding="utf-8")) for path, kind in kinds.items()

@@ -1,4 +1,4 @@
-"""The conformance kit: checks whether a plugin keeps the contract of its kind."""
+"""The conformance kit: checks that a plugin keeps the contract of its kind."""
 
 from contrastive.lazy import door
 

@@ -1,6 +1,6 @@
 """A tiny method around one part, and training steps as the engine takes them.
 
-No batch norm and float64, so that results can be compared across batches that are cut differently.
+It has no batch norm and computes in float64, so that results can be compared however a batch is split.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from contrastive.testing.surroundings import fixed_seed
 from contrastive.training.method import Method, Output
 from contrastive.values import Progress
 
-STEPS = 20  # of the whole schedule
-IMAGES = 12  # of a batch of all processes
-SIDE = 8  # pixels, where the backbone is ours
+STEPS = 20  # in the whole schedule
+IMAGES = 12  # per batch, over all processes
+SIDE = 8  # pixels, if the backbone is TinyBackbone
 
 
 class TinyBackbone(Backbone):
@@ -60,7 +60,7 @@ class TinyHead(Head):
 
 
 def compose(spec: PartSpec, seed: int = 0) -> Method:
-    """A method with the part in its place, and around it what the part declares that it needs."""
+    """A method with the part in it, and around the part what its ``needs`` declare."""
     with fixed_seed(seed):
         part = spec.build(**OFFERS)
         backbone = part if spec.kind == "backbone" else TinyBackbone()
@@ -100,7 +100,7 @@ def sgd(method: nn.Module) -> torch.optim.Optimizer:
 
 
 def batch(method: Method, number: int) -> tuple[list[Tensor], Tensor, Tensor | None]:
-    """This process's rows of a batch of all processes: views, ids, and labels where the part wants them."""
+    """This process's share of a batch over all processes: views, ids, and labels if a part needs them."""
     first = next(method.backbone.parameters(), torch.zeros(()))
     side = SIDE if isinstance(method.backbone, TinyBackbone) else IMAGE_SIZE
     draw = generator(1000 + number)
@@ -119,7 +119,7 @@ def batch(method: Method, number: int) -> tuple[list[Tensor], Tensor, Tensor | N
 
 @dataclass
 class TrainingOutcome:
-    """What training steps came to: losses, the gradients of the first step, and the parts' state."""
+    """The outcome of training steps: losses, the gradients of the first step, and the final state."""
 
     losses: list[Tensor] = field(default_factory=list)
     gradients: dict[str, Tensor] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class TrainingOutcome:
 def train(
     method: Method, optimizer: torch.optim.Optimizer, steps: Sequence[int], micro: int = 1
 ) -> TrainingOutcome:
-    """Take steps as the engine does; each sees its batch ``micro`` times."""
+    """Take steps as the engine does; each one sees its batch ``micro`` times."""
     outcome = TrainingOutcome()
     method.train()
     for step in steps:
@@ -167,7 +167,7 @@ def _average(value: Tensor) -> Tensor:
 
 
 def _average_gradients(method: Method) -> None:
-    """The mean over processes, as data parallelism takes it; what one process lacks counts as zero."""
+    """The mean over processes, as in data parallelism; a gradient that a process lacks counts as zero."""
     if world_size() == 1:
         return
     for parameter in trainable(method):
@@ -175,6 +175,6 @@ def _average_gradients(method: Method) -> None:
 
 
 def train_part(spec: PartSpec, steps: int) -> dict[str, Any]:
-    """Losses, first gradients and state after so many steps: what processes send each other."""
+    """Losses, first gradients and state after ``steps`` steps, as plain values that a process can send."""
     method = compose(spec)
     return vars(train(method, sgd(method), range(steps)))

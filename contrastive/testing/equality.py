@@ -13,17 +13,15 @@ from contrastive.testing.framework import fail
 
 
 def through_checkpoint(state: Any, what: str) -> Any:
-    """``state`` as a checkpoint gives it back: written by torch.save, read with ``weights_only=True``."""
+    """``state`` after a checkpoint: written by torch.save, read with ``weights_only=True``."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
     try:
         return torch.load(file, weights_only=True)
-    except Exception as error:  # torch's unpickler says in many types that a value is not plain
+    except Exception as error:  # torch's unpickler raises many types for values that are not plain
         message = str(error).strip().splitlines()[0][:200]
-        fail(
-            f"{what} holds more than plain values and tensors, and no checkpoint can be read back ({message})"
-        )
+        fail(f"{what} holds more than plain values and tensors, so a checkpoint cannot be loaded ({message})")
 
 
 def same(a: Any, b: Any) -> bool:
@@ -38,7 +36,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def far(a: Tensor, b: Tensor) -> float:
-    """The greatest difference of two tensors, relative to the greatest value; of two shapes infinite."""
+    """The largest difference of two tensors, relative to the largest value; infinite if shapes differ."""
     if a.shape != b.shape:
         return float("inf")
     if not a.numel():

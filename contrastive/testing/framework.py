@@ -1,8 +1,8 @@
-"""What a check is, how it is run, and what comes of it.
+"""What a check is, how it runs, and the result it gives.
 
-A check is a small function of a :class:`~contrastive.testing.subjects.Subject`; its docstring's first line
-says what was asked. It returns where the part keeps the promise, and raises :class:`CheckFailed` with one
-sentence for the author where it does not.
+A check is a small function of a :class:`~contrastive.testing.subjects.Subject`. The first line of its
+docstring is the promise that it checks. It returns if the part keeps the promise, and otherwise raises
+:class:`CheckFailed` with one sentence for the author.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from contrastive.errors import ContrastiveError, one_line
 from contrastive.kinds import KINDS
 from contrastive.testing.surroundings import isolated_state
 
-#: Raised whenever a check is added or becomes stricter: what passed before may then fail.
+#: Increased whenever a check is added or becomes stricter: a part that passed before may then fail.
 VERSION = 2
 
-#: The kind of a check that asks about a plugin as a whole rather than about one of its parts.
+#: The kind of a check that concerns a plugin as a whole rather than one of its parts.
 PLUGIN = "plugin"
 STEP_PARTS = ("backbone", "head", "target", "negatives", "loss")
 EVERY_KIND = tuple(KINDS)
@@ -32,15 +32,15 @@ Status = Literal["passed", "failed", "skipped"]
 
 
 class CheckFailed(AssertionError):  # noqa: N818 - reads as what pytest prints
-    """A part breaks a promise; the message says which, and what to do."""
+    """A part breaks a promise; the message names the promise and the remedy."""
 
 
 class Skipped(unittest.SkipTest):
-    """A check does not apply, or cannot be made. pytest reports it as skipped."""
+    """A check does not apply, or cannot run. pytest reports it as skipped."""
 
 
 class _PrerequisiteFailed(Skipped):
-    """A check was not made because one that it stands on failed."""
+    """A check did not run because one that it depends on failed."""
 
 
 def fail(reason: str) -> NoReturn:
@@ -58,7 +58,7 @@ def skip(reason: str) -> NoReturn:
 
 
 class AnySubject(Protocol):
-    """What a check is run on: a part, or a plugin as a whole."""
+    """What a check runs on: a part, or a plugin as a whole."""
 
     kind: str
 
@@ -72,13 +72,13 @@ class AnySubject(Protocol):
 
 @dataclass(frozen=True)
 class Check:
-    """One asked to a part.
+    """One promise of a part, and the function that checks it.
 
     Attributes:
         name: as the table and pytest's ids show it.
-        kinds: which kinds of parts are asked.
+        kinds: the kinds of parts that it applies to.
         run: the function.
-        after: checks this one stands on; where one of them failed, it is skipped.
+        after: checks that this one depends on; if one of them fails, it is skipped.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Check:
 
     @property
     def asked(self) -> str:
-        """What was asked, in one sentence."""
+        """The promise that is checked, in one sentence."""
         return inspect.cleandoc(self.run.__doc__ or "").partition("\n")[0]
 
 
@@ -98,13 +98,13 @@ def check(name: str, *kinds: str, after: tuple[str, ...] = ()) -> Callable[[Call
 
 
 def checks_of(*modules: ModuleType) -> tuple[Check, ...]:
-    """The checks that modules define, in the order of their text."""
+    """The checks that modules define, in the order of their source."""
     return tuple(value for module in modules for value in vars(module).values() if isinstance(value, Check))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check: ``part`` is ``loss my_loss``, ``asked`` the check's own sentence."""
+    """The result of one check: ``part`` is ``loss my_loss``, ``asked`` the promise that was checked."""
 
     part: str
     check: str
@@ -114,8 +114,11 @@ class Result:
 
 
 class PartCheck:
-    """A check bound to a part. Calling it raises :class:`CheckFailed` or, where it does not apply,
-    ``unittest.SkipTest``; ``str`` gives ``loss my_loss: gradients``."""
+    """A check bound to a part.
+
+    Calling it raises :class:`CheckFailed`, or ``unittest.SkipTest`` if it does not apply. ``str`` gives
+    ``loss my_loss: gradients``.
+    """
 
     def __init__(self, subject: AnySubject, check: Check, siblings: Mapping[str, PartCheck]):
         self.subject, self.check, self._siblings = subject, check, siblings
@@ -135,7 +138,7 @@ class PartCheck:
             raise Skipped(result.reason)
 
     def result(self) -> Result:
-        """What comes of it, without raising; made once."""
+        """The result, without raising; the check runs once."""
         if not self._has_run:
             self._exception, self._has_run = self._run(), True
         exception = self._exception
@@ -154,12 +157,12 @@ class PartCheck:
                     raise _PrerequisiteFailed(f"not run, because '{name}' failed")
             with isolated_state():
                 self.check.run(self.subject)
-        except (Exception, SystemExit) as error:  # whatever a part raises is a finding, never a crash
+        except (Exception, SystemExit) as error:  # any exception of a part is a finding, never a crash
             return error
         return None
 
     def blocks(self) -> bool:
-        """Whether checks that stand on this one cannot be made."""
+        """Whether checks that depend on this one cannot run."""
         self.result()
         return self._exception is not None and (
             isinstance(self._exception, _PrerequisiteFailed) or not isinstance(self._exception, Skipped)
@@ -167,7 +170,7 @@ class PartCheck:
 
 
 def bind_checks(subject: AnySubject, checks: tuple[Check, ...]) -> list[PartCheck]:
-    """The checks that ask about ``subject``'s kind, bound to it."""
+    """The checks that apply to ``subject``'s kind, bound to it."""
     siblings: dict[str, PartCheck] = {}
     for check in checks:
         if subject.kind in check.kinds:
@@ -176,7 +179,7 @@ def bind_checks(subject: AnySubject, checks: tuple[Check, ...]) -> list[PartChec
 
 
 def _explanation(error: BaseException, source: str | None) -> str:
-    """One sentence for the author; of an exception inside the part's code its text and the line."""
+    """One sentence for the author; for an exception inside the part's code, its text and line."""
     if isinstance(error, CheckFailed | Skipped):
         return str(error)
     location = _location(error, source)

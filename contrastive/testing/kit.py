@@ -1,6 +1,6 @@
-"""The conformance kit: what every part promises, asked of any plugin.
+"""The conformance kit: checks of what every part promises, for any plugin.
 
-``contrastive plugin check NAME_OR_PATH`` prints the answers as a table. In a plugin's own tests::
+``contrastive plugin check NAME_OR_PATH`` prints the results as a table. In a plugin's own tests::
 
     @pytest.mark.parametrize("check", contrastive.testing.checks("my-loss"), ids=str)
     def test_conformance(check):
@@ -37,7 +37,7 @@ from contrastive.testing.rules import (
 )
 from contrastive.testing.subjects import Params, Subject, plugin_of, subject_of
 
-#: Every check, in the order in which a part is asked.
+#: Every check, in the order in which they run.
 CHECKS = checks_of(
     every_part,
     dataset,
@@ -56,14 +56,14 @@ CHECKS = checks_of(
 def part_checks(part: type | Entry, params: Params = None) -> list[PartCheck]:
     """The checks of one part, by its class or its entry in a registry.
 
-    ``params`` are its recipe parameters, or a function that gives them of an empty folder; None for its own
+    ``params`` are its recipe parameters, or a function from an empty folder to them; None for its own
     ``example``.
     """
     return bind_checks(subject_of(part, params), CHECKS)
 
 
 def check_part(part: type | Entry, params: Params = None) -> list[Result]:
-    """What comes of :func:`part_checks`."""
+    """The results of :func:`part_checks`."""
     return [check.result() for check in part_checks(part, params)]
 
 
@@ -74,7 +74,7 @@ def checks(plugin: Any) -> list[PartCheck]:
         plugin: the name of an installed distribution, the folder of a package with a pyproject.toml, or a
             module or object with hooks.
 
-    Raises UsageError where there is no such plugin.
+    Raises UsageError if there is no such plugin.
     """
     subject = plugin_of(str(plugin) if isinstance(plugin, Path) else plugin)
     subjects: list[AnySubject] = [subject, *(Subject(entry, subject.registry) for entry in subject.entries)]
@@ -82,5 +82,5 @@ def checks(plugin: Any) -> list[PartCheck]:
 
 
 def check_plugin(plugin: Any) -> list[Result]:
-    """What comes of :func:`checks`."""
+    """The results of :func:`checks`."""
     return [check.result() for check in checks(plugin)]

@@ -1,4 +1,4 @@
-"""What parts are tried on: embeddings, pictures and features, all the same every time.
+"""Inputs for the checks: embeddings, pictures and features, the same every time.
 
 Shape letters: b images, n rows of a table, C channels, F and D widths.
 """
@@ -26,7 +26,7 @@ def generator(seed: int) -> torch.Generator:
 def embeddings(
     b: int, dtype: torch.dtype = torch.float64, seed: int = 0, width: int = IN_FEATURES
 ) -> list[Tensor]:
-    """Two views of b images, [b, D] each, somewhat alike."""
+    """Two similar views of b images, [b, D] each."""
     common = torch.randn(b, width, generator=generator(seed), dtype=torch.float64)
     return [
         (common + 0.7 * torch.randn(b, width, generator=generator(seed + 1 + view), dtype=torch.float64)).to(
@@ -37,14 +37,14 @@ def embeddings(
 
 
 def classes(b: int, count: int = 3) -> Tensor:
-    """int64 [b], every class at least twice where b allows, one image unknown."""
+    """int64 [b]; every class at least twice if b allows, one image unlabelled (-1)."""
     labels = torch.arange(b) % count
     labels[-1] = -1
     return labels
 
 
 def entries(count: int, dtype: torch.dtype = torch.float64, width: int = IN_FEATURES) -> Memory:
-    """A memory of unit vectors, the last of which is not filled, of images that no batch has."""
+    """A memory of unit vectors of images that no batch has; its last entry is not filled."""
     z = nn.functional.normalize(
         torch.randn(count, width, generator=generator(99), dtype=torch.float64), dim=1
     )
@@ -63,8 +63,8 @@ def comparison_for(
     memories: Sequence[Memory] = (),
     progress: Progress | None = None,
 ) -> Comparison:
-    """What ``loss`` is given for these embeddings: with labels, apart from its keys, or without their
-    gradient where it declares that it needs it so."""
+    """The comparison that ``loss`` gets for these embeddings: with labels, separate keys or detached keys
+    if its ``needs`` declare them."""
     apart = bool(loss.needs & {"predictor", "detached_keys"})
     if apart and keys is None:
         keys = embeddings(len(views[0]), views[0].dtype, seed=20)
@@ -84,7 +84,7 @@ def comparison_for(
 
 
 def pictures(b: int, seed: int = 0, size: int = 32, channels: int = IN_CHANNELS) -> Tensor:
-    """Coloured noise on a gradient, so that every operation has something to change: uint8 [b, C, H, W]."""
+    """Coloured noise on a gradient, which every operation changes: uint8 [b, C, H, W]."""
     ramp = torch.linspace(0, 120, size)
     base = ramp[None, None, :, None] + ramp[None, None, None, :] * 0.3  # [1, 1, H, W]
     noise = torch.rand(b, channels, size, size, generator=generator(seed)) * 100
@@ -97,7 +97,7 @@ def pixels(b: int, seed: int = 0, size: int = 32) -> Tensor:
 
 
 def features(n: int, seed: int, spread: float = 1.6) -> Features:
-    """Three overlapping classes, so that no hyper-parameter is as good as another."""
+    """Three overlapping classes, so that hyperparameters give different metrics."""
     draw = generator(seed)
     labels = torch.arange(n) % 3
     centres = torch.randn(3, IN_FEATURES, generator=generator(7))
@@ -106,11 +106,11 @@ def features(n: int, seed: int, spread: float = 1.6) -> Features:
 
 
 def splits() -> tuple[Features, Features, Features]:
-    """Features to fit on, to choose on, and to test on."""
+    """Features to fit on, to choose hyperparameters on, and to test on."""
     return features(120, 1), features(48, 2), features(60, 3)
 
 
 def shape_of(value: Any) -> str:
-    """A value as a message names it: ``Tensor torch.uint8 [3, 32, 32]``."""
+    """A value as messages describe it: ``Tensor torch.uint8 [3, 32, 32]``."""
     shape = list(value.shape) if hasattr(value, "shape") else ""
     return f"{type(value).__name__} {getattr(value, 'dtype', '')} {shape}".strip()

@@ -1,4 +1,4 @@
-"""Small networks for parts that work on one: an encoder, and a model with all that an optimizer meets."""
+"""Small networks for parts that need one: an encoder, and a model with every kind of parameter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SmallEncoder(nn.Module):
 
 
 class Network(nn.Module):
-    """A small model with all that an optimizer meets: weights, biases, norms, a scalar, frozen weights."""
+    """A small model with every kind of parameter: weights, biases, norms, a scalar, frozen weights."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Two processes that train together, started once and asked many times."""
+"""Two processes that train together, started once for many calls."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ import torch.distributed as dist
 from contrastive.testing.framework import fail
 
 WORLD = 2
-LIMIT = 180.0  # seconds an answer may take, with the import of torch on a busy machine
+LIMIT = 180.0  # seconds per answer, including the import of torch on a busy machine
 
 
-class Unreachable(Exception):  # noqa: N818 - nothing is wrong with what was asked
-    """The other processes cannot import what they are asked to run; the message says what to do."""
+class Unreachable(Exception):  # noqa: N818 - the call itself is not at fault
+    """The other processes cannot import the function to run; the message has the remedy."""
 
 
 class Pair:
@@ -62,7 +62,7 @@ class Pair:
                 connection.send_bytes(request)
             return self._answers()
         except BaseException:
-            close()  # one of them may wait for the other for ever
+            close()  # one of them may wait for the other forever
             raise
 
     def _answers(self) -> list[Any]:
@@ -72,9 +72,7 @@ class Pair:
             sources = [self._connections[rank] for rank in waiting]
             ready = wait(sources, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
-                fail(
-                    f"two processes gave no answer in {LIMIT:.0f} s: one waits in a collective for the other"
-                )
+                fail(f"no answer of two processes in {LIMIT:.0f} s: one waits in a collective for the other")
             for rank in sorted(waiting):
                 if self._connections[rank] in ready:
                     answers[rank] = self._answer(rank)
@@ -88,7 +86,7 @@ class Pair:
             self._processes[rank].join(5)
             fail(f"process {rank} of two died with exit code {self._processes[rank].exitcode}")
         if outcome == "absent":
-            raise Unreachable(f"other processes cannot import it ({content}); put it into a module")
+            raise Unreachable(f"other processes cannot import it ({content}); move it into a module")
         if outcome == "raised":
             fail(f"in process {rank} of two it {content}")
         return torch.load(io.BytesIO(content), weights_only=True)
@@ -108,7 +106,7 @@ _pairs: list[Pair] = []
 def two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What ``function`` returns (plain values and tensors) in each of two processes that train together.
 
-    Raises Unreachable where they cannot import it, and CheckFailed where it raises or they die.
+    Raises Unreachable if they cannot import it, and CheckFailed if it raises or they die.
     """
     if not _pairs:
         _pairs.append(Pair())
@@ -117,7 +115,7 @@ def two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 
 @atexit.register
 def close() -> None:
-    """End the two processes; the next question starts new ones."""
+    """End the two processes; the next call starts new ones."""
     while _pairs:
         _pairs.pop().close()
 
@@ -136,7 +134,7 @@ def _serve(connection: Connection, rank: int, store: str) -> None:
 
 
 def _import_from(path: list[str]) -> None:
-    """Import from where the asking process does, and forget modules of places it has left."""
+    """Take over the import path of the caller, and drop modules of folders that are no longer on it."""
     stale_folders = tuple(os.path.join(entry, "") for entry in sys.path if entry and entry not in path)
     for name, module in list(sys.modules.items()):
         if stale_folders and str(getattr(module, "__file__", None) or "").startswith(stale_folders):
@@ -146,7 +144,7 @@ def _import_from(path: list[str]) -> None:
 
 
 def _result(request: bytes) -> tuple[str, Any]:
-    """(``done``, what was returned), (``raised``, in words) or (``absent``, what cannot be imported)."""
+    """(``done``, the returned value), (``raised``, a message) or (``absent``, what cannot be imported)."""
     path, call = pickle.loads(request)
     _import_from(path)
     try:
@@ -157,7 +155,7 @@ def _result(request: bytes) -> tuple[str, Any]:
         file = io.BytesIO()
         torch.save(function(*arguments), file)
         return "done", file.getvalue()
-    except Exception as error:  # whatever a part raises is told to the process that asked
+    except Exception as error:  # any exception of a part is reported to the caller
         last = traceback.extract_tb(error.__traceback__)[-1]
         return (
             "raised",

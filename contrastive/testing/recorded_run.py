@@ -1,4 +1,4 @@
-"""A run for callbacks, without training: what they read of it, and a record of what they ask of it."""
+"""A run for callbacks, without training: what they read, and a record of their calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contrastive.testing.networks import network
 
 
 class RecordedRun:
-    """A run that is none: what a callback reads of it, and a record of what it asks of it."""
+    """A stand-in for a run: what a callback reads, and a record of its calls."""
 
     def __init__(self, folder: Path):
         self.name, self.folder = "conformance", folder
@@ -36,7 +36,7 @@ class RecordedRun:
         self.calls.append(("stop", self.step, reason))
 
     def live(self, callback: Any, epochs: range) -> None:
-        """Tell ``callback`` of epochs of a run whose accuracy rises at first and then falls a little."""
+        """Call the hooks of ``callback`` for epochs whose accuracy rises at first and then falls a little."""
         for epoch in epochs:
             self.epoch = epoch
             for _ in range(self.steps_per_epoch):

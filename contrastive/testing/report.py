@@ -19,9 +19,9 @@ _COLOURS = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
 def check(plugin: str, show: bool = True, console: Console | None = None) -> dict[str, Any]:
-    """Ask every check of a plugin; with ``show``, print the table. Returns what ``--json`` prints.
+    """Run every check of a plugin; with ``show``, print the table. Returns what ``--json`` prints.
 
-    Raises UsageError where there is no such plugin.
+    Raises UsageError if there is no such plugin.
     """
     results = check_plugin(plugin)
     if show:

@@ -1,4 +1,4 @@
-"""What checks are made on: a part, built as a recipe would build it, and a plugin as a whole."""
+"""What checks run on: a part, built as a recipe would build it, or a plugin as a whole."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from contrastive.versions import CORE, core_version
 IN_CHANNELS, IMAGE_SIZE, IN_FEATURES = 3, 32, 8
 OFFERS = {"in_channels": IN_CHANNELS, "image_size": IMAGE_SIZE, "in_features": IN_FEATURES}
 
-#: Recipe parameters of a part under test, or a function that makes them and what they name in a folder.
+#: Recipe parameters of a part under test, or a function that gives them and writes the files they name.
 Params = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] | None
 
-#: A recipe that says as little as can be; the part under test is put in its place.
+#: A minimal recipe; the part under test replaces its counterpart.
 _FRAME: dict[str, Any] = {
     "name": "conformance",
     "dataset": "fashion_mnist_sample",
@@ -51,8 +51,8 @@ class Subject:
 
     Args:
         entry: the part.
-        registry: where parts inside its parameters are found.
-        params: recipe parameters, or a function that gives them of an empty folder; None for the part's own
+        registry: resolves parts inside its parameters.
+        params: recipe parameters, or a function from an empty folder to them; None for the part's own
             ``example``.
     """
 
@@ -63,12 +63,12 @@ class Subject:
 
     @cached_property
     def part_class(self) -> Any:
-        """The part's class. Raises PluginError where it cannot be had."""
+        """The part's class. Raises PluginError if it cannot be imported."""
         return self.entry.load()
 
     @property
     def unchecked(self) -> Mapping[str, str]:
-        """Checks that the class says it cannot pass, and why: ``unchecked = {"gradients": "..."}``."""
+        """Checks that the class cannot pass by design, with reasons: ``unchecked = {"gradients": "..."}``."""
         try:
             return getattr(self.part_class, "unchecked", {})
         except PluginError:
@@ -84,7 +84,7 @@ class Subject:
 
     @cached_property
     def folder(self) -> Path:
-        """A folder for what the example's parameters name; it goes with this subject."""
+        """A folder for the files that the example's parameters name; deleted with this subject."""
         folder = tempfile.mkdtemp(prefix="contrastive-conformance-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
@@ -112,7 +112,7 @@ class Subject:
 
 
 def recipe_of(entry: Entry, params: Mapping[str, Any], registry: Registry) -> Recipe:
-    """The recipe of which ``entry`` with ``params`` is a part. Raises CheckFailed with every mistake."""
+    """A recipe that names ``entry`` with ``params``. Raises CheckFailed with every mistake."""
     part = {"name": entry.name, **params}
     keys: dict[str, Any] = {
         "protocol": {"evaluate": {entry.name: dict(params)}},
@@ -124,8 +124,8 @@ def recipe_of(entry: Entry, params: Mapping[str, Any], registry: Registry) -> Re
     except RecipeError as error:
         mistakes = "; ".join(f"{mistake.path}: {mistake.message}" for mistake in error.mistakes)
         fail(
-            f"a recipe with the parameters {dict(params)} is refused ({mistakes}); "
-            "let the classmethod example(folder) give parameters that suffice"
+            f"a recipe with the parameters {dict(params)} is invalid ({mistakes}); "
+            "return valid parameters from the class method example(folder)"
         )
 
 
@@ -145,9 +145,9 @@ class PluginSubject:
     """A plugin as a whole.
 
     Attributes:
-        name, version: of its distribution (of its module, where it is no distribution).
-        module: the module or object with its hooks, or None where it could not be imported.
-        registry: built-in parts, its own and, where it is installed, those of all that is installed.
+        name, version: of its distribution (of its module, if it is not a distribution).
+        module: the module or object with its hooks, or None if it could not be imported.
+        registry: built-in parts, its own and, if it is installed, those of every installed plugin.
     """
 
     name: str
@@ -179,7 +179,7 @@ class PluginSubject:
 
 
 def subject_of(part: type | Entry, params: Params = None) -> Subject:
-    """A part by its class, or by its entry in the registry of all that is installed.
+    """A part by its class, or by its entry in the registry of every installed plugin.
 
     Raises UsageError for a class that has no kind.
     """
@@ -187,7 +187,7 @@ def subject_of(part: type | Entry, params: Params = None) -> Subject:
         return Subject(part, load_registry(), params)
     kind = getattr(part, "kind", None)
     if not isinstance(kind, str):
-        raise UsageError(f"{part.__name__} is no part; derive it from a base class of contrastive.parts.")
+        raise UsageError(f"{part.__name__} is not a part; derive it from a base class of contrastive.parts.")
     registry = load_registry(plugins=False)
     entry = Entry(kind, _snake(part.__name__), part.__module__, "unknown", part)
     registry.entries[kind, entry.name] = entry
@@ -197,7 +197,7 @@ def subject_of(part: type | Entry, params: Params = None) -> Subject:
 def plugin_of(plugin: Any) -> PluginSubject:
     """A plugin by the name of its distribution, the path of its folder, or as a module or object.
 
-    Raises UsageError where there is no such plugin.
+    Raises UsageError if there is no such plugin.
     """
     if not isinstance(plugin, str | Path):
         name = getattr(plugin, "__name__", type(plugin).__name__)
@@ -216,7 +216,7 @@ def _from_installed(name: str) -> PluginSubject:
             assert point.dist is not None
             module = _load(point)
             return PluginSubject(distribution, point.dist.version, module, load_registry())
-    names = ", ".join(sorted(points)) or "none is"
+    names = ", ".join(sorted(points)) or "none"
     raise UsageError(
         f"no plugin '{name}' is installed, and there is no such folder.{did_you_mean(name, points)} "
         f"Installed: {names}."
@@ -236,7 +236,7 @@ def _from_folder(folder: Path) -> PluginSubject:
     if not points:
         raise UsageError(f"{pyproject} has no table [project.entry-points.{GROUP}] that names its module.")
     name, version = str(project.get("name", folder.name)), str(project.get("version", "unknown"))
-    for root in (folder, folder / "src"):  # not removed: the parts' processes, too, import from there
+    for root in (folder, folder / "src"):  # stays: the parts' processes import from there too
         if root.is_dir() and str(root) not in sys.path:
             sys.path.insert(0, str(root))
     importlib.invalidate_caches()
@@ -245,7 +245,7 @@ def _from_folder(folder: Path) -> PluginSubject:
 
 
 def _from_module(name: str, version: str, module: Any, value: str = "") -> PluginSubject:
-    """A plugin that need not be installed, beside the built-in parts alone."""
+    """A plugin that need not be installed, with the built-in parts and no other plugin."""
     registry = load_registry(plugins=False)
     if isinstance(module, Exception):
         registry.problems.append(Problem(name, version, f"cannot import {value} ({one_line(module)})"))
@@ -255,7 +255,7 @@ def _from_module(name: str, version: str, module: Any, value: str = "") -> Plugi
 
 
 def _load(point: metadata.EntryPoint) -> Any:
-    """What an entry point names, or the exception that its import raised: the plugin's, to be reported."""
+    """What an entry point names, or the exception of its import, which is the plugin's and is reported."""
     try:
         return point.load()
     except (Exception, SystemExit) as error:

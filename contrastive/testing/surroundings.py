@@ -1,4 +1,4 @@
-"""The global state of a process that a part leaves alone: generators, default dtype, threads, grad mode."""
+"""The global state of a process, which parts must not change: generators, dtype, threads, grad mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TORCH = "torch's default generator"
 
 
 def snapshot() -> dict[str, Any]:
-    """What there is to be left alone: name -> value, comparable with ``==``."""
+    """The state that parts must not change: name -> value, comparable with ``==``."""
     return {
         "python's random": random.getstate(),
         "numpy's global generator": _plain(np.random.get_state()),
@@ -29,13 +29,13 @@ def snapshot() -> dict[str, Any]:
 
 
 def differing_names(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names of what differs between two snapshots."""
+    """Names of the values that differ between two snapshots."""
     return [name for name in before if before[name] != after[name]]
 
 
 @contextmanager
 def isolated_state() -> Iterator[None]:
-    """Generators at seed 0, so that a check always answers the same, and everything put back afterwards."""
+    """Set generators to seed 0, so that checks are deterministic, and restore everything afterwards."""
     python, legacy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
     dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     anomaly = torch.is_anomaly_enabled()
@@ -56,7 +56,7 @@ def isolated_state() -> Iterator[None]:
 
 @contextmanager
 def fixed_seed(seed: int) -> Iterator[None]:
-    """Torch's default generator at ``seed``, and back where it was afterwards."""
+    """Set torch's default generator to ``seed``, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""What a protocol is tried on: features of three overlapping classes, and pictures of them."""
+"""Trials for protocols: features of three overlapping classes, and pictures of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
 from contrastive.testing.surroundings import fixed_seed
 from contrastive.values import Feature, Features
 
-SIDE = 8  # side of the pictures that a protocol sees
+SIDE = 8  # of the pictures that a protocol sees, in pixels
 
 
 class FeaturePictures(ImageTable):
@@ -38,7 +38,7 @@ class FeaturePictures(ImageTable):
 
 
 class FeatureTrial(EncoderTrial):
-    """A trial whose features, h as z, are those given, and whose images are pictures of them."""
+    """A trial with fixed features, both as h and as z, whose images are pictures of them."""
 
     def __init__(self, fit: Features, validation: Features, test: Features | None = None):
         reader = Reader(SIDE, torch.device("cpu"), workers=0)

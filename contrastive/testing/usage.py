@@ -44,7 +44,7 @@ def _use_target(part: Any) -> None:
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(IN_CHANNELS * 64, IN_FEATURES))
     try:
         part.bind(encoder)
-    except UsageError:  # it asks for more than one process
+    except UsageError:  # it needs more than one process
         return
     views = dict(enumerate([pixels(4, view, 8) for view in range(VIEWS)]))
     part(views, {view: encoder(x) for view, x in views.items()}, encoder)

@@ -1,4 +1,4 @@
-"""Checks of augmentations: the views, and the draws that they follow from."""
+"""Checks of augmentations: the views, and the random draws behind them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def views(subject: Subject) -> None:
     """Every view is float32 [b, C, h, w], finite and in [0, 1], of colour and grey images."""
     for channels in (3, 1):
         batch_views = _views(subject, pictures(5, channels=channels), np.arange(5))
-        require(len(batch_views) >= 1, "pipelines() gives no view")
+        require(len(batch_views) >= 1, "pipelines() is empty; return at least one")
         for number, view in enumerate(batch_views):
             require(
                 isinstance(view, Tensor) and view.dtype == torch.float32 and view.ndim == 4,
@@ -43,12 +43,12 @@ def views(subject: Subject) -> None:
 
 @check("input kept", "augmentation", after=("views", "global state"))
 def input_kept(subject: Subject) -> None:
-    """The images it is given, and the pixels between operations, are not changed in place."""
+    """It does not change its input, or the pixels between operations, in place."""
     images, ids = pictures(5), np.arange(5)
     original, original_ids = images.clone(), ids.copy()
     _views(subject, images, ids)
-    require(torch.equal(images, original), "it writes into the images it was given; change a copy")
-    require(np.array_equal(ids, original_ids), "it writes into the ids it was given")
+    require(torch.equal(images, original), "it writes into its input images; change a copy")
+    require(np.array_equal(ids, original_ids), "it writes into its input ids; change a copy")
     for pipeline in subject.part().pipelines():
         for index, operation in enumerate(pipeline.operations):
             from contrastive.augmentations import Key
@@ -61,32 +61,32 @@ def input_kept(subject: Subject) -> None:
 
 @check("own draw", "augmentation", after=("views", "global state", "input kept"))
 def own_draw(subject: Subject) -> None:
-    """Every image of a batch has a draw of its own, and every epoch and seed another."""
+    """Every image of a batch has its own draw, which differs from epoch to epoch and from seed to seed."""
     one = pictures(1).expand(_MANY, -1, -1, -1).contiguous()
     ids = np.arange(_MANY)
     by_seed = [_views(subject, one, ids, seed) for seed in range(_SEEDS)]
     for number in range(len(by_seed[0])):
         samples = torch.stack([views_of_seed[number] for views_of_seed in by_seed])  # [seeds, b, C, h, w]
         if bool((samples == samples[:1]).all()) and bool((samples == samples[:, :1]).all()):
-            continue  # no randomness in it
+            continue  # it is not random
         require(
             not (samples == samples[:, :1]).all(),
-            f"all images of a batch get the same view {number}; draw a value an image, as rng.uniform() does",
+            f"all images of a batch get the same view {number}; draw one value per image with rng.uniform()",
         )
         require(
             not (samples == samples[:1]).all(),
-            f"view {number} is the same under every seed; draw from the rng given",
+            f"view {number} is the same under every seed; draw from the given rng",
         )
         later = _views(subject, one, ids, seed=0, epoch=1)[number]
         require(
             not torch.equal(later, samples[0]),
-            f"view {number} is the same in every epoch; draw from the rng given",
+            f"view {number} is the same in every epoch; draw from the given rng",
         )
 
 
 @check("pure", "augmentation", after=("own draw",))
 def pure(subject: Subject) -> None:
-    """A view follows from seed, epoch, id and image alone: neither batch size nor order changes it."""
+    """A view depends on seed, epoch, id and image alone: neither batch size nor order changes it."""
     images, ids = pictures(8), np.arange(100, 108)
     whole = _views(subject, images, ids)
     again = _views(subject, images, ids)
@@ -95,22 +95,23 @@ def pure(subject: Subject) -> None:
     alone = [_views(subject, images[i : i + 1], ids[i : i + 1]) for i in range(len(ids))]
     for number, view in enumerate(whole):
         require(
-            torch.equal(view, again[number]), f"view {number} differs when it is made again from the same key"
+            torch.equal(view, again[number]),
+            f"view {number} differs when it is rendered again from the same key",
         )
         require(
             far(view[order], shuffled_views[number]) < 1e-5,
-            f"view {number} of an image depends on its place in the batch; draw from the rng given, by image",
+            f"view {number} of an image depends on its position in the batch; draw from the given rng",
         )
         singly = torch.cat([single[number] for single in alone])
         require(
             far(view, singly) < 1e-5,
-            f"view {number} of an image depends on the other images of its batch; treat each on its own",
+            f"view {number} of an image depends on the other images of its batch; process each on its own",
         )
 
 
 @check("size", "augmentation", after=("views",))
 def size(subject: Subject) -> None:
-    """A pipeline that says which size it gives gives that size."""
+    """The views of a pipeline that declares a size have that size."""
     part = subject.part()
     batch_views = part(pictures(3), np.arange(3))
     for pipeline, view in zip(part.pipelines(), batch_views, strict=True):
@@ -118,5 +119,5 @@ def size(subject: Subject) -> None:
             skip("it keeps the size of its input")
         require(
             tuple(view.shape[2:]) == tuple(pipeline.size),
-            f"size says {tuple(pipeline.size)}, the view is {tuple(view.shape[2:])}; correct size",
+            f"the declared size is {tuple(pipeline.size)}, the view is {tuple(view.shape[2:])}; correct size",
         )

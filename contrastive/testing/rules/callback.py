@@ -1,4 +1,4 @@
-"""Checks of callbacks: they look, log and stop, and a resumed run is one of theirs."""
+"""Checks of callbacks: they only look, log and stop, and they survive a resume."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def hooks(subject: Subject) -> None:
     other = subject.part()
     other.run_started(early)
     other.run_ended(early)
-    require(isinstance(callback.state_dict(), dict), "state_dict() gives no dict")
+    require(isinstance(callback.state_dict(), dict), "state_dict() does not return a dict")
     for what, _, content in run.calls:
         if what == "log":
             wrong = [
                 k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, float | int)
             ]
-            require(not wrong, f"it logs {wrong[:1]}, which is no number by name; convert with float()")
+            require(not wrong, f"it logs {wrong[:1]}, which is not a name and a number; convert with float()")
 
 
 @check("weights kept", "callback", after=("hooks",))
@@ -50,13 +50,13 @@ def weights_kept(subject: Subject) -> None:
         same(before, run.method.state_dict()), "it changes weights; a callback may only look, log and stop"
     )
     after = [{k: v for k, v in group.items() if k != "params"} for group in run.param_groups]
-    require(groups == after, "it changes the optimizer's groups; a schedule belongs into an optimizer")
+    require(groups == after, "it changes the optimizer's groups; a schedule belongs in an optimizer")
     require(all(p.grad is None for p in run.method.parameters()), "it leaves gradients behind")
 
 
 @check("state_dict", "callback", after=("hooks",))
 def callback_state(subject: Subject) -> None:
-    """Interrupted, saved and resumed, it does what it would have done without the interruption."""
+    """After an interruption and a resume, it does what it would have done without them."""
     straight, run = _live(subject, _FIRST)
     successor = subject.part()
     successor.load_state_dict(through_checkpoint(straight.state_dict(), "its state_dict"))
@@ -69,8 +69,8 @@ def callback_state(subject: Subject) -> None:
     other.live(successor, _LATER)
     require(
         same(run.calls, other.calls),
-        f"after a resume it does otherwise: {_first_difference(run.calls, other.calls)}; "
-        "put all that it remembers into state_dict, and take it back in load_state_dict",
+        f"it acts differently after a resume: {_first_difference(run.calls, other.calls)}; "
+        "return all of its state from state_dict, and restore it in load_state_dict",
     )
 
 
@@ -78,5 +78,5 @@ def _first_difference(a: list[Any], b: list[Any]) -> str:
     for index in range(max(len(a), len(b))):
         one, other = (calls[index] if index < len(calls) else "nothing" for calls in (a, b))
         if not same(one, other):
-            return f"{one} without, {other} with it"
+            return f"{one} without a resume, {other} with one"
     return "in nothing"

@@ -1,4 +1,4 @@
-"""Checks of datasets: their tables, what a row decodes to, and how data is recognised again."""
+"""Checks of data sets: their tables, decoded rows, and fingerprints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from contrastive.testing.materials import shape_of
 from contrastive.testing.subjects import Subject
 
 _SPLITS = ("train", "test")
-_LOOKED_AT = 12  # images of a split that are decoded
+_LOOKED_AT = 12  # decoded images per split
 
 
 def _tables(dataset: Any) -> dict[str, ImageTable]:
@@ -32,15 +32,15 @@ def _tables(dataset: Any) -> dict[str, ImageTable]:
 
 @check("table", "dataset", after=("builds",))
 def table(subject: Subject) -> None:
-    """Its splits are tables with one int64 id a row and, if any, one int64 label a row."""
+    """Its splits are tables with one int64 id per row and, if they have labels, one int64 label per row."""
     dataset = subject.part()
     tables = _tables(dataset)
-    require("train" in tables, "table('train') gives None; every data set has images to train on")
+    require("train" in tables, "table('train') returns None; every data set needs images to train on")
     for split, rows in tables.items():
         require(
-            isinstance(rows, ImageTable), f"table('{split}') gives no ImageTable but {type(rows).__name__}"
+            isinstance(rows, ImageTable), f"table('{split}') returns {type(rows).__name__}, not an ImageTable"
         )
-        require(len(rows) > 0, f"the {split} split is empty; raise DataError that says what is missing")
+        require(len(rows) > 0, f"the {split} split is empty; raise a DataError that names what is missing")
         _integers(rows.ids, f"ids of {split}")
         if rows.labels is not None:
             _integers(rows.labels, f"labels of {split}")
@@ -48,20 +48,23 @@ def table(subject: Subject) -> None:
                 len(rows.labels) == len(rows.ids),
                 f"{split} has {len(rows.ids)} ids, {len(rows.labels)} labels",
             )
-            require(rows.labels.min() >= -1, f"a label of {split} is below -1; unknown is -1")
-        require(rows.channels in (1, 3), f"channels is {rows.channels}; images have 1 or 3")
+            require(rows.labels.min() >= -1, f"a label of {split} is below -1; use -1 for unknown")
+        require(rows.channels in (1, 3), f"channels is {rows.channels}; it must be 1 or 3")
     classes = dataset.classes
     labels = tables["train"].labels
     if classes is not None and labels is not None:
-        require(labels.max() < len(classes), f"labels go to {labels.max()}, but classes names {len(classes)}")
+        require(
+            labels.max() < len(classes),
+            f"the largest label is {labels.max()}, but classes has {len(classes)} names",
+        )
 
 
 @check("ids unique", "dataset", after=("table",))
 def ids_unique(subject: Subject) -> None:
-    """No two rows of a split have one id, on which all draws of an image depend."""
+    """No two rows of a split share an id, on which all draws of an image depend."""
     for split, rows in _tables(subject.part()).items():
         twice = len(rows.ids) - len(np.unique(rows.ids))
-        require(not twice, f"{twice} rows of {split} share an id with another; give every row its own")
+        require(not twice, f"{twice} rows of {split} share an id with another row; give every row its own")
 
 
 @check("ids stable", "dataset", after=("table",))
@@ -72,10 +75,12 @@ def ids_stable(subject: Subject) -> None:
         again = second.table(split)
         for what in ("ids", "labels"):
             if not np.array_equal(getattr(rows, what), getattr(again, what)):
-                fail(f"{what} of {split} differ when the data is opened again; make them of rows or paths")
+                fail(
+                    f"{what} of {split} differ when the data is opened again; derive them from rows or paths"
+                )
         names = [[rows.name(i) for i in range(min(_LOOKED_AT, len(rows)))] for rows in (rows, again)]
         require(names[0] == names[1], f"names of {split} differ when the data is opened again")
-        require(all(isinstance(name, str) and name for name in names[0]), "name(index) gives no text")
+        require(all(isinstance(name, str) and name for name in names[0]), "name(index) does not return text")
         require(len(set(names[0])) == len(names[0]), f"two rows of {split} have the name {names[0][0]!r}")
     require(
         first.fingerprint() == second.fingerprint(), "fingerprint() differs when the data is opened again"
@@ -84,26 +89,26 @@ def ids_stable(subject: Subject) -> None:
 
 @check("decode", "dataset", after=("table",))
 def decode(subject: Subject) -> None:
-    """decode gives uint8 [C, H, W] of the declared channels and size, the same every time."""
+    """decode returns uint8 [C, H, W] with the declared channels and size, the same every time."""
     for split, rows in _tables(subject.part()).items():
         for index in np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int):
             image = rows.decode(int(index))
             require(
                 isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3,
-                f"decode gives {shape_of(image)}, not a uint8 tensor [C, H, W]",
+                f"decode returns {shape_of(image)}, not a uint8 tensor [C, H, W]",
             )
             require(
                 len(image) == rows.channels,
-                f"decode gives {len(image)} channels, channels says {rows.channels}",
+                f"decode returns {len(image)} channels, but channels is {rows.channels}",
             )
             require(
                 rows.size is None or tuple(image.shape[1:]) == tuple(rows.size),
-                f"row {index} of {split} is {list(image.shape[1:])}, size says {rows.size}; "
-                "leave size None where images differ",
+                f"row {index} of {split} is {list(image.shape[1:])}, but size is {rows.size}; "
+                "leave size None if images differ",
             )
             require(
                 torch.equal(image, rows.decode(int(index))),
-                f"row {index} of {split} decodes differently twice",
+                f"row {index} of {split} decodes differently the second time",
             )
 
 
@@ -113,18 +118,18 @@ def _at_most(factor: int, size: tuple[int, int]) -> int:
 
 @check("reduced", "dataset", after=("decode",))
 def decode_reduced(subject: Subject) -> None:
-    """decode_reduced gives the image of decode at a fraction of its sides that is no smaller than asked."""
+    """decode_reduced returns the image of decode at a fraction of its size, no smaller than requested."""
     for split, rows in _tables(subject.part()).items():
         for index in np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int):
             whole = rows.decode(int(index))
             for most in (1, 4):
                 pixels, size, factor = rows.decode_reduced(int(index), partial(_at_most, most))
-                situation = f"row {index} of {split}, asked for a factor up to {most},"
+                situation = f"row {index} of {split}, at a factor of at most {most},"
                 require(
                     tuple(size) == tuple(whole.shape[1:]),
-                    f"{situation} is said to be {size} as a whole; decode gives {list(whole.shape[1:])}",
+                    f"{situation} has a full size of {size}; decode returns {list(whole.shape[1:])}",
                 )
-                require(1 <= factor <= most, f"{situation} comes at a factor of {factor}")
+                require(1 <= factor <= most, f"{situation} has a factor of {factor}")
                 expected = [len(whole), *(-(-side // factor) for side in size)]
                 require(
                     list(pixels.shape) == expected and pixels.dtype == torch.uint8,
@@ -132,41 +137,42 @@ def decode_reduced(subject: Subject) -> None:
                 )
                 require(
                     factor > 1 or torch.equal(pixels, whole),
-                    f"{situation} is not the image that decode gives",
+                    f"{situation} is not the image that decode returns",
                 )
 
 
 @check("fingerprint", "dataset", after=("ids stable",))
 def fingerprint(subject: Subject) -> None:
-    """The fingerprint is 64 hex digits that follow from the data, and not from times."""
+    """The fingerprint is 64 hex digits that depend on the data, and not on file times."""
     before = subject.part().fingerprint()
-    require(re.fullmatch(r"[0-9a-f]{64}", before), f"fingerprint() gives {before!r}, not a SHA-256 in hex")
+    require(re.fullmatch(r"[0-9a-f]{64}", before), f"fingerprint() returns {before!r}, not a SHA-256 in hex")
     files = sorted((p for p in _root(subject).rglob("*") if p.is_file()), key=lambda p: (p.stat().st_size, p))
     if not files:
         return
     for file in files:
         os.utime(file, (1_000_000_000, 1_000_000_000))
-    require(subject.part().fingerprint() == before, "fingerprint() changes when only the files' times do")
+    require(subject.part().fingerprint() == before, "fingerprint() changes with the files' times")
     with _truncated_file(files[-1]):
         try:
             after = subject.part().fingerprint()
-        except Exception:  # a data set may refuse damaged data, in whatever words
+        except Exception:  # a data set may reject damaged data with any error
             return
     require(
-        after != before, f"fingerprint() stays when {files[-1].name} is cut in half; hash bytes or sizes too"
+        after != before,
+        f"fingerprint() stays the same when {files[-1].name} is cut in half; hash bytes or sizes too",
     )
 
 
 @check("opens nothing", "dataset", after=("builds",))
 def opens_nothing(subject: Subject) -> None:
-    """Building it opens no file: it succeeds where the data is absent, which table and fingerprint report."""
+    """Building it opens no file, so it succeeds without the data; table and fingerprint report absence."""
     root = _root(subject)
     aside = root.with_name(root.name + "-aside")
     os.rename(root, aside)
     try:
         subject.part()
     except Exception as error:
-        fail(f"__init__ raises {type(error).__name__} where the data is absent; open it in table")
+        fail(f"__init__ raises {type(error).__name__} if the data is absent; open the data in table")
     finally:
         shutil.rmtree(root, ignore_errors=True)
         os.rename(aside, root)
@@ -174,7 +180,7 @@ def opens_nothing(subject: Subject) -> None:
 
 @check("pickles", "dataset", after=("table",))
 def pickles(subject: Subject) -> None:
-    """A table survives pickling, by which it reaches decoding workers."""
+    """A table survives pickling, because decoding workers receive it that way."""
     rows = subject.part().table("train")
     try:
         again = pickle.loads(pickle.dumps(rows))
@@ -193,7 +199,7 @@ def _root(subject: Subject) -> Path:
 
 @contextmanager
 def _truncated_file(file: Path) -> Iterator[None]:
-    """``file`` with half its bytes, as a new file: whoever has mapped the old one keeps it."""
+    """``file`` with half its bytes, as a new file, so that a memory map of the old one stays valid."""
     content = file.read_bytes()
     for part in (content[: len(content) // 2], content):
         new = file.with_name(file.name + ".new")

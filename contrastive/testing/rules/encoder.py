@@ -28,14 +28,14 @@ def _width(part: Any) -> Any:
 
 
 def _run(part: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
-    """The output, with whatever is drawn in it (dropout) drawn from ``seed``."""
+    """The output, with its random draws (dropout) from ``seed``."""
     with fixed_seed(seed):
         return part(x)
 
 
 @check("width", *_ENCODERS, after=("builds",))
 def width(subject: Subject) -> None:
-    """Its output is [b, width] as it declares: ``features`` of a backbone, ``out_features`` of a head."""
+    """Its output is [b, width] as declared: ``features`` of a backbone, ``out_features`` of a head."""
     part = subject.part()
     for mode in (True, False):
         out = _run(part.train(mode), _input(subject.kind))
@@ -78,22 +78,22 @@ def gradients(subject: Subject) -> None:
     require(
         not without_gradient,
         f"no gradient reaches {', '.join(without_gradient[:3])}: several processes would wait for it; "
-        "leave unused modules out, or freeze them with requires_grad_(False)",
+        "remove unused modules, or freeze them with requires_grad_(False)",
     )
 
 
 @check("deterministic", *_ENCODERS, after=("width",))
 def deterministic(subject: Subject) -> None:
-    """Built and run twice under one seed, weights and outputs are equal bit for bit."""
+    """Built and run twice with one seed, weights and outputs are equal bit for bit."""
     first, second = subject.part(seed=3), subject.part(seed=3)
     require(
         same(first.state_dict(), second.state_dict()),
-        "built twice under one seed, its weights differ; draw them from torch's default generator",
+        "built twice with one seed, its weights differ; draw them from torch's default generator",
     )
     x = _input(subject.kind)
     require(
         torch.equal(_run(first.train(), x), _run(second.train(), x)),
-        "two equal instances give different outputs under one seed; draw from torch's default generator",
+        "two equal instances give different outputs with one seed; draw from torch's default generator",
     )
 
 
@@ -113,7 +113,7 @@ def rows(subject: Subject) -> None:
 
 @check("state_dict", *_ENCODERS, after=("width", "deterministic"))
 def state_dict(subject: Subject) -> None:
-    """A fresh instance with its loaded state_dict, from a checkpoint, gives the same outputs."""
+    """A fresh instance that loads its state_dict from a checkpoint gives the same outputs."""
     part = _with_moved_buffers(subject)
     fresh = subject.part(seed=9)
     fresh.load_state_dict(through_checkpoint(part.state_dict(), "its state_dict"))
@@ -146,7 +146,7 @@ def copies(subject: Subject) -> None:
 
 @check("export", "backbone", after=("width",))
 def export(subject: Subject) -> None:
-    """export writes a folder that timm loads, or says in one sentence why timm cannot."""
+    """export writes a folder that timm loads, or raises a UsageError that explains why timm cannot."""
     from contrastive.errors import UsageError
 
     folder = subject.folder / "export"
@@ -165,7 +165,7 @@ def export(subject: Subject) -> None:
 
 
 def _with_moved_buffers(subject: Subject) -> Any:
-    """An instance whose buffers have moved from where they start: two passes in training."""
+    """An instance whose buffers have left their initial values, after two passes in training."""
     part = subject.part().train()
     with torch.no_grad():
         for seed in (1, 2):

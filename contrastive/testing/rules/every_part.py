@@ -1,4 +1,4 @@
-"""Checks of every kind: what a plugin registers, what recipes see of a part, what it leaves alone."""
+"""Checks for every kind: what a plugin registers, the recipe schema of a part, and global state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from contrastive.versions import CORE
 
 _BASES: dict[str, type] = {
     kind: base
-    for base in (getattr(parts, name) for name in parts.__all__)  # a door has a name once it is used
+    for base in (
+        getattr(parts, name) for name in parts.__all__
+    )  # a lazy package holds a name only after its first use
     if isinstance(base, type) and isinstance(kind := vars(base).get("kind"), str)
 }
 
@@ -32,7 +34,7 @@ _BASES: dict[str, type] = {
 
 @check("api version", PLUGIN)
 def api_version(plugin: PluginSubject) -> None:
-    """Its module says which interface it was written for, and this framework has that one."""
+    """Its module declares the interface it was written for, and this framework supports it."""
     if plugin.name == CORE:
         skip("the framework is its own interface")
     if plugin.module is None:
@@ -40,7 +42,7 @@ def api_version(plugin: PluginSubject) -> None:
     declared_version = getattr(plugin.module, "contrastive_api", None)
     require(
         declared_version is not None,
-        f"the plugin's module says nothing; write contrastive_api = {API_VERSION} in it",
+        f"the plugin's module declares no interface; write contrastive_api = {API_VERSION} in it",
     )
     misfit = interface_misfit(plugin.module, plugin.name)
     require(not misfit, misfit)
@@ -48,14 +50,14 @@ def api_version(plugin: PluginSubject) -> None:
 
 @check("registers", PLUGIN, after=("api version",))
 def registers(plugin: PluginSubject) -> None:
-    """Its hooks register parts under valid names, and nothing is wrong with them."""
+    """Its hooks register parts under valid names, without problems."""
     require(not plugin.problems, "; ".join(problem.reason for problem in plugin.problems))
     require(plugin.entries, "it registers no part; write a hook such as register_loss with @hookimpl")
 
 
 @check("import", PLUGIN, after=("registers",))
 def imports_quietly(plugin: PluginSubject) -> None:
-    """Importing its module prints nothing and leaves generators, default dtype and threads alone."""
+    """Importing its module prints nothing and does not change generators, default dtype or threads."""
     module = getattr(plugin.module, "__name__", None)
     if not inspect.ismodule(plugin.module) or module is None:
         skip("it is an object, not a module")
@@ -74,9 +76,7 @@ def imports_quietly(plugin: PluginSubject) -> None:
     *output, last = completion.stdout.splitlines()
     require(not output, f"import {module} prints {output[:1]}; standard output may be one JSON object")
     differences = last.split("|")[1:]
-    require(
-        not differences, f"import {module} changes {', '.join(differences)}; leave that to whoever runs it"
-    )
+    require(not differences, f"import {module} changes {', '.join(differences)}; leave that to the user")
 
 
 # -- a part of any kind -----------------------------------------------------------------------------------
@@ -84,19 +84,25 @@ def imports_quietly(plugin: PluginSubject) -> None:
 
 @check("loads", *EVERY_KIND)
 def loads(subject: Subject) -> None:
-    """Its class can be imported, derives from its kind's base class and leaves nothing abstract."""
+    """Its class can be imported, derives from its kind's base class and has no abstract methods left."""
     cls = subject.part_class
     base = _BASES[subject.kind]
     require(issubclass(cls, base), f"{cls.__name__} does not derive from contrastive.parts.{base.__name__}")
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
-    require(not missing, f"{cls.__name__} lacks {', '.join(missing)}; define what its base class leaves open")
+    require(
+        not missing,
+        f"{cls.__name__} lacks {', '.join(missing)}; define every abstract method of its base class",
+    )
     unknown = sorted(cls.needs - set(parts.NEEDS))
-    require(not unknown, f"needs has {unknown}, which no composition gives; known: {', '.join(parts.NEEDS)}")
+    require(
+        not unknown,
+        f"needs has {unknown}, which no composition provides; valid needs: {', '.join(parts.NEEDS)}",
+    )
 
 
 @check("schema", *EVERY_KIND, after=("loads",))
 def schema(subject: Subject) -> None:
-    """Its parameters have a schema; a recipe that names it is written out and read back unchanged."""
+    """Its parameters have a schema; a recipe that names it is written and read back unchanged."""
     signature = signature_of(subject.entry)
     key = (subject.kind, subject.entry.name)
     schema_of_part = recipe_schema(Registry({key: subject.entry}))
@@ -107,14 +113,14 @@ def schema(subject: Subject) -> None:
     again = resolve(parse_tree(dump_yaml(recipe)), subject.registry)
     require(
         part_of(again, subject.kind) == subject.spec,
-        f"written out and read back, {subject.spec.dump()} is {part_of(again, subject.kind).dump()}; "
+        f"written and read back, {subject.spec.dump()} becomes {part_of(again, subject.kind).dump()}; "
         "annotate its parameters with plain types (numbers, text, lists, pydantic models)",
     )
 
 
 @check("builds", *EVERY_KIND, after=("schema",))
 def builds(subject: Subject) -> None:
-    """It is built from its example parameters and what the builder offers, twice alike."""
+    """It can be built twice from its example parameters and what the builder offers."""
     for _ in range(2):
         part = subject.part()
         require(
@@ -135,7 +141,7 @@ def documentation(subject: Subject) -> None:
 
 @check("global state", *EVERY_KIND, after=("builds",))
 def global_state(subject: Subject) -> None:
-    """Building and using it leaves generators, default dtype, threads and grad mode as they were."""
+    """Building and using it does not change generators, default dtype, threads or grad mode."""
     own = (
         subject.kind in STEP_PARTS
     )  # what the engine seeds before every step, and the builder before building
@@ -146,18 +152,18 @@ def global_state(subject: Subject) -> None:
             part = subject.spec.build(in_channels=3, image_size=32, in_features=8)
             try:
                 use(subject.kind, part)
-            except Exception:  # a check that asks for what fails here will say so, and better
-                skip("it fails in use, which another check tells")
+            except Exception:  # a more specific check reports what fails here
+                skip("it fails in use, which another check reports")
             after = snapshot()
         differences = [name for name in differing_names(before, after) if not (own and name == TORCH)]
         require(
             not differences,
-            f"it changes {', '.join(differences)}; draw from a generator of your own, or from the draws "
-            "you are given, and put back what you set",
+            f"it changes {', '.join(differences)}; draw from your own generator or from "
+            "the given draws, and restore what you set",
         )
         ends.append(after[TORCH])
     if ends[0] == ends[1]:
-        fail("it seeds torch's default generator; all that is drawn after it would be the same in every step")
+        fail("it seeds torch's default generator; all later draws would be the same in every step")
 
 
 def _properties(schema: dict[str, Any], kind: str, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from contrastive.testing.subjects import Subject
 from contrastive.values import Progress
 
 _IMAGES = 8
-_LARGE = 514  # images in two views that are compared in float32, see comparison.SMALL
+_LARGE = 514  # images, whose two views are compared in float32; see comparison.SMALL
 
 
 def _value(loss: Any, views: list[Tensor], **inputs: Any) -> Tensor:
@@ -28,18 +28,18 @@ def _value(loss: Any, views: list[Tensor], **inputs: Any) -> Tensor:
 
 @check("finite", "loss", after=("builds",))
 def finite(subject: Subject) -> None:
-    """The loss is a finite scalar of at least float32, one value a row or one in all before its mean."""
+    """The loss is finite and at least float32; before the mean, it has one value per row or is a scalar."""
     for memories in ((), (entries(5),)):
         for dtype in (torch.float32, torch.float64):
             loss = subject.part().to(dtype)
             comparison = comparison_for(loss, embeddings(_IMAGES, dtype), memories=memories)
             rows = loss.compare(comparison)
             require(
-                rows.ndim <= 1 and rows.numel(), f"compare gives {list(rows.shape)}; give [R] or a scalar"
+                rows.ndim <= 1 and rows.numel(), f"compare returns {list(rows.shape)}; return [R] or a scalar"
             )
             require(
                 rows.is_floating_point() and rows.dtype not in (torch.float16, torch.bfloat16),
-                f"compare gives {rows.dtype}; give at least float32",
+                f"compare returns {rows.dtype}; return at least float32",
             )
             require(rows.isfinite().all(), "it is not finite on ordinary embeddings")
 
@@ -64,15 +64,15 @@ def differentiable(subject: Subject) -> None:
 
 @check("float64", "loss", after=("finite",))
 def float64(subject: Subject) -> None:
-    """float64 stays float64: nothing in it is rounded to fewer digits on the way.
+    """float64 stays float64: it rounds nothing to fewer digits on the way.
 
-    On a step of 1e-6 a smooth loss is a straight line to 1e-11 of its value; one that was rounded to
-    float32 goes up in stairs of 1e-7.
+    Over a step of 1e-6, a smooth loss is a straight line to within 1e-11 of its value. One that was rounded
+    to float32 changes in steps of 1e-7.
     """
     loss = subject.part().double()
     views = embeddings(_IMAGES)
     rows = loss.compare(comparison_for(loss, views))
-    require(rows.dtype == torch.float64, f"of float64 embeddings it makes {rows.dtype}; do not convert them")
+    require(rows.dtype == torch.float64, f"float64 embeddings give a {rows.dtype} loss; do not convert them")
     bends = []
     for seed in range(8):
         direction = [
@@ -86,7 +86,7 @@ def float64(subject: Subject) -> None:
     require(
         sorted(bends)[len(bends) // 2] < 5e-9,
         f"it rounds float64 to fewer digits (steps of {max(bends):.0e}); "
-        "leave out .float(), and make constants of the embeddings' dtype",
+        "remove .float(), and create constants in the embeddings' dtype",
     )
 
 
@@ -102,16 +102,16 @@ def gradients(subject: Subject) -> None:
     for memories in ((), (entries(5),)):
         value = _value(loss, views, keys=keys, memories=memories)
         grads = torch.autograd.grad(value, inputs, materialize_grads=True)
-        for place, (tensor, grad) in enumerate(zip(inputs, grads, strict=True)):
+        for index, (tensor, grad) in enumerate(zip(inputs, grads, strict=True)):
             for seed in range(3):
                 direction = torch.randn(tensor.shape, generator=generator(seed), dtype=tensor.dtype)
                 slope = float((grad * direction).sum())
                 difference = _difference(loss, views, keys, memories, tensor, direction)
-                what = "an embedding" if place < len(views) else "a key or a parameter of its own"
+                what = "an embedding" if index < len(views) else "a key or one of its parameters"
                 require(
                     abs(slope - difference) <= 1e-4 * max(abs(slope), abs(difference)) + 1e-6,
-                    f"along {what} it changes by {difference:.6g} where its gradient says {slope:.6g}; "
-                    "mind autograd functions of your own, .detach() and no_grad",
+                    f"along {what} it changes by {difference:.6g}, but its gradient predicts {slope:.6g}; "
+                    "check custom autograd functions, .detach() and no_grad",
                 )
 
 
@@ -131,7 +131,7 @@ def _difference(
 
 @check("half precision", "loss", after=("finite",))
 def half_precision(subject: Subject) -> None:
-    """Of float16 and bfloat16 embeddings, long ones and zeros among them, value and gradient are finite."""
+    """Value and gradient are finite for float16 and bfloat16 embeddings, including long ones and zeros."""
     for dtype in (torch.float16, torch.bfloat16):
         for images, length in ((_IMAGES, 1.0), (_IMAGES, 300.0), (_LARGE, 300.0)):
             loss = subject.part()
@@ -141,14 +141,14 @@ def half_precision(subject: Subject) -> None:
                 view.requires_grad_()
             value = _value(loss, views)
             which = f"{dtype} embeddings of length about {3 * length:.0f}"
-            require(value.isfinite(), f"of {images} {which} it makes {value.item()}; compute in float32")
-            require(value.dtype == torch.float32, f"of {which} it makes {value.dtype}, not float32")
+            require(value.isfinite(), f"{images} {which} give a loss of {value.item()}; compute in float32")
+            require(value.dtype == torch.float32, f"{which} give a {value.dtype} loss, not float32")
             if length > 1 and not loss.normalised:
-                continue  # raw dot products of long vectors may well have gradients beyond float16
+                continue  # raw dot products of long vectors may have gradients beyond float16
             grads = torch.autograd.grad(value, views, allow_unused=True)
             require(
                 all(grad is None or grad.isfinite().all() for grad in grads),
-                f"of {images} {which} its gradient is not finite; guard divisions, roots and logarithms",
+                f"the gradient of {images} {which} is not finite; guard divisions, roots and logarithms",
             )
 
 
@@ -168,7 +168,7 @@ def order(subject: Subject) -> None:
         )
         results.append((value.detach(), *torch.autograd.grad(value, views)))
     (plain, *grads), (shuffled_loss, *shuffled_grads) = results
-    advice = "use what comparison.rows() and aligned() tell, not the place of a row"
+    advice = "use comparison.rows() and aligned(), not the position of a row"
     require(far(plain, shuffled_loss) < 1e-9, f"in another order the same images give another loss; {advice}")
     require(
         all(far(a[permutation], b) < 1e-9 for a, b in zip(grads, shuffled_grads, strict=True)),
@@ -178,7 +178,7 @@ def order(subject: Subject) -> None:
 
 @check("scale", "loss", after=("finite", "float64"))
 def scale(subject: Subject) -> None:
-    """Where it compares directions (``normalised``), the length of the embeddings changes nothing."""
+    """If it compares directions (``normalised``), the length of the embeddings changes nothing."""
     loss = subject.part().double()
     if not loss.normalised:
         skip("it compares embeddings as they are (normalised = False)")
@@ -186,12 +186,12 @@ def scale(subject: Subject) -> None:
     keys = embeddings(_IMAGES, seed=20)
     plain = _value(loss, views, keys=keys)
     longer = _value(loss, [7 * view for view in views], keys=[0.2 * key for key in keys])
-    require(far(plain, longer) < 1e-9, "embeddings 7 times as long give another loss; say normalised = False")
+    require(far(plain, longer) < 1e-9, "embeddings 7 times as long give another loss; set normalised = False")
 
 
 @check("labels", "loss", after=("finite",))
 def labels(subject: Subject) -> None:
-    """It reads labels only where it declares that it needs them."""
+    """It reads labels only if it declares that it needs them."""
     loss = subject.part().double()
     if "labels" in loss.needs:
         skip("it declares that it needs labels")
@@ -210,9 +210,9 @@ def labels(subject: Subject) -> None:
 
 @check("pure", "loss", after=("finite",))
 def pure(subject: Subject) -> None:
-    """compare changes no state and gives the same value again: what it remembers changes in the hooks.
+    """compare changes no state and gives the same value when called again: state changes only in the hooks.
 
-    A step that is skipped, or taken twice, must leave nothing behind.
+    A step that is skipped or repeated must leave nothing behind.
     """
     loss = subject.part().train()
     views = embeddings(_IMAGES, torch.float32)
@@ -220,18 +220,18 @@ def pure(subject: Subject) -> None:
     first = _value(loss, views)
     require(
         same(before, loss.state_dict()),
-        "compare changes its state, so that the loss of a batch sees the batch itself; do it in after_batch",
+        "compare changes its state, so a batch is compared with itself; change state in after_batch",
     )
     again = _value(loss, views)
     require(
         torch.equal(first, again),
-        "the same comparison gives another loss the second time; remember in after_batch, and draw nothing",
+        "the same comparison gives another loss the second time; change state in after_batch, draw nothing",
     )
 
 
 @check("state_dict", "loss", after=("pure",))
 def state_dict(subject: Subject) -> None:
-    """After some steps, a fresh instance with its reloaded state_dict gives the same loss."""
+    """After some steps, a fresh instance that loads its state_dict gives the same loss."""
     loss = subject.part().train()
     for step in range(3):
         progress = Progress(step, 10)
@@ -255,7 +255,7 @@ def _take_step(loss: Any, comparison: Comparison, progress: Progress) -> None:
 
 @check("deterministic", "loss", after=("finite",))
 def deterministic(subject: Subject) -> None:
-    """Built and called twice under one seed, it gives the same value and gradient, bit for bit."""
+    """Built and called twice with one seed, it gives the same value and gradient, bit for bit."""
     results = []
     for _ in range(2):
         loss = subject.part(seed=4)
@@ -266,7 +266,7 @@ def deterministic(subject: Subject) -> None:
 
 
 class _Largest(TorchDispatchMode):
-    """Notes how many elements the largest tensor has that any operation makes."""
+    """Records the size of the largest tensor that any operation creates, in elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,8 +295,8 @@ def _grows(small: int, large: int) -> float:
 
 @check("memory", "loss", after=("finite",))
 def memory(subject: Subject) -> None:
-    """Its largest tensor, backward included, grows with the batch and not with its square."""
-    with mock.patch.object(tiles, "TILE_ELEMENTS", 2**12):  # so that a small batch fills more than a tile
+    """Its largest tensor, in forward and backward, grows with the batch and not with its square."""
+    with mock.patch.object(tiles, "TILE_ELEMENTS", 2**12):  # so that a small batch fills more than one tile
         if _grows(_largest(subject, 64), _largest(subject, 128)) < 2.2:
             return
     largest = [_largest(subject, images) for images in (800, 1600)]

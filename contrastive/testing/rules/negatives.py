@@ -1,4 +1,4 @@
-"""Checks of negatives: which candidates a source offers, and what it keeps of earlier batches."""
+"""Checks of negatives: the candidates that a source offers, and its memory of earlier batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from contrastive.testing.materials import embeddings
 from contrastive.testing.subjects import IN_FEATURES, Subject
 from contrastive.values import Memory, Progress
 
-_IMAGES = 7  # divides no power of two
+_IMAGES = 7  # does not divide a power of two
 
 
 def _comparison(number: int, source: Any, images: int = _IMAGES) -> Comparison:
-    """Batch ``number``: its own images, queries apart from keys, and the memory as it is now."""
+    """Batch ``number``: its own images, separate queries and keys, and the current memory."""
     memory = source.memory()
     return Comparison.of(
         embeddings(images, torch.float32, seed=100 + 10 * number),
@@ -45,37 +45,37 @@ def _valid(memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
 def _remembering(subject: Subject) -> Any:
     source = subject.part().train()
     if source.memory() is None:
-        skip("it keeps nothing of earlier batches (memory() gives None)")
+        skip("it keeps nothing of earlier batches (memory() returns None)")
     return source
 
 
 @check("offers", "negatives", after=("builds",))
 def offers(subject: Subject) -> None:
-    """offers is a pure function of the two views, and gives True or False."""
+    """offers is a pure function of the two views, and returns True or False."""
     source = subject.part()
     pairs = [(query, key) for query in range(3) for key in range(3)]
     before = [source.offers(*pair) for pair in pairs]
     require(
-        all(isinstance(offer, bool) for offer in before), "offers gives something other than True or False"
+        all(isinstance(offer, bool) for offer in before), "offers returns something other than True or False"
     )
     for number in range(2):
         _step(source, _comparison(number, source))
     require(
         [source.offers(*pair) for pair in pairs] == before,
-        "offers changes in the course of training; it is asked once, when the method is built",
+        "offers changes during training; it is called once, when the method is built",
     )
 
 
 @check("memory", "negatives", after=("offers",))
 def memory(subject: Subject) -> None:
-    """memory gives z [M, D], image, label and valid [M] of one M that never grows, and no gradient."""
+    """memory returns z [M, D], image, label and valid [M] with a constant M and without a gradient."""
     source = _remembering(subject)
     sizes = []
     for number in range(3):
         current = source.memory()
         require(
             isinstance(current, Memory),
-            f"memory() gives a {type(current).__name__}, not contrastive.values.Memory",
+            f"memory() returns a {type(current).__name__}, not contrastive.values.Memory",
         )
         m = len(current.z)
         sizes.append(m)
@@ -83,7 +83,7 @@ def memory(subject: Subject) -> None:
             current.z.is_floating_point() and current.z.shape == (m, IN_FEATURES),
             f"z is {current.z.dtype} {list(current.z.shape)}, not float [M, {IN_FEATURES}]",
         )
-        require(not current.z.requires_grad, "its entries require a gradient; detach what is kept")
+        require(not current.z.requires_grad, "its entries require a gradient; detach them")
         for name, dtype in (("image", torch.int64), ("label", torch.int64), ("valid", torch.bool)):
             value = getattr(current, name)
             require(
@@ -92,24 +92,25 @@ def memory(subject: Subject) -> None:
             )
         _step(source, _comparison(number, source))
     require(
-        len(set(sizes)) == 1, f"its memory has {sizes} entries in turn; reserve them, and mark what is valid"
+        len(set(sizes)) == 1,
+        f"its memory has {sizes} entries in turn; allocate all of them, and mark the valid ones",
     )
 
 
 @check("unfilled", "negatives", after=("memory",))
 def unfilled_entries(subject: Subject) -> None:
-    """Entries that no batch has filled are not valid, so that they are nobody's candidates."""
+    """Entries that no batch has filled are not valid, so that they are never candidates."""
     source = _remembering(subject)
     count = int(source.memory().valid.sum())
     require(
         count == 0,
-        f"before the first batch {count} entries are valid; set valid as they are filled",
+        f"{count} entries are valid before the first batch; set valid when they are filled",
     )
 
 
 @check("entries", "negatives", after=("unfilled",))
 def entries(subject: Subject) -> None:
-    """Valid entries are keys of earlier batches as they were compared, and never of the batch at hand."""
+    """Valid entries are keys of earlier batches as they were compared, never of the current batch."""
     source = _remembering(subject)
     earlier_keys: set[bytes] = set()
     batches = 3
@@ -122,8 +123,8 @@ def entries(subject: Subject) -> None:
         keys = set(_rows(comparison.keys.z, current.z.dtype))
         require(
             not keys & set(_rows(_valid(current)[0], current.z.dtype)),
-            "keys of the batch being compared stand in its memory, where they are their own negatives; "
-            "take them in after_batch",
+            "keys of the current batch are in its memory, so they are their own negatives; "
+            "store them in after_batch",
         )
         _step(source, comparison)
         earlier_keys |= keys
@@ -131,17 +132,17 @@ def entries(subject: Subject) -> None:
         strange = len(valid_keys - earlier_keys)
         require(
             not strange,
-            f"{strange} valid entries are no key of an earlier batch; keep comparison.keys.z as it is",
+            f"{strange} valid entries are not keys of an earlier batch; store comparison.keys.z unchanged",
         )
         require(
             valid_keys & keys,
-            f"after batch {number + 1} none of its keys is in the memory; take them in after_batch",
+            f"after batch {number + 1} none of its keys is in the memory; store them in after_batch",
         )
 
 
 @check("own image", "negatives", after=("entries",))
 def own_image(subject: Subject) -> None:
-    """Entries carry the image and label of their key, by which a row's own image and class are told."""
+    """Entries carry the image and label of their key, which identify a row's own image and class."""
     source = _remembering(subject)
     comparisons = []
     for number in range(3):
@@ -156,14 +157,14 @@ def own_image(subject: Subject) -> None:
         wrong = int((values != true).sum())
         require(
             not wrong,
-            f"{wrong} entries carry another {name} than their key has, so that a row's own image cannot be "
-            f"told from others; keep comparison.keys.{name} beside z",
+            f"{wrong} entries do not carry the {name} of their key, so a row's own image cannot be "
+            f"recognised; store comparison.keys.{name} with z",
         )
 
 
 @check("state_dict", "negatives", after=("memory",))
 def state_dict(subject: Subject) -> None:
-    """After some batches, a fresh instance with its reloaded state_dict holds the same and goes on so."""
+    """After some batches, a fresh instance that loads its state_dict has the same entries, then and later."""
     source = _remembering(subject)
     for number in range(3):
         _step(source, _comparison(number, source))
@@ -172,7 +173,7 @@ def state_dict(subject: Subject) -> None:
     for number in (3, 4):
         require(
             same(_plain(source.memory()), _plain(fresh.memory())),
-            "an instance with its reloaded state_dict holds other entries; "
+            "an instance with its reloaded state_dict has other entries; "
             "keep entries, fill and position in buffers (register_buffer)",
         )
         for one in (source, fresh):

@@ -1,4 +1,4 @@
-"""Checks of optimizers: which parameters they train, at which rates, and what a checkpoint keeps of them."""
+"""Checks of optimizers: the parameters that they train, their learning rates and their checkpoints."""
 
 from __future__ import annotations
 
@@ -21,42 +21,43 @@ _STEPS, _STEPS_PER_EPOCH = 60, 6
 
 def _names(model: Network, parameters: Sequence[Tensor]) -> str:
     names = {id(p): name for name, p in model.named_parameters()}
-    return ", ".join(names.get(id(p), "a parameter of its own") for p in parameters)
+    return ", ".join(names.get(id(p), "a parameter that is not of the model") for p in parameters)
 
 
 @check("covers", "optimizer", after=("builds",))
 def covers(subject: Subject) -> None:
-    """Every trainable parameter is in exactly one group, no frozen one in any, and groups carry peak_lr."""
+    """Every trainable parameter is in exactly one group, no frozen one is in any, and groups have peak_lr."""
     model = network()
     optimizer = subject.part().build(model, _BATCH)
     in_groups = [p for group in optimizer.param_groups for p in group["params"]]
     counts = {id(p): sum(p is other for other in in_groups) for p in model.parameters()}
     missing = [p for p in model.parameters() if p.requires_grad and not counts[id(p)]]
-    require(not missing, f"no group holds {_names(model, missing)}: they would never be trained")
+    require(not missing, f"no group holds {_names(model, missing)}: it would never be trained")
     twice = [p for p in model.parameters() if counts[id(p)] > 1]
-    require(not twice, f"{_names(model, twice)} stand in more than one group")
+    require(not twice, f"{_names(model, twice)} appears in more than one group")
     frozen = [p for p in in_groups if not p.requires_grad]
     require(
-        not frozen, f"groups hold the frozen {_names(model, frozen)}; take parameters that require a gradient"
+        not frozen,
+        f"groups hold the frozen {_names(model, frozen)}; use only parameters that require a gradient",
     )
     for group in optimizer.param_groups:
         peak = group.get("peak_lr")
         require(
             isinstance(peak, float | int) and math.isfinite(peak) and peak >= 0,
-            f"a group's peak_lr is {peak!r}; every group carries the rate that factor scales",
+            f"a group's peak_lr is {peak!r}; it must be the finite rate that factor scales",
         )
 
 
 @check("schedule", "optimizer", after=("covers",))
 def schedule(subject: Subject) -> None:
-    """factor is finite and never negative, at every step of long and short runs, and not always zero."""
+    """factor is finite and not negative at every step of long and short runs, and not always zero."""
     part = subject.part()
     optimizer = part.build(network(), _BATCH)
     for group in optimizer.param_groups:
         for steps, per_epoch in ((_STEPS, _STEPS_PER_EPOCH), (3, 3), (1, 1)):
             factors = [part.factor(group, step, steps, per_epoch) for step in range(steps)]
             bad = [step for step, factor in enumerate(factors) if not (math.isfinite(factor) and factor >= 0)]
-            require(not bad, f"at step {bad[:1]} of {steps} factor gives {factors[bad[0]] if bad else ''}")
+            require(not bad, f"at step {bad[:1]} of {steps} factor is {factors[bad[0]] if bad else ''}")
             if steps == _STEPS:
                 require(max(factors) > 0, f"factor is 0 at all {steps} steps; nothing would be trained")
 
@@ -68,14 +69,13 @@ def step(subject: Subject) -> None:
     first, second = (_network_after(subject, 0, 12)[0] for _ in range(2))
     parameters = dict(first.named_parameters())
     still = [n for n, p in parameters.items() if p.requires_grad and torch.equal(p, before[n])]
-    require(not still, f"12 steps leave {', '.join(still[:3])} as it was")
+    require(not still, f"12 steps do not change {', '.join(still[:3])}")
     moved_frozen = [n for n, p in parameters.items() if not p.requires_grad and not torch.equal(p, before[n])]
     require(not moved_frozen, f"steps change the frozen {', '.join(moved_frozen)}")
+    require(all(p.isfinite().all() for p in parameters.values()), "12 steps give weights that are not finite")
     require(
-        all(p.isfinite().all() for p in parameters.values()), "12 steps leave weights that are not finite"
-    )
-    require(
-        same(first.state_dict(), second.state_dict()), "the same steps from the same weights end elsewhere"
+        same(first.state_dict(), second.state_dict()),
+        "the same steps from the same weights end in different weights",
     )
 
 
@@ -89,7 +89,7 @@ def optimizer_state(subject: Subject) -> None:
     second_half, _ = _network_after(subject, 6, 12, weights, state)
     require(
         same(straight.state_dict(), second_half.state_dict()),
-        "a resumed run ends elsewhere; keep what the rule remembers in optimizer.state and param_groups",
+        "a resumed run ends in different weights; keep all state in optimizer.state and param_groups",
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks of training steps: resumed, repeated, and on two processes."""
+"""Checks of training steps: resumed, repeated, in chunks, and on two processes."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes
 from contrastive.values import Batch, Progress
 
 _HALF = 3
-_CHUNK = 5  # images, of a batch of twelve
+_CHUNK = 5  # images, from a batch of twelve
 _ACROSS_PROCESSES = ("target", "negatives", "loss")
 _BEFORE = ("finite", "keys", "offers", "width", "state_dict", "pure")
 
 
 @check("repeats", "target", "negatives", after=("keys", "offers"))
 def repeats(subject: Subject) -> None:
-    """The same steps from the same weights end the same, bit for bit."""
+    """The same steps from the same weights give the same result, bit for bit."""
     runs = []
     for _ in range(2):
         method = compose_or_skip(subject)
         runs.append(vars(train(method, sgd(method), range(_HALF))))
     require(
-        same(*runs), "the same steps end differently; draw from torch's default generator, which is seeded"
+        same(*runs),
+        "the same steps give different results; draw from torch's default generator, which is seeded",
     )
 
 
 @check("resume", *STEP_PARTS, after=(*_BEFORE, "deterministic", "repeats"))
 def resume(subject: Subject) -> None:
-    """So many steps, a checkpoint, and as many more equal twice as many, bit for bit."""
-    half = 1 if subject.kind == "backbone" else _HALF  # the only part here that may be large
+    """N steps, a checkpoint and N more steps equal 2 N steps, bit for bit."""
+    half = 1 if subject.kind == "backbone" else _HALF  # the only part here that can be large
     straight = compose_or_skip(subject)
     whole = train(straight, sgd(straight), range(2 * half))
 
@@ -56,10 +57,10 @@ def resume(subject: Subject) -> None:
     optimizer = sgd(second)
     optimizer.load_state_dict(moments)
     second_half = train(second, optimizer, range(half, 2 * half))
-    advice = "put all that it remembers into buffers or parameters, and follow progress.step"
-    require(same(whole.losses[half:], second_half.losses), f"after a resume the losses are others; {advice}")
+    advice = "keep all state in buffers or parameters, and schedule by progress.step"
+    require(same(whole.losses[half:], second_half.losses), f"the losses differ after a resume; {advice}")
     differing = [name for name in whole.state if not same(whole.state[name], second_half.state.get(name))]
-    require(not differing, f"after a resume {', '.join(differing[:3])} end elsewhere; {advice}")
+    require(not differing, f"{', '.join(differing[:3])} differ after a resume; {advice}")
 
 
 @check(
@@ -68,16 +69,16 @@ def resume(subject: Subject) -> None:
     after=(*_BEFORE, "order", "memory", "entries", "frozen", "detached", "repeats"),
 )
 def chunks(subject: Subject) -> None:
-    """A batch in chunks (``train.chunk_size``) gives the loss, gradients and state of the batch whole."""
+    """A batch in chunks (``train.chunk_size``) gives the loss, gradients and state of the whole batch."""
     one, other = (_step(subject, None, seed) for seed in (0, 1))
     if not same(one, other):
-        skip("it draws at random, so that a chunk draws something else than the batch")
-    advice = "let each image be encoded by itself, and compare with comparison.keys, of the whole batch"
+        skip("it draws at random, so a chunk does not draw what the batch draws")
+    advice = "encode each image independently, and compare with comparison.keys, which holds the whole batch"
     _agree(one, _step(subject, _CHUNK, 0), "of a batch", "of its chunks", advice)
 
 
 def _step(subject: Subject, chunk: int | None, seed: int) -> dict[str, Any]:
-    """Loss, gradients and state of one step, whole or in chunks; what is drawn follows from the seed."""
+    """Loss, gradients and state of one step, whole or in chunks; random draws depend on the seed."""
     method = compose_or_skip(subject).train()
     views, ids, labels = batch(method, 0)
     alone = cast(Accelerator, _Alone())
@@ -97,7 +98,7 @@ def _step(subject: Subject, chunk: int | None, seed: int) -> dict[str, Any]:
 
 
 class _Alone:
-    """What backward passes ask of an accelerator, in one process and in full precision."""
+    """What backward passes need of an accelerator, in one process and in full precision."""
 
     def autocast(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -117,14 +118,18 @@ def processes(subject: Subject) -> None:
     except Unreachable as absent:
         skip(str(absent))
     _agree(
-        two[0], two[1], "of process 0", "of process 1", "keep what differs between processes out of its state"
+        two[0],
+        two[1],
+        "of process 0",
+        "of process 1",
+        "keep values that differ between processes out of its state",
     )
     try:
         compose(subject.spec)
-    except UsageError:  # it asks for several processes, and there is nothing to compare them with
+    except UsageError:  # it needs several processes, so there is nothing to compare them with
         return
     one = train_part(subject.spec, _HALF)
-    advice = "compare with comparison.keys, of all processes, and gather with comparison.gather"
+    advice = "compare with comparison.keys, which holds all processes, and gather with comparison.gather"
     _agree(one, two[0], "on one process", "on two", advice)
 
 
@@ -134,9 +139,7 @@ def _agree(a: dict[str, Any], b: dict[str, Any], here: str, there: str, advice: 
             require(far(loss, other) < 1e-9, f"the loss is {loss:.6g} {here}, {other:.6g} {there}; {advice}")
     for what in ("gradients", "state"):
         if a[what].keys() != b[what].keys():
-            fail(
-                f"{what} have other names {here} than {there}: {sorted(a[what].keys() ^ b[what].keys())[:3]}"
-            )
+            fail(f"names of {what} {here} and {there} differ: {sorted(a[what].keys() ^ b[what].keys())[:3]}")
         for name, value in a[what].items():
             worst = far(value, b[what][name])
             require(

@@ -1,4 +1,4 @@
-"""Checks of targets: who encodes the keys."""
+"""Checks of targets, which encode the keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from contrastive.training.method import Method
 
 
 def compose_or_skip(subject: Subject, seed: int = 0) -> Method:
-    """The tiny method with the part in it; skips where the part says that one process is not enough."""
+    """The tiny method with the part in it; skips if the part needs more than one process."""
     try:
         return compose(subject.spec, seed)
     except UsageError as error:
@@ -25,7 +25,7 @@ def compose_or_skip(subject: Subject, seed: int = 0) -> Method:
 
 
 def _keys(method: Method, view_numbers: tuple[int, ...] = (0, 1), number: int = 0) -> dict[int, Tensor]:
-    """Keys of the views asked for, where the online encoder has seen view 0 alone."""
+    """Keys of the requested views, when the online encoder has seen view 0 alone."""
     views, _, _ = batch(method, number)
     online = {0: method.embed(views[0])}
     with fixed_seed(number):
@@ -34,14 +34,14 @@ def _keys(method: Method, view_numbers: tuple[int, ...] = (0, 1), number: int = 
 
 @check("keys", "target", after=("builds",))
 def keys(subject: Subject) -> None:
-    """It gives finite keys [b, D] of the views it is asked for, seen by the online encoder or not."""
+    """It returns finite keys [b, D] of the requested views, seen by the online encoder or not."""
     method = compose_or_skip(subject).train()
     b = len(batch(method, 0)[1])
     for view_numbers in ((0, 1), (1,), (0,)):
         target_keys = _keys(method, view_numbers)
-        _require_views(target_keys, view_numbers, "it gives")
+        _require_views(target_keys, view_numbers, "it returns")
         substitutes = method.target.substitute(target_keys)
-        _require_views(substitutes, view_numbers, "substitute gives")
+        _require_views(substitutes, view_numbers, "substitute returns")
         for view, key in [*target_keys.items(), *substitutes.items()]:
             require(
                 key.shape == (b, IN_FEATURES),
@@ -53,13 +53,13 @@ def keys(subject: Subject) -> None:
 def _require_views(keys: object, view_numbers: tuple[int, ...], what: str) -> None:
     require(
         isinstance(keys, dict) and set(keys) == set(view_numbers),
-        f"asked for views {list(view_numbers)} {what} {sorted(keys) if isinstance(keys, dict) else keys!r}",
+        f"for views {list(view_numbers)} {what} {sorted(keys) if isinstance(keys, dict) else keys!r}",
     )
 
 
 @check("detached", "target", after=("keys",))
 def detached(subject: Subject) -> None:
-    """What it declares of the gradient is true: keys carry none where ``detached``, and one where not."""
+    """Its declaration ``detached`` is true: keys carry a gradient if, and only if, it is False."""
     method = compose_or_skip(subject).train()
     for view, key in method.target.substitute(_keys(method)).items():
         if method.target.detached:
@@ -71,13 +71,13 @@ def detached(subject: Subject) -> None:
         else:
             require(
                 key.requires_grad,
-                f"the keys of view {view} carry no gradient; say detached = True",
+                f"the keys of view {view} carry no gradient; set detached = True",
             )
 
 
 @check("frozen", "target", after=("keys",))
 def frozen(subject: Subject) -> None:
-    """Of a detached target no parameter is trainable, so that none is in the optimizer."""
+    """A detached target has no trainable parameters, so that none reach the optimizer."""
     method = compose_or_skip(subject)
     if not method.target.detached:
         skip("its keys carry a gradient")
@@ -85,19 +85,17 @@ def frozen(subject: Subject) -> None:
     inside = [name for name, p in method.target.named_parameters() if id(p) in optimized_ids]
     require(
         not inside,
-        f"the optimizer would train its {', '.join(inside[:3])}, by weight decay alone; "
+        f"the optimizer would change its {', '.join(inside[:3])} by weight decay alone; "
         "call requires_grad_(False) on what it copies in bind",
     )
     online = {id(p) for part in (method.backbone, method.head) for p in part.parameters()}
     own = [name for name, p in method.target.named_parameters() if id(p) in online]
-    require(
-        not own, f"its {own[:1]} are the online encoder's own parameters; keep that in a list, or copy it"
-    )
+    require(not own, f"its {own[:1]} belong to the online encoder; keep the encoder in a list, or copy it")
 
 
 @check("starts equal", "target", after=("keys",))
 def starts_equal(subject: Subject) -> None:
-    """Before the first step, an encoder of its own gives what the online encoder gives."""
+    """Before the first step, its own encoder gives the outputs of the online encoder."""
     method = compose_or_skip(subject).train()
     if not method.target.encodes:
         skip("it has no encoder of its own")
@@ -105,13 +103,14 @@ def starts_equal(subject: Subject) -> None:
     for view, key in _keys(method).items():
         require(
             far(method.embed(views[view]), key) < 1e-9,
-            f"before the first step the keys of view {view} are not the online embeddings; copy it in bind",
+            f"before the first step the keys of view {view} are not the online embeddings; "
+            "copy the online encoder in bind",
         )
 
 
-@check("once a step", "target", after=("keys",))
-def once_a_step(subject: Subject) -> None:
-    """It is updated once an optimizer step: a batch that comes in two micro-batches leaves it the same."""
+@check("once per step", "target", after=("keys",))
+def once_per_step(subject: Subject) -> None:
+    """It is updated once per optimizer step, even if the batch comes in two micro-batches."""
     states: list[dict[str, Tensor]] = []
     for micro in (1, 2):
         method = compose_or_skip(subject)
@@ -120,10 +119,10 @@ def once_a_step(subject: Subject) -> None:
     differing = _differing(states[0], states[1])
     require(
         not differing,
-        f"with two micro-batches a step {', '.join(differing[:3])} end elsewhere; update in after_step",
+        f"{', '.join(differing[:3])} differ with two micro-batches per step; update in after_step",
     )
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any], limit: float = 1e-9) -> list[str]:
-    """Names of tensors that are not equal to ``limit``."""
+    """Names of tensors that differ by more than ``limit``."""
     return [name for name in {**a, **b} if name not in a or name not in b or far(a[name], b[name]) > limit]

@@ -65,7 +65,7 @@ class Warms(Protocol):
 
 FAULTS = {
     ChoosesOnTest: "test unread",
-    Percent: "figures",
+    Percent: "metrics",
     Unseeded: "deterministic",
     Unversioned: "version",
     Warms: "encoder kept",

@@ -101,7 +101,7 @@ class CentresOnTheBatch(StopGrad):
 
 
 FAULTS = {
-    UpdatesPerMicroBatch: "once a step",
+    UpdatesPerMicroBatch: "once per step",
     Trainable: "frozen",
     LeaksGradient: "detached",
     StartsElsewhere: "starts equal",
