@@ -1,4 +1,4 @@
-"""Run benchmarks, print their tables, and keep them as Markdown and JSON.
+"""Run benchmarks, print their tables, and save them as Markdown and JSON.
 
 python -m benchmarks                       every one (about an hour and a half on two cores)
 python -m benchmarks losses augmentation   some
@@ -35,10 +35,10 @@ NAMES = (
     "losses_large",
     "startup",
 )
-#: What those without a time measure.
+#: What the benchmarks without a time measure.
 WITHOUT_TIME = {"fidelity": "accuracy", "losses_large": "memory"}
 
-#: Where the page of performance holds the table of a benchmark.
+#: The place of a benchmark's table in the page of performance.
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -57,7 +57,7 @@ def quote(page: str, results: Path) -> str:
 
 
 def row_from_json(content: dict[str, Any]) -> Row:
-    """A row as it was kept; files of older commits call ``target`` ``asked``."""
+    """A row from a saved file; files of older commits call ``target`` ``asked``."""
     values = {"target" if key == "asked" else key: value for key, value in content.items() if key != "met"}
     return Row(**values)
 
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar="PATH",
         help="time this checkout in turn with the one at PATH, without peers",
     )
-    parser.add_argument("--quote", type=Path, metavar="PAGE", help="only put kept tables into PAGE")
+    parser.add_argument("--quote", type=Path, metavar="PAGE", help="only write saved tables into PAGE")
     arguments = parser.parse_args(argv)
     if arguments.quote:
         arguments.quote.write_text(quote(arguments.quote.read_text(), arguments.out))

@@ -1,4 +1,4 @@
-"""Two checkouts of this project, timed in turn: what ``python -m benchmarks --against PATH`` does.
+"""Two checkouts of this project, timed in turn: the work of ``python -m benchmarks --against PATH``.
 
 Each benchmark runs in two child processes, one per checkout, that take turns, so that a drift of the
 machine's speed meets both. Both run the benchmarks of this file's checkout; ``contrastive`` and the plugins
@@ -74,7 +74,7 @@ class Side:
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "PYTHONPYCACHEPREFIX": str(scratch / "bytecode"),
         }
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # starting would be compiling
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # without it every start would compile
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(ROOT), str(self.checkout), module],
             cwd=scratch,
@@ -107,7 +107,7 @@ class Side:
         """The answer of the child to ``next`` or ``measure``."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        with suppress(BrokenPipeError):  # it has exited; its last answer says why
+        with suppress(BrokenPipeError):  # it has exited; its last answer has the reason
             print(name, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:

@@ -25,7 +25,7 @@ from contrastive.parts import ImageTable
 
 #: Side, images per batch, strength.
 SMALL, MIDDLE, LARGE = (32, 256, 0.5), (96, 64, 0.5), (224, 32, 1.0)
-#: Side -> the least ratio to lightly that is good enough.
+#: Side -> the target ratio to lightly.
 TARGETS = {32: 8.0, 224: 2.5}
 
 
@@ -42,7 +42,7 @@ def photographs(sizes: list[tuple[int, int]]) -> list[Tensor]:
 
 
 class Photographs(ImageTable):
-    """Images of any size, which lie decoded in memory."""
+    """Images of any size, decoded in memory."""
 
     def __init__(self, images: list[Tensor]):
         self.ids, self.images = np.arange(len(images)), images
@@ -77,7 +77,7 @@ def one_size(size: int, batch: int, strength: float) -> Case:
 
 
 def many_sizes(size: int, batch: int, strength: float) -> Case:
-    """A view as in training: each image is cropped alone, and the rest is done as a batch."""
+    """A view as in training: images are cropped one by one, and the rest runs on the batch."""
     table = Photographs(photographs_of_many_sizes(batch))
     pipelines = SimCLR(size, strength).pipelines()[:1]
     loader, epochs = TrainLoader(table, pipelines, batch_size=batch, seed=0, workers=0), count()

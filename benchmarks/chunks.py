@@ -1,4 +1,4 @@
-"""Large batches on small memory: train.chunk_size against a plain step, by memory, gradient and time.
+"""Large batches in little memory: train.chunk_size against a plain step, by memory, gradient and time.
 
 A step is that of training: views, encoding, comparison, gradient and optimizer, of SimCLR at 32 px. Against
 another checkout it is timed in ``contrastive run``, on the sample that ships with the package.
@@ -32,7 +32,7 @@ from contrastive.training.gradients import Chunk, GradientCache, OnePass
 from contrastive.values import Batch, Progress
 
 SIZE, CHUNK, BATCH = 32, 128, 4096
-STEP_BATCH = 512  # of a step that is timed
+STEP_BATCH = 512  # batch of the timed steps
 TIMED_NETS = ("transformer", "resnet, layer norm")
 RECIPE = """\
 name: chunks
@@ -104,14 +104,14 @@ class Step:
 
 
 def peak(net: str, batch: int, chunk: int | None, moving_average: bool, steps: int) -> float:
-    """MiB that steps take at their peak beyond the process, its weights and its uint8 images."""
+    """Peak memory of steps in MiB, beyond the process, its weights and its uint8 images."""
     step = Step(net, batch, chunk, moving_average)
     Step(net, 8, None if chunk is None else 4, moving_average)()  # loads libraries and starts threads
     return extra_mib(lambda: [step() for _ in range(steps)])
 
 
 def distance(net: str, batch: int, chunk: int) -> tuple[float, float]:
-    """Of the gradient in chunks from the whole batch's: as a share of its norm, and the cosine."""
+    """Distance of the gradient in chunks from the whole batch's, relative to its norm, and their cosine."""
     whole, chunks = Step(net, batch, None).gradient(), Step(net, batch, chunk).gradient()
     cosine = torch.cosine_similarity(chunks, whole, dim=0)
     return float((chunks - whole).norm() / whole.norm()), float(cosine)

@@ -1,4 +1,4 @@
-"""Images/s from JPEG files to cropped views, and from a cache: one process, one thread.
+"""Images/s from JPEG files to cropped views, and from a cache, with one process and one thread.
 
 Files hold smooth pictures with noise, like photographs. The peer opens each file with Pillow, converts it to
 RGB and crops every view by torchvision, as lightly's data sets and transforms do.

@@ -1,4 +1,4 @@
-"""What every benchmark stands on: paired timings, peak memory in its own process, rows of a table.
+"""The base of every benchmark: paired timings, peak memory in its own process, rows of a table.
 
 A ratio is taken within a repetition, in which both sides run one after the other, so that a drift of
 the machine's speed meets both; a row holds the median of the ratios and their least and greatest.
@@ -116,7 +116,7 @@ def compare(
     target: float | None = None,
     note: str = "",
 ) -> Row:
-    """Two figures of which the smaller is the better, each taken once (memory)."""
+    """Two numbers, each measured once, of which the smaller is better (memory)."""
     ratio = theirs / ours
     return Row(what, unit, ours, peer, theirs, ratio, ratio, ratio, target, note)
 
@@ -134,9 +134,9 @@ def child(function: str, *arguments: Any, threads: int | None = None) -> Any:
 
 
 def extra_mib(call: Callable[[], object]) -> float:
-    """MiB of memory that ``call`` takes at its peak beyond what the process holds before it (Linux).
+    """Peak memory of ``call`` in MiB, beyond what the process holds before it (Linux).
 
-    Only in a :func:`child`: memory that an earlier call gave back to the allocator would not be seen.
+    Only in a :func:`child`: memory that an earlier call returned to the allocator would not count.
     """
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status_kib("VmRSS")
@@ -161,7 +161,7 @@ def first_module(*names: str) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """The machine and the versions that figures belong to."""
+    """The machine and the versions of a measurement."""
     import torch
 
     return {
@@ -176,7 +176,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit(checkout: Path) -> str | None:
-    """The short hash of a checkout's commit, or None if it is not a git repository of its own."""
+    """The short hash of a checkout's commit, or None if it is not its own git repository."""
     if not (checkout / ".git").exists():
         return None
     command = ["git", "rev-parse", "--short", "HEAD"]

@@ -23,12 +23,12 @@ from typing import Any
 import contrastive
 
 ROOT = Path(__file__).resolve().parent.parent
-#: A Markdown link or image (an image may stand in the text of a link), or the source of an HTML image.
+#: A Markdown link or image (the text of a link may contain an image), or the source of an HTML image.
 _LINK = re.compile(
     r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\](?:\([^)]*\))?)*\])\((?P<to>[^)\s]+)\)"
     r'|(?<=src=")(?P<source>[^"]+)'
 )
-#: Where code stands whose imports from the framework are public by that.
+#: Files whose imports from the framework make them public.
 _USERS = ("*.md", "docs/**/*.md", "plugins/*/*.py")
 _FENCE = re.compile(r"^(?P<fence>```+|~~~+).*?^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 _IMPORT = re.compile(r"^\s*(?:from|import) (contrastive(?:\.\w+)*)\b", re.MULTILINE)
@@ -38,7 +38,7 @@ _IMPORT = re.compile(r"^\s*(?:from|import) (contrastive(?:\.\w+)*)\b", re.MULTIL
 
 
 def repository_pages() -> dict[str, str]:
-    """The pages whose text stands outside docs/: page of the site -> file of the repository."""
+    """The pages whose text is outside docs/: page of the site -> file of the repository."""
     readmes = sorted(ROOT.glob("plugins/*/README.md"))
     return {
         "index.md": "README.md",
@@ -75,7 +75,7 @@ def with_site_links(markdown: str, page: str) -> str:
     """
 
     def replace(match: re.Match[str]) -> str:
-        text = _LINK.sub(replace, match["text"] or "")  # an image may stand in the text of a link
+        text = _LINK.sub(replace, match["text"] or "")  # the text of a link may contain an image
         link = site_link(match["to"] or match["source"], page)
         if link is None:
             return text.removeprefix("!")[1:-1] if text else match[0]

@@ -33,7 +33,7 @@ from contrastive import Run
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 LARGEST = 150 * 2**10  # bytes of a picture
 COLUMNS = 80
-#: A browser that opens one page and talks to nobody.
+#: A browser that opens one page and makes no requests of its own.
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -122,7 +122,7 @@ def report(page: Path, folder: Path) -> Image.Image:
 
 
 def save(image: Image.Image, name: str, *, colours: int) -> None:
-    """Write a picture with a palette, which keeps it small. Raises ValueError where it is not."""
+    """Write a picture with a palette, which keeps it small. Raises ValueError if it is not small."""
     path = IMAGES / f"{name}.png"
     palette = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     palette.save(path, optimize=True)

@@ -1,8 +1,8 @@
-"""Random recipes and damaged images against the promises: a sentence and its exit code, never a traceback.
+"""Random recipes and damaged images, which must give a sentence and an exit code, never a traceback.
 
 ``python scripts/fuzz.py recipes --count 10000`` and ``python scripts/fuzz.py images --count 1000`` print
-how often each outcome came about, as JSON, and exit with 1 where a promise broke; each broken one is told
-with what brings it back (``--seed 0 --first 1234 --count 1``).
+the count of each outcome as JSON, and exit with 1 if a promise broke. Each broken promise is reported with
+the options that reproduce it (``--seed 0 --first 1234 --count 1``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from contrastive.errors import ContrastiveError, RecipeError
 from contrastive.recipe import load_recipe
 from contrastive.registry import Registry, load_registry
 
-ADDRESS_SPACE = 10 * 2**30  # bytes a child may map: what asks for more fails there, and not the machine
+ADDRESS_SPACE = 10 * 2**30  # bytes a child may map: an input that needs more fails in the child
 Outcome = Callable[[int], str]
 
 
@@ -39,7 +39,7 @@ class BrokenPromise(Exception):  # noqa: N818 - a finding
 
 
 def random_source(seed: int, number: int) -> random.Random:
-    """The source of everything random about one input."""
+    """The random generator of one input."""
     return random.Random(f"{seed}/{number}")
 
 
@@ -62,12 +62,12 @@ def _check_error(error: ContrastiveError, file: Path, text: str) -> None:
     if error.exit_code not in (1, 2, 3):
         raise BrokenPromise(f"exit code {error.exit_code}")
     if not str(error).strip():
-        raise BrokenPromise(f"a {type(error).__name__} that says nothing")
+        raise BrokenPromise(f"a {type(error).__name__} with an empty message")
     lines = text.count("\n") + text.count("\r") + text.count("\x85") + text.count("\u2028") + 2
     for mistake in error.mistakes if isinstance(error, RecipeError) else ():
         where = mistake.where
         if where.file != str(file) or not 1 <= where.line <= lines or where.column < 1:
-            raise BrokenPromise(f"a mistake without a place: {mistake}")
+            raise BrokenPromise(f"a mistake without a location: {mistake}")
         if not str(mistake).isprintable():
             raise BrokenPromise(f"a message that is not one printable line: {str(mistake)!r}"[:300])
 
@@ -80,7 +80,7 @@ def process_outcome(text: str, file: Path) -> str:
     if process.returncode not in (0, 1, 2, 3) or "Traceback" in process.stderr:
         raise BrokenPromise(f"exit code {process.returncode}: {process.stderr[-300:]}")
     if process.returncode and not process.stderr.strip():
-        raise BrokenPromise(f"exit code {process.returncode} without a word")
+        raise BrokenPromise(f"exit code {process.returncode} without a message")
     return f"process: exit code {process.returncode}"
 
 
@@ -128,7 +128,7 @@ def outcomes(
 ) -> Iterator[tuple[int, str, bool]]:
     """(number, outcome, whether a promise broke) of each input, tried in a child process.
 
-    A child that dies, or says nothing for ``limit`` seconds, is an outcome too; another one goes on after it.
+    A child that dies or does not answer for ``limit`` seconds is an outcome too; a new one continues.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +150,7 @@ def outcomes(
                 child.kill()
             child.join()
             if numbers:
-                why = f"nothing for {limit:.0f} s" if silent else f"the process died ({child.exitcode})"
+                why = f"no answer in {limit:.0f} s" if silent else f"the process died ({child.exitcode})"
                 yield number, why, True
                 numbers = range(number + 1, numbers.stop)
 

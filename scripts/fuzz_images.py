@@ -1,4 +1,4 @@
-"""Damaged images: valid files of six formats, their bits, lengths, chunks and header sizes changed."""
+"""Damaged images: valid files of six formats with changed bits, lengths, chunks and header sizes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def mutated_image(rng: random.Random) -> tuple[bytes, int]:
 
 
 def _mutate(data: bytearray, rng: random.Random) -> None:
-    """Flip bits, cut, drop, double or swap blocks, blow up a number (near the header, where sizes stand)."""
+    """Flip bits, cut, drop, double or swap blocks, or set a large number, often near the header."""
     if len(data) < 8:
         return
     position = rng.randrange(min(len(data), 64) if rng.random() < 0.5 else len(data))
@@ -86,7 +86,7 @@ def _mutate(data: bytearray, rng: random.Random) -> None:
 
 
 def decode_outcome(data: bytes, factor: int) -> str:
-    """``decoded`` or ``unreadable``; raises ValueError for pixels that are not what was promised."""
+    """``decoded`` or ``unreadable``; raises ValueError for pixels that break the promise."""
     try:
         pixels = decode_image(data, "fuzz")
         smaller = decode_reduced(data, "fuzz", lambda size: factor)

@@ -15,7 +15,7 @@ from contrastive.recipe.signature import Parameter, signature_of, type_text
 from contrastive.recipe.sources import PART_KEYS
 from contrastive.registry import Registry
 
-#: Text that stands in the YAML as it is: odd numbers, tags, anchors, aliases, broken syntax.
+#: Text that goes into the YAML unchanged: odd numbers, tags, anchors, aliases, broken syntax.
 ODD = (
     ".nan", ".inf", "-.inf", "1e400", "1e-400", "-0.0", "0", "-1", "1", "2", "0.5", "1e9", "1000000000",
     "9223372036854775807", "9223372036854775808", "-9223372036854775809", "9" * 5000, "0x10", "0o17", "010",
@@ -33,7 +33,7 @@ SAMPLE = "fashion_mnist_sample"
 
 
 class Raw(str):
-    """Text that goes into the YAML as it is."""
+    """Text that goes into the YAML unchanged."""
 
 
 class Words:
@@ -114,7 +114,7 @@ def _part(rng: random.Random, words: Words, kind: str, depth: int = 0) -> Any:
 
 
 def _parameter(rng: random.Random, words: Words, parameter: Parameter, depth: int) -> Any:
-    """A value for a parameter: mostly of its type, and seldom small enough to be sure of."""
+    """A value for a parameter: usually of its type, and rarely small enough to be safe."""
     if rng.random() < 0.1:
         return _value(rng, words, 3)
     form = type_text(parameter.annotation)

@@ -1,12 +1,12 @@
-"""Kill runs of every shipped method by SIGKILL, again and again, and see that they end as if they never were.
+"""Kill runs of every shipped method with SIGKILL, and check that they end as if they had not been killed.
 
 ``python scripts/kill_runs.py WORK`` shrinks each recipe by ``--set`` (400 images of the Fashion-MNIST sample,
-four epochs), runs it once undisturbed and once killed from outside while it trains, writes a checkpoint,
-evaluates and resumes, started again by the same command each time. Where a kill really fell is read from what
-it left in the run folder; one that missed is told too, and tried again. Then state, metrics, figures and
-exported encoder are compared, bit for bit but for timings and memory. What is done is kept in WORK: started
-again, the script goes on with the next recipe. ``--page docs/reliability.md`` puts the table between the
-page's markers. The processes are forked from one that has imported everything: most of the time is training.
+four epochs) and runs it twice: once undisturbed, and once killed from outside while it trains, writes a
+checkpoint, evaluates and resumes, restarted by the same command each time. The run folder shows which phase a
+kill hit; a kill that missed its phase is reported too and repeated. Then state, metrics and exported encoder
+are compared, bit for bit except for timings and memory. Reports stay in WORK: when restarted, the script
+continues with the next recipe. ``--page docs/reliability.md`` puts the table between the
+page's markers. The processes are forked from one that has imported everything, so most time is training.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ RECIPES = (
 )  # fmt: skip
 PHASES = ("training", "writing a checkpoint", "evaluating", "resuming")
 IMAGES, BATCH, EPOCHS = 400, 48, 4
-STEPS = IMAGES // BATCH  # of an epoch
+STEPS = IMAGES // BATCH  # per epoch
 PATIENCE = 6  # attempts at one kill
-#: Seconds, at most, from the moment aimed at to the kill.
+#: Maximum seconds from the chosen moment to the kill.
 DELAYS = {"training": 0.2, "writing a checkpoint": 0.02, "evaluating": 0.1, "resuming": 1.0}
 
 
 def short_sets(recipe: str, data: Path, epochs: int = EPOCHS) -> list[str]:
-    """The recipe's ``--set``: what makes it short, and nothing of what makes the method."""
+    """The ``--set`` options that shorten the recipe without changing its method."""
     sets = {
         "dataset": f"{{name: image_folder, root: {data / ('photos' if recipe == 'photos' else 'sample')}}}",
         "train.epochs": epochs,
@@ -85,14 +85,14 @@ def write_data(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Fall:
-    """Where a kill fell: what was under way, and the last step that metrics.jsonl knew."""
+    """What a kill hit: the phase, and the last step in metrics.jsonl."""
 
     phase: str
     step: int
 
 
 class Runs:
-    """The runs of one recipe into one folder, by the command line, in processes of their own."""
+    """The runs of one recipe into one folder, by the command line, each in its own process."""
 
     def __init__(self, recipe: str, folder: Path, sets: Sequence[str]):
         self.folder, self.log = folder, folder.with_suffix(".log")
@@ -114,10 +114,10 @@ class Runs:
         assert process.exitcode == 0, f"exit code {process.exitcode}; see {self.log}"
 
     def kill(self, aim: str, chance: random.Random, last: bool) -> Fall | None:
-        """Start, wait for the moment aimed at, kill; where it fell, or None if the run ended before.
+        """Start, wait for the chosen moment and kill. Returns what the kill hit, or None if the run ended first.
 
-        Training is aimed at in the second epoch from where the run goes on, a checkpoint in the first or
-        second one, an evaluation in the first one, or ``last`` at the run's end.
+        Training is killed in the second epoch after the start, a checkpoint in the first or second one, an
+        evaluation in the first one or, with ``last``, at the end of the run.
         """
         process = self.start()
         line_count = STEPS + 1 + chance.randint(2, STEPS)  # lines
@@ -135,13 +135,13 @@ class Runs:
         process.join()
         return None if process.exitcode == 0 else Fall(self.phase(), self.step())
 
-    # -- what the folder tells ------------------------------------------------------------------------
+    # -- what the folder shows ------------------------------------------------------------------------
 
     def lines(self) -> list[dict[str, Any]]:
         return MetricsFile(self.folder / "metrics.jsonl").read()
 
     def new(self) -> list[dict[str, Any]]:
-        """The lines written since the process was started: their timings differ from those before."""
+        """The lines written since the process started; their timings differ from those before."""
         lines = self.lines()
         pairs = zip(self.before, lines, strict=False)
         return lines[sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
@@ -164,7 +164,7 @@ class Runs:
         return b"final evaluation" in self.log.read_bytes()[self.log_size :]
 
     def phase(self) -> str:
-        """What the process did that is dead now."""
+        """The phase in which the process was killed."""
         new, checkpoint = self.new(), self.folder / "checkpoints" / f"step_{self.step():08d}"
         if self.started_at() == self.head:
             return "starting"
@@ -180,7 +180,7 @@ class Runs:
 
 
 def _run(command: list[str], log: Path) -> None:
-    """The command line, in a process of its own that tells what it says to a file."""
+    """Run the command line in this process, with its output in a file."""
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -188,7 +188,7 @@ def _run(command: list[str], log: Path) -> None:
 
 
 def disturb(recipe: str, number: int, work: Path, data: Path) -> dict[str, Any]:
-    """Kill a run of ``recipe`` in every phase, and compare how it ends."""
+    """Kill a run of ``recipe`` in every phase, and compare its result with an undisturbed one."""
     for leftover in work.glob(f"{recipe}-*"):  # of an attempt of this script that did not end
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     sets, chance = short_sets(recipe, data), random.Random(recipe)
@@ -213,7 +213,7 @@ def disturb(recipe: str, number: int, work: Path, data: Path) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Mapping[str, Any]], machine_facts: Mapping[str, Any]) -> str:
-    """The rows as Markdown, with the sums and the machine."""
+    """The rows as Markdown, with totals and the machine."""
     fell = Counter(kill["phase"] for row in rows for kill in row["kills"])
     equal = sum(row["equal"] == "yes" for row in rows)
     lines = ["| recipe | killed while (last step known) | equal |", "|---|---|---|"]
@@ -229,9 +229,9 @@ def table(rows: Sequence[Mapping[str, Any]], machine_facts: Mapping[str, Any]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python scripts/kill_runs.py", description=__doc__)
-    parser.add_argument("work", type=Path, help="folder that keeps what is done")
-    parser.add_argument("--recipes", nargs="*", default=RECIPES, help="which (all)")
-    parser.add_argument("--page", type=Path, help="only put the table so far into this page")
+    parser.add_argument("work", type=Path, help="folder for runs and reports")
+    parser.add_argument("--recipes", nargs="*", default=RECIPES, help="recipes to run (all)")
+    parser.add_argument("--page", type=Path, help="only write the current table into this page")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)

@@ -148,7 +148,7 @@ def contrastive(*arguments: str) -> str:
     return output.getvalue()
 
 
-# -- what the checkout alone makes -----------------------------------------------------------------
+# -- files that need only the checkout ---------------------------------------------------------------
 
 
 def make_runs(checkout: Path, out: Path, scratch: Path) -> None:
@@ -168,7 +168,7 @@ def make_runs(checkout: Path, out: Path, scratch: Path) -> None:
 
 
 def make_exports(checkout: Path, out: Path, scratch: Path) -> None:
-    """``exports/``: the SimCLR run's backbone for timm and as ONNX, and the features that it gives."""
+    """``exports/``: the SimCLR run's backbone for timm and as ONNX, and its features."""
     import onnxruntime
     import torch
 

@@ -1,10 +1,10 @@
-"""Makes the sample of Fashion-MNIST that ships with the package, byte for byte the same every time.
+"""Make the sample of Fashion-MNIST that ships with the package, byte for byte the same every time.
 
     python scripts/make_fashion_mnist_sample.py FOLDER
 
 FOLDER holds the four files of https://github.com/zalandoresearch/fashion-mnist:
-{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz. Of each class the first 800 train and 200 test images
-of a seeded permutation are taken and put back into the original order.
+{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz. The sample has the first 800 train and 200 test images
+of each class in a seeded permutation, in their original order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 SAMPLE = Path(__file__).parents[1] / "contrastive" / "datasets" / "fashion_mnist_sample.npz"
-SPLITS = {"train": ("train", 800), "test": ("t10k", 200)}  # split -> prefix of its files, images a class
+SPLITS = {"train": ("train", 800), "test": ("t10k", 200)}  # split -> prefix of its files, images per class
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pages of docs/ with what a script measured: between ``<!-- mark -->`` and ``<!-- /mark -->``."""
+"""Generated sections of docs/, between ``<!-- mark -->`` and ``<!-- /mark -->``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Names that are a bare participle, such as ``found``: a name is the noun that the thing is.
+"""Names that are a bare participle, such as ``found``; a name should be a noun.
 
     python scripts/participles.py          # every one, with its lines
-    python scripts/participles.py --write  # put the list of the test right after names have moved or gone
+    python scripts/participles.py --write  # update the list of the test after names have moved or gone
 
-Looked at is every name that the code gives: variables, parameters, attributes, functions and classes that are
-one word, in any case, with or without leading underscores.
+The script reads every name that the code defines: variables, parameters, attributes, functions and classes
+that are one word, in any case, with or without leading underscores.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ IRREGULAR = set(
     taken taught thought thrown told torn understood withdrawn woken won worn written
     """.split()  # noqa: SIM905 - seventy quoted words would fill a page
 )
-#: Words in -ed that are no participles.
+#: Words in -ed that are not participles.
 OTHER_WORDS = {"embed", "need", "red", "seed", "speed"}
 #: Participle -> why a name may be it: promises to users, terms of the field, and plain yes-or-no adjectives.
 EXCEPTIONS = {
     "debiased": "the name of a loss, from its paper",
-    "detached": "an attribute that targets declare, as torch says it",
+    "detached": "an attribute that targets declare, and torch's word",
     "enabled": "a yes-or-no adjective",
     "evaluated": "a method that callbacks write",
     "expected": "a term of statistics and tests",
@@ -63,7 +63,7 @@ PROMISES = {
 
 
 class Occurrence(NamedTuple):
-    """One participle: in which file, on which line, and as it is written there."""
+    """One participle: its file, its line and its spelling there."""
 
     file: str
     line: int
@@ -71,7 +71,7 @@ class Occurrence(NamedTuple):
 
 
 def is_participle(name: str) -> bool:
-    """Whether a name is one word, and that a participle which no rule allows."""
+    """Whether a name is a single word, and a participle that no exception allows."""
     word = name.strip("_")
     if not re.fullmatch(r"[A-Z]?[a-z]+|[A-Z]+", word):
         return False
@@ -81,7 +81,7 @@ def is_participle(name: str) -> bool:
 
 
 def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every name that a syntax tree gives something, with its line."""
+    """Every name that a syntax tree defines, with its line."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
@@ -108,13 +108,13 @@ def participles(root: Path = ROOT) -> list[Occurrence]:
 
 
 def listing(occurrences: list[Occurrence]) -> list[str]:
-    """``file:name:count``, sorted: what the test's list holds."""
+    """``file:name:count``, sorted, as in the test's list."""
     counts = Counter((file, name) for file, _, name in occurrences)
     return sorted(f"{file}:{name}:{count}" for (file, name), count in counts.items())
 
 
 def totals(lines: list[str]) -> Counter[str]:
-    """Name -> how often it stands in a listing."""
+    """Name -> its count in a listing."""
     counts: Counter[str] = Counter()
     for line in lines:
         _, name, count = line.split(":")

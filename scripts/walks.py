@@ -4,7 +4,7 @@
     python scripts/walks.py --checkout ../other  # another one
     python scripts/walks.py --json walks.json    # and write all that was measured
 
-Each walk is a command of ``contrastive`` that really runs, on a tiny scale, each in a process of its own. A
+Each walk is a command of ``contrastive`` that really runs, on a tiny scale, in its own process. A
 profiler follows the calls of the main thread between functions of ``contrastive/``; a call that passes
 through another library counts as one from the last function of ours. A reader reads a call once: **a call is
 followed the first time that this function calls that one**, and loops, which repeat such pairs, count once.
@@ -241,7 +241,7 @@ class Route:
 
 _FOLDER = {"dataset": "{name: image_folder, root: {work}/images}", "train.batch_size": "16"}
 _FIRST_BATCH = Moment("return", "TrainLoader.epoch")
-#: In an order in which each finds what it reads.
+#: In an order in which each walk finds the files that it reads.
 WALKS = {
     "load_recipe(path)": Route(
         "run simclr --out {work}/recipe", Moment("call", "load_recipe"), Moment("return", "load_recipe")
@@ -315,7 +315,7 @@ def prepare(work: Path) -> None:
 
 
 def measure_all(checkout: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The walks of a checkout, each in a process of its own."""
+    """The walks of a checkout, each in its own process."""
     walks = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

@@ -1,8 +1,8 @@
-"""Is a step the same whatever the number of processes? Every loss x negatives x target that ships, for real.
+"""Compare training steps on one and two processes, for every loss x negatives x target that ships.
 
 Each composition is built from a recipe and trained for two steps by the engine, once in one process and
 once in two with half of each batch, without batch norm. Losses, gradients and the state afterwards are
-compared, as the second of the two processes has them.
+compared with those of the second of the two processes.
 
 python scripts/world_size.py                         print the table (about ten minutes on two cores)
 python scripts/world_size.py docs/reliability.md     put it between the page's markers
@@ -81,13 +81,13 @@ TARGETS: dict[str, Any] = {
     "ema": EMA,
     "shuffle_bn of ema": {"name": "shuffle_bn", "of": EMA},
 }
-#: What else may change how a step is made, of SimCLR with a queue and a moving average.
+#: Other settings that change how a step runs, for SimCLR with a queue and a moving average.
 FORMS: dict[str, dict[str, Any]] = {
-    "one view a side": {"views": {"online": [0], "target": [1]}},
+    "one view per side": {"views": {"online": [0], "target": [1]}},
     "positives by label": {"positives": "label"},
     "chunks of 4": {"train.chunk_size": 4},
-    "two batches a step": {"train.accumulate": 2},
-    "chunks and two batches a step": {"train.chunk_size": 4, "train.accumulate": 2},
+    "two batches per step": {"train.accumulate": 2},
+    "chunks and two batches per step": {"train.chunk_size": 4, "train.accumulate": 2},
     "clipped": {"train.clip_grad_norm": 0.1},
     "lars": {"optimizer": {"name": "lars", "lr": 0.1}},
 }
@@ -109,7 +109,7 @@ def steps(overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[s
     """Losses and gradients of the engine's first steps, and the method's state after them.
 
     Raises:
-        RecipeError: these parts do not go together.
+        RecipeError: these parts cannot be combined.
     """
     recipe = load_recipe("simclr", {**SMALL, **overrides}, load_registry())
     data, parts = building.build(recipe)
@@ -137,14 +137,14 @@ def steps(overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[s
     engine.model.train()
     for _ in range(STEPS):
         engine._step([next(batches) for _ in range(size)])
-    state = engine.method.state_dict()  # shuffle_bn wraps the target that stands in its place in one process
+    state = engine.method.state_dict()  # shuffle_bn wraps the target that one process uses instead
     return measurements | {
         f"state {name.replace('target.of.', 'target.')}": v.clone() for name, v in state.items()
     }
 
 
 def measure(out: Path, only: list[str]) -> None:
-    """Keep what every composition gives in this process."""
+    """Save the measurements of every composition in this process."""
     join_processes()
     results: dict[str, Any] = {}
     for names, overrides in compositions():
@@ -171,7 +171,7 @@ def run(out: Path, count: int, only: list[str]) -> None:
 
 
 def distances(one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, float]:
-    """The greatest relative distance of losses, of whole gradients (by norm), and of the state."""
+    """The largest relative distance of losses, of whole gradients (by norm), and of the state."""
     if one.keys() != two.keys():
         raise AssertionError(f"kept of one run alone: {sorted(one.keys() ^ two.keys())}")
     losses = [k for k in one if k.startswith("loss")]
@@ -195,7 +195,7 @@ def _relative(a: Tensor, b: Tensor) -> float:
 
 
 def compare(only: list[str]) -> dict[str, dict[str, float] | None]:
-    """Composition -> distances of two processes from one (``gradient64``, ...); None where it is refused."""
+    """Composition -> distances of two processes from one (``gradient64``, ...); None if it is refused."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         for count in (1, 2):

@@ -59,7 +59,7 @@ LABELS = torch.tensor([0, 1, 0, 2, 1, -1, 2, 0, 1, -1, 0, 2])
 CASES = {
     "simclr": ({}, False),
     "other views, averaged keys": ({"negatives": [InBatch("other")], "target": EMA(0.7)}, False),
-    "one view a side": ({"online_views": (0,), "target_views": (1,), "target": EMA(0.7)}, False),
+    "one view per side": ({"online_views": (0,), "target_views": (1,), "target": EMA(0.7)}, False),
     "positives by label": ({}, True),
     "anchored on the keys": ({"losses": [(1.0, NTXent(0.3, anchor="keys"))], "target": StopGrad()}, False),
     "anchored on keys with gradients, by label": ({"losses": [(1.0, NTXent(0.3, anchor="keys"))]}, True),

@@ -57,9 +57,9 @@ def _raise(error: Exception):
     ("error", "broken"),
     [
         (ZeroDivisionError("x"), "ZeroDivisionError: x"),
-        (RecipeError([]), "says nothing"),
+        (RecipeError([]), "an empty message"),
         (type("Odd", (ContrastiveError,), {"exit_code": 7})("x"), "exit code 7"),
-        (RecipeError([Mistake(Where("elsewhere", 1, 1), "", "x")]), "without a place"),
+        (RecipeError([Mistake(Where("elsewhere", 1, 1), "", "x")]), "without a location"),
     ],
 )
 def test_a_broken_promise_is_found(tmp_path, monkeypatch, error, broken):
@@ -74,7 +74,7 @@ def dying(_seed: int, _folder: Path) -> fuzz.Outcome:
     return lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == 1 else "fine"
 
 
-def test_a_child_that_dies_is_told_and_another_goes_on():
+def test_a_child_that_dies_is_reported_and_another_continues():
     assert [*fuzz.outcomes(dying, 0, range(3))] == [
         (0, "fine", False),
         (1, "the process died (-9)", True),

@@ -111,7 +111,7 @@ def test_a_stop_saves_a_death_ends_all_and_one_process_goes_on(tiny_recipe: Path
 
 
 def test_the_engine_steps_alike_in_one_process_and_two():
-    asked = ["nt_xent/in_batch + queue/ema", "nt_xent/chunks and two batches a step/ema"]
+    asked = ["nt_xent/in_batch + queue/ema", "nt_xent/chunks and two batches per step/ema"]
     for name, found in table.compare(asked).items():
         assert found is not None, name
         assert max(found["loss64"], found["gradient64"], found["state64"]) < 1e-9, (name, found)
