@@ -114,7 +114,7 @@ class Runs:
         assert process.exitcode == 0, f"exit code {process.exitcode}; see {self.log}"
 
     def kill(self, aim: str, chance: random.Random, last: bool) -> Fall | None:
-        """Start, wait for the chosen moment and kill. Returns what the kill hit, or None if the run ended first.
+        """Start, wait for the chosen moment and kill; what the kill hit, or None if the run ended first.
 
         Training is killed in the second epoch after the start, a checkpoint in the first or second one, an
         evaluation in the first one or, with ``last``, at the end of the run.
