@@ -24,7 +24,15 @@ def kill(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Kills a run at some of its changes, one after the other; it must end as the undisturbed one."""
     folder = tmp_path_factory.mktemp("killed") / "runs"
     sets = [part for text in SHORT for part in ("--set", text)]
-    command = [sys.executable, "-m", "tests.support.injected", str(tiny_recipe), str(folder), "--ask", *sets]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.injected",
+        str(tiny_recipe),
+        str(folder),
+        "--stdin",
+        *sets,
+    ]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -42,7 +42,7 @@ class Images(ImageTable):
 
 @dataclass(frozen=True)
 class Fake:
-    """Shifts every image by a hash of its key; does in workers what ``stage`` says: ``crop`` or ``all``."""
+    """Shifts every image by a hash of its key; ``stage`` is the part done in workers: ``crop`` or ``all``."""
 
     stage: str = "crop"
     size: tuple[int, int] | None = (4, 4)

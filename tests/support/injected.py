@@ -1,16 +1,15 @@
-"""Kills a run at chosen ones of its changes to the run folder, or fills its disk there, from within.
+"""Kill a run at chosen changes to its folder, or fill its disk there, from within.
 
-``python -m tests.support.injected RECIPE FOLDER`` runs the recipe once undisturbed, counting its changes,
-then once for each of them: killed there by SIGKILL, killed again some changes after it was started again,
-and then let through. Every run must end as the undisturbed one; a line of JSON tells of each. With
-``--ask`` the kills are read from standard input, a line for a run: ``[[at, torn], ...]``, changes to be
-killed at one after the other. With ``--fill`` the disk that holds FOLDER, a small tmpfs, is full from each
-change on; there is room again for the next attempt.
+``python -m tests.support.injected RECIPE FOLDER`` runs the recipe once undisturbed and counts its changes.
+Then it runs it once for each of them: killed there by SIGKILL, killed again some changes after the restart,
+and then run to the end. Every run must end as the undisturbed one; each gets a line of JSON. With ``--stdin``
+the kills are read from standard input, one line per run: ``[[at, torn], ...]``, the changes to be killed at
+one after the other. With ``--fill`` the disk that holds FOLDER, a small tmpfs, is full from each change on;
+it has space again for the next attempt.
 
-A process that has imported everything forks one for each attempt, so an attempt takes no start. Python's
-audit events tell of the changes: files opened for writing, renamed, removed, truncated, folders made and
-removed. A kill comes just before a change; where it is ``torn`` half of what a write would have written is
-there.
+A process that has imported everything forks one process per attempt, so that attempts start at once. Python's
+audit events show the changes: files opened for writing, renamed, removed or truncated, folders created or
+removed. A kill comes just before a change; if it is ``torn``, half of the data of a write is already there.
 """
 
 from __future__ import annotations
@@ -86,15 +85,15 @@ def fill(ballast: Path) -> Act:
 
 
 class Outcome(NamedTuple):
-    """Exit code, or minus the signal; the changes that were made; what was said on standard error."""
+    """Exit code, or minus the signal; the changes to the folder; the text on standard error."""
 
     code: int
     changes: list[str]
-    said: str
+    stderr: str
 
 
 def attempt(recipe: str, sets: Sequence[str], folder: Path, at: int | None = None, act: Act = die) -> Outcome:
-    """Run the recipe in a process of its own, and ``act`` before its ``at``-th change."""
+    """Run the recipe in its own process, and ``act`` before its ``at``-th change."""
     with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryFile("w+") as errors:
         child = os.fork()
         if child == 0:
@@ -114,37 +113,39 @@ def attempt(recipe: str, sets: Sequence[str], folder: Path, at: int | None = Non
         return Outcome(code, log.read().splitlines(), errors.read())
 
 
-def killed(recipe: str, sets: Sequence[str], folder: Path, kills: Sequence[tuple[int, bool]]) -> list[str]:
-    """Kill a run at each of ``kills``, one after the other, then let it through; where each kill fell."""
+def run_with_kills(
+    recipe: str, sets: Sequence[str], folder: Path, kills: Sequence[tuple[int, bool]]
+) -> list[str]:
+    """Kill a run at each of ``kills`` in turn, then run it to the end; returns the change of each kill."""
     fell = []
     for at, torn in kills:
-        code, changes, said = attempt(recipe, sets, folder, at, tear if torn else die)
+        code, changes, stderr = attempt(recipe, sets, folder, at, tear if torn else die)
         if code == 0:  # it ended before
             return fell
-        assert code == -signal.SIGKILL, said
+        assert code == -signal.SIGKILL, stderr
         fell.append(changes[-1])
-    assert (last := attempt(recipe, sets, folder)).code == 0, f"after kills at {fell}: {last.said}"
+    assert (last := attempt(recipe, sets, folder)).code == 0, f"after kills at {fell}: {last.stderr}"
     return fell
 
 
-def filled(recipe: str, sets: Sequence[str], folder: Path, at: int) -> list[str]:
-    """Run into a full disk, then with room again; the change from which on it was full, and what was said.
+def run_with_full_disk(recipe: str, sets: Sequence[str], folder: Path, at: int) -> list[str]:
+    """Run on a full disk, then with free space; the change at which it was full, the exit code, the error.
 
-    The failure is told in one line, and a checkpoint that was there is there still.
+    The failure is one line, and earlier checkpoints stay intact.
     """
     ballast = folder.with_name("ballast")
-    code, changes, said = attempt(recipe, sets, folder, at, fill(ballast))
+    code, changes, stderr = attempt(recipe, sets, folder, at, fill(ballast))
     ballast.unlink(missing_ok=True)
-    assert code in (0, 1, 2), said
-    assert "Traceback" not in said
+    assert code in (0, 1, 2), stderr
+    assert "Traceback" not in stderr
     if code:
-        assert "No space left on device" in said, said
-        assert len(said.splitlines()) == 1, said
+        assert "No space left on device" in stderr, stderr
+        assert len(stderr.splitlines()) == 1, stderr
     damaged: list[str] = []
     Checkpoints(folder / "checkpoints", "", damaged.append).newest()
     assert not damaged
-    assert (last := attempt(recipe, sets, folder)).code == 0, f"with room again: {last.said}"
-    return [changes[at - 1], f"{code}", said]
+    assert (last := attempt(recipe, sets, folder)).code == 0, f"with free space: {last.stderr}"
+    return [changes[at - 1], f"{code}", stderr]
 
 
 def main() -> None:
@@ -152,25 +153,27 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("folder", type=Path, help="takes the runs; must not exist")
     parser.add_argument("--set", action="append", default=[], dest="sets")
-    parser.add_argument("--ask", action="store_true", help="read the kills from standard input")
+    parser.add_argument("--stdin", action="store_true", help="read the kills from standard input")
     parser.add_argument("--fill", action="store_true", help="fill the disk instead of killing")
-    parser.add_argument("--every", type=int, default=1, help="not at each change, but at each so many-th")
+    parser.add_argument("--every", type=int, default=1, help="only at every N-th change")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
     run = arguments.recipe, arguments.sets
     undisturbed = arguments.folder / "undisturbed"
-    code, changes, said = attempt(*run, undisturbed)
-    assert code == 0, said
+    code, changes, stderr = attempt(*run, undisturbed)
+    assert code == 0, stderr
     print(json.dumps(changes), flush=True)
     points = range(1, len(changes) + 1, arguments.every)
     kills = ([[at, at % 2 == 0], [8 + at % 7, at % 4 < 2]] for at in points)
-    for number, what in enumerate(
-        map(json.loads, sys.stdin) if arguments.ask else points if arguments.fill else kills
+    for number, point in enumerate(
+        map(json.loads, sys.stdin) if arguments.stdin else points if arguments.fill else kills
     ):
         folder = arguments.folder / str(number)
-        told = filled(*run, folder, what) if arguments.fill else killed(*run, folder, what)
+        report = (
+            run_with_full_disk(*run, folder, point) if arguments.fill else run_with_kills(*run, folder, point)
+        )
         assert_same_run(undisturbed, folder)
-        print(json.dumps(told), flush=True)
+        print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ LAYERS: dict[str, set[str]] = {
     "front door": FRONT_DOOR,
 }
 
-#: Package or module -> the only ones that may import it, where the layers alone would allow more.
+#: Package or module -> the only ones that may import it, if the layers alone would allow more.
 IMPORTERS: dict[str, set[str]] = {
     "registry": {"recipe", "build", "runs", "commands", "testing", *FRONT_DOOR},
     "recipe": {"build", "runs", "commands", "testing", *FRONT_DOOR},
@@ -56,9 +56,9 @@ IMPORTERS: dict[str, set[str]] = {
     "cli": {"__main__"},
 }
 
-#: What any module may import, on top of what the next table says.
+#: What any module may import, in addition to the next table.
 COMMON = {"text", "lazy", "moved"}
-#: Package or module -> the only ones that it may import, where the layers alone would allow more.
+#: Package or module -> the only ones that it may import, if the layers alone would allow more.
 IMPORTS: dict[str, set[str]] = {
     "kinds": set(),
     "errors": set(),
@@ -161,7 +161,7 @@ def through_own_door(place: str) -> bool:
 
 
 def violations() -> set[str]:
-    """Every place where the package departs from its rules today, one line each."""
+    """Every violation of the rules in the package, one line each."""
     return {
         *(
             f"import: {importer} -> {target}"

@@ -12,7 +12,7 @@ import pytest
 
 
 def install(package: Path, site: Path) -> None:
-    """Put the modules of a package into ``site``, with what pip would write beside them."""
+    """Put the modules of a package into ``site``, with the metadata that pip would write next to them."""
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     for module in package.glob("*.py"):
         shutil.copy(module, site)

@@ -1,4 +1,4 @@
-"""Whether two runs ended alike: bit for bit, but for timings and memory."""
+"""Whether two runs ended the same: bit for bit, except for timings and memory."""
 
 from __future__ import annotations
 

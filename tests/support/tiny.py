@@ -62,7 +62,7 @@ def write_recipe(folder: Path, root: Path) -> Path:
 
 @contextmanager
 def interrupted_after(lines: int) -> Iterator[None]:
-    """SIGINT comes once a run has written so many lines of metrics.jsonl, whatever is under way then."""
+    """Sends SIGINT once a run has written N lines of metrics.jsonl, in whatever phase it is then."""
     append, seen = MetricsFile.append, []
 
     def append_and_stop(self: MetricsFile, line: Any) -> None:

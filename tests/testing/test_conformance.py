@@ -204,13 +204,13 @@ def test_a_check_draws_the_same_whatever_was_drawn_before():
     assert drawn[0] == drawn[1]
 
 
-def test_one_process_of_two_that_dies_is_told():
+def test_one_process_of_two_that_dies_is_reported():
     with pytest.raises(CheckFailed, match="of two died with exit code 7"):
         two_processes(os._exit, 7)
     assert [answer > 0 for answer in two_processes(os.getpid)] == [True, True]
 
 
-def test_every_check_says_what_it_asks_and_has_a_name_of_its_own():
+def test_every_check_states_its_promise_and_has_a_unique_name():
     for kind in (*KINDS, PLUGIN):
         names = [check.name for check in CHECKS if kind in check.kinds]
         assert len(names) == len(set(names))

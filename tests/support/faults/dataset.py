@@ -120,7 +120,7 @@ class _HalvedTable(_Table):
 
 
 class HalvesWhateverIsAsked(_Images):
-    """Decodes at half the sides even where the whole image is needed.
+    """Decodes at half the size even if the whole image is needed.
 
     Args:
         file: a numpy file.

@@ -55,7 +55,7 @@ class OrderDependent(Loss):
 
 
 class ReadsLabels(Loss):
-    """Leaves out pairs of unknown class, and does not say that it needs labels."""
+    """Leaves out pairs of unknown class, and does not declare that it needs labels."""
 
     def compare(self, comparison):
         rows = comparison.rows(1 / TEMPERATURE)
@@ -122,7 +122,7 @@ class MeanPerProcess(Loss):
 
 
 class Undocumented(Loss):
-    """A loss with a parameter that nobody explains."""
+    """A loss with an undocumented parameter."""
 
     def __init__(self, sharpness: float = 2.0):
         super().__init__()

@@ -75,7 +75,7 @@ class PositionOutside(_Queue):
 
 
 class Grows(Negatives):
-    """Keeps every key for ever."""
+    """Keeps every key forever."""
 
     def __init__(self, in_features: InFeatures):
         super().__init__()

@@ -16,7 +16,7 @@ class ForgetsBiases(SGDPart):
 
 
 class FallsBelowZero(SGDPart):
-    __doc__ = f"A linear schedule that counts a step too many.\n\n    {SGD_ARGUMENTS}"
+    __doc__ = f"A linear schedule that counts one step too many.\n\n    {SGD_ARGUMENTS}"
 
     def factor(self, group, step, steps, steps_per_epoch):
         return 1 - (step + 2) / steps

@@ -41,7 +41,7 @@ class Unseeded(Protocol):
 
 
 class Unversioned(Protocol):
-    """kNN whose figures nobody can tell from those of its next version."""
+    """kNN without a version, so that its metrics cannot be told apart from those of later code."""
 
     def score(self, fit, validation, test=None):
         return KNN(5).score(fit, validation, test)

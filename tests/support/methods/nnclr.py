@@ -37,8 +37,8 @@ class Neighbours(TargetWrapper):
         new = comparison.gather(self._unit(first))[
             -len(self.entries) :
         ]  # [B, D], or as many as there is room for
-        where = (self.place + torch.arange(len(new), device=new.device)) % len(self.entries)
-        self.entries[where] = new
+        positions = (self.place + torch.arange(len(new), device=new.device)) % len(self.entries)
+        self.entries[positions] = new
         self.place.copy_((self.place + len(new)) % len(self.entries))
 
     def _unit(self, key: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class SwAV(Loss):
         prototypes: how many, K.
         temperature: what the predicting view's scores are divided by.
         epsilon: what the assigned view's scores are divided by.
-        frozen_steps: for so many optimizer steps the prototypes stay.
+        frozen_steps: optimizer steps during which the prototypes stay fixed.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class VICReg(Loss):
-    """Views alike, dimensions that vary and do not repeat each other; as the authors' code weighs them.
+    """Similar views, and dimensions that vary and are not redundant, weighted as in the authors' code.
 
     Args:
         invariance: weight of the mean squared distance of the two views.
