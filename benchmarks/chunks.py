@@ -28,7 +28,7 @@ from contrastive.heads import MLP
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch
 from contrastive.targets import EMA, SharedEncoder
-from contrastive.training.gradients import Chunk, GradientCache, OnePass
+from contrastive.training import Chunk, GradientCache, OnePass
 from contrastive.values import Batch, Progress
 
 SIZE, CHUNK, BATCH = 32, 128, 4096

@@ -24,7 +24,7 @@ from benchmarks.command import seconds_of_steps
 from benchmarks.harness import Case, Measure, Row, pair, stopwatch
 
 if TYPE_CHECKING:
-    from contrastive.training.engine import Engine
+    from contrastive.training import Engine
 
 BATCH = 256
 STEPS = 2  # per repetition
@@ -68,12 +68,11 @@ def cases() -> Iterator[Case]:
 
 
 def our_engine(dataset: str, precision: str, scratch: str) -> Engine:
-    from contrastive.build.builder import build
+    from contrastive.build import build
     from contrastive.recipe import load_recipe
     from contrastive.registry import load_registry
-    from contrastive.runs.assembly import assemble
-    from contrastive.runs.display import Display
-    from contrastive.training.accelerator import make_accelerator
+    from contrastive.runs import Display, assemble
+    from contrastive.training import make_accelerator
 
     path = Path(scratch, f"{precision}.yaml")
     path.write_text(recipe_of(dataset, precision))

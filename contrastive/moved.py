@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 #: Old ``module:name`` -> new ``module:name``. Entries are permanent.
-MOVED: dict[str, str] = {
+NEW_PATHS: dict[str, str] = {
     "contrastive.compare.statistics:holm": "contrastive.commands.compare.significance:holm",
     "contrastive.compare.statistics:interval": "contrastive.commands.compare.significance:interval",
     "contrastive.compare.statistics:paired_difference": (
@@ -34,7 +34,7 @@ def follow(module: str, name: str) -> Any:
     Raises:
         AttributeError: no such name has ever been public there.
     """
-    new = MOVED.get(f"{module}:{name}")
+    new = NEW_PATHS.get(f"{module}:{name}")
     if new is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     home, _, attribute = new.partition(":")
@@ -47,19 +47,19 @@ def follow(module: str, name: str) -> Any:
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds modules that no longer exist but have names in :data:`MOVED`; runs after all other finders."""
+    """Finds modules that are gone but have names in :data:`NEW_PATHS`; runs after all other finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """A module without a file, or None if no name of it has moved."""
-        modules = {old.partition(":")[0] for old in MOVED}
+        modules = {old.partition(":")[0] for old in NEW_PATHS}
         if not any(module == fullname or module.startswith(f"{fullname}.") for module in modules):
             return None
         return ModuleSpec(fullname, self, is_package=fullname not in modules)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module an attribute lookup that follows :data:`MOVED`."""
+        """Give the module an attribute lookup that follows :data:`NEW_PATHS`."""
         name = module.__name__
         module.__getattr__ = lambda attribute: follow(name, attribute)  # type: ignore[method-assign]
 

@@ -25,7 +25,7 @@ import torch
 from fuzz_images import decode_outcome, mutated_image
 from fuzz_recipes import Words, recipe_text
 
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.errors import ContrastiveError, RecipeError
 from contrastive.recipe import load_recipe
 from contrastive.registry import Registry, load_registry

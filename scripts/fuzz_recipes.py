@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from contrastive.kinds import KINDS
-from contrastive.recipe import load_tree, shipped_recipes
+from contrastive.recipe import Parameter, load_tree, shipped_recipes, signature_of, type_text
 from contrastive.recipe.resolver import KEYS
-from contrastive.recipe.signature import Parameter, signature_of, type_text
 from contrastive.recipe.sources import PART_KEYS
 from contrastive.registry import Registry
 

@@ -39,7 +39,7 @@ from benchmarks.__main__ import machine  # noqa: E402
 from benchmarks.harness import environment  # noqa: E402
 from contrastive.cli import main as main_of_contrastive  # noqa: E402
 from contrastive.files import write_whole  # noqa: E402
-from contrastive.training.metrics_file import MetricsFile  # noqa: E402
+from contrastive.training import MetricsFile  # noqa: E402
 from tests.support.same import assert_same_run  # noqa: E402
 
 RECIPES = (

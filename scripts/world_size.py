@@ -30,10 +30,9 @@ from contrastive.distributed import mean, rank, world_size
 from contrastive.errors import RecipeError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs.assembly import assemble
-from contrastive.runs.display import Display
+from contrastive.runs import Display, assemble
 from contrastive.runs.launch import join_processes
-from contrastive.training.accelerator import make_accelerator
+from contrastive.training import make_accelerator
 
 ROOT = Path(__file__).parent.parent
 STEPS, BATCH = 2, 16

@@ -12,8 +12,7 @@ import pytest
 from import_graph import imports
 
 from contrastive.kinds import KINDS
-from contrastive.registry import load_registry
-from contrastive.registry.registry import KNOWN_PLUGINS
+from contrastive.registry import KNOWN_PLUGINS, load_registry
 from tests.support.layers import (
     GRAPH,
     IMPORTERS,

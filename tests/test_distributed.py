@@ -14,7 +14,7 @@ from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.processes import two_processes
-from contrastive.training.method import Method
+from contrastive.training import Method
 from contrastive.values import Progress
 
 N = 6

@@ -44,23 +44,6 @@ KEYWORDS = ("help", "description", "epilog")
 #: Variables that hold a message, or part of one.
 VARIABLES = ("advice", "detail", "explanation", "hint", "message", "reason", "remedy", "why")
 
-#: Files and commands (as in ``contrastive run``) whose messages or ``--help`` do not follow the rules yet.
-EXEMPT: set[str] = {
-    "contrastive",
-    "contrastive plugin",
-    "contrastive run",
-    "contrastive/cli.py",
-    "contrastive/commands/plugin_new/scaffold.py",
-    "contrastive/comparison/comparison.py",
-    "contrastive/data/cache.py",
-    "contrastive/datasets/hugging_face.py",
-    "contrastive/recipe/grid.py",
-    "contrastive/recipe/model.py",
-    "contrastive/recipe/nodes.py",
-    "contrastive/recipe/resolver.py",
-    "contrastive/recipe/sources.py",
-}
-
 
 def literals(node: ast.AST) -> Iterator[tuple[int, str]]:
     """(line, text) of the string literals below a node; ``{}`` stands for what an f-string inserts."""
@@ -79,7 +62,7 @@ def literals(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def messages(tree: ast.AST) -> set[tuple[int, str]]:
-    """(line, text) of every literal that is raised, printed, logged or shown as help, or part of a message."""
+    """(line, text) of every literal that is raised, printed, logged, shown as help or part of a message."""
     lines: set[tuple[int, str]] = set()
     for node in ast.walk(tree):
         match node:
@@ -127,21 +110,12 @@ def helps(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 
 def test_messages():
-    assert [line for file in sources() if file not in EXEMPT for line in violations_in(file)] == []
+    assert [line for file in sources() for line in violations_in(file)] == []
 
 
 @pytest.mark.parametrize(("command", "text"), [pytest.param(*pair, id=pair[0]) for pair in helps(_parser())])
 def test_help(command, text):
-    assert command in EXEMPT or violations(text) == []
-
-
-def test_exempt_files_and_commands_still_need_it():
-    texts = dict(helps(_parser()))
-    assert [
-        name
-        for name in sorted(EXEMPT)
-        if not (violations(texts[name]) if name in texts else violations_in(name))
-    ] == []
+    assert violations(text) == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import public_paths
 import pytest
 
 from contrastive import moved
-from contrastive.moved import MOVED
+from contrastive.moved import NEW_PATHS
 
 ROOT = Path(__file__).parents[1]
 #: Public at commit 1a738a1, and fixed for good.
@@ -32,9 +32,9 @@ def test_a_public_path_works_and_warns_only_if_it_has_moved(path):
         warnings.simplefilter("always")
         value = look_up(path)
     deprecations = [str(warning.message) for warning in caught if warning.category is DeprecationWarning]
-    if path in MOVED:
-        module, _, name = MOVED[path].partition(":")
-        assert value is look_up(MOVED[path])
+    if path in NEW_PATHS:
+        module, _, name = NEW_PATHS[path].partition(":")
+        assert value is look_up(NEW_PATHS[path])
         assert deprecations == [
             f"{path.replace(':', '.')} has moved; import it as: from {module} import {name}"
         ]
@@ -43,8 +43,8 @@ def test_a_public_path_works_and_warns_only_if_it_has_moved(path):
 
 
 def test_every_moved_name_leads_to_one_that_has_not_moved():
-    for new in MOVED.values():
-        assert new not in MOVED
+    for new in NEW_PATHS.values():
+        assert new not in NEW_PATHS
         look_up(new)
 
 

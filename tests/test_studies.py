@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import contrastive
-from contrastive.build.builder import build
-from contrastive.build.composition import DataSets
+from contrastive.build import DataSets, build
 from contrastive.recipe import Recipe, dump_yaml, load_cells, resolve, shipped_recipes
 from contrastive.registry import load_registry
 

@@ -8,6 +8,7 @@ from .pipeline import Key as Key
 from .pipeline import Operation as Operation
 from .pipeline import Pipeline as Pipeline
 from .pipeline import Placing as Placing
+from .pipeline import takes_batches as takes_batches
 from .random_resized_crop import RandomResizedCrop as RandomResizedCrop
 from .rotation import Rotation as Rotation
 from .sequence import Sequence as Sequence

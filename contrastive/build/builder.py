@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 
 import torch
 
-from contrastive.augmentations.pipeline import Pipeline
+from contrastive.augmentations import Pipeline
 from contrastive.build import rules
 from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
-from contrastive.evaluation.evaluation import TimedProtocol
+from contrastive.evaluation import TimedProtocol
 from contrastive.parts import Backbone, Callback, Dataset, Head, Optimizer, Protocol
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
-from contrastive.training.method import Method
+from contrastive.training import Method
 
 T = TypeVar("T")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contrastive.augmentations.pipeline import Pipeline
-from contrastive.evaluation.evaluation import TimedProtocol
+from contrastive.augmentations import Pipeline
+from contrastive.evaluation import TimedProtocol
 from contrastive.parts import Callback, Dataset, ImageTable, Optimizer
 from contrastive.recipe import PartSpec
-from contrastive.training.method import Method
+from contrastive.training import Method
 
 
 @dataclass(frozen=True)

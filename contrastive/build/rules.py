@@ -14,12 +14,11 @@ from torch import nn
 from contrastive.build.composition import Data
 from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
 from contrastive.errors import Mistake
-from contrastive.evaluation.evaluation import TimedProtocol, frozen
+from contrastive.evaluation import TimedProtocol, frozen
 from contrastive.kinds import MONITORS
 from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
 from contrastive.recipe import PartSpec, Recipe
-from contrastive.training.accelerator import tracker_problem
-from contrastive.training.method import Method
+from contrastive.training import Method, tracker_problem
 
 Size = tuple[int, int]  # (h, w) in pixels
 

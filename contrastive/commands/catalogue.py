@@ -15,9 +15,15 @@ from contrastive.commands.docstrings import hanging, terminal_text, without_mark
 from contrastive.commands.output import print_json
 from contrastive.errors import PluginError, RecipeError, UsageError, did_you_mean
 from contrastive.kinds import KINDS
-from contrastive.recipe import load_tree, resolve, shipped_recipes
-from contrastive.recipe.reader import write_yaml
-from contrastive.recipe.signature import Parameter, signature_of, type_text
+from contrastive.recipe import (
+    Parameter,
+    load_tree,
+    resolve,
+    shipped_recipes,
+    signature_of,
+    type_text,
+    write_yaml,
+)
 from contrastive.registry import Entry, Registry, load_registry
 from contrastive.versions import CORE, core_version
 

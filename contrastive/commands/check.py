@@ -12,21 +12,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from contrastive.build.builder import build
-from contrastive.build.composition import Composition, DataSets
-from contrastive.build.memory_guard import MemoryGuard
+from contrastive.build import Composition, DataSets, MemoryGuard, build
 from contrastive.commands.output import print_json
-from contrastive.data.cache import cache_folder
-from contrastive.data.storage import whereabouts
-from contrastive.data.tables import pixel_bytes
+from contrastive.data import cache_folder, pixel_bytes, whereabouts
 from contrastive.errors import ContrastiveError, Mistakes
 from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
 from contrastive.registry import Registry, load_registry
 from contrastive.text import byte_count
-from contrastive.training.accelerator import resolve_precision
-from contrastive.training.gradients import BufferSnapshot, chunk_warning, is_chunked
-from contrastive.training.method import Method
+from contrastive.training import BufferSnapshot, Method, chunk_warning, is_chunked, resolve_precision
 
 _PROBES = (4, 8)  # images of the forward passes that measure activations
 

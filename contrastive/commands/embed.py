@@ -11,12 +11,12 @@ from torch import Tensor
 
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
-from contrastive.evaluation.evaluation import frozen
+from contrastive.evaluation import frozen
 from contrastive.files import writable_by_user
 from contrastive.parts import ImageTable
-from contrastive.protocols.neighbours import nearest_others
+from contrastive.protocols import nearest_others
 from contrastive.registry import load_registry
-from contrastive.runs.reload import Overrides, load
+from contrastive.runs import Overrides, load
 from contrastive.text import abbreviate, quantity
 
 

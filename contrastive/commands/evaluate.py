@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contrastive.build.builder import untrained_of
+from contrastive.build import untrained_of
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import UsageError, did_you_mean
-from contrastive.evaluation.evaluation import Evaluation
+from contrastive.evaluation import Evaluation
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry, load_registry
-from contrastive.runs.display import Display, summary_table
-from contrastive.runs.folder import Run
-from contrastive.runs.reload import Overrides, load
+from contrastive.runs import Display, Overrides, Run, load, summary_table
 
 
 def main(arguments: argparse.Namespace) -> int:

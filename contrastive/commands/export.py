@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from contrastive.backbones.onnx import export_onnx, require_free, require_onnx
+from contrastive.backbones import export_onnx, require_free, require_onnx
 from contrastive.errors import UsageError
 from contrastive.files import writable_by_user
 from contrastive.registry import load_registry
-from contrastive.runs.folder import Run
-from contrastive.runs.reload import load
+from contrastive.runs import Run, load
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from contrastive.build.builder import Builder
+from contrastive.build import Builder
 from contrastive.errors import DataError, UnreadableImage
 from contrastive.files import writable_by_user
 from contrastive.parts import ImageTable, ViewPipeline

@@ -22,20 +22,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.device import peak_memory_mib
 from contrastive.errors import UsageError
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs.assembly import assemble
-from contrastive.runs.display import Display
-from contrastive.runs.launch import refuse_processes
+from contrastive.runs import Display, assemble, refuse_processes
 from contrastive.text import duration, percent
-from contrastive.training.accelerator import make_accelerator, resolve_precision
-from contrastive.training.compilation import explain_compile_errors_if
-from contrastive.training.engine import Engine
-from contrastive.training.stages import Stages
+from contrastive.training import (
+    Engine,
+    Stages,
+    explain_compile_errors_if,
+    make_accelerator,
+    resolve_precision,
+)
 
 #: Steps before the measured ones, in which kernels are selected and compiled and memory is allocated.
 WARM_UP = 3

@@ -10,9 +10,8 @@ from contrastive.distributed import is_first
 from contrastive.errors import RecipeError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs.display import Display, summary_table
-from contrastive.runs.job import run
-from contrastive.runs.launch import LAUNCHER_VARIABLE, end_with_launcher, launch
+from contrastive.runs import LAUNCHER_VARIABLE, Display, end_with_launcher, run, summary_table
+from contrastive.runs.launch import launch
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from contrastive.commands.output import print_json
-from contrastive.recipe.schema import recipe_schema
+from contrastive.recipe import recipe_schema
 from contrastive.registry import load_registry
 
 

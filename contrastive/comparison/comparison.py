@@ -309,7 +309,7 @@ def _check_pairs(
     for o, t in (*pairs, *offers):
         if o not in online or t not in target:
             raise UsageError(
-                f"There is no pair ({o}, {t}): query views are {list(online)}, key views {list(target)}."
+                f"({o}, {t}) is not a pair: query views are {list(online)}, key views {list(target)}."
             )
     for o, t in pairs:
         if o == t:

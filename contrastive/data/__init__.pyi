@@ -1,4 +1,13 @@
+from .cache import Cache as Cache
+from .cache import cache_folder as cache_folder
 from .loader import TrainLoader as TrainLoader
 from .loader import augment as augment
 from .loader import holdout as holdout
+from .reading import BATCH as BATCH
+from .reading import Encoder as Encoder
+from .reading import Reader as Reader
 from .reading import read as read
+from .storage import hold as hold
+from .storage import whereabouts as whereabouts
+from .tables import OnProgress as OnProgress
+from .tables import pixel_bytes as pixel_bytes

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from contrastive.augmentations.pipeline import takes_batches
+from contrastive.augmentations import takes_batches
 from contrastive.data.cache import Cache
 from contrastive.data.storage import LIMIT, hold
 from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, decode, decode_reduced, workers_for

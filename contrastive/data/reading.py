@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contrastive.augmentations.flip import Flip
-from contrastive.augmentations.pipeline import Pipeline
-from contrastive.augmentations.random_resized_crop import RandomResizedCrop
+from contrastive.augmentations import Flip, Pipeline, RandomResizedCrop
 from contrastive.data.loader import TrainLoader, Workers, augment
 from contrastive.data.tables import HeldTable, MemoryTable, decode, workers_for
 from contrastive.errors import Interrupted, UnreadableImage

@@ -16,16 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.data import holdout
-from contrastive.data.reading import Reader
+from contrastive.data import Reader, holdout
 from contrastive.errors import PluginError, UsageError
 from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
 from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol, ViewPipeline
 from contrastive.rng import Key, derive, hash_sample
-from contrastive.training.compilation import without_compilation
-from contrastive.training.method import Method
-from contrastive.training.state import Metrics
+from contrastive.training import Method, Metrics, without_compilation
 from contrastive.values import Features, never
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.data.reading import BATCH, Encoder, Reader
+from contrastive.data import BATCH, Encoder, Reader
 from contrastive.errors import UsageError
 from contrastive.parts import Images, ImageTable
 from contrastive.values import Feature, Features

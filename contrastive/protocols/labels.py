@@ -62,6 +62,6 @@ def class_indices(fit: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, int]:
     return fit_index, torch.where(classes[index] == queries, index, -1), len(classes)
 
 
-def top1(predicted: Tensor, labels: Tensor) -> float:
-    """The fraction of ``predicted`` [m] that equals ``labels`` [m]."""
-    return (predicted == labels).double().mean().item()
+def top1(predictions: Tensor, labels: Tensor) -> float:
+    """The fraction of ``predictions`` [m] that equals ``labels`` [m]."""
+    return (predictions == labels).double().mean().item()

@@ -1,3 +1,5 @@
+from .differences import changed_keys as changed_keys
+from .differences import flatten as flatten
 from .grid import Cell as Cell
 from .grid import load_cells as load_cells
 from .model import NOT_TRAINING as NOT_TRAINING
@@ -13,8 +15,15 @@ from .model import dump_yaml as dump_yaml
 from .model import training_fingerprint as training_fingerprint
 from .nodes import Node as Node
 from .nodes import Tree as Tree
+from .nodes import from_plain as from_plain
+from .reader import write_yaml as write_yaml
 from .resolver import load_recipe as load_recipe
 from .resolver import resolve as resolve
+from .run_length import spanning_parameters as spanning_parameters
+from .schema import recipe_schema as recipe_schema
+from .signature import Parameter as Parameter
+from .signature import signature_of as signature_of
+from .signature import type_text as type_text
 from .sources import find_recipe as find_recipe
 from .sources import load_tree as load_tree
 from .sources import parse_tree as parse_tree

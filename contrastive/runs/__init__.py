@@ -1,1 +1,5 @@
 """Runs: from a recipe to a run folder and back."""
+
+from contrastive.lazy import door
+
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -13,24 +13,16 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from contrastive.build.composition import Composition, Data
-from contrastive.data import TrainLoader
-from contrastive.data.cache import Cache, cache_folder
-from contrastive.data.storage import hold
-from contrastive.data.tables import OnProgress
+from contrastive.build import Composition, Data
+from contrastive.data import Cache, OnProgress, TrainLoader, cache_folder, hold
 from contrastive.distributed import rank, world_size
 from contrastive.errors import Interrupted
-from contrastive.evaluation.alarms import Alarms
-from contrastive.evaluation.evaluation import Evaluation
+from contrastive.evaluation import Alarms, Evaluation
 from contrastive.parts import ImageTable, Split
 from contrastive.recipe import Recipe, training_fingerprint
 from contrastive.runs.display import Display
 from contrastive.runs.folder import to_stderr
-from contrastive.training.checkpoints import Checkpoints
-from contrastive.training.compilation import compile_encoders
-from contrastive.training.engine import Engine
-from contrastive.training.metrics_file import MetricsFile
-from contrastive.training.state import Settings
+from contrastive.training import Checkpoints, Engine, MetricsFile, Settings, compile_encoders
 from contrastive.values import never
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from contrastive.build.composition import Composition, Data
+from contrastive.build import Composition, Data
 from contrastive.errors import UsageError
 from contrastive.files import read_map
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import Registry, load_registry
-from contrastive.training.checkpoints import weights_of
-from contrastive.training.metrics_file import MetricsFile
+from contrastive.training import MetricsFile, weights_of
 
 
 class Run:

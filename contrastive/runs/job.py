@@ -15,14 +15,12 @@ from typing import Any
 
 import torch
 
-from contrastive.build.builder import build
-from contrastive.build.composition import Composition, Data
+from contrastive.build import Composition, Data, build
 from contrastive.distributed import explain_lost_connection, is_first, on_first, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
-from contrastive.evaluation.evaluation import Evaluation
+from contrastive.evaluation import Evaluation
 from contrastive.parts import NEEDS
-from contrastive.recipe import Recipe, load_recipe
-from contrastive.recipe.differences import flatten
+from contrastive.recipe import Recipe, flatten, load_recipe
 from contrastive.registry import Registry, load_registry
 from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
@@ -32,12 +30,15 @@ from contrastive.runs.process_guard import folder_lock, interrupts
 from contrastive.runs.resume import Resume, admit, begin
 from contrastive.runs.summary import conclude, skipped_files
 from contrastive.text import abbreviate
-from contrastive.training.accelerator import make_accelerator
-from contrastive.training.checkpoints import restore
-from contrastive.training.compilation import explain_compile_errors_if
-from contrastive.training.engine import Engine
-from contrastive.training.gradients import chunk_warning
-from contrastive.training.health import chunk_advice, explain_out_of_memory
+from contrastive.training import (
+    Engine,
+    chunk_advice,
+    chunk_warning,
+    explain_compile_errors_if,
+    explain_out_of_memory,
+    make_accelerator,
+    restore,
+)
 
 
 def run(

@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 
-from contrastive.backbones.weights import mismatch
-from contrastive.build.builder import build
-from contrastive.build.composition import Composition, Data, DataSets
+from contrastive.backbones import mismatch
+from contrastive.build import Composition, Data, DataSets, build
 from contrastive.errors import UsageError
-from contrastive.evaluation.evaluation import Evaluation
-from contrastive.recipe import Recipe
-from contrastive.recipe.differences import changed_keys, flatten
+from contrastive.evaluation import Evaluation
+from contrastive.recipe import Recipe, changed_keys, flatten
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
 from contrastive.runs.folder import Run

@@ -14,13 +14,20 @@ from typing import Any, Literal
 
 import torch
 
-from contrastive.build.composition import Data
+from contrastive.build import Data
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
 from contrastive.files import read_map, recover, writable, write_json, write_whole
-from contrastive.recipe import Recipe, deciding, dump_yaml, load_recipe, training_fingerprint
-from contrastive.recipe.differences import changed_keys, flatten
-from contrastive.recipe.run_length import spanning_parameters
+from contrastive.recipe import (
+    Recipe,
+    changed_keys,
+    deciding,
+    dump_yaml,
+    flatten,
+    load_recipe,
+    spanning_parameters,
+    training_fingerprint,
+)
 from contrastive.registry import Registry
 from contrastive.runs.display import Display
 from contrastive.runs.process_guard import folder_lock

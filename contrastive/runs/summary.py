@@ -6,11 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from contrastive.backbones.probe import flops
-from contrastive.build.builder import untrained_of
-from contrastive.build.composition import Composition, Data
+from contrastive.backbones import flops
+from contrastive.build import Composition, Data, untrained_of
 from contrastive.errors import UsageError
-from contrastive.evaluation.evaluation import Evaluation, frozen
+from contrastive.evaluation import Evaluation, frozen
 from contrastive.files import replace_folder, staging_folder, writable, write_json
 from contrastive.kinds import MONITORS
 from contrastive.parts import Backbone
@@ -18,7 +17,7 @@ from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
 from contrastive.runs.folder import RunIdentity
 from contrastive.text import count_and_names
-from contrastive.training.engine import Engine
+from contrastive.training import Engine
 
 
 def conclude(

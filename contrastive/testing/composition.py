@@ -23,7 +23,7 @@ from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.materials import VIEWS, classes, generator
 from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS
 from contrastive.testing.surroundings import fixed_seed
-from contrastive.training.method import Method, Output
+from contrastive.training import Method, Output
 from contrastive.values import Progress
 
 STEPS = 20  # in the whole schedule

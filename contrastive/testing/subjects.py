@@ -19,11 +19,9 @@ from typing import Any
 
 from contrastive.errors import PluginError, RecipeError, UsageError, Where, did_you_mean, one_line
 from contrastive.kinds import GROUP
-from contrastive.recipe import PartSpec, Recipe, Tree, resolve
-from contrastive.recipe.nodes import from_plain
-from contrastive.registry import Entry, Registry, load_registry
+from contrastive.recipe import PartSpec, Recipe, Tree, from_plain, resolve
+from contrastive.registry import Entry, Problem, Registry, load_registry
 from contrastive.registry import builtin_parts as builtins
-from contrastive.registry.registry import Problem
 from contrastive.testing.framework import PLUGIN, fail
 from contrastive.testing.surroundings import fixed_seed
 from contrastive.versions import CORE, core_version

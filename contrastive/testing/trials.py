@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.data.reading import Reader
-from contrastive.evaluation.trial import EncoderTrial, SplitImages
+from contrastive.data import Reader
+from contrastive.evaluation import EncoderTrial, SplitImages
 from contrastive.parts import Images, ImageTable
 from contrastive.testing.materials import generator, splits
 from contrastive.testing.networks import SmallEncoder

@@ -30,7 +30,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from contrastive.augmentations.pipeline import Pipeline
+from contrastive.augmentations import Pipeline
 from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
 from contrastive.device import peak_memory_mib, to_host

@@ -31,8 +31,9 @@ from contrastive.augmentations import (
     Solarize,
     TorchvisionTransform,
     Views,
+    takes_batches,
 )
-from contrastive.augmentations.pipeline import takes_batches, to_uint8
+from contrastive.augmentations.pipeline import to_uint8
 from contrastive.commands.preview import CELL, grid
 from contrastive.errors import UsageError
 from contrastive.parts import ReducedImage

@@ -17,7 +17,7 @@ from contrastive.cli import main
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.parts import Backbone
 from contrastive.registry import load_registry
-from contrastive.runs.reload import load
+from contrastive.runs import load
 from tests.support.encoders import Flat
 
 VIT = {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}

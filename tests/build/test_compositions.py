@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.errors import PluginError, RecipeError
 from contrastive.heads import MLP
 from contrastive.kinds import hookimpl

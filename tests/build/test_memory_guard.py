@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from contrastive.build import MemoryGuard, build
 from contrastive.build import memory_guard as limits
-from contrastive.build.builder import build
-from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
+from contrastive.build.memory_guard import MAX_SIDE
 from contrastive.errors import RecipeError, UsageError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry

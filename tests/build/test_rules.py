@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from contrastive.build import rules
-from contrastive.build.builder import build
+from contrastive.build import build, rules
 from contrastive.commands.check import check
 from contrastive.errors import Mistake, RecipeError, UsageError
 from contrastive.heads import MLP, NoHead

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 import contrastive
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.callbacks import EarlyStopping
 from contrastive.cli import main
 from contrastive.commands.check import check
@@ -18,10 +18,9 @@ from contrastive.kinds import hookimpl
 from contrastive.parts import Callback
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs.display import Display
+from contrastive.runs import Display
 from contrastive.runs.job import Job
-from contrastive.training.accelerator import make_accelerator
-from contrastive.training.method import Method
+from contrastive.training import Method, make_accelerator
 from contrastive.values import never
 
 

@@ -24,8 +24,7 @@ from contrastive.errors import UsageError
 from contrastive.kinds import KINDS
 from contrastive.recipe import load_recipe, shipped_recipes
 from contrastive.recipe.reader import read_yaml
-from contrastive.registry import load_registry
-from contrastive.registry.registry import Problem
+from contrastive.registry import Problem, load_registry
 from tests.support.command_line import json_of, refused
 from tests.support.fake_parts import fake_registry
 

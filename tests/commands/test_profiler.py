@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.cli import main
 from contrastive.commands import profiler as profiling
 from contrastive.commands.profiler import STAGES, Stopwatch, profile
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs.assembly import assemble
-from contrastive.runs.display import Display
-from contrastive.training.accelerator import make_accelerator
-from contrastive.training.engine import Engine
+from contrastive.runs import Display, assemble
+from contrastive.training import Engine, make_accelerator
 
 CPU = torch.device("cpu")
 

@@ -328,7 +328,7 @@ A, B = torch.ones(3, 4), torch.ones(3, 4)
         (lambda: Comparison.of([A, B], labels=torch.zeros(3)), "labels must be integers"),
         (lambda: Comparison.of([A, B], images=torch.tensor([1, 1, 2])), "distinct"),
         (lambda: Comparison.of([A, B], pairs=[(0, 0)]), "paired with itself"),
-        (lambda: Comparison.of([A, B], pairs=[(0, 2)]), r"no pair \(0, 2\)"),
+        (lambda: Comparison.of([A, B], pairs=[(0, 2)]), r"\(0, 2\) is not a pair"),
         (lambda: Comparison.of([A, B]).rows(0.0).positives.lse, "positive"),
         (lambda: Comparison.of([A, B]).rows(torch.ones(2)).positives.lse, "positive"),
         (

@@ -18,9 +18,8 @@ import torch
 import contrastive
 from contrastive.cli import main
 from contrastive.commands.check import check
-from contrastive.data import read
-from contrastive.data.cache import Cache, CachedTable, cache_folder
-from contrastive.data.storage import hold
+from contrastive.data import Cache, cache_folder, hold, read
+from contrastive.data.cache import CachedTable
 from contrastive.data.tables import MemoryTable
 from contrastive.datasets import ImageFolder
 from contrastive.errors import Interrupted, UnreadableImage

@@ -17,12 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contrastive.augmentations.pipeline import Pipeline
-from contrastive.augmentations.simclr import SimCLR
-from contrastive.data import TrainLoader, augment, holdout, read
+from contrastive.augmentations import Pipeline, SimCLR
+from contrastive.data import TrainLoader, augment, hold, holdout, read
 from contrastive.data.loader import epoch_order, substitutes
 from contrastive.data.reading import resize_and_crop
-from contrastive.data.storage import hold
 from contrastive.data.tables import MemoryTable, workers_for
 from contrastive.datasets import ImageFolder
 from contrastive.errors import DataError, UnreadableImage, UsageError

@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional
 
-from contrastive.augmentations.pipeline import Pipeline
-from contrastive.augmentations.random_resized_crop import RandomResizedCrop
-from contrastive.augmentations.simclr import SimCLR
-from contrastive.data import TrainLoader, augment
-from contrastive.data.storage import LIMIT, hold
+from contrastive.augmentations import Pipeline, RandomResizedCrop, SimCLR
+from contrastive.data import TrainLoader, augment, hold
+from contrastive.data.storage import LIMIT
 from contrastive.data.tables import holdable
 from contrastive.datasets import HuggingFace, ImageFolder, Parquet
 from contrastive.datasets.decoding import decode_image, decode_reduced

@@ -26,7 +26,7 @@ from contrastive.datasets import ImageFolder, Parquet
 from contrastive.datasets.decoding import MAX_PIXELS, common_size, decode_image
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable
-from contrastive.training.metrics_file import MetricsFile
+from contrastive.training import MetricsFile
 from tests.support.tiny import CLASSES, image
 
 RED = (220, 30, 60)

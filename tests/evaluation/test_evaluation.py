@@ -12,17 +12,17 @@ import pytest
 import torch
 
 import contrastive
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.cli import main
 from contrastive.commands.evaluate import evaluate
-from contrastive.data.reading import Reader
+from contrastive.data import Reader
 from contrastive.errors import Interrupted, PluginError, UsageError
-from contrastive.evaluation.evaluation import Evaluation, TimedProtocol
+from contrastive.evaluation import Evaluation, TimedProtocol
 from contrastive.parts import Protocol
 from contrastive.protocols import KNN, FineTune, LinearProbe, Retrieval
 from contrastive.protocols.finetune import balanced_sample
 from contrastive.registry import load_registry
-from contrastive.runs.reload import load
+from contrastive.runs import load
 from tests.support.faults.protocol import Warms
 
 #: Every protocol, some of them twice, and small enough for a test.

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from contrastive.data.reading import Reader, resize_and_crop
+from contrastive.data import Reader
+from contrastive.data.reading import resize_and_crop
 from contrastive.data.tables import MemoryTable
 from contrastive.datasets import ImageFolder
 from contrastive.errors import Interrupted, UsageError
-from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
+from contrastive.evaluation import EncoderTrial, SplitImages, Witness
 from contrastive.parts import ImageTable
 from contrastive.testing.networks import SmallEncoder
 from contrastive.testing.trials import trial

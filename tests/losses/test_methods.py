@@ -17,14 +17,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from contrastive import Comparison, distributed, hookimpl
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.errors import RecipeError
 from contrastive.kinds import InChannels
 from contrastive.parts import Backbone
 from contrastive.recipe import parse_tree, resolve
 from contrastive.registry import Registry, load_registry
 from contrastive.testing.processes import two_processes
-from contrastive.training.method import Method
+from contrastive.training import Method
 from contrastive.values import Progress
 from tests.support.paper_scripts import SCRIPTS
 

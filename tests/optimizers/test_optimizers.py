@@ -20,7 +20,7 @@ from contrastive.parts import Backbone
 from contrastive.recipe import dump_yaml, load_recipe
 from contrastive.registry import load_registry
 from contrastive.targets import EMA
-from contrastive.training.method import Method
+from contrastive.training import Method
 
 # ---------------------------------------------------------------- LARS
 

@@ -20,10 +20,13 @@ from contrastive.recipe import (
     parse_tree,
     resolve,
     shipped_recipes,
+    signature_of,
     training_fingerprint,
+    type_text,
+    write_yaml,
 )
-from contrastive.recipe.reader import read_yaml, write_yaml
-from contrastive.recipe.signature import argument_docs, signature_of, type_text
+from contrastive.recipe.reader import read_yaml
+from contrastive.recipe.signature import argument_docs
 from contrastive.registry import load_registry
 from tests.support import fake_parts
 from tests.support.fake_parts import fake_registry

@@ -10,10 +10,15 @@ from pydantic import BaseModel
 
 from contrastive.kinds import SpansRun, hookimpl
 from contrastive.parts import Callback, TargetWrapper
-from contrastive.recipe import load_cells, load_recipe, resolve, shipped_recipes
-from contrastive.recipe.differences import flatten
-from contrastive.recipe.run_length import spanning_parameters
-from contrastive.recipe.signature import signature_of
+from contrastive.recipe import (
+    flatten,
+    load_cells,
+    load_recipe,
+    resolve,
+    shipped_recipes,
+    signature_of,
+    spanning_parameters,
+)
 from contrastive.registry import Registry, load_registry
 from contrastive.targets import EMA
 

@@ -15,9 +15,8 @@ from contrastive.commands.catalogue import (
 )
 from contrastive.errors import PluginError
 from contrastive.kinds import KINDS
-from contrastive.recipe import load_cells, load_tree, resolve, shipped_recipes
+from contrastive.recipe import load_cells, load_tree, recipe_schema, resolve, shipped_recipes
 from contrastive.recipe.reader import read_yaml
-from contrastive.recipe.schema import recipe_schema
 from contrastive.registry import Entry, Registry, load_registry
 from tests.support.fake_parts import fake_registry
 

@@ -176,7 +176,7 @@ def test_every_builtin_reference_loads_and_derives_from_its_kind():
 
 
 def test_every_builtin_and_each_of_its_parameters_is_documented():
-    from contrastive.recipe.signature import signature_of
+    from contrastive.recipe import signature_of
 
     for entry in load_registry(plugins=False):
         signature = signature_of(entry)
@@ -239,7 +239,7 @@ def test_broken_plugins_are_reported_with_name_and_version_and_stop_nothing(plug
     ],
 )
 def test_a_part_that_cannot_be_used_names_its_plugin(plugins, name, reason):
-    from contrastive.recipe.signature import signature_of
+    from contrastive.recipe import signature_of
 
     install(plugins, "late-plugin", LATE)
     registry = load_registry()

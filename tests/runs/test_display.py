@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from contrastive import monitors
-from contrastive.runs.display import MONITORS, Display, summary_table
+from contrastive.runs import Display, summary_table
+from contrastive.runs.display import MONITORS
 
 RUN = SimpleNamespace(
     name="simclr",

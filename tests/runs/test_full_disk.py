@@ -14,7 +14,7 @@ import pytest
 import contrastive
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.files import writable, write_whole
-from contrastive.training.metrics_file import MetricsFile
+from contrastive.training import MetricsFile
 from tests.test_kills import SHORT
 
 FULL = Path("/dev/full")  # writes to it fail as on a full disk

@@ -21,7 +21,7 @@ from contrastive import distributed
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
 from contrastive.runs import launch
 from contrastive.testing.processes import two_processes
-from contrastive.training.metrics_file import MetricsFile
+from contrastive.training import MetricsFile
 from tests.support.tiny import interrupted_after
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -16,7 +16,7 @@ import torch
 
 import contrastive
 from contrastive.errors import Interrupted, UsageError
-from contrastive.protocols.knn import KNN
+from contrastive.protocols import KNN
 from contrastive.runs import job, resume
 from contrastive.runs.process_guard import folder_lock
 from tests.support.same import assert_same, assert_same_run, final_state, metrics

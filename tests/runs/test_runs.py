@@ -20,13 +20,12 @@ import pytest
 import torch
 
 import contrastive
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.data import TrainLoader, augment
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.training.checkpoints import Checkpoints
-from contrastive.training.metrics_file import MetricsFile
+from contrastive.training import Checkpoints, MetricsFile
 from tests.support.same import assert_same_run, final_state, metrics
 from tests.support.tiny import interrupted_after
 

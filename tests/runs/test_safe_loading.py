@@ -22,7 +22,7 @@ from contrastive.backbones.weights import load_weights, read_weights
 from contrastive.cli import main
 from contrastive.datasets import HuggingFace, Torchvision
 from contrastive.errors import DataError, UnreadableImage, UsageError
-from contrastive.runs.folder import Run
+from contrastive.runs import Run
 
 
 class Payload:

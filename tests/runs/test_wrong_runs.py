@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from contrastive.build.builder import build
+from contrastive.build import build
 from contrastive.cli import main
 from contrastive.errors import RecipeError
 from contrastive.recipe import load_recipe

@@ -30,7 +30,7 @@ import torch
 import contrastive.commands.run
 import contrastive.timm_models  # noqa: F401 - all that a run imports is imported before the forks
 from contrastive.cli import main as command
-from contrastive.training.checkpoints import Checkpoints
+from contrastive.training import Checkpoints
 from tests.support.same import assert_same_run
 
 EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}

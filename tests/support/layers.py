@@ -160,6 +160,25 @@ def through_own_door(place: str) -> bool:
     return any(door in package.targets(line) for line in imports(path_of(place)) for door in doors)
 
 
+def doors_passed(place: str) -> list[str]:
+    """Public names of other packages that a module imports from where they are defined, not through the door."""
+    return [
+        f"{line.module}:{line.name}"
+        for line in imports(path_of(place))
+        if line.module.startswith(f"{PACKAGE.name}.")
+        and line.module.count(".") == 2
+        and line.module.split(".")[1] != top(place)
+        and f"from .{line.module.rpartition('.')[2]} import {line.name} as {line.name}"
+        in stub_of(line.module.rpartition(".")[0]).splitlines()
+    ]
+
+
+def stub_of(package_name: str) -> str:
+    """The text of a package's ``__init__.pyi``; empty if it has no door."""
+    path = ROOT / package_name.replace(".", "/") / "__init__.pyi"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 def violations() -> set[str]:
     """Every violation of the rules in the package, one line each."""
     return {
@@ -171,6 +190,7 @@ def violations() -> set[str]:
         ),
         *(f"circle: {place}" for circle in circles(GRAPH) for place in circle),
         *(f"door: {place}" for place in MODULES if is_door(place) and lines_of_code(path_of(place)) > 2),
+        *(f"past a door: {place} <- {name}" for place in MODULES for name in doors_passed(place)),
         *(f"own door: {place}" for place in MODULES if through_own_door(place)),
         *(f"root: {name}.py is missing" for name in ROOT_FILES - root_files()),
         *(f"root: {name}.py is not one of the {len(ROOT_FILES)}" for name in root_files() - ROOT_FILES),

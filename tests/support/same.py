@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from contrastive.training.checkpoints import Checkpoints
-from contrastive.training.metrics_file import MetricsFile
+from contrastive.training import Checkpoints, MetricsFile
 
 TIMINGS = ("images_per_second",)
 #: Of a summary: what depends on the machine's hour, and how a run is called.

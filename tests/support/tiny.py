@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from contrastive.training.metrics_file import MetricsFile
+from contrastive.training import MetricsFile
 
 RECIPE = """\
 name: tiny

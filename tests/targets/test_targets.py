@@ -14,7 +14,7 @@ from contrastive.losses import NTXent
 from contrastive.negatives import InBatch
 from contrastive.parts import TargetWrapper
 from contrastive.targets import EMA, SharedEncoder, StopGrad
-from contrastive.training.method import Method
+from contrastive.training import Method
 from contrastive.values import Progress
 from tests.support.encoders import Flat
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from contrastive.errors import ContrastiveError
-from contrastive.training.checkpoints import Checkpoints
+from contrastive.training import Checkpoints
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import torch
 
 import contrastive
 from contrastive.cli import main
-from contrastive.training import compilation
-from contrastive.training.checkpoints import Checkpoints
+from contrastive.training import Checkpoints, compilation
 
 OVERRIDES = ["train.epochs=1", "evaluate.linear=null", "target={name: ema, momentum: 0.9}"]
 

@@ -24,8 +24,9 @@ from contrastive.registry import load_registry
 from contrastive.rng import derive
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.processes import two_processes
-from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes, split_batch
-from contrastive.training.method import Encoding, Method, Output
+from contrastive.training import Chunk, GradientCache, Method, OnePass, Output, Passes
+from contrastive.training.gradients import split_batch
+from contrastive.training.method import Encoding
 from contrastive.values import Batch, Progress
 from tests.support.methods.nnclr import Neighbours
 

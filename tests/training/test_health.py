@@ -12,10 +12,9 @@ import contrastive
 from contrastive.cli import main
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.losses import NTXent
+from contrastive.training import Engine, Method, chunk_advice
 from contrastive.training import health as diagnosis
-from contrastive.training.engine import Engine
-from contrastive.training.health import chunk_advice, out_of_memory
-from contrastive.training.method import Method
+from contrastive.training.health import out_of_memory
 from tests.support.same import assert_same_run, final_state, metrics
 from tests.support.tiny import interrupted_after
 
@@ -194,7 +193,7 @@ def test_out_of_memory_names_batch_chunk_and_checkpoint(
 def test_out_of_memory_while_evaluating_says_so(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from contrastive.evaluation.evaluation import Evaluation
+    from contrastive.evaluation import Evaluation
 
     def fail(self: Evaluation, method: Method) -> None:
         raise MemoryError

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
-from contrastive.evaluation.evaluation import frozen
+from contrastive.evaluation import frozen
 from contrastive.heads import MLP, NoHead
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss, TargetWrapper
 from contrastive.targets import SharedEncoder, StopGrad
-from contrastive.training.method import Method
+from contrastive.training import Method
 from contrastive.values import Progress
 from tests.support.encoders import Flat
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from contrastive.optimizers import AdamWPart, SGDPart, scheduled
 from contrastive.training import accelerator as device
-from contrastive.training.accelerator import resolve_precision
+from contrastive.training import resolve_precision
 
 CPU = torch.device("cpu")
 PARTS = [SGDPart(lr=0.1), AdamWPart(lr=0.1)]

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from contrastive.build.builder import build
-from contrastive.build.composition import DataSets
+from contrastive.build import DataSets, build
 from contrastive.commands.compare.records import Records, RunRecord, read_record, require_keys
 from contrastive.errors import Mistakes, UsageError
-from contrastive.recipe import NOT_TRAINING, Cell, load_cells, load_tree, resolve
-from contrastive.recipe.differences import changed_keys, flatten
+from contrastive.recipe import NOT_TRAINING, Cell, changed_keys, flatten, load_cells, load_tree, resolve
 from contrastive.registry import Registry
-from contrastive.runs.folder import RunIdentity, default_folder
+from contrastive.runs import RunIdentity, default_folder
 
 
 @dataclass(frozen=True)

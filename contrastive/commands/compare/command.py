@@ -6,7 +6,7 @@ import argparse
 
 from contrastive.commands.compare.outcome import compare
 from contrastive.commands.output import print_json, progress_on_stderr
-from contrastive.runs.display import Display
+from contrastive.runs import Display
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -19,8 +19,7 @@ from contrastive.commands.compare.significance import (
     sampling_error,
 )
 from contrastive.kinds import MONITORS
-from contrastive.recipe import NOT_TRAINING
-from contrastive.recipe.differences import flatten
+from contrastive.recipe import NOT_TRAINING, flatten
 
 _COSTS_DIFFER, _METRICS_DIFFER = "times and memory are not comparable", "it changes metrics too"
 #: What runs should share, a key in environment.json, and the consequence if they do not.

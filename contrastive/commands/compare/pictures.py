@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrastive.build.composition import DataSets
+from contrastive.build import DataSets
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation.evaluation import frozen
+from contrastive.evaluation import frozen
 from contrastive.parts import ImageTable
-from contrastive.protocols.neighbours import nearest_others
+from contrastive.protocols import nearest_others
 from contrastive.registry import Registry
 from contrastive.rng import hash_order, hash_sample
-from contrastive.runs.reload import TrainedRun, load
+from contrastive.runs import TrainedRun, load
 
 #: Number of images encoded, of queries, of neighbours per query, and of recipes with pictures.
 IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6

@@ -11,7 +11,7 @@ from typing import Any
 
 from contrastive.errors import UsageError
 from contrastive.files import read_map
-from contrastive.runs.folder import Run
+from contrastive.runs import Run
 
 #: What a run costs: keys of summary.json, and the speed, which metrics.jsonl holds per step.
 COSTS = (

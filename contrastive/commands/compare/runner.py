@@ -14,8 +14,8 @@ from pathlib import Path
 from contrastive.commands.compare.candidates import Candidate
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.files import writable_by_user, write_whole
-from contrastive.recipe.reader import write_yaml
-from contrastive.runs.process_guard import interrupts
+from contrastive.recipe import write_yaml
+from contrastive.runs import interrupts
 
 Log = Callable[[str], None]
 

@@ -19,8 +19,7 @@ from string import Template
 from contrastive.errors import UsageError
 from contrastive.files import writable_by_user
 from contrastive.kinds import KINDS
-from contrastive.registry import Registry, load_registry
-from contrastive.registry.registry import KNOWN_PLUGINS
+from contrastive.registry import KNOWN_PLUGINS, Registry, load_registry
 from contrastive.versions import CORE
 
 #: kind -> the line by which a recipe that extends the shipped ``simclr`` uses the part.

@@ -9,11 +9,8 @@ from typing import Any
 
 from contrastive import parts
 from contrastive.kinds import API_VERSION
-from contrastive.recipe import dump_yaml, parse_tree, resolve
-from contrastive.recipe.schema import recipe_schema
-from contrastive.recipe.signature import signature_of
-from contrastive.registry import Registry
-from contrastive.registry.registry import interface_misfit
+from contrastive.recipe import dump_yaml, parse_tree, recipe_schema, resolve, signature_of
+from contrastive.registry import Registry, interface_misfit
 from contrastive.testing.framework import EVERY_KIND, PLUGIN, STEP_PARTS, check, fail, require, skip
 from contrastive.testing.subjects import PluginSubject, Subject, part_of
 from contrastive.testing.surroundings import TORCH, differing_names, fixed_seed, snapshot

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from contrastive.evaluation.trial import Witness
+from contrastive.evaluation import Witness
 from contrastive.testing.equality import same
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import splits

@@ -17,7 +17,7 @@ from contrastive.testing.processes import Unreachable, two_processes
 from contrastive.testing.rules.target import compose_or_skip
 from contrastive.testing.subjects import Subject
 from contrastive.testing.surroundings import fixed_seed
-from contrastive.training.gradients import Chunk, GradientCache, OnePass, Passes
+from contrastive.training import Chunk, GradientCache, OnePass, Passes
 from contrastive.values import Batch, Progress
 
 _HALF = 3

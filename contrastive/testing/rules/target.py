@@ -13,7 +13,7 @@ from contrastive.testing.equality import far
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.subjects import IN_FEATURES, Subject
 from contrastive.testing.surroundings import fixed_seed
-from contrastive.training.method import Method
+from contrastive.training import Method
 
 
 def compose_or_skip(subject: Subject, seed: int = 0) -> Method:

@@ -23,8 +23,7 @@ from contrastive.heads import MLP, Linear
 from contrastive.negatives import NoNegatives
 from contrastive.parts import Backbone
 from contrastive.targets import EMA
-from contrastive.training.checkpoints import Checkpoints
-from contrastive.training.method import Method
+from contrastive.training import Checkpoints, Method
 from contrastive.values import Progress
 from tests.support.tiny import write_data
 

@@ -16,7 +16,7 @@ from contrastive.heads import Linear
 from contrastive.losses import NTXent
 from contrastive.targets import EMA
 from contrastive.testing.processes import two_processes
-from contrastive.training.method import Method
+from contrastive.training import Method
 from contrastive.values import Progress
 
 WORLD, B, STEPS, D = 2, 6, 5, 3

@@ -23,8 +23,7 @@ from contrastive.heads import Linear
 from contrastive.losses import NTXent
 from contrastive.parts import Loss
 from contrastive.targets import EMA
-from contrastive.training.checkpoints import Checkpoints
-from contrastive.training.method import Method
+from contrastive.training import Checkpoints, Method
 from contrastive.values import Progress
 from tests.support.tiny import RECIPE, write_data
 

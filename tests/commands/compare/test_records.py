@@ -6,7 +6,7 @@ from collections import Counter
 
 from contrastive.commands.compare import records
 from contrastive.commands.compare.records import read_record
-from contrastive.training.metrics_file import MetricsFile
+from contrastive.training import MetricsFile
 from tests.support.comparisons import BASE, BETTER, compared
 from tests.support.fake_runs import write_run, write_runs
 

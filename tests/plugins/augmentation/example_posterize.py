@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from contrastive import hookimpl
-from contrastive.augmentations.pipeline import Operation, Params
+from contrastive.augmentations import Operation
+from contrastive.augmentations.pipeline import Params
 from contrastive.device import to_device
 from contrastive.rng import Draws
 

@@ -1,0 +1,14 @@
+from .assembly import assemble as assemble
+from .display import Display as Display
+from .display import summary_table as summary_table
+from .folder import Run as Run
+from .folder import RunIdentity as RunIdentity
+from .folder import default_folder as default_folder
+from .job import run as run
+from .launch import LAUNCHER_VARIABLE as LAUNCHER_VARIABLE
+from .launch import end_with_launcher as end_with_launcher
+from .launch import refuse_processes as refuse_processes
+from .process_guard import interrupts as interrupts
+from .reload import Overrides as Overrides
+from .reload import TrainedRun as TrainedRun
+from .reload import load as load
