@@ -335,7 +335,7 @@ def test_a_crop_may_come_later_and_draws_as_it_does_alone() -> None:
         (lambda: RandomResizedCrop(8, scale=(1.0, 0.1)), r"scale must go from low to high"),
         (lambda: Blur(sigma=(2.0, 0.1)), r"sigma must go from low to high"),
         (lambda: TorchvisionTransform("RandomPosterise"), "Did you mean 'RandomPosterize'"),
-        (lambda: TorchvisionTransform("RandomPosterize", {"bit": 4}), "does not take"),
+        (lambda: TorchvisionTransform("RandomPosterize", {"bit": 4}), "does not accept"),
     ],
 )
 def test_mistakes_are_told(make, message: str) -> None:
