@@ -20,6 +20,7 @@ from contrastive.cli import main
 from contrastive.errors import UsageError
 from contrastive.kinds import KINDS
 from contrastive.parts import Loss
+from contrastive.protocols import KNN
 from contrastive.registry import load_registry
 from contrastive.testing import (
     CHECKS,
@@ -305,3 +306,14 @@ def test_the_page_lists_every_check():
     text = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
     rows = set(re.findall(r"^\| ([\w, ]+) \| `([^`]+)` \| (.+) \|$", text, re.MULTILINE))
     assert rows == {(", ".join(check.kinds), check.name, check.asked) for check in CHECKS}
+
+
+class FormerlyNamed(KNN):
+    """A protocol whose author exempts a check by the name that it had."""
+
+    unchecked = {"figures": "they are percentages"}  # noqa: RUF012
+
+
+def test_a_check_is_exempt_by_its_former_name_too():
+    (metrics,) = [result for result in check_part(FormerlyNamed) if result.check == "metrics"]
+    assert (metrics.status, metrics.reason) == ("skipped", "not checked: they are percentages")
