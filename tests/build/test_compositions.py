@@ -156,7 +156,7 @@ IMPOSSIBLE = {
     "an online view that is compared with nothing": (
         ["views.target=[1]"],
         "views.online",
-        r"view 1 has no other target view .* say online: \[0\]",
+        r"view 1 has no other target view .* set online: \[0\]",
         ["views.online=[0]"],
     ),
     "a predictor that needs labels": (
@@ -174,7 +174,7 @@ IMPOSSIBLE = {
     "none beside in_batch": (
         ["negatives=[none, in_batch]"],
         "negatives",
-        "none cannot stand beside",
+        "none cannot be combined with",
         ["negatives=in_batch"],
     ),
     "losses that compare different things": (
@@ -254,7 +254,7 @@ def test_small_views_for_a_transformer_of_one_size(tiny_recipe, tmp_path, regist
     recipe.write_text(text.replace("model: resnet10, stem: small, options: {width: 0.125}", vit))
     crops = f"augmentation={{name: views, of: [{CROPS % 2}, {{name: simclr, size: 12}}]}}"
     with pytest.raises(
-        RecipeError, match=r"but not views of 12 x 12: .*\. Give all views one size"
+        RecipeError, match=r"but not views of 12 x 12: .*\. Give all views the same size"
     ) as refused:
         compose(recipe, [crops], registry)
     assert {mistake.path for mistake in refused.value.mistakes} == {"augmentation"}
@@ -291,7 +291,7 @@ def test_what_needs_labels_is_refused_without_them(override, path, reason, tiny_
     ids=["no negatives", "no predictor", "no stopped gradient"],
 )
 def test_a_study_may_let_a_composition_collapse(overrides, tiny_recipe, registry):
-    with pytest.raises(RecipeError, match=r"allow: \[collapse\] for a study"):
+    with pytest.raises(RecipeError, match=r"allow: \[collapse\] to study"):
         compose(tiny_recipe, overrides, registry)
     assert compose(tiny_recipe, [*overrides, "allow=[collapse]"], registry).method.pairs
 
