@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -254,9 +254,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
 class _NarrowDumper(_Dumper):
     """Writes maps that do not fit into one line in block style; lists break between their items."""
 
-    def represent_mapping(
-        self, tag: str, mapping: Mapping[Any, Any], flow_style: bool | None = None
-    ) -> yaml.MappingNode:
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
         node = super().represent_mapping(tag, mapping, flow_style)
         if len(str(mapping)) > self.best_width:
             node.flow_style = False
