@@ -18,10 +18,9 @@ from contrastive.kinds import hookimpl
 from contrastive.parts import Callback
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs import Display
+from contrastive.runs import Display, assemble
 from contrastive.runs.job import Job
 from contrastive.training import Method, make_accelerator
-from contrastive.values import never
 
 
 class FakeRun:
@@ -176,7 +175,7 @@ def test_a_callback_may_keep_the_run_and_read_it_between_events(tiny_recipe, tmp
     recipe = load_recipe(tiny_recipe, ["train.batch_size=40", "train.epochs=2"], load_registry())
     data, parts = build(recipe)
     parts.callbacks.append(Keeper())
-    Job(recipe, data, parts, Display.silent()).execute(tmp_path / "run", "auto")
+    Job(recipe, data, parts, load_registry(), Display.silent()).execute(tmp_path / "run", "auto")
     assert len(runs) == 1
     assert all(step == expected for _, step, expected in at)
     events = [event for event, *_ in at]
@@ -192,7 +191,7 @@ def test_the_engine_stands_where_training_is_while_it_reports_a_step(tiny_recipe
 
     recipe = load_recipe(tiny_recipe, ["train.max_steps=3", "evaluate.every=0"], load_registry())
     accelerator = make_accelerator("fp32", str(tmp_path), [])
-    engine, _ = Job(recipe, *build(recipe), Display.silent()).engine(tmp_path, accelerator, never)
+    engine, _ = assemble(recipe, *build(recipe), tmp_path, accelerator, Display.silent())
     engine.callbacks = [Reader()]
     engine.train()
     assert steps == [(1, 2), (2, 3), (3, 3)], "a step is reported when the next one is over"
@@ -205,7 +204,7 @@ def test_early_stopping_reads_only_what_training_gives(tiny_recipe):
     with pytest.raises(RecipeError) as refused:
         check(tiny_recipe, [EARLY.replace("FIGURE", "linear_top1")])
     assert "callbacks.0: early_stopping reads 'linear_top1', which evaluations during" in str(refused.value)
-    assert "they give knn_*, alignment, " in str(refused.value)
+    assert "they report knn_*, alignment, " in str(refused.value)
     for figure in ("knn_top1", "effective_rank"):
         assert check(tiny_recipe, [EARLY.replace("FIGURE", figure)])
     assert check(tiny_recipe, [EARLY.replace("FIGURE", "linear_top1"), "evaluate.linear.at=every"])
