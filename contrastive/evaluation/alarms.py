@@ -37,7 +37,7 @@ class Alarms(Callback):
             memory = source.memory()
             if memory is None or number in self._warned_sources:
                 continue
-            if message := memory_warning(memory.z, memory.valid, self._before.get(number)):
-                run.warn(f"negatives.{number}: {message}")
+            if reason := memory_warning(memory.z, memory.valid, self._before.get(number)):
+                run.warn(f"negatives.{number}: {reason}")
                 self._warned_sources.add(number)
             self._before[number] = memory.z.clone()

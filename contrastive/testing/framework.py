@@ -154,7 +154,7 @@ class PartCheck:
 
     def _run(self) -> BaseException | None:
         try:
-            for name in (self.check.name, FORMER_NAMES.get(self.check.name)):
+            for name in (self.check.name, FORMER_NAMES.get(self.check.name, "")):
                 if name in self.subject.unchecked:
                     skip(f"not checked: {self.subject.unchecked[name]}")
             for name in self.check.after:

@@ -19,9 +19,7 @@ from contrastive.versions import CORE
 
 _BASES: dict[str, type] = {
     kind: base
-    for base in (
-        getattr(parts, name) for name in parts.__all__
-    )  # a lazy package holds a name only after its first use
+    for base in (getattr(parts, name) for name in dir(parts))  # a door has a name only after its first use
     if isinstance(base, type) and isinstance(kind := vars(base).get("kind"), str)
 }
 
