@@ -1,4 +1,4 @@
-"""Every Python block of README and docs runs, page by page, in an empty folder."""
+"""Python blocks of README and docs run, page by page, in an empty folder; links and the tree are right."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import module_tree
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -55,3 +56,16 @@ def test_readme_marks_its_test_command():
     marked = re.search(r"<!-- test-command -->\n```\w*\n(.+)\n```\n<!-- /test-command -->", text)
     assert marked
     assert "-m pytest" in marked[1]
+
+
+def test_tree_of_the_architecture_page_is_the_package():
+    found = module_tree.MARKS.search(module_tree.PAGE.read_text(encoding="utf-8"))
+    assert found, f"{module_tree.PAGE} has no <!-- tree --> marks"
+    assert found[0] == found[1] + module_tree.tree() + "<!-- /tree -->", "run scripts/module_tree.py --page"
+
+
+def test_tree_has_every_package_and_module():
+    packages = {path.parent.name for path in module_tree.PACKAGE.glob("*/__init__.py")}
+    assert packages == set(module_tree.ORDER)
+    modules = [path for path in module_tree.PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    assert module_tree.tree().count("\n| `") == len(modules) + 1  # with contrastive/__init__.py
