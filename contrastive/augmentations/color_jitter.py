@@ -96,9 +96,9 @@ class ColorJitter(Operation):
         for j in range(3):
             _blend(planes, weights[j], 0, later[j + 1])
         if is_rgb and self.hue > 0:
-            front = planes[:, : later[0]]
-            shift_hue(front, to_device(params["hue"][: later[0]], planes), out=front)
-            front[:, : later[3]].clamp_(0, 1)  # a blend clips the others later
+            hue_planes = planes[:, : later[0]]
+            shift_hue(hue_planes, to_device(params["hue"][: later[0]], planes), out=hue_planes)
+            hue_planes[:, : later[3]].clamp_(0, 1)  # a blend clips the others later
         for j in range(3):
             _blend(planes, weights[j], later[j + 1], later[0])
 

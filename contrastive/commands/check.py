@@ -135,10 +135,11 @@ def _parts(recipe: Recipe) -> dict[str, str]:
 
 def _candidates(method: Method, batch_size: int) -> str:
     """What a query is contrasted with, besides its positives."""
-    earlier_keys = sum(len(memory.z) for source in method.sources if (memory := source.memory()) is not None)
+    memories = (source.memory() for source in method.sources)
+    earlier_key_count = sum(len(memory.z) for memory in memories if memory is not None)
     sources = [f"keys of one batch of {batch_size} images; accumulation adds none"] if method.offers else []
-    if earlier_keys:
-        sources.append(f"{earlier_keys:,} keys of earlier batches")
+    if earlier_key_count:
+        sources.append(f"{earlier_key_count:,} keys of earlier batches")
     return ", and ".join(sources) or "none"
 
 

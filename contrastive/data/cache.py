@@ -193,7 +193,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _write(descriptor: int, pixels: np.ndarray, offset: int) -> None:
     """Write all of ``pixels`` at an offset, not through a map: a full disk would kill the process."""
-    rest = pixels.data.cast("B")
-    while rest:
-        count = os.pwrite(descriptor, rest, offset)
-        rest, offset = rest[count:], offset + count
+    remaining_bytes = pixels.data.cast("B")
+    while remaining_bytes:
+        count = os.pwrite(descriptor, remaining_bytes, offset)
+        remaining_bytes, offset = remaining_bytes[count:], offset + count

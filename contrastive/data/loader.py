@@ -165,10 +165,10 @@ def augment(
     ids = batch.ids.cpu().numpy()
     keys = [Key(seed, epoch, view) for view in range(len(pipelines))]
     if isinstance(batch.images, Tensor):
-        images = _send(batch.images, device)  # [b, C, H, W], once for all views
+        images = _to_device(batch.images, device)  # [b, C, H, W], once for all views
         return [pipeline(images, ids, key) for pipeline, key in zip(pipelines, keys, strict=True)]
     return [
-        pipeline.after(_send(pixels, device), ids, key)
+        pipeline.after(_to_device(pixels, device), ids, key)
         for pipeline, key, pixels in zip(pipelines, keys, batch.images, strict=True)
     ]
 
@@ -270,7 +270,7 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images)).contiguous()  # for any memory layout of the decoder
 
 
-def _send(images: Tensor, device: torch.device | str) -> Tensor:
+def _to_device(images: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda":
         images = images.pin_memory()
     return images.to(device, non_blocking=True)

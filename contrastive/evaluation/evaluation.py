@@ -122,22 +122,24 @@ class Evaluation:
         trial = self._trial(method.backbone, method.head, bank, self.monitor_rows, None)
         with frozen(method):
             metrics = self.monitor(method, trial.features_of(trial.validation))
-            return metrics | self._metrics_of(self._at_every() if self.labelled else [], trial)
+            return metrics | self._metrics_of(self._periodic_protocols() if self.labelled else [], trial)
 
-    def _at_every(self) -> list[TimedProtocol]:
+    def _periodic_protocols(self) -> list[TimedProtocol]:
         return [entry for entry in self.protocols if entry.at == "every"]
 
     def description(self) -> dict[str, Any]:
         """What a line of metrics.jsonl adds to :meth:`during`: the protocols, as in :meth:`describe`."""
-        protocols = {entry.name: entry.describe("validation") for entry in self._at_every() if self.labelled}
-        return {"protocols": protocols} if protocols else {}
+        descriptions = {
+            entry.name: entry.describe("validation") for entry in self._periodic_protocols() if self.labelled
+        }
+        return {"protocols": descriptions} if descriptions else {}
 
     def ranking_metric(self, metrics: Iterable[str]) -> str | None:
         """Which of :meth:`during`'s metrics ranks encoders, as its protocol declares; None if none does.
 
         Raises PluginError if a protocol declares a metric that it does not give.
         """
-        entries = {entry.name: entry for entry in self._at_every()}
+        entries = {entry.name: entry for entry in self._periodic_protocols()}
         names: dict[str, list[str]] = {}  # key of a protocol -> its metrics, without the key
         for metric in metrics:
             prefixes = [key for key in entries if metric.startswith(f"{key}_")]

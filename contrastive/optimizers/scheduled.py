@@ -68,11 +68,14 @@ class ScheduledOptimizer(Optimizer):
         groups: list[dict[str, Any]] = []
         for rule, weights, norms_and_biases in rules:
             decay = self.weight_decay if rule.weight_decay is None else rule.weight_decay
-            norm_decay = decay if self.decay_norm_and_bias else 0.0
+            norm_and_bias_decay = decay if self.decay_norm_and_bias else 0.0
             own, schedule = peak * rule.lr_scale, rule.schedule or self.schedule
             groups += [
                 {**_group(weights, decay, own, schedule)},
-                {**_group(norms_and_biases, norm_decay, own, schedule), **self.norm_and_bias_options},
+                {
+                    **_group(norms_and_biases, norm_and_bias_decay, own, schedule),
+                    **self.norm_and_bias_options,
+                },
             ]
         return self.create([group for group in groups if group["params"]], peak)
 

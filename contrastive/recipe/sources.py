@@ -116,13 +116,13 @@ def _base_file(base: Node, file: Path, chain: tuple[Path, ...]) -> Path:
     if not base.is_text:
         raise UsageError(f"must be one recipe file or shipped name, not {describe(base)}")
     neighbour = file.parent / base.value
-    target = neighbour if os.path.isfile(neighbour) else find_recipe(base.value)
-    if target.resolve() in chain:
-        names = " -> ".join(path.name for path in (*chain, target))
+    base_path = neighbour if os.path.isfile(neighbour) else find_recipe(base.value)
+    if base_path.resolve() in chain:
+        names = " -> ".join(path.name for path in (*chain, base_path))
         raise UsageError(f"recipes extend each other in a circle ({names}); remove one `extends`")
     if len(chain) >= MAX_EXTENDS:
         raise UsageError(f"more than {MAX_EXTENDS} recipes extend one another; merge some of them")
-    return target
+    return base_path
 
 
 def _content(file: Path) -> bytes:

@@ -71,9 +71,9 @@ class State:
         """Whether a callback ended the run, and the epoch in which it did, even the first, is over."""
         return bool(self.stopped and self.step and not self.batch)
 
-    def restore(self, fields: Mapping[str, Any]) -> None:
+    def restore(self, saved_fields: Mapping[str, Any]) -> None:
         """Continue from saved fields. Raises TypeError for an unknown field."""
-        vars(self).update(vars(State(**fields)))
+        vars(self).update(vars(State(**saved_fields)))
 
     def count(self, seconds: float, peak_memory_mib: float) -> None:
         """Add the costs of a process since the last call."""

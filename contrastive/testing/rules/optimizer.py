@@ -86,9 +86,9 @@ def optimizer_state(subject: Subject) -> None:
     half, optimizer = _network_after(subject, 0, 6)
     weights = through_checkpoint(half.state_dict(), "the model's state_dict")
     state = through_checkpoint(optimizer.state_dict(), "the optimizer's state_dict")
-    second_half, _ = _network_after(subject, 6, 12, weights, state)
+    resumed_network, _ = _network_after(subject, 6, 12, weights, state)
     require(
-        same(straight.state_dict(), second_half.state_dict()),
+        same(straight.state_dict(), resumed_network.state_dict()),
         "a resumed run ends in different weights; keep all state in optimizer.state and param_groups",
     )
 
