@@ -108,9 +108,9 @@ class Timm(Backbone):
 
     def _pretrained_cfg(self) -> dict[str, Any]:
         """timm's record of a checkpoint: of this one, not of the weights that timm offers under its name."""
-        keys = ("architecture", "first_conv", "classifier", "fixed_input_size")
+        record_keys = ("architecture", "first_conv", "classifier", "fixed_input_size")
         return {
-            **{key: _record(self.net).get(key) for key in keys},
+            **{key: _record(self.net).get(key) for key in record_keys},
             "input_size": (self.in_channels, self.image_size, self.image_size),
             "pool_size": None,
             "interpolation": "bicubic",

@@ -102,7 +102,7 @@ class Evaluation:
         self.protocols, self.pipelines = protocols, pipelines
         self.size, self.device = size, device
         self.reader = Reader(size, device, workers, interrupted)
-        self._label_ids: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
+        self._labelled_ids: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
         held_out = holdout(train.ids)
         has_label = _has_label(train)
         # Protocols score labelled images only, so no others are encoded for them.
@@ -246,7 +246,7 @@ class Evaluation:
         with frozen(*trial.modules):
             witness = Witness(trial.modules)
             for entry in protocols:
-                trial.label_ids = None
+                trial.labelled_ids = None
                 torch.manual_seed(derive(0, "protocol", entry.name))  # independent of earlier draws
                 for name, value in entry.protocol.evaluate(trial).items():
                     if (key := f"{entry.name}_{name}") in metrics:
@@ -259,22 +259,22 @@ class Evaluation:
                         f"evaluate.{entry.name}: the protocol '{entry.part}' changed {difference} of the "
                         "encoder it evaluates; it must work on a copy (copy.deepcopy)."
                     )
-                if trial.label_ids is not None:
-                    self._label_ids[entry.name] = trial.label_ids
+                if trial.labelled_ids is not None:
+                    self._labelled_ids[entry.name] = trial.labelled_ids
         return metrics
 
     def describe(self) -> dict[str, Any]:
         """The protocols with id, parameters, split and the labels they used: what every final metric must
         carry."""
         descriptions = {entry.name: entry.describe(self.split) for entry in self.protocols}
-        for name, ids in self._label_ids.items():
+        for name, ids in self._labelled_ids.items():
             digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
             descriptions[name] |= {"labels_used": len(ids), "labels_sha256": digest}
         return descriptions
 
     def labels_used(self) -> dict[str, list[int]]:
         """For each protocol that used only some labels of train: ids of the images whose labels it used."""
-        return {name: ids.tolist() for name, ids in self._label_ids.items()}
+        return {name: ids.tolist() for name, ids in self._labelled_ids.items()}
 
 
 def _has_label(table: ImageTable) -> np.ndarray:

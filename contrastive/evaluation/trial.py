@@ -79,7 +79,7 @@ class EncoderTrial:
         fit, validation: the train split without the held-out tenth, and that tenth.
         train: both.
         test: read once, for the metrics; or None.
-        label_ids: ids of the images whose labels a protocol used, if these are only some: see ``list_used``.
+        labelled_ids: ids of the images whose labels a protocol used, if only some; see ``list_used``.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class EncoderTrial:
         self.encoder, self.head = encoder, head
         self.fit, self.validation, self.test = fit, validation, test
         self.train = SplitImages(fit.reader, fit.table, np.concatenate([fit.rows, validation.rows]))
-        self.label_ids: np.ndarray | None = None
+        self.labelled_ids: np.ndarray | None = None
         self._features: dict[tuple[Feature, int], Features] = {}
 
     @property
@@ -136,7 +136,7 @@ class EncoderTrial:
 
     def list_used(self, images: Images) -> None:
         """Note whose labels a protocol has used, if these are not all of train: the run lists them."""
-        self.label_ids = np.sort(images.ids)
+        self.labelled_ids = np.sort(images.ids)
 
 
 class Witness:

@@ -122,8 +122,8 @@ def with_fixed_kernels(optimizer: torch.optim.Optimizer) -> torch.optim.Optimize
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     kernels = {key: optimizer.defaults[key] for key in ("fused", "foreach")}
 
-    def keep_kernels(target: torch.optim.Optimizer) -> None:
-        for group in target.param_groups:
+    def keep_kernels(loaded_optimizer: torch.optim.Optimizer) -> None:
+        for group in loaded_optimizer.param_groups:
             group.update(kernels)
 
     optimizer.register_load_state_dict_post_hook(keep_kernels)

@@ -235,8 +235,8 @@ class Registry:
         """The plugins that are broken as a whole: one of them may provide the unknown part."""
         whole = [problem for problem in self.problems if problem.part is None]
         first = {problem.plugin: problem for problem in reversed(whole)}
-        notes = [f"{p.plugin} {p.version} is broken: {p.reason}" for p in reversed(first.values())]
-        return f" Note: {'; '.join(notes)}" if notes else ""
+        broken_plugins = [f"{p.plugin} {p.version} is broken: {p.reason}" for p in reversed(first.values())]
+        return f" Note: {'; '.join(broken_plugins)}" if broken_plugins else ""
 
     def _absent(self, kind: str, name: str, plugin: str) -> str:
         problems = [problem for problem in self.problems if problem.plugin == plugin]

@@ -119,17 +119,17 @@ class Checkpoints:
         run that wrote them.
         """
         recover(self.folder)
-        unusable: list[Path] = []
+        damaged_paths: list[Path] = []
         for step in reversed(self.steps()):
             state = self.load(step)
             if state is not None:
-                for path in unusable:
+                for path in damaged_paths:
                     aside = path.with_name(f"damaged_{path.name}")
                     shutil.rmtree(aside, ignore_errors=True)
                     os.replace(path, aside)
                 return state
-            unusable.append(self.path(step))
-        if unusable:
+            damaged_paths.append(self.path(step))
+        if damaged_paths:
             raise ContrastiveError(
                 f"{self.folder}: none of the checkpoints can be used. Put back a whole one, or use --resume "
                 "never to move the run aside and start again."

@@ -191,12 +191,12 @@ class GradientCache:
                 encoding = self.method.encode(by_view)
                 keys.append(self.method.keys(by_view, encoding))
             queries.append(encoding.p)
-        same_views = {view for view, key in keys[0].items() if key is queries[0].get(view)}
+        shared_views = {view for view, key in keys[0].items() if key is queries[0].get(view)}
         whole = {view: torch.cat([p[view] for p in queries]).requires_grad_() for view in queries[0]}
         needs_gradient = not self.method.target.detached
         return whole, {
             view: whole[view]
-            if view in same_views
+            if view in shared_views
             else torch.cat([k[view] for k in keys]).requires_grad_(needs_gradient)
             for view in keys[0]
         }

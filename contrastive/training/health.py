@@ -39,16 +39,16 @@ class StepNorms:
             ("negatives", method.sources),
             ("loss", method.loss_parts),
         ]
-        parts: list[tuple[str, nn.Module | None]] = [
+        named_parts: list[tuple[str, nn.Module | None]] = [
             ("backbone", method.backbone),
             ("head", method.head),
             ("predictor", method.predictor),
             ("target", method.target),
             *((f"{kind}.{n}", part) for kind, modules in several for n, part in enumerate(modules)),
         ]
-        weights = {name: list(part.parameters()) for name, part in parts if part is not None}
+        weights = {name: list(part.parameters()) for name, part in named_parts if part is not None}
         self._weights = {name: tensors for name, tensors in weights.items() if tensors}
-        self.losses = [name for name, _ in parts if name.startswith("loss.")]
+        self.losses = [name for name, _ in named_parts if name.startswith("loss.")]
         self.names = [
             *(f"the weights of {name}" for name in self._weights),
             "the embeddings of the online encoder",

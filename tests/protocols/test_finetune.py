@@ -61,14 +61,14 @@ def test_the_labels_used_are_listed_and_are_of_train():
     FineTune(0.1, steps=1).evaluate(given)
     ids = np.concatenate([given.fit.ids, given.validation.ids])
     labels = np.concatenate([given.fit.labels, given.validation.labels])
-    assert given.label_ids.tolist() == sorted(ids[balanced_sample(ids, labels, 0.1)])
-    assert len(given.label_ids) == 3 * round(0.1 * 168 / 3)
+    assert given.labelled_ids.tolist() == sorted(ids[balanced_sample(ids, labels, 0.1)])
+    assert len(given.labelled_ids) == 3 * round(0.1 * 168 / 3)
     without_test = trial(with_test=False)
     FineTune(0.1, steps=1).evaluate(without_test)
-    assert set(without_test.label_ids) <= set(without_test.fit.ids), "the held-out tenth is scored on"
+    assert set(without_test.labelled_ids) <= set(without_test.fit.ids), "the held-out tenth is scored on"
     everything = trial()
     FineTune(1, steps=1).evaluate(everything)
-    assert everything.label_ids is None
+    assert everything.labelled_ids is None
 
 
 # -- the training -------------------------------------------------------------------------------------

@@ -201,11 +201,11 @@ def _root(subject: Subject) -> Path:
 def _truncated_file(file: Path) -> Iterator[None]:
     """``file`` with half its bytes, as a new file, so that a memory map of the old one stays valid."""
     content = file.read_bytes()
-    for part in (content[: len(content) // 2], content):
+    for prefix in (content[: len(content) // 2], content):
         new = file.with_name(file.name + ".new")
-        new.write_bytes(part)
+        new.write_bytes(prefix)
         os.replace(new, file)
-        if part is not content:
+        if prefix is not content:
             yield
 
 
