@@ -204,7 +204,7 @@ IMPOSSIBLE = {
     "split_bn of the online embeddings": (
         ["target={name: split_bn, of: shared}"],
         "target",
-        "has none; say of",
+        "has none; set of",
         ["target={name: split_bn, of: {name: ema}}"],
     ),
     "early stopping that nothing is told": (
@@ -274,7 +274,7 @@ def unlabelled(tmp_path_factory, tiny_data) -> Path:
 @pytest.mark.parametrize(
     ("override", "path", "reason"),
     [
-        ("callbacks=[early_stopping]", "callbacks.0", "needs labels"),
+        ("callbacks=[early_stopping]", "callbacks.0", "they need labels"),
         ("positives=label", "positives", "needs labels"),
     ],
 )

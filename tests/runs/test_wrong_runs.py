@@ -161,7 +161,7 @@ def test_views_without_measure_are_refused_before_they_are_drawn(
 ):
     size = f"augmentation.size={10**9}"
     assert main(["preview", str(tiny_recipe), "--set", size, "--out", "views.png"]) == 2
-    assert f"views of {10**9} pixels a side are too large" in capsys.readouterr().err
+    assert f"a side of a view has {10**9} pixels; the limit is 2048" in capsys.readouterr().err
 
 
 def test_a_link_that_leads_nowhere(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):

@@ -109,7 +109,7 @@ def test_every_built_in_part_passes(entry):
 
 
 def test_the_built_in_plugin_registers_cleanly():
-    results = [check.result() for check in checks(CORE) if check.examined.kind == PLUGIN]
+    results = [check.result() for check in checks(CORE) if check.subject.kind == PLUGIN]
     assert {r.check: r.status for r in results} == {
         "api version": "skipped",
         "registers": "passed",
