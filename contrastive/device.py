@@ -42,6 +42,12 @@ def to_device(values: np.ndarray, pixels: Tensor) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     if tensor.is_floating_point():
         tensor = tensor.to(pixels.dtype)
-    if pixels.is_cuda:  # from pageable memory, every copy would wait for the device's whole queue
-        tensor = tensor.pin_memory()
-    return tensor.to(pixels.device, non_blocking=pixels.is_cuda)
+    return send(tensor, pixels.device)
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the host on a device; a GPU keeps working meanwhile."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    # From pageable memory, every copy would wait for the device's whole queue.
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -23,6 +23,7 @@ from contrastive.augmentations import takes_batches
 from contrastive.data.cache import Cache
 from contrastive.data.storage import LIMIT, hold
 from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, decode, decode_reduced, workers_for
+from contrastive.device import send
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.rng import Key, derive, hash_ids
@@ -165,10 +166,10 @@ def augment(
     ids = batch.ids.cpu().numpy()
     keys = [Key(seed, epoch, view) for view in range(len(pipelines))]
     if isinstance(batch.images, Tensor):
-        images = _to_device(batch.images, device)  # [b, C, H, W], once for all views
+        images = send(batch.images, device)  # [b, C, H, W], once for all views
         return [pipeline(images, ids, key) for pipeline, key in zip(pipelines, keys, strict=True)]
     return [
-        pipeline.after(_to_device(pixels, device), ids, key)
+        pipeline.after(send(pixels, device), ids, key)
         for pipeline, key, pixels in zip(pipelines, keys, batch.images, strict=True)
     ]
 
@@ -268,12 +269,6 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
             "operation that fixes the size, such as random_resized_crop."
         )
     return torch.stack(list(images)).contiguous()  # for any memory layout of the decoder
-
-
-def _to_device(images: Tensor, device: torch.device | str) -> Tensor:
-    if torch.device(device).type == "cuda":
-        images = images.pin_memory()
-    return images.to(device, non_blocking=True)
 
 
 def _start_worker(_: int) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from contrastive.augmentations import Flip, Pipeline, RandomResizedCrop
 from contrastive.data.loader import TrainLoader, Workers, augment
 from contrastive.data.tables import HeldTable, MemoryTable, decode, workers_for
+from contrastive.device import send
 from contrastive.errors import Interrupted, UnreadableImage
 from contrastive.parts import ImageTable, TableRows
 from contrastive.rng import derive
@@ -224,9 +225,7 @@ class Reader:
 
     def send(self, values: Tensor) -> Tensor:
         """``values`` on the device; a GPU keeps working meanwhile."""
-        if self.device.type == "cuda":  # from pageable memory, the copy would wait for all pending work
-            values = values.pin_memory()
-        return values.to(self.device, non_blocking=True)
+        return send(values, self.device)
 
     def _check_interrupt(self) -> None:
         if self.interrupted():
