@@ -122,16 +122,15 @@ class Evaluation:
         trial = self._trial(method.backbone, method.head, bank, self.monitor_rows, None)
         with frozen(method):
             metrics = self.monitor(method, trial.features_of(trial.validation))
-            return metrics | self._metrics_of(self._periodic_protocols() if self.labelled else [], trial)
+            return metrics | self._metrics_of(self._periodic_protocols(), trial)
 
     def _periodic_protocols(self) -> list[TimedProtocol]:
-        return [entry for entry in self.protocols if entry.at == "every"]
+        """The protocols that run at every evaluation: none without labels."""
+        return [entry for entry in self.protocols if self.labelled and entry.at == "every"]
 
     def description(self) -> dict[str, Any]:
         """What a line of metrics.jsonl adds to :meth:`during`: the protocols, as in :meth:`describe`."""
-        descriptions = {
-            entry.name: entry.describe("validation") for entry in self._periodic_protocols() if self.labelled
-        }
+        descriptions = {entry.name: entry.describe("validation") for entry in self._periodic_protocols()}
         return {"protocols": descriptions} if descriptions else {}
 
     def ranking_metric(self, metrics: Iterable[str]) -> str | None:
