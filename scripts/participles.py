@@ -1,7 +1,6 @@
 """Names that are a bare participle, such as ``found``; a name should be a noun.
 
-    python scripts/participles.py          # every one, with its lines
-    python scripts/participles.py --write  # update the list of the test after names have moved or gone
+    python scripts/participles.py  # every one, with its lines
 
 The script reads every name that the code defines: variables, parameters, attributes, functions and classes
 that are one word, in any case, with or without leading underscores.
@@ -9,16 +8,13 @@ that are one word, in any case, with or without leading underscores.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-LIST = ROOT / "tests" / "support" / "participles.txt"
 FOLDERS = ("contrastive", "plugins", "benchmarks", "scripts", "examples")
 
 #: Participles that do not end in -ed, but for those that are also the plain verb or a noun (read, bound).
@@ -111,33 +107,8 @@ def participles(root: Path = ROOT) -> list[Occurrence]:
     return sorted(occurrences)
 
 
-def listing(occurrences: list[Occurrence]) -> list[str]:
-    """``file:name:count``, sorted, as in the test's list."""
-    counts = Counter((file, name) for file, _, name in occurrences)
-    return sorted(f"{file}:{name}:{count}" for (file, name), count in counts.items())
-
-
-def totals(lines: list[str]) -> Counter[str]:
-    """Name -> its count in a listing."""
-    counts: Counter[str] = Counter()
-    for line in lines:
-        _, name, count = line.split(":")
-        counts[name] += int(count)
-    return counts
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="rewrite the list, unless a count has grown")
-    arguments = parser.parse_args()
-    occurrences = participles()
-    if not arguments.write:
-        print(*(f"{file}:{line}: {name}" for file, line, name in occurrences), sep="\n")
-        return
-    more = totals(listing(occurrences)) - totals(LIST.read_text().splitlines() if LIST.exists() else [])
-    if LIST.exists() and more:
-        raise SystemExit(f"more than before: {dict(more)}")
-    LIST.write_text("".join(f"{line}\n" for line in listing(occurrences)))
+    print(*(f"{file}:{line}: {name}" for file, line, name in participles()), sep="\n")
 
 
 if __name__ == "__main__":
