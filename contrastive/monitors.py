@@ -54,8 +54,8 @@ def uniformity(z: Tensor) -> float:
     u, total = _unit(z), 0.0
     rows = max(1, _TILE // n)
     for first in range(0, n, rows):
-        distances = 2 - 2 * (u[first : first + rows] @ u[first:].T)  # [rows, n - first]
-        total += torch.exp(-2 * distances).triu(diagonal=1).sum(dtype=torch.float64).item()
+        squared_distances = 2 - 2 * (u[first : first + rows] @ u[first:].T)  # [rows, n - first]
+        total += torch.exp(-2 * squared_distances).triu(diagonal=1).sum(dtype=torch.float64).item()
     return math.log(total / (n * (n - 1) / 2))
 
 
@@ -166,12 +166,12 @@ def memory_warning(z: Tensor, valid: Tensor, before: Tensor | None) -> str | Non
         valid: bool [S], the entries that have been written.
         before: z at the previous evaluation, with steps in between; None at the first.
     """
-    entries = z[valid]
-    if len(entries) == 0:
+    valid_entries = z[valid]
+    if len(valid_entries) == 0:
         return "nothing has been written to it, so it offers no candidates. Check its after_batch."
     if before is not None and torch.equal(before, z):
         return "its keys have not changed since the last evaluation. Check its after_batch."
-    if len(entries) > 1 and embedding_std(entries) < FULL_COLLAPSE / math.sqrt(z.shape[1]):
+    if len(valid_entries) > 1 and embedding_std(valid_entries) < FULL_COLLAPSE / math.sqrt(z.shape[1]):
         return (
             "its keys are all alike, so no query can tell them apart. Check that the target has not "
             "collapsed, and lower the learning rate."

@@ -39,8 +39,8 @@ class EarlyStopping(Callback):
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         """Count evaluations since the best; raises UsageError if the metric is not among them."""
         if self.figure not in metrics:
-            names = ", ".join(key for key in metrics if key not in ("step", "epoch"))
-            raise UsageError(f"early_stopping: evaluations give no '{self.figure}'; they give {names}.")
+            others = ", ".join(key for key in metrics if key not in ("step", "epoch"))
+            raise UsageError(f"early_stopping: evaluations give no '{self.figure}'; they give {others}.")
         value = metrics[self.figure]
         if self._best is None or value > self._best + self.min_delta:
             self._best, self._since_best = value, 0

@@ -137,10 +137,12 @@ def _candidates(method: Method, batch_size: int) -> str:
     """What a query is contrasted with, besides its positives."""
     memories = (source.memory() for source in method.sources)
     earlier_key_count = sum(len(memory.z) for memory in memories if memory is not None)
-    sources = [f"keys of one batch of {batch_size} images; accumulation adds none"] if method.offers else []
+    key_sources = []
+    if method.offers:
+        key_sources.append(f"keys of one batch of {batch_size} images; accumulation adds none")
     if earlier_key_count:
-        sources.append(f"{earlier_key_count:,} keys of earlier batches")
-    return ", and ".join(sources) or "none"
+        key_sources.append(f"{earlier_key_count:,} keys of earlier batches")
+    return ", and ".join(key_sources) or "none"
 
 
 def _chunks(recipe: Recipe, parts: Composition) -> str:

@@ -70,8 +70,8 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
 
 def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides, registry: Registry) -> Overrides:
     """``overrides`` plus those installed ``protocols`` that the recipe does not use."""
-    others = {*registry.names("protocol")} - recipe.evaluate.protocols.keys()
-    additions: dict[str, Any] = {f"evaluate.{name}": {} for name in protocols if name in others}
+    further_protocols = {*registry.names("protocol")} - recipe.evaluate.protocols.keys()
+    additions: dict[str, Any] = {f"evaluate.{name}": {} for name in protocols if name in further_protocols}
     if isinstance(overrides, Mapping):
         return {**overrides, **additions}
     return [*overrides, *(f"{key}={{}}" for key in additions)]

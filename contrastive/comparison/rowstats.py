@@ -213,11 +213,11 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        mask, tensors = ctx.mask, iter(ctx.saved_tensors)
-        queries, keys = next(tensors), next(tensors)
-        scales = [next(tensors) if number is None else number for number in ctx.numbers]
-        peaks = [None if ctx.unit_shift else next(tensors) for _ in mask.relations]
-        lses, upstream = iter(tensors), iter(gradients)
+        mask, saved_tensors = ctx.mask, iter(ctx.saved_tensors)
+        queries, keys = next(saved_tensors), next(saved_tensors)
+        scales = [next(saved_tensors) if number is None else number for number in ctx.numbers]
+        peaks = [None if ctx.unit_shift else next(saved_tensors) for _ in mask.relations]
+        lses, upstream = iter(saved_tensors), iter(gradients)
         # d lse / d s = scale * exp(scale * (s - shift)) * over, over = exp(scale * shift - lse).
         overs = [
             [_over(next(lses), next(upstream), 1 if p is None else _finite(p), scale) for scale in scales]
@@ -233,8 +233,8 @@ class _LogSumExp(torch.autograd.Function):
                     for scale, over, of_scale in zip(scales, parts, of_scales, strict=True):
                         for rows, turn, weight in _weights(tile, similarities, peak, scale, work):
                             if of_scale is not None:
-                                finite = torch.where(similarities.isinf(), 0, similarities)
-                                of_scale += (turn(weight * finite).sum(1) * over[rows]).sum()
+                                finite_similarities = torch.where(similarities.isinf(), 0, similarities)
+                                of_scale += (turn(weight * finite_similarities).sum(1) * over[rows]).sum()
                             part = (over[rows] * scale).to(slope)[:, None]
                             turn(slope).addcmul_(turn(weight), part)
                 accumulator.add(tile, slope)
@@ -296,8 +296,8 @@ class _RowSum(torch.autograd.Function):
             for tile, (scores,) in _relations(queries, keys, mask, relation):
                 for faces in _face_groups(tile, args):
                     rows, _, turn = faces[0]
-                    inputs, _ = _safe_scores(turn(scores), mask.touches(tile))
-                    values = turn(evaluate(f, inputs, [_rows(a, rows).to(inputs) for a in args]))
+                    safe_scores, _ = _safe_scores(turn(scores), mask.touches(tile))
+                    values = turn(evaluate(f, safe_scores, [_rows(a, rows).to(safe_scores) for a in args]))
                     values = _only(values, tile, mask, relation)
                     for rows, _, turn in faces:
                         out[rows] += turn(values).sum(1)
@@ -324,9 +324,9 @@ class _RowSum(torch.autograd.Function):
                         turn(seed).add_(gradient[rows, None])
                     seed = _only(seed, tile, mask, relation)
                     rows, _, turn = faces[0]
-                    inputs, present = _safe_scores(turn(scores), mask.touches(tile))
+                    safe_scores, present = _safe_scores(turn(scores), mask.touches(tile))
                     slope, *slopes = _slopes(
-                        ctx.f, inputs, [_rows(a, rows) for a in args], needs_gradient, turn(seed)
+                        ctx.f, safe_scores, [_rows(a, rows) for a in args], needs_gradient, turn(seed)
                     )
                     if slope is not None:
                         accumulator.add(tile, _only(turn(slope), tile, mask, relation))
@@ -367,8 +367,8 @@ def _slopes(
     """Gradients of f(scores [r, c], *args), from its own, ``seed``: [r, c], and [r, 1] per argument."""
     inputs = [scores.detach().requires_grad_()]
     for arg, needs in zip(args, needs_gradient, strict=True):
-        value = _column(arg.detach().to(scores))
-        inputs.append(value.expand(len(scores), 1).requires_grad_() if needs else value)
+        column = _column(arg.detach().to(scores))
+        inputs.append(column.expand(len(scores), 1).requires_grad_() if needs else column)
     with torch.enable_grad():
         values = f(*inputs)
     if not values.requires_grad:  # f is a constant, for example a count

@@ -119,13 +119,13 @@ def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> Parameter
     return ParameterSplit([rest, *groups], to_freeze)
 
 
-def _no_match_message(rule: Group, names: Sequence[str]) -> str:
-    if any(rule.matches(name) for name in names):
+def _no_match_message(rule: Group, parameter_names: Sequence[str]) -> str:
+    if any(rule.matches(name) for name in parameter_names):
         return f"an earlier group takes every parameter that matches '{rule.match}'; put this one first."
-    prefixes = {name[:end] for name in names for end, c in enumerate(name) if c == "."}
+    prefixes = {name[:end] for name in parameter_names for end, c in enumerate(name) if c == "."}
     patterns = {f"{prefix}.*" for prefix in prefixes}
-    hint = did_you_mean(rule.match, {*names, *patterns})
-    tops = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names))
+    hint = did_you_mean(rule.match, {*parameter_names, *patterns})
+    tops = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in parameter_names))
     return f"no parameter matches '{rule.match}'.{hint} The model has {tops}."
 
 

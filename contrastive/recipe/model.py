@@ -306,8 +306,8 @@ def deciding(recipe: Recipe) -> dict[str, Any]:
     dump = {key: value for key, value in whole.items() if key not in ("name", "evaluate")}
     dump["train"] = {key: value for key, value in dump["train"].items() if key not in NOT_TRAINING}
     if recipe.acts_on_validation:
-        running = [key for key, spec in recipe.evaluate.protocols.items() if spec.at == "every"]
-        dump["evaluate"] = {key: whole["evaluate"][key] for key in ("every", *running)}
+        periodic = [key for key, spec in recipe.evaluate.protocols.items() if spec.at == "every"]
+        dump["evaluate"] = {key: whole["evaluate"][key] for key in ("every", *periodic)}
     return dump
 
 

@@ -190,8 +190,8 @@ class _Resolver:
     def _dataset(self) -> PartSpec | None:
         if "dataset" in self.root.value:
             return self._part("dataset", self.root.value["dataset"], "dataset")
-        names = ", ".join(self.registry.names("dataset"))
-        self._wrong(self.root, "dataset", f"a recipe must name its data set; one of {names}")
+        dataset_names = ", ".join(self.registry.names("dataset"))
+        self._wrong(self.root, "dataset", f"a recipe must name its data set; one of {dataset_names}")
         return None
 
     def _node_of(self, key: str) -> Node:
@@ -347,12 +347,12 @@ class _Resolver:
         part_parameters = {
             name: parameter for name, parameter in signature.parameters.items() if parameter.takes_part
         }
-        plain = {
+        plain_nodes = {
             key: child
             for key, child in node.value.items()
             if key in signature.parameters and key not in part_parameters
         }
-        values = self._validate(signature.model, Node(plain, node.where, node.keys), path, entry.name)
+        values = self._validate(signature.model, Node(plain_nodes, node.where, node.keys), path, entry.name)
         params = plain_values(values) if values else {}
         for parameter in part_parameters.values():
             params.update(self._part_parameter(parameter, node, path, entry))

@@ -239,10 +239,10 @@ class Registry:
         return f" Note: {'; '.join(broken_plugins)}" if broken_plugins else ""
 
     def _absent(self, kind: str, name: str, plugin: str) -> str:
-        problems = [problem for problem in self.problems if problem.plugin == plugin]
-        if problems:
-            title = f"{plugin} {problems[0].version}"
-            return f"{kind} '{name}' comes with the plugin {title}, which is broken: {problems[0].reason}"
+        own_problems = [problem for problem in self.problems if problem.plugin == plugin]
+        if own_problems:
+            title = f"{plugin} {own_problems[0].version}"
+            return f"{kind} '{name}' comes with the plugin {title}, which is broken: {own_problems[0].reason}"
         if any(other.name == plugin for other in self.plugins):
             return f"{kind} '{name}' comes with a newer {plugin}: pip install --upgrade {plugin}"
         return f"{kind} '{name}' comes with the plugin {plugin}, which is not installed: pip install {plugin}"
@@ -259,8 +259,8 @@ def load_registry(plugins: bool = True) -> Registry:
     registry.add(builtins, CORE, core_version())
     if not plugins:
         return registry
-    points = metadata.entry_points(group=GROUP)
-    for point in sorted(points, key=lambda point: (_distribution(point), point.name)):
+    entry_points = metadata.entry_points(group=GROUP)
+    for point in sorted(entry_points, key=lambda point: (_distribution(point), point.name)):
         name, version = _distribution(point)
         try:
             plugin = point.load()

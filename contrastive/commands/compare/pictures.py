@@ -58,19 +58,19 @@ def _picture(run: TrainedRun) -> dict[str, Any]:
     backbone = run.parts.method.backbone
     with frozen(backbone):
         features = run.evaluation.reader.features(backbone, table, rows)
-    points, share = principal_plane(features.vectors)
+    points, variance_share = principal_plane(features.vectors)
     _, near = nearest_others(features.vectors, NEIGHBOURS)
     queries = hash_order(features.ids.cpu().numpy(), "queries")[:QUERIES].tolist()
     neighbours = [[query, *near[query].tolist()] for query in queries]
     row_of = {int(image): row for row, image in enumerate(table.ids)}
     table_rows = [row_of[image] for image in features.ids.tolist()]
-    images = sorted({image for line in neighbours for image in line})
+    pictured_images = sorted({image for line in neighbours for image in line})
     return {
         "points": points.cpu().tolist(),
         "labels": features.labels.tolist(),
-        "explained": share,
+        "explained": variance_share,
         "neighbours": neighbours,
-        "thumbnails": {image: _thumbnail(table, table_rows[image]) for image in images},
+        "thumbnails": {image: _thumbnail(table, table_rows[image]) for image in pictured_images},
     }
 
 

@@ -149,8 +149,8 @@ def _is_installed(names: Names) -> bool:
 def _title(part: str, kind: str) -> str:
     """The name of the class: ``my_loss`` -> ``MyLoss``; ``LossPart`` if the module already uses ``Loss``."""
     title = "".join(word.capitalize() for word in part.split("_"))
-    code = (_TEMPLATES / f"{kind}.py.txt").read_text() + (_TEMPLATES / f"{kind}_test.py.txt").read_text()
-    return f"{title}Part" if re.search(rf"\b{title}\b", code) else title
+    template_code = "".join((_TEMPLATES / f"{kind}{end}.py.txt").read_text() for end in ("", "_test"))
+    return f"{title}Part" if re.search(rf"\b{title}\b", template_code) else title
 
 
 def _next_steps(names: Names, folder: Path) -> str:

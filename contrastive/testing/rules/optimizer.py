@@ -29,13 +29,13 @@ def covers(subject: Subject) -> None:
     """Every trainable parameter is in exactly one group, no frozen one is in any, and groups have peak_lr."""
     model = network()
     optimizer = subject.part().build(model, _BATCH)
-    in_groups = [p for group in optimizer.param_groups for p in group["params"]]
-    counts = {id(p): sum(p is other for other in in_groups) for p in model.parameters()}
+    group_parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    counts = {id(p): sum(p is other for other in group_parameters) for p in model.parameters()}
     missing = [p for p in model.parameters() if p.requires_grad and not counts[id(p)]]
     require(not missing, f"no group holds {_names(model, missing)}: it would never be trained")
     twice = [p for p in model.parameters() if counts[id(p)] > 1]
     require(not twice, f"{_names(model, twice)} appears in more than one group")
-    frozen = [p for p in in_groups if not p.requires_grad]
+    frozen = [p for p in group_parameters if not p.requires_grad]
     require(
         not frozen,
         f"groups hold the frozen {_names(model, frozen)}; use only parameters that require a gradient",

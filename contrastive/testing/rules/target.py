@@ -116,10 +116,10 @@ def once_per_step(subject: Subject) -> None:
         method = compose_or_skip(subject)
         outcome = train(method, sgd(method), range(3), micro)
         states.append({name: value for name, value in outcome.state.items() if name.startswith("target.")})
-    differing = _differing(states[0], states[1])
+    differing_keys = _differing(states[0], states[1])
     require(
-        not differing,
-        f"{', '.join(differing[:3])} differ with two micro-batches per step; update in after_step",
+        not differing_keys,
+        f"{', '.join(differing_keys[:3])} differ with two micro-batches per step; update in after_step",
     )
 
 
