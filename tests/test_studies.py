@@ -42,12 +42,12 @@ def test_all_of_them_are_known():
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_recipe_builds_on_one_data_set(study):
-    data_sets: DataSets = []
+    open_data_sets: DataSets = []
     found = recipes(study, SAMPLE)
     assert len(found) == STUDIES[study]
     for recipe in found if len(found) < 10 else found[:: len(found) // 5]:
-        build(recipe, data_sets=data_sets)
-    assert len(data_sets) == 1
+        build(recipe, open_data_sets=open_data_sets)
+    assert len(open_data_sets) == 1
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Builder:
     """Builds the parts of one recipe and collects every mistake."""
 
-    def __init__(self, recipe: Recipe, data_sets: DataSets | None = None):
-        self.recipe, self.data_sets = recipe, [] if data_sets is None else data_sets
+    def __init__(self, recipe: Recipe, open_data_sets: DataSets | None = None):
+        self.recipe, self.open_data_sets = recipe, [] if open_data_sets is None else open_data_sets
         self.mistakes: list[Mistake] = []
 
     def add_mistake(self, path: str, message: str) -> None:
@@ -74,7 +74,7 @@ class Builder:
         return data
 
     def _open(self) -> Data | None:
-        for spec, data in self.data_sets:
+        for spec, data in self.open_data_sets:
             if spec == self.recipe.dataset:
                 return data
         dataset: Dataset | None = self.attempt("dataset", self.recipe.dataset.build)
@@ -91,7 +91,7 @@ class Builder:
         if fingerprint is None:
             return None
         data = Data(dataset, train, test, fingerprint)
-        self.data_sets.append((self.recipe.dataset, data))
+        self.open_data_sets.append((self.recipe.dataset, data))
         return data
 
     # -- composition --------------------------------------------------------------------------------
@@ -219,14 +219,14 @@ def untrained_of(
 
 
 def build(
-    recipe: Recipe, *, training: bool = True, data_sets: DataSets | None = None
+    recipe: Recipe, *, training: bool = True, open_data_sets: DataSets | None = None
 ) -> tuple[Data, Composition]:
     """Open the data and build every part. Raises RecipeError with all mistakes at once.
 
     Without ``training``, the data may be smaller than a batch or lack labels to train on, and trackers may be
-    missing. A data set in ``data_sets`` is not opened again, and a newly opened one is added.
+    missing. One in ``open_data_sets`` is not opened again, and a newly opened one is added.
     """
-    builder = Builder(recipe, data_sets)
+    builder = Builder(recipe, open_data_sets)
     data = builder.data(training)
     if training:
         builder.check(rules.trackers(recipe))

@@ -64,16 +64,16 @@ def check_file(
         RecipeError: every mistake of every recipe at once.
     """
     reports: list[dict[str, Any]] = []
-    data_sets: DataSets = []
+    open_data_sets: DataSets = []
     with Mistakes() as mistakes:
         for cell in load_cells(recipe, overrides):
             with mistakes.of_one():
-                reports.append(_report(str(recipe), resolve(cell.tree, registry), data_sets))
+                reports.append(_report(str(recipe), resolve(cell.tree, registry), open_data_sets))
     return reports
 
 
-def _report(file: str, recipe: Recipe, data_sets: DataSets) -> dict[str, Any]:
-    data, parts = build(recipe, data_sets=data_sets)
+def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, Any]:
+    data, parts = build(recipe, open_data_sets=open_data_sets)
     train, method = recipe.train, parts.method
     optimizer = parts.optimizer.build(method, train.batch_size * train.accumulate)
     steps_per_epoch = len(data.train) // train.batch_size // train.accumulate

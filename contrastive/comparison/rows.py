@@ -154,8 +154,8 @@ class RowStatistics:
         def of_pairs(block: Block) -> Tensor:
             return (block.pair_scores * scale).logsumexp(1)
 
-        by_relation = iter(self._rows.lse_by_block)
-        return self._merge(of_pairs, lambda block, relation: next(by_relation)[relation][i], torch.logaddexp)
+        lses = iter(self._rows.lse_by_block)
+        return self._merge(of_pairs, lambda block, relation: next(lses)[relation][i], torch.logaddexp)
 
     def _merge(
         self,

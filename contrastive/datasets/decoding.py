@@ -136,8 +136,8 @@ def pixels(image: Image.Image, channels: int = 3) -> Tensor:
     a fixed range (float, 32-bit integers) are stretched from their minimum to their maximum; non-finite
     ones become the nearer end, NaN the minimum. Of an animation, only the first frame is used.
     """
-    is_16_bit = image.mode.startswith("I;16") or image.format in _SIXTEEN_BITS
-    image = _on_white(_eight_bits(_upright(image), 65535.0 if is_16_bit else None))
+    has_16_bit_range = image.mode.startswith("I;16") or image.format in _SIXTEEN_BITS
+    image = _on_white(_eight_bits(_upright(image), 65535.0 if has_16_bit_range else None))
     mode = "RGB" if channels == 3 else "L"
     values = np.array(image if image.mode == mode else image.convert(mode))  # [H, W, 3] or [H, W]
     return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1)

@@ -150,17 +150,17 @@ class Torchvision(Dataset):
             )
         from torchvision import datasets
 
-        names = [
+        known_names = [
             name
             for name in datasets.__all__
             if inspect.isclass(getattr(datasets, name))
             and issubclass(getattr(datasets, name), datasets.VisionDataset)
             and "root" in _parameters(getattr(datasets, name))
         ]
-        if self.dataset not in names:
+        if self.dataset not in known_names:
             raise UsageError(
                 f"dataset.dataset: torchvision has no data set '{self.dataset}'."
-                f"{did_you_mean(self.dataset, names)} It has: {', '.join(sorted(names))}."
+                f"{did_you_mean(self.dataset, known_names)} It has: {', '.join(sorted(known_names))}."
             )
         return getattr(datasets, self.dataset)
 

@@ -134,8 +134,8 @@ class Registry:
             raise PluginError(f"{kind} '{name}' cannot be used; {problem}")
         if plugin := KNOWN_PLUGINS.get((kind, name)):
             raise PluginError(self._absent(kind, name, plugin))
-        names = ", ".join(self.names(kind)) or "none is installed"
-        hint = did_you_mean(name, self.names(kind)) or f" Known: {names}."
+        known_names = ", ".join(self.names(kind)) or "none is installed"
+        hint = did_you_mean(name, self.names(kind)) or f" Known: {known_names}."
         raise UsageError(f"there is no {kind} '{name}'.{hint}{self._broken_note()}")
 
     def owner(self, kind: str, name: str) -> str | None:

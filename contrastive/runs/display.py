@@ -134,8 +134,8 @@ class Display:
             words.append(f"loss {m['loss']:.3f}")
         if "images_per_second" in m:
             words.append(f"{m['images_per_second']:,.0f} images/s")
-        if (seconds := self._remaining_seconds(run, step)) is not None:
-            words.append(f"{duration(seconds)} left")
+        if (remaining_seconds := self._remaining_seconds(run, step)) is not None:
+            words.append(f"{duration(remaining_seconds)} left")
         if (ranking := run.ranking_metric) in m:
             words.append(f"{ranking.removesuffix('_top1').replace('_', ' ')} {percent(m[ranking])}")
         return "  ".join(words)

@@ -213,13 +213,13 @@ def _refuse_launchers() -> None:
                 f"{name} has not been tested with this version and is refused; launch with plain data "
                 "parallelism (accelerate launch --multi_gpu)."
             )
-    is_counted = _process_count() is not None
-    if not is_counted and "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env:
+    has_process_count = _process_count() is not None
+    if not has_process_count and "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env:
         raise UsageError(
             "accelerate launch starts a single process on CPUs, however many are requested; use contrastive "
             "run RECIPE --processes N."
         )
-    if not is_counted and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if not has_process_count and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         raise UsageError(
             f"srun started {env['SLURM_STEP_NUM_TASKS']} processes that do not know of each other; start one "
             "per machine, and in it accelerate launch (docs/runs.md)."

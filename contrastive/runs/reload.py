@@ -32,7 +32,7 @@ class TrainedRun:
 
 
 def load(
-    folder: str | Path, registry: Registry, overrides: Overrides = (), data_sets: DataSets | None = None
+    folder: str | Path, registry: Registry, overrides: Overrides = (), open_data_sets: DataSets | None = None
 ) -> TrainedRun:
     """Rebuild a run with the weights of its newest checkpoint.
 
@@ -40,7 +40,7 @@ def load(
         folder: of the run.
         registry: resolves its recipe.
         overrides: as for ``--set``.
-        data_sets: data sets that are already open, perhaps this run's too; the one opened here is added.
+        open_data_sets: those that are already open, perhaps this run's too; the one opened here is added.
 
     Raises:
         UsageError: not a run folder, no checkpoint yet, overrides without effect, or a data set whose images
@@ -51,7 +51,7 @@ def load(
     if overrides:
         _require_effect(run.recipe((), registry), recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data, parts = build(recipe, training=False, data_sets=data_sets)
+    data, parts = build(recipe, training=False, open_data_sets=open_data_sets)
     weights = run.weights()
     if reason := mismatch(parts.method, weights):
         raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")

@@ -83,8 +83,8 @@ class _ReweightingLoss(Loss):
 
     def _scales(self) -> list[float]:
         """Scales of the negatives' weighted sum, and of the sum of their weights."""
-        scale = (1 + self.hardness) / self.temperature
-        return [scale, self.hardness / self.temperature] if self.hardness else [scale]
+        scale_of_sum = (1 + self.hardness) / self.temperature
+        return [scale_of_sum, self.hardness / self.temperature] if self.hardness else [scale_of_sum]
 
     def _negatives(self, lse: tuple[Tensor, ...], count: Tensor) -> Tensor:
         """log of R = M sum w exp(s/t) / sum w, w = exp(hardness s/t)."""

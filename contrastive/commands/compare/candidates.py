@@ -98,7 +98,7 @@ class _Recipes:
 
     def __init__(self, seeds: int, registry: Registry, mistakes: Mistakes):
         self.seeds, self.registry, self.mistakes = seeds, registry, mistakes
-        self.data_sets: DataSets = []
+        self.open_data_sets: DataSets = []
 
     def candidates(self, target: str, sets: Sequence[str] | Mapping[str, Any]) -> list[Candidate]:
         candidates: list[Candidate] = []
@@ -110,7 +110,7 @@ class _Recipes:
 
     def _candidate(self, cell: Cell) -> Candidate:
         recipe = resolve(cell.tree, self.registry)
-        data, composition = build(recipe, data_sets=self.data_sets)
+        data, composition = build(recipe, open_data_sets=self.open_data_sets)
         folders, identities = {}, {}
         for seed in range(recipe.train.seed, recipe.train.seed + self.seeds):
             with_seed = replace(recipe, train=recipe.train.model_copy(update={"seed": seed}))

@@ -38,11 +38,11 @@ def pictures(
         then those of the images nearest to it) and ``thumbnails`` (index -> PNG as a data URI).
     """
     all_pictures: list[dict[str, Any]] = []
-    data_sets: DataSets = []
+    open_data_sets: DataSets = []
     for row in comparison["recipes"][:RECIPES]:
         seed, folder = next(iter(row["runs"].items()))
         try:
-            run = load(folder, registry, data_sets=data_sets)
+            run = load(folder, registry, open_data_sets=open_data_sets)
             all_pictures.append({"name": row["name"], "seed": seed, **_picture(run)})
         except ContrastiveError as error:  # the data or the checkpoint is gone; the metrics remain
             log(f"no picture of {row['name']}: {error}")
