@@ -47,7 +47,7 @@ class MemoryGuard(TorchDispatchMode):
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):
                 raise
-            raise _error(str(error).rpartition("tried to allocate ")[2].partition(".")[0]) from None
+            raise _memory_error(str(error).rpartition("tried to allocate ")[2].partition(".")[0]) from None
 
 
 def _allocates(func: Any) -> bool:
@@ -82,10 +82,12 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 def _check(size: float, demand: float) -> None:
     if demand >= _LARGE and demand > psutil.virtual_memory().available:
-        raise _error(f"{size / 2**30:,.1f} GiB" if size < float("inf") else "more bytes than can be counted")
+        raise _memory_error(
+            f"{size / 2**30:,.1f} GiB" if size < float("inf") else "more bytes than can be counted"
+        )
 
 
-def _error(size: str) -> UsageError:
+def _memory_error(size: str) -> UsageError:
     free = psutil.virtual_memory().available / 2**30
     return UsageError(
         f"a tensor of {size} does not fit in the {free:.1f} GiB of free memory; reduce its size."

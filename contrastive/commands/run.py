@@ -22,16 +22,16 @@ def main(arguments: argparse.Namespace) -> int:
         end_with_launcher()
     with progress_on_stderr(arguments):
         display = Display()
-        run_folder = run(
+        finished_run = run(
             arguments.recipe, arguments.overrides, out=arguments.out, resume=arguments.resume, display=display
         )
         if not is_first():
             return 0
-        display.console.print(summary_table(run_folder.summary))
+        display.console.print(summary_table(finished_run.summary))
     if arguments.json:
-        print_json({"run": str(run_folder.folder), **run_folder.summary})
+        print_json({"run": str(finished_run.folder), **finished_run.summary})
     else:
-        print(run_folder.folder)
+        print(finished_run.folder)
     return 0
 
 

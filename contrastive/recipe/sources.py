@@ -55,16 +55,16 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
         raise UsageError(
             f"{str(name)[:80]!r} is not a file name; name a recipe file or a shipped recipe"
         ) from None
-    recipes = shipped_recipes()
+    summaries = shipped_recipes()
     shipped_name = path.as_posix().removesuffix(".yaml")
-    if shipped_name in recipes:
+    if shipped_name in summaries:
         shipped_file, here = shipped_folder() / f"{shipped_name}.yaml", Path.cwd()
         return shipped_file.relative_to(here) if shipped_file.is_relative_to(here) else shipped_file
     if (path / "recipe.yaml").is_file():
         raise UsageError(f"{name} is a run folder, not a recipe file; its recipe is {path / 'recipe.yaml'}.")
     what = f"{name} is a folder, not a recipe file" if is_folder else f"there is no recipe file {name}"
-    listing_hint = " `contrastive list recipe` lists them." if recipes else ""
-    hint = did_you_mean(shipped_name.removeprefix("recipes/"), recipes) or listing_hint
+    listing_hint = " `contrastive list recipe` lists them." if summaries else ""
+    hint = did_you_mean(shipped_name.removeprefix("recipes/"), summaries) or listing_hint
     raise UsageError(f"{what}, nor a shipped recipe of that name.{hint}")
 
 

@@ -186,17 +186,17 @@ def join_processes() -> None:
             or splits the model over processes.
     """
     _refuse_launchers()
-    count = _process_count()
-    if count in (None, 1):
+    process_count = _process_count()
+    if process_count in (None, 1):
         return
     cpu = not torch.cuda.is_available()
     if cpu:
         os.environ["ACCELERATE_USE_CPU"] = "1"  # otherwise Accelerate treats each process as the only one
     state = PartialState(cpu=cpu, timeout=_TIMEOUT)
-    if state.num_processes != count:
+    if state.num_processes != process_count:
         raise UsageError(
-            f"{count} processes were launched, but Accelerate joins {state.num_processes}; each would "
-            "train a separate run. Use contrastive run RECIPE --processes N."
+            f"{process_count} processes were launched, but Accelerate joins {state.num_processes}; each "
+            "would train a separate run. Use contrastive run RECIPE --processes N."
         )
 
 
