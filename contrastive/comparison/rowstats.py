@@ -192,11 +192,11 @@ class _LogSumExp(torch.autograd.Function):
         work = buffer(queries)
         with full_precision(queries):
             for tile, scores in _relations(queries, keys, mask):
-                for similarities, peak, sums in zip(scores, peaks, totals, strict=True):
+                for masked_scores, peak, sums in zip(scores, peaks, totals, strict=True):
                     if peak is not None:
-                        _raise(peak, sums, scales, tile, similarities)
+                        _raise(peak, sums, scales, tile, masked_scores)
                     for scale, total in zip(scales, sums, strict=True):
-                        for rows, turn, weight in _weights(tile, similarities, peak, scale, work):
+                        for rows, turn, weight in _weights(tile, masked_scores, peak, scale, work):
                             total[rows] += turn(weight).sum(1)
         shifts = [torch.ones_like(like) if p is None else _finite(p).to(like) for p in peaks]
         statistics = [
@@ -229,12 +229,12 @@ class _LogSumExp(torch.autograd.Function):
         with full_precision(queries):
             for tile, scores in _relations(queries, keys, mask):
                 slope = tile.of(slopes).zero_()
-                for similarities, peak, parts in zip(scores, peaks, overs, strict=True):
+                for masked_scores, peak, parts in zip(scores, peaks, overs, strict=True):
                     for scale, over, of_scale in zip(scales, parts, of_scales, strict=True):
-                        for rows, turn, weight in _weights(tile, similarities, peak, scale, work):
+                        for rows, turn, weight in _weights(tile, masked_scores, peak, scale, work):
                             if of_scale is not None:
-                                finite_similarities = torch.where(similarities.isinf(), 0, similarities)
-                                of_scale += (turn(weight * finite_similarities).sum(1) * over[rows]).sum()
+                                finite_scores = torch.where(masked_scores.isinf(), 0, masked_scores)
+                                of_scale += (turn(weight * finite_scores).sum(1) * over[rows]).sum()
                             part = (over[rows] * scale).to(slope)[:, None]
                             turn(slope).addcmul_(turn(weight), part)
                 accumulator.add(tile, slope)
@@ -247,26 +247,26 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def _raise(
-    peak: Tensor, totals: Sequence[Tensor], scales: Sequence[Scale], tile: Tile, similarities: Tensor
+    peak: Tensor, totals: Sequence[Tensor], scales: Sequence[Scale], tile: Tile, masked_scores: Tensor
 ) -> None:
     """Move the shift of a tile's rows to their largest s so far: minus infinity before their first column."""
     for rows, _, turn in tile.faces:
-        before, after = peak[rows], torch.maximum(peak[rows], turn(similarities).amax(1))
+        before, after = peak[rows], torch.maximum(peak[rows], turn(masked_scores).amax(1))
         for total, scale in zip(totals, scales, strict=True):
             total[rows] *= (before - _finite(after)).to(total).mul_(scale).exp_()
         peak[rows] = after
 
 
 def _weights(
-    tile: Tile, similarities: Tensor, peak: Tensor | None, scale: Scale, work: Tensor
+    tile: Tile, masked_scores: Tensor, peak: Tensor | None, scale: Scale, work: Tensor
 ) -> Iterator[tuple[slice, Turn, Tensor]]:
     """exp(scale * (s - shift)) [r, c] for the rows of each face of a tile: once if they share a shift."""
     weight = tile.of(work)
     if peak is None:
-        torch.sub(similarities, 1, out=weight).mul_(scale).exp_()
+        torch.sub(masked_scores, 1, out=weight).mul_(scale).exp_()
     for rows, _, turn in tile.faces:
         if peak is not None:
-            torch.sub(similarities, turn(_finite(peak[rows])[:, None]), out=weight).mul_(scale).exp_()
+            torch.sub(masked_scores, turn(_finite(peak[rows])[:, None]), out=weight).mul_(scale).exp_()
         yield rows, turn, weight
 
 

@@ -167,11 +167,11 @@ class _Resolver:
     # Keys of the recipe
 
     def _heading(self) -> Heading | None:
-        values = {
+        nodes = {
             key: child for key, child in self.root.value.items() if key in ("name", "positives", "allow")
         }
-        values.setdefault("name", Node(self.default_name, self.root.where))
-        return self._validate(Heading, Node(values, self.root.where, self.root.keys), "", "a recipe")
+        nodes.setdefault("name", Node(self.default_name, self.root.where))
+        return self._validate(Heading, Node(nodes, self.root.where, self.root.keys), "", "a recipe")
 
     def _section(self, model: type[BaseModel], key: str) -> BaseModel | None:
         node = self._map_of(key)

@@ -170,7 +170,7 @@ class Registry:
             report(f"there is no hook '{unknown}'.{did_you_mean(unknown, map('register_{}'.format, KINDS))}")
         hooks: list[str] = []
         parts: list[tuple[str, str]] = []
-        for kind, hook in _hooks_of(manager):
+        for kind, hook in _implemented_hooks(manager):
             hooks.append(hook.name)
             try:
                 hook(register=self._register(kind, name, version, parts, report))
@@ -227,7 +227,7 @@ class Registry:
 
             return register
 
-        for kind, hook in _hooks_of(manager):
+        for kind, hook in _implemented_hooks(manager):
             with suppress(Exception, SystemExit):  # its hooks may need what another interface provides
                 hook(register=register_of(kind))
 
@@ -305,7 +305,7 @@ def _also_registered(kind: str, name: str, owner: str) -> str:
     return f"{kind} '{name}' is also registered by {owner}; uninstall one of them"
 
 
-def _hooks_of(manager: pluggy.PluginManager) -> Iterator[tuple[str, pluggy.HookCaller]]:
+def _implemented_hooks(manager: pluggy.PluginManager) -> Iterator[tuple[str, pluggy.HookCaller]]:
     """(kind, hook) of the hooks that the one plugin of ``manager`` implements."""
     for kind in KINDS:
         hook = getattr(manager.hook, f"register_{kind}")

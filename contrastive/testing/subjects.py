@@ -214,10 +214,10 @@ def _from_installed(name: str) -> PluginSubject:
             assert point.dist is not None
             module = _load(point)
             return PluginSubject(distribution, point.dist.version, module, load_registry())
-    names = ", ".join(sorted(points)) or "none"
+    installed_names = ", ".join(sorted(points)) or "none"
     raise UsageError(
         f"no plugin '{name}' is installed, and there is no such folder.{did_you_mean(name, points)} "
-        f"Installed: {names}."
+        f"Installed: {installed_names}."
     )
 
 

@@ -125,7 +125,7 @@ def builds(subject: Subject) -> None:
 
 
 @check("documented", *EVERY_KIND, after=("loads",))
-def documentation(subject: Subject) -> None:
+def complete_documentation(subject: Subject) -> None:
     """Its docstring has a first line, and its Args section explains every recipe parameter."""
     signature = signature_of(subject.entry)
     name = subject.part_class.__name__
