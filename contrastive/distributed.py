@@ -48,9 +48,9 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
     """The x of process ``source``, on every process; without a gradient."""
     if world_size() == 1:
         return x
-    copy = x.detach().clone()
-    dist.broadcast(copy, source)
-    return copy
+    received_copy = x.detach().clone()
+    dist.broadcast(received_copy, source)
+    return received_copy
 
 
 def mean(x: Tensor) -> Tensor:

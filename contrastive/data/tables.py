@@ -49,9 +49,9 @@ def decode_reduced(table: ImageTable, index: int, reduction: Reduction) -> Reduc
     if holdable(table):
         pixels = decode(table, index)
         return ReducedImage(pixels, (pixels.shape[1], pixels.shape[2]), 1)
-    image = table.decode_reduced(index, reduction)
-    _check_size(table, index, image.size)
-    return image
+    reduced_image = table.decode_reduced(index, reduction)
+    _check_size(table, index, reduced_image.size)
+    return reduced_image
 
 
 def _check_size(table: ImageTable, index: int, size: tuple[int, int]) -> None:

@@ -99,9 +99,9 @@ class LARS(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned; velocities keep their dtype, whatever the parameters' is."""
         super().load_state_dict(state_dict)
-        keys = (key for group in state_dict["param_groups"] for key in group["params"])
+        saved_keys = (key for group in state_dict["param_groups"] for key in group["params"])
         params = (p for group in self.param_groups for p in group["params"])
-        for key, param in zip(keys, params, strict=True):
+        for key, param in zip(saved_keys, params, strict=True):
             if key in state_dict["state"]:
                 velocity = state_dict["state"][key]["velocity"]
                 self.state[param]["velocity"] = velocity.to(param.device, _wide_type(param), copy=True)

@@ -243,7 +243,7 @@ class Registry:
         if own_problems:
             title = f"{plugin} {own_problems[0].version}"
             return f"{kind} '{name}' comes with the plugin {title}, which is broken: {own_problems[0].reason}"
-        if any(other.name == plugin for other in self.plugins):
+        if any(installed_plugin.name == plugin for installed_plugin in self.plugins):
             return f"{kind} '{name}' comes with a newer {plugin}: pip install --upgrade {plugin}"
         return f"{kind} '{name}' comes with the plugin {plugin}, which is not installed: pip install {plugin}"
 
