@@ -182,7 +182,7 @@ def test_a_finished_run_exports_to_the_same_features(form: str, tmp_path: Path):
 # -- plugins ---------------------------------------------------------------------------------------
 
 PACKAGES = sorted(str(path.parent.relative_to(PLUGINS)) for path in PLUGINS.glob("*/*/pyproject.toml"))
-FAST = ("examples/loss", "new/my-loss", "shipped/contrastive-negatives")
+FAST = ("examples/dataset", "new/my-callback", "shipped/contrastive-negatives")
 #: Every check but that with two processes, which takes a third of the time; prints what failed.
 QUICK_CHECK = """
 import sys

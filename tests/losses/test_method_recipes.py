@@ -37,7 +37,9 @@ def test_a_recipe_of_the_sample_is_right_and_trains(name: str, tmp_path: Path):
     assert recipe(name).train.epochs <= recipe("simclr").train.epochs, "no longer than the reference"
 
 
-@pytest.mark.parametrize("name", [*SAMPLE, *CIFAR10, *IMAGENET])
+@pytest.mark.parametrize(
+    "name", [*SAMPLE, *CIFAR10, *(pytest.param(name, marks=pytest.mark.slow) for name in IMAGENET)]
+)
 def test_check_finds_it_right(name: str, tiny_data: Path):
     report = check(name, {} if name in SAMPLE else stand_in(tiny_data))
     expected = {"moco_v1": "nt_xent", "moco_v2": "nt_xent", "moco_v3": "nt_xent", "moco_v3-vit": "nt_xent"}

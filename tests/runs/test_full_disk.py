@@ -30,6 +30,7 @@ def may_mount() -> bool:
     return subprocess.run(mount, capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not may_mount(), reason="this user may not mount a tmpfs of his own")
 def test_a_disk_that_fills_up_at_any_write(tiny_recipe: Path, tmp_path: Path):
     """At each eighth change to the run folder; without ``--every`` the driver takes them all."""

@@ -80,6 +80,7 @@ def rank_of(launcher: int, rank: int) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_a_stop_saves_a_death_ends_all_and_one_process_goes_on(tiny_recipe: Path, tmp_path: Path):
     folder = tmp_path / "run"
@@ -110,6 +111,7 @@ def test_a_stop_saves_a_death_ends_all_and_one_process_goes_on(tiny_recipe: Path
     assert steps[-1] > stopped
 
 
+@pytest.mark.slow
 def test_the_engine_steps_alike_in_one_process_and_two():
     asked = ["nt_xent/in_batch + queue/ema", "nt_xent/chunks and two batches per step/ema"]
     for name, found in table.compare(asked).items():

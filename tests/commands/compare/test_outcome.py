@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from contrastive.cli import main
 from contrastive.recipe import load_tree
 from tests.support.comparisons import BASE, BETTER, compared
@@ -54,6 +56,7 @@ def test_recipes_are_written_in_full_whoever_ran_them(recipes, children, runs, c
     assert found["loss"]["name"] == "nt_xent"
 
 
+@pytest.mark.slow
 def test_twins_differ_by_exactly_zero_and_a_stopped_comparison_goes_on(recipes, capfd):
     """The whole command, in processes of its own: stopped in its first run, finished, then found again."""
     overrides = ("--set", "evaluate={knn: {k: 5, at: end}}", "--set", "train.epochs=6")
