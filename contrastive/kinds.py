@@ -69,6 +69,15 @@ class SpansRun:
         return value is not None and value not in self.unless
 
 
+@dataclass(frozen=True)
+class Addition:
+    """Marks a parameter that a part gained after runs of it existed: ``Annotated[float, Addition()] = 0.0``.
+
+    While it has its default it is left out of the training fingerprint, so that these runs still resume. The
+    default must do what the part did before. One that takes a part is null by default.
+    """
+
+
 InChannels = Annotated[int, Injected("in_channels")]
 ImageSize = Annotated[int, Injected("image_size")]
 InFeatures = Annotated[int, Injected("in_features")]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, Field
 
 from contrastive.errors import Mistake, RecipeError, Where
+from contrastive.recipe.additions import part_values, section_values
 from contrastive.recipe.nodes import Node
 from contrastive.recipe.reader import write_yaml
 from contrastive.recipe.signature import STRICT, python_values, signature_of, validate
@@ -42,9 +43,15 @@ class PartSpec:
         injected = {name: offers[what] for name, what in signature.injected.items() if what in offers}
         return self.entry.load()(**values, **parts, **injected)
 
-    def dump(self) -> dict[str, Any]:
-        """The part as a recipe would name it, with every parameter."""
-        return {"name": self.name, **{key: _dump_value(value) for key, value in self.params.items()}}
+    def dump(self, additions: bool = True) -> dict[str, Any]:
+        """The part as a recipe would name it, with every parameter.
+
+        Args:
+            additions: whether parameters marked :class:`contrastive.kinds.Addition` that have their default
+                are included.
+        """
+        params = self.params if additions else part_values(self.params, signature_of(self.entry))
+        return {"name": self.name, **{key: _dump_value(value, additions) for key, value in params.items()}}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -69,10 +76,10 @@ def _build_value(value: Any, offers: Mapping[str, Any]) -> Any:
     return [_build_value(item, offers) for item in value] if isinstance(value, list) else value
 
 
-def _dump_value(value: Any) -> Any:
+def _dump_value(value: Any, additions: bool) -> Any:
     if isinstance(value, PartSpec):
-        return value.dump()
-    return [_dump_value(item) for item in value] if isinstance(value, list) else value
+        return value.dump(additions)
+    return [_dump_value(item, additions) for item in value] if isinstance(value, list) else value
 
 
 def _walk_value(value: Any) -> Iterator[PartSpec]:
@@ -207,24 +214,33 @@ class Recipe:
     allow: tuple[Literal["collapse"], ...]
     tree: Node = field(repr=False, compare=False)
 
-    def dump(self) -> dict[str, Any]:
-        """Plain values, defaults included. Resolving them again gives the same recipe."""
+    def dump(self, additions: bool = True) -> dict[str, Any]:
+        """Plain values, defaults included. Resolving them again gives the same recipe.
+
+        Args:
+            additions: as in :meth:`PartSpec.dump`, for every part and for ``views`` and ``train``.
+        """
+
+        def section(values: BaseModel) -> dict[str, Any]:
+            return values.model_dump(mode="json") if additions else section_values(values)
+
+        losses = [{**loss.part.dump(additions), "weight": loss.weight} for loss in self.losses]
         return {
             "name": self.name,
-            "dataset": self.dataset.dump(),
-            "augmentation": self.augmentation.dump(),
-            "backbone": self.backbone.dump(),
-            "head": self.head.dump(),
-            "predictor": self.predictor.dump() if self.predictor else "none",
-            "views": self.views.model_dump(mode="json"),
+            "dataset": self.dataset.dump(additions),
+            "augmentation": self.augmentation.dump(additions),
+            "backbone": self.backbone.dump(additions),
+            "head": self.head.dump(additions),
+            "predictor": self.predictor.dump(additions) if self.predictor else "none",
+            "views": section(self.views),
             "positives": self.positives,
-            "target": self.target.dump(),
-            "negatives": _one_or_many([part.dump() for part in self.negatives]),
-            "loss": _one_or_many([{**loss.part.dump(), "weight": loss.weight} for loss in self.losses]),
-            "optimizer": self.optimizer.dump(),
-            "train": self.train.model_dump(mode="json"),
-            "evaluate": {"every": self.evaluate.every, **self._protocols()},
-            "callbacks": [part.dump() for part in self.callbacks],
+            "target": self.target.dump(additions),
+            "negatives": _one_or_many([part.dump(additions) for part in self.negatives]),
+            "loss": _one_or_many(losses),
+            "optimizer": self.optimizer.dump(additions),
+            "train": section(self.train),
+            "evaluate": {"every": self.evaluate.every, **self._protocols(additions)},
+            "callbacks": [part.dump(additions) for part in self.callbacks],
             "allow": list(self.allow),
         }
 
@@ -276,12 +292,12 @@ class Recipe:
             f"multiple of {processes}.",
         )
 
-    def _protocols(self) -> dict[str, Any]:
+    def _protocols(self, additions: bool) -> dict[str, Any]:
         if not self.evaluate.protocols:
             return {"knn": None}  # an explicit null: without any key the default protocols would run
         sections = {}
         for key, spec in self.evaluate.protocols.items():
-            params = spec.part.dump()
+            params = spec.part.dump(additions)
             name = params.pop("name")
             sections[key] = {**({} if name == key else {"protocol": name}), **params, "at": spec.at}
         return sections
@@ -299,10 +315,11 @@ def dump_yaml(recipe: Recipe) -> str:
 def deciding(recipe: Recipe) -> dict[str, Any]:
     """The values of a recipe that determine the trained weights, as plain data.
 
-    Everything except its name, the keys of ``train`` in :data:`NOT_TRAINING`, and its evaluation. If a
-    callback acts on evaluations during training, these are included.
+    Everything except its name, the keys of ``train`` in :data:`NOT_TRAINING`, its evaluation, and parameters
+    added since (:class:`contrastive.kinds.Addition`) that have their default. If a callback acts on
+    evaluations during training, these are included.
     """
-    whole = recipe.dump()
+    whole = recipe.dump(additions=False)
     dump = {key: value for key, value in whole.items() if key not in ("name", "evaluate")}
     dump["train"] = {key: value for key, value in dump["train"].items() if key not in NOT_TRAINING}
     if recipe.acts_on_validation:

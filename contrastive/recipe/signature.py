@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, PydanticUndefined
 
-from contrastive.kinds import KINDS, Injected
+from contrastive.kinds import KINDS, Addition, Injected
 from contrastive.registry import Entry
 
 #: No coercion (``true`` is not a number), no unknown keys, no infinities.
@@ -87,10 +87,17 @@ def signature_of(entry: Entry) -> Signature:
             injected[name] = marks[0].what
         else:
             takes_part = bool(_parts_in(annotation))
+            if _is_addition(annotation) and (default is REQUIRED or (takes_part and default is not None)):
+                what = "null as its default" if takes_part else "a default"
+                raise entry.plugin_error(f"parameter '{name}' is marked Addition and needs {what}")
             parameters[name] = Parameter(name, annotation, default, docs.get(name, ""), takes_part)
     plain = {name: parameter for name, parameter in parameters.items() if not parameter.takes_part}
     summary = doc.partition("\n")[0].strip()
     return Signature(summary, doc, parameters, injected, _model(entry, plain))
+
+
+def _is_addition(annotation: Any) -> bool:
+    return any(isinstance(mark, Addition) for mark in getattr(annotation, "__metadata__", ()))
 
 
 def _arguments(entry: Entry, part: type) -> list[tuple[str, Any, Any]]:

@@ -1,0 +1,48 @@
+"""The marks that types carry, and the types of list items, map values and model fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel
+
+from contrastive.recipe.signature import arms, is_union, item_of
+
+Mark = TypeVar("Mark")
+
+
+class MarkedType(NamedTuple):
+    """A type, and the marks that pydantic has split off the annotation of a field."""
+
+    annotation: Any
+    metadata: Sequence[Any] = ()
+
+    def marks(self, kind: type[Mark]) -> Iterator[Mark]:
+        """The marks of a class on the type itself and on the alternatives of a union."""
+        yield from (mark for mark in self.metadata if isinstance(mark, kind))
+        if get_origin(self.annotation) is Annotated:
+            inner, *metadata = get_args(self.annotation)
+            yield from MarkedType(inner, metadata).marks(kind)
+        elif is_union(self.annotation):
+            for arm in get_args(self.annotation):
+                yield from MarkedType(arm).marks(kind)
+
+    def models(self) -> Iterator[type[BaseModel]]:
+        """The pydantic models among the alternatives."""
+        for arm in arms(self.annotation):
+            if isinstance(arm, type) and issubclass(arm, BaseModel):
+                yield arm
+
+    def within(self, key: str | int) -> MarkedType:
+        """The type of an item, a map's value or a model's field; of nothing if unknown."""
+        for arm in arms(self.annotation):
+            if (item := item_of(arm)) is not None:
+                return MarkedType(item)
+            if get_origin(arm) in (dict, Mapping):
+                return MarkedType(get_args(arm)[1])
+        for model in self.models():
+            for name, field in model.model_fields.items():
+                if key in (name, field.alias):
+                    return MarkedType(field.annotation, field.metadata)
+        return MarkedType(None)
