@@ -222,6 +222,7 @@ def test_a_plugin_passes_the_conformance_kit_as_it_was(package: str):
     assert report["passed"] >= 5
 
 
+@pytest.mark.slow
 def test_the_tests_of_new_packages_pass_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     packages = shutil.copytree(PLUGINS / "new", tmp_path / "packages")
     site = tmp_path / "site"

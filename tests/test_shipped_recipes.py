@@ -31,6 +31,7 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_reference(tmp_path: Path):
     sets = {**TWO_STEPS, "evaluate.knn.k": 200}
     summary = contrastive.run("simclr", sets, out=tmp_path / "run").summary

@@ -11,7 +11,7 @@ from contrastive.augmentations.pipeline import (
     Params,
     Positive,
     Probability,
-    as_range,
+    checked_range,
     on_chosen,
     one_by_one,
 )
@@ -33,7 +33,7 @@ class Blur(Operation):
     name = "blur"
 
     def __init__(self, sigma: tuple[Positive, Positive] = (0.1, 2.0), p: Probability = 0.5):
-        self.sigma, self.p = as_range("sigma", sigma), p
+        self.sigma, self.p = checked_range("sigma", sigma), p
 
     def draw(self, rng: Draws) -> Params:
         """``chosen`` [b], ``sigma`` [b]."""

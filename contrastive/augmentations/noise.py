@@ -12,7 +12,7 @@ from contrastive.augmentations.pipeline import (
     Operation,
     Params,
     Probability,
-    as_range,
+    checked_range,
     on_chosen,
 )
 from contrastive.device import to_device
@@ -32,7 +32,7 @@ class Noise(Operation):
     name = "noise"
 
     def __init__(self, sigma: tuple[NonNegative, NonNegative] = (0.0, 0.1), p: Probability = 0.5):
-        self.sigma, self.p = as_range("sigma", sigma), p
+        self.sigma, self.p = checked_range("sigma", sigma), p
 
     def draw(self, rng: Draws) -> Params:
         """``chosen`` [b], ``sigma`` [b], ``seed`` int64 [b]."""

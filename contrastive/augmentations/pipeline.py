@@ -443,7 +443,7 @@ def on_chosen(pixels: Tensor, params: Params, change: Callable[[Tensor, Params],
     return pixels.index_copy(0, index, changed_pixels)
 
 
-def as_range(name: str, values: tuple[float, float]) -> tuple[float, float]:
+def checked_range(name: str, values: tuple[float, float]) -> tuple[float, float]:
     """A range as a pair of floats; raises UsageError if its ends are in the wrong order."""
     low, high = values
     if not low <= high:

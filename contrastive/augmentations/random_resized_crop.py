@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from contrastive.augmentations.kernels.resample import Interpolation
-from contrastive.augmentations.pipeline import Params, Placing, Positive, as_range
+from contrastive.augmentations.pipeline import Params, Placing, Positive, checked_range
 from contrastive.rng import Draws
 
 
@@ -36,7 +36,7 @@ class RandomResizedCrop(Placing):
         interpolation: Interpolation = "bilinear",
     ):
         self.size = (size, size)
-        self.scale, self.ratio = as_range("scale", scale), as_range("ratio", ratio)
+        self.scale, self.ratio = checked_range("scale", scale), checked_range("ratio", ratio)
         self.interpolation = interpolation
 
     def draw(self, rng: Draws) -> Params:

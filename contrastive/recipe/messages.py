@@ -31,9 +31,9 @@ def join(path: str, *steps: str | int) -> str:
     return ".".join(filter(None, [path, *map(str, steps)]))
 
 
-def unknown_key(owner: str, key: str, keys: Iterable[str], what: str) -> str:
+def unknown_key(owner: str, key: str, known_keys: Iterable[str], what: str) -> str:
     """``nt_xent has no parameter 'temperatur'. Did you mean 'temperature'?``"""
-    names = list(keys)
+    names = list(known_keys)
     takes = f" It takes {', '.join(names)}." if names else " It takes none."
     return f"{owner} has no {what} '{key}'.{did_you_mean(key, names) or takes}"
 
@@ -77,8 +77,8 @@ def _one(
         key = str(steps[-1])
         parent = node.at(steps[:-1])[0]
         maps = [inner for arm in arms(field.annotation) for inner in arms(item_of(arm) or arm)]
-        keys = [name for each in maps for name in getattr(each, "__annotations__", {})]
-        return Mistake(parent.key(key), here, unknown_key(path, key, keys, "key"))
+        known_keys = [name for each in maps for name in getattr(each, "__annotations__", {})]
+        return Mistake(parent.key(key), here, unknown_key(path, key, known_keys, "key"))
     value = node.at(steps)[0]
     if errors[0]["type"] in (
         "later",

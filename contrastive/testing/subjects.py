@@ -208,15 +208,15 @@ def plugin_of(plugin: Any) -> PluginSubject:
 def _from_installed(name: str) -> PluginSubject:
     if _normal(name) == _normal(CORE):
         return PluginSubject(CORE, core_version(), builtins, load_registry(plugins=False))
-    points = {point.dist.name: point for point in metadata.entry_points(group=GROUP) if point.dist}
-    for distribution, point in points.items():
+    entry_points = {point.dist.name: point for point in metadata.entry_points(group=GROUP) if point.dist}
+    for distribution, point in entry_points.items():
         if _normal(distribution) == _normal(name):
             assert point.dist is not None
             module = _load(point)
             return PluginSubject(distribution, point.dist.version, module, load_registry())
-    installed_names = ", ".join(sorted(points)) or "none"
+    installed_names = ", ".join(sorted(entry_points)) or "none"
     raise UsageError(
-        f"no plugin '{name}' is installed, and there is no such folder.{did_you_mean(name, points)} "
+        f"no plugin '{name}' is installed, and there is no such folder.{did_you_mean(name, entry_points)} "
         f"Installed: {installed_names}."
     )
 

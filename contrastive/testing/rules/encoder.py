@@ -160,8 +160,8 @@ def export(subject: Subject) -> None:
 
     import contrastive.timm_models  # noqa: F401 - registers the small-stem architectures
 
-    encoder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    require(encoder.num_features == part.features, "timm loads an encoder of another width")
+    loaded_encoder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    require(loaded_encoder.num_features == part.features, "timm loads an encoder of another width")
 
 
 def _with_moved_buffers(subject: Subject) -> Any:

@@ -82,6 +82,7 @@ def test_each_part_passes_the_conformance_kit_as_written(packages, site):
     assert int(done.stdout.rpartition(" passed")[0].split()[-1]) > 5 * len(KINDS)
 
 
+@pytest.mark.slow
 def test_the_tests_notice_a_part_that_does_nothing(packages, site):
     """Without what its methods return and store, no part passes its own tests."""
     for module in site.glob("my_*.py"):
