@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from contrastive.kinds import Addition
@@ -51,7 +52,10 @@ def _fields(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]
     for name, value in values.items():
         field = fields[name]
         marked_type = MarkedType(field.annotation, field.metadata)
-        is_default = value == to_jsonable_python(field.get_default(call_default_factory=True))
-        if not (is_default and any(marked_type.marks(Addition))):
+        if not (any(marked_type.marks(Addition)) and value == _default(field)):
             remaining[name] = _plain(value, marked_type)
     return remaining
+
+
+def _default(field: FieldInfo) -> Any:
+    return to_jsonable_python(field.get_default(call_default_factory=True))
