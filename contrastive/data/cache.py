@@ -30,7 +30,7 @@ from contrastive.files import write_whole
 from contrastive.parts import ImageTable
 from contrastive.text import byte_count
 
-_FORMAT = 1  # of the two files, and of the pixels that decoding returns
+_FORMAT = 2  # of the two files, and of the pixels that decoding returns
 
 
 def cache_folder(setting: str) -> Path | None:

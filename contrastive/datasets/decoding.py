@@ -15,6 +15,9 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from contrastive.datasets.explanations import UNKNOWN, explanation
+from contrastive.datasets.levels import eight_bits, levels
+from contrastive.datasets.misreadings import correction, first_frame, refusal, set_native_order
 from contrastive.errors import UnreadableImage
 from contrastive.parts import ImageTable, ReducedImage, Reduction
 
@@ -32,8 +35,8 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323  # tags of a TIFF
 #: Keys of ``Image.info`` in which Pillow finds an orientation, besides a TIFF's tags.
 _ORIENTATION_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
-#: Formats whose grey of more than 8 bits has 16 bits, even if Pillow holds it in 32.
-_SIXTEEN_BITS = ("PNG", "PPM")
+#: Starts of Pillow's messages that do not say what is wrong.
+_SAY_LITTLE = ("could not create decoder object", "decoder error", "AssertionError")
 _UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange width and height
 
 
@@ -94,12 +97,17 @@ def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int =
             for width, height in (image.size, _tile(image)):
                 if width * height > MAX_PIXELS:
                     raise UnreadableImage(name, f"{width} x {height} pixels {_TOO_MANY}")
-            size = _upright_size(image)
+            if (why := refusal(image)) is not None:
+                raise UnreadableImage(name, why)
+            size, frame = _upright_size(image), first_frame(image, data)
             factor = _draft(image, reduction(size))
+            set_native_order(image)
             image.load()
-            return ReducedImage(pixels(image, channels), size, factor)
+            return ReducedImage(pixels(correction(image, data, frame), channels), size, factor)
     except UnreadableImage:
         raise
+    except UnidentifiedImageError:
+        raise UnreadableImage(name, explanation(data, _formats())) from None
     except Exception as error:  # on corrupt input Pillow's decoders raise almost any type of error
         raise UnreadableImage(name, reason(error)) from None
 
@@ -132,13 +140,16 @@ def _draft(image: Image.Image, largest: int) -> int:
 def pixels(image: Image.Image, channels: int = 3) -> Tensor:
     """A Pillow image as uint8 [channels, H, W], a view of [H, W, channels] in memory.
 
-    Applies the EXIF orientation, blends alpha over white and scales 16 bits per pixel to 8. Values without
-    a fixed range (float, 32-bit integers) are stretched from their minimum to their maximum; non-finite
-    ones become the nearer end, NaN the minimum. Of an animation, only the first frame is used.
+    Applies the EXIF orientation, blends alpha over white and scales 12 or 16 bits per pixel to 8. Values
+    without a fixed range (float, signed, 32-bit integers) are stretched from their minimum to their maximum;
+    non-finite ones become the nearer end, NaN the minimum. Of an animation, only the first frame is used.
     """
-    has_16_bit_range = image.mode.startswith("I;16") or image.format in _SIXTEEN_BITS
-    image = _on_white(_eight_bits(_upright(image), 65535.0 if has_16_bit_range else None))
+    meaning = levels(image)  # before the image is turned, which loses its format
+    image = _upright(image)
+    image = _on_white(image if meaning is None else eight_bits(image, meaning))
     mode = "RGB" if channels == 3 else "L"
+    if image.mode == "LAB":
+        image = image.convert("RGB")  # Pillow converts it to nothing else
     values = np.array(image if image.mode == mode else image.convert(mode))  # [H, W, 3] or [H, W]
     return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1)
 
@@ -146,12 +157,15 @@ def pixels(image: Image.Image, channels: int = 3) -> Tensor:
 def reason(error: Exception) -> str:
     """Why an image does not decode, in a few words that are the same on every attempt."""
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of an unknown format"
+        return UNKNOWN
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"its pixels {_TOO_MANY}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
+    message = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
+    if message.startswith(_SAY_LITTLE):
+        return f"corrupt or truncated ({message})"
+    return message
 
 
 def common_size(sources: Iterable[bytes | Path]) -> tuple[int, int] | None:
@@ -201,25 +215,9 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _eight_bits(image: Image.Image, white: float | None) -> Image.Image:
-    """Convert modes I, I;16* and F to 8-bit grey; Pillow's ``convert`` would clip them at 255.
-
-    Args:
-        white: the value that becomes white if the format defines it (0 is then black); otherwise the range
-            is that of the finite values.
-    """
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image).astype(np.float64)  # [H, W]
-    finite = values[np.isfinite(values)]
-    low, high = 0.0, white
-    if high is None:
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low).clip(low, high)
-    return Image.fromarray(np.rint((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8))
-
-
 def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow converts it to nothing else
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
