@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.commands.output import print_json, progress_on_stderr, warn_of_omissions
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import frozen
 from contrastive.files import writable_by_user
 from contrastive.parts import ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.registry import load_registry
-from contrastive.runs import Overrides, load
+from contrastive.runs import Display, Overrides, load, skipped_files
 from contrastive.text import abbreviate, quantity
 
 
@@ -30,6 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
             neighbours=arguments.neighbours,
             overrides=arguments.overrides,
         )
+        warn_of_omissions(table, Display())
     if arguments.json:
         print_json(table)
     else:
@@ -85,8 +86,13 @@ def embed(
         pq.write_table(table, partial)
         partial.replace(out)
     width = int(table.schema.field("features").type.list_size)
-    unreadable = sorted(run.evaluation.unreadable)
-    return {"out": str(out), "rows": len(table), "width": width, "unreadable": unreadable}
+    return {
+        "out": str(out),
+        "rows": len(table),
+        "width": width,
+        "unreadable": sorted(run.evaluation.unreadable),
+        "skipped_files": skipped_files(run.data),
+    }
 
 
 def _table(

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.build import untrained_of
-from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.commands.output import print_json, progress_on_stderr, warn_of_omissions
 from contrastive.errors import UsageError, did_you_mean
 from contrastive.evaluation import Evaluation
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry, load_registry
-from contrastive.runs import Display, Overrides, Run, load, summary_table
+from contrastive.runs import Display, Overrides, Run, load, skipped_files, summary_table
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Evaluate a run and print its metrics."""
     with progress_on_stderr(arguments):
         metrics = evaluate(arguments.run, arguments.protocol, arguments.overrides)
-        Display().console.print(summary_table(metrics))
+        display = Display()
+        warn_of_omissions(metrics, display)
+        display.console.print(summary_table(metrics))
     if arguments.json:
         print_json(metrics)
     return 0
@@ -65,6 +67,7 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
         "protocols": evaluation.describe(),
         "subsets": evaluation.labels_used(),
         "unreadable": sorted(evaluation.unreadable),
+        "skipped_files": skipped_files(trained_run.data),
     }
 
 

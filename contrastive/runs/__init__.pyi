@@ -12,3 +12,4 @@ from .process_guard import interrupts as interrupts
 from .reload import Overrides as Overrides
 from .reload import TrainedRun as TrainedRun
 from .reload import load as load
+from .summary import skipped_files as skipped_files

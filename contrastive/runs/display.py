@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.kinds import MONITORS
-from contrastive.text import duration, percent, quantity
+from contrastive.text import abbreviate, count_and_names, duration, percent, quantity
 
 #: Minimum number of seconds between plain lines, which report the end of an epoch.
 PLAIN_INTERVAL = 10.0
@@ -108,6 +108,17 @@ class Display:
     def warn(self, message: str) -> None:
         """Print a warning, above the live line if there is one."""
         self._print(Text("warning: ", style="bold yellow") + Text(message))
+
+    def warn_of_skipped(self, files: Sequence[str]) -> None:
+        """Name the files of a data set that are not images, if there are any."""
+        if files:
+            kind = "file that is not an image" if len(files) == 1 else "files that are not images"
+            self.warn(f"skipped {len(files):,} {kind}: {abbreviate(files)}")
+
+    def warn_of_unreadable(self, images: Sequence[str], outcome: str) -> None:
+        """Name the images that could not be read, if there are any, and what became of them."""
+        if images:
+            self.warn(f"{count_and_names(images, 'image')} could not be read and were {outcome}")
 
     def _print(self, message: Text) -> None:
         """Print a message: broken between words on a terminal, on one line elsewhere."""

@@ -29,7 +29,6 @@ from contrastive.runs.launch import join_processes
 from contrastive.runs.process_guard import folder_lock, interrupts
 from contrastive.runs.resume import Resume, admit, begin
 from contrastive.runs.summary import conclude, skipped_files
-from contrastive.text import abbreviate
 from contrastive.training import (
     Engine,
     chunk_advice,
@@ -145,9 +144,7 @@ class Job:
     def _announce(self, device: torch.device) -> None:
         """Report what the user should know about recipe and data before training starts."""
         train = self.recipe.train
-        if skipped := skipped_files(self.data):
-            files = "file that is not an image" if len(skipped) == 1 else "files that are not images"
-            self.display.warn(f"skipped {len(skipped):,} {files}: {abbreviate(skipped)}")
+        self.display.warn_of_skipped(skipped_files(self.data))
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")
         if self.recipe.positives == "label":

@@ -16,7 +16,6 @@ from contrastive.parts import Backbone
 from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
 from contrastive.runs.folder import RunIdentity
-from contrastive.text import count_and_names
 from contrastive.training import Engine
 
 
@@ -53,8 +52,7 @@ def conclude(
     _write_subsets(engine.folder / "subsets.json", evaluation.labels_used())
     engine.tick()
     unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
-    if unreadable:
-        display.warn(f"{count_and_names(unreadable, 'image')} could not be read and were replaced by others")
+    display.warn_of_unreadable(unreadable, "replaced by others")
     monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {})
     summary = {
         "name": recipe.name,
