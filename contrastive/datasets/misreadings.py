@@ -32,12 +32,10 @@ def refusal(image: Image.Image) -> str | None:
             f"TIFF with each of its bands stored on its own (PlanarConfiguration 2, {first(tags, _BITS, 1)} "
             "bits), which cannot be read; save it with PlanarConfiguration 1"
         )
-    subsampling = tuple(tags.get(_SUBSAMPLING, (1, 1)))
-    if is_raw and subsampling != (1, 1) and tags.get(_PHOTOMETRIC) == _YCBCR:
+    if is_raw and tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_SUBSAMPLING, (1, 1)) != (1, 1):
         return "TIFF of subsampled YCbCr without compression, which cannot be read; save it as RGB"
-    if tags.get(_SUBFILE_TYPE, 0) & _REDUCED_COPY and (
-        _SUB_IMAGES in tags or getattr(image, "is_animated", False)
-    ):
+    has_others = _SUB_IMAGES in tags or getattr(image, "is_animated", False)
+    if has_others and first(tags, _SUBFILE_TYPE, 0) & _REDUCED_COPY:
         return "TIFF whose first page is a reduced copy of another of its images; save that one alone"
     return None
 
