@@ -80,17 +80,17 @@ class Builder:
         dataset: Dataset | None = self.attempt("dataset", self.recipe.dataset.build)
         if dataset is None:
             return None
-        tables = self.attempt("dataset", lambda: (dataset.table("train"), dataset.table("test")))
+        tables = self.attempt("dataset", lambda: {split: dataset.table(split) for split in dataset.splits()})
         if tables is None:
             return None
-        train, test = tables
+        train, validation, test = (tables.get(split) for split in ("train", "validation", "test"))
         if train is None or len(train) == 0:
             self.add_mistake("dataset", f"{self.recipe.dataset.name} has no training images.")
             return None
         fingerprint = self.attempt("dataset", dataset.fingerprint)
         if fingerprint is None:
             return None
-        data = Data(dataset, train, test, fingerprint)
+        data = Data(dataset, train, test, fingerprint, validation)
         self.open_data_sets.append((self.recipe.dataset, data))
         return data
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from contrastive.augmentations import Pipeline
+from contrastive.data import Division, has_label
 from contrastive.evaluation import TimedProtocol
 from contrastive.parts import Callback, Dataset, ImageTable, Optimizer
 from contrastive.recipe import PartSpec
@@ -19,6 +23,18 @@ class Data:
     train: ImageTable
     test: ImageTable | None
     fingerprint: str
+    validation: ImageTable | None = None
+
+    @property
+    def division(self) -> Division:
+        """Which images validate, and which labels training may read."""
+        return Division(self.train, self.validation)
+
+    def evaluation_rows(self) -> Iterator[tuple[str, ImageTable, np.ndarray]]:
+        """Each split besides train that is evaluated on: its name, its table and the rows with a label."""
+        for name, table in (("validation", self.validation), ("test", self.test)):
+            if table is not None and has_label(table).any():
+                yield name, table, np.flatnonzero(has_label(table))
 
     @property
     def labelled(self) -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 from contrastive.build.composition import Data
 from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
 from contrastive.errors import Mistake
-from contrastive.evaluation import TimedProtocol, frozen
+from contrastive.evaluation import TimedProtocol, frozen, periodic_obstacle
 from contrastive.kinds import MONITORS
 from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
 from contrastive.recipe import PartSpec, Recipe
@@ -47,8 +47,10 @@ def training_data(recipe: Recipe, data: Data, processes: int) -> Iterator[Mistak
         )
     if mistake := recipe.uneven_batch(processes):
         yield mistake
-    if recipe.positives == "label" and not data.labelled:
-        yield recipe.mistake("positives", "positives: label needs labels, but this data set has none.")
+    labels = data.division.training_labels
+    if recipe.positives == "label" and (labels is None or labels.max() < 0):
+        problem = "all its labels are of the held-out tenth" if data.labelled else "this data set has none"
+        yield recipe.mistake("positives", f"positives: label needs labels, but {problem}.")
 
 
 # -- views ------------------------------------------------------------------------------------------------
@@ -157,7 +159,13 @@ def capabilities_of(
     recipe: Recipe, method: Method, data: Data | None, protocols: Sequence[TimedProtocol]
 ) -> dict[str, bool]:
     """Whether a composition meets each need of :data:`contrastive.parts.NEEDS`."""
-    evaluated = recipe.evaluate.every > 0 and any(entry.at == "every" for entry in protocols)
+    periodic_protocols = [entry.protocol for entry in protocols if entry.at == "every"]
+    if data is not None:
+        periodic_protocols = [
+            protocol
+            for protocol in periodic_protocols
+            if periodic_obstacle(protocol, data.train, data.validation) is None
+        ]
     return {
         "negatives": bool(method.offers) or any(source.memory() is not None for source in method.sources),
         "labels": recipe.positives == "label",
@@ -165,7 +173,7 @@ def capabilities_of(
         "detached_keys": method.target.detached,
         "single_positive": recipe.positives == "image"
         and all(sum(o == view for o, _ in method.pairs) <= 1 for view in method.online_views),
-        "validation": evaluated and (data is None or data.labelled),
+        "validation": recipe.evaluate.every > 0 and bool(periodic_protocols),
         "processes": True,  # checked where training starts: other commands load any run in one process
     }
 

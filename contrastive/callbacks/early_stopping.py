@@ -14,8 +14,9 @@ from contrastive.parts import Callback, RunState
 class EarlyStopping(Callback):
     """Ends the run once validation accuracy has stopped rising.
 
-    It reads only the held-out tenth of the train split, as every choice during training does. The final
-    metrics are those of the last epoch; the best checkpoint is kept too.
+    It reads only the validation split or, if there is none, the held-out tenth of the train split, as every
+    choice during training does. The final metrics are those of the last epoch; the best checkpoint is kept
+    too.
 
     Args:
         patience: number of evaluations in a row without a new best after which the run ends.
@@ -38,6 +39,8 @@ class EarlyStopping(Callback):
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         """Count evaluations since the best; raises UsageError if the metric is not among them."""
+        if self.figure not in metrics and self._best is not None:
+            return  # images that validate cannot be read any more, of which the run warns
         if self.figure not in metrics:
             others = ", ".join(key for key in metrics if key not in ("step", "epoch"))
             raise UsageError(f"early_stopping: evaluations give no '{self.figure}'; they give {others}.")

@@ -84,7 +84,11 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         "name": recipe.name,
         "fingerprint": training_fingerprint(recipe, data.fingerprint),
         "parts": _parts(recipe),
-        "images": {"train": len(data.train), "test": len(data.test) if data.test is not None else None},
+        "images": {
+            "train": len(data.train),
+            **({} if data.validation is None else {"validation": len(data.validation)}),
+            "test": len(data.test) if data.test is not None else None,
+        },
         "decoded": _decoding(recipe, data.train),
         "labels": data.labelled,
         "skipped_files": len(data.train.skipped),

@@ -71,7 +71,8 @@ def embed(
     method = run.parts.method
     encode = method.backbone if output == "h" else method.embed
     tables = []
-    for split, images in (("train", run.data.train), ("test", run.data.test)):
+    data = run.data
+    for split, images in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if images is None:
             continue
         with frozen(method):

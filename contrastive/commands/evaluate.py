@@ -10,7 +10,7 @@ from typing import Any
 from contrastive.build import untrained_of
 from contrastive.commands.output import print_json, progress_on_stderr, warn_of_omissions
 from contrastive.errors import UsageError, did_you_mean
-from contrastive.evaluation import Evaluation
+from contrastive.evaluation import NO_LABELS, Evaluation, omission_lines
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry, load_registry
 from contrastive.runs import Display, Overrides, Run, load, skipped_files, summary_table
@@ -41,10 +41,11 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
         overrides: as for ``--set``.
 
     Returns:
-        ``{"trained": {"knn_top1": ..}, "untrained": .., "pixels": .., "split": .., "protocols": ..}``.
+        ``{"trained": {"knn_top1": ..}, "untrained": .., "pixels": .., "split": .., "omitted": ..,
+        "protocols": ..}``.
 
     Raises:
-        UsageError: an unknown protocol, a data set without labels, or any error of :func:`load`.
+        UsageError: an unknown protocol, no metric at all, or any error of :func:`load`.
     """
     registry = load_registry()
     run = Run(folder)
@@ -54,7 +55,10 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     _select(evaluation, protocols, registry)
     method = trained_run.parts.method
     start = untrained_of(trained_run.recipe, trained_run.data, trained_run.parts, evaluation.device)
-    trained, untrained = evaluation.final(method.backbone, method.head), evaluation.final(*start)
+    trained, omissions = evaluation.final(method.backbone, method.head), evaluation.omissions
+    if not trained:
+        raise _nothing_to_evaluate(omissions)
+    untrained = evaluation.final(*start)
     return {
         "run": str(folder),
         "dataset": trained_run.recipe.dataset.name,
@@ -64,6 +68,7 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
         "untrained": untrained,
         "pixels": evaluation.pixels(),
         "split": evaluation.split,
+        "omitted": omissions,
         "protocols": evaluation.describe(),
         "subsets": evaluation.labels_used(),
         "unreadable": sorted(evaluation.unreadable),
@@ -84,7 +89,7 @@ def _select(evaluation: Evaluation, protocols: Sequence[str], registry: Registry
     """Keep only these protocols in an evaluation, or all if none is named.
 
     Raises:
-        UsageError: one is unknown, none remains, or the data set has no labels.
+        UsageError: one is unknown, none remains, or the labels allow no metric.
     """
     names = [entry.name for entry in evaluation.protocols]
     for name in protocols:
@@ -99,8 +104,14 @@ def _select(evaluation: Evaluation, protocols: Sequence[str], registry: Registry
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
     if not evaluation.protocols:
         raise UsageError("the recipe has no protocol; name one with --protocol.")
-    if not evaluation.labelled:
-        raise UsageError(
-            "this data set has no labels, or too few (both nine tenths of train and the held-out tenth need "
-            "some), so there is nothing to evaluate; try `contrastive embed`."
-        )
+    omissions = evaluation.final_omissions()
+    if len(omissions) == len(evaluation.protocols):
+        raise _nothing_to_evaluate(omissions)
+
+
+def _nothing_to_evaluate(omissions: Mapping[str, str]) -> UsageError:
+    if set(omissions.values()) == {NO_LABELS}:
+        reasons = "this data set has no labels"
+    else:
+        reasons = "; ".join(omission_lines(omissions))
+    return UsageError(f"nothing to evaluate: {reasons}. `contrastive embed` writes features without metrics.")

@@ -1,12 +1,15 @@
 from .cache import Cache as Cache
 from .cache import cache_folder as cache_folder
+from .division import Division as Division
+from .division import has_label as has_label
+from .division import holdout as holdout
 from .loader import TrainLoader as TrainLoader
 from .loader import augment as augment
-from .loader import holdout as holdout
 from .reading import BATCH as BATCH
 from .reading import Encoder as Encoder
 from .reading import Reader as Reader
 from .reading import read as read
+from .reading import require_readable as require_readable
 from .storage import hold as hold
 from .storage import whereabouts as whereabouts
 from .tables import OnProgress as OnProgress

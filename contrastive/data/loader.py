@@ -21,12 +21,13 @@ from torch.utils.data import Dataset as TorchDataset
 
 from contrastive.augmentations import takes_batches
 from contrastive.data.cache import Cache
+from contrastive.data.division import Division
 from contrastive.data.storage import LIMIT, hold
 from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, decode, decode_reduced, workers_for
 from contrastive.device import send
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable, ViewPipeline
-from contrastive.rng import Key, derive, hash_ids
+from contrastive.rng import Key, derive
 from contrastive.text import abbreviate
 from contrastive.values import Batch
 
@@ -35,11 +36,6 @@ Workers = int | Literal["auto"]
 #: Largest images, in pixels, that are augmented in whole batches. A batch of photographs of one size would
 #: take gigabytes.
 MAX_BATCHED_PIXELS = 256 * 256
-
-
-def holdout(ids: np.ndarray) -> np.ndarray:
-    """Which images are in the held-out tenth: bool [n], by a hash of the id, for any seed."""
-    return hash_ids(ids, "holdout") < np.uint64(2**64 // 10)
 
 
 @lru_cache(maxsize=2)
@@ -77,6 +73,8 @@ class TrainLoader:
         batch_size: source images per batch, over all processes.
         seed: of the order and of the augmentation.
         labels: whether batches carry labels (``positives: label``); those of the held-out tenth are -1.
+        validation: the validation split, if the data set has one: with labels it validates in place of the
+            tenth, and batches carry every label of train.
         workers: processes that decode, or read the cache; ``auto`` is none if images are held in memory
             and augmented as batches, else one per processor, at most 8.
         max_unreadable: the share of the images that may fail to decode.
@@ -103,6 +101,7 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         labels: bool = False,
+        validation: ImageTable | None = None,
         workers: Workers = "auto",
         max_unreadable: float = 0.02,
         memory_limit: int = LIMIT,
@@ -122,8 +121,9 @@ class TrainLoader:
         self.max_unreadable = max_unreadable
         self.unreadable: dict[int, str] = {}
         whole = takes_batches(pipelines, table.size, MAX_BATCHED_PIXELS)
+        training_labels = Division(table, validation).training_labels if labels else None
         self._batches = _Batches(
-            self.table, None if whole else list(pipelines), batch_size, seed, labels, share
+            self.table, None if whole else list(pipelines), batch_size, seed, training_labels, share
         )
         self._steps = _Steps(self.steps_per_epoch)
         in_memory = isinstance(self.table, MemoryTable)
@@ -187,16 +187,14 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         pipelines: list[ViewPipeline] | None,
         batch_size: int,
         seed: int,
-        labels: bool,
+        labels: np.ndarray | None,
         share: tuple[int, int],
     ):
         self.table, self.pipelines, self.batch_size, self.seed = table, pipelines, batch_size, seed
         rank, processes = share
         images = batch_size // processes  # of this process
         self.positions = range(rank * images, (rank + 1) * images)  # of every batch
-        self.labels = None
-        if labels and table.labels is not None:
-            self.labels = np.where(holdout(table.ids), -1, table.labels)
+        self.labels = labels
 
     def __getitem__(self, number: tuple[int, int]) -> Batch | ContrastiveError:
         try:

@@ -17,13 +17,16 @@ from contrastive.augmentations import Flip, Pipeline, RandomResizedCrop
 from contrastive.data.loader import TrainLoader, Workers, augment
 from contrastive.data.tables import HeldTable, MemoryTable, decode, workers_for
 from contrastive.device import send
-from contrastive.errors import Interrupted, UnreadableImage
+from contrastive.errors import DataError, Interrupted, UnreadableImage
 from contrastive.parts import ImageTable, TableRows
-from contrastive.rng import derive
+from contrastive.rng import derive, hash_sample
+from contrastive.text import quantity
 from contrastive.values import Features, never
 
 #: Largest ratio of an image's sides in evaluation; longer images are cropped first.
 _MAX_ASPECT = 8
+#: Most images that are tried before a split counts as unreadable.
+_TRIES = 16
 
 
 def read(
@@ -119,6 +122,28 @@ def _middle(image: Tensor) -> Tensor:
     return image[:, top : top + longest, left_edge : left_edge + longest]
 
 
+def require_readable(table: ImageTable, rows: np.ndarray, name: str) -> None:
+    """Raise DataError if none of a few images decodes.
+
+    Args:
+        table: a split.
+        rows: int64, indices of its rows, at least one.
+        name: of the split, for messages.
+    """
+    tries = rows[hash_sample(table.ids[rows], _TRIES, "readable")]
+    for row in tries.tolist():
+        try:
+            table.decode(row)
+            return
+        except UnreadableImage as error:
+            example = str(error)
+    attempt = "none of its images" if len(tries) == len(rows) else f"none of {len(tries)} images tried"
+    raise DataError(
+        f"the {name} split has {quantity(len(rows), 'image')} to evaluate on, but {attempt} can be read: "
+        f"{example}. Repair or remove the images, or the split."
+    )
+
+
 Encoder = Callable[[Tensor], Tensor]
 
 
@@ -151,6 +176,16 @@ class Reader:
     ):
         self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
         self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal
+        self._unreadable_rows: dict[int, tuple[ImageTable, set[int]]] = {}  # id of the table -> it, and rows
+
+    def unreadable_rows(self, table: ImageTable) -> set[int]:
+        """The rows of a table that did not decode when :meth:`whole` or :meth:`features` read them."""
+        return self._unreadable_rows.get(id(table), (table, set[int]()))[1]
+
+    def forget_unreadable(self) -> None:
+        """Forget which images did not decode."""
+        self.unreadable.clear()
+        self._unreadable_rows.clear()
 
     def whole(self, table: ImageTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Whole images, not augmented, resized by :func:`resize_and_crop`; unreadable ones are left out.
@@ -161,6 +196,7 @@ class Reader:
 
         def note(index: int, reason: str) -> None:
             self.unreadable.add(f"{table.name(index)}: {reason}")
+            self._unreadable_rows.setdefault(id(table), (table, set()))[1].add(index)
 
         for indices, pixels in read(
             table, rows, size=self.size, batch_size=BATCH, workers=self.workers, on_unreadable=note

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from contrastive.datasets.decoding import EncodedTable, common_size
 from contrastive.datasets.fingerprints import fingerprint_tables
 from contrastive.datasets.labels import Vocabulary
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
+from contrastive.kinds import Addition
 from contrastive.parts import Dataset, Split
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Parquet(Dataset):
         test: likewise for the test split, if there is one.
         image_column: the column of encoded images.
         label_column: the column of labels; the data set is unlabelled if the default is absent.
+        validation: as train, for the validation split, if there is one.
     """
 
     def __init__(
@@ -44,9 +46,14 @@ class Parquet(Dataset):
         test: Path | None = None,
         image_column: str = "image",
         label_column: str = _DEFAULT_LABEL,
+        validation: Annotated[Path | None, Addition()] = None,
     ):
         self.train, self.test = Path(train), None if test is None else Path(test)
+        self.validation = None if validation is None else Path(validation)
         self.image_column, self.label_column = image_column, label_column
+
+    def splits(self) -> Sequence[Split]:
+        return ("train", "test") if self.validation is None else ("train", "validation", "test")
 
     def table(self, split: Split) -> ParquetTable | None:
         paths = self._paths(split)
@@ -92,11 +99,11 @@ class Parquet(Dataset):
             return None
 
     def fingerprint(self) -> str:
-        splits = {split: self._paths(split) or [] for split in ("train", "test")}
+        splits = {split: self._paths(split) or [] for split in self.splits()}
         return fingerprint_tables(splits)
 
     def _paths(self, split: Split) -> list[Path] | None:
-        source = self.train if split == "train" else self.test
+        source: Path | None = getattr(self, split)
         if source is None:
             return None
         source = Path(os.path.expanduser(source))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import PositiveInt
 
 from contrastive.errors import DataError
+from contrastive.kinds import Addition
 from contrastive.parts import Dataset, ImageTable, Split, TableRows
 from contrastive.rng import hash_sample
 
@@ -21,13 +24,26 @@ class Subset(Dataset):
         of: the other data set.
         train: number of its training images; null for all.
         test: number of its test images; null for all.
+        validation: number of its validation images; null for all.
     """
 
-    def __init__(self, of: Dataset, train: PositiveInt | None = None, test: PositiveInt | None = None):
-        self.of, self.train, self.test = of, train, test
+    def __init__(
+        self,
+        of: Dataset,
+        train: PositiveInt | None = None,
+        test: PositiveInt | None = None,
+        validation: Annotated[PositiveInt | None, Addition()] = None,
+    ):
+        self.of, self.train, self.test, self.validation = of, train, test, validation
+
+    def splits(self) -> Sequence[Split]:
+        """Those of the other data set, and ``validation`` if a number of its images is set."""
+        own = self.of.splits()
+        return own if self.validation is None or "validation" in own else (*own, "validation")
 
     def table(self, split: Split) -> ImageTable | None:
-        table, count = self.of.table(split), getattr(self, split)
+        table = self.of.table(split) if split in self.of.splits() else None
+        count = getattr(self, split)
         if count is None:
             return table
         if table is None or count > len(table):
@@ -43,4 +59,6 @@ class Subset(Dataset):
         return self.of.classes
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.of.fingerprint()} subset {self.train} {self.test}".encode()).hexdigest()
+        counts = [self.train, self.test, *([] if self.validation is None else [self.validation])]
+        text = f"{self.of.fingerprint()} subset {' '.join(map(str, counts))}"
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -2,6 +2,10 @@ from .alarms import Alarms as Alarms
 from .evaluation import Evaluation as Evaluation
 from .evaluation import TimedProtocol as TimedProtocol
 from .evaluation import frozen as frozen
+from .obstacles import NO_LABELS as NO_LABELS
+from .obstacles import omission_lines as omission_lines
+from .obstacles import periodic_obstacle as periodic_obstacle
+from .obstacles import split_notes as split_notes
 from .trial import EncoderTrial as EncoderTrial
 from .trial import SplitImages as SplitImages
 from .trial import Witness as Witness

@@ -25,6 +25,9 @@ class Alarms(Callback):
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         method = run.method
+        if "embedding_std" not in metrics:
+            run.warn("no image that validates can be read, so there are no monitors")
+            return
         collapse = collapse_warning(
             metrics["embedding_std"],
             metrics["effective_rank"],

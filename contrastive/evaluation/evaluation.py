@@ -1,13 +1,13 @@
 """Evaluation of an encoder: which images each metric reads, and when.
 
-During training every metric reads the held-out tenth of the train split (chosen by a hash of the id, the same
-for every seed). The test split is read once, at the end.
+During training every metric reads the validation split or, if there is none, the held-out tenth of the train
+split (chosen by a hash of the id, the same for every seed). The test split is read once, at the end.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.data import Reader, holdout
+from contrastive.data import Division, Reader, has_label
 from contrastive.errors import PluginError, UsageError
+from contrastive.evaluation.obstacles import LabelledImages, obstacle
 from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
 from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
 from contrastive.parts import ImageTable, Protocol, ViewPipeline
@@ -78,13 +79,19 @@ class Evaluation:
 
     Args:
         train, test: the splits; test is None if there is none. If the test split has no label at all, the
-            final metrics are those of the held-out tenth.
+            final metrics are those of the images that validate.
         protocols: what to run, and when.
         pipelines: the training views, for the alignment monitor.
         size: side of the images an encoder sees, as in training.
         device: on which encoders run.
         workers: decoding workers.
         interrupted: true once the user asked to stop.
+        validation: the validation split, if the data set has one.
+
+    Attributes:
+        division: which images validate.
+        omissions: of the last final evaluation: key of a protocol without metrics -> the reason, in a clause.
+        remarks: key of a protocol -> what a reader of its metrics must know.
     """
 
     def __init__(
@@ -97,36 +104,38 @@ class Evaluation:
         device: torch.device,
         workers: int | Literal["auto"] = "auto",
         interrupted: Callable[[], bool] = never,
+        validation: ImageTable | None = None,
     ):
-        self.train, self.test = train, test if test is not None and _has_label(test).any() else None
+        self.train, self.test = train, test if test is not None and has_label(test).any() else None
         self.protocols, self.pipelines = protocols, pipelines
         self.size, self.device = size, device
         self.reader = Reader(size, device, workers, interrupted)
         self._labelled_ids: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
-        held_out = holdout(train.ids)
-        has_label = _has_label(train)
+        self.omissions: dict[str, str] = {}
+        self.remarks: dict[str, str] = {}
         # Protocols score labelled images only, so no others are encoded for them.
-        self.fit_rows = np.flatnonzero(~held_out & has_label)
-        self.validation_rows = np.flatnonzero(held_out & has_label)
-        self.labelled = len(self.fit_rows) > 0 and len(self.validation_rows) > 0
-        tenth = self.validation_rows if self.labelled else np.flatnonzero(held_out)
-        if len(tenth) == 0:  # with few images the hash may hold out none
-            tenth = np.arange(len(train))
-        self.monitor_rows = _sample(train.ids, tenth, QUERIES)
+        self.division = division = Division(train, validation)
+        self.monitor_rows = _sample(division.validation.ids, division.monitor_rows, QUERIES)
+        self._bank_rows = _sample(train.ids, division.fit_rows, BANK)
 
     # -- during training ----------------------------------------------------------------------------
 
     def during(self, method: Method) -> Metrics:
-        """Monitors, and the protocols that run at every evaluation, on the held-out tenth."""
-        bank = _sample(self.train.ids, self.fit_rows, BANK)
-        trial = self._trial(method.backbone, method.head, bank, self.monitor_rows, None)
+        """Monitors, and the protocols that run at every evaluation, on the images that validate."""
+        trial = self._periodic_trial(method.backbone, method.head)
         with frozen(method):
             metrics = self.monitor(method, trial.features_of(trial.validation))
-            return metrics | self._metrics_of(self._periodic_protocols(), trial)
+            return metrics | self._metrics_of(self._periodic_protocols(), trial)[0]
 
     def _periodic_protocols(self) -> list[TimedProtocol]:
-        """The protocols that run at every evaluation: none without labels."""
-        return [entry for entry in self.protocols if self.labelled and entry.at == "every"]
+        """The protocols that run at every evaluation and have metrics on these labels."""
+        omissions = self.periodic_omissions()
+        return [entry for entry in self.protocols if entry.at == "every" and entry.name not in omissions]
+
+    def periodic_omissions(self) -> dict[str, str]:
+        """Key of each protocol that runs at every evaluation but has no metrics there -> the reason."""
+        entries = [entry for entry in self.protocols if entry.at == "every"]
+        return self._obstacles(entries, self._periodic_trial(nn.Identity(), None))
 
     def description(self) -> dict[str, Any]:
         """What a line of metrics.jsonl adds to :meth:`during`: the protocols, as in :meth:`describe`."""
@@ -158,7 +167,10 @@ class Evaluation:
         return min(candidates)[1] if candidates else None
 
     def monitor(self, method: Method, validation: Features) -> Metrics:
-        """Alignment, uniformity, spread and length of z over two views of held-out images; rank of h."""
+        """Alignment, uniformity, spread and length of z over two views of the images that validate; rank of
+        h. None if no image can be read."""
+        if not len(validation):
+            return {}
         views = [self._views(method, view) for view in (0, 1)]
         a, b = views
         return {
@@ -172,9 +184,10 @@ class Evaluation:
     def _views(self, method: Method, view: int) -> Tensor:
         """z [n, D] of one augmented view per image, the same in every epoch, so that epochs compare."""
         key, pipeline, out = Key(0, 0, view), self.pipelines[view], []
-        for indices, pixels in self.reader.whole(self.train, self.monitor_rows):
+        table = self.division.validation
+        for indices, pixels in self.reader.whole(table, self.monitor_rows):
             images = (pixels * 255).round().to(torch.uint8)
-            ids = self.train.ids[indices]
+            ids = table.ids[indices]
             pixels_of_view = pipeline.batch_view(images, ids, key, self.device)
             out.append(method.embed(pixels_of_view.contiguous(memory_format=torch.channels_last)).float())
         return torch.cat(out) if out else torch.empty(0, method.head.out_features)
@@ -193,12 +206,18 @@ class Evaluation:
 
     @property
     def images_scored(self) -> int:
-        """Number of images behind the final metrics."""
-        return len(self.validation_rows) if self.test is None else int(_has_label(self.test).sum())
+        """Number of images behind the final metrics, less those that could not be read."""
+        return len(self._roles(self._final_trial(nn.Identity(), None))[1].labels)
+
+    def final_omissions(self) -> dict[str, str]:
+        """Key of each protocol without metrics at the end -> the reason, as far as labels show it."""
+        return self._obstacles(self.protocols, self._final_trial(nn.Identity(), None))
 
     def final(self, backbone: nn.Module, head: nn.Module | None) -> Metrics:
-        """Every protocol: chosen on the held-out tenth, refitted on the whole train split, scored on test."""
-        return self._final(self.protocols, backbone, head)
+        """Every protocol: chosen on the images that validate, refitted on the whole train split, scored on
+        test. ``omissions`` holds those that have no metrics."""
+        metrics, self.omissions = self._metrics_of(self.protocols, self._final_trial(backbone, head))
+        return metrics
 
     def pixels(self) -> Metrics:
         """The same protocols on raw pixels: the floor that an encoder has to beat. Protocols of z, and those
@@ -208,15 +227,16 @@ class Evaluation:
         frozen_protocols = [
             entry for entry in self.protocols if entry.protocol.feature == "h" and not entry.protocol.tunes
         ]
-        return self._final(frozen_protocols, nn.Flatten(), None)
+        return self._metrics_of(frozen_protocols, self._final_trial(nn.Flatten(), None))[0]
 
-    def _final(
-        self, protocols: Sequence[TimedProtocol], backbone: nn.Module, head: nn.Module | None
-    ) -> Metrics:
-        if not self.labelled or not protocols:
-            return {}
-        trial = self._trial(backbone, head, self.fit_rows, self.validation_rows, self.test)
-        return self._metrics_of(protocols, trial)
+    # -- trials -------------------------------------------------------------------------------------
+
+    def _periodic_trial(self, backbone: nn.Module, head: nn.Module | None) -> EncoderTrial:
+        return self._trial(backbone, head, self._bank_rows, self.monitor_rows, None)
+
+    def _final_trial(self, backbone: nn.Module, head: nn.Module | None) -> EncoderTrial:
+        division = self.division
+        return self._trial(backbone, head, division.fit_rows, division.validation_rows, self.test)
 
     def _trial(
         self,
@@ -227,27 +247,48 @@ class Evaluation:
         test: ImageTable | None,
     ) -> EncoderTrial:
         test_images = (
-            None if test is None else SplitImages(self.reader, test, np.flatnonzero(_has_label(test)))
+            None if test is None else SplitImages(self.reader, test, np.flatnonzero(has_label(test)))
         )
-        fit_images, validation_images = (
-            SplitImages(self.reader, self.train, rows) for rows in (fit, validation)
-        )
+        fit_images = SplitImages(self.reader, self.train, fit)
+        validation_images = SplitImages(self.reader, self.division.validation, validation)
         return EncoderTrial(backbone, head, fit_images, validation_images, test_images)
 
-    def _metrics_of(self, protocols: Sequence[TimedProtocol], trial: EncoderTrial) -> Metrics:
-        """The metrics of the protocols, each under ``<key>_<name>``.
+    def _roles(self, trial: EncoderTrial) -> tuple[LabelledImages, LabelledImages]:
+        """The images that the metrics of a trial are fitted on, and those that they score."""
+        if trial.test is None:
+            named_images = [(self.division.fit_name, trial.fit), (self.division.name, trial.validation)]
+        else:
+            named_images = [("train", trial.train), ("the test split", trial.test)]
+        fit, scored = (
+            LabelledImages.of(name, images.table, images.rows, self.reader.unreadable_rows(images.table))
+            for name, images in named_images
+        )
+        return fit, scored
+
+    def _obstacles(self, protocols: Sequence[TimedProtocol], trial: EncoderTrial) -> dict[str, str]:
+        fit, scored = self._roles(trial)
+        reasons = {entry.name: obstacle(entry.protocol, fit, scored) for entry in protocols}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _metrics_of(
+        self, protocols: Sequence[TimedProtocol], trial: EncoderTrial
+    ) -> tuple[Metrics, dict[str, str]]:
+        """The metrics of the protocols, each under ``<key>_<name>``, and why some of them have none.
 
         Raises:
             PluginError: a protocol changed the encoder.
             UsageError: two protocols give a metric of one name.
         """
         metrics: Metrics = {}
+        omissions: dict[str, str] = {}
         with frozen(*trial.modules):
             witness = Witness(trial.modules)
             for entry in protocols:
-                trial.labelled_ids = None
-                torch.manual_seed(derive(0, "protocol", entry.name))  # independent of earlier draws
-                for name, value in entry.protocol.evaluate(trial).items():
+                values = self._values_of(entry, trial)
+                if isinstance(values, str):
+                    omissions[entry.name] = values
+                    values = {}
+                for name, value in values.items():
                     if (key := f"{entry.name}_{name}") in metrics:
                         raise UsageError(
                             f"evaluate: two protocols give a metric '{key}'; rename one of them."
@@ -258,9 +299,29 @@ class Evaluation:
                         f"evaluate.{entry.name}: the protocol '{entry.part}' changed {difference} of the "
                         "encoder it evaluates; it must work on a copy (copy.deepcopy)."
                     )
-                if trial.labelled_ids is not None:
-                    self._labelled_ids[entry.name] = trial.labelled_ids
-        return metrics
+        return metrics, omissions
+
+    def _values_of(self, entry: TimedProtocol, trial: EncoderTrial) -> Mapping[str, float] | str:
+        """The metrics of one protocol, or why it has none.
+
+        The labels are looked at again afterwards: only then is it known which images can be read.
+        """
+        if reason := obstacle(entry.protocol, *self._roles(trial)):
+            return reason
+        trial.labelled_ids, trial.remarks = None, []
+        torch.manual_seed(derive(0, "protocol", entry.name))  # independent of earlier draws
+        values: Mapping[str, float] | str
+        try:
+            values = entry.protocol.evaluate(trial)
+        except (UsageError, OSError) as error:
+            values = (str(error) or type(error).__name__).removeprefix(f"{entry.part}: ").rstrip(".")
+        if reason := obstacle(entry.protocol, *self._roles(trial)):
+            return reason
+        if trial.labelled_ids is not None:
+            self._labelled_ids[entry.name] = trial.labelled_ids
+        if trial.remarks:
+            self.remarks[entry.name] = "; ".join(trial.remarks)
+        return values
 
     def describe(self) -> dict[str, Any]:
         """The protocols with id, parameters, split and the labels they used: what every final metric must
@@ -269,16 +330,13 @@ class Evaluation:
         for name, ids in self._labelled_ids.items():
             digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
             descriptions[name] |= {"labels_used": len(ids), "labels_sha256": digest}
+        for name, remark in self.remarks.items():
+            descriptions[name]["remark"] = remark
         return descriptions
 
     def labels_used(self) -> dict[str, list[int]]:
         """For each protocol that used only some labels of train: ids of the images whose labels it used."""
         return {name: ids.tolist() for name, ids in self._labelled_ids.items()}
-
-
-def _has_label(table: ImageTable) -> np.ndarray:
-    """Which images of a split have a label: bool [n]."""
-    return np.zeros(len(table), bool) if table.labels is None else table.labels >= 0
 
 
 def _sample(ids: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:

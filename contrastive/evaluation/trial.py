@@ -76,10 +76,12 @@ class EncoderTrial:
 
     Attributes:
         encoder: never changed by a protocol, which trains a ``copy.deepcopy`` of it.
-        fit, validation: the train split without the held-out tenth, and that tenth.
-        train: both.
+        fit, validation: the train split without the held-out tenth, and that tenth; or the whole train split
+            and the validation split.
+        train: the whole train split.
         test: read once, for the metrics; or None.
         labelled_ids: ids of the images whose labels a protocol used, if only some; see ``list_used``.
+        remarks: of a protocol about its metrics; see ``remark``.
     """
 
     def __init__(
@@ -92,8 +94,11 @@ class EncoderTrial:
     ):
         self.encoder, self.head = encoder, head
         self.fit, self.validation, self.test = fit, validation, test
-        self.train = SplitImages(fit.reader, fit.table, np.concatenate([fit.rows, validation.rows]))
+        self.train = fit
+        if self._validates_with_train:
+            self.train = SplitImages(fit.reader, fit.table, np.concatenate([fit.rows, validation.rows]))
         self.labelled_ids: np.ndarray | None = None
+        self.remarks: list[str] = []
         self._features: dict[tuple[Feature, int], Features] = {}
 
     @property
@@ -110,6 +115,15 @@ class EncoderTrial:
         """
         test = None if self.test is None else self.features_of(self.test, feature)
         return self.features_of(self.fit, feature), self.features_of(self.validation, feature), test
+
+    @property
+    def _validates_with_train(self) -> bool:
+        return self.validation.table is self.fit.table
+
+    def train_features(self, feature: Feature = "h") -> list[Features]:
+        """Features of ``train``, in parts: of ``fit``, and of ``validation`` if it is a part of train."""
+        parts = [self.fit, self.validation] if self._validates_with_train else [self.fit]
+        return [self.features_of(images, feature) for images in parts]
 
     def features_of(self, images: Images, feature: Feature = "h") -> Features:
         """Features of images; those of ``fit``, ``validation`` and ``test`` are kept."""
@@ -137,6 +151,10 @@ class EncoderTrial:
     def list_used(self, images: Images) -> None:
         """Note whose labels a protocol has used, if these are not all of train: the run lists them."""
         self.labelled_ids = np.sort(images.ids)
+
+    def remark(self, text: str) -> None:
+        """Note what a reader of a protocol's metrics must know: the run reports it next to them."""
+        self.remarks.append(text)
 
 
 class Witness:

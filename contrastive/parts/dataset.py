@@ -11,8 +11,7 @@ from torch import Tensor
 
 from contrastive.parts.base import Part
 
-Split = Literal["train", "test"]
-
+Split = Literal["train", "validation", "test"]
 
 #: From the size (H, W) of an image to the largest factor by which its sides may be divided.
 Reduction = Callable[[tuple[int, int]], int]
@@ -97,6 +96,14 @@ class Dataset(Part, ABC):
         remedy, if the data is missing, empty or invalid.
         """
 
+    def splits(self) -> Sequence[Split]:
+        """The splits to ask :meth:`table` for, ``train`` among them.
+
+        One that is not listed is never asked for. With a ``validation`` split that has labels, no label of
+        train is held out: that split takes the place of the held-out tenth.
+        """
+        return ("train", "test")
+
     @property
     def classes(self) -> list[str] | None:
         """Names of the classes by label, or None if unknown."""
@@ -104,8 +111,8 @@ class Dataset(Part, ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the data: the bytes of tables, the sorted relative paths and sizes of folders;
-        never file times."""
+        """SHA-256 (hex) of the data of all splits: the bytes of tables, the sorted relative paths and sizes
+        of folders; never file times."""
 
 
 class TableRows(ImageTable):

@@ -55,8 +55,9 @@ class Trial(typing.Protocol):
         encoder: pixels float32 [b, C, s, s] in [0, 1] -> h [b, F], in evaluation mode; a protocol never
             changes it, but trains a ``copy.deepcopy`` of it.
         head: h -> z [b, D], or None.
-        fit, validation: the train split without the held-out tenth, and that tenth.
-        train: both.
+        fit, validation: the train split without the held-out tenth, and that tenth; if the data set has a
+            validation split, the whole train split, and that split.
+        train: the whole train split.
         test: read once, for the metrics; None if the metrics are those of ``validation``.
     """
 
@@ -78,6 +79,12 @@ class Trial(typing.Protocol):
     def features_of(self, images: Images, feature: Feature = "h") -> Features:
         """Features of some of the images."""
 
+    def train_features(self, feature: Feature = "h") -> list[Features]:
+        """Features of ``train``, in parts: of ``fit``, and of ``validation`` if it is a part of train."""
+
+    def remark(self, text: str) -> None:
+        """Record what a reader of the protocol's metrics must know: the run reports it next to them."""
+
     def list_used(self, images: Images) -> None:
         """Record which labels a protocol has used, if not all of train: the run lists these images."""
 
@@ -89,6 +96,7 @@ class Protocol(Part, ABC):
         version: raised whenever the figures this protocol gives for the same features change.
         at: when a recipe that only names the protocol runs it: at ``every`` evaluation, or the ``end``.
         feature: which features ``score`` is given; a parameter of a protocol that leaves the choice.
+        fits: whether it learns from labels of train, which must then have two classes or more.
         tunes: whether it trains a copy of the encoder instead; then there are no figures of raw pixels.
         precedence: of several protocols the one with the highest ranks encoders, of equals the first by key
             in the recipe. It counts for the entry of a recipe that bears the protocol's own name.
@@ -98,6 +106,7 @@ class Protocol(Part, ABC):
     version: ClassVar[int] = 1
     at: ClassVar[Literal["every", "end"]] = "end"
     feature: Feature = "h"
+    fits: ClassVar[bool] = True
     tunes: ClassVar[bool] = False
     precedence: ClassVar[int] = 0
 
@@ -117,6 +126,7 @@ class Protocol(Part, ABC):
         """What evaluation asks: :meth:`score` of features, unless the protocol needs the encoder or images.
 
         ``trial.encoder`` stays as it is, or the run fails; what is trained is a ``copy.deepcopy`` of it.
+        Of a UsageError the run reports the reason in place of metrics.
         """
         return self.score(*trial.features(self.feature))
 

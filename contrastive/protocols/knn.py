@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrastive.parts import Protocol
+from contrastive.parts import Protocol, Trial
 from contrastive.protocols.labels import class_indices, join_labelled, top1
 from contrastive.protocols.neighbours import nearest
 from contrastive.values import Feature, Features
@@ -64,6 +64,13 @@ class KNN(Protocol):
             queries = join_labelled("knn", "test", test)
         bank_labels, query_labels, classes = class_indices(bank.labels, queries.labels)
         return {"top1": top1(self.predict(bank.vectors, bank_labels, queries.vectors, classes), query_labels)}
+
+    def evaluate(self, trial: Trial) -> dict[str, float]:
+        """As :meth:`score`; with a test split, the bank is the whole train split and nothing else."""
+        fit, validation, test = trial.features(self.feature)
+        if test is not None and len(trial.train_features(self.feature)) == 1:
+            validation = Features(validation.vectors[:0], validation.labels[:0], validation.ids[:0])
+        return self.score(fit, validation, test)
 
     @torch.no_grad()
     def predict(self, bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.errors import UsageError
-from contrastive.parts import Protocol
+from contrastive.parts import Protocol, Trial
 from contrastive.protocols.labels import class_indices, join_labelled, top1
 from contrastive.values import Feature, Features
 
@@ -31,7 +31,7 @@ class LinearProbe(Protocol):
     chosen on a held-out split of train), for linear evaluation on full train splits.
 
     Args:
-        l2: strengths of the penalty to choose from.
+        l2: strengths of the penalty to choose from; the middle one if no image with a label validates.
         feature: what is classified: features h of the backbone, or the head's embedding z.
     """
 
@@ -52,20 +52,43 @@ class LinearProbe(Protocol):
         """``top1``: the fraction of images classified correctly.
 
         Without ``test``, of ``validation``, with the strength that is best there. With it, of ``test``, after
-        a fit with that strength on ``fit`` and ``validation`` together. Images without a label (-1) are left
-        out; images of a class that the fitted images lack count as wrong.
+        a fit with that strength on ``fit`` and ``validation`` together; if ``fit`` or ``validation`` holds no
+        labelled image, with the middle one of the strengths. Images without a label (-1) are left out; images
+        of a class that the fitted images lack count as wrong.
 
         Raises:
-            UsageError: ``fit``, ``validation`` or ``test`` holds no labelled image.
+            UsageError: the fitted or the scored images hold no labelled image.
             ContrastiveError: a feature is not finite.
         """
-        l2, accuracy = self.choose(fit, validation)
+        return self._score(fit, validation, test, [fit, validation])
+
+    def evaluate(self, trial: Trial) -> dict[str, float]:
+        """As :meth:`score`; with a test split, the last fit is on the whole train split and nothing else."""
+        fit, validation, test = trial.features(self.feature)
+        if test is not None and not _can_choose(fit, validation):
+            trial.remark(
+                f"l2 is {self.default:g}, the middle of its strengths: no labelled image validates a choice"
+            )
+        train = trial.train_features(self.feature)
+        if test is None or len(train) > 1:
+            return self.score(fit, validation, test)
+        return self._score(fit, validation, test, train)
+
+    @property
+    def default(self) -> float:
+        """The strength if no image with a label validates: the middle one, of an even number the stronger."""
+        return self.l2[(len(self.l2) - 1) // 2]
+
+    def _score(
+        self, fit: Features, validation: Features, test: Features | None, train: Sequence[Features]
+    ) -> dict[str, float]:
         if test is None:
-            return {"top1": accuracy}
-        both = join_labelled("linear", "train", fit, validation)
+            return {"top1": self.choose(fit, validation)[1]}
+        l2 = self.choose(fit, validation)[0] if _can_choose(fit, validation) else self.default
+        images = join_labelled("linear", "train", *train)
         test = join_labelled("linear", "test", test)
-        train_labels, test_labels, classes = class_indices(both.labels, test.labels)
-        probe = Problem.of(both.vectors, train_labels, classes).solve(l2)
+        train_labels, test_labels, classes = class_indices(images.labels, test.labels)
+        probe = Problem.of(images.vectors, train_labels, classes).solve(l2)
         return {"top1": top1(probe.predict(test.vectors), test_labels)}
 
     def choose(self, fit: Features, validation: Features) -> tuple[float, float]:
@@ -84,6 +107,11 @@ class LinearProbe(Protocol):
             if since == _PATIENCE:
                 break
         return best_l2, best
+
+
+def _can_choose(fit: Features, validation: Features) -> bool:
+    """Whether there are labels to fit on, and others to choose a strength by."""
+    return all(bool((images.labels >= 0).any()) for images in (fit, validation))
 
 
 @dataclass(frozen=True)

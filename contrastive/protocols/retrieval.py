@@ -37,6 +37,7 @@ class Retrieval(Protocol):
     """
 
     version = 1
+    fits = False
 
     def __init__(self, k: Sequence[Annotated[int, Field(gt=0)]] = (1, 5, 10), feature: Feature = "h") -> None:
         self.k, self.feature = sorted(set(k)), feature

@@ -103,6 +103,7 @@ def evaluation_of(
         device,
         recipe.train.workers,
         interrupted,
+        None if data.validation is None else in_memory(data.validation, "validation"),
     )
 
 
@@ -120,6 +121,7 @@ def _train_loader(
         batch_size=train.batch_size,
         seed=train.seed,
         labels=recipe.positives == "label",
+        validation=data.validation,
         workers=train.workers,
         max_unreadable=train.max_unreadable,
         memory_limit=train.memory_limit * 2**20,

@@ -176,14 +176,18 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     Args:
         summary: the content of summary.json: ``trained``, ``untrained`` and ``pixels``, each metric ->
             fraction; ``wall_seconds``, ``peak_memory_mib``, ``parameters``, ``unreadable`` (a number or the
-            names), ``split``. Any of them may be absent.
+            names), ``split``, ``protocols``, and ``omitted``, protocol -> why it has no metrics. Any of them
+            may be absent.
     """
     trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
     split = summary.get("split")
     table = Table(title=f"metrics on {split}" if split and trained else None, title_justify="left")
+    omissions = summary.get("omitted") or {}
     costs = [Text(text)] if (text := _costs(summary)) else []
     if not trained:
-        return Group("no labels, so no metrics", *costs)
+        default = "no protocols" if summary.get("protocols") == {} else "no labels"
+        reasons = dict.fromkeys(omissions.values()) or [default]
+        return Group(Text(f"{'; '.join(reasons)}, so no metrics"), *costs)
     floors = {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
     table.add_column("metric")
     table.add_column("trained", justify="right")
@@ -193,7 +197,8 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     for key, value in trained.items():
         cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key))]
         table.add_row(key.replace("_", " "), percent(value), *cells)
-    return Group(table, *costs)
+    lines = [Text(f"{name}: no metrics, because {reason}") for name, reason in omissions.items()]
+    return Group(table, *lines, *costs)
 
 
 def _floor_and_gain(trained: float, floor: float | None) -> tuple[str, str]:

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from contrastive.build import Composition, Data, build
+from contrastive.data import require_readable
 from contrastive.distributed import explain_lost_connection, is_first, on_first, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
-from contrastive.evaluation import Evaluation
+from contrastive.evaluation import Evaluation, omission_lines, split_notes
 from contrastive.parts import NEEDS
 from contrastive.recipe import Recipe, flatten, load_recipe
 from contrastive.registry import Registry, load_registry
@@ -103,6 +104,7 @@ class Job:
                 f"{folder}: already finished; showing its results (use --resume never to train again)"
             )
             return Run(folder)
+        on_first(self._require_readable)
         accelerator = make_accelerator(self.recipe.train.precision, str(folder), self.recipe.train.trackers)
         self._announce(accelerator.device)
         with ExitStack() as lock, interrupts() as interrupted:
@@ -128,6 +130,7 @@ class Job:
                 earlier=earlier,
                 interrupted=interrupted,
             )
+            self._announce_omissions(evaluation)
             with ExitStack() as ending:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
@@ -141,14 +144,31 @@ class Job:
             if world_size() == 1 and "processes" in spec.needs:
                 raise self.recipe.refuse(spec.kind, f"{spec.name} {NEEDS['processes']}.")
 
+    def _require_readable(self) -> None:
+        """Raise if a split that validates or tests cannot be read, before anything is trained or written."""
+        if self.composition.protocols:
+            for name, table, rows in self.data.evaluation_rows():
+                require_readable(table, rows, name)
+
+    def _announce_omissions(self, evaluation: Evaluation) -> None:
+        """Report which protocols will have no metrics, as far as labels show it, and why."""
+        final, periodic = evaluation.final_omissions(), evaluation.periodic_omissions()
+        only_periodic = {name: reason for name, reason in periodic.items() if final.get(name) != reason}
+        lines = omission_lines(only_periodic, " during training")
+        for line in [*omission_lines(final), *lines]:
+            self.display.log(line)
+
     def _announce(self, device: torch.device) -> None:
         """Report what the user should know about recipe and data before training starts."""
-        train = self.recipe.train
+        train, division = self.recipe.train, self.data.division
         self.display.warn_of_skipped(skipped_files(self.data))
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")
         if self.recipe.positives == "label":
-            self.display.log("positives: label: training reads labels, except those of the held-out tenth")
+            exception = "of all of train" if division.has_own else "except those of the held-out tenth"
+            self.display.log(f"positives: label: training reads labels, {exception}")
+        for note in split_notes(division, self.data.validation, self.data.test):
+            self.display.log(note)
         if world_size() > 1:
             self._announce_processes(device)
 

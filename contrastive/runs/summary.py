@@ -9,7 +9,7 @@ from typing import Any
 from contrastive.backbones import flops
 from contrastive.build import Composition, Data, untrained_of
 from contrastive.errors import UsageError
-from contrastive.evaluation import Evaluation, frozen
+from contrastive.evaluation import Evaluation, frozen, omission_lines
 from contrastive.files import replace_folder, staging_folder, writable, write_json
 from contrastive.kinds import MONITORS
 from contrastive.parts import Backbone
@@ -39,9 +39,10 @@ def conclude(
     """
     method = engine.method
     _export(method.backbone, engine.folder / "backbone", display)
-    evaluation.unreadable.clear()  # a resumed run does not know those of evaluations before the kill
+    evaluation.reader.forget_unreadable()  # a resumed run does not know those before the kill
     display.log("final evaluation of the trained encoder")
     metrics: dict[str, Any] = {"trained": evaluation.final(method.backbone, method.head)}
+    omissions = evaluation.omissions
     metrics |= {"untrained": {}, "pixels": {}, "split": None}
     if metrics["trained"]:
         display.log("final evaluation of the untrained encoder and of raw pixels")
@@ -49,26 +50,33 @@ def conclude(
         metrics["untrained"] = evaluation.final(*untrained)
         metrics["pixels"] = evaluation.pixels()
         metrics["split"] = evaluation.split
+    for line in omission_lines(omissions):
+        display.warn(line)
+    for name, remark in evaluation.remarks.items():
+        display.log(f"{name}: {remark}")
     _write_subsets(engine.folder / "subsets.json", evaluation.labels_used())
     engine.tick()
-    unreadable = sorted({*engine.loader.unreadable.values(), *evaluation.unreadable})
-    display.warn_of_unreadable(unreadable, "replaced by others")
+    untrainable = {*engine.loader.unreadable.values()}
+    display.warn_of_unreadable(sorted(untrainable), "replaced by others")
+    display.warn_of_unreadable(sorted(evaluation.unreadable - untrainable), "left out of the evaluation")
     monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {})
     summary = {
         "name": recipe.name,
         "seed": recipe.train.seed,
         "fingerprint": identity.fingerprint,
         **metrics,
+        "omitted": omissions,
         "protocols": evaluation.describe(),
         "monitors": {k: monitors[k] for k in MONITORS if k in monitors},
         **_costs(engine, data, composition),
         "images": {
             "train": len(data.train),
+            **({} if data.validation is None else {"validation": len(data.validation)}),
             "test": len(data.test or ()),
             "scored": evaluation.images_scored if metrics["trained"] else 0,
         },
         "skipped": len(skipped_files(data)),
-        "unreadable": unreadable,
+        "unreadable": sorted(untrainable | evaluation.unreadable),
         "evaluate": identity.evaluate,
     }
     write_json(engine.folder / "summary.json", summary)
@@ -76,7 +84,8 @@ def conclude(
 
 def skipped_files(data: Data) -> list[str]:
     """The files of a data set that are not images."""
-    return [*data.train.skipped, *(data.test.skipped if data.test else ())]
+    tables = [table for table in (data.train, data.validation, data.test) if table is not None]
+    return [name for table in tables for name in table.skipped]
 
 
 def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, Any]:

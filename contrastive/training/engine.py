@@ -55,7 +55,7 @@ class Engine:
     Args:
         method, optimizer, pipelines, loader: what is trained, how, and on which views of which images.
         settings, accelerator: what the recipe sets for training; device, precision and trackers.
-        evaluator: metrics of the held-out tenth.
+        evaluator: metrics of the images that validate.
         checkpoints, metrics: where the run's state and metrics go.
         callbacks: called at every event of the run, with ``run``.
         interrupted: true once the user asked to stop.

@@ -29,7 +29,7 @@ class Settings:
 
 
 class Evaluator(Protocol):
-    """What the engine needs of evaluation: metrics of the held-out tenth in training, and what gave them."""
+    """What the engine needs of evaluation: metrics of the images that validate, and what gave them."""
 
     def during(self, method: Method) -> Metrics: ...
 

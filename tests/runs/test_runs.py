@@ -306,7 +306,7 @@ def test_a_run_says_that_training_reads_labels(
 def test_images_too_few_for_a_held_out_tenth_train(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labelled: bool, tiny_data: Path
 ):
-    monkeypatch.setattr("contrastive.evaluation.evaluation.holdout", lambda ids: np.zeros(len(ids), bool))
+    monkeypatch.setattr("contrastive.data.division.holdout", lambda ids: np.zeros(len(ids), bool))
     root = tiny_data / "train" if labelled else tiny_data / "train" / "disc"
     run = contrastive.run(
         tiny_recipe, {"dataset.root": str(root), "train.max_steps": 2}, out=tmp_path / "run"

@@ -189,14 +189,18 @@ def require_comparable(candidates: Sequence[Candidate]) -> None:
 
 
 def require_same_evaluation(records: Records) -> None:
-    """Refuse to rank finished runs whose metrics come from other splits, protocols or protocol versions.
+    """Refuse to rank finished runs whose metrics come from other splits, protocols or protocol versions. Runs
+    without metrics are not ranked.
 
     Raises:
         UsageError: names each difference and the two folders.
     """
-    first, *others = (record for group in records.values() for record in group.values())
+    scored_records = [
+        record for group in records.values() for record in group.values() if record.summary["trained"]
+    ]
     mistakes = []
-    for other in others:
+    for other in scored_records[1:]:
+        first = scored_records[0]
         for key in ("split", "protocols"):
             mistakes += differences(
                 key,

@@ -114,7 +114,7 @@ def cost_table(comparison: Mapping[str, Any]) -> CellTable:
                 Cell("-" if rank is None else f"{rank:.1f}", rank),
             ]
         )
-    return CellTable("costs" if comparison["figures"] else "costs (no labels, so no metrics)", columns, rows)
+    return CellTable("costs" if comparison["figures"] else "costs (no metrics)", columns, rows)
 
 
 def differing_table(comparison: Mapping[str, Any]) -> CellTable:

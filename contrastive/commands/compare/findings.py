@@ -20,6 +20,7 @@ from contrastive.commands.compare.significance import (
 )
 from contrastive.kinds import MONITORS
 from contrastive.recipe import NOT_TRAINING, flatten
+from contrastive.text import abbreviate
 
 _COSTS_DIFFER, _METRICS_DIFFER = "times and memory are not comparable", "it changes metrics too"
 #: What runs should share, a key in environment.json, and the consequence if they do not.
@@ -49,18 +50,19 @@ def analyse(
     """
     require_same_evaluation(records)
     summaries = [record.summary for group in records.values() for record in group.values()]
+    example = next((summary for summary in summaries if summary["trained"]), summaries[0])
     keys = list(dict.fromkeys(key for summary in summaries for key in summary["trained"]))
     rows = [_row(candidate, records[candidate.name], keys) for candidate in candidates]
-    features = feature_pairs(summaries[0]["protocols"] or {}, keys)
+    features = feature_pairs(example["protocols"] or {}, keys)
     _add_differences(rows, keys)
     _add_feature_differences(rows, features)
     return {
         "confidence": CONFIDENCE,
-        "split": summaries[0]["split"],
+        "split": example["split"],
         "data": candidates[0].data,
         "dataset": candidates[0].recipe["dataset"]["name"],
-        "protocols": summaries[0]["protocols"],
-        "images": summaries[0]["images"],
+        "protocols": example["protocols"],
+        "images": example["images"],
         "figures": keys,
         "features": features,
         "recipes": rows,
@@ -91,7 +93,7 @@ def _row(candidate: Candidate, records: Mapping[int, RunRecord], keys: Sequence[
 def _metric(key: str, summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     values = {seed: s["trained"][key] for seed, s in summaries.items() if key in s["trained"]}
     mean = _mean(values.values())
-    images = next((_image_count(s) for s in summaries.values()), None)
+    images = next((_image_count(s) for s in summaries.values() if key in s["trained"]), None)
     return {
         "seeds": values,
         "mean": mean,
@@ -241,11 +243,23 @@ def _notes(records: Records) -> list[str]:
     stopped = [str(record.folder) for record in every_record if record.summary.get("stopped")]
     if stopped:
         notes.append(f"Stopped before the last epoch: {', '.join(stopped)}.")
+    notes += _omissions(every_record)
     for key, consequence in _SURROUNDINGS.items():
         values = sorted({str(record.environment.get(key)) for record in every_record})
         if len(values) > 1:
             notes.append(f"Runs differ in {key} ({', '.join(values)}): {consequence}.")
     return notes
+
+
+def _omissions(records: Iterable[RunRecord]) -> list[str]:
+    """Which runs have no metrics of some protocols, a sentence for each reason."""
+    folders: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record in records:
+        for name, reason in record.summary.get("omitted", {}).items():
+            folders[name, reason].append(str(record.folder))
+    return [
+        f"No metrics of {name} in {abbreviate(runs)}: {reason}." for (name, reason), runs in folders.items()
+    ]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -52,7 +52,9 @@ def pictures(
 def _picture(run: TrainedRun) -> dict[str, Any]:
     test = run.data.test
     table, rows = (
-        (run.data.train, run.evaluation.monitor_rows) if test is None else (test, np.arange(len(test)))
+        (run.data.division.validation, run.evaluation.monitor_rows)
+        if test is None
+        else (test, np.arange(len(test)))
     )
     rows = rows[hash_sample(table.ids[rows], IMAGES, "pictures")]
     backbone = run.parts.method.backbone

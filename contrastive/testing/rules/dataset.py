@@ -10,23 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.parts import ImageTable
+from contrastive.parts import ImageTable, Split
 from contrastive.testing.framework import check, fail, require
 from contrastive.testing.materials import shape_of
 from contrastive.testing.subjects import Subject
 
-_SPLITS = ("train", "test")
 _LOOKED_AT = 12  # decoded images per split
 
 
 def _tables(dataset: Any) -> dict[str, ImageTable]:
-    tables = {split: dataset.table(split) for split in _SPLITS}
+    tables = {split: dataset.table(split) for split in dataset.splits()}
     return {split: table for split, table in tables.items() if table is not None}
 
 
@@ -34,6 +33,11 @@ def _tables(dataset: Any) -> dict[str, ImageTable]:
 def table(subject: Subject) -> None:
     """Its splits are tables with one int64 id per row and, if they have labels, one int64 label per row."""
     dataset = subject.part()
+    names = list(dataset.splits())
+    require(
+        "train" in names and len(set(names)) == len(names) and set(names) <= set(get_args(Split)),
+        f"splits() returns {names}; list train, and what else there is of {', '.join(get_args(Split))}",
+    )
     tables = _tables(dataset)
     require("train" in tables, "table('train') returns None; every data set needs images to train on")
     for split, rows in tables.items():

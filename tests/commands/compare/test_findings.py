@@ -88,6 +88,21 @@ def test_runs_without_labels_have_no_figures(runs, capsys):
     assert compared(capsys, *folders)["figures"] == []
 
 
+def test_a_run_without_metrics_stands_next_to_those_that_have_some(runs, capsys):
+    reason = "none of the 12 labelled images of the test split can be read"
+    bare = {"trained": {}, "untrained": {}, "split": None, "omitted": {"knn": reason, "linear": reason}}
+    images = {"train": 100, "test": 12, "scored": 0}
+    folders = write_runs(runs, "a", BASE[:1], summary={**bare, "images": images})
+    folders += write_runs(runs, "b", BASE)
+    comparison = compared(capsys, *folders)
+    assert (comparison["split"], comparison["figures"]) == ("test", ["knn_top1", "linear_top1"])
+    assert comparison["images"]["scored"] == 1000
+    without, scored = comparison["recipes"]
+    assert without["figures"]["knn_top1"]["mean"] is None
+    assert scored["figures"]["knn_top1"]["mean"] > 0
+    assert f"No metrics of knn in {folders[0]}: {reason}." in comparison["notes"]
+
+
 def test_unequal_seeds_are_noted(runs, capsys):
     folders = write_runs(runs, "a", BASE[:2]) + write_runs(runs, "b", BETTER)
     found = compared(capsys, *folders)
