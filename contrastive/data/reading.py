@@ -133,7 +133,7 @@ def require_readable(table: ImageTable, rows: np.ndarray, name: str) -> None:
     tries = rows[hash_sample(table.ids[rows], _TRIES, "readable")]
     for row in tries.tolist():
         try:
-            table.decode(row)
+            decode(table, row)
             return
         except UnreadableImage as error:
             example = str(error)

@@ -168,7 +168,7 @@ class Evaluation:
 
     def monitor(self, method: Method, validation: Features) -> Metrics:
         """Alignment, uniformity, spread and length of z over two views of the images that validate; rank of
-        h. None if no image can be read."""
+        h. Empty if no image can be read."""
         if not len(validation):
             return {}
         views = [self._views(method, view) for view in (0, 1)]
@@ -259,15 +259,15 @@ class Evaluation:
             named_images = [(self.division.fit_name, trial.fit), (self.division.name, trial.validation)]
         else:
             named_images = [("train", trial.train), ("the test split", trial.test)]
-        fit, scored = (
+        fit, queries = (
             LabelledImages.of(name, images.table, images.rows, self.reader.unreadable_rows(images.table))
             for name, images in named_images
         )
-        return fit, scored
+        return fit, queries
 
     def _obstacles(self, protocols: Sequence[TimedProtocol], trial: EncoderTrial) -> dict[str, str]:
-        fit, scored = self._roles(trial)
-        reasons = {entry.name: obstacle(entry.protocol, fit, scored) for entry in protocols}
+        fit, queries = self._roles(trial)
+        reasons = {entry.name: obstacle(entry.protocol, fit, queries) for entry in protocols}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def _metrics_of(

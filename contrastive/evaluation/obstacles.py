@@ -64,18 +64,18 @@ class LabelledImages:
         return f"there is only one class among the {images} of {self.name}"
 
 
-def obstacle(protocol: Protocol, fit: LabelledImages, scored: LabelledImages) -> str | None:
+def obstacle(protocol: Protocol, fit: LabelledImages, queries: LabelledImages) -> str | None:
     """Why a protocol has no metrics on these labels, in a clause; None if it has."""
-    if not (len(fit.labels) or len(scored.labels) or fit.unreadable or scored.unreadable):
+    if not (len(fit.labels) or len(queries.labels) or fit.unreadable or queries.unreadable):
         return NO_LABELS
-    if reason := scored.absence or scored.sameness:
+    if reason := queries.absence or queries.sameness:
         return reason
     if not protocol.fits:
         return None
     if reason := fit.absence or fit.sameness:
         return reason
-    if not np.isin(scored.labels, fit.labels).any():
-        return f"{fit.name} has none of the classes of {scored.name}"
+    if not np.isin(queries.labels, fit.labels).any():
+        return f"{fit.name} has none of the classes of {queries.name}"
     return None
 
 
@@ -85,8 +85,8 @@ def periodic_obstacle(
     """Why a protocol has no metrics during training, by the labels of a data set; None if it has."""
     division = Division(train, validation)
     fit = LabelledImages.of(division.fit_name, train, division.fit_rows)
-    scored = LabelledImages.of(division.name, division.validation, division.validation_rows)
-    return obstacle(protocol, fit, scored)
+    queries = LabelledImages.of(division.name, division.validation, division.validation_rows)
+    return obstacle(protocol, fit, queries)
 
 
 def omission_lines(omissions: Mapping[str, str], when: str = "") -> list[str]:
