@@ -15,6 +15,7 @@ from rich.table import Table
 from contrastive.build import Composition, DataSets, MemoryGuard, build
 from contrastive.commands.output import print_json
 from contrastive.data import cache_folder, pixel_bytes, whereabouts
+from contrastive.datasets import reading_of
 from contrastive.errors import ContrastiveError, Mistakes
 from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
@@ -89,6 +90,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
             **({} if data.validation is None else {"validation": len(data.validation)}),
             "test": len(data.test) if data.test is not None else None,
         },
+        **({"reading": reading} if (reading := reading_of(data.dataset)) else {}),
         "decoded": _decoding(recipe, data.train),
         "labels": data.labelled,
         "skipped_files": len(data.train.skipped),

@@ -4,101 +4,207 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from contrastive.datasets.decoding import EXTENSIONS, EncodedTable, common_size, reason
 from contrastive.datasets.fingerprints import fingerprint_listing
+from contrastive.datasets.folder_listing import Listing, list_files, printable
+from contrastive.datasets.folder_splits import (
+    AUTO,
+    SplitFolders,
+    check_nested,
+    folder_name,
+    former_folders,
+    split_folders,
+    unread_images,
+)
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
+from contrastive.kinds import Addition
 from contrastive.parts import Dataset, Split
+from contrastive.text import quantity
 
-#: Characters that end a line or control a terminal.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-_TEST_FOLDERS = ("test", "val", "valid", "validation")
+_MAX_UNREAD = 5  # folders that a reading names
 
 
 class ImageFolder(Dataset):
     """Folder of image files: root/train/<class>/x.jpg, root/<class>/x.jpg, or photos without classes.
 
-    A folder ``train`` is the train split, and the first of ``test``, ``val``, ``valid``, ``validation``
-    next to it is the test split; without ``train`` the whole root is the train split. The sub-folders of
-    train are the classes if there are two or more and no image lies next to them; otherwise the images have
-    no labels. Sub-folders of the test split must be classes of train; one is enough. Hidden files are
-    ignored. Files without an image extension, broken links and anything that is not a file are skipped and
-    named.
+    Which folders are the splits is set, or guessed by one rule. If all top folders with images are named like
+    splits (train, training; val, valid, validation, dev, eval; test, testing; in any case, with digits at the
+    end), they are the splits. If none is, the whole root is the train split. Otherwise ``train`` must be set.
+    A labelled validation folder is the test split if there is no labelled test folder.
+
+    The sub-folders of train are the classes if there are two or more and no image lies next to them;
+    otherwise the images have no labels. Sub-folders of the other splits must be classes of train; one is
+    enough. Hidden files are ignored. Files without an image extension, broken links and anything that is not
+    a file are skipped and named.
 
     Args:
         root: the folder.
+        train: the folder of the train split, relative to the root; ``.`` for the whole root, whose top
+            folders are then classes; auto for a guess.
+        validation: the folder of the validation split; none for no such split; auto for a guess.
+        test: the folder of the test split; none for no such split; auto for a guess.
     """
 
-    def __init__(self, root: Path):
+    def __init__(
+        self,
+        root: Path,
+        train: Annotated[str, Addition()] = AUTO,
+        validation: Annotated[str | None, Addition()] = AUTO,
+        test: Annotated[str | None, Addition()] = AUTO,
+    ):
         self.root = Path(os.path.expanduser(root))
+        self.train, self.validation, self.test = train, validation, test
+
+    def splits(self) -> tuple[Split, ...]:
+        return tuple(self._folders)
 
     def table(self, split: Split) -> FileTable | None:
-        folder = self._folder(split)
+        folder = self._folders.get(split)
         if folder is None:
             return None
-        images, skipped = self._listing(folder)
-        classes = self.classes
-        labels = None
-        if classes is not None and _in_folders(images, folder, self.root):
-            labels = self._labels(images, folder, classes)
-        return FileTable(self.root, images, labels, skipped)
+        listing = self._listing(folder)
+        return FileTable(self.root, listing.images, self._labels(split, folder), listing.others)
 
     @cached_property
     def classes(self) -> list[str] | None:
-        folder = self._folder("train")
-        assert folder is not None
-        return _class_names(self._listing(folder)[0], folder, self.root)
+        folder = self._candidates.train
+        return _class_names(self._listing(folder).images, folder, self.root)
+
+    def reading(self) -> str:
+        """Which folder is which split, and every image that is not read, in one line."""
+        texts: list[str] = []
+        for split, folder in self._folders.items():
+            count = len(self._listing(folder).images)
+            images = f"{count:,}" if texts else quantity(count, "image")
+            texts.append(f"{split}: {folder_name(self.root, folder)} ({images}, {self._kind(split, folder)})")
+        if unread := self._unread():
+            texts.append(f"not read: {unread}")
+        return "; ".join(texts)
 
     def fingerprint(self) -> str:
-        folders = [folder for folder in (self._folder("train"), self._folder("test")) if folder is not None]
-        paths = [path for folder in folders for path in self._listing(folder)[0]]
+        """SHA-256 of sorted paths and sizes; and of the splits, if they were not always read as these."""
+        files = self._fingerprint_of(map(self._listing, self._folders.values()))
+        if self._folders == former_folders(self.root):
+            return files
+        splits = [f"{split} {folder.relative_to(self.root)}" for split, folder in self._folders.items()]
+        return hashlib.sha256("\n".join([files, *splits]).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def former_fingerprint(self) -> str | None:
+        """The fingerprint of the files as they were read before splits had parameters; None if unreadable."""
+        try:
+            listings = [list_files(self.root, folder) for folder in former_folders(self.root).values()]
+        except DataError:
+            return None
+        return self._fingerprint_of(listings)
+
+    def _fingerprint_of(self, listings: Iterable[Listing]) -> str:
+        paths = (path for listing in listings for path in listing.images)
         return fingerprint_listing((path, os.stat(self.root / path).st_size) for path in paths)
 
-    def _folder(self, split: Split) -> Path | None:
+    @cached_property
+    def _candidates(self) -> SplitFolders:
         if not os.path.isdir(self.root):  # False if Path.is_dir raises: forbidden folders, overlong names
             problem = "is a file, not a folder" if os.path.exists(self.root) else "there is no such folder"
             raise DataError(f"{self.root}: {problem}. Set dataset.root to a folder of images.")
-        train = self.root / "train"
-        if not os.path.isdir(train):
-            return self.root if split == "train" else None
-        names = ("train",) if split == "train" else _TEST_FOLDERS
-        return next((self.root / name for name in names if os.path.isdir(self.root / name)), None)
+        parameters: dict[Split, str | None] = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return split_folders(self.root, parameters)
 
-    def _listing(self, folder: Path) -> tuple[list[str], list[str]]:
-        """Sorted paths, relative to the root, of the images and of all other files in a split."""
+    @cached_property
+    def _folders(self) -> dict[Split, Path]:
+        """The folder of each split that exists."""
+        candidates = self._candidates
+        if candidates.guess.get("train") == self.root:
+            check_nested(self.root, self._listing(self.root).images)
+        folders = candidates.choose(lambda split, folder: self._labels(split, folder) is not None)
+        for split, other in combinations(folders, 2):
+            listings = [self._listing(folders[split]).folders, self._listing(folders[other]).folders]
+            if common := listings[0].keys() & listings[1].keys():
+                names = {folder_name(self.root, listing[min(common)]) for listing in listings}
+                raise DataError(
+                    f"{self.root}: {' and '.join(sorted(names))} would be read as both {split} and {other}. "
+                    f"Set dataset.{split} or dataset.{other} to other folders, or remove the link."
+                )
+        return folders
+
+    def _listing(self, folder: Path) -> Listing:
+        """The images and all other files of a split."""
         if folder not in self._listings:
-            files = sorted(
-                (path.relative_to(self.root).as_posix(), file) for path, file in _walk(folder, set())
-            )
-            image_paths = {
-                path for path, file in files if file and os.path.splitext(path)[1].lower() in EXTENSIONS
-            }
-            if not image_paths:
-                raise DataError(_no_images(folder, [path for path, _ in files]))
-            images = [path for path, _ in files if path in image_paths]
-            self._listings[folder] = images, [printable(path) for path, _ in files if path not in image_paths]
+            listing = list_files(self.root, folder, self._candidates.within(folder))
+            if not listing.images:
+                parameters = self._candidates.explicit.items()
+                parameter = next((split for split, path in parameters if path == folder), "root")
+                raise DataError(_no_images(folder, listing.others, f"dataset.{parameter}"))
+            self._listings[folder] = listing
         return self._listings[folder]
 
     @cached_property
-    def _listings(self) -> dict[Path, tuple[list[str], list[str]]]:
+    def _listings(self) -> dict[Path, Listing]:
         return {}
 
-    def _labels(self, images: Sequence[str], folder: Path, classes: list[str]) -> np.ndarray:
+    def _labels(self, split: Split, folder: Path) -> np.ndarray | None:
+        """The labels of the images in a folder, which is read as a split."""
+        images, classes = self._listing(folder).images, self.classes
+        if classes is None or not _in_folders(images, folder, self.root):
+            return None
         index = {name: label for label, name in enumerate(classes)}
         names = [_below(path, folder, self.root)[0] for path in images]
-        for name in dict.fromkeys(names):
-            if name not in index:
-                raise DataError(
-                    f"{folder / name}: the train split has no class '{name}'.{did_you_mean(name, classes)} "
-                    "Rename or remove the folder."
-                )
+        unknown = [name for name in dict.fromkeys(names) if name not in index]
+        if unknown:
+            suggestion = did_you_mean(unknown[0], classes)
+            if len(set(names)) == 1 and not suggestion:
+                return None  # one folder for all images
+            raise DataError(
+                f"{folder / unknown[0]}: the train split has no class '{unknown[0]}'.{suggestion} "
+                f"Rename or remove the folder, or set dataset.{split} to another folder or to none."
+            )
         return np.array([index[name] for name in names], dtype=np.int64)
+
+    def _kind(self, split: Split, folder: Path) -> str:
+        """Whether the images of a split have labels; the number of classes of train."""
+        if self._labels(split, folder) is None:
+            images = self._listing(folder).images
+            if split == "train" or self.classes is None or not _in_folders(images, folder, self.root):
+                return "no labels"
+            return f"no labels: {printable(_below(images[0], folder, self.root)[0])}/ is not a class of train"
+        return "labelled" if split != "train" else f"{len(self.classes or ()):,} classes"
+
+    def _unread(self) -> str:
+        """The folders whose images belong to no split, each with what it holds."""
+        folders = self._folders
+        visited_folders = {
+            identity: path
+            for folder in folders.values()
+            for identity, path in self._listing(folder).folders.items()
+        }
+        counts = unread_images(self.root, folders.values(), visited_folders)
+        texts: list[str] = []
+        for folder, count in counts.items():
+            if count is None:
+                content = "cannot be read"
+            elif folder in self._listings:
+                content = f"{count:,}, {self._kind('test', folder)}"
+            else:
+                is_holder = any(folder in split.parents for split in folders.values())
+                content = f"{count:,}{' next to its folders' if is_holder else ''}"
+            texts.append(f"{folder_name(self.root, folder)} ({content})")
+        texts += [f"{folder_name(self.root, f)} (no images)" for f in self._candidates.without_images]
+        if len(texts) <= _MAX_UNREAD:
+            return ", ".join(texts)
+        count = sum(count or 0 for count in [*counts.values()][_MAX_UNREAD:])
+        more = quantity(len(texts) - _MAX_UNREAD, "more folder")
+        return f"{', '.join(texts[:_MAX_UNREAD])} and {more} ({count:,})"
 
 
 class FileTable(EncodedTable):
@@ -139,12 +245,6 @@ def path_id(path: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def printable(path: str) -> str:
-    """A path on one printable line, even if it holds control characters or is not UTF-8."""
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
-
-
 def _mtime(path: Path) -> int:
     """The time of the last change of a file, in ns; 0 if it no longer exists."""
     try:
@@ -163,34 +263,6 @@ def _unique_ids(paths: Sequence[str]) -> np.ndarray:
     return ids
 
 
-def _walk(folder: Path, visited_folders: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
-    """Every path below a folder that is not a folder, and whether it is a file (not a pipe or a broken link).
-
-    Links are followed, but no folder is entered twice. Raises DataError if a folder cannot be read.
-    """
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be read ({reason(error)}). Check the folder and its permissions."
-        ) from None
-    if (status.st_dev, status.st_ino) in visited_folders:
-        return
-    visited_folders.add((status.st_dev, status.st_ino))
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a link to itself
-            is_folder, is_file = False, False
-        if is_folder:
-            yield from _walk(folder / entry.name, visited_folders)
-        else:
-            yield folder / entry.name, is_file
-
-
 def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:
     """The components of a path (relative to the root) below the folder of its split."""
     return Path(path).parts[len(folder.relative_to(root).parts) :]
@@ -207,11 +279,11 @@ def _in_folders(images: Sequence[str], folder: Path, root: Path) -> bool:
     return all(len(_below(path, folder, root)) > 1 for path in images)
 
 
-def _no_images(folder: Path, files: Sequence[str]) -> str:
+def _no_images(folder: Path, files: Sequence[str], parameter: str) -> str:
     if not files:
-        return f"{folder}: the folder is empty. Set dataset.root to a folder of images."
-    examples = ", ".join(printable(path) for path in files[:3]) + (", ..." if len(files) > 3 else "")
+        return f"{folder}: the folder is empty. Set {parameter} to a folder of images."
+    examples = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
     return (
-        f"{folder}: none of its {len(files)} files is an image ({examples}). Set dataset.root to a folder of "
+        f"{folder}: none of its {len(files)} files is an image ({examples}). Set {parameter} to a folder of "
         f"images; known extensions: {' '.join(sorted(EXTENSIONS))}."
     )

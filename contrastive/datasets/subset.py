@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import PositiveInt
 
+from contrastive.datasets.readings import former_fingerprint_of, reading_of
 from contrastive.errors import DataError
 from contrastive.kinds import Addition
 from contrastive.parts import Dataset, ImageTable, Split, TableRows
@@ -59,6 +60,18 @@ class Subset(Dataset):
         return self.of.classes
 
     def fingerprint(self) -> str:
+        return self._fingerprint_of(self.of.fingerprint())
+
+    def reading(self) -> str | None:
+        """How the other data set reads its files."""
+        return reading_of(self.of)
+
+    def former_fingerprint(self) -> str | None:
+        """The fingerprint as it was when the other data set read the same files differently."""
+        former = former_fingerprint_of(self.of)
+        return None if former is None else self._fingerprint_of(former)
+
+    def _fingerprint_of(self, whole: str) -> str:
         counts = [self.train, self.test, *([] if self.validation is None else [self.validation])]
-        text = f"{self.of.fingerprint()} subset {' '.join(map(str, counts))}"
+        text = f"{whole} subset {' '.join(map(str, counts))}"
         return hashlib.sha256(text.encode()).hexdigest()

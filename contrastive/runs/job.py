@@ -17,6 +17,7 @@ import torch
 
 from contrastive.build import Composition, Data, build
 from contrastive.data import require_readable
+from contrastive.datasets import reading_of
 from contrastive.distributed import explain_lost_connection, is_first, on_first, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluation import Evaluation, omission_lines, split_notes
@@ -161,6 +162,8 @@ class Job:
     def _announce(self, device: torch.device) -> None:
         """Report what the user should know about recipe and data before training starts."""
         train, division = self.recipe.train, self.data.division
+        if reading := reading_of(self.data.dataset):
+            self.display.log(reading)
         self.display.warn_of_skipped(skipped_files(self.data))
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from contrastive.build import Data
+from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
 from contrastive.files import read_map, recover, writable, write_json, write_whole
@@ -61,7 +62,7 @@ def admit(
     if resume == "never":
         log(f"moved the old run to {_move_aside(folder)}")
         return []
-    return earlier_fingerprints(folder, recipe, data.fingerprint, registry)
+    return earlier_fingerprints(folder, recipe, data, registry)
 
 
 def begin(
@@ -128,14 +129,14 @@ def environment_of(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Registry) -> list[str]:
+def earlier_fingerprints(folder: Path, recipe: Recipe, data: Data, registry: Registry) -> list[str]:
     """Fingerprints under which this run was trained before: with fewer epochs, or set to stop at a non-finite
     step.
 
     Args:
         folder: of the run.
         recipe: the recipe of this start.
-        data: fingerprint of its data.
+        data: its data.
         registry: resolves the folder's own recipe.
 
     Raises:
@@ -143,7 +144,7 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Regi
     """
     environment = environment_of(folder)
     trained_as, earlier = environment.get("fingerprint"), environment.get("shorter_before", [])
-    if trained_as == training_fingerprint(recipe, data):
+    if trained_as == training_fingerprint(recipe, data.fingerprint):
         return earlier
     before = load_recipe(folder / "recipe.yaml", (), registry)
     epochs = environment.get("epochs", before.train.epochs)  # a kill may have left only recipe.yaml new
@@ -153,11 +154,11 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: str, registry: Regi
     stopping = [{}, {"nonfinite": "stop"}] if recipe.train.nonfinite == "skip" else [{}]
     for policy in stopping:
         train = recipe.train.model_copy(update={**shorter, **policy})
-        if trained_as == training_fingerprint(replace(recipe, train=train), data):
+        if trained_as == training_fingerprint(replace(recipe, train=train), data.fingerprint):
             return [*earlier, trained_as]
     differences = _differences(before, recipe)
-    if environment.get("data") != data:
-        differences.append("the data")
+    if environment.get("data") != data.fingerprint:
+        differences.append(_data_difference(environment.get("data"), data))
     advice = ""
     if longer and obstacles:
         advice = f" {'; '.join(obstacles)}, so a longer run is a different run."
@@ -179,6 +180,14 @@ def _obstacles_to_extension(recipe: Recipe, epochs: int) -> list[str]:
             f"a callback acted on an evaluation after epoch {epochs}, which a longer run does not have"
         )
     return obstacles
+
+
+def _data_difference(before: str | None, data: Data) -> str:
+    """The data, and how this version reads it if the files are the same as before."""
+    if before is None or before != former_fingerprint_of(data.dataset):
+        return "the data"
+    reading = reading_of(data.dataset)
+    return f"the data (its files are the same, but this version reads them differently: {reading})"
 
 
 def _differences(before: Recipe, after: Recipe) -> list[str]:

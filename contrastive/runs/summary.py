@@ -8,6 +8,7 @@ from typing import Any
 
 from contrastive.backbones import flops
 from contrastive.build import Composition, Data, untrained_of
+from contrastive.datasets import reading_of
 from contrastive.errors import UsageError
 from contrastive.evaluation import Evaluation, frozen, omission_lines
 from contrastive.files import replace_folder, staging_folder, writable, write_json
@@ -75,6 +76,7 @@ def conclude(
             "test": len(data.test or ()),
             "scored": evaluation.images_scored if metrics["trained"] else 0,
         },
+        "reading": reading_of(data.dataset),
         "skipped": len(skipped_files(data)),
         "unreadable": sorted(untrainable | evaluation.unreadable),
         "evaluate": identity.evaluate,

@@ -1,0 +1,282 @@
+"""Which folders of a data set are its splits: those that parameters name, otherwise a guess by one rule."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrastive.datasets.folder_listing import Identity, identity_of, is_image_name, printable, walk
+from contrastive.errors import DataError, did_you_mean
+from contrastive.parts import Split
+from contrastive.text import abbreviate
+
+AUTO, NONE = "auto", "none"
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_NUMBER = re.compile(r"[ ._-]*[0-9]+$")
+#: The names that were looked for, in this order, before splits had parameters.
+_FORMER_TEST_NAMES = ("test", "val", "valid", "validation")
+
+
+def split_of_name(name: str) -> Split | None:
+    """The split that the name of a folder stands for, in any case and with digits at its end."""
+    return _SPLIT_NAMES.get(_NUMBER.sub("", name.lower()))
+
+
+@dataclass(frozen=True)
+class SplitFolders:
+    """The folders that may be splits.
+
+    Attributes:
+        root: of the data set.
+        parameters: split -> ``auto``, ``none`` (or None), or a folder.
+        explicit: split -> the folder that its parameter names.
+        guess: split -> the folder whose name stands for it, if a parameter leaves that open.
+        without_images: folders named like a split that hold no image.
+    """
+
+    root: Path
+    parameters: Mapping[Split, str | None]
+    explicit: Mapping[Split, Path]
+    guess: Mapping[Split, Path]
+    without_images: Sequence[Path] = ()
+
+    @property
+    def train(self) -> Path:
+        return self.explicit.get("train") or self.guess["train"]
+
+    def within(self, folder: Path) -> list[Path]:
+        """The folders that lie in another one; their images do not belong to it."""
+        return [other for other in (*self.explicit.values(), *self.guess.values()) if folder in other.parents]
+
+    def choose(self, is_labelled: Callable[[Split, Path], bool]) -> dict[Split, Path]:
+        """The folder of each split that exists.
+
+        The test split is the first labelled folder, test or else validation; without labels the first of
+        them. What then remains is the validation split if it has labels.
+        """
+        folders: dict[Split, Path] = {"train": self.train, **self.explicit}
+        spare: dict[Split, Path] = {k: v for k, v in self.guess.items() if k != "train"}
+        if self.parameters["test"] == AUTO and spare:
+            order = [spare[split] for split in ("test", "validation") if split in spare]
+            folders["test"] = next((folder for folder in order if is_labelled("test", folder)), order[0])
+        validation = spare.get("validation")
+        if (
+            validation is not None
+            and self.parameters["validation"] == AUTO
+            and validation not in folders.values()
+            and is_labelled("validation", validation)
+        ):
+            folders["validation"] = validation
+        return {split: folders[split] for split in SPLITS if split in folders}
+
+
+def split_folders(root: Path, parameters: Mapping[Split, str | None]) -> SplitFolders:
+    """The folders that parameters name, and a guess for those that are ``auto``.
+
+    All top folders that hold images are named like splits: they are the splits. None is: they are classes,
+    and the root is the train split. Folders that a parameter names are left out of this.
+
+    Raises:
+        DataError: a parameter names no folder below the root, or the names allow several readings.
+    """
+    explicit: dict[Split, Path] = {
+        split: _folder(root, split, value)
+        for split, value in parameters.items()
+        if value is not None and value not in (AUTO, NONE)
+    }
+    if explicit.get("train") == root:
+        return SplitFolders(root, parameters, explicit, {})
+    if parameters["train"] == NONE:
+        raise DataError(
+            f"{root}: train is none, but a train split is needed. Set dataset.train to a folder, or to auto."
+        )
+    top = _top_folders(root, explicit.values())
+    names = [name for name, holds_images in top.items() if holds_images]
+    holders = {parent for folder in explicit.values() for parent in folder.parents}
+    without_images = [
+        root / name
+        for name in top
+        if name not in names and split_of_name(name) is not None and root / name not in holders
+    ]
+    if "train" not in explicit:
+        others = [name for name in names if split_of_name(name) is None]
+        if names == others:
+            return SplitFolders(root, parameters, explicit, {"train": root})
+        if others:
+            raise DataError(_mixed(root, [name for name in names if name not in others], others))
+    guess = _by_name(root, parameters, explicit, names)
+    if "train" not in {**explicit, **guess}:
+        guess["train"] = _train_without_images(root, names, without_images)
+    return SplitFolders(root, parameters, explicit, guess, without_images)
+
+
+def check_nested(root: Path, images: Iterable[str]) -> None:
+    """Raise DataError if a guess would train on images of a deeper folder named like a test split."""
+    for folder in sorted({os.path.dirname(path) for path in images}):
+        names = folder.split("/")
+        for depth, name in enumerate(names[1:], start=1):
+            if split_of_name(name) in ("validation", "test"):
+                raise DataError(_nested(root, Path(*names[: depth + 1])))
+
+
+def unread_images(
+    root: Path, splits: Collection[Path], visited_folders: Mapping[Identity, Path]
+) -> dict[Path, int | None]:
+    """Folder -> the number of its images that belong to no split; None if it cannot be read.
+
+    The folders are the outermost ones that hold no split.
+    """
+    unreadable: list[Path] = []
+    parents: dict[Path, int] = {}
+    for path, is_file in walk(root, dict(visited_folders), unreadable):
+        if is_file and is_image_name(path.name):
+            parents[path.parent] = parents.get(path.parent, 0) + 1
+    counts: dict[Path, int | None] = {}
+    for parent, count in parents.items():
+        folder = _outermost_without_split(root, parent, splits)
+        counts[folder] = (counts.get(folder) or 0) + count
+    return {**counts, **dict.fromkeys(unreadable, None)}
+
+
+def former_folders(root: Path) -> dict[Split, Path]:
+    """The folders of the splits as they were read before splits had parameters."""
+    if not os.path.isdir(root / "train"):
+        return {"train": root}
+    test = next((name for name in _FORMER_TEST_NAMES if os.path.isdir(root / name)), None)
+    return {"train": root / "train", **({} if test is None else {"test": root / test})}
+
+
+def folder_name(root: Path, folder: Path) -> str:
+    """A folder as the user knows it: relative to the root, with a slash at its end."""
+    return printable(f"{folder.relative_to(root).as_posix()}/")
+
+
+def _folder(root: Path, split: Split, value: str) -> Path:
+    """The folder that a parameter names."""
+    relative = os.path.normpath(value)
+    is_outside = os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir
+    if is_outside or (relative == "." and split != "train"):
+        where = "the root or a folder below it" if split == "train" else "a folder below the root"
+        raise DataError(f"{root}: {split} is '{value}'. Set dataset.{split} to {where}, relative to it.")
+    folder = root / relative
+    if not os.path.isdir(folder):
+        if os.path.exists(folder):
+            raise DataError(f"{folder}: is a file, not a folder. Set dataset.{split} to a folder.")
+        siblings = _subfolders(folder.parent) if os.path.isdir(folder.parent) else []
+        names = f"; there are {_names(siblings)}" if siblings else ""
+        raise DataError(
+            f"{folder}: there is no such folder{names}.{did_you_mean(folder.name, siblings)} "
+            f"Set dataset.{split} to a folder relative to {root}."
+        )
+    return folder
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, without hidden ones."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [name for name in names if not name.startswith(".") and os.path.isdir(folder / name)]
+
+
+def _top_folders(root: Path, apart: Collection[Path]) -> dict[str, bool]:
+    """Top folder -> whether it holds images, without the folders ``apart``.
+
+    One that cannot be read raises DataError if it is named like a split; otherwise it holds none.
+    """
+    visited_folders = {identity_of(folder): folder for folder in apart}
+    top: dict[str, bool] = {}
+    for name in _subfolders(root):
+        if root / name not in apart:
+            unreadable: list[Path] | None = [] if split_of_name(name) is None else None
+            files = walk(root / name, dict(visited_folders), unreadable)
+            top[name] = any(is_file and is_image_name(path.name) for path, is_file in files)
+    return top
+
+
+def _by_name(
+    root: Path, parameters: Mapping[Split, str | None], explicit: Mapping[Split, Path], names: Iterable[str]
+) -> dict[Split, Path]:
+    """Split -> the one folder named like it, for the splits that parameters leave open."""
+    is_test_open = parameters["test"] == AUTO
+    is_open: dict[Split, bool] = {
+        "train": parameters["train"] == AUTO,
+        "validation": "validation" not in explicit and (parameters["validation"] == AUTO or is_test_open),
+        "test": is_test_open,
+    }
+    by_split: dict[Split, list[str]] = {}
+    for name in names:
+        if (split := split_of_name(name)) is not None and is_open[split]:
+            by_split.setdefault(split, []).append(name)
+    for split, candidates in by_split.items():
+        if len(candidates) > 1:
+            raise DataError(
+                f"{root}: {_names(candidates)} are all named like the {split} split. "
+                f"Set dataset.{split} to one of them, such as dataset.{split}: {candidates[0]}."
+            )
+    return {split: root / candidates[0] for split, candidates in by_split.items()}
+
+
+def _train_without_images(root: Path, names: Sequence[str], without_images: Sequence[Path]) -> Path:
+    """A train folder that holds no image, if there is one, so that its listing reports that."""
+    for folder in without_images:
+        if split_of_name(folder.name) == "train":
+            return folder
+    raise DataError(
+        f"{root}: of the splits there is only {_names(names)}, but no folder to train on. Set dataset.train to its folder, or to . (a dot) to train on all images below {root}."
+    )
+
+
+def _mixed(root: Path, split_names: Sequence[str], others: Sequence[str]) -> str:
+    """Both readings of folders of which some are named like splits and some are not."""
+    by_split = {str(split_of_name(name)): name for name in reversed(split_names)}
+    if "train" in by_split:
+        remedy = f"set dataset.train: {by_split['train']} ({_names(others)} will not be read)"
+    else:
+        if "test" not in by_split:
+            by_split = {"test": by_split["validation"]}
+        settings = " and ".join(f"dataset.{split}: {name}" for split, name in sorted(by_split.items()))
+        remedy = f"set {settings} (the train split is then {_names(others)})"
+    folders = f"{_names(split_names)} {'is a split' if len(split_names) == 1 else 'are splits'}"
+    return (
+        f"{root}: {_names(split_names)} {'has the name' if len(split_names) == 1 else 'have the names'} of "
+        f"{'a split' if len(split_names) == 1 else 'splits'}, {_names(others)} not. If all "
+        f"{len(split_names) + len(others)} folders are classes, set dataset.train: . (a dot). If {folders}, "
+        f"{remedy}."
+    )
+
+
+def _nested(root: Path, nested: Path) -> str:
+    """What to do about a folder below the top that is named like a split."""
+    siblings = _subfolders(root / nested.parent)
+    if any(split_of_name(name) == "train" for name in siblings):
+        remedy = f"If {printable(nested.parent.as_posix())}/ holds the splits, set dataset.root: "
+        remedy += printable(str(root / nested.parent))
+    else:
+        remedy = "Arrange the images as train/ and test/"
+    return (
+        f"{root}: {printable(nested.as_posix())}/ is named like a split, and its images would be trained on. "
+        f"{remedy}; to train on all images below {root}, set dataset.train: . (a dot)."
+    )
+
+
+def _outermost_without_split(root: Path, folder: Path, splits: Collection[Path]) -> Path:
+    """The outermost folder around a folder that holds no split; itself if it holds one."""
+    parts = folder.relative_to(root).parts
+    candidates = (root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1))
+    holders = {parent for split in splits for parent in (split, *split.parents)}
+    return next((candidate for candidate in candidates if candidate not in holders), folder)
+
+
+def _names(folders: Sequence[str]) -> str:
+    """``a/, b/, c/, d/, e/, ...``, printable."""
+    return abbreviate([printable(f"{name}/") for name in folders])
