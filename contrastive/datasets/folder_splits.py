@@ -232,7 +232,8 @@ def _train_without_images(root: Path, names: Sequence[str], without_images: Sequ
         if split_of_name(folder.name) == "train":
             return folder
     raise DataError(
-        f"{root}: of the splits there is only {_names(names)}, but no folder to train on. Set dataset.train to its folder, or to . (a dot) to train on all images below {root}."
+        f"{root}: of the splits there is only {_names(names)}, but no folder to train on. Set dataset.train to "
+        f"the folder of the train split, or to . (a dot) to train on all images below {root}."
     )
 
 

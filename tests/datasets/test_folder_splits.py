@@ -102,7 +102,8 @@ def test_names_of_splits(name, split):
         (
             ("train/n1/images/2", "train/n2/images/2", "val/images/3", "test/images/4"),
             {},
-            "train: train/ (4 images, 2 classes); test: test/ (4, no labels: images/ is not a class of train); "
+            "train: train/ (4 images, 2 classes); "
+            "test: test/ (4, no labels: images/ is not a class of train); "
             "not read: val/ (3, no labels: images/ is not a class of train)",
         ),
         # classes
