@@ -111,7 +111,7 @@ def split_folders(root: Path, parameters: Mapping[Split, str | None]) -> SplitFo
         if names == others:
             return SplitFolders(root, parameters, explicit, {"train": root})
         if others:
-            raise DataError(_mixed(root, [name for name in names if name not in others], others))
+            raise DataError(_both_readings(root, [name for name in names if name not in others], others))
     guess = _by_name(root, parameters, explicit, names)
     if "train" not in {**explicit, **guess}:
         guess["train"] = _train_without_images(root, names, without_images)
@@ -124,7 +124,7 @@ def check_nested(root: Path, images: Iterable[str]) -> None:
         names = folder.split("/")
         for depth, name in enumerate(names[1:], start=1):
             if split_of_name(name) in ("validation", "test"):
-                raise DataError(_nested(root, Path(*names[: depth + 1])))
+                raise DataError(_deeper_split(root, Path(*names[: depth + 1])))
 
 
 def unread_images(
@@ -232,12 +232,12 @@ def _train_without_images(root: Path, names: Sequence[str], without_images: Sequ
         if split_of_name(folder.name) == "train":
             return folder
     raise DataError(
-        f"{root}: of the splits there is only {_names(names)}, but no folder to train on. Set dataset.train to "
-        f"the folder of the train split, or to . (a dot) to train on all images below {root}."
+        f"{root}: of the splits there is only {_names(names)}, but no folder to train on. Set dataset.train "
+        f"to the folder of the train split, or to . (a dot) to train on all images below {root}."
     )
 
 
-def _mixed(root: Path, split_names: Sequence[str], others: Sequence[str]) -> str:
+def _both_readings(root: Path, split_names: Sequence[str], others: Sequence[str]) -> str:
     """Both readings of folders of which some are named like splits and some are not."""
     by_split = {str(split_of_name(name)): name for name in reversed(split_names)}
     if "train" in by_split:
@@ -256,16 +256,16 @@ def _mixed(root: Path, split_names: Sequence[str], others: Sequence[str]) -> str
     )
 
 
-def _nested(root: Path, nested: Path) -> str:
+def _deeper_split(root: Path, folder: Path) -> str:
     """What to do about a folder below the top that is named like a split."""
-    siblings = _subfolders(root / nested.parent)
+    siblings = _subfolders(root / folder.parent)
     if any(split_of_name(name) == "train" for name in siblings):
-        remedy = f"If {printable(nested.parent.as_posix())}/ holds the splits, set dataset.root: "
-        remedy += printable(str(root / nested.parent))
+        remedy = f"If {printable(folder.parent.as_posix())}/ holds the splits, set dataset.root: "
+        remedy += printable(str(root / folder.parent))
     else:
         remedy = "Arrange the images as train/ and test/"
     return (
-        f"{root}: {printable(nested.as_posix())}/ is named like a split, and its images would be trained on. "
+        f"{root}: {printable(folder.as_posix())}/ is named like a split, and its images would be trained on. "
         f"{remedy}; to train on all images below {root}, set dataset.train: . (a dot)."
     )
 
