@@ -71,7 +71,7 @@ class ImageFolder(Dataset):
         if folder is None:
             return None
         listing = self._listing(folder)
-        return FileTable(self.root, listing.images, self._labels(split, folder), listing.others)
+        return FileTable(self.root, listing.images, self._labels_of(split, folder), listing.others)
 
     @cached_property
     def classes(self) -> list[str] | None:
@@ -80,6 +80,10 @@ class ImageFolder(Dataset):
 
     def reading(self) -> str:
         """Which folder is which split, and every image that is not read, in one line."""
+        return self._reading
+
+    @cached_property
+    def _reading(self) -> str:
         texts: list[str] = []
         for split, folder in self._folders.items():
             count = len(self._listing(folder).images)
@@ -127,7 +131,7 @@ class ImageFolder(Dataset):
         candidates = self._candidates
         if candidates.guess.get("train") == self.root:
             check_nested(self.root, self._listing(self.root).images)
-        folders = candidates.choose(lambda split, folder: self._labels(split, folder) is not None)
+        folders = candidates.choose(lambda split, folder: self._labels_of(split, folder) is not None)
         for split, other in combinations(folders, 2):
             listings = [self._listing(folders[split]).folders, self._listing(folders[other]).folders]
             if common := listings[0].keys() & listings[1].keys():
@@ -153,8 +157,18 @@ class ImageFolder(Dataset):
     def _listings(self) -> dict[Path, Listing]:
         return {}
 
-    def _labels(self, split: Split, folder: Path) -> np.ndarray | None:
+    @cached_property
+    def _labels(self) -> dict[Path, np.ndarray | None]:
+        return {}
+
+    def _labels_of(self, split: Split, folder: Path) -> np.ndarray | None:
         """The labels of the images in a folder, which is read as a split."""
+        if folder not in self._labels:
+            self._labels[folder] = self._class_numbers(split, folder)
+        return self._labels[folder]
+
+    def _class_numbers(self, split: Split, folder: Path) -> np.ndarray | None:
+        """The class of each image of a split by its sub-folder; None if the sub-folders are not classes."""
         images, classes = self._listing(folder).images, self.classes
         if classes is None or not _in_folders(images, folder, self.root):
             return None
@@ -173,7 +187,7 @@ class ImageFolder(Dataset):
 
     def _kind(self, split: Split, folder: Path) -> str:
         """Whether the images of a split have labels; the number of classes of train."""
-        if self._labels(split, folder) is None:
+        if self._labels_of(split, folder) is None:
             images = self._listing(folder).images
             if split == "train" or self.classes is None or not _in_folders(images, folder, self.root):
                 return "no labels"
