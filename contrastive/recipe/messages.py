@@ -26,6 +26,12 @@ def describe(node: Node) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+def missing_space(node: Node) -> str:
+    """A hint for text that would be a map with a space after its colon: ``width:0.5``."""
+    match = re.fullmatch(r"([A-Za-z_]\w*):(\S.*)", node.value, re.DOTALL) if node.is_text else None
+    return f". A space is missing after the colon: write '{match[1]}: {match[2].strip()}'" if match else ""
+
+
 def join(path: str, *steps: str | int) -> str:
     """A dotted path, extended by ``steps``."""
     return ".".join(filter(None, [path, *map(str, steps)]))
@@ -88,9 +94,11 @@ def _one(
     if errors[0]["type"] == "string_pattern_mismatch" and field.description:
         return Mistake(value.where, here, f"{describe(value)} does not fit. {field.description}")
     if len(errors) > 1 or errors[0]["type"] == "missing":
-        return Mistake(value.where, here, f"must be {expected}, not {describe(value)}")
+        return Mistake(value.where, here, f"must be {expected}, not {describe(value)}{missing_space(value)}")
     return Mistake(
-        value.where, here, f"{_sentence(errors[0])}, not {describe(value)}{_nearest(errors[0], value)}"
+        value.where,
+        here,
+        f"{_sentence(errors[0])}, not {describe(value)}{_nearest(errors[0], value) or missing_space(value)}",
     )
 
 

@@ -13,11 +13,15 @@ from contrastive.errors import Mistake, UsageError, Where
 
 @dataclass(frozen=True)
 class Node:
-    """A scalar, a list of nodes or a map of nodes, with its position and, for a map, those of its keys."""
+    """A scalar, a list of nodes or a map of nodes, with its position and, for a map, those of its keys.
+
+    ``is_absent``: the null of a value that is not written.
+    """
 
     value: Any
     where: Where
     keys: Mapping[str, Where] = field(default_factory=dict)
+    is_absent: bool = field(default=False, compare=False)
 
     @property
     def is_map(self) -> bool:

@@ -126,7 +126,7 @@ class _Builder:
         next(events)  # stream start
         first = next(events)
         if isinstance(first, yaml.StreamEndEvent):
-            return Node(None, self._where((0, 0)))
+            return Node(None, self._where((0, 0)), is_absent=True)
         node = self._node(next(events), events, (), 0)
         next(events)  # document end
         after = next(events)
@@ -175,6 +175,8 @@ class _Builder:
             if key == "<<" and event.implicit[0]:
                 raise self._refuse(event, "a merge key ('<<'); use `extends: other.yaml` to inherit")
             child = self._node(next(events), events, (*path, key), depth + 1)
+            if event.implicit[0] and child.is_absent:
+                key, child = self._without_space(key, child, where, path, is_flow=start.flow_style)
             if key in value:
                 first = f" (first at line {keys[key].line})" if self.whole else ""
                 message = f"this key is written twice{first}; keep one"
@@ -182,6 +184,25 @@ class _Builder:
                 continue
             value[key], keys[key] = child, where
         return Node(value, self._where_of(start), keys)
+
+    def _without_space(
+        self, key: str, child: Node, where: Where, path: Keys, is_flow: bool
+    ) -> tuple[str, Node]:
+        """The key and value of a plain key without a value, as they were probably meant.
+
+        Adds a mistake for ``{width:0.5}``, where YAML reads the key ``width:0.5``, and for ``{width}``.
+        """
+        word, colon, text = key.partition(":")
+        if colon:
+            message = (
+                f"YAML reads '{key}' as a key without a value; write '{word}: {text.strip()}', with a space"
+            )
+            self.mistakes.append(Mistake(where, ".".join((*path, word)), message))
+            return word, Node(resolve_scalar(text.strip()), child.where)
+        if is_flow:
+            message = f"this key has no value; write '{key}: VALUE', or '{key}: null' for none"
+            self.mistakes.append(Mistake(where, ".".join((*path, key)), message))
+        return key, child
 
     def _list(self, start: yaml.Event, events: Iterator[yaml.Event], path: Keys, depth: int) -> Node:
         items: list[Node] = []
@@ -193,6 +214,8 @@ class _Builder:
         text = self._text(event)
         if not event.implicit[0]:  # quoted
             return Node(text, self._where_of(event))
+        if not text:
+            return Node(None, self._where_of(event), is_absent=True)
         value = resolve_scalar(event.value) if len(event.value) <= 1000 else event.value
         if isinstance(value, int) and abs(value) >= 2**63:
             raise self._refuse(event, f"{event.value[:20]}... is beyond 64 bits; quote it if it is text")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from contrastive.errors import Mistake, PluginError, RecipeError, UsageError, Where
 from contrastive.recipe.grid import grid_key
-from contrastive.recipe.messages import describe, join, mistakes_of, unknown_key
+from contrastive.recipe.messages import describe, join, missing_space, mistakes_of, unknown_key
 from contrastive.recipe.model import (
     Evaluate,
     Heading,
@@ -181,7 +181,7 @@ class _Resolver:
         node = self.root.value.get(key) or Node({}, self.root.where)
         if node.is_map:
             return node
-        self._wrong(node, key, f"must be a map of keys, not {describe(node)}")
+        self._wrong(node, key, f"must be a map of keys, not {describe(node)}{missing_space(node)}")
         return None
 
     def _default(self, key: str) -> Node:
@@ -264,7 +264,11 @@ class _Resolver:
         if entry is None or node.value in (None, "none"):
             return None
         if not node.is_map:
-            self._wrong(node, path, f"must be a map of the protocol's parameters, not {describe(node)}")
+            self._wrong(
+                node,
+                path,
+                f"must be a map of the protocol's parameters, not {describe(node)}{missing_space(node)}",
+            )
             return None
         at = Node(getattr(self._class(entry, path, key), "at", "end"), key)
         runs_at, rest = self._split(RunsAt, Node({"at": at, **node.value}, node.where, node.keys), path)
@@ -328,7 +332,7 @@ class _Resolver:
         except PluginError as error:
             self.plugin_mistakes.append(Mistake(name.where, path, str(error)))
         except UsageError as error:
-            self._wrong(name, path, str(error))
+            self._wrong(name, path, f"{error}{missing_space(name).removeprefix('.')}")
         return None
 
     def _class(self, entry: Entry, path: str, where: Where) -> type | None:

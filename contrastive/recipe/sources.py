@@ -173,9 +173,13 @@ def _split(text: str) -> tuple[str, str]:
 
 def _value(text: str, file: str) -> tuple[Node | None, list[Mistake]]:
     try:
-        return read_yaml(text, file, whole=False)
+        value, mistakes = read_yaml(text, file, whole=False)
     except RecipeError as error:
         return None, list(error.mistakes)
+    if value.is_absent:
+        message = "has no value; write a value after the '=', or null for none"
+        return None, [*mistakes, Mistake(value.where, "", message)]
+    return value, mistakes
 
 
 def assign(

@@ -1,0 +1,78 @@
+"""A value that nobody wrote and a colon without its space are refused, with their place and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from contrastive.errors import RecipeError
+from contrastive.recipe import load_recipe, parse_tree, resolve
+from contrastive.registry import load_registry
+
+BASE = "dataset: fashion_mnist_sample\naugmentation: {name: simclr, size: 28}\n"
+
+
+def mistakes(text: str = "", *sets: str) -> str:
+    Path("r.yaml").write_text(BASE + text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("r.yaml", sets, load_registry())
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("override", "path", "remedy"),
+    [
+        ("backbone.options={width:0.5}", "width", "write 'width: 0.5'"),
+        ("backbone={options: {width:0.5}}", "options.width", "write 'width: 0.5'"),
+        ("optimizer={lr:0.1}", "lr", "write 'lr: 0.1'"),
+        ("optimizer={lr:{per_256:0.3}}", "lr.per_256", "write 'per_256: 0.3'"),
+        ('optimizer.groups=[{match:"head.*", freeze: true}]', "0.match", "write 'match: \"head.*\"'"),
+        ("train={epochs:3,seed:1}", "seed", "write 'seed: 1'"),
+        ("head={name: mlp, dims:[16,8]}", "", ""),
+        ("backbone.options={width}", "width", "this key has no value; write 'width: VALUE'"),
+        ("backbone.options={width: }", "width", "this key has no value"),
+        ("train.max_steps=", "", "has no value; write a value after the '='"),
+        (
+            "backbone.options=width:0.5",
+            "backbone.options",
+            "A space is missing after the colon: write 'width: 0.5'",
+        ),
+        ("train=epochs:3", "train", "A space is missing after the colon: write 'epochs: 3'"),
+        ("optimizer=lr:0.1", "optimizer", "A space is missing after the colon: write 'lr: 0.1'"),
+    ],
+)
+def test_a_missing_space_in_set(override, path, remedy):
+    if not remedy:  # a list after the colon ends the word: YAML reads what was meant
+        Path("r.yaml").write_text(BASE)
+        load_recipe("r.yaml", [override], load_registry())
+        return
+    text = mistakes("", override)
+    assert f"--set {override.partition('=')[0]}" in text
+    assert path in text
+    assert remedy in text
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("text", "where", "remedy"),
+    [
+        ("backbone: {name: timm, options: {width:0.5}}\n", "r.yaml:3:34", "write 'width: 0.5'"),
+        ("optimizer: {lr:0.1}\n", "r.yaml:3:13", "write 'lr: 0.1'"),
+        ("optimizer:\n  name: sgd\n  groups:\n  - {match:x}\n", "r.yaml:6:6", "write 'match: x'"),
+        ("backbone:\n  options:\n    width:0.5\n", "r.yaml:5:5", "write 'width: 0.5'"),
+        ("train:\n  epochs:3\n", "r.yaml:4:3", "write 'epochs: 3'"),
+    ],
+)
+def test_a_missing_space_in_a_file(text, where, remedy):
+    message = mistakes(text)
+    assert where in message
+    assert remedy in message
+
+
+def test_nulls_that_are_written_and_block_keys_without_a_value_stay():
+    text = (
+        BASE + "predictor:\ntrain: {max_steps: null, clip_grad_norm: ~}\nbackbone: {options: {'a:b': null}}\n"
+    )
+    recipe = resolve(parse_tree(text), load_registry())
+    assert recipe.predictor is None
+    assert recipe.backbone.params["options"] == {"a:b": None}
