@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -10,8 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import feature_width
-from contrastive.backbones.weights import load_weights
+from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import UsageError, did_you_mean
 from contrastive.kinds import ImageSize, InChannels
 from contrastive.parts import Backbone
@@ -42,15 +45,15 @@ class Timm(Backbone):
         model: name of a timm architecture (``timm.list_models()``); never downloads weights.
         stem: ``standard``: as timm builds it; ``small``: a 3x3 stem without max-pooling (SimCLR,
             Appendix B.9), for resnet10, 18, 34, 50, 101 and 152.
-        weights: initial weights: an exported backbone folder, a .safetensors, .pt or .pth file. A
-            classifier in it is ignored; everything else must match.
+        weights: initial weights: an exported backbone folder, or a .safetensors, .pt, .pth, .ckpt, .tar or
+            .bin file. ``{path: FILE, prefix: encoder_q}`` chooses if it holds several networks.
         mean: subtracted from inputs in [0, 1]: one value per channel, or one for all (SimCLR: none).
         std: divisor of inputs: one value per channel, or one for all.
         options: more arguments of the timm model, e.g. ``{width: 0.5, stem_stride: 2}`` for small
             stems, ``{patch_size: 4}`` for vision transformers.
 
-    Raises UsageError for an unknown model, an unknown option, an unsupported image size, or weights that
-    do not match.
+    Raises UsageError for an unknown model, a name of pretrained weights, an unknown or unused option, an
+    unsupported image size, or weights that do not match.
     """
 
     mean: Tensor | None  # [C, 1, 1]
@@ -62,7 +65,7 @@ class Timm(Backbone):
         image_size: ImageSize,
         model: str = "resnet18",
         stem: Literal["standard", "small"] = "standard",
-        weights: Path | None = None,
+        weights: Path | WeightsFile | None = None,
         mean: list[float] | None = None,
         std: list[Annotated[float, Field(gt=0)]] | None = None,
         options: dict[str, Any] = {},  # noqa: B006 - read, never changed
@@ -71,11 +74,13 @@ class Timm(Backbone):
         name = _architecture(model, stem)
         self.in_channels, self.image_size = in_channels, image_size
         self.arguments = _arguments(name, in_channels, image_size, options)
-        self.net = _create(name, self.arguments)
+        self.net = _create(name, self.arguments, options)
         _check_patches(self.net, name, image_size)
         self.features = feature_width(self.net, name, in_channels, image_size)
         if weights is not None:
-            load_weights(self.net, Path(weights), ignore=_classifiers(self.net))
+            self.notes = load_weights(
+                self.net, weights, _classifiers(self.net), _convert, _first_convolutions(self.net)
+            )
         for key, values in (("mean", mean), ("std", std)):
             buffer = None if values is None else torch.tensor(_per_channel(key, values, in_channels))
             self.register_buffer(key, None if buffer is None else buffer[:, None, None], persistent=False)
@@ -154,8 +159,41 @@ def _architecture(model: str, stem: str) -> str:
         raise UsageError(
             f"{model} has no small stem; ResNets of depth {', '.join(map(str, depths))} have one."
         )
+    _refuse_pretrained(model, architectures)
     remedy = did_you_mean(model, architectures) or " See timm.list_models()."
     raise UsageError(f"timm has no model '{model}'.{remedy}")
+
+
+def _refuse_pretrained(model: str, architectures: Sequence[str]) -> None:
+    """Raise UsageError if a name stands for pretrained weights: a tag, or an address of weights."""
+    from timm.models import get_deprecated_models, list_pretrained
+
+    source, colon, address = model.partition(":")
+    name, _, tag = (address or source).rstrip("/").rpartition("/")[2].partition(".")
+    remedy = "Set model to a plain name and weights to a local file; without weights it starts from scratch."
+    if name in architectures:
+        remedy = f"Set model: {name} and weights: FILE; without weights it starts from scratch."
+    if source.lower() == "local-dir":
+        raise UsageError(
+            f"'{model}' is a folder of weights, not a model. Set weights: {address or 'FOLDER'}, and model to"
+            " the architecture that its config.json names; without weights it starts from scratch."
+        )
+    if colon or "/" in model:
+        raise UsageError(
+            f"'{model}' is an address of pretrained weights, which are not loaded by name. {remedy}"
+        )
+    if tag and name in architectures:
+        tags = [each.partition(".")[2] for each in list_pretrained(f"{name}.*")]
+        listing = "" if tag in tags else f" (timm lists {', '.join(tags) or 'none'})"
+        raise UsageError(
+            f"'{model}' is {name} with the pretrained weights of the tag '{tag}'{listing}, which are not"
+            f" loaded by name. {remedy}"
+        )
+    if current := get_deprecated_models().get(model):
+        raise UsageError(
+            f"'{model}' is timm's old name of '{current}'; if you want its pretrained weights, which are not"
+            f" loaded by name, set model: {current.partition('.')[0]} and weights: FILE."
+        )
 
 
 def _arguments(name: str, in_channels: int, image_size: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -175,14 +213,16 @@ def _arguments(name: str, in_channels: int, image_size: int, options: dict[str, 
     return arguments | options
 
 
-def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
+def _create(name: str, arguments: dict[str, Any], options: dict[str, Any]) -> nn.Module:
     import timm
 
     try:
-        return timm.create_model(name, **arguments)
+        net = timm.create_model(name, **arguments)
     except Exception as error:  # a wrong option fails in the model's own code: KeyError, AttributeError, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(f"timm cannot build {name} with {arguments}: {reason}") from error
+    refuse_unused(net, name, options, lambda others: timm.create_model(name, **(arguments | others)))
+    return net
 
 
 def _record(net: nn.Module) -> dict[str, Any]:
@@ -193,6 +233,17 @@ def _record(net: nn.Module) -> dict[str, Any]:
 def _classifiers(net: nn.Module) -> tuple[str, ...]:
     names = _record(net).get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _first_convolutions(net: nn.Module) -> tuple[str, ...]:
+    names = _record(net).get("first_conv") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _convert(state: State, net: nn.Module) -> State:
+    """Names and shapes as timm converts them for this model: it resamples position embeddings and tables."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    return state if convert is None else dict(convert(state, net))
 
 
 def _check_patches(net: nn.Module, name: str, image_size: int) -> None:

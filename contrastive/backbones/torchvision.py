@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from pathlib import Path
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
+from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import feature_width
+from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import UsageError, did_you_mean
-from contrastive.kinds import ImageSize, InChannels
+from contrastive.kinds import Addition, ImageSize, InChannels
 from contrastive.parts import Backbone
 
 #: torchvision module -> the argument that sets the image size of its models.
 _SIZE_ARGUMENT = {"vision_transformer": "image_size", "maxvit": "input_size"}
 #: Modules whose models return the outputs of auxiliary classifiers too, a tuple, in training.
 _AUXILIARY = ("googlenet", "inception")
+#: The position embeddings of torchvision's vision transformers, one for the class token first.
+_POSITIONS = "encoder.pos_embedding"
 
 
 class Torchvision(Backbone):
@@ -27,8 +33,11 @@ class Torchvision(Backbone):
     Args:
         model: name of a torchvision classification model; never downloads weights.
         options: more arguments of that model.
+        weights: initial weights: a .safetensors, .pt, .pth, .ckpt, .tar or .bin file, or a folder with
+            model.safetensors. ``{path: FILE, prefix: encoder_q}`` chooses if it holds several networks.
 
-    Raises UsageError for an unknown model or option, or an unsupported image size.
+    Raises UsageError for an unknown model, an unknown or unused option, an unsupported image size, or weights
+    that do not match.
     """
 
     def __init__(
@@ -37,13 +46,16 @@ class Torchvision(Backbone):
         image_size: ImageSize,
         model: str = "resnet18",
         options: dict[str, Any] = {},  # noqa: B006 - read, never changed
+        weights: Annotated[Path | WeightsFile | None, Addition()] = None,
     ) -> None:
         super().__init__()
         self.net = _create(model, image_size, options)
-        _remove_classifier(self.net)
+        classifier = _remove_classifier(self.net)
         if in_channels != 3:
             _replace_first_convolution(self.net, in_channels)
         self.features = feature_width(self.net, model, in_channels, image_size)
+        if weights is not None:
+            self.notes = load_weights(self.net, weights, (classifier,), _convert)
 
     def forward(self, x: Tensor) -> Tensor:
         """float [b, C, h, w] in [0, 1] -> features [b, F]."""
@@ -54,12 +66,20 @@ def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
     from torchvision import models
 
     names = models.list_models(module=models)
+    name, _, tag = model.rpartition(":")[2].rpartition("/")[2].partition(".")
+    marks = (":", "/", "_Weights")
+    if model not in names and (any(mark in model for mark in marks) or (tag and name in names)):
+        raise UsageError(
+            f"'{model}' names pretrained weights, which are not loaded by name. Set model to a plain name of "
+            "torchvision's, such as resnet18, and weights to a local file."
+        )
     if model not in names:
         remedy = did_you_mean(model, names) or " See torchvision.models.list_models()."
         raise UsageError(f"torchvision has no classification model '{model}'.{remedy}")
     if "pretrained" in options or "weights" in options:
         raise UsageError(
-            "backbone options: torchvision's pretrained weights are not supported; use the timm backbone."
+            "backbone options: torchvision's pretrained weights are not loaded by name; set the backbone's "
+            "'weights' to a local file."
         )
     family = models.get_model_builder(model).__module__.rpartition(".")[2]
     arguments: dict[str, Any] = {}
@@ -69,15 +89,34 @@ def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
     if family in _AUXILIARY:
         arguments |= {"aux_logits": False, "init_weights": True}
     try:
-        return models.get_model(model, weights=None, **(arguments | options))
+        net = models.get_model(model, weights=None, **(arguments | options))
     except Exception as error:  # a wrong option fails in the model's own code: KeyError, AttributeError, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(
             f"torchvision cannot build {model} for images of {image_size} with {options}: {reason}"
         ) from error
+    refuse_unused(
+        net,
+        model,
+        options,
+        lambda others: models.get_model(model, weights=None, **(arguments | others)),
+    )
+    return net
 
 
-def _remove_classifier(net: nn.Module) -> None:
+def _convert(state: State, net: nn.Module) -> State:
+    """Position embeddings of another grid resampled as timm does it."""
+    from timm.layers import resample_abs_pos_embed
+
+    own = net.state_dict().get(_POSITIONS)
+    if own is None or _POSITIONS not in state:
+        return state
+    side = math.isqrt(own.shape[1] - 1)
+    return {**state, _POSITIONS: resample_abs_pos_embed(state[_POSITIONS], [side, side])}
+
+
+def _remove_classifier(net: nn.Module) -> str:
+    """Remove the last layer; returns its name."""
     name = [name for name, module in net.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
     parent = net.get_submodule(name.rpartition(".")[0])
     siblings = list(parent.named_children())
@@ -85,6 +124,7 @@ def _remove_classifier(net: nn.Module) -> None:
     setattr(parent, siblings[index][0], nn.Identity())
     if index and isinstance(siblings[index - 1][1], nn.Dropout):
         setattr(parent, siblings[index - 1][0], nn.Identity())
+    return name
 
 
 def _replace_first_convolution(net: nn.Module, in_channels: int) -> None:

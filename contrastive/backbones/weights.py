@@ -1,56 +1,109 @@
-"""Initial weights from disk: read without running any code in the file, and matched by name."""
+"""Initial weights from disk: read without running any code in the file, and matched by name.
+
+A file may hold the network under a prefix (``state_dict``, ``module.encoder_q``, ``teacher.backbone``) and
+others next to it. Prefixes are derived from the names of the network's own weights (:func:`load_weights`).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from contrastive.errors import UsageError
+from contrastive.errors import UsageError, did_you_mean
+from contrastive.text import abbreviate
 
+State = dict[str, Tensor]
+#: Converts weights of other names or shapes to those of a network.
+Converter = Callable[[State, nn.Module], State]
+
+_PICKLES = (".pt", ".pth", ".ckpt", ".tar", ".bin")
+_FORMATS = f"an exported folder, or a .safetensors, {', '.join(_PICKLES[:-1])} or {_PICKLES[-1]} file"
+_REMEDY = "Set the model, stem, options, image size and input channels these weights were trained with."
 _MOST_COMPLAINTS = 3
+_BATCHES_SEEN = "num_batches_tracked"  # a count that batch norms had not in old files; torch takes it as 0
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict at ``path``, on the CPU.
+class WeightsFile(BaseModel):
+    """A file of weights, and which of the networks in it to take.
+
+    Attributes:
+        path: the file, or a folder with model.safetensors.
+        prefix: what the names of that network start with, such as ``module.encoder_q``.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    path: Path
+    prefix: str | None = None
+
+
+def read_weights(path: Path) -> State:
+    """The tensors of a file by their dotted names, on the CPU: ``state_dict.module.conv1.weight``.
 
     Args:
-        path: a folder with model.safetensors (what ``export`` and timm write), a .safetensors file,
-            or a .pt or .pth file; the latter is read with ``weights_only=True`` and may hold the
-            state dict under ``state_dict`` or ``model``.
+        path: a folder with model.safetensors (what ``export`` and timm write), a .safetensors file, or a file
+            that ``torch.save`` wrote, which is read with ``weights_only=True``.
 
-    Raises UsageError if there is no such file or it does not hold a state dict.
+    Raises UsageError if there is no such file, it cannot be read as plain tensors, or it holds none.
     """
     path = Path(os.path.expanduser(path))
     is_folder = os.path.isdir(path)
     file = path / "model.safetensors" if is_folder else path
     if not os.path.isfile(file):
         where = f"{path} has no model.safetensors" if is_folder else f"{path} does not exist"
-        raise UsageError(f"weights: {where}. Give an exported folder, a .safetensors, .pt or .pth file.")
-    if file.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UsageError(f"weights: {file} is neither a .safetensors nor a .pt or .pth file.")
+        raise UsageError(f"weights: {where}. Give {_FORMATS}.")
+    suffix = file.suffix.lower()
+    if suffix not in (".safetensors", *_PICKLES):
+        raise UsageError(f"weights: {file} is neither a folder nor a file that can be read. Give {_FORMATS}.")
     try:
-        state = (
+        content = (
             load_file(file)
-            if file.suffix == ".safetensors"
+            if suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # torch's unpickler may raise almost any type
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = _reason(file, error)
         raise UsageError(f"weights: {file} cannot be read as plain tensors: {reason}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value)
-        for name, value in state.items()
-    ):
-        raise UsageError(f"weights: {file} does not hold a state dict (names with dense tensors).")
-    return dict(state)
+    state = _flat(content)
+    if not state:
+        raise UsageError(f"weights: {file} does not hold a state dict (names with tensors).")
+    return state
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """Why torch or safetensors cannot read a file."""
+    try:
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except Exception:  # it is no pickle that torch wrote
+        classes = []
+    if classes:
+        return (
+            f"it needs {abbreviate(sorted(classes))}, and loading such objects may run code. If you trust the"
+            " file, load it with torch and save only its state dict."
+        )
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _flat(content: Any, path: str = "") -> State:
+    """The tensors in nested maps with text as keys, by dotted names."""
+    if isinstance(content, Tensor):
+        return {path: content} if path else {}
+    if not isinstance(content, Mapping):
+        return {}
+    state: State = {}
+    for key, value in content.items():
+        if isinstance(key, str):
+            state |= _flat(value, f"{path}.{key}" if path else key)
+    return state
 
 
 def _is_plain(value: Tensor) -> bool:
@@ -58,22 +111,214 @@ def _is_plain(value: Tensor) -> bool:
     return value.layout is torch.strided and not value.is_quantized and not value.is_meta
 
 
-def load_weights(net: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> None:
-    """Load ``path`` into ``net``; raises UsageError if weights do not match, and names them.
+@dataclass(frozen=True)
+class _Fit:
+    """The weights under a prefix as those of a network.
+
+    Attributes:
+        prefix: empty, or up to and including a dot.
+        state: names and values as the network has them.
+        notes: what was converted or left out.
+        complaint: why they do not fit, as ``lacks conv1.weight``; empty if they do.
+    """
+
+    prefix: str
+    state: State
+    notes: Sequence[str]
+    complaint: str
+
+
+def load_weights(
+    net: nn.Module,
+    weights: Path | WeightsFile,
+    ignore: tuple[str, ...] = (),
+    convert: Converter | None = None,
+    first_convolutions: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """Load a file into ``net``: the weights under the one prefix under which all of the network's are found.
 
     Args:
-        net: the network; unchanged if anything does not match.
-        path: see :func:`read_weights`.
-        ignore: modules whose weights are skipped (the classifiers that ``net`` lacks).
+        net: the network; unchanged if the weights do not fit.
+        weights: the file, see :func:`read_weights`, and perhaps the prefix.
+        ignore: modules whose weights are left out (the classifiers that ``net`` lacks).
+        convert: tried if names or shapes differ, for example to resample position embeddings.
+        first_convolutions: modules whose weights are adapted if they take three channels and ``net`` does
+            not; by default the first convolution.
+
+    Returns:
+        What was not taken as it is in the file, in sentences.
+
+    Raises:
+        UsageError: no prefix fits or several do; the message names what does not fit, or the prefixes.
     """
-    left_out = tuple(f"{module}." for module in ignore)
-    state = {name: value for name, value in read_weights(path).items() if not name.startswith(left_out)}
-    if complaints := mismatch(net, state):
+    source = weights if isinstance(weights, WeightsFile) else WeightsFile(path=Path(weights))
+    state, stems = read_weights(source.path), first_convolutions or _first_convolution(net)
+    prefixes = _prefixes(net, state, source)
+    fits = [_fit(net, _under(state, prefix), prefix, ignore, convert, stems) for prefix in prefixes]
+    matches = [fit for fit in fits if not fit.complaint]
+    if not matches:
+        prefix = f" under '{fits[0].prefix.rstrip('.')}'" if fits[0].prefix else ""
+        raise UsageError(f"weights: {source.path} does not fit the model:{prefix} it {fits[0].complaint}")
+    if len(matches) > 1:
+        names = sorted(fit.prefix.rstrip(".") for fit in matches)
+        listing = ", ".join(repr(name) for name in names)
         raise UsageError(
-            f"weights: {path} does not fit the model: it {complaints}."
-            " Set the model, stem, options and input channels these weights were trained with."
+            f"weights: {source.path} holds this model under {len(names)} prefixes: {listing}."
+            f" Choose one: weights: {{path: {source.path}, prefix: '{names[-1]}'}}."
         )
-    net.load_state_dict(state)
+    net.load_state_dict(matches[0].state)
+    return tuple(f"weights: {source.path}: {note}" for note in matches[0].notes)
+
+
+def _under(state: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _prefixes(net: nn.Module, state: State, source: WeightsFile) -> list[str]:
+    """The prefixes to try: those under which at least half of the network's names are found, most first.
+
+    Raises UsageError if the file has nothing under the prefix that the user names.
+    """
+    own = {name for name in net.state_dict() if not name.endswith(_BATCHES_SEEN)}
+    counts: Counter[str] = Counter()
+    for name in state:
+        steps = name.split(".")
+        for depth in range(len(steps)):
+            if ".".join(steps[depth:]) in own:
+                counts["".join(f"{step}." for step in steps[:depth])] += 1
+    ranking = sorted(counts, key=lambda prefix: (-counts[prefix], len(prefix), prefix))
+    likely = [prefix for prefix in ranking if 2 * counts[prefix] >= len(own)]
+    if source.prefix is None:
+        return likely or [""]
+    chosen = f"{source.prefix.rstrip('.')}." if source.prefix.strip(".") else ""
+    if _under(state, chosen) and (chosen or "" in likely):
+        return [chosen]
+    inside = [prefix for prefix in likely if prefix.endswith(f".{chosen}")]  # a container may be left out
+    if inside:
+        return inside
+    names = [prefix.rstrip(".") for prefix in likely]
+    listing = f" This model is found under {', '.join(repr(name) for name in names)}." if names else ""
+    remedy = did_you_mean(source.prefix, names) or listing
+    raise UsageError(f"weights: {source.path} has no weights under '{source.prefix}'.{remedy}")
+
+
+def _fit(
+    net: nn.Module,
+    under: State,
+    prefix: str,
+    ignore: tuple[str, ...],
+    convert: Converter | None,
+    stems: tuple[str, ...],
+) -> _Fit:
+    """The weights ``under`` a prefix as those of ``net``, converted if they must be and can be."""
+    if unusual := [name for name, value in under.items() if not _is_plain(value)]:
+        complaint = f"has {unusual[0]} as a sparse, quantised or empty tensor; weights must be dense."
+        return _Fit(prefix, {}, (), complaint)
+    notes = [f"took the weights under '{prefix.rstrip('.')}'"] if prefix else []
+    state, others = _split(net, under, ignore)
+    if mismatch(net, state):
+        if complaint := _other_patches(net, state, stems):
+            return _Fit(prefix, {}, (), complaint)
+        if convert is not None:
+            state, others = _split(net, _converted(convert, under, net), ignore)
+        state = _with_channels_of(net, state, stems)
+        notes += _changes(under, state)
+    if complaint := mismatch(net, state):
+        return _Fit(prefix, {}, (), f"{complaint}. {_REMEDY}")
+    if others:
+        notes.append(f"left out {abbreviate(others)}, which the model does not have")
+    return _Fit(prefix, state, notes, "")
+
+
+def _split(net: nn.Module, state: State, ignore: tuple[str, ...]) -> tuple[State, list[str]]:
+    """What belongs to ``net``, and the modules next to it that do not: classifiers, and heads by other names.
+
+    A name within a module that ``net`` has stays, because a deeper network is not this one.
+    """
+    own, children = net.state_dict(), {name for name, _ in net.named_children()}
+    matching: State = {}
+    others: dict[str, None] = {}
+    for name, value in state.items():
+        module, dot, _ = name.partition(".")
+        classifier = next((module for module in ignore if name.startswith(f"{module}.")), None)
+        if name in own or not (classifier or (dot and module not in children)):
+            matching[name] = value
+        else:
+            others[classifier or module] = None
+    for name, value in own.items():
+        if name.endswith(_BATCHES_SEEN) and name not in matching:
+            matching[name] = torch.zeros_like(value, device="cpu")
+    return matching, list(others)
+
+
+def _converted(convert: Converter, state: State, net: nn.Module) -> State:
+    """``state`` converted, or as it is if the converter cannot read it; a mismatch then names the reason."""
+    try:
+        return convert(dict(state), net)
+    except Exception:  # converters trust the file: a wrong one may raise anything
+        return state
+
+
+def _first_convolution(net: nn.Module) -> tuple[str, ...]:
+    return tuple(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))[:1]
+
+
+def _kernels(net: nn.Module, state: State, stems: tuple[str, ...]) -> Iterator[tuple[str, Tensor, nn.Conv2d]]:
+    """The first convolutions of ``net`` that ``state`` has too, with their names and its weights."""
+    modules = dict(net.named_modules())
+    for stem in stems:
+        module, weight = modules.get(stem), state.get(f"{stem}.weight")
+        if isinstance(module, nn.Conv2d) and weight is not None and weight.ndim == 4:
+            yield f"{stem}.weight", weight, module
+
+
+def _other_patches(net: nn.Module, state: State, stems: tuple[str, ...]) -> str:
+    """The complaint if the weights cut images into patches of another size; empty if not."""
+    for name, weight, module in _kernels(net, state, stems):
+        size, patch = tuple(weight.shape[2:]), tuple(module.kernel_size)
+        if size != patch and module.stride == module.kernel_size:
+            return (
+                f"has patches of {size[0]} x {size[1]} pixels ({name}), the model of {patch[0]} x {patch[1]};"
+                f" choose a model with patches of {size[0]}, or set options: {{patch_size: {size[0]}}}."
+            )
+    return ""
+
+
+def _with_channels_of(net: nn.Module, state: State, stems: tuple[str, ...]) -> State:
+    """Three input channels adapted to those of ``net``, as timm does: summed for one, else repeated."""
+    from timm.models import adapt_input_conv
+
+    adapted = dict(state)
+    for name, weight, module in _kernels(net, state, stems):
+        channels = module.weight.shape[1]
+        if weight.shape[1] == 3 != channels:
+            adapted[name] = adapt_input_conv(channels, weight)
+    return adapted
+
+
+def _changes(before: State, after: State) -> list[str]:
+    """What was converted, in words."""
+    notes = []
+    for name, value in after.items():
+        old, new = list(before[name].shape) if name in before else None, list(value.shape)
+        if old is None or old == new:
+            continue
+        if len(old) == len(new) == 4 and old[1] != new[1]:
+            how = "summed" if new[1] == 1 else "repeated and scaled"
+            notes.append(f"{name} {how} from {old[1]} to {new[1]} input channels, as timm does")
+        else:
+            how = "resampled" if len(old) == len(new) else "reshaped"
+            notes.append(f"{name} {how} from {old} to {new}, as timm does")
+    renamed = [name for name in after if name not in before and not name.endswith(_BATCHES_SEEN)]
+    if renamed:
+        notes.append(f"names changed to timm's: {abbreviate(renamed)}")
+    return _summary(notes)
+
+
+def _summary(notes: list[str]) -> list[str]:
+    """The first notes, and how many there are: a network has a table of positions in every block."""
+    more = len(notes) - _MOST_COMPLAINTS
+    return notes if more <= 0 else [*notes[:_MOST_COMPLAINTS], f"and {more} more weights in the same way"]
 
 
 def mismatch(net: nn.Module, state: Mapping[str, Tensor]) -> str:

@@ -111,6 +111,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         "candidates": _candidates(method, train.batch_size),
         "chunks": _chunks(recipe, parts),
         "memory_mib": _memory_mib(recipe, parts, channels),
+        **({"notes": list(method.backbone.notes)} if method.backbone.notes else {}),
     }
 
 

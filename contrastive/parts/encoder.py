@@ -14,10 +14,16 @@ from contrastive.values import Progress
 
 
 class Backbone(StepPart):
-    """Pixels -> features h. ``features`` is F; ``forward``: float [b, C, h, w] in [0, 1] -> [b, F]."""
+    """Pixels -> features h. ``features`` is F; ``forward``: float [b, C, h, w] in [0, 1] -> [b, F].
+
+    Attributes:
+        notes: sentences about how it was built that a run and ``contrastive check`` print, such as which of
+            several networks in a file its weights come from.
+    """
 
     kind = "backbone"
     features: int
+    notes: tuple[str, ...] = ()
 
     def export(self, folder: str) -> None:
         """Write this backbone so that timm loads it; raises UsageError if timm cannot."""

@@ -96,7 +96,7 @@ def test_any_timm_model_gives_features(channels, size, kwargs, features):
     ("kwargs", "message"),
     [
         ({"model": "resnet81"}, "Did you mean 'resnet18'"),
-        ({"model": "local-dir:x"}, "timm has no model"),
+        ({"model": "local-dir:x"}, "a folder of weights, not a model"),
         ({"model": "vgg11", "stem": "small"}, "no small stem; ResNets of depth 10, 18, 34"),
         ({"model": "resnet18", "options": {"widht": 2}}, "widht"),
         ({"model": "resnet18", "options": {"act_layer": "rely"}}, "timm cannot build resnet18"),
@@ -335,7 +335,7 @@ def test_torchvision_first_convolution_keeps_its_scale():
         ("resnet81", 32, {}, "Did you mean 'resnet18'"),
         ("fcn_resnet50", 32, {}, "no classification model"),
         ("resnet18", 32, {"widht": 2}, "widht"),
-        ("resnet18", 32, {"pretrained": True}, "not supported; use the timm backbone"),
+        ("resnet18", 32, {"pretrained": True}, "not loaded by name; set the backbone's 'weights'"),
         ("alexnet", 16, {}, "cannot take images of 3 x 16 x 16"),
         ("vit_b_16", 30, {}, "cannot build vit_b_16 for images of 30"),
     ],

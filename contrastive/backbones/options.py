@@ -1,0 +1,69 @@
+"""Options that a model takes and never uses."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from contrastive.errors import UsageError, did_you_mean
+
+#: An option that no model has: a model that takes it takes anything.
+_NONSENSE = "no_model_has_this_option"
+
+
+def refuse_unused(
+    net: nn.Module, name: str, options: Mapping[str, Any], build: Callable[[dict[str, Any]], nn.Module]
+) -> None:
+    """Raise UsageError for an option that nothing in the code of a model names, if the model takes anything.
+
+    An option that the code names and does nothing with cannot be told from one that has an effect.
+
+    Args:
+        net: built with the options.
+        name: of the model.
+        options: of the recipe.
+        build: builds the model with other options.
+    """
+    names = set(_named_parameters(net))
+    for key, value in options.items():
+        if key in names or not _takes_anything(build, value):
+            continue
+        remedy = did_you_mean(key, names) or " Remove it."
+        if ":" in key:
+            word, _, text = key.partition(":")
+            remedy = f" A space is missing after the colon: write '{word}: {text}'."
+        raise UsageError(f"backbone options: {name} has no option '{key}' and would ignore it.{remedy}")
+
+
+def _takes_anything(build: Callable[[dict[str, Any]], nn.Module], value: Any) -> bool:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build({_NONSENSE: value})
+    except Exception:  # a model refuses an unknown option in its own code, with any error
+        return False
+    return True
+
+
+def _named_parameters(net: nn.Module) -> Iterator[str]:
+    """The parameters of the model's classes, and of all functions and classes of their modules."""
+    for base in type(net).__mro__:
+        if base.__module__.partition(".")[0] in ("torch", "builtins"):
+            continue
+        yield from _parameters(base)
+        for member in vars(sys.modules[base.__module__]).values():
+            if getattr(member, "__module__", None) == base.__module__ and callable(member):
+                yield from _parameters(member)
+
+
+def _parameters(function: Callable[..., Any]) -> Iterator[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    yield from (parameter.name for parameter in parameters if parameter.kind in named)
