@@ -78,6 +78,14 @@ class Addition:
     """
 
 
+@dataclass(frozen=True)
+class Location:
+    """Marks text that may be the path of data: ``Annotated[str, Location()]``. A ``Path`` is one without it.
+
+    A run continues if its data set is read from another location and has the same fingerprint.
+    """
+
+
 InChannels = Annotated[int, Injected("in_channels")]
 ImageSize = Annotated[int, Injected("image_size")]
 InFeatures = Annotated[int, Injected("in_features")]

@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from contrastive.datasets.decoding import EncodedTable, common_size, reason
 from contrastive.datasets.labels import Vocabulary
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
+from contrastive.kinds import Location
 from contrastive.parts import Dataset, Split
 
 _DEFAULT_LABEL = "label"
@@ -37,7 +38,7 @@ class HuggingFace(Dataset):
 
     def __init__(
         self,
-        path: str,
+        path: Annotated[str, Location()],
         config: str | None = None,
         train: str = "train",
         test: str | None = "test",

@@ -2,6 +2,11 @@ from .differences import changed_keys as changed_keys
 from .differences import flatten as flatten
 from .grid import Cell as Cell
 from .grid import load_cells as load_cells
+from .locations import absolute_path as absolute_path
+from .locations import dataset_paths as dataset_paths
+from .locations import location_paths as location_paths
+from .locations import path_exists as path_exists
+from .locations import with_dataset_paths as with_dataset_paths
 from .model import NOT_TRAINING as NOT_TRAINING
 from .model import Evaluate as Evaluate
 from .model import PartSpec as PartSpec

@@ -56,6 +56,17 @@ class Run:
         return f"Run({str(self.folder)!r})"
 
 
+def environment_of(folder: Path) -> dict[str, Any]:
+    """The content of environment.json, empty if there is none. Raises UsageError if it is damaged."""
+    try:
+        return read_map(folder / "environment.json")
+    except UsageError as error:
+        raise UsageError(
+            f"{error} Nothing else identifies the run in this folder. Otherwise name another folder with "
+            "--out, or use --resume never to move this one aside."
+        ) from error
+
+
 def to_stderr(message: str) -> None:
     """Print a warning if there is no display."""
     print(f"warning: {message}", file=sys.stderr)

@@ -22,13 +22,14 @@ from contrastive.distributed import explain_lost_connection, is_first, on_first,
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluation import Evaluation, omission_lines, split_notes
 from contrastive.parts import NEEDS
-from contrastive.recipe import Recipe, flatten, load_recipe
+from contrastive.recipe import Recipe, flatten, load_recipe, with_dataset_paths
 from contrastive.registry import Registry, load_registry
 from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
-from contrastive.runs.folder import Run, RunIdentity, default_folder
+from contrastive.runs.folder import Run, RunIdentity, default_folder, environment_of
 from contrastive.runs.launch import join_processes
 from contrastive.runs.process_guard import folder_lock, interrupts
+from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
 from contrastive.runs.resume import Resume, admit, begin
 from contrastive.runs.summary import conclude, skipped_files
 from contrastive.training import (
@@ -67,7 +68,7 @@ def run(
     """
     join_processes()
     registry = load_registry()
-    resolved_recipe = load_recipe(recipe, overrides, registry)
+    resolved_recipe = load_recipe(recipe, of_run_folder(recipe, overrides, registry), registry)
     data, composition = build(resolved_recipe)
     display = (display or Display()) if is_first() else Display.silent()
     return Job(resolved_recipe, data, composition, registry, display).execute(out, resume)
@@ -99,8 +100,11 @@ class Job:
         folder = Path(out) if out is not None else default_folder(self.recipe, self.identity.fingerprint)
         if folder.name in ("", ".."):  # "." has no name, and moves with the folder
             folder = folder.resolve()
+        origin = self._settle_paths(folder, resume)
         on_first(lambda: admit(folder, resume, self.recipe, self.data, self.registry, self.display.log))
         if on_first(lambda: self.identity.is_finished_in(folder)):
+            if origin["paths"] != on_first(lambda: environment_of(folder)).get("paths", origin["paths"]):
+                on_first(lambda: record(folder, origin))
             self.display.log(
                 f"{folder}: already finished; showing its results (use --resume never to train again)"
             )
@@ -119,6 +123,7 @@ class Job:
                     accelerator.device,
                     accelerator.mixed_precision,
                     self.display,
+                    origin,
                 )
             )
             engine, evaluation = assemble(
@@ -138,6 +143,23 @@ class Job:
                     ending.callback(callback.run_ended, engine.run)
                 self._train_and_evaluate(engine, evaluation, resume)
         return Run(folder)
+
+    def _settle_paths(self, folder: Path, resume: Resume) -> dict[str, Any]:
+        """Take the data set's paths from the run in the folder if it is this one with its data elsewhere.
+
+        Returns:
+            What environment.json records of where this run's files are, and of how its backbone was built.
+        """
+        origin = {**origin_of(self.recipe), "backbone": list(self.composition.method.backbone.notes)}
+        if resume == "never":
+            return origin
+        first = on_first(lambda: first_paths(folder, self.recipe, self.data, self.registry))
+        if first:
+            self.display.log(f"the same data at another path: {moved_to(self.recipe, first)}")
+            self.recipe = with_dataset_paths(self.recipe, first)
+            self.identity = RunIdentity.of(self.recipe, self.data, self.composition)
+            origin["folder"] = on_first(lambda: environment_of(folder)).get("folder", origin["folder"])
+        return origin
 
     def _require_processes(self) -> None:
         """Raise if a part needs several processes and there is one, before anything is written."""
@@ -165,6 +187,8 @@ class Job:
         if reading := reading_of(self.data.dataset):
             self.display.log(reading)
         self.display.warn_of_skipped(skipped_files(self.data))
+        for note in self.composition.method.backbone.notes:
+            self.display.log(f"backbone: {note}")
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")
         if self.recipe.positives == "label":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,8 +15,7 @@ from contrastive.recipe import Recipe, changed_keys, flatten
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
 from contrastive.runs.folder import Run
-
-Overrides = Sequence[str] | Mapping[str, Any]
+from contrastive.runs.relocation import Overrides, with_recorded_paths
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def load(
     Args:
         folder: of the run.
         registry: resolves its recipe.
-        overrides: as for ``--set``.
+        overrides: as for ``--set``; files are at the paths that the run recorded, unless set here.
         open_data_sets: those that are already open, perhaps this run's too; the one opened here is added.
 
     Raises:
@@ -47,9 +44,10 @@ def load(
             do not fit the encoder.
     """
     run = Run(folder)
-    recipe = run.recipe(overrides, registry)
+    trained = run.recipe((), registry)
+    recipe = run.recipe(with_recorded_paths(run.folder, trained, overrides), registry)
     if overrides:
-        _require_effect(run.recipe((), registry), recipe)
+        _require_effect(trained, recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data, parts = build(recipe, training=False, open_data_sets=open_data_sets)
     weights = run.weights()

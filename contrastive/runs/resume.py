@@ -6,7 +6,7 @@ If it may, the folder is prepared here: ``recipe.yaml`` and ``environment.json``
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from contrastive.build import Data
 from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
-from contrastive.files import read_map, recover, writable, write_json, write_whole
+from contrastive.files import recover, writable, write_json, write_whole
 from contrastive.recipe import (
     Recipe,
     changed_keys,
@@ -31,6 +31,7 @@ from contrastive.recipe import (
 )
 from contrastive.registry import Registry
 from contrastive.runs.display import Display
+from contrastive.runs.folder import environment_of
 from contrastive.runs.process_guard import folder_lock
 from contrastive.versions import git_commit, versions
 
@@ -73,8 +74,9 @@ def begin(
     device: torch.device,
     precision: str,
     display: Display,
+    origin: Mapping[str, Any],
 ) -> list[str]:
-    """Prepare a locked folder and write the description of the run.
+    """Prepare a locked folder and write the description of the run; environment.json holds ``origin`` too.
 
     Returns and raises what :func:`admit` does: another process may have started and finished a run there
     since the folder was admitted.
@@ -104,6 +106,7 @@ def begin(
         "versions": versions(),
         "plugins": {p.name: p.version for p in registry.plugins},
         "git_commit": git_commit(),
+        **origin,
     }
     write_json(folder / "environment.json", environment)
     return earlier
@@ -116,17 +119,6 @@ def _move_aside(folder: Path) -> Path:
     with folder_lock(folder):  # another process may be writing to it
         folder.rename(aside)
     return aside
-
-
-def environment_of(folder: Path) -> dict[str, Any]:
-    """The content of environment.json, empty if there is none. Raises UsageError if it is damaged."""
-    try:
-        return read_map(folder / "environment.json")
-    except UsageError as error:
-        raise UsageError(
-            f"{error} Nothing else identifies the run in this folder. Otherwise name another folder with "
-            "--out, or use --resume never to move this one aside."
-        ) from error
 
 
 def earlier_fingerprints(folder: Path, recipe: Recipe, data: Data, registry: Registry) -> list[str]:

@@ -1,0 +1,74 @@
+"""The files and folders that a recipe's parts read: their paths, by dotted path of the recipe."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import PurePath
+from typing import Any
+
+from contrastive.kinds import Location
+from contrastive.recipe.marks import MarkedType
+from contrastive.recipe.model import PartSpec, Recipe
+from contrastive.recipe.signature import arms, signature_of
+
+
+def location_paths(recipe: Recipe) -> dict[str, str]:
+    """The paths of data set and backbone, as the recipe writes them: ``{"dataset.root": "photos"}``."""
+    return {**dataset_paths(recipe), **dict(_of_part(recipe.backbone, "backbone"))}
+
+
+def dataset_paths(recipe: Recipe) -> dict[str, str]:
+    """The paths of the data set, as the recipe writes them."""
+    return dict(_of_part(recipe.dataset, "dataset"))
+
+
+def absolute_path(path: str) -> str:
+    """A path as it reads from any folder; a pattern stays a pattern."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def path_exists(path: str) -> bool:
+    """Whether there is a file or a folder, or any that matches a pattern."""
+    return os.path.exists(path) or bool(glob.glob(path, recursive=True))
+
+
+def with_dataset_paths(recipe: Recipe, paths: Mapping[str, str]) -> Recipe:
+    """The recipe with other paths of its data set; keys as in :func:`dataset_paths`."""
+    return replace(recipe, dataset=_at_paths(recipe.dataset, "dataset", paths))
+
+
+def _at_paths(value: Any, path: str, paths: Mapping[str, str]) -> Any:
+    if isinstance(value, PartSpec):
+        return replace(
+            value, params={key: _at_paths(item, f"{path}.{key}", paths) for key, item in value.params.items()}
+        )
+    if isinstance(value, dict):
+        return {key: _at_paths(item, f"{path}.{key}", paths) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_at_paths(item, f"{path}.{index}", paths) for index, item in enumerate(value)]
+    return paths.get(path, value)
+
+
+def _of_part(part: PartSpec, path: str) -> Iterator[tuple[str, str]]:
+    parameters = signature_of(part.entry).parameters
+    for name, value in part.params.items():
+        yield from _of_value(value, MarkedType(parameters[name].annotation), f"{path}.{name}")
+
+
+def _of_value(value: Any, marked_type: MarkedType, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, PartSpec):
+        yield from _of_part(value, path)
+    elif isinstance(value, str):
+        if _is_location(marked_type):
+            yield path, value
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _of_value(item, marked_type.within(key), f"{path}.{key}")
+
+
+def _is_location(marked_type: MarkedType) -> bool:
+    is_path = any(isinstance(arm, type) and issubclass(arm, PurePath) for arm in arms(marked_type.annotation))
+    return is_path or any(marked_type.marks(Location))
