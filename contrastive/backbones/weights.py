@@ -191,11 +191,12 @@ def _prefixes(net: nn.Module, state: State, source: WeightsFile) -> list[str]:
     if source.prefix is None:
         return likely or [""]
     chosen = f"{source.prefix.rstrip('.')}." if source.prefix.strip(".") else ""
-    if _under(state, chosen) and (chosen or "" in likely):
+    if chosen in likely:
         return [chosen]
-    inside = [prefix for prefix in likely if prefix.endswith(f".{chosen}")]  # a container may be left out
-    if inside:
-        return inside
+    if parts := [prefix for prefix in likely if f".{chosen}" in f".{prefix}"]:  # a container may be left out
+        return parts
+    if _under(state, chosen):
+        return [chosen]
     names = [prefix.rstrip(".") for prefix in likely]
     listing = f" This model is found under {', '.join(repr(name) for name in names)}." if names else ""
     remedy = did_you_mean(source.prefix, names) or listing
@@ -236,11 +237,13 @@ def _split(net: nn.Module, state: State, ignore: tuple[str, ...]) -> tuple[State
     A name within a module that ``net`` has stays, because a deeper network is not this one.
     """
     own, children = net.state_dict(), {name for name, _ in net.named_children()}
+    tops = {module.partition(".")[0] for module in ignore}
+    heads = (*ignore, *(top for top in tops if not any(name.startswith(f"{top}.") for name in own)))
     matching: State = {}
     others: dict[str, None] = {}
     for name, value in state.items():
         module, dot, _ = name.partition(".")
-        classifier = next((module for module in ignore if name.startswith(f"{module}.")), None)
+        classifier = next((head for head in heads if name.startswith(f"{head}.")), None)
         if name in own or not (classifier or (dot and module not in children)):
             matching[name] = value
         else:

@@ -15,13 +15,16 @@ from contrastive.errors import Mistake, UsageError, Where
 class Node:
     """A scalar, a list of nodes or a map of nodes, with its position and, for a map, those of its keys.
 
-    ``is_absent``: the null of a value that is not written.
+    Attributes:
+        is_absent: the null of a value that is not written.
+        is_short: a map that was written as a text, its ``name``, before other keys were merged into it.
     """
 
     value: Any
     where: Where
     keys: Mapping[str, Where] = field(default_factory=dict)
     is_absent: bool = field(default=False, compare=False)
+    is_short: bool = field(default=False, compare=False)
 
     @property
     def is_map(self) -> bool:

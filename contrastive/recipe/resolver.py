@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from contrastive.errors import Mistake, PluginError, RecipeError, UsageError, Where
 from contrastive.recipe.grid import grid_key
+from contrastive.recipe.marks import MarkedType
 from contrastive.recipe.messages import describe, join, missing_space, mistakes_of, unknown_key
 from contrastive.recipe.model import (
     Evaluate,
@@ -352,7 +353,7 @@ class _Resolver:
             name: parameter for name, parameter in signature.parameters.items() if parameter.takes_part
         }
         plain_nodes = {
-            key: child
+            key: _in_full(child, signature.parameters[key])
             for key, child in node.value.items()
             if key in signature.parameters and key not in part_parameters
         }
@@ -435,3 +436,17 @@ class _Resolver:
 
     def _wrong(self, node: Node, path: str, message: str) -> None:
         self.mistakes.append(Mistake(node.where, path, message))
+
+
+def _in_full(node: Node, parameter: Parameter) -> Node:
+    """A value that is no part, if a map was merged into a text: the text is the map's first key.
+
+    With ``--set backbone.weights.prefix=q``, ``weights: w.pth`` is ``{path: w.pth, prefix: q}``.
+    """
+    if not node.is_map or not node.is_short:
+        return node
+    rest = node.without("name")
+    for model in MarkedType(parameter.annotation).models():
+        first = next(iter(model.model_fields))
+        return Node({first: node.value["name"], **rest.value}, node.where, node.keys)
+    return rest

@@ -229,9 +229,11 @@ def merge(below: Node, above: Node, part: bool | None = None) -> Node:
     for key, child in above.value.items():
         inside = (key in PART_KEYS) if part is None else part
         value[key] = merge(value[key], child, inside) if key in value else child
-    return Node(value, below.where, keys)
+    return Node(value, below.where, keys, is_short=below.is_short and "name" not in above.value)
 
 
 def _as_map(node: Node) -> Node:
     """The map that a bare name is short for."""
-    return Node({"name": node}, node.where, {"name": node.where}) if node.is_text else node
+    if not node.is_text:
+        return node
+    return Node({"name": node}, node.where, {"name": node.where}, is_short=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import timm
 import torch
 
 from contrastive.backbones import Timm, Torchvision
-from contrastive.backbones.weights import WeightsFile
+from contrastive.backbones.weights import WeightsFile, load_weights
 from contrastive.errors import UsageError
 
 SMALL = {"model": "resnet10", "stem": "small", "options": {"width": 0.125}}
@@ -102,6 +103,10 @@ def test_several_networks_are_listed_and_one_is_chosen(source):
         assert_same(chosen.net, state)
     with pytest.raises(UsageError, match=r"no weights under 'encoder_x'\. .*encoder_k"):
         Timm(3, 32, weights=WeightsFile(path=FILE, prefix="encoder_x"), **SMALL)
+    with pytest.raises(UsageError, match="under 2 prefixes"):
+        Timm(3, 32, weights=WeightsFile(path=FILE, prefix="module"), **SMALL)
+    torch.save({"teacher": prefixed(state, "backbone."), "student": state}, FILE)
+    assert_same(Timm(3, 32, weights=WeightsFile(path=FILE, prefix="teacher"), **SMALL).net, state)
     torch.save({"teacher": state, "student": state, **state}, FILE)
     with pytest.raises(UsageError, match="'', 'student', 'teacher'"):
         Timm(3, 32, weights=FILE, **SMALL)
@@ -119,6 +124,15 @@ def test_what_is_left_out_is_named_and_a_deeper_network_is_refused(source):
     torch.save({f"backbone.{name}": value for name, value in state.items() if name != "bn1.weight"}, FILE)
     with pytest.raises(UsageError, match=r"under 'backbone' it lacks bn1\.weight\."):
         Timm(3, 32, weights=FILE, **SMALL)
+
+
+def test_a_head_with_more_than_a_classifier_is_left_out_whole():
+    net = torch.nn.Sequential(OrderedDict(body=torch.nn.Linear(2, 2), head=torch.nn.Identity()))
+    state = {"body.weight": torch.ones(2, 2), "body.bias": torch.ones(2)}
+    torch.save({**state, "head.bn.weight": torch.ones(2), "head.linear.bias": torch.ones(2)}, FILE)
+    notes = load_weights(net, FILE, ignore=("head.linear",))
+    assert notes == ("weights: w.pth: left out head, head.linear, which the model does not have",)
+    assert_same(net, state)
 
 
 def test_counts_of_batches_may_be_absent_as_in_old_files(source):

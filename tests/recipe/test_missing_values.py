@@ -76,3 +76,18 @@ def test_nulls_that_are_written_and_block_keys_without_a_value_stay():
     recipe = resolve(parse_tree(text), load_registry())
     assert recipe.predictor is None
     assert recipe.backbone.params["options"] == {"a:b": None}
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["backbone.weights={path: b.pth, prefix: encoder_q}"],
+        ["backbone.weights.prefix=encoder_q", "backbone.weights.path=b.pth"],
+        ["backbone.weights=b.pth", "backbone.weights.prefix=encoder_q"],
+    ],
+)
+def test_keys_merge_into_the_short_form_of_a_map(sets):
+    Path("r.yaml").write_text(BASE + "backbone: {weights: a.pth}\n")
+    recipe = load_recipe("r.yaml", sets, load_registry())
+    assert recipe.backbone.params["weights"] == {"path": "b.pth", "prefix": "encoder_q"}
