@@ -65,5 +65,5 @@ def _parameters(function: Callable[..., Any]) -> Iterator[str]:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # written in C
         return
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    yield from (parameter.name for parameter in parameters if parameter.kind in named)
+    keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    yield from (parameter.name for parameter in parameters if parameter.kind in keywords)

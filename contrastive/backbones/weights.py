@@ -190,13 +190,13 @@ def _prefixes(net: nn.Module, state: State, source: WeightsFile) -> list[str]:
     likely = [prefix for prefix in ranking if 2 * counts[prefix] >= len(own)]
     if source.prefix is None:
         return likely or [""]
-    chosen = f"{source.prefix.rstrip('.')}." if source.prefix.strip(".") else ""
-    if chosen in likely:
-        return [chosen]
-    if parts := [prefix for prefix in likely if f".{chosen}" in f".{prefix}"]:  # a container may be left out
+    choice = f"{source.prefix.rstrip('.')}." if source.prefix.strip(".") else ""
+    if choice in likely:
+        return [choice]
+    if parts := [prefix for prefix in likely if f".{choice}" in f".{prefix}"]:  # a container may be left out
         return parts
-    if _under(state, chosen):
-        return [chosen]
+    if _under(state, choice):
+        return [choice]
     names = [prefix.rstrip(".") for prefix in likely]
     listing = f" This model is found under {', '.join(repr(name) for name in names)}." if names else ""
     remedy = did_you_mean(source.prefix, names) or listing
@@ -221,7 +221,7 @@ def _fit(
         if complaint := _other_patches(net, state, stems):
             return _Fit(prefix, {}, (), complaint)
         if convert is not None:
-            state, others = _split(net, _converted(convert, under, net), ignore)
+            state, others = _split(net, _conversion(convert, under, net), ignore)
         state = _with_channels_of(net, state, stems)
         notes += _changes(under, state)
     if complaint := mismatch(net, state):
@@ -254,7 +254,7 @@ def _split(net: nn.Module, state: State, ignore: tuple[str, ...]) -> tuple[State
     return matching, list(others)
 
 
-def _converted(convert: Converter, state: State, net: nn.Module) -> State:
+def _conversion(convert: Converter, state: State, net: nn.Module) -> State:
     """``state`` converted, or as it is if the converter cannot read it; a mismatch then names the reason."""
     try:
         return convert(dict(state), net)
@@ -291,12 +291,12 @@ def _with_channels_of(net: nn.Module, state: State, stems: tuple[str, ...]) -> S
     """Three input channels adapted to those of ``net``, as timm does: summed for one, else repeated."""
     from timm.models import adapt_input_conv
 
-    adapted = dict(state)
+    result = dict(state)
     for name, weight, module in _kernels(net, state, stems):
         channels = module.weight.shape[1]
         if weight.shape[1] == 3 != channels:
-            adapted[name] = adapt_input_conv(channels, weight)
-    return adapted
+            result[name] = adapt_input_conv(channels, weight)
+    return result
 
 
 def _changes(before: State, after: State) -> list[str]:
@@ -312,9 +312,9 @@ def _changes(before: State, after: State) -> list[str]:
         else:
             how = "resampled" if len(old) == len(new) else "reshaped"
             notes.append(f"{name} {how} from {old} to {new}, as timm does")
-    renamed = [name for name in after if name not in before and not name.endswith(_BATCHES_SEEN)]
-    if renamed:
-        notes.append(f"names changed to timm's: {abbreviate(renamed)}")
+    new_names = [name for name in after if name not in before and not name.endswith(_BATCHES_SEEN)]
+    if new_names:
+        notes.append(f"names changed to timm's: {abbreviate(new_names)}")
     return _summary(notes)
 
 

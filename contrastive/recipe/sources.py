@@ -229,7 +229,8 @@ def merge(below: Node, above: Node, part: bool | None = None) -> Node:
     for key, child in above.value.items():
         inside = (key in PART_KEYS) if part is None else part
         value[key] = merge(value[key], child, inside) if key in value else child
-    return Node(value, below.where, keys, is_short=below.is_short and "name" not in above.value)
+    is_short = above.is_short or (below.is_short and "name" not in above.value)
+    return Node(value, below.where, keys, is_short=is_short)
 
 
 def _as_map(node: Node) -> Node:

@@ -84,20 +84,20 @@ def with_recorded_paths(
     A file that is no longer there keeps the path in recipe.yaml, which is ``recipe``; with ``only_if_absent``
     so does one that is found at that path.
     """
-    recorded = environment_of(folder).get("paths")
-    if not isinstance(recorded, dict):
+    last_paths = environment_of(folder).get("paths")
+    if not isinstance(last_paths, dict):
         return overrides
-    moved = {
-        key: recorded[key]
+    changes = {
+        key: last_paths[key]
         for key, path in location_paths(recipe).items()
-        if isinstance(recorded.get(key), str)
-        and recorded[key] != absolute_path(path)
-        and path_exists(recorded[key])
+        if isinstance(last_paths.get(key), str)
+        and last_paths[key] != absolute_path(path)
+        and path_exists(last_paths[key])
         and not (only_if_absent and path_exists(absolute_path(path)))
     }
     if isinstance(overrides, Mapping):
-        return {**moved, **overrides}
-    return [*(f"{key}={json.dumps(path)}" for key, path in moved.items()), *overrides]
+        return {**changes, **overrides}
+    return [*(f"{key}={json.dumps(path)}" for key, path in changes.items()), *overrides]
 
 
 def moved_to(recipe: Recipe, first: Mapping[str, str]) -> str:
