@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from contrastive.errors import UsageError, did_you_mean
+from contrastive.paths import user_path
 from contrastive.text import abbreviate
 
 State = dict[str, Tensor]
@@ -55,7 +56,7 @@ def read_weights(path: Path) -> State:
 
     Raises UsageError if there is no such file, it cannot be read as plain tensors, or it holds none.
     """
-    path = Path(os.path.expanduser(path))
+    path = user_path(path)
     is_folder = os.path.isdir(path)
     file = path / "model.safetensors" if is_folder else path
     if not os.path.isfile(file):

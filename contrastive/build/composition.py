@@ -40,6 +40,11 @@ class Data:
     def labelled(self) -> bool:
         return self.train.labels is not None and bool((self.train.labels >= 0).any())
 
+    @property
+    def label_hint(self) -> str | None:
+        """Why there are no labels and what to set, if the data set knows; None if it has labels."""
+        return None if self.labelled else self.dataset.label_hint
+
 
 #: The data sets opened so far, so that several recipes on one data set open it once.
 DataSets = list[tuple[PartSpec, Data]]

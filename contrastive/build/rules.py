@@ -50,7 +50,8 @@ def training_data(recipe: Recipe, data: Data, processes: int) -> Iterator[Mistak
     labels = data.division.training_labels
     if recipe.positives == "label" and (labels is None or labels.max() < 0):
         problem = "all its labels are of the held-out tenth" if data.labelled else "this data set has none"
-        yield recipe.mistake("positives", f"positives: label needs labels, but {problem}.")
+        hint = f" ({data.label_hint})" if data.label_hint else ""
+        yield recipe.mistake("positives", f"positives: label needs labels, but {problem}{hint}.")
 
 
 # -- views ------------------------------------------------------------------------------------------------

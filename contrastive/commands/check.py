@@ -15,11 +15,12 @@ from rich.table import Table
 from contrastive.build import Composition, DataSets, MemoryGuard, build
 from contrastive.commands.output import print_json
 from contrastive.data import cache_folder, pixel_bytes, whereabouts
-from contrastive.datasets import reading_of
+from contrastive.datasets import reading_of, skipped_kinds
 from contrastive.errors import ContrastiveError, Mistakes
 from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
 from contrastive.registry import Registry, load_registry
+from contrastive.runs import skipped_files
 from contrastive.text import byte_count
 from contrastive.training import BufferSnapshot, Method, chunk_warning, is_chunked, resolve_precision
 
@@ -93,7 +94,9 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         **({"reading": reading} if (reading := reading_of(data.dataset)) else {}),
         "decoded": _decoding(recipe, data.train),
         "labels": data.labelled,
-        "skipped_files": len(data.train.skipped),
+        **({"label_hint": data.label_hint} if data.label_hint else {}),
+        "skipped_files": len(skipped_files(data)),
+        "skipped_kinds": skipped_kinds(skipped_files(data)),
         "shapes": {
             "image": [channels, *(data.train.size or ("varies", "varies"))],
             "view": [channels, parts.image_size, parts.image_size],
@@ -231,7 +234,7 @@ def render(report: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             value = "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
         elif isinstance(value, list):
-            value = ", ".join(_text(v) for v in value)
+            value = ", ".join(_text(v) for v in value) or "none"
         table.add_row(key.replace("_mib", " (MiB)").replace("_", " "), _text(value))
     console.print(table)
 

@@ -52,12 +52,12 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     overrides = _with(protocols, run.recipe(overrides, registry), overrides, registry)
     trained_run = load(folder, registry, overrides)
     evaluation = trained_run.evaluation
-    _select(evaluation, protocols, registry)
+    _select(evaluation, protocols, registry, trained_run.data.label_hint)
     method = trained_run.parts.method
     start = untrained_of(trained_run.recipe, trained_run.data, trained_run.parts, evaluation.device)
     trained, omissions = evaluation.final(method.backbone, method.head), evaluation.omissions
     if not trained:
-        raise _nothing_to_evaluate(omissions)
+        raise _nothing_to_evaluate(omissions, trained_run.data.label_hint)
     untrained = evaluation.final(*start)
     return {
         "run": str(folder),
@@ -85,7 +85,9 @@ def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides, regist
     return [*overrides, *(f"{key}={{}}" for key in additions)]
 
 
-def _select(evaluation: Evaluation, protocols: Sequence[str], registry: Registry) -> None:
+def _select(
+    evaluation: Evaluation, protocols: Sequence[str], registry: Registry, label_hint: str | None
+) -> None:
     """Keep only these protocols in an evaluation, or all if none is named.
 
     Raises:
@@ -106,12 +108,12 @@ def _select(evaluation: Evaluation, protocols: Sequence[str], registry: Registry
         raise UsageError("the recipe has no protocol; name one with --protocol.")
     omissions = evaluation.final_omissions()
     if len(omissions) == len(evaluation.protocols):
-        raise _nothing_to_evaluate(omissions)
+        raise _nothing_to_evaluate(omissions, label_hint)
 
 
-def _nothing_to_evaluate(omissions: Mapping[str, str]) -> UsageError:
+def _nothing_to_evaluate(omissions: Mapping[str, str], label_hint: str | None) -> UsageError:
     if set(omissions.values()) == {NO_LABELS}:
-        reasons = "this data set has no labels"
+        reasons = "this data set has no labels" + (f" ({label_hint})" if label_hint else "")
     else:
         reasons = "; ".join(omission_lines(omissions))
     return UsageError(f"nothing to evaluate: {reasons}. `contrastive embed` writes features without metrics.")

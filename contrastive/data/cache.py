@@ -28,6 +28,7 @@ from contrastive.data.tables import HeldTable, OnProgress, decode, decode_all, p
 from contrastive.errors import UnreadableImage
 from contrastive.files import write_whole
 from contrastive.parts import ImageTable
+from contrastive.paths import user_path
 from contrastive.text import byte_count
 
 _FORMAT = 2  # of the two files, and of the pixels that decoding returns
@@ -39,7 +40,7 @@ def cache_folder(setting: str) -> Path | None:
     if setting == "none":
         return None
     if setting != "auto":
-        return Path(os.path.expanduser(setting))
+        return user_path(setting)
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # as the specification requires
         base = os.path.expanduser("~/.cache")

@@ -1,4 +1,6 @@
 from .fashion_mnist_sample import FashionMNISTSample as FashionMNISTSample
+from .file_kinds import skipped_kinds as skipped_kinds
+from .file_kinds import skipped_messages as skipped_messages
 from .hugging_face import HuggingFace as HuggingFace
 from .image_folder import ImageFolder as ImageFolder
 from .parquet import Parquet as Parquet

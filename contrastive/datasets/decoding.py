@@ -15,7 +15,9 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from contrastive.datasets.explanations import UNKNOWN, explanation
+from contrastive.datasets.explanations import UNKNOWN
+from contrastive.datasets.file_kinds import EXTENSIONS as EXTENSIONS
+from contrastive.datasets.file_kinds import register_heif, unread_reason
 from contrastive.datasets.levels import eight_bits, levels
 from contrastive.datasets.misreadings import correction, first_frame, refusal, set_native_order
 from contrastive.errors import UnreadableImage
@@ -24,14 +26,9 @@ from contrastive.parts import ImageTable, ReducedImage, Reduction
 #: Larger images are rejected by their headers: a file of a few kilobytes can claim gigabytes of pixels.
 MAX_PIXELS = 89_478_485
 _TOO_MANY = f"exceed the limit of {MAX_PIXELS:,}"
-#: Files with any other extension do not count as images.
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
-)
 #: The formats that are decoded, for any file name. Pillow supports more, such as PostScript, which is code
 #: that Ghostscript would run.
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "HEIF")
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323  # tags of a TIFF
 #: Keys of ``Image.info`` in which Pillow finds an orientation, besides a TIFF's tags.
 _ORIENTATION_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
@@ -107,15 +104,16 @@ def decode_reduced(data: bytes, name: str, reduction: Reduction, channels: int =
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage(name, explanation(data, _formats())) from None
+        raise UnreadableImage(name, unread_reason(data, _formats())) from None
     except Exception as error:  # on corrupt input Pillow's decoders raise almost any type of error
         raise UnreadableImage(name, reason(error)) from None
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """The formats of _FORMATS that this Pillow supports: AVIF needs 11.3."""
+    """The formats of _FORMATS that this Pillow supports: AVIF needs 11.3, HEIF the extra ``heif``."""
     Image.init()
+    register_heif()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 

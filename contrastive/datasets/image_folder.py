@@ -13,6 +13,7 @@ from typing import Annotated
 import numpy as np
 
 from contrastive.datasets.decoding import EXTENSIONS, EncodedTable, common_size, reason
+from contrastive.datasets.file_kinds import skipped_kinds
 from contrastive.datasets.fingerprints import fingerprint_listing
 from contrastive.datasets.folder_listing import Listing, list_files, printable
 from contrastive.datasets.folder_splits import (
@@ -27,7 +28,8 @@ from contrastive.datasets.folder_splits import (
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
 from contrastive.kinds import Addition
 from contrastive.parts import Dataset, Split
-from contrastive.text import quantity
+from contrastive.paths import user_path
+from contrastive.text import abbreviate, quantity
 
 _MAX_UNREAD = 5  # folders that a reading names
 
@@ -60,7 +62,7 @@ class ImageFolder(Dataset):
         validation: Annotated[str | None, Addition()] = AUTO,
         test: Annotated[str | None, Addition()] = AUTO,
     ):
-        self.root = Path(os.path.expanduser(root))
+        self.root = user_path(root)
         self.train, self.validation, self.test = train, validation, test
 
     def splits(self) -> tuple[Split, ...]:
@@ -298,6 +300,7 @@ def _no_images(folder: Path, files: Sequence[str], parameter: str) -> str:
         return f"{folder}: the folder is empty. Set {parameter} to a folder of images."
     examples = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
     return (
-        f"{folder}: none of its {len(files)} files is an image ({examples}). Set {parameter} to a folder of "
-        f"images; known extensions: {' '.join(sorted(EXTENSIONS))}."
+        f"{folder}: none of its {len(files)} files is an image ({examples}): "
+        f"{abbreviate(skipped_kinds(list(files)))}. Set {parameter} to a folder of images; known extensions: "
+        f"{' '.join(sorted(EXTENSIONS))}."
     )

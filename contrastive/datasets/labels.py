@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from contrastive.datasets.columns import is_text
 from contrastive.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,34 +30,54 @@ class Vocabulary:
     text: bool
 
     @classmethod
-    def of(cls, columns: Iterable[pa.ChunkedArray], class_names: Sequence[str] | None) -> Vocabulary:
-        """The vocabulary of a train split.
+    def of(cls, columns: Sequence[pa.ChunkedArray], class_names: Sequence[str] | None) -> Vocabulary | None:
+        """The vocabulary of a train split; None if its labels are all of null type.
 
         Args:
-            columns: its labels, one column per file.
+            columns: its labels, one column per file, as :func:`~.columns.label_column` returns them.
             class_names: from its metadata, or None; without them the names are the sorted texts.
         """
-        texts = [column for column in columns if _is_text(column.type)]
+        if _are_null(columns):
+            return None
+        texts = [column for column in columns if is_text(column.type)]
         if class_names is not None:
             return cls(list(class_names), bool(texts))
         if not texts:
             return cls(None, False)
         return cls(sorted({name for column in texts for name in column.unique().to_pylist()} - {None}), True)
 
+    def labels(
+        self,
+        columns: Sequence[pa.ChunkedArray],
+        class_names: Sequence[Sequence[str] | None],
+        titles: Sequence[str],
+    ) -> np.ndarray | None:
+        """The labels of a split as :meth:`numbers`; None if they are all of null type.
+
+        Args:
+            columns, class_names, titles: as in :meth:`numbers`, one per file.
+        """
+        if _are_null(columns):
+            return None
+        files = zip(columns, class_names, titles, strict=True)
+        return np.concatenate([self.numbers(column, names, title) for column, names, title in files])
+
     def numbers(self, column: pa.ChunkedArray, class_names: Sequence[str] | None, title: str) -> np.ndarray:
         """Labels as class numbers, int64 [n]; missing and negative ones, and names that train lacks, are -1.
 
         Args:
-            column: integers or text.
+            column: as :func:`~.columns.label_column` returns it.
             class_names: of this table's integers, from its metadata, or None.
             title: of the column, for messages.
 
         Raises:
-            DataError: labels that are neither, exceed int64, or cannot be matched to those of train.
+            DataError: labels that cannot be matched to those of train.
         """
         import pyarrow as pa
 
-        if _is_text(column.type):
+        if pa.types.is_null(column.type):
+            return np.full(len(column), UNKNOWN, dtype=np.int64)
+        if is_text(column.type):
             if self.names is None:
                 raise DataError(
                     f"{title} is text, but the train split has integers without names. Convert one of them "
@@ -64,23 +85,12 @@ class Vocabulary:
                 )
             index = {name: number for number, name in enumerate(self.names)}
             return np.array([index.get(value, UNKNOWN) for value in column.to_pylist()], dtype=np.int64)
-        if not pa.types.is_integer(column.type) and not pa.types.is_boolean(column.type):
-            raise DataError(
-                f"{title} is {column.type}, not integers or text. Set dataset.label_column to the column of "
-                "labels."
-            )
         if class_names is None and self.text:
             raise DataError(
                 f"{title} is integers without names, but the train split has text. Convert one of them to "
                 "the other."
             )
-        try:
-            values = column.cast(pa.int64()).fill_null(UNKNOWN).to_numpy()
-        except pa.ArrowInvalid:
-            raise DataError(
-                f"{title} holds numbers outside the range of int64. Set dataset.label_column to the column "
-                "of labels."
-            ) from None
+        values = column.fill_null(UNKNOWN).to_numpy()
         return self._translate(np.maximum(values, UNKNOWN), class_names)
 
     def _translate(self, values: np.ndarray, class_names: Sequence[str] | None) -> np.ndarray:
@@ -94,9 +104,8 @@ class Vocabulary:
         return train_numbers[np.where(values < len(class_names), values, UNKNOWN)]
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _are_null(columns: Sequence[pa.ChunkedArray]) -> bool:
+    """Whether columns have null type: no row has a label."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return all(pa.types.is_null(column.type) for column in columns)

@@ -59,6 +59,10 @@ class Subset(Dataset):
     def classes(self) -> list[str] | None:
         return self.of.classes
 
+    @property
+    def label_hint(self) -> str | None:
+        return self.of.label_hint
+
     def fingerprint(self) -> str:
         return self._fingerprint_of(self.of.fingerprint())
 

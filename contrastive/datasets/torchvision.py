@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import os
 import pickle
+import re
 import sys
 import tarfile
 import zipfile
@@ -21,11 +22,15 @@ from contrastive.datasets.decoding import pixels, reason
 from contrastive.datasets.fingerprints import fingerprint_listing
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
 from contrastive.parts import Dataset, ImageTable, Split
+from contrastive.paths import user_path
 
 #: Errors that torchvision lets through if an archive or a file in it is truncated.
 _DAMAGE_ERRORS = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
 #: Classes whose files torchvision unpickles unchecked (those of CIFAR it checks by their checksums).
 _UNPICKLE = ("LSUN", "LSUNClass")
+_DEFAULT_SPLITS: dict[Split, str] = {"train": "train", "test": "test"}
+#: In torchvision's error for an unknown split.
+_SPLIT_ARGUMENT, _VALID_VALUES = "for argument split", "Valid values are"
 #: Attributes in which torchvision's classes hold labels. None of them is public, so all are tried.
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "samples", "_samples")
 
@@ -52,7 +57,7 @@ class Torchvision(Dataset):
         test_split: str = "test",
         options: dict[str, Any] | None = None,
     ):
-        self.dataset, self.root, self.download = dataset, Path(os.path.expanduser(root)), download
+        self.dataset, self.root, self.download = dataset, user_path(root), download
         self.train_split, self.test_split, self.options = train_split, test_split, dict(options or {})
 
     def table(self, split: Split) -> TorchvisionTable | None:
@@ -107,10 +112,11 @@ class Torchvision(Dataset):
                 f"dataset.options: torchvision's {self.dataset} has no option '{unknown[0]}'."
                 f"{did_you_mean(unknown[0], options)}"
             )
+        self._check_names("split" in options and "train" not in options)
         if "train" in options:
             arguments["train"] = split == "train"
         elif "split" in options:
-            arguments["split"] = self.train_split if split == "train" else self.test_split
+            arguments["split"] = self._split_name(split)
         elif split == "test":
             return None
         if "download" in options:
@@ -123,7 +129,7 @@ class Torchvision(Dataset):
                 f"torchvision's {self.dataset} needs the package {error.name}; install it."
             ) from None
         except ValueError as error:  # torchvision raises it for an unknown split
-            raise UsageError(f"torchvision's {self.dataset}: {reason(error)}") from None
+            raise self._refusal(error, split) from None
         except (RuntimeError, OSError) as error:
             raise DataError(self._absent(error, "download" in options)) from None
         except _DAMAGE_ERRORS as error:
@@ -131,6 +137,38 @@ class Torchvision(Dataset):
                 f"{self.root}: the files of torchvision's {self.dataset} are damaged ({reason(error)}). "
                 "Remove them and download them again with dataset.download=true."
             ) from None
+
+    def _check_names(self, has_names: bool) -> None:
+        """Raise UsageError for named splits of a data set without any, and for options that others set.
+
+        Args:
+            has_names: whether the data set's class takes the name of a split.
+        """
+        for split, default in _DEFAULT_SPLITS.items():
+            if not has_names and self._split_name(split) != default:
+                raise UsageError(
+                    f"dataset.{split}_split: torchvision's {self.dataset} has no named splits and so no "
+                    f"'{self._split_name(split)}'. Remove the key."
+                )
+        for option in ("train", "download", *(("split",) if has_names else ())):
+            if option in self.options:
+                keys = "dataset.download" if option == "download" else "the splits of the data set"
+                raise UsageError(f"dataset.options: '{option}' follows from {keys}; remove it.")
+
+    def _split_name(self, split: Split) -> str:
+        return self.train_split if split == "train" else self.test_split
+
+    def _refusal(self, error: ValueError, split: Split) -> UsageError:
+        """Why torchvision rejects an argument: a split, with the names that exist, or another argument."""
+        message = str(error)
+        if _SPLIT_ARGUMENT not in message or _VALID_VALUES not in message:
+            return UsageError(f"torchvision's {self.dataset}: {reason(error)}")
+        names = re.findall("'([^']+)'", message.partition(_VALID_VALUES)[2])
+        name = self._split_name(split)
+        return UsageError(
+            f"dataset.{split}_split: torchvision's {self.dataset} has no split '{name}'."
+            f"{did_you_mean(name, names)} Set it to one of: {', '.join(names)}."
+        )
 
     def _absent(self, error: Exception, downloads: bool) -> str:
         subject = f"{self.root}: torchvision's {self.dataset}"

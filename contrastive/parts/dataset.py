@@ -109,6 +109,14 @@ class Dataset(Part, ABC):
         """Names of the classes by label, or None if unknown."""
         return None
 
+    @property
+    def label_hint(self) -> str | None:
+        """Why the data set has no labels and what to set for it to have some, as a part of a sentence.
+
+        None if nothing is known. Asked only if no image has a label.
+        """
+        return None
+
     @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the data of all splits: the bytes of tables, the sorted relative paths and sizes

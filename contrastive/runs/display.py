@@ -15,8 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from contrastive.datasets import skipped_messages
 from contrastive.kinds import MONITORS
-from contrastive.text import abbreviate, count_and_names, duration, percent, quantity
+from contrastive.text import count_and_names, duration, percent, quantity
 
 #: Minimum number of seconds between plain lines, which report the end of an epoch.
 PLAIN_INTERVAL = 10.0
@@ -110,10 +111,9 @@ class Display:
         self._print(Text("warning: ", style="bold yellow") + Text(message))
 
     def warn_of_skipped(self, files: Sequence[str]) -> None:
-        """Name the files of a data set that are not images, if there are any."""
-        if files:
-            kind = "file that is not an image" if len(files) == 1 else "files that are not images"
-            self.warn(f"skipped {len(files):,} {kind}: {abbreviate(files)}")
+        """Name the files of a data set that are not images, if there are any, and what reads them."""
+        for message in skipped_messages(files):
+            self.warn(message)
 
     def warn_of_unreadable(self, images: Sequence[str], outcome: str) -> None:
         """Name the images that could not be read, if there are any, and what became of them."""

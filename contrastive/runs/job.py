@@ -187,6 +187,8 @@ class Job:
         if reading := reading_of(self.data.dataset):
             self.display.log(reading)
         self.display.warn_of_skipped(skipped_files(self.data))
+        if self.data.label_hint:
+            self.display.warn(f"no labels: {self.data.label_hint}")
         for note in self.composition.method.backbone.notes:
             self.display.log(f"backbone: {note}")
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):

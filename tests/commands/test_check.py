@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -143,3 +146,34 @@ def test_every_shipped_recipe_is_right(recipe: str, capsys: pytest.CaptureFixtur
         assert code == 2
         assert len(shown.err.strip().splitlines()) == 1, shown.err
         assert "dataset" in shown.err
+
+
+def test_the_kinds_of_skipped_files_are_named(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
+    for n in range(40):
+        Path("photos").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (n, 0, 0)).save(f"photos/{n}.png")
+    for n in range(9):
+        Path(f"photos/{n}.nef").touch()
+    Path("photos/notes.txt").touch()
+    sets = ["--set", "dataset={name: image_folder, root: photos}"]
+    report = json_of(capsys, "check", str(tiny_recipe), *sets)["recipes"][0]
+    assert report["skipped_files"] == 10
+    assert [kind.partition(" (")[0] for kind in report["skipped_kinds"]] == ["9 .nef files", "1 .txt file"]
+    assert main(["check", str(tiny_recipe), *sets]) == 0
+    assert "9 .nef files (raw camera files;" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_columns_that_may_hold_labels_are_named(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
+    rows = []
+    for n in range(40):
+        buffer = io.BytesIO()
+        Image.new("RGB", (16, 16), (n, 0, 0)).save(buffer, "PNG")
+        rows.append(buffer.getvalue())
+    pq.write_table(pa.table({"image": rows, "fine_label": [n % 2 for n in range(40)]}), "t.parquet")
+    sets = ["dataset={name: parquet, train: t.parquet}"]
+    report = check(tiny_recipe, sets)
+    assert report["labels"] is False
+    assert report["label_hint"].endswith("set dataset.label_column=fine_label")
+    assert "label_hint" not in check(tiny_recipe, [*sets, "dataset.label_column=fine_label"])
+    with pytest.raises(RecipeError, match=r"this data set has none \(.*dataset\.label_column=fine_label\)"):
+        check(tiny_recipe, [*sets, "positives=label"])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import contrastive
+from contrastive.commands.evaluate import _select
+from contrastive.errors import UsageError
+from contrastive.registry import load_registry
 from tests.support.command_line import json_of
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -24,3 +29,16 @@ def test_evaluate_gives_the_figures_of_the_run(tiny_run: Path, capsys: pytest.Ca
 def test_evaluate_on_another_data_set(tiny_run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]):
     figures = json_of(capsys, "evaluate", str(tiny_run), "--set", f"dataset.root={tiny_data / 'train'}")
     assert figures["split"] == "validation"
+
+
+@pytest.mark.parametrize(
+    ("hint", "remedy"),
+    [
+        (None, r"try `contrastive embed`\.$"),
+        ("if column class holds them, set dataset.label_column=class", r"label_column=class\.$"),
+    ],
+)
+def test_without_labels_the_columns_that_may_hold_them_are_named(hint: str | None, remedy: str):
+    evaluation: Any = SimpleNamespace(protocols=[SimpleNamespace(name="knn")], labelled=False)
+    with pytest.raises(UsageError, match=remedy):
+        _select(evaluation, (), load_registry(), hint)

@@ -610,7 +610,7 @@ def test_parquet_mistakes(tmp_path):
         (Parquet(good, image_column="imag"), ["'imag'", "Did you mean 'image'", "dataset.image_column"]),
         (Parquet(good, label_column="lable"), ["'lable'", "Did you mean 'label'", "dataset.label_column"]),
         (Parquet(good, image_column="label"), ["'label' is int64", "dataset.image_column"]),
-        (Parquet(floats), ["'label' is double", "dataset.label_column"]),
+        (Parquet(floats), ["'label' is double", "fractions such as 0.5", "dataset.label_column"]),
         (Parquet(empty), ["empty.parquet", "no rows"]),
     ):
         with pytest.raises(DataError) as error_info:

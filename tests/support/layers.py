@@ -18,7 +18,7 @@ KIND_PACKAGES = {
 FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
-    "monitors", "lazy", "moved", "timm_models",
+    "monitors", "lazy", "moved", "timm_models", "paths",
 }  # fmt: skip
 
 #: The Python files directly in the package.
@@ -65,6 +65,7 @@ IMPORTS: dict[str, set[str]] = {
     "rng": set(),
     "monitors": set(),
     "files": {"errors"},
+    "paths": {"errors"},
     "values": {"kinds", "errors"},
     "hookspecs": {"kinds"},
     "distributed": {"errors"},

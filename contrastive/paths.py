@@ -1,0 +1,36 @@
+"""Paths as users write them in recipes, with ``~`` and environment variables."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from pathlib import Path
+
+from contrastive.errors import UsageError
+
+_VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+
+
+def user_path(path: str | Path) -> Path:
+    """A path with ``~``, ``$NAME`` and ``${NAME}`` expanded, as a shell would.
+
+    A path (or pattern of paths) that exists as it is written keeps its dollar signs.
+
+    Raises:
+        UsageError: a variable is not set, or is empty.
+    """
+    text = os.path.expanduser(path)
+    if _VARIABLE.search(text) is None or os.path.lexists(text) or glob.glob(text, recursive=True):
+        return Path(text)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] if match[2] is None else match[2]
+        if content := os.environ.get(name):
+            return content
+        state = "is empty" if name in os.environ else "is not set"
+        raise UsageError(
+            f"{path}: the environment variable '{name}' {state}. Set it, or write the path in full."
+        )
+
+    return Path(os.path.expanduser(_VARIABLE.sub(value, text)))
