@@ -130,7 +130,7 @@ def column_table(
 def _shape(value: pa.Scalar) -> tuple[int, ...]:
     """The shape of an array, from its first rows. Raises ValueError if it is null or has no pixels."""
     if value.is_valid and is_tensor(value.type):
-        return _tensor_shape(value.type)
+        return tuple(value.type.shape[axis] for axis in _axes(value.type))
     shape = []
     while is_list(value.type):
         if not value.is_valid or len(value.values) == 0:
@@ -142,10 +142,17 @@ def _shape(value: pa.Scalar) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _tensor_shape(kind: pa.FixedShapeTensorType) -> tuple[int, ...]:
-    """The logical shape of Arrow's tensors."""
-    order = kind.permutation or range(len(kind.shape))
-    return tuple(kind.shape[axis] for axis in order)
+def _axes(kind: pa.FixedShapeTensorType) -> list[int]:
+    """The stored axes of Arrow's tensors in their logical order.
+
+    pyarrow's ``from_numpy_ndarray`` writes the inverse of the permutation that the format defines. They differ
+    if all three axes move; then at most one of them puts the channels first or last.
+    """
+    axes = list(kind.permutation or range(len(kind.shape)))
+    inverse = [axes.index(axis) for axis in range(len(axes))]
+    shapes = ([kind.shape[axis] for axis in order] for order in (axes, inverse))
+    fits = [len(shape) == 2 or _CHANNELS.count(shape[0]) or _CHANNELS.count(shape[-1]) for shape in shapes]
+    return inverse if fits[1] and not fits[0] else axes
 
 
 def _array(value: pa.Scalar) -> np.ndarray:
@@ -154,9 +161,7 @@ def _array(value: pa.Scalar) -> np.ndarray:
 
     shape = _shape(value)
     if is_tensor(value.type):
-        kind, numbers = value.type, value.value.values
-        values = _numbers(numbers).reshape(kind.shape)
-        values = values.transpose(kind.permutation or range(values.ndim))
+        values = _numbers(value.value.values).reshape(value.type.shape).transpose(_axes(value.type))
     else:
         numbers = value.values
         for length in shape[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -114,16 +115,19 @@ def test_images_of_a_dictionary_of_views_are_read(tmp_path: Path):
     assert label_column(pa.chunked_array([words, words]), "t").to_pylist() == ["a", None, "b"] * 2
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
-def test_arrow_tensors_are_read(order: tuple[int, int, int], tmp_path: Path):
-    """A tensor's permutation gives the order in which its dimensions are stored."""
-    kind = pa.fixed_shape_tensor(
-        pa.uint8(), [PIXELS.shape[1:][axis] for axis in order], None, np.argsort(order)
-    )
-    flat = PIXELS.transpose(0, *(axis + 1 for axis in order)).reshape(-1)
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(flat), PIXELS[0].size)
-    tensors = pa.ExtensionArray.from_storage(kind, storage)
-    assert np.array_equal(tensors.to_numpy_ndarray(), PIXELS), "as Arrow reads them"
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("writer", ["format", "pyarrow"])
+def test_arrow_tensors_are_read(order: tuple[int, int, int], writer: str, tmp_path: Path):
+    """Axes may be stored in any order. The format defines the permutation from stored to logical axes, but
+    pyarrow writes its inverse."""
+    stored = np.ascontiguousarray(PIXELS.transpose(0, *(axis + 1 for axis in order)))
+    axes = np.argsort(order)
+    if writer == "pyarrow":
+        tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(stored.transpose(0, *(axes + 1)))
+    else:
+        kind = pa.fixed_shape_tensor(pa.uint8(), stored.shape[1:], None, axes)
+        storage = pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), PIXELS[0].size)
+        tensors = pa.ExtensionArray.from_storage(kind, storage)
     table = table_of(Parquet(parquet(tmp_path, tensors)))
     assert table.size == (8, 6)
     assert np.array_equal(table.decode(2).permute(1, 2, 0).numpy(), PIXELS[2])
