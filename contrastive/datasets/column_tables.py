@@ -145,8 +145,8 @@ def _shape(value: pa.Scalar) -> tuple[int, ...]:
 def _axes(kind: pa.FixedShapeTensorType) -> list[int]:
     """The stored axes of Arrow's tensors in their logical order.
 
-    pyarrow's ``from_numpy_ndarray`` writes the inverse of the permutation that the format defines. They differ
-    if all three axes move; then at most one of them puts the channels first or last.
+    pyarrow's ``from_numpy_ndarray`` writes the inverse of the permutation that the format defines. The two
+    differ if all three axes move; then at most one of them puts the channels first or last.
     """
     axes = list(kind.permutation or range(len(kind.shape)))
     inverse = [axes.index(axis) for axis in range(len(axes))]
