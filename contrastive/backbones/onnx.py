@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contrastive.backbones.declaration import KEY
 from contrastive.errors import ContrastiveError, UsageError, one_line
 from contrastive.parts import Backbone
+from contrastive.transform import EvaluationTransform
 
 #: Largest difference from torch in any feature, in units of the largest feature if that is above 1.
 TOLERANCE = 1e-4
@@ -31,6 +33,7 @@ def export_onnx(
     channels: int,
     size: int,
     about: Mapping[str, Any] | None = None,
+    transform: EvaluationTransform | None = None,
 ) -> Path:
     """Write ``model.onnx`` and ``config.json`` into ``folder``, both or neither; ``backbone`` stays as it is.
 
@@ -44,6 +47,8 @@ def export_onnx(
         channels: C.
         size: height and width of the images.
         about: what config.json holds besides the shapes (JSON values), for example the model's name.
+        transform: how images are resized and cropped for it, declared in config.json and in the model's
+            metadata; by default whole images are resized to ``size``.
 
     Raises:
         UsageError: ``folder`` is not empty, a package is missing, or torch cannot translate the backbone.
@@ -53,15 +58,17 @@ def export_onnx(
     folder = require_free(folder).resolve()
     net = copy.deepcopy(backbone).cpu().to(memory_format=torch.contiguous_format)
     net = net.eval().requires_grad_(False)
+    record = (transform or EvaluationTransform(size)).record()
     partial = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        opset = _translate(net, partial / "model.onnx", channels, size)
+        opset = _translate(net, partial / "model.onnx", channels, size, record)
         config = {
             **(about or {}),
             "input": {"name": "pixels", "shape": ["batch", channels, size, size], "dtype": "float32"},
             "range": [0, 1],
+            KEY: record,
             "output": {"name": "features", "shape": ["batch", backbone.features], "dtype": "float32"},
             "opset": opset,
         }
@@ -91,8 +98,9 @@ def require_free(folder: str | Path) -> Path:
     return folder
 
 
-def _translate(net: Backbone, file: Path, channels: int, size: int) -> int:
-    """Write ``net`` with a dynamic batch size; return the version of ONNX's operators."""
+def _translate(net: Backbone, file: Path, channels: int, size: int, record: Mapping[str, Any]) -> int:
+    """Write ``net`` with a dynamic batch size, and ``record`` as metadata; return the version of ONNX's
+    operators."""
     example = torch.zeros(_TRACE_BATCH, channels, size, size)
     try:
         with _quiet(), torch.no_grad():
@@ -111,6 +119,7 @@ def _translate(net: Backbone, file: Path, channels: int, size: int) -> int:
     assert program is not None  # None only if torch writes the file itself
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with the paths of this machine
+    program.model.metadata_props[KEY] = json.dumps(record)
     program.save(file)  # beyond 2 GiB, weights go into a file next to it
     return int(program.model.opset_imports[""])
 

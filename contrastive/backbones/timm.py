@@ -12,12 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from contrastive.backbones.declaration import declare_transform
 from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import feature_width
 from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import UsageError, did_you_mean
 from contrastive.kinds import ImageSize, InChannels
 from contrastive.parts import Backbone
+from contrastive.transform import EvaluationTransform
 
 _README = """# {architecture}
 
@@ -96,7 +98,8 @@ class Timm(Backbone):
     def export(self, folder: str) -> None:
         """Write config.json, model.safetensors and README.md, from which timm loads this encoder.
 
-        Standard stems load with timm alone; small stems after ``import contrastive.timm_models``.
+        Standard stems load with timm alone; small stems after ``import contrastive.timm_models``. timm's
+        transform for it resizes whole images to the encoder's input; a run declares that of its evaluation.
         """
         from timm.models import save_for_hf
 
@@ -110,6 +113,11 @@ class Timm(Backbone):
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(f"{folder} is not a folder; name a new or an existing folder.") from error
         Path(folder, "README.md").write_text(self._readme(cfg), encoding="utf-8")
+        declare_transform(Path(folder), self._transform)
+
+    @property
+    def _transform(self) -> EvaluationTransform:
+        return EvaluationTransform(self.image_size)
 
     def _pretrained_cfg(self) -> dict[str, Any]:
         """timm's record of a checkpoint: of this one, not of the weights that timm offers under its name."""
@@ -118,9 +126,7 @@ class Timm(Backbone):
             **{key: _record(self.net).get(key) for key in record_keys},
             "input_size": (self.in_channels, self.image_size, self.image_size),
             "pool_size": None,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
+            **self._transform.timm_config(),
             "mean": self._values(self.mean, 0.0),
             "std": self._values(self.std, 1.0),
             "num_classes": 0,

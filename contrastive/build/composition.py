@@ -30,6 +30,11 @@ class Data:
         """Which images validate, and which labels training may read."""
         return Division(self.train, self.validation)
 
+    @property
+    def tables(self) -> list[ImageTable]:
+        """The tables of the splits that the data set has."""
+        return [table for table in (self.train, self.validation, self.test) if table is not None]
+
     def evaluation_rows(self) -> Iterator[tuple[str, ImageTable, np.ndarray]]:
         """Each split besides train that is evaluated on: its name, its table and the rows with a label."""
         for name, table in (("validation", self.validation), ("test", self.test)):

@@ -7,11 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from contrastive.backbones import export_onnx, require_free, require_onnx
-from contrastive.errors import UsageError
+from contrastive.backbones import (
+    declare_transform,
+    declares_other_transform,
+    export_onnx,
+    require_free,
+    require_onnx,
+)
+from contrastive.errors import ContrastiveError, UsageError
 from contrastive.files import writable_by_user
 from contrastive.registry import load_registry
-from contrastive.runs import Run, load
+from contrastive.runs import Run, load, to_stderr
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -22,6 +28,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] = "timm") -> Path:  # noqa: A002
     """Write the run's backbone in a format that timm or onnxruntime loads.
+
+    It declares how the run's evaluation resizes and crops images.
 
     Raises:
         UsageError: ``out`` is not free, a package is missing, the backbone cannot be written in this format,
@@ -35,18 +43,34 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
         about = {"name": run.recipe.name, "backbone": run.recipe.backbone.dump()}
         channels, size = run.data.train.channels, run.parts.image_size
         with writable_by_user(out):
-            export_onnx(run.parts.method.backbone, out, channels, size, about)
+            export_onnx(run.parts.method.backbone, out, channels, size, about, run.evaluation.transform)
         return out
     backbone_folder = Run(folder).folder / "backbone"
     if backbone_folder.is_dir():
         _require_plain(backbone_folder)
         with writable_by_user(out):
             shutil.copytree(backbone_folder, out, dirs_exist_ok=True)
+            if declares_other_transform(out):
+                _declare(out, folder)
         return out
-    backbone = load(folder, load_registry()).parts.method.backbone
+    run = load(folder, load_registry())
     with writable_by_user(out):
-        backbone.export(str(out))
+        run.parts.method.backbone.export(str(out))
+        declare_transform(out, run.evaluation.transform)
     return out
+
+
+def _declare(out: Path, folder: str | Path) -> None:
+    """Replace the transform that an earlier version declared by that of the run's evaluation."""
+    try:
+        transform = Run(folder).transform or load(folder, load_registry()).evaluation.transform
+    except ContrastiveError as error:
+        to_stderr(
+            "an earlier version began this run, and its data, which decide how evaluation crops images, "
+            f"cannot be opened ({error}); timm's transform for {out} is not the one of its evaluation."
+        )
+        return
+    declare_transform(out, transform)
 
 
 def _require_plain(folder: Path) -> None:

@@ -9,6 +9,7 @@ from .reading import BATCH as BATCH
 from .reading import Encoder as Encoder
 from .reading import Reader as Reader
 from .reading import read as read
+from .reading import reading_version as reading_version
 from .reading import require_readable as require_readable
 from .storage import hold as hold
 from .storage import whereabouts as whereabouts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,12 +23,17 @@ from contrastive.errors import DataError, Interrupted, UnreadableImage
 from contrastive.parts import ImageTable, TableRows
 from contrastive.rng import derive, hash_sample
 from contrastive.text import quantity
+from contrastive.transform import EvaluationTransform
 from contrastive.values import Features, never
 
-#: Largest ratio of an image's sides in evaluation; longer images are cropped first.
+#: Largest ratio of the sides of an image that is resized whole; of longer ones only the middle is. Otherwise
+#: two by ten thousand pixels would be enlarged to gigabytes before the square is cropped.
 _MAX_ASPECT = 8
 #: Most images that are tried before a split counts as unreadable.
 _TRIES = 16
+#: How images are read, a version that rises when other pixels come out. The first left images of exactly the
+#: encoder's size as they were, and resized and cropped all others.
+_FIRST_READING, _READING = 1, 2
 
 
 def read(
@@ -34,6 +41,7 @@ def read(
     indices: np.ndarray,
     *,
     size: int,
+    crop_pct: float | None = None,
     batch_size: int = 256,
     workers: Workers = "auto",
     on_unreadable: Callable[[int, str], None] = lambda index, reason: None,
@@ -44,6 +52,8 @@ def read(
         table: a split.
         indices: int64, its rows to read, in order.
         size: side of the images in pixels.
+        crop_pct: share of an image's shorter side that they show; by default that of a run on this table, see
+            :meth:`EvaluationTransform.of`.
         batch_size: rows read at a time; images that do not decode are left out, so batches may be smaller.
         workers: threads; ``auto`` is none if images are held in memory, else one per processor, at most 8.
         on_unreadable: called with the row and the reason of every image that does not decode.
@@ -55,10 +65,14 @@ def read(
         table.load()
     if isinstance(table, MemoryTable) and workers == "auto":
         workers = 0
+    if crop_pct is None:
+        transform = EvaluationTransform.of(size, table.size)
+    else:
+        transform = EvaluationTransform(size, crop_pct)
 
     def load(index: int) -> Tensor | UnreadableImage:
         try:
-            return resize_and_crop(decode(table, index), size)
+            return resize_and_crop(decode(table, index), transform)
         except UnreadableImage as error:
             return error
 
@@ -94,32 +108,65 @@ def read(
         pool.shutdown(cancel_futures=True)
 
 
-def resize_and_crop(image: Tensor, size: int) -> Tensor:
-    """Resize an image and crop its centre: uint8 [C, H, W] -> uint8 [C, size, size].
+def resize_and_crop(image: Tensor, transform: EvaluationTransform) -> Tensor:
+    """Resize an image and crop its centre.
 
-    An image of that size stays unchanged. Otherwise its shorter side is resized to ``size / 0.875`` (to
-    ``size`` if that is at most 32; bilinear, antialiased) and the centre is cropped: the usual protocol
-    of ImageNet (Krizhevsky et al. 2012: 224 of 256).
+    No value differs by more than two from that of timm's transform, which resizes with Pillow.
+
+    Args:
+        image: uint8 [C, H, W].
+        transform: the sizes, of the crop and of the resized image.
+
+    Returns:
+        uint8 [C, size, size].
     """
-    if image.shape[1:] == (size, size):
-        return image
-    image = _middle(image)
-    height, width = image.shape[1:]
-    short = round(size / 0.875) if size > 32 else size
-    if min(height, width) != short:
-        tall = height > width  # the longer side in integers: 32 / 49 * 49 is 31.99
-        height, width = (height * short // width, short) if tall else (short, width * short // height)
-        image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    size, (height, width) = transform.size, transform.target_size(*image.shape[1:])
     top, left_edge = round((height - size) / 2), round((width - size) / 2)
+    if max(image.shape[1:]) > _MAX_ASPECT * min(image.shape[1:]):
+        return _resized_middle(image, size, (height, width), (top, left_edge))
+    if image.shape[1:] != (height, width):
+        image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
     return image[:, top : top + size, left_edge : left_edge + size]
 
 
-def _middle(image: Tensor) -> Tensor:
-    """The middle of a strip [C, H, W], larger than the square and the filter's support. Without this, two by
-    ten thousand pixels would be enlarged to gigabytes before the square is cropped."""
-    longest = _MAX_ASPECT * min(image.shape[1:])
-    top, left_edge = (max(0, (side - longest) // 2) for side in image.shape[1:])
-    return image[:, top : top + longest, left_edge : left_edge + longest]
+def _resized_middle(image: Tensor, size: int, whole: tuple[int, int], corner: tuple[int, int]) -> Tensor:
+    """The square [C, size, size] at ``corner`` of an image that is resized to ``whole``; only the square is
+    computed."""
+    (rows, top, bottom), (columns, left_edge, right_edge) = (
+        _source(side, resized_side, start, size)
+        for side, resized_side, start in zip(image.shape[1:], whole, corner, strict=True)
+    )
+    pixels = image[:, rows, columns].movedim(0, 2).numpy()
+    picture = Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
+    box = (left_edge, top, right_edge, bottom)
+    square = picture.resize((size, size), Image.Resampling.BILINEAR, box)
+    return torch.from_numpy(np.array(square).reshape(size, size, len(image))).movedim(2, 0)
+
+
+def _source(side: int, resized_side: int, start: int, size: int) -> tuple[slice, float, float]:
+    """Which pixels along one side decide ``size`` pixels of the resized side from ``start`` on.
+
+    Returns:
+        The pixels, including what the filter reads around the edges, and the two edges within them.
+    """
+    scale = side / resized_side
+    margin = math.ceil(max(scale, 1)) + 1
+    begin, end = start * scale, min((start + size) * scale, side)
+    first = max(0, math.floor(begin) - margin)
+    return slice(first, min(side, math.ceil(end) + margin)), begin - first, end - first
+
+
+def reading_version(transform: EvaluationTransform, *tables: ImageTable | None) -> int:
+    """The version of how evaluation reads images: the first one wherever every pixel is still the same.
+
+    That holds if all images of all splits have one size, by which the transform was chosen. Metrics of
+    different versions are not comparable.
+    """
+    sizes = {table.size for table in tables if table is not None}
+    size = next(iter(sizes)) if len(sizes) == 1 else None
+    if size is None or max(size) > _MAX_ASPECT * min(size):
+        return _READING
+    return _FIRST_READING if transform == EvaluationTransform.of(transform.size, size) else _READING
 
 
 def require_readable(table: ImageTable, rows: np.ndarray, name: str) -> None:
@@ -162,6 +209,7 @@ class Reader:
         device: where encoders run.
         workers: decoding workers.
         interrupted: returns true after the user requested a stop; reading then raises Interrupted.
+        transform: how whole images are resized and cropped; by default they are resized to ``size``.
 
     Attributes:
         unreadable: name and reason of every image that did not decode.
@@ -173,7 +221,9 @@ class Reader:
         device: torch.device,
         workers: int | Literal["auto"] = "auto",
         interrupted: Callable[[], bool] = never,
+        transform: EvaluationTransform | None = None,
     ):
+        self.transform = transform or EvaluationTransform(size)
         self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
         self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal
         self._unreadable_rows: dict[int, tuple[ImageTable, set[int]]] = {}  # id of the table -> it, and rows
@@ -199,7 +249,13 @@ class Reader:
             self._unreadable_rows.setdefault(id(table), (table, set()))[1].add(index)
 
         for indices, pixels in read(
-            table, rows, size=self.size, batch_size=BATCH, workers=self.workers, on_unreadable=note
+            table,
+            rows,
+            size=self.size,
+            crop_pct=self.transform.crop_pct,
+            batch_size=BATCH,
+            workers=self.workers,
+            on_unreadable=note,
         ):
             self._check_interrupt()
             yield np.asarray(indices), pixels.contiguous(memory_format=torch.channels_last)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.data import Division, Reader, has_label
+from contrastive.data import Division, Reader, has_label, reading_version
 from contrastive.errors import PluginError, UsageError
 from contrastive.evaluation.obstacles import LabelledImages, obstacle
 from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
@@ -24,6 +24,7 @@ from contrastive.monitors import alignment, effective_rank, embedding_norm, embe
 from contrastive.parts import ImageTable, Protocol, ViewPipeline
 from contrastive.rng import Key, derive, hash_sample
 from contrastive.training import Method, Metrics, without_compilation
+from contrastive.transform import EvaluationTransform
 from contrastive.values import Features, never
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training
@@ -37,17 +38,21 @@ class TimedProtocol:
     Attributes:
         name: its key in the recipe, the prefix of its metrics.
         part: what the protocol is registered as.
+        reading: version of how images are read for it, see :func:`reading_version`.
     """
 
     name: str
     part: str
     protocol: Protocol
     at: Literal["every", "end"]
+    reading: int = 1
 
     @property
     def id(self) -> str:
-        """Name and version of the protocol: metrics of different ids are not comparable."""
-        return f"{self.part}/{self.protocol.version}"
+        """Name and version of the protocol, then the version of reading unless it is the first: metrics of
+        different ids are not comparable."""
+        reading = f".{self.reading}" if self.reading > 1 else ""
+        return f"{self.part}/{self.protocol.version}{reading}"
 
     @property
     def precedence(self) -> int:
@@ -87,6 +92,7 @@ class Evaluation:
         workers: decoding workers.
         interrupted: true once the user asked to stop.
         validation: the validation split, if the data set has one.
+        transform: how images are resized and cropped; by default that of a run on ``train``.
 
     Attributes:
         division: which images validate.
@@ -105,11 +111,15 @@ class Evaluation:
         workers: int | Literal["auto"] = "auto",
         interrupted: Callable[[], bool] = never,
         validation: ImageTable | None = None,
+        transform: EvaluationTransform | None = None,
     ):
+        self.transform = transform or EvaluationTransform.of(size, train.size)
+        reading = reading_version(self.transform, train, validation, test)
         self.train, self.test = train, test if test is not None and has_label(test).any() else None
-        self.protocols, self.pipelines = protocols, pipelines
+        self.protocols = [replace(entry, reading=reading) for entry in protocols]
+        self.pipelines = pipelines
         self.size, self.device = size, device
-        self.reader = Reader(size, device, workers, interrupted)
+        self.reader = Reader(size, device, workers, interrupted, self.transform)
         self._labelled_ids: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
         self.omissions: dict[str, str] = {}
         self.remarks: dict[str, str] = {}

@@ -23,6 +23,7 @@ from contrastive.recipe import Recipe, training_fingerprint
 from contrastive.runs.display import Display
 from contrastive.runs.folder import to_stderr
 from contrastive.training import Checkpoints, Engine, MetricsFile, Settings, compile_encoders
+from contrastive.transform import EvaluationTransform
 from contrastive.values import never
 
 
@@ -36,6 +37,7 @@ def assemble(
     *,
     earlier: Sequence[str] = (),
     interrupted: Callable[[], bool] = never,
+    transform: EvaluationTransform | None = None,
 ) -> tuple[Engine, Evaluation]:
     """The engine that trains a composition, and the evaluation that the engine calls.
 
@@ -48,6 +50,7 @@ def assemble(
         display: follows the run and prints messages.
         earlier: fingerprints of checkpoints in ``folder`` that this run continues, besides its own.
         interrupted: returns true once the user has asked to stop.
+        transform: how evaluation resizes and crops images; by default as in a run that begins now.
 
     Raises:
         Interrupted: the user asked to stop while images were decoded.
@@ -56,7 +59,7 @@ def assemble(
         compile_encoders(composition.method)
     loader = _train_loader(recipe, data, composition, display, interrupted)
     data = replace(data, train=loader.table)  # decoded once, for training and evaluation
-    evaluation = evaluation_of(recipe, data, composition, accelerator.device, interrupted)
+    evaluation = evaluation_of(recipe, data, composition, accelerator.device, interrupted, transform)
     fingerprint = training_fingerprint(recipe, data.fingerprint)
     engine = Engine(
         method=composition.method,
@@ -83,8 +86,11 @@ def evaluation_of(
     composition: Composition,
     device: torch.device,
     interrupted: Callable[[], bool] = never,
+    transform: EvaluationTransform | None = None,
 ) -> Evaluation:
     """The evaluation that a recipe specifies, on ``data``; images of one size are decoded only once.
+
+    By default they are resized and cropped as in a run that begins now.
 
     Raises:
         Interrupted: the user asked to stop while images were decoded.
@@ -104,6 +110,7 @@ def evaluation_of(
         recipe.train.workers,
         interrupted,
         None if data.validation is None else in_memory(data.validation, "validation"),
+        transform,
     )
 
 

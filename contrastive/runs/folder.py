@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from contrastive.build import Composition, Data
+from contrastive.data import reading_version
 from contrastive.errors import UsageError
 from contrastive.files import read_map
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import Registry, load_registry
 from contrastive.training import MetricsFile, weights_of
+from contrastive.transform import EvaluationTransform
+
+#: Key of environment.json: how the run's evaluation resizes and crops images.
+TRANSFORM = "evaluation_transform"
+
+
+def transform_of(data: Data, composition: Composition) -> EvaluationTransform:
+    """How a run that begins now resizes and crops images in evaluation: by its training images' size, which
+    their table knows from their headers."""
+    return EvaluationTransform.of(composition.image_size, data.train.size)
 
 
 class Run:
@@ -36,6 +47,14 @@ class Run:
     def summary(self) -> dict[str, Any]:
         summary, environment = (read_map(self.folder / f"{name}.json") for name in ("summary", "environment"))
         return summary if summary.get("fingerprint") == environment.get("fingerprint") else {}
+
+    @property
+    def transform(self) -> EvaluationTransform | None:
+        """How its evaluation resizes and crops images, fixed when the run began; None if an earlier version
+        began it."""
+        file = self.folder / "environment.json"
+        record = read_map(file).get(TRANSFORM)
+        return None if record is None else EvaluationTransform.from_record(record, str(file))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -89,10 +108,11 @@ class RunIdentity:
     @classmethod
     def of(cls, recipe: Recipe, data: Data, composition: Composition) -> RunIdentity:
         """The identity of a recipe's run."""
+        reading = reading_version(transform_of(data, composition), *data.tables)
         return cls(
             training_fingerprint(recipe, data.fingerprint),
             recipe.dump()["evaluate"],
-            {entry.name: entry.id for entry in composition.protocols},
+            {entry.name: replace(entry, reading=reading).id for entry in composition.protocols},
         )
 
     def is_finished_in(self, folder: Path) -> bool:

@@ -26,7 +26,7 @@ from contrastive.recipe import Recipe, flatten, load_recipe, with_dataset_paths
 from contrastive.registry import Registry, load_registry
 from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
-from contrastive.runs.folder import Run, RunIdentity, default_folder, environment_of
+from contrastive.runs.folder import Run, RunIdentity, default_folder, environment_of, transform_of
 from contrastive.runs.launch import join_processes
 from contrastive.runs.process_guard import folder_lock, interrupts
 from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
@@ -119,6 +119,7 @@ class Job:
                     folder,
                     self.recipe,
                     self.data,
+                    transform_of(self.data, self.composition),
                     self.registry,
                     accelerator.device,
                     accelerator.mixed_precision,
@@ -135,6 +136,7 @@ class Job:
                 self.display,
                 earlier=earlier,
                 interrupted=interrupted,
+                transform=on_first(lambda: Run(folder).transform),
             )
             self._announce_omissions(evaluation)
             with ExitStack() as ending:

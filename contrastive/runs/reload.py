@@ -9,13 +9,15 @@ import torch
 
 from contrastive.backbones import mismatch
 from contrastive.build import Composition, Data, DataSets, build
-from contrastive.errors import UsageError
+from contrastive.data import reading_version
+from contrastive.errors import ContrastiveError, UsageError
 from contrastive.evaluation import Evaluation
 from contrastive.recipe import Recipe, changed_keys, flatten
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
-from contrastive.runs.folder import Run
+from contrastive.runs.folder import Run, to_stderr, transform_of
 from contrastive.runs.relocation import Overrides, with_recorded_paths
+from contrastive.transform import EvaluationTransform
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,36 @@ def load(
         raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")
     parts.method.load_state_dict(weights)
     parts.method.to(device).to(memory_format=torch.channels_last)
-    return TrainedRun(recipe, data, parts, evaluation_of(recipe, data, parts, device))
+    transform = run.transform
+    transform = _as_begun_now(run, recipe, data, parts, registry) if transform is None else transform
+    transform = transform.at(parts.image_size)
+    return TrainedRun(recipe, data, parts, evaluation_of(recipe, data, parts, device, transform=transform))
+
+
+def _as_begun_now(
+    run: Run, recipe: Recipe, data: Data, parts: Composition, registry: Registry
+) -> EvaluationTransform:
+    """How a run of an earlier version, which recorded no transform, would read images if it began now.
+
+    Warns if pixels change.
+    """
+    trained = run.recipe((), registry)
+    training_data = data
+    if trained.dataset != recipe.dataset:
+        try:
+            training_data, _ = build(trained, training=False)
+        except ContrastiveError as error:
+            to_stderr(
+                f"{run.folder}: an earlier version began this run, and its training data, which decide how "
+                f"evaluation crops images, cannot be opened ({error}); the images of this data set decide."
+            )
+    transform = transform_of(training_data, parts)
+    if reading_version(transform, *data.tables) > 1:
+        to_stderr(
+            f"{run.folder}: an earlier version began this run; evaluation now reads its images by the rule "
+            f"of new runs ({transform}), so metrics may differ from those in its summary."
+        )
+    return transform
 
 
 #: Keys that matter only in training, except those of ``train`` that decide how images are read and how the

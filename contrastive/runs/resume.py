@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from contrastive.build import Data
+from contrastive.data import reading_version
 from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
@@ -31,8 +32,9 @@ from contrastive.recipe import (
 )
 from contrastive.registry import Registry
 from contrastive.runs.display import Display
-from contrastive.runs.folder import environment_of
+from contrastive.runs.folder import TRANSFORM, environment_of
 from contrastive.runs.process_guard import folder_lock
+from contrastive.transform import EvaluationTransform
 from contrastive.versions import git_commit, versions
 
 Resume = Literal["auto", "never", "must"]
@@ -70,6 +72,7 @@ def begin(
     folder: Path,
     recipe: Recipe,
     data: Data,
+    transform: EvaluationTransform,
     registry: Registry,
     device: torch.device,
     precision: str,
@@ -77,6 +80,8 @@ def begin(
     origin: Mapping[str, Any],
 ) -> list[str]:
     """Prepare a locked folder and write the description of the run; environment.json holds ``origin`` too.
+
+    Its ``transform``, how evaluation resizes and crops images, stays that of its first start.
 
     Returns and raises what :func:`admit` does: another process may have started and finished a run there
     since the folder was admitted.
@@ -91,6 +96,11 @@ def begin(
             f"the run started in {before['precision']} and continues in {precision} on this machine: its "
             "metrics will differ from those of an uninterrupted run."
         )
+    if before and TRANSFORM not in before and reading_version(transform, *data.tables) > 1:
+        display.warn(
+            "an earlier version began this run; from now on evaluation reads images by the rule of new runs "
+            f"({transform}), so metrics may differ from those before."
+        )
     environment = {
         "fingerprint": training_fingerprint(recipe, data.fingerprint),
         "epochs": recipe.train.epochs,
@@ -102,6 +112,7 @@ def begin(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
         "precision": precision,
         "processes": world_size(),
+        TRANSFORM: before.get(TRANSFORM) or transform.record(),
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "plugins": {p.name: p.version for p in registry.plugins},

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from contrastive.backbones import flops
+from contrastive.backbones import declare_transform, flops
 from contrastive.build import Composition, Data, untrained_of
 from contrastive.datasets import reading_of
 from contrastive.errors import UsageError
@@ -18,6 +18,7 @@ from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
 from contrastive.runs.folder import RunIdentity
 from contrastive.training import Engine
+from contrastive.transform import EvaluationTransform
 
 
 def conclude(
@@ -39,7 +40,7 @@ def conclude(
         display: prints messages.
     """
     method = engine.method
-    _export(method.backbone, engine.folder / "backbone", display)
+    _export(method.backbone, evaluation.transform, engine.folder / "backbone", display)
     evaluation.reader.forget_unreadable()  # a resumed run does not know those before the kill
     display.log("final evaluation of the trained encoder")
     metrics: dict[str, Any] = {"trained": evaluation.final(method.backbone, method.head)}
@@ -86,8 +87,7 @@ def conclude(
 
 def skipped_files(data: Data) -> list[str]:
     """The files of a data set that are not images."""
-    tables = [table for table in (data.train, data.validation, data.test) if table is not None]
-    return [name for table in tables for name in table.skipped]
+    return [name for table in data.tables for name in table.skipped]
 
 
 def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, Any]:
@@ -107,12 +107,13 @@ def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, An
     }
 
 
-def _export(backbone: Backbone, folder: Path, display: Display) -> None:
+def _export(backbone: Backbone, transform: EvaluationTransform, folder: Path, display: Display) -> None:
     """Write ``backbone/``. A backbone that timm cannot load stays only in the checkpoint, with a message."""
     with writable(folder):
         temporary = staging_folder(folder)
         try:
             backbone.export(str(temporary))
+            declare_transform(temporary, transform)
             replace_folder(temporary, folder)
         except UsageError as error:
             display.log(f"no backbone/ folder: {error}")

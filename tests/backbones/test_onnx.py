@@ -18,6 +18,7 @@ from contrastive.errors import ContrastiveError, UsageError
 from contrastive.parts import Backbone
 from contrastive.registry import load_registry
 from contrastive.runs import load
+from contrastive.transform import EvaluationTransform
 from tests.support.encoders import Flat
 
 VIT = {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}
@@ -64,6 +65,7 @@ def test_onnxruntime_gives_torchs_features_for_any_batch(name, tmp_path):
         "name": name,
         "input": {"name": "pixels", "shape": ["batch", channels, size, size], "dtype": "float32"},
         "range": [0, 1],
+        "evaluation_transform": EvaluationTransform(size).record(),
         "output": {"name": "features", "shape": ["batch", backbone.features], "dtype": "float32"},
     }
     assert str(Path(onnx_module.__file__).parent).encode() not in (folder / "model.onnx").read_bytes()

@@ -26,6 +26,7 @@ from contrastive.datasets import ImageFolder
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable
 from contrastive.rng import Key
+from contrastive.transform import EvaluationTransform
 from tests.support.images import SIDE, Fake, Images, assert_equal, loader, views
 
 # -- order and held-out tenth --------------------------------------------------------------------------
@@ -392,45 +393,15 @@ def test_hold_keeps_what_fits():
 # -- evaluation ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [16, 32, 33, 64])
-def test_evaluation_resize_against_torchvision(size):
-    from torchvision.transforms import v2
-
-    short = round(size / 0.875) if size > 32 else size
-    reference = v2.Compose([v2.Resize(short, antialias=True), v2.CenterCrop(size)])
-    rng = torch.Generator().manual_seed(0)
-    for shape in (
-        (3, 50, 80),
-        (3, 81, 50),
-        (1, 20, 21),
-        (3, short, short),
-        (3, short, short + 9),
-        (3, 300, 40),
-        (3, 4, 400),
-        (3, 400, 4),
-    ):
-        image = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
-        square = resize_and_crop(image, size)
-        assert square.shape == (shape[0], size, size)
-        assert (square.int() - reference(image).int()).abs().max() <= 1
-
-
-def test_evaluation_resize_against_pillow():
-    image = torch.randint(0, 256, (3, 90, 120), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    photo = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((42, 32), Image.Resampling.BILINEAR)
-    expected = torch.from_numpy(np.array(photo.crop((5, 0, 37, 32)))).permute(2, 0, 1)
-    assert (resize_and_crop(image, 32).int() - expected.int()).abs().max() <= 1
-
-
 def test_only_the_middle_of_a_strip_is_enlarged():
     strip = torch.zeros(1, 1, 4_000_000, dtype=torch.uint8)  # whole it would be 1 TB
     strip[..., 1_999_995:2_000_005] = 9
-    assert resize_and_crop(strip, 224).unique().tolist() == [9]
+    assert resize_and_crop(strip, EvaluationTransform.of(224, None)).unique().tolist() == [9]
 
 
-def test_images_of_the_right_size_stay_as_they_are():
+def test_images_of_the_right_size_stay_as_they_are_if_none_is_cropped():
     image = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8)
-    assert torch.equal(resize_and_crop(image, 48), image)
+    assert torch.equal(resize_and_crop(image, EvaluationTransform(48)), image)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3, "auto"])
@@ -485,7 +456,8 @@ def test_encoded_photo_is_read_whole():
 @pytest.mark.parametrize("size", [32, 224])
 def test_an_image_for_evaluation_is_never_a_pixel_short(size: int):
     """49 pixels on each side become 32, not int(32 / 49 * 49) = 31."""
+    transform = EvaluationTransform.of(size, None)
     for side in range(20, 120):
         for height, width in ((side, side), (side, side + 1), (side + 1, side)):
-            image = torch.zeros(1, height, width, dtype=torch.uint8)
-            assert resize_and_crop(image, size).shape == (1, size, size), (height, width)
+            square = resize_and_crop(torch.zeros(1, height, width, dtype=torch.uint8), transform)
+            assert square.shape == (1, size, size), (height, width)

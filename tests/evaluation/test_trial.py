@@ -19,6 +19,7 @@ from contrastive.evaluation import EncoderTrial, SplitImages, Witness
 from contrastive.parts import ImageTable
 from contrastive.testing.networks import SmallEncoder
 from contrastive.testing.trials import trial
+from contrastive.transform import EvaluationTransform
 from tests.support.tiny import write_data
 
 
@@ -44,7 +45,8 @@ def test_features_are_h_and_of_the_head_z_encoded_once(folder):
         h, z = given.features("h"), given.features("z")
         assert len(calls) == 3
         for images, of_h, of_z in zip(asked, h, z, strict=True):
-            pixels = torch.stack([resize_and_crop(folder.decode(row), 12) for row in images.rows]) / 255
+            squares = [resize_and_crop(folder.decode(row), EvaluationTransform(12)) for row in images.rows]
+            pixels = torch.stack(squares) / 255
             torch.testing.assert_close(of_h.vectors, encoder(pixels))
             torch.testing.assert_close(of_z.vectors, head(encoder(pixels)))
             for features in (of_h, of_z):

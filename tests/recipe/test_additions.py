@@ -92,7 +92,13 @@ def test_a_default_is_left_out_however_it_is_given(then: str, now: str):
 
 @pytest.mark.parametrize(
     "text",
-    ["{margin: 0.1}", "{names: [a]}", "{inner: plain}", "{rules: [{match: x, exponent: 3}]}", "{temperature: 0.4}"],
+    [
+        "{margin: 0.1}",
+        "{names: [a]}",
+        "{inner: plain}",
+        "{rules: [{match: x, exponent: 3}]}",
+        "{temperature: 0.4}",
+    ],
 )
 def test_any_other_value_counts(text: str):
     assert fingerprint(LossNow, text) != fingerprint(LossNow)

@@ -18,7 +18,7 @@ KIND_PACKAGES = {
 FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
-    "monitors", "lazy", "moved", "timm_models", "paths",
+    "monitors", "lazy", "moved", "timm_models", "paths", "transform",
 }  # fmt: skip
 
 #: The Python files directly in the package.
@@ -67,6 +67,7 @@ IMPORTS: dict[str, set[str]] = {
     "files": {"errors"},
     "paths": {"errors"},
     "values": {"kinds", "errors"},
+    "transform": {"errors"},
     "hookspecs": {"kinds"},
     "distributed": {"errors"},
     "comparison": {"errors", "values", "distributed"},

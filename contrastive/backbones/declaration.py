@@ -1,0 +1,70 @@
+"""What an exported backbone says about its inputs: how evaluation resized and cropped them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from contrastive.transform import EvaluationTransform
+
+#: Key of an export's config.json that holds the transform; exports of earlier versions lack it.
+KEY = "evaluation_transform"
+_HEADING = "\n## Images\n"
+_README = """
+Images are resized and cropped as they were in the encoder's evaluation: {transform}.
+timm's transform does the same, from `config.json` (crop_pct {crop_pct}, {interpolation}):
+
+```python
+from PIL import Image, ImageOps
+
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))
+image = ImageOps.exif_transpose(Image.open("IMAGE")).convert("{mode}")
+features = encoder(transform(image)[None])
+```
+"""
+
+
+def declare_transform(folder: Path, transform: EvaluationTransform) -> None:
+    """Write into an export's config.json and README.md how images are resized and cropped for it.
+
+    timm's transform for the encoder then does the same. What the folder declared before is replaced. A folder
+    whose config.json has no ``pretrained_cfg``, which timm would read, stays as it is.
+    """
+    file = folder / "config.json"
+    config = _config(folder)
+    cfg = config.get("pretrained_cfg")
+    if not isinstance(cfg, dict):
+        return
+    for key in ("test_input_size", "test_crop_pct"):  # timm prefers them if asked to
+        cfg.pop(key, None)
+    cfg |= transform.timm_config()
+    config[KEY] = transform.record()
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    readme = folder / "README.md"
+    if readme.is_file():
+        text = readme.read_text(encoding="utf-8").partition(_HEADING)[0]
+        channels = (cfg.get("input_size") or (3,))[0]
+        section = _README.format(
+            transform=transform, mode="L" if channels == 1 else "RGB", **transform.timm_config()
+        )
+        readme.write_text(text + _HEADING + section, encoding="utf-8")
+
+
+def declares_other_transform(folder: Path) -> bool:
+    """Whether a folder was exported by an earlier version, which declared a transform to timm (bicubic, whole
+    image) that differs from the one in its evaluation."""
+    config = _config(folder)
+    cfg = config.get("pretrained_cfg")
+    if KEY in config or not isinstance(cfg, dict):
+        return False
+    return (cfg.get("interpolation"), cfg.get("crop_pct"), cfg.get("num_classes")) == ("bicubic", 1.0, 0)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The content of config.json; empty if it holds no map."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
