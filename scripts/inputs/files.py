@@ -257,7 +257,7 @@ variable(
     expands(train=20),
 )
 variable(
-    "a saved data set",
+    "data files of the hub",
     together(
         lambda folder: hub_folder(folder / "d", train=20, test=8),
         lambda folder: recipe(folder, "{name: hugging_face, path: $DATA}"),
