@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from inputs.writing import Builder
+
 #: The lettered faults, in the order of the table, and what each is about.
 FAULTS = {
     "1a": "which folder is which split",
@@ -144,7 +146,7 @@ class Outcome:
 
 Judge = Callable[[Outcome], Verdict]
 #: Arguments of ``contrastive``; of the interpreter if the first begins with ``-``; or a change of the folder.
-Step = Sequence[str] | Callable[[Path], None]
+Step = Sequence[str] | Builder
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Attempt:
         variables: of the environment; ``{folder}`` stands for the folder.
     """
 
-    build: Callable[[Path], None]
+    build: Builder
     steps: tuple[Step, ...]
     variables: tuple[tuple[str, str], ...] = ()
 
@@ -183,7 +185,7 @@ class Cases(list[Case]):
         self,
         fault: str,
         name: str,
-        build: Callable[[Path], None],
+        build: Builder,
         judge: Judge,
         *steps: Step,
         variables: tuple[tuple[str, str], ...] = (),

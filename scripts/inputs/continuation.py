@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from inputs.case import (
@@ -23,6 +22,7 @@ from inputs.case import (
 from inputs.writing import (
     CAMERA,
     SMALL,
+    Builder,
     classes,
     fill,
     folder_recipe,
@@ -50,7 +50,7 @@ def remember(folder: Path) -> None:
     shutil.copy(folder / "o/recipe.yaml", folder / "before.yaml")
 
 
-def move(source: str, target: str) -> Callable[[Path], None]:
+def move(source: str, target: str) -> Builder:
     def change(folder: Path) -> None:
         remember(folder)
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def same_recipe(outcome: Outcome) -> Verdict:
 CONTINUATION = both(continues, same_recipe)
 
 
-def add_move(name: str, build: Callable[[Path], None], judge: Judge, *steps: Step) -> None:
+def add_move(name: str, build: Builder, judge: Judge, *steps: Step) -> None:
     CASES.add("4d", name, build, judge, RUN, *steps)
 
 
@@ -225,7 +225,7 @@ setting("an option that the model never uses", "backbone.options={widht: null}",
 setting("a null that nobody asked for", "backbone.options={drop_rate}", "drop_rate")
 
 
-def in_file(backbone: str) -> Callable[[Path], None]:
+def in_file(backbone: str) -> Builder:
     return together(lambda folder: fill(folder / "d", 16), lambda f: folder_recipe(f, backbone=backbone))
 
 

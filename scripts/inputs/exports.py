@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from inputs.case import RUN, Attempt, Case, Cases, Judge, Outcome, Verdict, shorten
-from inputs.writing import encode, folder_recipe, photograph, write
+from inputs.writing import Builder, encode, folder_recipe, photograph, write
 
 CASES = Cases()
 #: Side of the training images -> whether all images that the encoder was trained on have it.
@@ -38,7 +38,7 @@ print(*(f"{kind} {difference}" for kind, difference in largest.items()), sep="\\
 """
 
 
-def build(side: int, equal: bool) -> Callable[[Path], None]:
+def build(side: int, equal: bool) -> Builder:
     def write_images(folder: Path) -> None:
         for n in range(12):
             sides = (side, side) if equal else (side + 5 * n, side + 3 * n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from inputs.case import (
 )
 from inputs.writing import (
     SCORES,
+    Builder,
     classes,
     fill,
     folder_recipe,
@@ -45,7 +45,7 @@ def folders(folder: Path) -> None:
     folder_recipe(folder, evaluate=SCORES)
 
 
-def later(**contents: bytes) -> Callable[[Path], None]:
+def later(**contents: bytes) -> Builder:
     """A change of the folder after the run: files with these contents, ``__`` for a slash."""
 
     def change(folder: Path) -> None:
@@ -100,7 +100,7 @@ CASES.add(
 )
 
 
-def others(*names: str, build: Callable[[Path], None] = folders) -> Callable[[Path], None]:
+def others(*names: str, build: Builder = folders) -> Builder:
     """Files of these names that are not images, in a class folder of train."""
     return together(
         build, lambda folder: [write(folder / "d/train/cat" / name, b"data") for name in names][-1]
@@ -135,7 +135,7 @@ EXTRA = r"pillow-heif|\[heif\]|extra"
 CAMERA_RAW = r"\braw\b|camera|convert|export|rawpy"
 
 
-def photos(content: bytes, *names: str, plain: int = 10) -> Callable[[Path], None]:
+def photos(content: bytes, *names: str, plain: int = 10) -> Builder:
     """A folder of photographs: some plain ones, and files with this content."""
 
     def build(folder: Path) -> None:
@@ -230,11 +230,11 @@ def expands(**counts: int) -> Judge:
     return either(reads(**counts), refuses(AS_VARIABLE))
 
 
-def variable(name: str, build: Callable[[Path], None], judge: Judge, *steps: Any) -> None:
+def variable(name: str, build: Builder, judge: Judge, *steps: Any) -> None:
     CASES.add("2h", name, build, judge, *steps, variables=VARIABLES)
 
 
-def folder_at(root: str) -> Callable[[Path], None]:
+def folder_at(root: str) -> Builder:
     return together(folders, lambda folder: recipe(folder, f"{{name: image_folder, root: '{root}'}}"))
 
 

@@ -24,6 +24,7 @@ from inputs.case import (
 )
 from inputs.writing import (
     SCORES,
+    Builder,
     classes,
     encode,
     fill,
@@ -51,7 +52,7 @@ def few_labels(
     evaluate: str = SCORES,
     test: Sequence[int | None] | None = (0, 1) * 6,
     text: bool = False,
-) -> Any:
+) -> Builder:
     """Tables with labels in these rows of train, alternating."""
 
     def build(folder: Path) -> None:
@@ -177,7 +178,7 @@ def perfect(outcome: Outcome) -> Verdict:
     )
 
 
-def one_class(labels: Any, test: Any = None, evaluate: str = SCORES, extra: str = "") -> Any:
+def one_class(labels: Any, test: Any = None, evaluate: str = SCORES, extra: str = "") -> Builder:
     """Tables with these labels."""
 
     def build(folder: Path) -> None:
@@ -243,7 +244,7 @@ CASES.add(
 # -- 1g: other label columns --------------------------------------------------------------------------
 
 
-def column(name: str, labels: Any = None, **others: Any) -> Any:
+def column(name: str, labels: Any = None, **others: Any) -> Builder:
     """A table without ``label`` and with a column of another name."""
 
     def build(folder: Path) -> None:
@@ -255,7 +256,7 @@ def column(name: str, labels: Any = None, **others: Any) -> Any:
     return build
 
 
-def hub(label: str) -> Any:
+def hub(label: str) -> Builder:
     return together(
         lambda folder: saved_data_set(folder / "d", label, train=40, test=12),
         lambda folder: recipe(folder, "{name: hugging_face, path: ./d}"),
@@ -327,7 +328,7 @@ def safe(*patterns: str) -> Judge:
     return judge
 
 
-def bad_files(content: bytes, good: int = 0, names: Sequence[str] = ("cat", "dog")) -> Any:
+def bad_files(content: bytes, good: int = 0, names: Sequence[str] = ("cat", "dog")) -> Builder:
     """Folders whose test files all have this content, except the first ``good`` of each class."""
 
     def build(folder: Path) -> None:
@@ -341,7 +342,7 @@ def bad_files(content: bytes, good: int = 0, names: Sequence[str] = ("cat", "dog
     return build
 
 
-def bad_rows(images: Any) -> Any:
+def bad_rows(images: Any) -> Builder:
     """Tables whose test images are these."""
 
     def build(folder: Path) -> None:

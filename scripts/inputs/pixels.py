@@ -28,7 +28,9 @@ from inputs.formats import (
 )
 from inputs.writing import CAMERA, SIDE, classes, encode, folder_recipe, picture, write
 
+#: The content of a file, and the pixels that it means.
 Content = tuple[bytes, np.ndarray | None]
+Make = Callable[[], Content]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class File:
     fault: str
     name: str
     ending: str
-    make: Callable[[], Content]
+    make: Make
     reason: str
     tolerance: float
 
@@ -59,7 +61,7 @@ def add(
     fault: str,
     name: str,
     ending: str,
-    make: Callable[[], Content],
+    make: Make,
     reason: str = r"bit|band|sample|channel|transparen|integer",
     tolerance: float = 1.0,
 ) -> None:
@@ -135,7 +137,7 @@ add("2a", "16 bits of grey and alpha", "png", lambda: alpha_png(16), tolerance=1
 # -- 2b: 32-bit TIFF ----------------------------------------------------------------------------------
 
 
-def tiff(values: np.ndarray, bits: int, meaning: np.ndarray | None, **options: Any) -> Callable[[], Content]:
+def tiff(values: np.ndarray, bits: int, meaning: np.ndarray | None, **options: Any) -> Make:
     return lambda: (tiff_file(values, bits, **options), meaning)
 
 
@@ -164,7 +166,7 @@ add("2b", "floats", "tif", tiff(_FLOATS, 32, stretch(_FLOATS), sample_format=FLO
 # -- 2c: WhiteIsZero ----------------------------------------------------------------------------------
 
 
-def white(seed: int, bits: int, **options: Any) -> Callable[[], Content]:
+def white(seed: int, bits: int, **options: Any) -> Make:
     def make() -> Content:
         most = 2**bits - 1
         values = np.random.default_rng(seed).integers(0, most + 1, (SIDE, SIDE))
@@ -189,7 +191,7 @@ add("2c", "1 bit", "tif", white(10, 1))
 # -- 2d: TIFF of other bands and types ----------------------------------------------------------------
 
 
-def bands(count: int, bits: int = 8, seed: int = 0, reads: int | None = None, **options: Any):
+def bands(count: int, bits: int = 8, seed: int = 0, reads: int | None = None, **options: Any) -> Make:
     """``count`` bands of noise; ``reads`` of them are colours, if it may be read."""
 
     def make() -> Content:
@@ -240,7 +242,7 @@ def colours(seed: int) -> np.ndarray:
     return picture(seed, low=60)
 
 
-def pillow(kind: str, seed: int, mode: str = "RGB", **options: Any) -> Callable[[], Content]:
+def pillow(kind: str, seed: int, mode: str = "RGB", **options: Any) -> Make:
     """A file of Pillow; it means what Pillow makes of the same picture in RGB."""
 
     def make() -> Content:
@@ -257,7 +259,7 @@ def rgba(seed: int) -> tuple[Image.Image, np.ndarray]:
     return image, over_white(colours(seed).astype(float), alpha / 255)
 
 
-def transparent(kind: str, seed: int, **options: Any) -> Callable[[], Content]:
+def transparent(kind: str, seed: int, **options: Any) -> Make:
     def make() -> Content:
         image, meaning = rgba(seed)
         return encode(image, kind, **options), meaning
@@ -265,7 +267,7 @@ def transparent(kind: str, seed: int, **options: Any) -> Callable[[], Content]:
     return make
 
 
-def frames(kind: str, seed: int, **options: Any) -> Callable[[], Content]:
+def frames(kind: str, seed: int, **options: Any) -> Make:
     """Three frames; the first is the picture."""
 
     def make() -> Content:
@@ -300,7 +302,7 @@ def palette_png() -> Content:
     return png_file(index, 4, bytes(alphas.tolist()), palette), meaning
 
 
-def netpbm(magic: str, most: int, text: bool = False) -> Callable[[], Content]:
+def netpbm(magic: str, most: int, text: bool = False) -> Make:
     """PGM or PPM with any largest value."""
 
     def make() -> Content:
@@ -316,7 +318,7 @@ def netpbm(magic: str, most: int, text: bool = False) -> Callable[[], Content]:
     return make
 
 
-def profiles(kind: str, seed: int, **options: Any) -> Callable[[], Content]:
+def profiles(kind: str, seed: int, **options: Any) -> Make:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return lambda: (encode(colours(seed), kind, icc_profile=profile, **options), colours(seed))
 

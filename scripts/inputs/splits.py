@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from inputs.case import (
     RUN,
     Cases,
+    Judge,
     Outcome,
     Verdict,
     both,
@@ -20,6 +20,7 @@ from inputs.case import (
 )
 from inputs.writing import (
     SCORES,
+    Builder,
     classes,
     fill,
     folder_recipe,
@@ -37,7 +38,7 @@ CASES = Cases()
 ANIMALS = ("cat", "dog")
 
 
-def layout(parameters: str = "", **folders: tuple[int, ...]) -> Callable[[Path], None]:
+def layout(parameters: str = "", **folders: tuple[int, ...]) -> Builder:
     """Builds ``d`` with these top folders: images of cat, dog, ...; or (images,) without classes."""
 
     def build(folder: Path) -> None:
@@ -143,7 +144,7 @@ CASES.add(
 SURPLUS = 37  # a count that no other number of a report equals
 
 
-def surplus(subfolder: str, parameters: str = "", splits: tuple[str, ...] = ("train", "test")):
+def surplus(subfolder: str, parameters: str = "", splits: tuple[str, ...] = ("train", "test")) -> Builder:
     """Two splits, and 37 images in another folder of the root."""
 
     def build(folder: Path) -> None:
@@ -155,7 +156,7 @@ def surplus(subfolder: str, parameters: str = "", splits: tuple[str, ...] = ("tr
     return build
 
 
-def counts_surplus(name: str):
+def counts_surplus(name: str) -> Judge:
     """The images in no split are counted and their folder is named; or the layout is refused by its name."""
     return either(
         mentions(number(SURPLUS), name), refuses(name), both(reads(train=20 + SURPLUS), mentions(name))
@@ -214,7 +215,7 @@ CASES.add(
 RUNNING = {"evaluate": "{every: 1, knn: {k: 3}, linear: null}"}
 
 
-def reads_validation(count: int, **counts: int):
+def reads_validation(count: int, **counts: int) -> Judge:
     """The report counts the validation split apart from train and test."""
 
     def judge(outcome: Outcome) -> Verdict:
@@ -367,7 +368,7 @@ CASES.add(
 # -- 1d: names that do not exist ----------------------------------------------------------------------
 
 
-def hub(parameters: str = "", on_disk: bool = False, label: str = "label", **counts: int):
+def hub(parameters: str = "", on_disk: bool = False, label: str = "label", **counts: int) -> Builder:
     """A recipe over a Hugging Face data set with the splits train and test."""
 
     def build(folder: Path) -> None:
@@ -406,7 +407,7 @@ CASES.add(
 )
 
 
-def one_table(parameters: str, column: str = "label") -> Callable[[Path], None]:
+def one_table(parameters: str, column: str = "label") -> Builder:
     def build(folder: Path) -> None:
         labelled_table(folder / "t.parquet", 40, column=column)
         recipe(folder, f"{{name: parquet, train: t.parquet, {parameters}}}")

@@ -23,7 +23,7 @@ from inputs.case import (
     silent_about,
     succeeds,
 )
-from inputs.writing import fill, folder_recipe, recipe, together, write
+from inputs.writing import Builder, fill, folder_recipe, recipe, together, write
 
 CASES = Cases()
 STATE = dict[str, Any]
@@ -49,7 +49,7 @@ def checkpoint(
     size: int = 32,
     options: str = "",
     weights: str = "",
-) -> Callable[[Path], None]:
+) -> Builder:
     """A checkpoint, and a recipe that starts from it."""
 
     def build(folder: Path) -> None:
@@ -242,7 +242,7 @@ RESAMPLING = r"resampl|interpolat|resiz"
 POSITION = r"position|pos_embed"
 
 
-def transformer(size: int, options: str = "", **trained: Any) -> Callable[[Path], None]:
+def transformer(size: int, options: str = "", **trained: Any) -> Builder:
     """A small vision transformer with weights of another image size (``img_size``)."""
     model = trained.pop("model", "test_vit")
     return checkpoint(lambda: network(model, **trained), size=size, model=model, options=options)
@@ -298,7 +298,7 @@ CASES.add(
 )
 
 
-def grey(model: str, size: int = 28, **trained: Any) -> Callable[[Path], None]:
+def grey(model: str, size: int = 28, **trained: Any) -> Builder:
     """Weights of three channels, and images of one."""
     return together(
         checkpoint(lambda: network(model, **trained), model=model),
@@ -324,7 +324,7 @@ CASES.add("4b", "one channel to three", one_channel, either(loads("channel"), re
 # -- 4c: pretrained tags and hub names ----------------------------------------------------------------
 
 
-def with_model(model: str, extra: str = "", kind: str = "timm") -> Callable[[Path], None]:
+def with_model(model: str, extra: str = "", kind: str = "timm") -> Builder:
     def build(folder: Path) -> None:
         fill(folder / "d", 12)
         folder_recipe(folder, backbone=f"{{name: {kind}, model: '{model}'{extra and ', '}{extra}}}", size=32)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+#: Writes the inputs of a case into a folder.
+Builder = Callable[[Path], None]
 SIDE = 16
 #: A small residual network, and one linear map of all pixels of a 16 x 16 image to more numbers than it has
 #: pixels: its features show exactly which pixels it was given.
@@ -57,7 +59,7 @@ def write(path: Path, content: bytes | str) -> None:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def together(*builders: Callable[[Path], None]) -> Callable[[Path], None]:
+def together(*builders: Builder) -> Builder:
     """A builder that calls all of these, in order."""
 
     def build(folder: Path) -> None:
