@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from contrastive.transform import EvaluationTransform
+from contrastive.parts import EvaluationTransform
 
 #: Key of an export's config.json that holds the transform; exports of earlier versions lack it.
 KEY = "evaluation_transform"

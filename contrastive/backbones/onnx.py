@@ -19,8 +19,7 @@ from torch import Tensor
 
 from contrastive.backbones.declaration import KEY
 from contrastive.errors import ContrastiveError, UsageError, one_line
-from contrastive.parts import Backbone
-from contrastive.transform import EvaluationTransform
+from contrastive.parts import Backbone, EvaluationTransform
 
 #: Largest difference from torch in any feature, in units of the largest feature if that is above 1.
 TOLERANCE = 1e-4

@@ -18,8 +18,7 @@ from contrastive.backbones.probe import feature_width
 from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import UsageError, did_you_mean
 from contrastive.kinds import ImageSize, InChannels
-from contrastive.parts import Backbone
-from contrastive.transform import EvaluationTransform
+from contrastive.parts import Backbone, EvaluationTransform
 
 _README = """# {architecture}
 

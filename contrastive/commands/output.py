@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO
 
+from contrastive.datasets import skipped_messages
+
 if TYPE_CHECKING:
     from contrastive.runs import Display
 
@@ -20,7 +22,8 @@ def print_json(value: Any) -> None:
 
 def warn_of_omissions(result: Mapping[str, Any], display: Display) -> None:
     """Name what a command left out: its result has ``skipped_files`` and ``unreadable``."""
-    display.warn_of_skipped(result["skipped_files"])
+    for message in skipped_messages(result["skipped_files"]):
+        display.warn(message)
     display.warn_of_unreadable(result["unreadable"], "left out")
 
 

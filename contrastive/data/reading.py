@@ -20,10 +20,9 @@ from contrastive.data.loader import TrainLoader, Workers, augment
 from contrastive.data.tables import HeldTable, MemoryTable, decode, workers_for
 from contrastive.device import send
 from contrastive.errors import DataError, Interrupted, UnreadableImage
-from contrastive.parts import ImageTable, TableRows
+from contrastive.parts import EvaluationTransform, ImageTable, TableRows
 from contrastive.rng import derive, hash_sample
 from contrastive.text import quantity
-from contrastive.transform import EvaluationTransform
 from contrastive.values import Features, never
 
 #: Largest ratio of the sides of an image that is resized whole; of longer ones only the middle is. Otherwise

@@ -21,10 +21,9 @@ from contrastive.errors import PluginError, UsageError
 from contrastive.evaluation.obstacles import LabelledImages, obstacle
 from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
 from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
-from contrastive.parts import ImageTable, Protocol, ViewPipeline
+from contrastive.parts import EvaluationTransform, ImageTable, Protocol, ViewPipeline
 from contrastive.rng import Key, derive, hash_sample
 from contrastive.training import Method, Metrics, without_compilation
-from contrastive.transform import EvaluationTransform
 from contrastive.values import Features, never
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training

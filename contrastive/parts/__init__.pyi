@@ -25,3 +25,4 @@ from .training import Listener as Listener
 from .training import Optimizer as Optimizer
 from .training import ParameterGroup as ParameterGroup
 from .training import RunState as RunState
+from .transform import EvaluationTransform as EvaluationTransform

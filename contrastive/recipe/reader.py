@@ -165,7 +165,9 @@ class _Builder:
         self._check_depth(depth + _depth(node), event)
         return node
 
-    def _map(self, start: yaml.Event, events: Iterator[yaml.Event], path: Keys, depth: int) -> Node:
+    def _map(
+        self, start: yaml.MappingStartEvent, events: Iterator[yaml.Event], path: Keys, depth: int
+    ) -> Node:
         value: dict[str, Node] = {}
         keys: dict[str, Where] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):

@@ -18,12 +18,11 @@ from contrastive.data import Cache, OnProgress, TrainLoader, cache_folder, hold
 from contrastive.distributed import rank, world_size
 from contrastive.errors import Interrupted
 from contrastive.evaluation import Alarms, Evaluation
-from contrastive.parts import ImageTable, Split
+from contrastive.parts import EvaluationTransform, ImageTable, Split
 from contrastive.recipe import Recipe, training_fingerprint
 from contrastive.runs.display import Display
 from contrastive.runs.folder import to_stderr
 from contrastive.training import Checkpoints, Engine, MetricsFile, Settings, compile_encoders
-from contrastive.transform import EvaluationTransform
 from contrastive.values import never
 
 

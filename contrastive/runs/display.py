@@ -15,7 +15,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.datasets import skipped_messages
 from contrastive.kinds import MONITORS
 from contrastive.text import count_and_names, duration, percent, quantity
 
@@ -109,11 +108,6 @@ class Display:
     def warn(self, message: str) -> None:
         """Print a warning, above the live line if there is one."""
         self._print(Text("warning: ", style="bold yellow") + Text(message))
-
-    def warn_of_skipped(self, files: Sequence[str]) -> None:
-        """Name the files of a data set that are not images, if there are any, and what reads them."""
-        for message in skipped_messages(files):
-            self.warn(message)
 
     def warn_of_unreadable(self, images: Sequence[str], outcome: str) -> None:
         """Name the images that could not be read, if there are any, and what became of them."""

@@ -14,10 +14,10 @@ from contrastive.build import Composition, Data
 from contrastive.data import reading_version
 from contrastive.errors import UsageError
 from contrastive.files import read_map
+from contrastive.parts import EvaluationTransform
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import Registry, load_registry
 from contrastive.training import MetricsFile, weights_of
-from contrastive.transform import EvaluationTransform
 
 #: Key of environment.json: how the run's evaluation resizes and crops images.
 TRANSFORM = "evaluation_transform"

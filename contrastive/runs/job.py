@@ -17,7 +17,7 @@ import torch
 
 from contrastive.build import Composition, Data, build
 from contrastive.data import require_readable
-from contrastive.datasets import reading_of
+from contrastive.datasets import reading_of, skipped_messages
 from contrastive.distributed import explain_lost_connection, is_first, on_first, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluation import Evaluation, omission_lines, split_notes
@@ -188,7 +188,8 @@ class Job:
         train, division = self.recipe.train, self.data.division
         if reading := reading_of(self.data.dataset):
             self.display.log(reading)
-        self.display.warn_of_skipped(skipped_files(self.data))
+        for message in skipped_messages(skipped_files(self.data)):
+            self.display.warn(message)
         if self.data.label_hint:
             self.display.warn(f"no labels: {self.data.label_hint}")
         for note in self.composition.method.backbone.notes:

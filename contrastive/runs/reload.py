@@ -12,12 +12,12 @@ from contrastive.build import Composition, Data, DataSets, build
 from contrastive.data import reading_version
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.evaluation import Evaluation
+from contrastive.parts import EvaluationTransform
 from contrastive.recipe import Recipe, changed_keys, flatten
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
 from contrastive.runs.folder import Run, to_stderr, transform_of
 from contrastive.runs.relocation import Overrides, with_recorded_paths
-from contrastive.transform import EvaluationTransform
 
 
 @dataclass(frozen=True)

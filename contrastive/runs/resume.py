@@ -20,6 +20,7 @@ from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
 from contrastive.files import recover, writable, write_json, write_whole
+from contrastive.parts import EvaluationTransform
 from contrastive.recipe import (
     Recipe,
     changed_keys,
@@ -34,7 +35,6 @@ from contrastive.registry import Registry
 from contrastive.runs.display import Display
 from contrastive.runs.folder import TRANSFORM, environment_of
 from contrastive.runs.process_guard import folder_lock
-from contrastive.transform import EvaluationTransform
 from contrastive.versions import git_commit, versions
 
 Resume = Literal["auto", "never", "must"]

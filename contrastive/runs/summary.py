@@ -13,12 +13,11 @@ from contrastive.errors import UsageError
 from contrastive.evaluation import Evaluation, frozen, omission_lines
 from contrastive.files import replace_folder, staging_folder, writable, write_json
 from contrastive.kinds import MONITORS
-from contrastive.parts import Backbone
+from contrastive.parts import Backbone, EvaluationTransform
 from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
 from contrastive.runs.folder import RunIdentity
 from contrastive.training import Engine
-from contrastive.transform import EvaluationTransform
 
 
 def conclude(

@@ -15,10 +15,9 @@ import contrastive.backbones.onnx as onnx_module
 from contrastive.backbones import Timm, Torchvision, export_onnx
 from contrastive.cli import main
 from contrastive.errors import ContrastiveError, UsageError
-from contrastive.parts import Backbone
+from contrastive.parts import Backbone, EvaluationTransform
 from contrastive.registry import load_registry
 from contrastive.runs import load
-from contrastive.transform import EvaluationTransform
 from tests.support.encoders import Flat
 
 VIT = {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}

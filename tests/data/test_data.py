@@ -24,9 +24,8 @@ from contrastive.data.reading import resize_and_crop
 from contrastive.data.tables import MemoryTable, workers_for
 from contrastive.datasets import ImageFolder
 from contrastive.errors import DataError, UnreadableImage, UsageError
-from contrastive.parts import ImageTable
+from contrastive.parts import EvaluationTransform, ImageTable
 from contrastive.rng import Key
-from contrastive.transform import EvaluationTransform
 from tests.support.images import SIDE, Fake, Images, assert_equal, loader, views
 
 # -- order and held-out tenth --------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from PIL import Image
 from contrastive.data import read, reading_version
 from contrastive.data.reading import resize_and_crop
 from contrastive.errors import UsageError
-from contrastive.parts import ImageTable
-from contrastive.transform import EvaluationTransform
+from contrastive.parts import EvaluationTransform, ImageTable
 
 SIZES = (28, 32, 64, 96, 160, 224, 256)
 

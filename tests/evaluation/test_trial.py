@@ -16,10 +16,9 @@ from contrastive.data.tables import MemoryTable
 from contrastive.datasets import ImageFolder
 from contrastive.errors import Interrupted, UsageError
 from contrastive.evaluation import EncoderTrial, SplitImages, Witness
-from contrastive.parts import ImageTable
+from contrastive.parts import EvaluationTransform, ImageTable
 from contrastive.testing.networks import SmallEncoder
 from contrastive.testing.trials import trial
-from contrastive.transform import EvaluationTransform
 from tests.support.tiny import write_data
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 import contrastive
 from contrastive.cli import main
 from contrastive.errors import UsageError
-from contrastive.transform import EvaluationTransform
+from contrastive.parts import EvaluationTransform
 
 RECIPE = """\
 name: small

@@ -18,7 +18,7 @@ KIND_PACKAGES = {
 FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
-    "monitors", "lazy", "moved", "timm_models", "paths", "transform",
+    "monitors", "lazy", "moved", "timm_models", "paths",
 }  # fmt: skip
 
 #: The Python files directly in the package.
@@ -67,7 +67,6 @@ IMPORTS: dict[str, set[str]] = {
     "files": {"errors"},
     "paths": {"errors"},
     "values": {"kinds", "errors"},
-    "transform": {"errors"},
     "hookspecs": {"kinds"},
     "distributed": {"errors"},
     "comparison": {"errors", "values", "distributed"},
