@@ -26,8 +26,9 @@ from torch import Tensor
 
 from contrastive.data.tables import HeldTable, OnProgress, decode, decode_all, pixel_bytes
 from contrastive.errors import UnreadableImage
+from contrastive.files import write_whole
 from contrastive.parts import ImageTable
-from contrastive.paths import user_path, write_whole
+from contrastive.paths import user_path
 from contrastive.text import byte_count
 
 _FORMAT = 2  # of the two files, and of the pixels that decoding returns
