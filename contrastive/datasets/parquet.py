@@ -102,11 +102,11 @@ class Parquet(Dataset):
 
     def _class_names(self, schema: pa.Schema) -> list[str] | None:
         """The class names in the Hugging Face metadata of a file, if there are any."""
-        names = _features(schema).get(self.label_column, {}).get("names")
+        names = _features(schema).get(self.label_column or "", {}).get("names")
         return list(names) if isinstance(names, list) else None
 
     def fingerprint(self) -> str:
-        splits = {split: self._paths(split) or [] for split in self.splits()}
+        splits: dict[str, list[Path]] = {split: self._paths(split) or [] for split in self.splits()}
         return fingerprint_tables(splits)
 
     def _paths(self, split: Split) -> list[Path] | None:
@@ -130,7 +130,8 @@ class Parquet(Dataset):
         names = _schema(path).names
         if self.image_column not in names:
             raise no_column(path, "image_column", self.image_column, names)
-        return _table(path, sorted({self.image_column, *([self.label_column] if labelled else [])}))
+        labels = [self.label_column] if labelled and self.label_column is not None else []
+        return _table(path, sorted({self.image_column, *labels}))
 
     def _labelled(self, paths: Sequence[Path]) -> bool:
         """Whether files have the column of labels.

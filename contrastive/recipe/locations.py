@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from contrastive.kinds import Location
+from contrastive.paths import user_path
 from contrastive.recipe.marks import MarkedType
 from contrastive.recipe.model import PartSpec, Recipe
 from contrastive.recipe.signature import arms, signature_of
@@ -27,7 +28,7 @@ def dataset_paths(recipe: Recipe) -> dict[str, str]:
 
 def absolute_path(path: str) -> str:
     """A path as it reads from any folder; a pattern stays a pattern."""
-    return os.path.abspath(os.path.expanduser(path))
+    return os.path.abspath(user_path(path))
 
 
 def path_exists(path: str) -> bool:

@@ -178,7 +178,7 @@ class _Builder:
                 raise self._refuse(event, "a merge key ('<<'); use `extends: other.yaml` to inherit")
             child = self._node(next(events), events, (*path, key), depth + 1)
             if event.implicit[0] and child.is_absent:
-                key, child = self._without_space(key, child, where, path, is_flow=start.flow_style)
+                key, child = self._without_space(key, child, where, path, is_flow=bool(start.flow_style))
             if key in value:
                 first = f" (first at line {keys[key].line})" if self.whole else ""
                 message = f"this key is written twice{first}; keep one"

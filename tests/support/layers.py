@@ -77,7 +77,7 @@ IMPORTS: dict[str, set[str]] = {
     },
     "augmentations": {"comparison", "parts", *GROUND} - {"hookspecs", "files", "versions"},
     "registry": {"kinds", "errors", "hookspecs", "versions"},
-    "recipe": {"kinds", "errors", "registry"},
+    "recipe": {"kinds", "errors", "registry", "paths"},
     "training.method": {"kinds", "errors", "values", "parts", "comparison", "rng", "training.stages"},
     "training.stages": set(),
     "training.metrics_file": {"distributed", "errors", "files"},
