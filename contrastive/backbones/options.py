@@ -31,7 +31,8 @@ def refuse_unused(
     """
     names = set(_named_parameters(net))
     for key, value in options.items():
-        if key in names or not _takes_anything(build, value):
+        is_absent = value is None and ":" not in key  # null removes an option that the recipe inherits
+        if key in names or is_absent or not _takes_anything(build, value):
             continue
         remedy = did_you_mean(key, names) or " Remove it."
         if ":" in key:

@@ -265,8 +265,6 @@ def test_names_of_pretrained_weights_are_refused_for_what_they_are(part, model, 
     ("part", "model", "options", "message"),
     [
         (Timm, "resnet18", {"width:0.5": None}, "no option 'width:0.5' .*write 'width: 0.5'"),
-        (Timm, "resnet18", {"widht": None}, "no option 'widht' and would ignore it"),
-        (Timm, "vit_tiny_patch16_224", {"dpeth": None}, "Did you mean 'depth'"),
         (Torchvision, "mobilenet_v3_small", {"widht_mult": 0.5}, "Did you mean 'width_mult'"),
         (Torchvision, "mobilenet_v3_small", {"anything": 1}, "has no option 'anything'"),
     ],
@@ -274,6 +272,10 @@ def test_names_of_pretrained_weights_are_refused_for_what_they_are(part, model, 
 def test_an_option_that_the_model_would_ignore_is_refused(part, model, options, message):
     with pytest.raises(UsageError, match=message):
         part(3, 32, model, options=options)
+
+
+def test_null_removes_an_option_that_a_recipe_inherits():
+    Timm(3, 32, "vit_tiny_patch16_224", options={"width": None, "depth": 1, "patch_size": 8})
 
 
 def test_options_that_models_use_pass_and_leave_the_weights_as_they_were():

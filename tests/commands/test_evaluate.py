@@ -34,11 +34,16 @@ def test_evaluate_on_another_data_set(tiny_run: Path, tiny_data: Path, capsys: p
 @pytest.mark.parametrize(
     ("hint", "remedy"),
     [
-        (None, r"try `contrastive embed`\.$"),
-        ("if column class holds them, set dataset.label_column=class", r"label_column=class\.$"),
+        (None, "this data set has no labels. `contrastive embed` writes"),
+        (
+            "if column class holds them, set dataset.label_column=class",
+            r"has no labels \(if column class holds them, set dataset.label_column=class\)\.",
+        ),
     ],
 )
 def test_without_labels_the_columns_that_may_hold_them_are_named(hint: str | None, remedy: str):
-    evaluation: Any = SimpleNamespace(protocols=[SimpleNamespace(name="knn")], labelled=False)
+    evaluation: Any = SimpleNamespace(
+        protocols=[SimpleNamespace(name="knn")], final_omissions=lambda: {"knn": "no labels"}
+    )
     with pytest.raises(UsageError, match=remedy):
         _select(evaluation, (), load_registry(), hint)

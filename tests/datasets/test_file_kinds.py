@@ -74,7 +74,9 @@ def test_unknown_content_stays_unknown(data: bytes):
 
 def test_a_damaged_file_of_a_format_that_pillow_reads_has_no_remedy():
     assert unread_reason(box(b"avif"), ("PNG",)).endswith("install Pillow 11.3 or newer")
-    assert unread_reason(box(b"avif"), ("PNG", "AVIF")) == "not an image, or of an unknown format"
+    reason = unread_reason(box(b"avif"), ("PNG", "AVIF"))
+    assert reason.startswith("AVIF file whose header cannot be read")
+    assert "install" not in reason
 
 
 NAMES = ["a/1.HEIC", "a/2.heic", "3.CR2", "4.dng", "notes.txt", "README", "clip.mov", "broken.png"]

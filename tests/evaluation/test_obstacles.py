@@ -17,6 +17,7 @@ import contrastive
 from contrastive.build import Data, build, rules
 from contrastive.commands.evaluate import evaluate
 from contrastive.data import holdout
+from contrastive.datasets import FashionMNISTSample
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import EncoderTrial, Evaluation, SplitImages, TimedProtocol, omission_lines
 from contrastive.protocols import KNN, FineTune, LinearProbe, Retrieval
@@ -190,7 +191,7 @@ def test_the_train_images_of_a_trial_are_the_train_split(parts):
 
 def mistakes_of(tiny_recipe: Path, train: Pictures, validation: Pictures | None = None) -> list[str]:
     recipe = load_recipe(tiny_recipe, {"positives": "label"}, load_registry())
-    data = Data(None, train, None, "", validation)  # type: ignore[arg-type]
+    data = Data(FashionMNISTSample(), train, None, "", validation)
     return [str(mistake) for mistake in rules.training_data(recipe, data, 1)]
 
 

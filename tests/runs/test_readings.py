@@ -38,7 +38,7 @@ def test_check_reports_the_reading(recipe: Path, capsys: pytest.CaptureFixture[s
     assert main(["check", str(recipe)]) == 0
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert READING in words
-    assert check(recipe, ["dataset.test=Test2"])["images"] == {"train": 24, "test": 2}
+    assert check(recipe, ["dataset.test=Test2"])["images"] == {"train": 24, "validation": 6, "test": 2}
 
 
 def test_a_data_set_without_a_choice_reports_none(recipe: Path):
