@@ -152,7 +152,7 @@ add_move(
     images,
     both(refuses("data|images"), same_recipe),
     move("d", "e"),
-    lambda folder: fill(folder / "e/cat", 3, 77),
+    lambda folder: fill(folder / "e/cat", 12, 77),  # more files: a fingerprint holds names and sizes
     longer("dataset.root=e"),
 )
 
