@@ -107,7 +107,7 @@ add(
     lambda: (None, [0.5 + n for n in NUMBERS]),
     says("label", r"double|fraction|float|0\.5"),
 )
-ARRAYS = r"\b(array|list|pixels?)\b"
+ARRAYS = r"\b(arrays?|lists?|pixels?)\b"
 add(
     "images as nested lists of uint8",
     lambda: (_arrow().array([p.tolist() for p in PIXELS], _cube_type(_arrow().uint8())), NUMBERS),
