@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from contrastive.build import Composition, DataSets, MemoryGuard, build
 from contrastive.commands.output import print_json
@@ -235,7 +236,8 @@ def render(report: Mapping[str, Any]) -> None:
             value = "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
         elif isinstance(value, list):
             value = ", ".join(_text(v) for v in value) or "none"
-        table.add_row(key.replace("_mib", " (MiB)").replace("_", " "), _text(value))
+        heading = key.replace("_mib", " (MiB)").replace("_", " ")
+        table.add_row(heading, Text(_text(value)))  # as Text, because paths may hold square brackets
     console.print(table)
 
 

@@ -190,7 +190,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
         table.add_column("gain", justify="right")
     for key, value in trained.items():
         cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key))]
-        table.add_row(key.replace("_", " "), percent(value), *cells)
+        table.add_row(Text(key.replace("_", " ")), percent(value), *cells)
     lines = [Text(f"{name}: no metrics, because {reason}") for name, reason in omissions.items()]
     return Group(table, *lines, *costs)
 

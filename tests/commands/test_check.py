@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from contrastive.cli import main
-from contrastive.commands.check import check
+from contrastive.commands.check import check, render
 from contrastive.errors import RecipeError
 from tests.support.command_line import json_of
 
@@ -161,6 +161,13 @@ def test_the_kinds_of_skipped_files_are_named(tiny_recipe: Path, capsys: pytest.
     assert [kind.partition(" (")[0] for kind in report["skipped_kinds"]] == ["9 .nef files", "1 .txt file"]
     assert main(["check", str(tiny_recipe), *sets]) == 0
     assert "9 .nef files (raw camera files;" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_square_brackets_are_printed(capsys: pytest.CaptureFixture[str]):
+    render({"recipe": "r.yaml", "reading": "train: a[1]/", "skipped_kinds": ["pip install 'x[heif]'"]})
+    out = capsys.readouterr().out
+    assert "train: a[1]/" in out
+    assert "pip install 'x[heif]'" in out
 
 
 def test_columns_that_may_hold_labels_are_named(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):
