@@ -196,5 +196,5 @@ def _write(descriptor: int, pixels: np.ndarray, offset: int) -> None:
     """Write all of ``pixels`` at an offset, not through a map: a full disk would kill the process."""
     remaining_bytes = pixels.data.cast("B")
     while remaining_bytes:
-        byte_count = os.pwrite(descriptor, remaining_bytes, offset)
-        remaining_bytes, offset = remaining_bytes[byte_count:], offset + byte_count
+        size = os.pwrite(descriptor, remaining_bytes, offset)
+        remaining_bytes, offset = remaining_bytes[size:], offset + size
