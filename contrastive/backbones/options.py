@@ -29,7 +29,7 @@ def refuse_unused(
         options: of the recipe.
         build: builds the model with other options.
     """
-    names = set(_named_parameters(net))
+    names = set(_named_parameters(net)) if options else set()  # it inspects a whole module of models
     for key, value in options.items():
         is_absent = value is None and ":" not in key  # null removes an option that the recipe inherits
         if key in names or is_absent or not _takes_anything(build, value):

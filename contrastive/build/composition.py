@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Data:
     fingerprint: str
     validation: ImageTable | None = None
 
-    @property
+    @cached_property
     def division(self) -> Division:
         """Which images validate, and which labels training may read."""
         return Division(self.train, self.validation)
@@ -38,14 +39,14 @@ class Data:
     def evaluation_rows(self) -> Iterator[tuple[str, ImageTable, np.ndarray]]:
         """Each split besides train that is evaluated on: its name, its table and the rows with a label."""
         for name, table in (("validation", self.validation), ("test", self.test)):
-            if table is not None and has_label(table).any():
-                yield name, table, np.flatnonzero(has_label(table))
+            if table is not None and len(rows := np.flatnonzero(has_label(table))):
+                yield name, table, rows
 
     @property
     def labelled(self) -> bool:
-        return self.train.labels is not None and bool((self.train.labels >= 0).any())
+        return bool(has_label(self.train).any())
 
-    @property
+    @cached_property
     def label_hint(self) -> str | None:
         """Why there are no labels and what to set, if the data set knows; None if it has labels."""
         return None if self.labelled else self.dataset.label_hint

@@ -47,8 +47,7 @@ def training_data(recipe: Recipe, data: Data, processes: int) -> Iterator[Mistak
         )
     if mistake := recipe.uneven_batch(processes):
         yield mistake
-    labels = data.division.training_labels
-    if recipe.positives == "label" and (labels is None or labels.max() < 0):
+    if recipe.positives == "label" and not len(data.division.fit_rows):
         problem = "all its labels are of the held-out tenth" if data.labelled else "this data set has none"
         hint = f" ({data.label_hint})" if data.label_hint else ""
         yield recipe.mistake("positives", f"positives: label needs labels, but {problem}{hint}.")
@@ -163,9 +162,7 @@ def capabilities_of(
     periodic_protocols = [entry.protocol for entry in protocols if entry.at == "every"]
     if data is not None:
         periodic_protocols = [
-            protocol
-            for protocol in periodic_protocols
-            if periodic_obstacle(protocol, data.train, data.validation) is None
+            protocol for protocol in periodic_protocols if periodic_obstacle(protocol, data.division) is None
         ]
     return {
         "negatives": bool(method.offers) or any(source.memory() is not None for source in method.sources),

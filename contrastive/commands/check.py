@@ -80,7 +80,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
     train, method = recipe.train, parts.method
     optimizer = parts.optimizer.build(method, train.batch_size * train.accumulate)
     steps_per_epoch = len(data.train) // train.batch_size // train.accumulate
-    channels = data.train.channels
+    channels, skipped = data.train.channels, skipped_files(data)
     steps = steps_per_epoch * train.epochs
     return {
         "recipe": file,
@@ -96,8 +96,8 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         "decoded": _decoding(recipe, data.train),
         "labels": data.labelled,
         **({"label_hint": data.label_hint} if data.label_hint else {}),
-        "skipped_files": len(skipped_files(data)),
-        "skipped_kinds": skipped_kinds(skipped_files(data)),
+        "skipped_files": len(skipped),
+        "skipped_kinds": skipped_kinds(skipped),
         "shapes": {
             "image": [channels, *(data.train.size or ("varies", "varies"))],
             "view": [channels, parts.image_size, parts.image_size],

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from contrastive.commands.output import print_json, progress_on_stderr, warn_of_omissions
+from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import frozen
 from contrastive.files import writable_by_user
 from contrastive.parts import ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.registry import load_registry
-from contrastive.runs import Display, Overrides, load, skipped_files
+from contrastive.runs import Display, Overrides, load, skipped_files, warn_of_omissions
 from contrastive.text import abbreviate, quantity
 
 

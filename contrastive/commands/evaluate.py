@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.build import untrained_of
-from contrastive.commands.output import print_json, progress_on_stderr, warn_of_omissions
+from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import UsageError, did_you_mean
 from contrastive.evaluation import NO_LABELS, Evaluation, omission_lines
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry, load_registry
-from contrastive.runs import Display, Overrides, Run, load, skipped_files, summary_table
+from contrastive.runs import Display, Overrides, Run, load, skipped_files, summary_table, warn_of_omissions
 
 
 def main(arguments: argparse.Namespace) -> int:

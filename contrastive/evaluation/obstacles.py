@@ -79,12 +79,9 @@ def obstacle(protocol: Protocol, fit: LabelledImages, queries: LabelledImages) -
     return None
 
 
-def periodic_obstacle(
-    protocol: Protocol, train: ImageTable, validation: ImageTable | None = None
-) -> str | None:
+def periodic_obstacle(protocol: Protocol, division: Division) -> str | None:
     """Why a protocol has no metrics during training, by the labels of a data set; None if it has."""
-    division = Division(train, validation)
-    fit = LabelledImages.of(division.fit_name, train, division.fit_rows)
+    fit = LabelledImages.of(division.fit_name, division.train, division.fit_rows)
     queries = LabelledImages.of(division.name, division.validation, division.validation_rows)
     return obstacle(protocol, fit, queries)
 

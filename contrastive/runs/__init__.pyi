@@ -14,3 +14,4 @@ from .reload import TrainedRun as TrainedRun
 from .reload import load as load
 from .relocation import Overrides as Overrides
 from .summary import skipped_files as skipped_files
+from .summary import warn_of_omissions as warn_of_omissions

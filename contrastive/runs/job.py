@@ -17,7 +17,7 @@ import torch
 
 from contrastive.build import Composition, Data, build
 from contrastive.data import require_readable
-from contrastive.datasets import reading_of, skipped_messages
+from contrastive.datasets import reading_of
 from contrastive.distributed import explain_lost_connection, is_first, on_first, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluation import Evaluation, omission_lines, split_notes
@@ -31,7 +31,7 @@ from contrastive.runs.launch import join_processes
 from contrastive.runs.process_guard import folder_lock, interrupts
 from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
 from contrastive.runs.resume import Resume, admit, begin
-from contrastive.runs.summary import conclude, skipped_files
+from contrastive.runs.summary import conclude, skipped_files, warn_of_skipped
 from contrastive.training import (
     Engine,
     chunk_advice,
@@ -188,8 +188,7 @@ class Job:
         train, division = self.recipe.train, self.data.division
         if reading := reading_of(self.data.dataset):
             self.display.log(reading)
-        for message in skipped_messages(skipped_files(self.data)):
-            self.display.warn(message)
+        warn_of_skipped(skipped_files(self.data), self.display)
         if self.data.label_hint:
             self.display.warn(f"no labels: {self.data.label_hint}")
         for note in self.composition.method.backbone.notes:

@@ -57,20 +57,23 @@ def load(
         raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")
     parts.method.load_state_dict(weights)
     parts.method.to(device).to(memory_format=torch.channels_last)
-    transform = run.transform
-    transform = _as_begun_now(run, recipe, data, parts, registry) if transform is None else transform
-    transform = transform.at(parts.image_size)
+    transform = (run.transform or _as_begun_now(run, trained, recipe, data, parts)).at(parts.image_size)
     return TrainedRun(recipe, data, parts, evaluation_of(recipe, data, parts, device, transform=transform))
 
 
 def _as_begun_now(
-    run: Run, recipe: Recipe, data: Data, parts: Composition, registry: Registry
+    run: Run, trained: Recipe, recipe: Recipe, data: Data, parts: Composition
 ) -> EvaluationTransform:
     """How a run of an earlier version, which recorded no transform, would read images if it began now.
 
     Warns if pixels change.
+
+    Args:
+        run: its folder.
+        trained: its own recipe.
+        recipe: that recipe with overrides, perhaps of the data set.
+        data, parts: what ``recipe`` was built into.
     """
-    trained = run.recipe((), registry)
     training_data = data
     if trained.dataset != recipe.dataset:
         try:

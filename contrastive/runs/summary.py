@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from contrastive.backbones import declare_transform, flops
 from contrastive.build import Composition, Data, untrained_of
-from contrastive.datasets import reading_of
+from contrastive.datasets import reading_of, skipped_messages
 from contrastive.errors import UsageError
 from contrastive.evaluation import Evaluation, frozen, omission_lines
 from contrastive.files import replace_folder, staging_folder, writable, write_json
@@ -87,6 +88,18 @@ def conclude(
 def skipped_files(data: Data) -> list[str]:
     """The files of a data set that are not images."""
     return [name for table in data.tables for name in table.skipped]
+
+
+def warn_of_skipped(files: Sequence[str], display: Display) -> None:
+    """Name :func:`skipped_files`, a message for each kind that something else reads."""
+    for message in skipped_messages(files):
+        display.warn(message)
+
+
+def warn_of_omissions(result: Mapping[str, Any], display: Display) -> None:
+    """Name what a command left out: its result has ``skipped_files`` and ``unreadable``."""
+    warn_of_skipped(result["skipped_files"], display)
+    display.warn_of_unreadable(result["unreadable"], "left out")
 
 
 def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, Any]:
