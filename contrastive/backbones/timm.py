@@ -79,9 +79,8 @@ class Timm(Backbone):
         _check_patches(self.net, name, image_size)
         self.features = feature_width(self.net, name, in_channels, image_size)
         if weights is not None:
-            self.notes = load_weights(
-                self.net, weights, _classifiers(self.net), _convert, _first_convolutions(self.net)
-            )
+            classifiers, stems = (_module_names(self.net, key) for key in ("classifier", "first_conv"))
+            self.notes = load_weights(self.net, weights, classifiers, _convert, stems)
         for key, values in (("mean", mean), ("std", std)):
             buffer = None if values is None else torch.tensor(_per_channel(key, values, in_channels))
             self.register_buffer(key, None if buffer is None else buffer[:, None, None], persistent=False)
@@ -235,13 +234,9 @@ def _record(net: nn.Module) -> dict[str, Any]:
     return cast(dict[str, Any], net.pretrained_cfg)
 
 
-def _classifiers(net: nn.Module) -> tuple[str, ...]:
-    names = _record(net).get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _first_convolutions(net: nn.Module) -> tuple[str, ...]:
-    names = _record(net).get("first_conv") or ()
+def _module_names(net: nn.Module, key: str) -> tuple[str, ...]:
+    """The modules that timm's record lists under ``classifier`` or ``first_conv``: none, one or several."""
+    names = _record(net).get(key) or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from contrastive.datasets.columns import is_bytes, is_list, is_tensor
-from contrastive.datasets.decoding import MAX_PIXELS, EncodedTable, common_size, pixels
+from contrastive.datasets.decoding import MAX_PIXELS, EncodedTable, common_size, equal_size, pixels
 from contrastive.errors import DataError, UnreadableImage
 from contrastive.parts import ImageTable
 
@@ -78,7 +78,7 @@ class ArrayColumnTable(ColumnTable):
 
     def __init__(self, images: Sequence[pa.ChunkedArray], files: Sequence[str], labels: np.ndarray | None):
         super().__init__(images, files, labels)
-        self.size = self._common_size()
+        self.size = equal_size(self._sizes())
 
     def decode(self, index: int) -> Tensor:
         try:
@@ -95,17 +95,12 @@ class ArrayColumnTable(ColumnTable):
             except ValueError:
                 yield b""
 
-    def _common_size(self) -> tuple[int, int] | None:
-        common = None
+    def _sizes(self) -> Iterator[tuple[int, int] | None]:
         for index in range(len(self)):
             try:
-                size = _size(_shape(self._value(index)))
+                yield _size(_shape(self._value(index)))
             except ValueError:
-                continue
-            if common not in (None, size):
-                return None
-            common = size
-        return common
+                yield None
 
 
 def column_table(

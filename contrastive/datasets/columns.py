@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from contrastive.datasets.decoding import header_size
 from contrastive.datasets.file_kinds import begins_as_image, kind_of_content
 from contrastive.errors import DataError, did_you_mean
-from contrastive.text import abbreviate
+from contrastive.text import abbreviate, quantity
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -163,7 +163,7 @@ def _instead(column: pa.ChunkedArray) -> str:
     if pa.types.is_floating(number) and dimensions in (2, 3):
         return f"arrays of fractions, whose black and white are unknown. {_STORE}"
     if dimensions:
-        return f"arrays of {dimensions} dimension{'s' if dimensions > 1 else ''}, not 2 or 3. {_STORE}"
+        return f"arrays of {quantity(dimensions, 'dimension')}, not 2 or 3. {_STORE}"
     return (
         "neither encoded images (bytes, or a struct of bytes and path) nor arrays. Set dataset.image_column "
         "to the column of images."

@@ -168,9 +168,13 @@ def reason(error: Exception) -> str:
 
 def common_size(sources: Iterable[bytes | Path]) -> tuple[int, int] | None:
     """(H, W) if all readable headers agree, otherwise None; stops at the first that disagrees."""
+    return equal_size(map(header_size, sources))
+
+
+def equal_size(sizes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
+    """The one size among those that are known, otherwise None; stops at the first that differs."""
     common = None
-    for source in sources:
-        size = header_size(source)
+    for size in sizes:
         if common is not None and size not in (common, None):
             return None
         common = common or size

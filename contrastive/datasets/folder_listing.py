@@ -57,7 +57,7 @@ def walk(
     added to ``unreadable``.
     """
     try:
-        status = folder.stat()
+        identity = identity_of(folder)
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         if unreadable is not None:
@@ -66,9 +66,9 @@ def walk(
         raise DataError(
             f"{folder}: cannot be read ({reason(error)}). Check the folder and its permissions."
         ) from None
-    if (status.st_dev, status.st_ino) in visited_folders:
+    if identity in visited_folders:
         return
-    visited_folders[status.st_dev, status.st_ino] = folder
+    visited_folders[identity] = folder
     for entry in entries:
         if entry.name.startswith("."):
             continue

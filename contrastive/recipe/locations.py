@@ -11,9 +11,9 @@ from typing import Any
 
 from contrastive.kinds import Location
 from contrastive.paths import user_path
-from contrastive.recipe.marks import MarkedType
+from contrastive.recipe.marks import MarkedType, arms
 from contrastive.recipe.model import PartSpec, Recipe
-from contrastive.recipe.signature import arms, signature_of
+from contrastive.recipe.signature import signature_of
 
 
 def location_paths(recipe: Recipe) -> dict[str, str]:

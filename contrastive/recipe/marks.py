@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
-
-from contrastive.recipe.signature import arms, is_union, item_of
 
 Mark = TypeVar("Mark")
 
@@ -46,3 +45,26 @@ class MarkedType(NamedTuple):
                 if key in (name, field.alias):
                     return MarkedType(field.annotation, field.metadata)
         return MarkedType(None)
+
+
+def unwrap(annotation: Any) -> Any:
+    """The annotation without ``Annotated``."""
+    return unwrap(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
+
+
+def arms(annotation: Any) -> list[Any]:
+    """The alternatives of a union, or the annotation itself; without ``Annotated``."""
+    bare = unwrap(annotation)
+    return [unwrap(arm) for arm in get_args(bare)] if is_union(bare) else [bare]
+
+
+def is_union(annotation: Any) -> bool:
+    """Whether an annotation is ``X | Y``, or ``Optional``."""
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def item_of(annotation: Any) -> Any:
+    """The type of a sequence's items, or None if the annotation is not a sequence."""
+    if get_origin(annotation) in (list, tuple, Sequence):
+        return get_args(annotation)[0]
+    return None

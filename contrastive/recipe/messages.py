@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from contrastive.errors import Mistake, did_you_mean
+from contrastive.recipe.marks import arms, item_of
 from contrastive.recipe.nodes import Node
-from contrastive.recipe.signature import arms, item_of, type_text
+from contrastive.recipe.signature import type_text
 
 
 def describe(node: Node) -> str:

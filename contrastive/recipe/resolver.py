@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from contrastive.errors import Mistake, PluginError, RecipeError, UsageError, Where
 from contrastive.recipe.grid import grid_key
-from contrastive.recipe.marks import MarkedType
+from contrastive.recipe.marks import MarkedType, arms, item_of
 from contrastive.recipe.messages import describe, join, missing_space, mistakes_of, unknown_key
 from contrastive.recipe.model import (
     Evaluate,
@@ -31,8 +31,6 @@ from contrastive.recipe.nodes import Node, Tree, from_plain
 from contrastive.recipe.signature import (
     STRICT,
     Parameter,
-    arms,
-    item_of,
     part_kind,
     plain_values,
     signature_of,

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from contrastive.errors import PluginError
 from contrastive.kinds import KINDS
+from contrastive.recipe.marks import arms, item_of
 from contrastive.recipe.model import Heading, Train, Views
 from contrastive.recipe.resolver import KEYS, EvaluateEvery, LossWeight, Repeat, RunsAt
-from contrastive.recipe.signature import Parameter, Signature, arms, item_of, part_kind, signature_of
+from contrastive.recipe.signature import Parameter, Signature, part_kind, signature_of
 from contrastive.registry import Entry, Registry
 
 Schema = dict[str, Any]

@@ -12,19 +12,18 @@ import functools
 import inspect
 import json
 import re
-import types
 import warnings
 from collections.abc import Mapping
-from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, PydanticUndefined
 
 from contrastive.kinds import KINDS, Addition, Injected
+from contrastive.recipe.marks import MarkedType, is_union, item_of
 from contrastive.registry import Entry
 
 #: No coercion (``true`` is not a number), no unknown keys, no infinities.
@@ -87,17 +86,14 @@ def signature_of(entry: Entry) -> Signature:
             injected[name] = marks[0].what
         else:
             takes_part = bool(_parts_in(annotation))
-            if _is_addition(annotation) and (default is REQUIRED or (takes_part and default is not None)):
+            is_addition = any(MarkedType(annotation).marks(Addition))
+            if is_addition and (default is REQUIRED or (takes_part and default is not None)):
                 what = "null as its default" if takes_part else "a default"
                 raise entry.plugin_error(f"parameter '{name}' is marked Addition and needs {what}")
             parameters[name] = Parameter(name, annotation, default, docs.get(name, ""), takes_part)
     plain = {name: parameter for name, parameter in parameters.items() if not parameter.takes_part}
     summary = doc.partition("\n")[0].strip()
     return Signature(summary, doc, parameters, injected, _model(entry, plain))
-
-
-def _is_addition(annotation: Any) -> bool:
-    return any(isinstance(mark, Addition) for mark in getattr(annotation, "__metadata__", ()))
 
 
 def _arguments(entry: Entry, part: type) -> list[tuple[str, Any, Any]]:
@@ -171,29 +167,6 @@ def part_kind(annotation: Any) -> str | None:
     """The kind of part an annotation names (``Head`` -> ``head``), or None."""
     kind = getattr(annotation, "kind", None) if isinstance(annotation, type) else None
     return kind if isinstance(kind, str) and kind in KINDS else None
-
-
-def unwrap(annotation: Any) -> Any:
-    """The annotation without ``Annotated``."""
-    return unwrap(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
-
-
-def arms(annotation: Any) -> list[Any]:
-    """The alternatives of a union, or the annotation itself; without ``Annotated``."""
-    bare = unwrap(annotation)
-    return [unwrap(arm) for arm in get_args(bare)] if is_union(bare) else [bare]
-
-
-def is_union(annotation: Any) -> bool:
-    """Whether an annotation is ``X | Y``, or ``Optional``."""
-    return get_origin(annotation) in (Union, types.UnionType)
-
-
-def item_of(annotation: Any) -> Any:
-    """The type of a sequence's items, or None if the annotation is not a sequence."""
-    if get_origin(annotation) in (list, tuple, AbstractSequence):
-        return get_args(annotation)[0]
-    return None
 
 
 def _parts_in(annotation: Any) -> set[str]:

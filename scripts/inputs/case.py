@@ -218,13 +218,7 @@ def reads(index: int = -1, labels: bool | None = None, **counts: int | None) -> 
 
 def refuses(*patterns: str, index: int = -1) -> Judge:
     """The command ends with exit code 2, and its message matches all patterns."""
-
-    def judge(outcome: Outcome) -> Verdict:
-        call = outcome.call(index)
-        right = call.code == 2 and all(_matches(pattern, call.text) for pattern in patterns)
-        return Verdict(right, f"exit {call.code}: {shorten(call.text)}")
-
-    return judge
+    return mentions(*patterns, index=index, code=2)
 
 
 def mentions(*patterns: str, index: int = -1, code: int | None = None) -> Judge:
