@@ -19,10 +19,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -115,16 +114,12 @@ def try_cases(cases: Sequence[Case], environment: Environment, jobs: int) -> Ite
             return [(case, verdict_of(case, outcome)) for case in group]
 
     groups = sorted(attempts.values(), key=lambda group: -len(group[0].attempt.steps))
-    with ThreadPoolExecutor(jobs) as pool:
-        for pairs in _as_completed(pool, work, groups):
-            yield from pairs
-
-
-def _as_completed(pool: ThreadPoolExecutor, work: Any, groups: Iterable[list[Case]]) -> Iterator[Any]:
-    from concurrent.futures import as_completed
-
-    for future in as_completed([pool.submit(work, group) for group in groups]):
-        yield future.result()
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([pool.submit(work, group) for group in groups]):
+            yield from future.result()
+    finally:  # an interrupt waits for the attempts that run, not for all
+        pool.shutdown(cancel_futures=True)
 
 
 class Report:

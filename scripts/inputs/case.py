@@ -283,9 +283,10 @@ def number(value: int) -> str:
     return rf"(?<![\d.,]){value}(?![\d]|[.,]\d)"
 
 
-def shorten(text: str, length: int = 300) -> str:
-    """The end of a text, where errors are."""
-    return text if len(text) <= length else "..." + text[-length:]
+def shorten(text: str, length: int = 400) -> str:
+    """The beginning and the end of a text."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 
 
 def _matches(pattern: str, text: str) -> bool:

@@ -151,14 +151,15 @@ def photo_names(ending: str, count: int) -> list[str]:
     return [f"IMG_{n:04}.{ending}" for n in range(count)]
 
 
-CASES.add(
-    "2g", "9 .heic", photos(HEIC, *photo_names("heic", 9)), mentions(r"9\D{0,12}\.heic", EXTRA), PLAIN_CHECK
-)
-CASES.add("2g", ".HEIC alone", photos(HEIC, *photo_names("HEIC", 9), plain=0), refuses(r"\.heic", EXTRA))
-CASES.add("2g", ".heif", photos(HEIF, *photo_names("heif", 5)), mentions(r"\.heif", EXTRA), PLAIN_CHECK)
-CASES.add(
-    "2g", ".hif of a camera", photos(HEIF, *photo_names("HIF", 5)), mentions(r"\.hif", EXTRA), PLAIN_CHECK
-)
+def heif(ending: str, count: int) -> Judge:
+    """The files are named with the extra that reads them, or they are among the images: it is installed."""
+    return either(mentions(ending, EXTRA), mentions(rf'train"?: {count}\b'))
+
+
+CASES.add("2g", "9 .heic", photos(HEIC, *photo_names("heic", 9)), heif(r"9\D{0,12}\.heic", 19), PLAIN_CHECK)
+CASES.add("2g", ".HEIC alone", photos(HEIC, *photo_names("HEIC", 9), plain=0), heif(r"none of .*\.heic", 9))
+CASES.add("2g", ".heif", photos(HEIF, *photo_names("heif", 5)), heif(r"\.heif", 15), PLAIN_CHECK)
+CASES.add("2g", ".hif of a camera", photos(HEIF, *photo_names("HIF", 5)), heif(r"\.hif", 15), PLAIN_CHECK)
 CASES.add("2g", ".cr2", photos(RAW, *photo_names("CR2", 5)), mentions(r"\.cr2", CAMERA_RAW), PLAIN_CHECK)
 CASES.add(
     "2g",
@@ -178,7 +179,7 @@ CASES.add(
     "2g",
     "run: .heic next to .jpg",
     photos(HEIC, *photo_names("heic", 9), plain=16),
-    mentions(r"\.heic", EXTRA, code=0),
+    either(mentions(r"\.heic", EXTRA, code=0), refuses(r"\.heic", "read")),  # these are damaged
     RUN,
 )
 

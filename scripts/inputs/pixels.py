@@ -191,14 +191,16 @@ add("2c", "1 bit", "tif", white(10, 1))
 # -- 2d: TIFF of other bands and types ----------------------------------------------------------------
 
 
-def bands(count: int, bits: int = 8, seed: int = 0, reads: int | None = None, **options: Any) -> Make:
-    """``count`` bands of noise; ``reads`` of them are colours, if it may be read."""
+def bands(count: int, bits: int = 8, **options: Any) -> Make:
+    """``count`` bands of noise; if it is read at all, then as its first three bands (RGB) or its first."""
 
     def make() -> Content:
         kind = {8: np.uint8, 16: np.uint16, 32: np.float32, 64: np.float64}[bits]
-        noise = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, count))
+        noise = np.random.default_rng(count).integers(0, 256, (SIDE, SIDE, count))
         values = (noise * (257 if bits == 16 else 1)).astype(kind)
-        return tiff_file(values, bits, **options), None if reads is None else noise[..., :reads]
+        visible = noise[..., : 3 if options.get("photometric") == RGB else 1]
+        meaning = stretch(visible) if options.get("sample_format") == FLOAT else visible
+        return tiff_file(values, bits, **options), meaning
 
     return make
 
@@ -217,7 +219,7 @@ add(
     bands(3, 32, photometric=RGB, sample_format=FLOAT),
     rf"{NAMES_BANDS}|float|32",
 )
-add("2d", "3 bands of 16 bits", "tif", bands(3, 16, reads=3, photometric=RGB), rf"{NAMES_BANDS}|16")
+add("2d", "3 bands of 16 bits", "tif", bands(3, 16, photometric=RGB), rf"{NAMES_BANDS}|16")
 add("2d", "doubles", "tif", bands(1, 64, sample_format=FLOAT), r"float|double|64|bits")
 add(
     "2d",
@@ -325,7 +327,7 @@ def profiles(kind: str, seed: int, **options: Any) -> Make:
 
 def grey12() -> Content:
     values = np.random.default_rng(35).integers(0, 4096, (SIDE, SIDE)).astype(np.uint16)
-    return tiff_file(values, 12), values * 255 / 4095
+    return tiff_file(values, 12), values * 255.0 / 4095
 
 
 def gamma_png() -> Content:
