@@ -79,6 +79,20 @@ class Addition:
 
 
 @dataclass(frozen=True)
+class ChangedDefault:
+    """Marks a parameter whose default changed after runs existed: ``Annotated[int, ChangedDefault(1)] = 2``.
+
+    While it has its default, the training fingerprint holds ``former``, so that these runs still resume.
+    Where both work, both must do the same.
+
+    Attributes:
+        former: the default that these runs had, as a recipe writes it.
+    """
+
+    former: Any
+
+
+@dataclass(frozen=True)
 class Location:
     """Marks text that may be the path of data: ``Annotated[str, Location()]``. A ``Path`` is one without it.
 

@@ -6,6 +6,7 @@ others next to it. Prefixes are derived from the names of the network's own weig
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,11 +60,13 @@ def read_weights(path: Path) -> State:
     path = user_path(path)
     is_folder = os.path.isdir(path)
     file = path / "model.safetensors" if is_folder else path
+    suffix = file.suffix.lower()
+    is_known = suffix in (".safetensors", *_PICKLES)
     if not os.path.isfile(file):
         where = f"{path} has no model.safetensors" if is_folder else f"{path} does not exist"
-        raise UsageError(f"weights: {where}. Give {_FORMATS}.")
-    suffix = file.suffix.lower()
-    if suffix not in (".safetensors", *_PICKLES):
+        names = "" if is_known else ", and pretrained weights are not loaded by name or tag"
+        raise UsageError(f"weights: {where}{names}. Give {_FORMATS}.")
+    if not is_known:
         raise UsageError(f"weights: {file} is neither a folder nor a file that can be read. Give {_FORMATS}.")
     try:
         content = (
@@ -219,7 +222,7 @@ def _fit(
     notes = [f"took the weights under '{prefix.rstrip('.')}'"] if prefix else []
     state, others = _split(net, under, ignore)
     if mismatch(net, state):
-        if complaint := _other_patches(net, state, stems):
+        if complaint := _other_patches(net, state, stems) or _oblong_grid(net, state):
             return _Fit(prefix, {}, (), complaint)
         if convert is not None:
             state, others = _split(net, _conversion(convert, under, net), ignore)
@@ -284,6 +287,22 @@ def _other_patches(net: nn.Module, state: State, stems: tuple[str, ...]) -> str:
             return (
                 f"has patches of {size[0]} x {size[1]} pixels ({name}), the model of {patch[0]} x {patch[1]};"
                 f" choose a model with patches of {size[0]}, or set options: {{patch_size: {size[0]}}}."
+            )
+    return ""
+
+
+def _oblong_grid(net: nn.Module, state: State) -> str:
+    """The complaint if the weights have a position for each patch of images that are not square."""
+    prefix_tokens = int(getattr(net, "num_prefix_tokens", 0))
+    for name, own in net.state_dict().items():
+        value = state.get(name)
+        if not name.endswith("pos_embed") or value is None or value.ndim != 3 or value.shape == own.shape:
+            continue
+        patches = value.shape[1] - prefix_tokens
+        if not any(math.isqrt(count) ** 2 == count for count in (patches, value.shape[1])):
+            return (
+                f"has position embeddings of {patches} patches ({name}), which are no square grid, and timm "
+                "resamples only square ones; take weights that were trained on square images."
             )
     return ""
 

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from contrastive.datasets.folder_listing import Identity, identity_of, is_image_name, printable, walk
+from contrastive.datasets.split_names import AUTO, choose_splits, split_of_name
 from contrastive.errors import DataError, did_you_mean
 from contrastive.parts import Split
 from contrastive.text import abbreviate
 
-AUTO, NONE = "auto", "none"
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-_SPLIT_NAMES: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-_NUMBER = re.compile(r"[ ._-]*[0-9]+$")
+NONE = "none"
 #: The names that were looked for, in this order, before splits had parameters.
 _FORMER_TEST_NAMES = ("test", "val", "valid", "validation")
-
-
-def split_of_name(name: str) -> Split | None:
-    """The split that the name of a folder stands for, in any case and with digits at its end."""
-    return _SPLIT_NAMES.get(_NUMBER.sub("", name.lower()))
 
 
 @dataclass(frozen=True)
@@ -57,25 +45,9 @@ class SplitFolders:
         return [other for other in (*self.explicit.values(), *self.guess.values()) if folder in other.parents]
 
     def choose(self, is_labelled: Callable[[Split, Path], bool]) -> dict[Split, Path]:
-        """The folder of each split that exists.
-
-        The test split is the first labelled folder, test or else validation; without labels the first of
-        them. What then remains is the validation split if it has labels.
-        """
-        folders: dict[Split, Path] = {"train": self.train, **self.explicit}
-        spare: dict[Split, Path] = {k: v for k, v in self.guess.items() if k != "train"}
-        if self.parameters["test"] == AUTO and spare:
-            order = [spare[split] for split in ("test", "validation") if split in spare]
-            folders["test"] = next((folder for folder in order if is_labelled("test", folder)), order[0])
-        validation = spare.get("validation")
-        if (
-            validation is not None
-            and self.parameters["validation"] == AUTO
-            and validation not in folders.values()
-            and is_labelled("validation", validation)
-        ):
-            folders["validation"] = validation
-        return {split: folders[split] for split in SPLITS if split in folders}
+        """The folder of each split that exists."""
+        explicit: dict[Split, Path] = {"train": self.train, **self.explicit}
+        return choose_splits(self.parameters, explicit, self.guess, is_labelled)
 
 
 def split_folders(root: Path, parameters: Mapping[Split, str | None]) -> SplitFolders:

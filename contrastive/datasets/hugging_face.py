@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +16,15 @@ from contrastive.datasets.column_tables import ColumnTable, column_table
 from contrastive.datasets.columns import image_column, label_column, label_hint, no_column
 from contrastive.datasets.decoding import EncodedTable, common_size, reason
 from contrastive.datasets.labels import Vocabulary
+from contrastive.datasets.split_names import AUTO, choose_splits, split_of_name
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
-from contrastive.kinds import Location
+from contrastive.kinds import Addition, ChangedDefault, Location
 from contrastive.parts import Dataset, Split
 from contrastive.paths import user_path
+from contrastive.text import quantity
 
 _DEFAULT_LABEL = "label"
-_DEFAULT_SPLITS = {"train": "train", "test": "test"}
+_DEFAULT_TRAIN, _DEFAULT_TEST = "train", "test"
 #: In the library's error for a column whose Arrow type it cannot hold.
 _UNKNOWN_TYPE = "does not have a datasets dtype equivalent"
 
@@ -33,15 +35,19 @@ class HuggingFace(Dataset):
     Images are read as RGB. Images that are not the library's may be bytes of encoded files, or arrays of
     integers 0 to 255. Labels are integers, whole floats or text; missing, NaN and negative ones are unknown.
 
+    Splits are guessed by their names, as those of ``image_folder`` (val, valid, validation, dev, eval; test,
+    testing; with digits at the end). A labelled validation split is the test split if there is no labelled
+    test split.
+
     Args:
         path: a name on the hub, a local folder of data files, or a folder written by ``save_to_disk``.
         config: the configuration, if the data set has several.
         train: the split to train on.
-        test: the split to test on, or null for none; also none if the default is absent.
+        test: the split to test on; null for none; auto for a guess.
         image_column: the column of images.
-        label_column: the column of labels, or null to read none; the data set is unlabelled if the default is
-            absent.
+        label_column: the column of labels; null to read none; auto for ``label`` if there is such a column.
         revision: a tag or commit on the hub.
+        validation: the split to validate on; null for none; auto for a guess.
     """
 
     def __init__(
@@ -49,14 +55,20 @@ class HuggingFace(Dataset):
         path: Annotated[str, Location()],
         config: str | None = None,
         train: str = "train",
-        test: str | None = "test",
+        test: Annotated[str | None, ChangedDefault(_DEFAULT_TEST)] = AUTO,
         image_column: str = "image",
-        label_column: str | None = _DEFAULT_LABEL,
+        label_column: Annotated[str | None, ChangedDefault(_DEFAULT_LABEL)] = AUTO,
         revision: str | None = None,
+        validation: Annotated[str | None, Addition()] = AUTO,
     ):
         self.path, self.config, self.revision = path, config, revision
-        self.train, self.test = train, test
-        self.image_column, self.label_column = image_column, label_column
+        self.train, self.validation, self.test = train, validation, test
+        self.image_column = image_column
+        self.label_column = _DEFAULT_LABEL if label_column == AUTO else label_column
+        self.requires_labels = label_column not in (AUTO, None)
+
+    def splits(self) -> tuple[Split, ...]:
+        return tuple(self._names)
 
     def table(self, split: Split) -> HuggingFaceTable | ColumnTable | None:
         rows = self._rows(split)
@@ -66,13 +78,9 @@ class HuggingFace(Dataset):
 
         if len(rows) == 0:
             raise DataError(
-                f"{self.path}: split '{getattr(self, split)}' is empty. Set dataset.{split} to another."
+                f"{self.path}: split '{self._names[split]}' is empty. Set dataset.{split} to another."
             )
-        labels, vocabulary = None, self._vocabulary
-        if vocabulary is not None and self._labelled(rows):
-            labels = vocabulary.labels(
-                [self._labels(rows, split)], [self._class_names(rows)], [self._label_title(split)]
-            )
+        labels = self._class_numbers(rows, split)
         title = f"{self.path} {split}"
         if isinstance(rows.features[self.image_column], datasets.Image):
             rows = rows.cast_column(self.image_column, datasets.Image(decode=False))
@@ -98,10 +106,42 @@ class HuggingFace(Dataset):
     @cached_property
     def _vocabulary(self) -> Vocabulary | None:
         """None if the train split has no labels."""
-        rows = self._rows("train")
+        rows = self._checked_rows("train", self.train)
         if not self._labelled(rows):
             return None
         return Vocabulary.of([self._labels(rows, "train")], self._class_names(rows))
+
+    def reading(self) -> str:
+        """Which split is read as which, and those that are not read, in one line."""
+        texts: list[str] = []
+        for split, name in self._names.items():
+            rows = self._checked_rows(split, name)
+            images = f"{len(rows):,}" if texts else quantity(len(rows), "image")
+            texts.append(f"{split}: {name} ({images}, {self._kind(rows, split)})")
+        others = [name for name in self._splits if name not in self._names.values()]
+        if others:
+            texts.append(f"not read: {', '.join(f'{name} ({len(self._splits[name]):,})' for name in others)}")
+        return "; ".join(texts)
+
+    def _kind(self, rows: Any, split: Split) -> str:
+        """Whether the images of a split have labels; the number of classes of train."""
+        if not self._has_labels(rows, split):
+            return "no labels"
+        return f"{len(self.classes or ()):,} classes" if split == "train" and self.classes else "labelled"
+
+    def _has_labels(self, rows: Any, split: Split) -> bool:
+        """Whether the label of any row is known."""
+        labels = self._class_numbers(rows, split)
+        return labels is not None and bool((labels >= 0).any())
+
+    def _class_numbers(self, rows: Any, split: Split) -> np.ndarray | None:
+        """int64 [n] (-1 unknown); None without the column of labels."""
+        vocabulary = self._vocabulary
+        if vocabulary is None or not self._labelled(rows):
+            return None
+        return vocabulary.labels(
+            [self._labels(rows, split)], [self._class_names(rows)], [self._label_title(split)]
+        )
 
     def _labelled(self, rows: Any) -> bool:
         return self.label_column in rows.column_names
@@ -119,11 +159,26 @@ class HuggingFace(Dataset):
 
     def fingerprint(self) -> str:
         """SHA-256 over images and labels. The library's own fingerprint depends on times."""
+        return self._fingerprint_of({split: self.table(split) for split in self.splits()})
+
+    def former_fingerprint(self) -> str:
+        """The fingerprint of the splits that were read before one was guessed: ``train`` and ``test``."""
+        test = _DEFAULT_TEST if self.test == AUTO else self.test
+        former = HuggingFace(
+            self.path,
+            self.config,
+            self.train,
+            test if test in self._splits else None,
+            self.image_column,
+            self.label_column if self.requires_labels else AUTO,
+            self.revision,
+            validation=None,
+        )
+        return former.fingerprint()
+
+    def _fingerprint_of(self, tables: Mapping[Split, Any]) -> str:
         digest = hashlib.sha256()
-        for split in ("train", "test"):
-            table = self.table(split)
-            if table is None:
-                continue
+        for split, table in tables.items():
             digest.update(f"{split} {len(table)} {table.labels is not None}".encode())
             digest.update(b"" if table.labels is None else table.labels.data)
             for data in table.contents():
@@ -159,6 +214,11 @@ class HuggingFace(Dataset):
             raise DataError(
                 f"{self.path}: there is no such folder. Set dataset.path to one, or to a name on the hub."
             )
+        if self.revision is not None and folder.is_dir():
+            raise DataError(
+                f"{self.path}: a local folder has no revision '{self.revision}'. Remove dataset.revision, or "
+                "set dataset.path to a name on the hub."
+            )
         if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
             return self._saved_splits(folder)
         # Absolute: the name of a folder called like a reader (csv, pandas) would select the reader.
@@ -178,7 +238,7 @@ class HuggingFace(Dataset):
             raise self._not_loaded(error) from None
         if not isinstance(splits, dict):
             # A table without a name, and the default, are the split to train on.
-            name = self.train if self.train == _DEFAULT_SPLITS["train"] else str(splits.split or "train")
+            name = self.train if self.train == _DEFAULT_TRAIN else str(splits.split or "train")
             splits = {name: splits}
         config = next(iter(splits.values())).info.config_name
         if self.config not in (None, config):
@@ -211,19 +271,63 @@ class HuggingFace(Dataset):
         return DataError(f"{self.path}: the data set cannot be loaded ({reason(error)}). {remedy}")
 
     def _rows(self, split: Split) -> Any:
-        """The rows of a split, their columns checked; None if there is no test split, and none is named."""
-        name = self.train if split == "train" else self.test
+        """The rows of a split, their columns checked; None if there is no such split."""
+        name = self._names.get(split)
+        return None if name is None else self._checked_rows(split, name)
+
+    @cached_property
+    def _names(self) -> dict[Split, str]:
+        """The name of each split that exists."""
+        parameters: dict[Split, str | None] = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        explicit = {split: name for split, name in parameters.items() if name not in (None, AUTO)}
+        guess = self._by_name(explicit)
+        return choose_splits(
+            parameters,
+            explicit,
+            guess,
+            lambda split, name: self._has_labels(self._checked_rows(split, name), split),
+        )
+
+    def _by_name(self, explicit: Mapping[Split, str]) -> dict[Split, str]:
+        """Split that no parameter names -> the name that stands for it: its own, or the only one.
+
+        Raises:
+            DataError: several names stand for one split.
+        """
+        by_split: dict[Split, list[str]] = {}
+        for name in self._splits:
+            split = split_of_name(name)
+            if split is not None and split not in explicit and name not in explicit.values():
+                by_split.setdefault(split, []).append(name)
+        guess: dict[Split, str] = {}
+        for split, names in by_split.items():
+            if len(names) > 1 and split not in names and getattr(self, split) == AUTO:
+                raise DataError(
+                    f"{self.path}: {' and '.join(names)} are named like the {split} split. "
+                    f"Set dataset.{split} to one of them, or to null."
+                )
+            guess[split] = split if split in names else names[0]
+        return guess
+
+    def _checked_rows(self, split: Split, name: str) -> Any:
+        """The rows of the split of a name.
+
+        Raises:
+            DataError: there is no such split, or it lacks a column that is needed.
+        """
         if name not in self._splits:
-            if split == "test" and name in (None, _DEFAULT_SPLITS["test"]):
-                return None
             raise DataError(
-                f"{self.path}: there is no split '{name}'.{did_you_mean(str(name), self._splits)} Set "
+                f"{self.path}: there is no split '{name}'.{did_you_mean(name, self._splits)} Set "
                 f"dataset.{split} to one of: {', '.join(self._splits)}."
             )
         rows = self._splits[name]
         if self.image_column not in rows.column_names:
             raise no_column(self.path, "image_column", self.image_column, rows.column_names)
-        if not self._labelled(rows) and self.label_column not in (None, _DEFAULT_LABEL):
+        if self.requires_labels and not self._labelled(rows):
             raise no_column(self.path, "label_column", str(self.label_column), rows.column_names)
         return rows
 

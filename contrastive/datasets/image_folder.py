@@ -17,7 +17,6 @@ from contrastive.datasets.file_kinds import skipped_kinds
 from contrastive.datasets.fingerprints import fingerprint_listing
 from contrastive.datasets.folder_listing import Listing, list_files, printable
 from contrastive.datasets.folder_splits import (
-    AUTO,
     SplitFolders,
     check_nested,
     folder_name,
@@ -25,13 +24,12 @@ from contrastive.datasets.folder_splits import (
     split_folders,
     unread_images,
 )
+from contrastive.datasets.split_names import AUTO
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
 from contrastive.kinds import Addition
 from contrastive.parts import Dataset, Split
 from contrastive.paths import user_path
 from contrastive.text import abbreviate, quantity
-
-_MAX_UNREAD = 5  # folders that a reading names
 
 
 class ImageFolder(Dataset):
@@ -79,6 +77,15 @@ class ImageFolder(Dataset):
     def classes(self) -> list[str] | None:
         folder = self._candidates.train
         return _class_names(self._listing(folder).images, folder, self.root)
+
+    @property
+    def label_hint(self) -> str | None:
+        folder = self._candidates.train
+        images = self._listing(folder).images
+        if not _in_folders(images, folder, self.root):
+            return None
+        name = printable(_below(images[0], folder, self.root)[0])
+        return f"{name}/ is the only folder in {folder}, and one class is no label"
 
     def reading(self) -> str:
         """Which folder is which split, and every image that is not read, in one line."""
@@ -191,9 +198,12 @@ class ImageFolder(Dataset):
         """Whether the images of a split have labels; the number of classes of train."""
         if self._labels_of(split, folder) is None:
             images = self._listing(folder).images
-            if split == "train" or self.classes is None or not _in_folders(images, folder, self.root):
+            if not _in_folders(images, folder, self.root):
                 return "no labels"
-            return f"no labels: {printable(_below(images[0], folder, self.root)[0])}/ is not a class of train"
+            name = f"{printable(_below(images[0], folder, self.root)[0])}/"
+            if split == "train":
+                return f"no labels: {name} is the only folder"
+            return "no labels" if self.classes is None else f"no labels: {name} is not a class of train"
         return "labelled" if split != "train" else f"{len(self.classes or ()):,} classes"
 
     def _unread(self) -> str:
@@ -216,11 +226,7 @@ class ImageFolder(Dataset):
                 content = f"{count:,}{' next to its folders' if is_holder else ''}"
             texts.append(f"{folder_name(self.root, folder)} ({content})")
         texts += [f"{folder_name(self.root, f)} (no images)" for f in self._candidates.without_images]
-        if len(texts) <= _MAX_UNREAD:
-            return ", ".join(texts)
-        count = sum(count or 0 for count in [*counts.values()][_MAX_UNREAD:])
-        more = quantity(len(texts) - _MAX_UNREAD, "more folder")
-        return f"{', '.join(texts[:_MAX_UNREAD])} and {more} ({count:,})"
+        return ", ".join(texts)
 
 
 class FileTable(EncodedTable):

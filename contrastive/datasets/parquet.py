@@ -14,8 +14,9 @@ from contrastive.datasets.column_tables import ColumnTable, column_table
 from contrastive.datasets.columns import image_column, label_column, label_hint, no_column
 from contrastive.datasets.fingerprints import fingerprint_tables
 from contrastive.datasets.labels import Vocabulary
+from contrastive.datasets.split_names import AUTO
 from contrastive.errors import DataError
-from contrastive.kinds import Addition
+from contrastive.kinds import Addition, ChangedDefault
 from contrastive.parts import Dataset, Split
 from contrastive.paths import user_path
 
@@ -38,8 +39,7 @@ class Parquet(Dataset):
         train: a file, a folder of ``*.parquet`` files, or a glob pattern.
         test: likewise for the test split, if there is one.
         image_column: the column of encoded images.
-        label_column: the column of labels, or null to read none; the data set is unlabelled if the default is
-            absent.
+        label_column: the column of labels; null to read none; auto for ``label`` if there is such a column.
         validation: as train, for the validation split, if there is one.
     """
 
@@ -48,12 +48,14 @@ class Parquet(Dataset):
         train: Path,
         test: Path | None = None,
         image_column: str = "image",
-        label_column: str | None = _DEFAULT_LABEL,
+        label_column: Annotated[str | None, ChangedDefault(_DEFAULT_LABEL)] = AUTO,
         validation: Annotated[Path | None, Addition()] = None,
     ):
         self.train, self.test = Path(train), None if test is None else Path(test)
         self.validation = None if validation is None else Path(validation)
-        self.image_column, self.label_column = image_column, label_column
+        self.image_column = image_column
+        self.label_column = _DEFAULT_LABEL if label_column == AUTO else label_column
+        self.requires_labels = label_column not in (AUTO, None)
 
     def splits(self) -> Sequence[Split]:
         return ("train", "test") if self.validation is None else ("train", "validation", "test")
@@ -143,7 +145,7 @@ class Parquet(Dataset):
             return False
         columns = [_schema(path).names for path in paths]
         absent = [self.label_column not in names for names in columns]
-        if all(absent) and self.label_column == _DEFAULT_LABEL:
+        if all(absent) and not self.requires_labels:
             return False
         if any(absent):
             file = absent.index(True)

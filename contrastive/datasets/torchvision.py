@@ -11,9 +11,10 @@ import re
 import sys
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from contrastive.datasets.decoding import pixels, reason
 from contrastive.datasets.fingerprints import fingerprint_listing
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
+from contrastive.kinds import Addition
 from contrastive.parts import Dataset, ImageTable, Split
 from contrastive.paths import user_path
 
@@ -28,7 +30,7 @@ from contrastive.paths import user_path
 _DAMAGE_ERRORS = (EOFError, AssertionError, tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
 #: Classes whose files torchvision unpickles unchecked (those of CIFAR it checks by their checksums).
 _UNPICKLE = ("LSUN", "LSUNClass")
-_DEFAULT_SPLITS: dict[Split, str] = {"train": "train", "test": "test"}
+_DEFAULT_SPLITS: dict[Split, str | None] = {"train": "train", "validation": None, "test": "test"}
 #: In torchvision's error for an unknown split.
 _SPLIT_ARGUMENT, _VALID_VALUES = "for argument split", "Valid values are"
 #: Attributes in which torchvision's classes hold labels. None of them is public, so all are tried.
@@ -46,6 +48,7 @@ class Torchvision(Dataset):
             ``unlabeled``, ``train+unlabeled``).
         test_split: the split to test on, if the data set has named ones (``test``, ``val``, ...).
         options: further arguments of the class, such as ``{split: letters}`` for EMNIST.
+        validation_split: the split to validate on, if the data set has named ones (``val``, ``valid``, ...).
     """
 
     def __init__(
@@ -56,9 +59,14 @@ class Torchvision(Dataset):
         train_split: str = "train",
         test_split: str = "test",
         options: dict[str, Any] | None = None,
+        validation_split: Annotated[str | None, Addition()] = None,
     ):
         self.dataset, self.root, self.download = dataset, user_path(root), download
-        self.train_split, self.test_split, self.options = train_split, test_split, dict(options or {})
+        self.train_split, self.validation_split, self.test_split = train_split, validation_split, test_split
+        self.options = dict(options or {})
+
+    def splits(self) -> Sequence[Split]:
+        return ("train", "test") if self.validation_split is None else ("train", "validation", "test")
 
     def table(self, split: Split) -> TorchvisionTable | None:
         source = self._source(split)
@@ -72,7 +80,7 @@ class Torchvision(Dataset):
     def fingerprint(self) -> str:
         """SHA-256 of pixels and labels if torchvision holds them in memory, else of the root's listing."""
         digest = hashlib.sha256()
-        for split in ("train", "test"):
+        for split in self.splits():
             source = self._source(split)
             if source is None:
                 continue
@@ -155,8 +163,9 @@ class Torchvision(Dataset):
                 keys = "dataset.download" if option == "download" else "the splits of the data set"
                 raise UsageError(f"dataset.options: '{option}' follows from {keys}; remove it.")
 
-    def _split_name(self, split: Split) -> str:
-        return self.train_split if split == "train" else self.test_split
+    def _split_name(self, split: Split) -> str | None:
+        name: str | None = getattr(self, f"{split}_split")
+        return name
 
     def _refusal(self, error: ValueError, split: Split) -> UsageError:
         """Why torchvision rejects an argument: a split, with the names that exist, or another argument."""
@@ -164,7 +173,7 @@ class Torchvision(Dataset):
         if _SPLIT_ARGUMENT not in message or _VALID_VALUES not in message:
             return UsageError(f"torchvision's {self.dataset}: {reason(error)}")
         names = re.findall("'([^']+)'", message.partition(_VALID_VALUES)[2])
-        name = self._split_name(split)
+        name = str(self._split_name(split))
         return UsageError(
             f"dataset.{split}_split: torchvision's {self.dataset} has no split '{name}'."
             f"{did_you_mean(name, names)} Set it to one of: {', '.join(names)}."

@@ -1,5 +1,6 @@
 from .differences import changed_keys as changed_keys
 from .differences import flatten as flatten
+from .former_defaults import present_defaults as present_defaults
 from .grid import Cell as Cell
 from .grid import load_cells as load_cells
 from .locations import absolute_path as absolute_path

@@ -1,7 +1,8 @@
-"""Plain values without the parameters that were added later and have their default.
+"""Plain values as they were before parameters were added or got another default.
 
 The training fingerprint of a recipe holds the parameters that existed when its run began. A parameter that a
-part, a section or a model within them gains afterwards is marked :class:`contrastive.kinds.Addition`.
+part, a section or a model within them gains afterwards is marked :class:`contrastive.kinds.Addition`; one of
+a part whose default changes, :class:`contrastive.kinds.ChangedDefault`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from contrastive.kinds import Addition
+from contrastive.kinds import Addition, ChangedDefault
 from contrastive.recipe.marks import MarkedType
 from contrastive.recipe.signature import Signature, plain_values
 
@@ -21,12 +22,15 @@ from contrastive.recipe.signature import Signature, plain_values
 def part_values(params: Mapping[str, Any], signature: Signature) -> dict[str, Any]:
     """The parameters of a part; parts among their values stay as they are, and null is their default."""
     defaults = plain_values(signature.model.model_construct())
-    types = {name: MarkedType(parameter.annotation) for name, parameter in signature.parameters.items()}
-    return {
-        name: _plain(value, types[name])
-        for name, value in params.items()
-        if not (value == defaults.get(name) and any(types[name].marks(Addition)))
-    }
+    values: dict[str, Any] = {}
+    for name, value in params.items():
+        marked_type = MarkedType(signature.parameters[name].annotation)
+        is_default = value == defaults.get(name)
+        if is_default and (change := next(marked_type.marks(ChangedDefault), None)):
+            values[name] = change.former
+        elif not (is_default and any(marked_type.marks(Addition))):
+            values[name] = _plain(value, marked_type)
+    return values
 
 
 def section_values(section: BaseModel) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from .assembly import assemble as assemble
 from .display import Display as Display
 from .display import summary_table as summary_table
+from .folder import Overrides as Overrides
 from .folder import Run as Run
 from .folder import RunIdentity as RunIdentity
 from .folder import default_folder as default_folder
@@ -12,6 +13,5 @@ from .launch import refuse_processes as refuse_processes
 from .process_guard import interrupts as interrupts
 from .reload import TrainedRun as TrainedRun
 from .reload import load as load
-from .relocation import Overrides as Overrides
 from .summary import skipped_files as skipped_files
 from .summary import warn_of_omissions as warn_of_omissions

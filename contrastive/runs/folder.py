@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,13 @@ from contrastive.data import reading_version
 from contrastive.errors import UsageError
 from contrastive.files import read_map
 from contrastive.parts import EvaluationTransform
-from contrastive.recipe import Recipe, load_recipe, training_fingerprint
+from contrastive.recipe import Recipe, load_recipe, present_defaults, training_fingerprint
 from contrastive.registry import Registry, load_registry
 from contrastive.training import MetricsFile, weights_of
 
 #: Key of environment.json: how the run's evaluation resizes and crops images.
 TRANSFORM = "evaluation_transform"
+Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def transform_of(data: Data, composition: Composition) -> EvaluationTransform:
@@ -61,11 +63,12 @@ class Run:
         """Every line of metrics.jsonl."""
         return MetricsFile(self.folder / "metrics.jsonl").read()
 
-    def recipe(
-        self, overrides: Sequence[str] | Mapping[str, Any] = (), registry: Registry | None = None
-    ) -> Recipe:
+    def recipe(self, overrides: Overrides = (), registry: Registry | None = None) -> Recipe:
         """The resolved recipe, with ``--set`` style overrides."""
-        return load_recipe(self.folder / "recipe.yaml", overrides, registry or load_registry())
+        registry = registry or load_registry()
+        return load_recipe(
+            self.folder / "recipe.yaml", with_present_defaults(self.folder, overrides, registry), registry
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """The method's state at the newest whole checkpoint. Raises UsageError if there is none."""
@@ -73,6 +76,23 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
+
+
+def with_present_defaults(folder: Path, overrides: Overrides, registry: Registry) -> Overrides:
+    """``overrides`` for the recipe.yaml in a folder, after the present defaults of an early run's data set.
+
+    Such a run wrote out former defaults, which the data may lack (:class:`contrastive.kinds.ChangedDefault`).
+    """
+    if TRANSFORM in environment_of(folder):
+        return overrides
+    return after(present_defaults(load_recipe(folder / "recipe.yaml", (), registry)), overrides)
+
+
+def after(values: Mapping[str, Any], overrides: Overrides) -> Overrides:
+    """``overrides`` after other values, in the same form."""
+    if isinstance(overrides, Mapping):
+        return {**values, **overrides}
+    return [*(f"{key}={json.dumps(value)}" for key, value in values.items()), *overrides]
 
 
 def environment_of(folder: Path) -> dict[str, Any]:

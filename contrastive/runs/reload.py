@@ -16,8 +16,8 @@ from contrastive.parts import EvaluationTransform
 from contrastive.recipe import Recipe, changed_keys, flatten
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
-from contrastive.runs.folder import Run, to_stderr, transform_of
-from contrastive.runs.relocation import Overrides, with_recorded_paths
+from contrastive.runs.folder import Overrides, Run, to_stderr, transform_of
+from contrastive.runs.relocation import with_recorded_paths
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ from contrastive.recipe import (
     with_dataset_paths,
 )
 from contrastive.registry import Registry
-from contrastive.runs.folder import environment_of
+from contrastive.runs.folder import Overrides, Run, after, environment_of, with_present_defaults
 from contrastive.runs.process_guard import folder_lock
-
-Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def origin_of(recipe: Recipe) -> dict[str, Any]:
@@ -50,7 +47,7 @@ def first_paths(folder: Path, recipe: Recipe, data: Data, registry: Registry) ->
         return {}
     if environment.get("fingerprint") == training_fingerprint(recipe, data.fingerprint):
         return {}
-    before = load_recipe(folder / "recipe.yaml", (), registry)
+    before = Run(folder).recipe((), registry)
     paths = dataset_paths(before)
     if dataset_paths(recipe) == paths or before.dataset.name != recipe.dataset.name:
         return {}
@@ -73,6 +70,7 @@ def of_run_folder(recipe: str | Path, overrides: Overrides, registry: Registry) 
     file = Path(recipe)
     if file.name != "recipe.yaml" or not (file.parent / "environment.json").is_file():
         return overrides
+    overrides = with_present_defaults(file.parent, overrides, registry)
     return with_recorded_paths(file.parent, load_recipe(file, (), registry), overrides, only_if_absent=True)
 
 
@@ -95,9 +93,7 @@ def with_recorded_paths(
         and path_exists(last_paths[key])
         and not (only_if_absent and path_exists(absolute_path(path)))
     }
-    if isinstance(overrides, Mapping):
-        return {**changes, **overrides}
-    return [*(f"{key}={json.dumps(path)}" for key, path in changes.items()), *overrides]
+    return after(changes, overrides)
 
 
 def moved_to(recipe: Recipe, first: Mapping[str, str]) -> str:

@@ -27,13 +27,12 @@ from contrastive.recipe import (
     deciding,
     dump_yaml,
     flatten,
-    load_recipe,
     spanning_parameters,
     training_fingerprint,
 )
 from contrastive.registry import Registry
 from contrastive.runs.display import Display
-from contrastive.runs.folder import TRANSFORM, environment_of
+from contrastive.runs.folder import TRANSFORM, Run, environment_of
 from contrastive.runs.process_guard import folder_lock
 from contrastive.versions import git_commit, versions
 
@@ -149,7 +148,7 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: Data, registry: Reg
     trained_as, earlier = environment.get("fingerprint"), environment.get("shorter_before", [])
     if trained_as == training_fingerprint(recipe, data.fingerprint):
         return earlier
-    before = load_recipe(folder / "recipe.yaml", (), registry)
+    before = Run(folder).recipe((), registry)
     epochs = environment.get("epochs", before.train.epochs)  # a kill may have left only recipe.yaml new
     longer, obstacles = recipe.train.epochs > epochs, _obstacles_to_extension(recipe, epochs)
     shorter = {"epochs": epochs} if longer and not obstacles else {}

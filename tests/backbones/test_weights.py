@@ -274,6 +274,19 @@ def test_an_option_that_the_model_would_ignore_is_refused(part, model, options, 
         part(3, 32, model, options=options)
 
 
+def test_positions_of_images_that_are_not_square_are_named(tmp_path):
+    net = timm.create_model("test_vit", num_classes=0, img_size=(64, 128))
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"position embeddings of 32 patches \(pos_embed\).* no square grid"):
+        Timm(3, 96, "test_vit", weights=tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "IMAGENET1K_V1"])
+def test_pretrained_weights_by_name_are_refused_as_that(name):
+    with pytest.raises(UsageError, match="exist, and pretrained weights are not loaded by name or tag"):
+        Timm(3, 32, "resnet18", weights=Path(name))
+
+
 def test_null_removes_an_option_that_a_recipe_inherits():
     Timm(3, 32, "vit_tiny_patch16_224", options={"width": None, "depth": 1, "patch_size": 8})
 

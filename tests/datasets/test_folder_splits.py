@@ -108,7 +108,12 @@ def test_names_of_splits(name, split):
         ),
         # classes
         (("bus/2", "car/2"), {}, "train: ./ (4 images, 2 classes)"),
-        (("photos/2",), {}, "train: ./ (2 images, no labels)"),
+        (("photos/2",), {}, "train: ./ (2 images, no labels: photos/ is the only folder)"),
+        (
+            ("train/cat/2", "test/cat/1"),
+            {},
+            "train: train/ (2 images, no labels: cat/ is the only folder); test: test/ (1, no labels)",
+        ),
         (("bus/2", "car/2", "test/0"), {}, "train: ./ (4 images, 2 classes)"),
         (("bus/2", "car/2", "train/2"), {"train": "."}, "train: ./ (6 images, 3 classes)"),
         (
@@ -190,7 +195,7 @@ def test_names_of_splits(name, split):
             ("train/1", *(f"{n}/1" for n in range(7))),
             {"train": "train"},
             "train: train/ (1 image, no labels); "
-            "not read: 0/ (1), 1/ (1), 2/ (1), 3/ (1), 4/ (1) and 2 more folders (2)",
+            "not read: 0/ (1), 1/ (1), 2/ (1), 3/ (1), 4/ (1), 5/ (1), 6/ (1)",
         ),
         ((*LABELLED, ".cache/test/9"), {}, "train: train/ (6 images, 2 classes)"),
     ],

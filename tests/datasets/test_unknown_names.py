@@ -32,11 +32,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def saved(hub: Any, tmp_path: Path) -> str:
-    """A folder of save_to_disk with the splits train and testing."""
+    """A folder of save_to_disk with the splits train and holdout."""
     features = hub.Features(image=hub.Image(), fine_label=hub.Value("int64"))
     rows = {"image": [{"bytes": png(), "path": None}] * 2, "fine_label": [0, 1]}
     table = hub.Dataset.from_dict(rows, features=features)
-    hub.DatasetDict(train=table, testing=table).save_to_disk(tmp_path / "saved")
+    hub.DatasetDict(train=table, holdout=table).save_to_disk(tmp_path / "saved")
     table.save_to_disk(tmp_path / "one")
     return str(tmp_path / "saved")
 
@@ -44,8 +44,11 @@ def saved(hub: Any, tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"test": "tests"}, r"'tests'\. Did you mean 'testing'\? Set dataset.test to one of: train, testing"),
-        ({"test": "validation"}, r"no split 'validation'\. Set dataset.test to one of: train, testing"),
+        ({"test": "hold"}, r"'hold'\. Did you mean 'holdout'\? Set dataset.test to one of: train, holdout"),
+        ({"test": "test"}, r"no split 'test'\. Set dataset.test to one of: train, holdout"),
+        ({"validation": "val"}, r"no split 'val'\. Set dataset.validation to one of: train, holdout"),
+        ({"label_column": "label"}, r"no column 'label'\. .*to one of: image, fine_label"),
+        ({"revision": "v9"}, r"a local folder has no revision 'v9'\. Remove dataset\.revision"),
         ({"train": "trian"}, r"no split 'trian'\. Did you mean 'train'\? Set dataset.train to one of"),
         ({"label_column": "fine_lable"}, r"'fine_lable'\. Did you mean 'fine_label'\? .*: image, fine_label"),
         ({"image_column": "img"}, r"no column 'img'\. .*dataset.image_column to one of: image, fine_label"),
@@ -55,11 +58,12 @@ def saved(hub: Any, tmp_path: Path) -> str:
 def test_hugging_face_names(parameters: dict[str, str], words: str, saved: str):
     dataset = HuggingFace(saved, **parameters)
     with pytest.raises(DataError, match=words):
-        (dataset.table("train"), dataset.table("test"))
+        [dataset.table(split) for split in dataset.splits()]
 
 
 def test_hugging_face_defaults_may_be_absent(saved: str):
     dataset = HuggingFace(saved)
+    assert dataset.splits() == ("train",)
     assert dataset.table("test") is None
     table = dataset.table("train")
     assert table is not None
@@ -105,6 +109,7 @@ def test_parquet_columns(tmp_path: Path):
     for parameters, words in (
         ({"label_column": "fine"}, r"no column 'fine'\. .*label_column to one of: image, fine_label"),
         ({"label_column": "fine_labels"}, "Did you mean 'fine_label'"),
+        ({"label_column": "label"}, r"no column 'label'\. .*label_column to one of: image, fine_label"),
         ({"image_column": "images"}, r"Did you mean 'image'\? Set dataset.image_column to one of"),
     ):
         with pytest.raises(DataError, match=words):
@@ -114,17 +119,19 @@ def test_parquet_columns(tmp_path: Path):
 
 def test_torchvision_splits(tmp_path: Path):
     for parameters, words in (
+        ({"validation_split": "vla"}, r"\.validation_split: .*no split 'vla'\. Did you mean 'val'\?"),
         ({"test_split": "tset"}, r"\.test_split: .*no split 'tset'\. Did you mean 'test'\? Set it to .*val"),
         ({"train_split": "unlabeled"}, r"dataset\.train_split: .*no split 'unlabeled'\..* one of: .*train"),
         ({"options": {"split": "val"}}, r"dataset\.options: 'split' follows from the splits"),
     ):  # fmt: skip
         dataset = Torchvision("Flowers102", tmp_path, **parameters)  # type: ignore[arg-type]
+        split = next(iter(parameters)).removesuffix("_split")
         with pytest.raises(UsageError, match=words):
-            dataset.table("test" if "test_split" in parameters else "train")
+            dataset.table(split if split in dataset.splits() else "train")
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "EuroSAT"])
-@pytest.mark.parametrize("key", ["train_split", "test_split"])
+@pytest.mark.parametrize("key", ["train_split", "validation_split", "test_split"])
 def test_torchvision_refuses_a_named_split_of_data_without_any(name: str, key: str, tmp_path: Path):
     with pytest.raises(
         UsageError, match=rf"dataset\.{key}: torchvision's {name} has no named splits and so no 'val'"

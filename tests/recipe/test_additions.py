@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from contrastive import parts
 from contrastive.errors import PluginError
-from contrastive.kinds import Addition
+from contrastive.kinds import Addition, ChangedDefault
 from contrastive.recipe import deciding, load_recipe, model, parse_tree, resolve, training_fingerprint
 from contrastive.registry import Entry, load_registry
 from tests.support.fake_parts import fake_registry
@@ -47,6 +47,17 @@ class LossNow(parts.Loss):
         margin: Annotated[float, Addition()] = 0.0,
         names: Annotated[tuple[str, ...], Addition()] = ("a", "b"),
         inner: Annotated[parts.Loss | None, Addition()] = None,
+    ):
+        super().__init__()
+
+
+class LossWithChangedDefault(parts.Loss):
+    """A loss whose default temperature was 0.5."""
+
+    def __init__(
+        self,
+        temperature: Annotated[float | str, ChangedDefault(0.5)] = "auto",
+        rules: list[Rule] | None = None,
     ):
         super().__init__()
 
@@ -88,6 +99,13 @@ def fingerprint(loss: type, text: str = "nt_xent") -> str:
 )
 def test_a_default_is_left_out_however_it_is_given(then: str, now: str):
     assert fingerprint(LossNow, now) == fingerprint(LossNow, then) == fingerprint(LossThen, then)
+
+
+@pytest.mark.parametrize("text", ["nt_xent", "{temperature: auto}", "{temperature: 0.5}"])
+def test_a_changed_default_counts_as_the_former_one(text: str):
+    assert fingerprint(LossWithChangedDefault, text) == fingerprint(LossThen)
+    other = "{temperature: 0.4}"
+    assert fingerprint(LossWithChangedDefault, other) == fingerprint(LossThen, other) != fingerprint(LossThen)
 
 
 @pytest.mark.parametrize(
