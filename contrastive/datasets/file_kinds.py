@@ -102,6 +102,7 @@ _READ_SIGNATURES = (
     *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"P%d" % number for number in range(1, 8)),
 )
+BROKEN = " (broken link)"  # at the end of a name
 _BASE64 = (b"iVBORw0KGgo", b"/9j/", b"R0lGOD", b"UklGR", b"data:image")
 
 
@@ -161,11 +162,7 @@ def skipped_kinds(names: Sequence[str]) -> list[str]:
     Args:
         names: of the files.
     """
-    return [
-        f"{quantity(len(group), f'{extension} file' if extension else 'file')}"
-        f"{'' if extension else ' without extension'}{_explanation(extension)}"
-        for extension, group in _by_extension(names).items()
-    ]
+    return [_title(group, len(members)) for group, members in _groups(names).items()]
 
 
 def skipped_messages(names: Sequence[str]) -> list[str]:
@@ -174,28 +171,45 @@ def skipped_messages(names: Sequence[str]) -> list[str]:
     Args:
         names: of the files.
     """
-    groups = _by_extension(names)
     messages = [
-        f"skipped {quantity(len(group), f'{extension} file')}{_explanation(extension)}: {abbreviate(group)}"
-        for extension, group in groups.items()
-        if _kind_of_extension(extension)
+        f"skipped {_title(group, len(members))}: {abbreviate(members)}"
+        for group, members in _groups(names).items()
+        if _is_known(group)
     ]
-    rest = [name for name in names if _kind_of_extension(_extension(name)) is None]
+    rest = [name for name in names if not _is_known(_group(name))]
     if rest:
         noun = "file that is not an image" if len(rest) == 1 else "files that are not images"
         messages.append(f"skipped {len(rest):,} {noun}: {abbreviate(rest)}")
     return messages
 
 
-def _by_extension(names: Sequence[str]) -> dict[str, list[str]]:
+def _groups(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names by their extension, by ``@eaDir/`` if they are such folders, and the broken links."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(_extension(name), []).append(name)
+        groups.setdefault(_group(name), []).append(name)
     return dict(sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])))
 
 
-def _extension(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+def _group(name: str) -> str:
+    if name.endswith("/"):
+        return f"{os.path.basename(name[:-1])}/"
+    return BROKEN if name.endswith(BROKEN) else os.path.splitext(name)[1].lower()
+
+
+def _is_known(group: str) -> bool:
+    """Whether more is known of a group than that its members are no images."""
+    return _kind_of_extension(group) is not None or group.endswith(("/", BROKEN))
+
+
+def _title(group: str, count: int) -> str:
+    """What the names of a group are: ``9 .heic files (HEIF photos; ...)``."""
+    if group == BROKEN:
+        return quantity(count, "broken link")
+    if group.endswith("/"):
+        return f"{quantity(count, f'{group} folder')} (written by a system, not by you)"
+    noun = quantity(count, f"{group} file" if group else "file")
+    return f"{noun}{'' if group else ' without extension'}{_explanation(group)}"
 
 
 def _kind_of_extension(extension: str) -> FileKind | None:

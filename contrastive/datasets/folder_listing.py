@@ -8,11 +8,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from contrastive.datasets.decoding import EXTENSIONS, reason
+from contrastive.datasets.decoding import reason
+from contrastive.datasets.file_kinds import BROKEN, EXTENSIONS
 from contrastive.errors import DataError
 
 #: Characters that end a line or control a terminal.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+#: Folders that systems and storage devices write: thumbnails, recycle bins.
+_SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"}
+)
 #: Device and inode of a folder, the same through every link to it.
 Identity = tuple[int, int]
 
@@ -22,39 +27,77 @@ class Listing(NamedTuple):
 
     Attributes:
         images: files with the extension of an image.
-        others: everything else that is not a folder, printable.
+        others: everything else that is not a folder, and ``@eaDir/`` and its like, printable.
         folders: every folder that was entered.
+        links: those of the images that are links.
     """
 
     images: list[str]
     others: list[str]
     folders: dict[Identity, Path]
+    links: list[str]
 
 
-def list_files(root: Path, folder: Path, apart: Iterable[Path] = ()) -> Listing:
+def list_files(root: Path, folder: Path, apart: Iterable[Path] = (), former: bool = False) -> Listing:
     """The files below a folder, without those of the folders ``apart``, which lie in it.
+
+    Args:
+        root: of the data set.
+        folder: to list.
+        apart: folders in it to leave out.
+        former: as :func:`walk`.
 
     Raises:
         DataError: a folder cannot be read.
     """
     apart_folders = {identity_of(path): path for path in apart}
     folders = dict(apart_folders)
-    files = sorted((path.relative_to(root).as_posix(), is_file) for path, is_file in walk(folder, folders))
+    files = sorted(
+        (path.relative_to(root).as_posix(), is_file) for path, is_file in walk(folder, folders, former=former)
+    )
     image_paths = {path for path, is_file in files if is_file and is_image_name(path)}
     return Listing(
         [path for path, _ in files if path in image_paths],
-        [printable(path) for path, _ in files if path not in image_paths],
+        [_title(root, path) for path, _ in files if path not in image_paths],
         {identity: path for identity, path in folders.items() if identity not in apart_folders},
+        [path for path, _ in files if path in image_paths and (root / path).is_symlink()],
     )
 
 
+def _title(root: Path, path: str) -> str:
+    """Something that is not an image, as it is reported."""
+    text = printable(path)
+    if is_system_folder(os.path.basename(path)) and os.path.isdir(root / path):
+        return f"{text}/"
+    return f"{text}{BROKEN}" if not is_image_name(path) and is_broken_link(root / path) else text
+
+
+def is_broken_link(path: Path) -> bool:
+    """Whether a path is a link to something that does not exist."""
+    return path.is_symlink() and not os.path.exists(path)
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a system or a storage device writes folders of this name."""
+    return name.lower() in _SYSTEM_FOLDERS
+
+
 def walk(
-    folder: Path, visited_folders: dict[Identity, Path], unreadable: list[Path] | None = None
+    folder: Path,
+    visited_folders: dict[Identity, Path],
+    unreadable: list[Path] | None = None,
+    former: bool = False,
 ) -> Iterator[tuple[Path, bool]]:
     """Every path below a folder that is not a folder, and whether it is a file (not a pipe or a broken link).
 
-    Links are followed, but no folder is entered twice. A folder that cannot be read raises DataError, or is
-    added to ``unreadable``.
+    Links are followed, but no folder is entered twice, and rather by its own path than by a link. Folders
+    that systems write are paths that are no files.
+
+    Args:
+        folder: where to begin.
+        visited_folders: those that are not entered; the others are added.
+        unreadable: takes the folders that cannot be read; without it they raise DataError.
+        former: whether folders are entered as before folders of systems were left out and links came last.
     """
     try:
         identity = identity_of(folder)
@@ -69,6 +112,8 @@ def walk(
     if identity in visited_folders:
         return
     visited_folders[identity] = folder
+    if not former:
+        entries.sort(key=os.DirEntry.is_symlink)
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -76,8 +121,8 @@ def walk(
             is_folder, is_file = entry.is_dir(), entry.is_file()
         except OSError:  # a link to itself
             is_folder, is_file = False, False
-        if is_folder:
-            yield from walk(folder / entry.name, visited_folders, unreadable)
+        if is_folder and (former or not is_system_folder(entry.name)):
+            yield from walk(folder / entry.name, visited_folders, unreadable, former)
         else:
             yield folder / entry.name, is_file
 
@@ -97,3 +142,25 @@ def printable(path: str) -> str:
     """A path on one printable line, even if it holds control characters or is not UTF-8."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
+
+
+def common_images(root: Path, listing: Listing, other: Listing) -> list[str]:
+    """The first image that two listings share through a link: its path in each; empty if there is none."""
+    if not listing.links and not other.links:
+        return []
+    paths = {os.path.realpath(root / path): path for path in listing.images}
+    for path in other.images:
+        if (same := paths.get(os.path.realpath(root / path))) is not None:
+            return [same, path]
+    return []
+
+
+def unread_entries(root: Path) -> list[str]:
+    """What lies in a root and is never entered: broken links and folders that systems write."""
+    texts: list[str] = []
+    for name in sorted(os.listdir(root)):
+        if not name.startswith(".") and is_broken_link(root / name):
+            texts.append(f"{printable(name)}{BROKEN}")
+        elif is_system_folder(name) and os.path.isdir(root / name):
+            texts.append(f"{printable(name)}/ (written by a system)")
+    return texts

@@ -7,8 +7,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contrastive.datasets.folder_listing import Identity, identity_of, is_image_name, printable, walk
-from contrastive.datasets.split_names import AUTO, choose_splits, split_of_name
+from contrastive.datasets.folder_listing import (
+    Identity,
+    identity_of,
+    is_image_name,
+    is_system_folder,
+    printable,
+    walk,
+)
+from contrastive.datasets.split_names import AUTO, SPLITS, choose_splits, similar_split, split_of_name
 from contrastive.errors import DataError, did_you_mean
 from contrastive.parts import Split
 from contrastive.text import abbreviate
@@ -81,6 +88,8 @@ def split_folders(root: Path, parameters: Mapping[Split, str | None]) -> SplitFo
     if "train" not in explicit:
         others = [name for name in names if split_of_name(name) is None]
         if names == others:
+            if similar := similar_names(names):
+                raise DataError(_similar_folders(root, similar))
             return SplitFolders(root, parameters, explicit, {"train": root})
         if others:
             raise DataError(_both_readings(root, [name for name in names if name not in others], others))
@@ -90,13 +99,38 @@ def split_folders(root: Path, parameters: Mapping[Split, str | None]) -> SplitFo
     return SplitFolders(root, parameters, explicit, guess, without_images)
 
 
-def check_nested(root: Path, images: Iterable[str]) -> None:
-    """Raise DataError if a guess would train on images of a deeper folder named like a test split."""
+def check_nested(root: Path, train: Path, images: Iterable[str], classes: Collection[str]) -> None:
+    """Raise DataError if a guess would train on images of a deeper folder named like a test split.
+
+    Args:
+        root: of the data set.
+        train: the folder of the train split.
+        images: its images, relative to the root.
+        classes: names of folders in the test or validation split, which stand for classes in train too.
+    """
+    top = len(train.relative_to(root).parts)
+    names_in: dict[Path, set[str]] = {}
     for folder in sorted({os.path.dirname(path) for path in images}):
-        names = folder.split("/")
-        for depth, name in enumerate(names[1:], start=1):
-            if split_of_name(name) in ("validation", "test"):
-                raise DataError(_deeper_split(root, Path(*names[: depth + 1])))
+        parts = Path(folder).parts
+        for depth in range(top if top else 1, len(parts)):
+            is_class = depth == top and parts[depth] in classes
+            if split_of_name(parts[depth]) in ("validation", "test") and not is_class:
+                raise DataError(_deeper_split(root, train, Path(*parts[: depth + 1])))
+            names_in.setdefault(Path(*parts[:depth]), set()).add(parts[depth])
+    for holder, names in names_in.items():
+        if similar := similar_names(sorted(names - {*classes})):
+            raise DataError(_deeper_split(root, train, holder / similar[-1]))
+
+
+def similar_names(names: Iterable[str]) -> list[str]:
+    """The names that resemble those of a train and of another split, if both are there; train first."""
+    by_split: dict[Split, list[str]] = {}
+    for name in names:
+        if split := similar_split(name):
+            by_split.setdefault(split, []).append(name)
+    if by_split.keys() <= {"train"} or "train" not in by_split:
+        return []
+    return [name for split in SPLITS for name in by_split.get(split, ())]
 
 
 def unread_images(
@@ -133,6 +167,8 @@ def folder_name(root: Path, folder: Path) -> str:
 
 def _folder(root: Path, split: Split, value: str) -> Path:
     """The folder that a parameter names."""
+    if not value.strip():
+        raise DataError(f"{root}: {split} is empty. Set dataset.{split} to a folder, or to auto for a guess.")
     relative = os.path.normpath(value)
     is_outside = os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir
     if is_outside or (relative == "." and split != "train"):
@@ -152,12 +188,16 @@ def _folder(root: Path, split: Split, value: str) -> Path:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, without hidden ones."""
+    """The names of the folders in a folder, without hidden ones and those of systems."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
         return []
-    return [name for name in names if not name.startswith(".") and os.path.isdir(folder / name)]
+    return [
+        name
+        for name in names
+        if not name.startswith(".") and not is_system_folder(name) and os.path.isdir(folder / name)
+    ]
 
 
 def _top_folders(root: Path, apart: Collection[Path]) -> dict[str, bool]:
@@ -228,9 +268,29 @@ def _both_readings(root: Path, split_names: Sequence[str], others: Sequence[str]
     )
 
 
-def _deeper_split(root: Path, folder: Path) -> str:
+def _similar_folders(root: Path, names: Sequence[str]) -> str:
+    """What to do about top folders that may be splits by their names."""
+    settings: dict[str, str] = {}
+    for name in names:
+        settings.setdefault(str(similar_split(name)), name)
+    if "test" not in settings:
+        settings["test"] = settings.pop("validation")
+    remedy = ", ".join(f"dataset.{split}: {name}" for split, name in settings.items())
+    return (
+        f"{root}: {_names(names)} may be splits or classes. If they are splits, set {remedy}. If they are "
+        "classes, set dataset.train: . (a dot)."
+    )
+
+
+def _deeper_split(root: Path, train: Path, folder: Path) -> str:
     """What to do about a folder below the top that is named like a split."""
     siblings = _subfolders(root / folder.parent)
+    if train != root:
+        name = train.relative_to(root).as_posix()
+        return (
+            f"{root}: {printable(folder.as_posix())}/ is named like a split, and its images would be trained "
+            f"on. Move it out of {printable(name)}/; to train on it, set dataset.train: {printable(name)}."
+        )
     if any(split_of_name(name) == "train" for name in siblings):
         remedy = f"If {printable(folder.parent.as_posix())}/ holds the splits, set dataset.root: "
         remedy += printable(str(root / folder.parent))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import combinations
@@ -15,7 +16,7 @@ import numpy as np
 from contrastive.datasets.decoding import EXTENSIONS, EncodedTable, common_size, reason
 from contrastive.datasets.file_kinds import skipped_kinds
 from contrastive.datasets.fingerprints import fingerprint_listing
-from contrastive.datasets.folder_listing import Listing, list_files, printable
+from contrastive.datasets.folder_listing import Listing, common_images, list_files, printable, unread_entries
 from contrastive.datasets.folder_splits import (
     SplitFolders,
     check_nested,
@@ -83,7 +84,8 @@ class ImageFolder(Dataset):
         folder = self._candidates.train
         images = self._listing(folder).images
         if not _in_folders(images, folder, self.root):
-            return None
+            stray = _stray_images(images, folder, self.root).removeprefix(": ")
+            return f"{stray} in {folder}, so these are no classes" if stray else None
         name = printable(_below(images[0], folder, self.root)[0])
         return f"{name}/ is the only folder in {folder}, and one class is no label"
 
@@ -113,7 +115,9 @@ class ImageFolder(Dataset):
     def former_fingerprint(self) -> str | None:
         """The fingerprint of the files as they were read before splits had parameters; None if unreadable."""
         try:
-            listings = [list_files(self.root, folder) for folder in former_folders(self.root).values()]
+            listings = [
+                list_files(self.root, folder, former=True) for folder in former_folders(self.root).values()
+            ]
         except DataError:
             return None
         return self._fingerprint_of(listings)
@@ -138,18 +142,32 @@ class ImageFolder(Dataset):
     def _folders(self) -> dict[Split, Path]:
         """The folder of each split that exists."""
         candidates = self._candidates
-        if candidates.guess.get("train") == self.root:
-            check_nested(self.root, self._listing(self.root).images)
+        if train := candidates.guess.get("train"):
+            check_nested(self.root, train, self._listing(train).images, self._classes_elsewhere(train))
         folders = candidates.choose(lambda split, folder: self._labels_of(split, folder) is not None)
         for split, other in combinations(folders, 2):
-            listings = [self._listing(folders[split]).folders, self._listing(folders[other]).folders]
-            if common := listings[0].keys() & listings[1].keys():
-                names = {folder_name(self.root, listing[min(common)]) for listing in listings}
+            listings = [self._listing(folders[split]), self._listing(folders[other])]
+            names: set[str] = set()
+            if common := listings[0].folders.keys() & listings[1].folders.keys():
+                names = {folder_name(self.root, listing.folders[min(common)]) for listing in listings}
+            elif images := common_images(self.root, *listings):
+                names = {printable(path) for path in images}
+            if names:
                 raise DataError(
                     f"{self.root}: {' and '.join(sorted(names))} would be read as both {split} and {other}. "
                     f"Set dataset.{split} or dataset.{other} to other folders, or remove the link."
                 )
         return folders
+
+    def _classes_elsewhere(self, train: Path) -> set[str]:
+        """The folders in the splits other than train that hold their images."""
+        others = {*self._candidates.explicit.values(), *self._candidates.guess.values()} - {train}
+        return {
+            parts[0]
+            for folder in others
+            for parts in (_below(path, folder, self.root) for path in self._listing(folder).images)
+            if len(parts) > 1
+        }
 
     def _listing(self, folder: Path) -> Listing:
         """The images and all other files of a split."""
@@ -182,15 +200,19 @@ class ImageFolder(Dataset):
         if classes is None or not _in_folders(images, folder, self.root):
             return None
         index = {name: label for label, name in enumerate(classes)}
-        names = [_below(path, folder, self.root)[0] for path in images]
+        names = [_class_of(_below(path, folder, self.root)[0]) for path in images]
         unknown = [name for name in dict.fromkeys(names) if name not in index]
         if unknown:
             suggestion = did_you_mean(unknown[0], classes)
             if len(set(names)) == 1 and not suggestion:
                 return None  # one folder for all images
+            remedy, own = "Rename or remove the folder", self._candidates.train / unknown[0]
+            if os.path.lexists(own):
+                suggestion = f" {printable(str(own))} holds no images of its own."
+                remedy = "Put images there, or remove the folder"
             raise DataError(
                 f"{folder / unknown[0]}: the train split has no class '{unknown[0]}'.{suggestion} "
-                f"Rename or remove the folder, or set dataset.{split} to another folder or to none."
+                f"{remedy}, or set dataset.{split} to another folder or to none."
             )
         return np.array([index[name] for name in names], dtype=np.int64)
 
@@ -199,7 +221,7 @@ class ImageFolder(Dataset):
         if self._labels_of(split, folder) is None:
             images = self._listing(folder).images
             if not _in_folders(images, folder, self.root):
-                return "no labels"
+                return f"no labels{_stray_images(images, folder, self.root)}"
             name = f"{printable(_below(images[0], folder, self.root)[0])}/"
             if split == "train":
                 return f"no labels: {name} is the only folder"
@@ -219,13 +241,15 @@ class ImageFolder(Dataset):
         for folder, count in counts.items():
             if count is None:
                 content = "cannot be read"
-            elif folder in self._listings:
+            elif folder in self._labels:  # its labels decided that it is no split
                 content = f"{count:,}, {self._kind('test', folder)}"
             else:
                 is_holder = any(folder in split.parents for split in folders.values())
                 content = f"{count:,}{' next to its folders' if is_holder else ''}"
             texts.append(f"{folder_name(self.root, folder)} ({content})")
         texts += [f"{folder_name(self.root, f)} (no images)" for f in self._candidates.without_images]
+        if self.root not in folders.values():
+            texts += unread_entries(self.root)
         return ", ".join(texts)
 
 
@@ -285,6 +309,11 @@ def _unique_ids(paths: Sequence[str]) -> np.ndarray:
     return ids
 
 
+def _class_of(folder: str) -> str:
+    """The class that a folder stands for: its name, in the one form of Unicode that all systems can write."""
+    return unicodedata.normalize("NFC", folder)
+
+
 def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:
     """The components of a path (relative to the root) below the folder of its split."""
     return Path(path).parts[len(folder.relative_to(root).parts) :]
@@ -292,13 +321,23 @@ def _below(path: str, folder: Path, root: Path) -> tuple[str, ...]:
 
 def _class_names(images: Sequence[str], folder: Path, root: Path) -> list[str] | None:
     """The sub-folders that hold images; None if there is only one or an image lies next to them."""
-    names = sorted({_below(path, folder, root)[0] for path in images})
+    names = sorted({_class_of(_below(path, folder, root)[0]) for path in images})
     return names if len(names) > 1 and _in_folders(images, folder, root) else None
 
 
 def _in_folders(images: Sequence[str], folder: Path, root: Path) -> bool:
     """Whether every image of a split lies in a sub-folder."""
     return all(len(_below(path, folder, root)) > 1 for path in images)
+
+
+def _stray_images(images: Sequence[str], folder: Path, root: Path) -> str:
+    """``: a.png lies next to its folders``, if images of a split do and others lie in its folders."""
+    depth = len(folder.relative_to(root).parts) + 1
+    stray = [printable(Path(path).name) for path in images if len(Path(path).parts) == depth]
+    if not stray or len(stray) == len(images):
+        return ""
+    verb = "lies next to its" if len(stray) == 1 else "lie next to its"
+    return f": {abbreviate(stray)} {verb} folders"
 
 
 def _no_images(folder: Path, files: Sequence[str], parameter: str) -> str:

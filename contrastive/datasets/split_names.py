@@ -16,12 +16,26 @@ _SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _NUMBER = re.compile(r"[ ._-]*[0-9]+$")
+#: Words of a name: ``trainA`` has two, ``TRAIN_SET`` too.
+_WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])")
+_SUFFIX = re.compile(r"(set|split|data|s?daten|images?|imgs?)$")
 Source = TypeVar("Source")
 
 
 def split_of_name(name: str) -> Split | None:
     """The split that a name stands for, in any case and with digits at its end."""
     return _SPLIT_NAMES.get(_NUMBER.sub("", name.lower()))
+
+
+def similar_split(name: str) -> Split | None:
+    """The split that a word of another name stands for: ``train_set``, ``testA``, ``Testdaten``.
+
+    Such a name may stand for a split or for a class.
+    """
+    if split_of_name(name) is not None:
+        return None
+    words = (_SUFFIX.sub("", word.lower()) for word in _WORD.findall(name))
+    return next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), None)
 
 
 def choose_splits(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contrastive.datasets import ImageFolder, Subset
+from contrastive.datasets import ImageFolder, Subset, skipped_kinds, skipped_messages
 from contrastive.datasets.folder_splits import split_of_name
 from contrastive.errors import DataError
 from contrastive.parts import ImageTable
@@ -108,6 +108,32 @@ def test_names_of_splits(name, split):
         ),
         # classes
         (("bus/2", "car/2"), {}, "train: ./ (4 images, 2 classes)"),
+        # classes that are named a little like splits
+        (("train station/2", "harbour/2"), {}, "train: ./ (4 images, 2 classes)"),
+        (("test tube/2", "validity/2"), {}, "train: ./ (4 images, 2 classes)"),
+        (("train_set/2", "test_set/2"), {"train": "."}, "train: ./ (4 images, 2 classes)"),
+        (
+            ("train/cat/2", "train/test/2", "test/cat/1", "test/test/1"),
+            {},
+            "train: train/ (4 images, 2 classes); test: test/ (2, labelled)",
+        ),
+        (
+            ("train/cat/2", "train/val/2", "test/cat/1"),
+            {"train": "train"},
+            "train: train/ (4 images, 2 classes); test: test/ (1, labelled)",
+        ),
+        # why a split has no labels
+        (
+            ("train/cat/2", "train/dog/2", "train/1"),
+            {},
+            "train: train/ (5 images, no labels: 0.png lies next to its folders)",
+        ),
+        (
+            (*LABELLED, "test/cat/2", "test/2"),
+            {},
+            "train: train/ (6 images, 2 classes); "
+            "test: test/ (4, no labels: 0.png, 1.png lie next to its folders)",
+        ),
         (("photos/2",), {}, "train: ./ (2 images, no labels: photos/ is the only folder)"),
         (
             ("train/cat/2", "test/cat/1"),
@@ -249,6 +275,33 @@ def test_reading(tmp_path, paths, parameters, reading):
             ["data/test/ is named like a split", "dataset.root: ", "/data;", "dataset.train: ."],
         ),
         (("cat/train/1", "cat/test/1", "dog/train/1"), {}, ["cat/test/", "dataset.train: ."]),
+        (
+            ("train_set/cat/1", "train_set/dog/1", "test_set/cat/1"),
+            {},
+            [
+                "train_set/, test_set/ may be splits or classes",
+                "set dataset.train: train_set, dataset.test: test_set",
+                "set dataset.train: . (a dot)",
+            ],
+        ),
+        (
+            ("trainA/1", "trainB/1", "testA/1", "testB/1"),
+            {},
+            ["set dataset.train: trainA, dataset.test: testA"],
+        ),
+        (("my_train/1", "my-val/1"), {}, ["set dataset.train: my_train, dataset.test: my-val"]),
+        (("Training Set/1", "Test Set/1"), {}, ["dataset.train: Training Set, dataset.test: Test Set"]),
+        (("Trainingsdaten/1", "Testdaten/1"), {}, ["dataset.test: Testdaten"]),
+        (("01_train/1", "02_TESTSET/1"), {}, ["dataset.test: 02_TESTSET"]),
+        (("cat/train_images/1", "cat/test_images/1"), {}, ["cat/test_images/", "dataset.train: ."]),
+        (
+            ("train/cat/1", "train/dog/1", "train/val/1", "test/cat/1"),
+            {},
+            ["train/val/ is named like a split", "Move it out of train/", "set dataset.train: train"],
+        ),
+        (("train/cat/train/1", "train/cat/val/1", "test/1"), {}, ["train/cat/val/", "dataset.train: train"]),
+        (("train/1", "test/1"), {"train": ""}, ["train is empty", "dataset.train to a folder, or to auto"]),
+        (("train/1", "test/1"), {"test": " "}, ["test is empty", "dataset.test to a folder, or to auto"]),
         (("cat/1", "dog/old/Val/1"), {}, ["dog/old/Val/", "train/ and test/", "dataset.train: ."]),
         (
             ("train/1",),
@@ -380,3 +433,57 @@ def test_the_same_images_in_other_splits_have_another_fingerprint(tmp_path):
     ]
     prints = [ImageFolder(root, train="train", **parameters).fingerprint() for parameters in sets]
     assert len(set(prints)) == len(sets)
+
+
+def test_an_image_that_a_link_puts_into_two_splits_is_refused(tmp_path):
+    root = write(tmp_path, "train/cat/1", "train/dog/1", "test/cat/0")
+    (root / "test/cat/other.png").symlink_to(root / "train/cat/0.png")
+    assert "test/cat/other.png and train/cat/0.png would be read as both train and test" in refusal(
+        ImageFolder(root)
+    )
+
+
+def test_folders_of_systems_are_no_images_and_are_named(tmp_path):
+    root = write(tmp_path, "cat/1", "dog/1", "cat/@eaDir/0.png/2", "@eaDir/3", "#recycle/cat/1")
+    dataset = ImageFolder(root)
+    assert dataset.reading() == "train: ./ (2 images, 2 classes)"
+    assert table_of(dataset, "train").skipped == ["#recycle/", "@eaDir/", "cat/@eaDir/"]
+    messages = skipped_messages(["#recycle/", "@eaDir/", "cat/@eaDir/"])
+    assert "skipped 2 @eaDir/ folders (written by a system, not by you): @eaDir/, cat/@eaDir/" in messages
+    write(root, "train/cat/1", "train/dog/1")
+    parted = ImageFolder(root, train="train")
+    assert parted.reading().endswith("#recycle/ (written by a system), @eaDir/ (written by a system)")
+
+
+def test_broken_links_are_named_as_such(tmp_path):
+    root = write(tmp_path, *LABELLED)
+    (root / "test").symlink_to(root / "nowhere")
+    (root / "train" / "owl").symlink_to(root / "nowhere")
+    dataset = ImageFolder(root)
+    assert dataset.reading() == "train: train/ (6 images, 2 classes); not read: test (broken link)"
+    assert table_of(dataset, "train").skipped == ["train/owl (broken link)"]
+    assert skipped_kinds(["train/owl (broken link)"]) == ["1 broken link"]
+
+
+def test_a_class_is_read_under_its_own_name_rather_than_that_of_a_link(tmp_path):
+    root = write(tmp_path, "train/cat/1", "train/dog/1", "test/cat/1")
+    (root / "train" / "Katze").symlink_to(root / "train" / "cat")
+    assert ImageFolder(root).classes == ["cat", "dog"]
+    write(root, "test/Katze/1")
+    assert "train/Katze holds no images of its own" in refusal(ImageFolder(root))
+
+
+def test_a_class_without_images_in_train_is_named_as_that(tmp_path):
+    root = write(tmp_path, *LABELLED, "train/owl/0", "test/owl/1", "test/cat/1")
+    message = refusal(ImageFolder(root))
+    assert "train/owl holds no images of its own. Put images there, or remove the folder" in message
+
+
+def test_two_forms_of_unicode_are_one_class(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = write(
+        tmp_path, f"train/{composed}/1", "train/dog/1", f"train/{decomposed}/1", f"test/{decomposed}/1"
+    )
+    dataset = ImageFolder(root)
+    assert dataset.classes == [composed, "dog"]
+    assert table_of(dataset, "test").labels.tolist() == [0]
