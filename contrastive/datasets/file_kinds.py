@@ -62,6 +62,7 @@ VIDEOS = _kind(
 )
 TABLES = _kind("tables", "read those with images with dataset parquet", ".arrow .parquet")
 ARCHIVES = _kind("archives", "unpack those with images", ".7z .bz2 .gz .rar .tar .tgz .xz .zip .zst")
+POINTERS = _kind("Git LFS pointers", "fetch the files that they stand for with git lfs pull", "")
 _KINDS = (HEIF, AVIF, RAW, OTHER_IMAGES, ARRAYS, VIDEOS, TABLES, ARCHIVES)
 
 #: First bytes of files -> the kind. Raw files that begin as a TIFF does are not among them.
@@ -87,6 +88,7 @@ _SIGNATURES = (
     (b"PAR1", TABLES),
     (b"PK\x03\x04", ARCHIVES),
     (b"\x1f\x8b", ARCHIVES),
+    (b"version https://git-lfs", POINTERS),
 )
 #: Brands of files that consist of ISO boxes -> the kind.
 _BRANDS = {

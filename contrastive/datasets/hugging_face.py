@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from contrastive.datasets.column_tables import ColumnTable, column_table
 from contrastive.datasets.columns import image_column, label_column, label_hint, no_column
 from contrastive.datasets.decoding import EncodedTable, common_size, reason
-from contrastive.datasets.labels import Vocabulary
+from contrastive.datasets.labels import Vocabulary, label_text
 from contrastive.datasets.split_names import AUTO, choose_splits, split_of_name
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
 from contrastive.kinds import Addition, ChangedDefault, Location
@@ -125,9 +126,13 @@ class HuggingFace(Dataset):
 
     def _kind(self, rows: Any, split: Split) -> str:
         """Whether the images of a split have labels; the number of classes of train."""
-        if not self._has_labels(rows, split):
-            return "no labels"
-        return f"{len(self.classes or ()):,} classes" if split == "train" and self.classes else "labelled"
+        labels = self._class_numbers(rows, split)
+        if labels is None:
+            is_absent = self._vocabulary is not None and not self._labelled(rows)
+            return label_text(None, [f"there is no column '{self.label_column}'"] if is_absent else [])
+        assert self._vocabulary is not None
+        remarks = self._vocabulary.remarks([self._labels(rows, split)], [self._class_names(rows)])
+        return label_text(labels, remarks, len(self.classes or ()) if split == "train" else None)
 
     def _has_labels(self, rows: Any, split: Split) -> bool:
         """Whether the label of any row is known."""
@@ -284,6 +289,12 @@ class HuggingFace(Dataset):
             "test": self.test,
         }
         explicit = {split: name for split, name in parameters.items() if name not in (None, AUTO)}
+        for split, other in combinations(explicit, 2):
+            if explicit[split] == explicit[other]:
+                raise DataError(
+                    f"{self.path}: split '{explicit[split]}' would be read as both {split} and {other}. "
+                    f"Set dataset.{split} or dataset.{other} to another."
+                )
         guess = self._by_name(explicit)
         return choose_splits(
             parameters,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 
 from contrastive.datasets.columns import is_text
 from contrastive.errors import DataError
+from contrastive.text import abbreviate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,6 +64,32 @@ class Vocabulary:
         files = zip(columns, class_names, titles, strict=True)
         return np.concatenate([self.numbers(column, names, title) for column, names, title in files])
 
+    def remarks(
+        self, columns: Sequence[pa.ChunkedArray], class_names: Sequence[Sequence[str] | None]
+    ) -> list[str]:
+        """Why labels that a split has are unknown: they are negative, or of classes that train lacks.
+
+        Args:
+            columns, class_names: as in :meth:`numbers`, one per file.
+        """
+        negative, total, strangers = 0, 0, Counter[str]()
+        for column, names in zip(columns, class_names, strict=True):
+            if _are_null([column]):
+                continue
+            values = Counter(column.drop_null().to_pylist())
+            total += values.total()
+            if not is_text(column.type):
+                negative += sum(count for value, count in values.items() if value < 0)
+                known_names = names if self.names is not None and names is not None else ()
+                values = Counter({name: values[number] for number, name in enumerate(known_names)})
+            strangers += Counter({v: n for v, n in values.items() if v not in (self.names or ()) and n})
+        # Where all are negative, that is how unlabelled images are marked.
+        remarks = [f"{negative:,} of them negative, which is unknown"] if 0 < negative < total else []
+        if strangers:
+            examples = abbreviate([str(name) for name in sorted(strangers)])
+            remarks.append(f"{strangers.total():,} of classes that train lacks: {examples}")
+        return remarks
+
     def numbers(self, column: pa.ChunkedArray, class_names: Sequence[str] | None, title: str) -> np.ndarray:
         """Labels as class numbers, int64 [n]; missing and negative ones, and names that train lacks, are -1.
 
@@ -102,6 +130,20 @@ class Vocabulary:
             [*(index.get(name, UNKNOWN) for name in class_names), UNKNOWN], dtype=np.int64
         )
         return train_numbers[np.where(values < len(class_names), values, UNKNOWN)]
+
+
+def label_text(labels: np.ndarray | None, remarks: Sequence[str], classes: int | None = None) -> str:
+    """Whether the images of a split have labels, for the line that says how a data set is read.
+
+    Args:
+        labels: int64 [n] (-1 unknown), or None.
+        remarks: on those that are unknown, or why there are none.
+        classes: their number, for a train split.
+    """
+    if labels is None or not (labels >= 0).any():
+        return f"no labels{f': {abbreviate(remarks)}' if remarks else ''}"
+    number = f"{classes:,} {'class' if classes == 1 else 'classes'}" if classes else "labelled"
+    return ", ".join([number, *remarks])
 
 
 def _are_null(columns: Sequence[pa.ChunkedArray]) -> bool:

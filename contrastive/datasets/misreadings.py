@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]  # its upper left corner, and the pixel beyond i
 # Tags of a TIFF.
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES = 254, 258, 262, 266, 277
 _PLANES, _COLOUR_MAP, _SUB_IMAGES, _EXTRA_SAMPLES, _SUBSAMPLING = 284, 320, 330, 338, 530
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _YCBCR = 0, 1, 6  # values of _PHOTOMETRIC
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # values of _PHOTOMETRIC
 _SEPARATE, _PREMULTIPLIED_ALPHA, _REDUCED_COPY = 2, 1, 1  # of _PLANES, _EXTRA_SAMPLES, _SUBFILE_TYPE
 _NATIVE_PREFIX = b"II" if sys.byteorder == "little" else b"MM"  # of a TIFF in this machine's order of bytes
 _GREY, _TRUECOLOUR = 0, 2  # colour types of a PNG
@@ -113,7 +113,10 @@ def correction(image: Image.Image, data: bytes, frame: Box | None) -> Image.Imag
         return _only(image, frame)
     if image.format == "PNG" and "transparency" in image.info:
         return _transparent_png(image, depth=data[24], colour=data[25], data=data)
-    colours = getattr(image, "tag_v2", {}).get(_COLOUR_MAP)
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    if image.mode == "RGBA" and tags.get(_PHOTOMETRIC) == _RGB and _EXTRA_SAMPLES not in tags:
+        return image.convert("RGB")  # nothing says that the fourth band, often infrared, is alpha
+    colours = tags.get(_COLOUR_MAP)
     if image.mode in ("P", "PA") and colours and max(colours) < 256:  # 8 bits where 16 belong, as in libtiff
         image.putpalette(bytes(np.reshape(colours, (3, -1)).T.ravel().tolist()))
     return image

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from contrastive.datasets.column_tables import ColumnTable, column_table
 from contrastive.datasets.columns import image_column, label_column, label_hint, no_column
 from contrastive.datasets.fingerprints import fingerprint_tables
-from contrastive.datasets.labels import Vocabulary
-from contrastive.datasets.split_names import AUTO
+from contrastive.datasets.labels import Vocabulary, label_text
+from contrastive.datasets.split_names import AUTO, SPLITS
+from contrastive.datasets.table_files import (
+    label_folder_of,
+    missing_shards,
+    source_title,
+    split_files,
+    unread_tables,
+)
 from contrastive.errors import DataError
 from contrastive.kinds import Addition, ChangedDefault
 from contrastive.parts import Dataset, Split
 from contrastive.paths import user_path
+from contrastive.text import quantity
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,22 +71,31 @@ class Parquet(Dataset):
         return ("train", "test") if self.validation is None else ("train", "validation", "test")
 
     def table(self, split: Split) -> ColumnTable | None:
-        paths = self._paths(split)
+        paths = self._files.get(split)
         if paths is None:
             return None
-        vocabulary = self._vocabulary
-        labelled = vocabulary is not None and self._labelled(paths)
-        tables = [self._read(path, labelled) for path in paths]
-        if sum(table.num_rows for table in tables) == 0:
+        tables = {path: table for path in paths if (table := self._read(path)).num_rows}
+        if not tables:
             raise DataError(f"{getattr(self, split)}: the table has no rows. Set dataset.{split} to another.")
-        images = [self._images(table, path) for table, path in zip(tables, paths, strict=True)]
-        labels = None
-        if vocabulary is not None and labelled:
-            class_names = [self._class_names(table.schema) for table in tables]
-            labels = vocabulary.labels(
-                self._labels(tables, paths), class_names, [self._title("label", path) for path in paths]
-            )
-        return column_table(images, [path.name for path in paths], labels)
+        images = [self._images(table, path) for path, table in tables.items()]
+        labels, _ = self._labels_of([*tables])
+        return column_table(images, [path.name for path in tables], labels)
+
+    def reading(self) -> str:
+        """Which files are which split and what lies next to them and is not read, in one line."""
+        texts: list[str] = []
+        for split, paths in self._files.items():
+            count = sum(_row_count(path) for path in paths)
+            images = f"{count:,}" if texts else quantity(count, "image")
+            labels, remarks = self._labels_of([path for path in paths if _row_count(path)])
+            kind = label_text(labels, remarks, len(self.classes or ()) if split == "train" else None)
+            texts.append(f"{split}: {source_title(getattr(self, split), paths)} ({images}, {kind})")
+        if missing := missing_shards([path for paths in self._files.values() for path in paths]):
+            texts.append(f"missing: {', '.join(missing)}")
+        folders = [user_path(source) for source in self._sources.values() if os.path.isdir(user_path(source))]
+        if unread := unread_tables(folders, [path for paths in self._files.values() for path in paths]):
+            texts.append(f"not read: {', '.join(unread)}")
+        return "; ".join(texts)
 
     @property
     def classes(self) -> list[str] | None:
@@ -84,9 +103,11 @@ class Parquet(Dataset):
 
     @property
     def label_hint(self) -> str | None:
-        paths = self._paths("train")
-        if self.label_column is None or paths is None:
+        if self.label_column is None:
             return None
+        paths = self._files["train"]
+        if label_folder := label_folder_of(paths):
+            return f"the names of folders such as {label_folder}/ are not read; write them into a column"
         schema = _schema(paths[0])
         kinds = {field.name: field.type for field in schema if field.name != self.image_column}
         named_classes = [name for name, feature in _features(schema).items() if "names" in feature]
@@ -95,45 +116,50 @@ class Parquet(Dataset):
     @cached_property
     def _vocabulary(self) -> Vocabulary | None:
         """None if the train split has no labels."""
-        paths = self._paths("train")
-        assert paths is not None
+        paths = self._files["train"]
         if not self._labelled(paths):
             return None
-        tables = [_table(path, [self.label_column]) for path in paths]
-        return Vocabulary.of(self._labels(tables, paths), self._class_names(tables[0].schema))
+        return Vocabulary.of([self._label_values(path) for path in paths], self._class_names(paths[0]))
 
-    def _class_names(self, schema: pa.Schema) -> list[str] | None:
+    def _labels_of(self, paths: Sequence[Path]) -> tuple[np.ndarray | None, list[str]]:
+        """The labels of files, int64 [n] (-1 unknown) or None, and remarks on those that are unknown."""
+        vocabulary = self._vocabulary
+        if vocabulary is None:
+            return None, []
+        if not self._labelled(paths):
+            return None, [f"there is no column '{self.label_column}'"]
+        columns = [self._label_values(path) for path in paths]
+        class_names = [self._class_names(path) for path in paths]
+        labels = vocabulary.labels(columns, class_names, [self._title("label", path) for path in paths])
+        return labels, vocabulary.remarks(columns, class_names)
+
+    def _label_values(self, path: Path) -> pa.ChunkedArray:
+        column = _table(path, [self.label_column]).column(self.label_column)
+        return label_column(column, self._title("label", path))
+
+    def _class_names(self, path: Path) -> list[str] | None:
         """The class names in the Hugging Face metadata of a file, if there are any."""
-        names = _features(schema).get(self.label_column or "", {}).get("names")
+        names = _features(_schema(path)).get(self.label_column or "", {}).get("names")
         return list(names) if isinstance(names, list) else None
 
     def fingerprint(self) -> str:
-        splits: dict[str, list[Path]] = {split: self._paths(split) or [] for split in self.splits()}
-        return fingerprint_tables(splits)
+        return fingerprint_tables({split: self._files.get(split, []) for split in self.splits()})
 
-    def _paths(self, split: Split) -> list[Path] | None:
-        source: Path | None = getattr(self, split)
-        if source is None:
-            return None
-        source = user_path(source)
-        if os.path.isfile(source):
-            return [source]
-        is_folder = os.path.isdir(source)
-        pattern = os.path.join(glob.escape(str(source)), "*.parquet") if is_folder else str(source)
-        paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-        if not paths:
-            problem = "the folder holds no *.parquet file" if is_folder else "there is no such file"
-            raise DataError(
-                f"{source}: {problem}. Set dataset.{split} to a parquet file, or a folder or pattern of them."
-            )
-        return paths
+    @property
+    def _sources(self) -> dict[Split, Path]:
+        """What the parameters name, of the splits that exist."""
+        return {split: source for split in SPLITS if (source := getattr(self, split)) is not None}
 
-    def _read(self, path: Path, labelled: bool) -> pa.Table:
+    @cached_property
+    def _files(self) -> dict[Split, list[Path]]:
+        """The files of each split."""
+        return split_files(self._sources)
+
+    def _read(self, path: Path) -> pa.Table:
         names = _schema(path).names
         if self.image_column not in names:
             raise no_column(path, "image_column", self.image_column, names)
-        labels = [self.label_column] if labelled and self.label_column is not None else []
-        return _table(path, sorted({self.image_column, *labels}))
+        return _table(path, [self.image_column])
 
     def _labelled(self, paths: Sequence[Path]) -> bool:
         """Whether files have the column of labels.
@@ -155,12 +181,6 @@ class Parquet(Dataset):
     def _images(self, table: pa.Table, path: Path) -> pa.ChunkedArray:
         return image_column(table.column(self.image_column), self._title("image", path))
 
-    def _labels(self, tables: Sequence[pa.Table], paths: Sequence[Path]) -> list[pa.ChunkedArray]:
-        return [
-            label_column(table.column(self.label_column), self._title("label", path))
-            for table, path in zip(tables, paths, strict=True)
-        ]
-
     def _title(self, kind: str, path: Path) -> str:
         return f"{path}: column '{getattr(self, f'{kind}_column')}'"
 
@@ -177,7 +197,17 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
 def _schema(path: Path) -> pa.Schema:
     import pyarrow.parquet as pq
 
-    return _open(path, pq.read_schema)
+    schema = _open(path, pq.read_schema)
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: has several columns called '{twice[0]}'. Rename all but one of them.")
+    return schema
+
+
+def _row_count(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(_open(path, pq.read_metadata).num_rows)
 
 
 def _table(path: Path, columns: Sequence[str | None]) -> pa.Table:

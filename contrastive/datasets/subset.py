@@ -38,9 +38,10 @@ class Subset(Dataset):
         self.of, self.train, self.test, self.validation = of, train, test, validation
 
     def splits(self) -> Sequence[Split]:
-        """Those of the other data set, and ``validation`` if a number of its images is set."""
-        own = self.of.splits()
-        return own if self.validation is None or "validation" in own else (*own, "validation")
+        """Those of the other data set, and those of which a number of images is set."""
+        own, numbers = self.of.splits(), {"validation": self.validation, "test": self.test}
+        splits: tuple[Split, ...] = ("validation", "test")
+        return (*own, *(split for split in splits if numbers[split] is not None and split not in own))
 
     def table(self, split: Split) -> ImageTable | None:
         table = self.of.table(split) if split in self.of.splits() else None

@@ -526,11 +526,12 @@ def test_parquet_folder_and_glob(tmp_path):
     parquet(tmp_path / "d" / "b.parquet", images[5:], [1] * 3)
     parquet(tmp_path / "d" / "a.parquet", images[:5], [0] * 5)
     for train in (tmp_path / "d", tmp_path / "d" / "*.parquet", str(tmp_path / "*" / "?.parquet")):
-        table = table_of(Parquet(train, test=tmp_path / "d" / "b.parquet"))
+        table = table_of(Parquet(train))
         assert [int(table.decode(i)[0, 0, 0]) for i in range(8)] == list(range(8))
         assert table.name(5) == "b.parquet row 0"
         assert table.labels.tolist() == [0] * 5 + [1] * 3
-    assert len(table_of(Parquet(tmp_path / "d", test=tmp_path / "d" / "b.parquet"), "test")) == 3
+    dataset = Parquet(tmp_path / "d" / "a.parquet", test=tmp_path / "d" / "b.parquet")
+    assert len(table_of(dataset, "test")) == 3
 
 
 def test_parquet_labels_of_every_kind(tmp_path):
@@ -626,7 +627,8 @@ def test_parquet_fingerprint(tmp_path):
     os.utime(path, (1, 1))
     path.rename(tmp_path / "renamed.parquet")
     assert Parquet(tmp_path / "renamed.parquet").fingerprint() == before
-    assert Parquet(tmp_path / "renamed.parquet", tmp_path / "renamed.parquet").fingerprint() != before
+    test = parquet(tmp_path / "test.parquet", coloured(3), [0, 1, 0])
+    assert Parquet(tmp_path / "renamed.parquet", test).fingerprint() != before
     parquet(path, coloured(3), [0, 1, 1])
     assert Parquet(path).fingerprint() != before
 
@@ -677,6 +679,10 @@ def test_subset_of_photographs_decodes_them_reduced(tmp_path):
     assert torch.equal(reduced.pixels, table.decode_reduced(row, lambda size: 2).pixels)
     assert few.stamp() == table.stamp()
     assert Subset(whole, train=3).table("test") is None
+    absent = Subset(whole, test=3)
+    assert absent.splits() == ("train", "test")
+    with pytest.raises(DataError, match="needs 3 test images, but the data set has no such split"):
+        absent.table("test")
 
 
 def test_subset_fingerprint_and_mistakes(tmp_path):

@@ -51,6 +51,7 @@ CONTENT = {
     "dicom": (bytes(128) + b"DICM", "a format that is not read"),
     "numpy": (b"\x93NUMPY\x01\0", "arrays"),
     "pickle": (b"\x80\x04\x95\0", "arrays"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointers"),
     "base64": (b"iVBORw0KGgoAAAANSUhEUg", "base64 text"),
 }
 

@@ -102,6 +102,12 @@ def test_several_names_for_one_split_are_refused(tmp_path: Path):
     assert HuggingFace(path, validation="dev").splits() == ("train", "validation")
 
 
+def test_a_split_read_twice_is_refused(tmp_path: Path):
+    path = saved(tmp_path, train=LABELS, test=LABELS)
+    with pytest.raises(DataError, match=r"'train' would be read as both train and test\. Set dataset"):
+        HuggingFace(path, test="train").splits()
+
+
 def test_a_fingerprint_is_as_it_was_if_the_splits_are(tmp_path: Path):
     path = saved(tmp_path, train=LABELS, test=LABELS)
     assert HuggingFace(path).fingerprint() == HuggingFace(path).former_fingerprint()

@@ -401,6 +401,12 @@ READ: dict[str, dict[str, tuple[bytes, np.ndarray]]] = {
         ),
         "PFM": (b"Pf 3 2 -1.0\n" + little_endian("f", 3, 4, 5, 0, 1, 2), STEPS),
     },
+    "fourth band of a TIFF that is not declared": {
+        "RGB and infrared": (
+            tiff(b"\1\2\3\0" * 3 + b"\4\5\6\x7f" * 3, 3, 2, (8,) * 4, 2),
+            np.array([[[1, 2, 3]] * 3, [[4, 5, 6]] * 3]),
+        ),
+    },
     "animation": {
         "GIF": (frames("GIF"), colour_of(*RED)),
         "WebP": (frames("WEBP", lossless=True), colour_of(*RED)),
