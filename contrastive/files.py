@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,20 @@ def writable_by_user(path: Path) -> Iterator[None]:
         raise UsageError(
             f"{path} cannot be written ({error.strerror or error}); choose another path with --out."
         ) from error
+
+
+def require_replaceable(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    """Raise UsageError if an output that the user has chosen would replace anything but an earlier one.
+
+    Args:
+        path: a file, which may not exist.
+        is_ours: whether an existing file is of the kind that is written.
+        what: that kind in words, such as ``a picture``.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file with --out.")
+    if os.path.lexists(path) and not (path.is_file() and is_ours(path)):
+        raise UsageError(f"{path} exists and is not {what}, so it is not replaced; choose another --out.")
 
 
 def json_map(text: bytes) -> dict[str, Any] | None:

@@ -7,4 +7,5 @@ from .onnx import require_onnx as require_onnx
 from .probe import flops as flops
 from .timm import Timm as Timm
 from .torchvision import Torchvision as Torchvision
+from .weight_files import weights_file as weights_file
 from .weights import mismatch as mismatch

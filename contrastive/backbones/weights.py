@@ -1,4 +1,4 @@
-"""Initial weights from disk: read without running any code in the file, and matched by name.
+"""Initial weights: the tensors of a file matched by name with those of a network.
 
 A file may hold the network under a prefix (``state_dict``, ``module.encoder_q``, ``teacher.backbone``) and
 others next to it. Prefixes are derived from the names of the network's own weights (:func:`load_weights`).
@@ -7,107 +7,35 @@ others next to it. Prefixes are derived from the names of the network's own weig
 from __future__ import annotations
 
 import math
-import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from contrastive.backbones.weight_files import State, WeightsFile, read_weights
 from contrastive.errors import UsageError, did_you_mean
-from contrastive.paths import user_path
 from contrastive.text import abbreviate
 
-State = dict[str, Tensor]
 #: Converts weights of other names or shapes to those of a network.
 Converter = Callable[[State, nn.Module], State]
 
-_PICKLES = (".pt", ".pth", ".ckpt", ".tar", ".bin")
-_FORMATS = f"an exported folder, or a .safetensors, {', '.join(_PICKLES[:-1])} or {_PICKLES[-1]} file"
 _REMEDY = "Set the model, stem, options, image size and input channels these weights were trained with."
 _MOST_COMPLAINTS = 3
 _BATCHES_SEEN = "num_batches_tracked"  # a count that batch norms had not in old files; torch takes it as 0
-
-
-class WeightsFile(BaseModel):
-    """A file of weights, and which of the networks in it to take.
-
-    Attributes:
-        path: the file, or a folder with model.safetensors.
-        prefix: what the names of that network start with, such as ``module.encoder_q``.
-    """
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    path: Path
-    prefix: str | None = None
-
-
-def read_weights(path: Path) -> State:
-    """The tensors of a file by their dotted names, on the CPU: ``state_dict.module.conv1.weight``.
-
-    Args:
-        path: a folder with model.safetensors (what ``export`` and timm write), a .safetensors file, or a file
-            that ``torch.save`` wrote, which is read with ``weights_only=True``.
-
-    Raises UsageError if there is no such file, it cannot be read as plain tensors, or it holds none.
-    """
-    path = user_path(path)
-    is_folder = os.path.isdir(path)
-    file = path / "model.safetensors" if is_folder else path
-    suffix = file.suffix.lower()
-    is_known = suffix in (".safetensors", *_PICKLES)
-    if not os.path.isfile(file):
-        where = f"{path} has no model.safetensors" if is_folder else f"{path} does not exist"
-        names = "" if is_known else ", and pretrained weights are not loaded by name or tag"
-        raise UsageError(f"weights: {where}{names}. Give {_FORMATS}.")
-    if not is_known:
-        raise UsageError(f"weights: {file} is neither a folder nor a file that can be read. Give {_FORMATS}.")
-    try:
-        content = (
-            load_file(file)
-            if suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # torch's unpickler may raise almost any type
-        reason = _reason(file, error)
-        raise UsageError(f"weights: {file} cannot be read as plain tensors: {reason}") from error
-    state = _flat(content)
-    if not state:
-        raise UsageError(f"weights: {file} does not hold a state dict (names with tensors).")
-    return state
-
-
-def _reason(file: Path, error: Exception) -> str:
-    """Why torch or safetensors cannot read a file."""
-    try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # it is no pickle that torch wrote
-        classes = []
-    if classes:
-        return (
-            f"it needs {abbreviate(sorted(classes))}, and loading such objects may run code. If you trust the"
-            " file, load it with torch and save only its state dict."
-        )
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _flat(content: Any, path: str = "") -> State:
-    """The tensors in nested maps with text as keys, by dotted names."""
-    if isinstance(content, Tensor):
-        return {path: content} if path else {}
-    if not isinstance(content, Mapping):
-        return {}
-    state: State = {}
-    for key, value in content.items():
-        if isinstance(key, str):
-            state |= _flat(value, f"{path}.{key}" if path else key)
-    return state
+#: Steps of names under which training keeps other tensors than weights, by the names of the weights.
+_NO_NETWORK = re.compile(
+    r"optim|optim_\w+|\w*optimi[sz]er\w*|\w*exp_avg\w*|momentum_buffers?|grads?|gradients?"
+)
+#: Parameters of a network outside its modules that decide what it is: tokens, and positions.
+_OWN_PARAMETER = re.compile(
+    r"(cls|class|dist|reg|register|storage|pos|position\w*|\w*_pos)_?\w*(token|embed)\w*"
+)
+#: The tokens before the patches of a vision transformer, in files.
+_PREFIX_TOKENS = ("cls_token", "dist_token", "reg_token", "register_tokens", "class_token")
 
 
 def _is_plain(value: Tensor) -> bool:
@@ -170,6 +98,8 @@ def load_weights(
             f"weights: {source.path} holds this model under {len(names)} prefixes: {listing}."
             f" Choose one: weights: {{path: {source.path}, prefix: '{names[-1]}'}}."
         )
+    if complaint := _nonfinite(net, matches[0]):
+        raise UsageError(f"weights: {source.path} cannot be used: it {complaint}")
     net.load_state_dict(matches[0].state)
     return tuple(f"weights: {source.path}: {note}" for note in matches[0].notes)
 
@@ -191,10 +121,18 @@ def _prefixes(net: nn.Module, state: State, source: WeightsFile) -> list[str]:
             if ".".join(steps[depth:]) in own:
                 counts["".join(f"{step}." for step in steps[:depth])] += 1
     ranking = sorted(counts, key=lambda prefix: (-counts[prefix], len(prefix), prefix))
-    likely = [prefix for prefix in ranking if 2 * counts[prefix] >= len(own)]
+    whole = [prefix for prefix in ranking if 2 * counts[prefix] >= len(own)]
+    likely = [prefix for prefix in whole if not _is_no_network(prefix)]
+    if source.prefix is None and not likely and whole:
+        raise UsageError(
+            f"weights: {source.path} has the model's names only under '{whole[0].rstrip('.')}', which is what"
+            " training keeps next to weights. Give a file with the weights themselves."
+        )
     if source.prefix is None:
         return likely or [""]
     choice = f"{source.prefix.rstrip('.')}." if source.prefix.strip(".") else ""
+    if _is_no_network(choice):
+        raise UsageError(f"weights: '{source.prefix}' in {source.path} is no network but a training's.")
     if choice in likely:
         return [choice]
     if parts := [prefix for prefix in likely if f".{choice}" in f".{prefix}"]:  # a container may be left out
@@ -205,6 +143,11 @@ def _prefixes(net: nn.Module, state: State, source: WeightsFile) -> list[str]:
     listing = f" This model is found under {', '.join(repr(name) for name in names)}." if names else ""
     remedy = did_you_mean(source.prefix, names) or listing
     raise UsageError(f"weights: {source.path} has no weights under '{source.prefix}'.{remedy}")
+
+
+def _is_no_network(prefix: str) -> bool:
+    """Whether names under a prefix are those of an optimizer's state or of gradients."""
+    return any(_NO_NETWORK.fullmatch(step) for step in prefix.split("."))
 
 
 def _fit(
@@ -221,6 +164,8 @@ def _fit(
         return _Fit(prefix, {}, (), complaint)
     notes = [f"took the weights under '{prefix.rstrip('.')}'"] if prefix else []
     state, others = _split(net, under, ignore)
+    if complaint := _no_floats(net, state):
+        return _Fit(prefix, {}, (), complaint)
     if mismatch(net, state):
         if complaint := _other_patches(net, state, stems) or _oblong_grid(net, state):
             return _Fit(prefix, {}, (), complaint)
@@ -230,15 +175,43 @@ def _fit(
         notes += _changes(under, state)
     if complaint := mismatch(net, state):
         return _Fit(prefix, {}, (), f"{complaint}. {_REMEDY}")
+    if complaint := _no_floats(net, state):
+        return _Fit(prefix, {}, (), complaint)
     if others:
         notes.append(f"left out {abbreviate(others)}, which the model does not have")
     return _Fit(prefix, state, notes, "")
 
 
-def _split(net: nn.Module, state: State, ignore: tuple[str, ...]) -> tuple[State, list[str]]:
-    """What belongs to ``net``, and the modules next to it that do not: classifiers, and heads by other names.
+def _no_floats(net: nn.Module, state: State) -> str:
+    """The complaint if weights are whole, logical or complex numbers, as a quantised network's; or empty.
 
-    A name within a module that ``net`` has stays, because a deeper network is not this one.
+    Counts and indices, which ``net`` keeps as integers, may be of any type.
+    """
+    for name, own in net.state_dict().items():
+        value = state.get(name)
+        if value is not None and own.is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            return f"has {name} as {kind}; weights must be floating-point numbers, take the original ones."
+    return ""
+
+
+def _nonfinite(net: nn.Module, fit: _Fit) -> str:
+    """The complaint if a weight is not finite in the type of ``net``; empty if all are."""
+    for name, own in net.state_dict().items():
+        if own.is_floating_point() and not fit.state[name].to(own.dtype).isfinite().all():
+            return (
+                f"has {fit.prefix}{name} with NaN or infinite values, as a diverging training leaves;"
+                " take an earlier checkpoint."
+            )
+    return ""
+
+
+def _split(net: nn.Module, state: State, ignore: tuple[str, ...]) -> tuple[State, list[str]]:
+    """What belongs to ``net``, and what lies next to it: classifiers, heads by other names, and parameters
+    outside modules, such as a queue or a temperature.
+
+    A name within a module that ``net`` has stays, because a deeper network is not this one; so do tokens and
+    positions, without which the network is another one.
     """
     own, children = net.state_dict(), {name for name, _ in net.named_children()}
     tops = {module.partition(".")[0] for module in ignore}
@@ -248,7 +221,8 @@ def _split(net: nn.Module, state: State, ignore: tuple[str, ...]) -> tuple[State
     for name, value in state.items():
         module, dot, _ = name.partition(".")
         classifier = next((head for head in heads if name.startswith(f"{head}.")), None)
-        if name in own or not (classifier or (dot and module not in children)):
+        is_beside = module not in children if dot else not _is_own_parameter(net, name)
+        if name in own or not (classifier or is_beside):
             matching[name] = value
         else:
             others[classifier or module] = None
@@ -256,6 +230,11 @@ def _split(net: nn.Module, state: State, ignore: tuple[str, ...]) -> tuple[State
         if name.endswith(_BATCHES_SEEN) and name not in matching:
             matching[name] = torch.zeros_like(value, device="cpu")
     return matching, list(others)
+
+
+def _is_own_parameter(net: nn.Module, name: str) -> bool:
+    """Whether a parameter outside all modules is of a network like ``net``, which may lack it."""
+    return hasattr(net, name) or _OWN_PARAMETER.fullmatch(name) is not None
 
 
 def _conversion(convert: Converter, state: State, net: nn.Module) -> State:
@@ -293,7 +272,10 @@ def _other_patches(net: nn.Module, state: State, stems: tuple[str, ...]) -> str:
 
 def _oblong_grid(net: nn.Module, state: State) -> str:
     """The complaint if the weights have a position for each patch of images that are not square."""
-    prefix_tokens = int(getattr(net, "num_prefix_tokens", 0))
+    tokens = [value for name, value in state.items() if name.endswith(_PREFIX_TOKENS)]
+    if len(tokens) < sum(name.endswith(_PREFIX_TOKENS) for name in net.state_dict()):
+        return ""  # that some are absent is the complaint
+    prefix_tokens = sum(value.shape[-2] for value in tokens if value.ndim > 1)
     for name, own in net.state_dict().items():
         value = state.get(name)
         if not name.endswith("pos_embed") or value is None or value.ndim != 3 or value.shape == own.shape:

@@ -12,12 +12,16 @@ from torch import Tensor
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import frozen
-from contrastive.files import writable_by_user
+from contrastive.files import require_replaceable, writable_by_user
 from contrastive.parts import ImageTable
 from contrastive.protocols import nearest_others
+from contrastive.recipe import require_outside_data
 from contrastive.registry import load_registry
 from contrastive.runs import Display, Overrides, load, skipped_files, warn_of_omissions
 from contrastive.text import abbreviate, quantity
+
+_COLUMNS = ("split", "id", "name", "label", "features")
+_NEIGHBOUR_COLUMNS = ("neighbours", "similarities")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -54,7 +58,8 @@ def embed(
     are nearest in cosine similarity, nearest first) and ``similarities``.
 
     Raises:
-        UsageError: not a run folder; ``out`` cannot be written.
+        UsageError: not a run folder; ``out`` cannot be written, holds anything else than such a table, or
+            belongs to the data set.
         DataError: none of the images can be read.
     """
     import pyarrow as pa
@@ -63,11 +68,11 @@ def embed(
     out = Path(out)
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent} does not exist; make the folder first.")
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder; name a file with --out.")
+    require_replaceable(out, _is_table_of_features, "a table that embed wrote")
     if neighbours < 0:
         raise UsageError(f"--neighbours is {neighbours}; must be 0 (none) or more.")
     run = load(folder, load_registry(), overrides)
+    require_outside_data(out, run.recipe)
     method = run.parts.method
     encode = method.backbone if output == "h" else method.embed
     tables = []
@@ -94,6 +99,17 @@ def embed(
         "unreadable": sorted(run.evaluation.unreadable),
         "skipped_files": skipped_files(run.data),
     }
+
+
+def _is_table_of_features(file: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(file).names
+    except (pa.ArrowException, OSError):
+        return False
+    return names[: len(_COLUMNS)] == list(_COLUMNS) and set(names) <= {*_COLUMNS, *_NEIGHBOUR_COLUMNS}
 
 
 def _table(

@@ -22,7 +22,12 @@ def main(arguments: argparse.Namespace) -> int:
         metrics = evaluate(arguments.run, arguments.protocol, arguments.overrides)
         display = Display()
         warn_of_omissions(metrics, display)
+        if metrics["untrained_omitted"]:
+            display.warn(f"no untrained encoder to compare with, because {metrics['untrained_omitted']}")
         display.console.print(summary_table(metrics))
+        for name, protocol in metrics["protocols"].items():
+            if "remark" in protocol:
+                display.log(f"{name}: {protocol['remark']}")
     if arguments.json:
         print_json(metrics)
     return 0
@@ -42,7 +47,8 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
 
     Returns:
         ``{"trained": {"knn_top1": ..}, "untrained": .., "pixels": .., "split": .., "omitted": ..,
-        "protocols": ..}``.
+        "protocols": ..}``. Without the file of its initial weights, ``untrained`` is empty, and
+        ``untrained_omitted`` is the reason.
 
     Raises:
         UsageError: an unknown protocol, no metric at all, or any error of :func:`load`.
@@ -54,11 +60,14 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     evaluation = trained_run.evaluation
     _select(evaluation, protocols, registry, trained_run.data.label_hint)
     method = trained_run.parts.method
-    start = untrained_of(trained_run.recipe, trained_run.data, trained_run.parts, evaluation.device)
+    obstacle = trained_run.untrained_obstacle
     trained, omissions = evaluation.final(method.backbone, method.head), evaluation.omissions
     if not trained:
         raise _nothing_to_evaluate(omissions, trained_run.data.label_hint)
-    untrained = evaluation.final(*start)
+    untrained: dict[str, float] = {}
+    if obstacle is None:
+        start = untrained_of(trained_run.recipe, trained_run.data, trained_run.parts, evaluation.device)
+        untrained = evaluation.final(*start)
     return {
         "run": str(folder),
         "dataset": trained_run.recipe.dataset.name,
@@ -66,6 +75,7 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
         "data": trained_run.data.fingerprint,
         "trained": trained,
         "untrained": untrained,
+        "untrained_omitted": obstacle,
         "pixels": evaluation.pixels(),
         "split": evaluation.split,
         "omitted": omissions,

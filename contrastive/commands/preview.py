@@ -13,14 +13,15 @@ from torch import Tensor
 
 from contrastive.build import Builder
 from contrastive.errors import DataError, UnreadableImage
-from contrastive.files import writable_by_user
+from contrastive.files import require_replaceable, writable_by_user
 from contrastive.parts import ImageTable, ViewPipeline
-from contrastive.recipe import load_recipe
+from contrastive.recipe import load_recipe, require_outside_data
 from contrastive.registry import load_registry
 from contrastive.rng import Key
 
 #: Pixels: side of a cell (small views are enlarged by a whole factor to about this), gap, and heading.
 CELL, GAP, HEADER = 96, 6, 18
+_PNG = b"\x89PNG\r\n\x1a\n"
 _PAPER, _INK = (255, 255, 255), (90, 90, 90)
 #: Number of images shown.
 IMAGES = 6
@@ -86,9 +87,12 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
 
     Raises:
         RecipeError: the recipe is invalid.
-        UsageError: the picture cannot be written.
+        UsageError: the picture cannot be written, its file holds something else, or belongs to the data set.
     """
+    out = Path(out)
+    require_replaceable(out, _is_picture, "a picture that preview wrote")
     resolved_recipe = load_recipe(recipe, overrides, load_registry())
+    require_outside_data(out, resolved_recipe)
     builder = Builder(resolved_recipe)
     data = builder.data()
     pipelines = builder.pipelines()
@@ -99,10 +103,14 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
     if not images:
         raise DataError(f"none of the {len(data.train)} training images can be read.")
     picture = grid(images, ids, pipelines, resolved_recipe.train.seed)
-    out = Path(out)
     with writable_by_user(out):
         picture.save(out, format="PNG")
     return out
+
+
+def _is_picture(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_PNG)) == _PNG
 
 
 def _first_readable(table: ImageTable, count: int) -> tuple[list[Tensor], np.ndarray]:

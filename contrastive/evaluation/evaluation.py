@@ -134,7 +134,9 @@ class Evaluation:
         trial = self._periodic_trial(method.backbone, method.head)
         with frozen(method):
             metrics = self.monitor(method, trial.features_of(trial.validation))
-            return metrics | self._metrics_of(self._periodic_protocols(), trial)[0]
+            metrics |= self._metrics_of(self._periodic_protocols(), trial)[0]
+        self.remarks = {}  # they are of the final metrics
+        return metrics
 
     def _periodic_protocols(self) -> list[TimedProtocol]:
         """The protocols that run at every evaluation and have metrics on these labels."""

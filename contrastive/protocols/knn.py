@@ -70,6 +70,10 @@ class KNN(Protocol):
         fit, validation, test = trial.features(self.feature)
         if test is not None and len(trial.train_features(self.feature)) == 1:
             validation = Features(validation.vectors[:0], validation.labels[:0], validation.ids[:0])
+        bank = [fit] if test is None else [fit, validation]
+        size = sum(int((features.labels >= 0).sum()) for features in bank)
+        if size < self.k:
+            trial.remark(f"k is {size:,}, the whole bank, which is smaller than {self.k:,}")
         return self.score(fit, validation, test)
 
     @torch.no_grad()

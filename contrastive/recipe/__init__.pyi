@@ -7,6 +7,7 @@ from .locations import absolute_path as absolute_path
 from .locations import dataset_paths as dataset_paths
 from .locations import location_paths as location_paths
 from .locations import path_exists as path_exists
+from .locations import require_outside_data as require_outside_data
 from .locations import with_dataset_paths as with_dataset_paths
 from .model import NOT_TRAINING as NOT_TRAINING
 from .model import Evaluate as Evaluate

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
+from contrastive.errors import UsageError
 from contrastive.kinds import Location
 from contrastive.paths import user_path
 from contrastive.recipe.marks import MarkedType, arms
@@ -34,6 +36,17 @@ def absolute_path(path: str) -> str:
 def path_exists(path: str) -> bool:
     """Whether there is a file or a folder, or any that matches a pattern."""
     return os.path.exists(path) or bool(glob.glob(path, recursive=True))
+
+
+def require_outside_data(out: Path, recipe: Recipe) -> None:
+    """Raise UsageError if a file that is about to be written is one of the data set, or would become one."""
+    absolute, real = os.path.abspath(out), os.path.realpath(out)
+    for key, path in dataset_paths(recipe).items():
+        source = absolute_path(path)
+        targets = {source, os.path.realpath(source)}
+        is_inside = os.path.isdir(source) and any(Path(real).is_relative_to(folder) for folder in targets)
+        if is_inside or {absolute, real} & targets or fnmatch.fnmatch(absolute, source):
+            raise UsageError(f"{out} belongs to the data set ({key}: {path}); write it elsewhere with --out.")
 
 
 def with_dataset_paths(recipe: Recipe, paths: Mapping[str, str]) -> Recipe:

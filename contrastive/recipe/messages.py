@@ -33,6 +33,16 @@ def missing_space(node: Node) -> str:
     return f". A space is missing after the colon: write '{match[1]}: {match[2].strip()}'" if match else ""
 
 
+def missing_quotes(node: Node, path: str, errors: Iterable[ErrorDetails]) -> str:
+    """A hint for a number, or true or false, where text or a path is expected: quotes make it one."""
+    wants_text = any(error["type"] in ("string_type", "path_type") for error in errors)
+    if not wants_text or not isinstance(node.value, bool | int | float) or node.source is None:
+        return ""
+    if node.where.file.startswith("--set "):  # the shell removes one pair of quotes
+        return f"; quote it for YAML and for the shell: --set \"{path}='{node.source}'\""
+    return f"; quote it: '{node.source}'"
+
+
 def join(path: str, *steps: str | int) -> str:
     """A dotted path, extended by ``steps``."""
     return ".".join(filter(None, [path, *map(str, steps)]))
@@ -95,12 +105,10 @@ def _one(
     if errors[0]["type"] == "string_pattern_mismatch" and field.description:
         return Mistake(value.where, here, f"{describe(value)} does not fit. {field.description}")
     if len(errors) > 1 or errors[0]["type"] == "missing":
-        return Mistake(value.where, here, f"must be {expected}, not {describe(value)}{missing_space(value)}")
-    return Mistake(
-        value.where,
-        here,
-        f"{_sentence(errors[0])}, not {describe(value)}{_nearest(errors[0], value) or missing_space(value)}",
-    )
+        hint = missing_space(value) or missing_quotes(value, here, errors)
+        return Mistake(value.where, here, f"must be {expected}, not {describe(value)}{hint}")
+    hint = _nearest(errors[0], value) or missing_space(value) or missing_quotes(value, here, errors)
+    return Mistake(value.where, here, f"{_sentence(errors[0])}, not {describe(value)}{hint}")
 
 
 def _sentence(item: ErrorDetails) -> str:

@@ -18,6 +18,7 @@ class Node:
     Attributes:
         is_absent: the null of a value that is not written.
         is_short: a map that was written as a text, its ``name``, before other keys were merged into it.
+        source: a scalar as it is written, without quotes; None if it is quoted or was not read from YAML.
     """
 
     value: Any
@@ -25,6 +26,7 @@ class Node:
     keys: Mapping[str, Where] = field(default_factory=dict)
     is_absent: bool = field(default=False, compare=False)
     is_short: bool = field(default=False, compare=False)
+    source: str | None = field(default=None, compare=False)
 
     @property
     def is_map(self) -> bool:

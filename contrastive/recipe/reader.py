@@ -74,6 +74,16 @@ def read_yaml(content: bytes | str, file: str, whole: bool = True) -> tuple[Node
         raise builder.refusal(position, _syntax(str(error.problem or error.context))) from None
 
 
+def comment_in(text: str) -> str:
+    """The first comment in a text that :func:`read_yaml` has read; empty if there is none."""
+    tokens = yaml.scan(text, Loader=yaml.SafeLoader)
+    scalars = [(t.start_mark.index, t.end_mark.index) for t in tokens if isinstance(t, yaml.ScalarToken)]
+    for match in re.finditer(r"(?<!\S)#[^\n]*", text):
+        if not any(start <= match.start() < end for start, end in scalars):
+            return match[0]
+    return ""
+
+
 def _decode(content: bytes | str, file: str) -> str:
     if len(content) > MAX_BYTES:
         message = f"is larger than {MAX_BYTES // 1024} KiB, too large for a recipe; is it the right file?"
@@ -223,7 +233,7 @@ class _Builder:
             raise self._refuse(event, f"{event.value[:20]}... is beyond 64 bits; quote it if it is text")
         if isinstance(value, float) and math.isinf(value) and "inf" not in event.value.lower():
             raise self._refuse(event, f"{event.value} is beyond the range of a number")
-        return Node(value, self._where_of(event))
+        return Node(value, self._where_of(event), source=event.value)
 
     def _text(self, event: yaml.ScalarEvent) -> str:
         if any("\ud800" <= letter <= "\udfff" for letter in event.value):

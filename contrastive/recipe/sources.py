@@ -12,7 +12,7 @@ from typing import Any
 from contrastive.errors import Mistake, RecipeError, UsageError, Where, did_you_mean
 from contrastive.recipe.messages import describe
 from contrastive.recipe.nodes import Node, Tree, from_plain
-from contrastive.recipe.reader import MAX_BYTES, MAX_DEPTH, read_yaml
+from contrastive.recipe.reader import MAX_BYTES, MAX_DEPTH, comment_in, read_yaml
 
 #: Keys whose values are parts: a bare name is short for ``{name: ...}``.
 PART_KEYS = (
@@ -176,6 +176,11 @@ def _value(text: str, file: str) -> tuple[Node | None, list[Mistake]]:
         value, mistakes = read_yaml(text, file, whole=False)
     except RecipeError as error:
         return None, list(error.mistakes)
+    if comment := comment_in(text):
+        message = (
+            f"YAML reads {comment!r} as a comment; quote the value if it is a part of it: '{text.strip()}'"
+        )
+        return None, [*mistakes, Mistake(value.where, "", message)]
     if value.is_absent:
         message = "has no value; write a value after the '=', or null for none"
         return None, [*mistakes, Mistake(value.where, "", message)]

@@ -6,6 +6,7 @@ from .folder import Run as Run
 from .folder import RunIdentity as RunIdentity
 from .folder import default_folder as default_folder
 from .folder import to_stderr as to_stderr
+from .inputs import WEIGHTS as WEIGHTS
 from .job import run as run
 from .launch import LAUNCHER_VARIABLE as LAUNCHER_VARIABLE
 from .launch import end_with_launcher as end_with_launcher

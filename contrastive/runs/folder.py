@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from contrastive.files import read_map
 from contrastive.parts import EvaluationTransform
 from contrastive.recipe import Recipe, load_recipe, present_defaults, training_fingerprint
 from contrastive.registry import Registry, load_registry
+from contrastive.runs.inputs import WEIGHTS, initial_weights
 from contrastive.training import MetricsFile, weights_of
 
 #: Key of environment.json: how the run's evaluation resizes and crops images.
@@ -119,11 +120,13 @@ class RunIdentity:
         fingerprint: of those parts of recipe and data that decide the weights.
         evaluate: the recipe's ``evaluate``, in plain values.
         protocols: key in the recipe's ``evaluate`` -> id of the protocol.
+        weights: SHA-256 of each file of initial weights, as environment.json records it.
     """
 
     fingerprint: str
     evaluate: Mapping[str, Any]
     protocols: Mapping[str, str]
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, data: Data, composition: Composition) -> RunIdentity:
@@ -133,12 +136,15 @@ class RunIdentity:
             training_fingerprint(recipe, data.fingerprint),
             recipe.dump()["evaluate"],
             {entry.name: replace(entry, reading=reading).id for entry in composition.protocols},
+            initial_weights(recipe),
         )
 
     def is_finished_in(self, folder: Path) -> bool:
         """Whether a folder holds this run, finished. Raises UsageError for a damaged summary.json."""
         summary = read_map(folder / "summary.json")  # written last
         if (summary.get("fingerprint"), summary.get("evaluate")) != (self.fingerprint, self.evaluate):
+            return False
+        if (environment_of(folder).get(WEIGHTS) or self.weights) != self.weights:
             return False
         protocols = summary.get("protocols") or {}  # none for unlabelled images
         return all(protocol.get("id") == self.protocols[name] for name, protocol in protocols.items())

@@ -16,24 +16,32 @@ from contrastive.parts import EvaluationTransform
 from contrastive.recipe import Recipe, changed_keys, flatten
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
-from contrastive.runs.folder import Overrides, Run, to_stderr, transform_of
+from contrastive.runs.folder import Overrides, Run, environment_of, to_stderr, transform_of
+from contrastive.runs.inputs import changed_data, without_lost_weights
 from contrastive.runs.relocation import with_recorded_paths
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A trained run, rebuilt: its recipe (perhaps with another data set), data, parts and evaluation."""
+    """A trained run, rebuilt: its recipe (perhaps with another data set), data, parts and evaluation.
+
+    Attributes:
+        untrained_obstacle: why the encoder before the first step cannot be rebuilt; None if it can.
+    """
 
     recipe: Recipe
     data: Data
     parts: Composition
     evaluation: Evaluation
+    untrained_obstacle: str | None = None
 
 
 def load(
     folder: str | Path, registry: Registry, overrides: Overrides = (), open_data_sets: DataSets | None = None
 ) -> TrainedRun:
-    """Rebuild a run with the weights of its newest checkpoint.
+    """Rebuild a run with the weights of its newest checkpoint; its initial weights are not needed.
+
+    Warns if the run's own data set is no longer what it was trained on.
 
     Args:
         folder: of the run.
@@ -48,17 +56,23 @@ def load(
     run = Run(folder)
     trained = run.recipe((), registry)
     recipe = run.recipe(with_recorded_paths(run.folder, trained, overrides), registry)
+    own = run.recipe(with_recorded_paths(run.folder, trained, ()), registry) if overrides else recipe
+    environment = environment_of(run.folder)
     if overrides:
         _require_effect(trained, recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data, parts = build(recipe, training=False, open_data_sets=open_data_sets)
+    buildable, untrained_obstacle = without_lost_weights(environment, recipe)
+    data, parts = build(buildable, training=False, open_data_sets=open_data_sets)
+    if own.dataset == recipe.dataset and (change := changed_data(environment, run.summary, data)):
+        to_stderr(f"{run.folder}: {change}")
     weights = run.weights()
     if reason := mismatch(parts.method, weights):
         raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")
     parts.method.load_state_dict(weights)
     parts.method.to(device).to(memory_format=torch.channels_last)
     transform = (run.transform or _as_begun_now(run, trained, recipe, data, parts)).at(parts.image_size)
-    return TrainedRun(recipe, data, parts, evaluation_of(recipe, data, parts, device, transform=transform))
+    evaluation = evaluation_of(recipe, data, parts, device, transform=transform)
+    return TrainedRun(recipe, data, parts, evaluation, untrained_obstacle)
 
 
 def _as_begun_now(

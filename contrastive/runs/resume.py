@@ -16,7 +16,6 @@ import torch
 
 from contrastive.build import Data
 from contrastive.data import reading_version
-from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
 from contrastive.files import recover, writable, write_json, write_whole
@@ -33,6 +32,7 @@ from contrastive.recipe import (
 from contrastive.registry import Registry
 from contrastive.runs.display import Display
 from contrastive.runs.folder import TRANSFORM, Run, environment_of
+from contrastive.runs.inputs import WEIGHTS, data_difference, initial_weights, require_same_weights
 from contrastive.runs.process_guard import folder_lock
 from contrastive.versions import git_commit, versions
 
@@ -64,7 +64,9 @@ def admit(
     if resume == "never":
         log(f"moved the old run to {_move_aside(folder)}")
         return []
-    return earlier_fingerprints(folder, recipe, data, registry)
+    earlier = earlier_fingerprints(folder, recipe, data, registry)
+    require_same_weights(environment_of(folder), recipe, folder)
+    return earlier
 
 
 def begin(
@@ -105,6 +107,7 @@ def begin(
         "epochs": recipe.train.epochs,
         "shorter_before": earlier,
         "data": data.fingerprint,
+        WEIGHTS: before.get(WEIGHTS) if before else initial_weights(recipe),
         "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -160,7 +163,7 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: Data, registry: Reg
             return [*earlier, trained_as]
     differences = _differences(before, recipe)
     if environment.get("data") != data.fingerprint:
-        differences.append(_data_difference(environment.get("data"), data))
+        differences.append(data_difference(environment.get("data"), data))
     advice = ""
     if longer and obstacles:
         advice = f" {'; '.join(obstacles)}, so a longer run is a different run."
@@ -182,14 +185,6 @@ def _obstacles_to_extension(recipe: Recipe, epochs: int) -> list[str]:
             f"a callback acted on an evaluation after epoch {epochs}, which a longer run does not have"
         )
     return obstacles
-
-
-def _data_difference(before: str | None, data: Data) -> str:
-    """The data, and how this version reads it if the files are the same as before."""
-    if before is None or before != former_fingerprint_of(data.dataset):
-        return "the data"
-    reading = reading_of(data.dataset)
-    return f"the data (its files are the same, but this version reads them differently: {reading})"
 
 
 def _differences(before: Recipe, after: Recipe) -> list[str]:

@@ -1,16 +1,20 @@
 """Weights from elsewhere: prefixes, containers, position embeddings, channels, and what is refused."""
 
 import argparse
+import gzip
 import json
+import tarfile
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from contrastive.backbones import Timm, Torchvision
-from contrastive.backbones.weights import WeightsFile, load_weights
+from contrastive.backbones.weights import WeightsFile, load_weights, read_weights
 from contrastive.errors import UsageError
 
 SMALL = {"model": "resnet10", "stem": "small", "options": {"width": 0.125}}
@@ -299,3 +303,157 @@ def test_options_that_models_use_pass_and_leave_the_weights_as_they_were():
     assert Torchvision(3, 32, "mobilenet_v3_small", {"width_mult": 0.5}).features < 1024
     Timm(3, 32, "resnet18", options={"drop_path_rate": None})
     assert json.dumps(WeightsFile(path=FILE).model_dump(mode="json")) == '{"path": "w.pth", "prefix": null}'
+
+
+@pytest.mark.parametrize(
+    ("convert", "kind"),
+    [
+        (lambda v: (v * 10).to(torch.int8), "int8"),
+        (lambda v: v != 0, "bool"),
+        (lambda v: v.to(torch.complex64), "complex64"),
+        (lambda v: v.to(torch.int64), "int64"),
+    ],
+)
+def test_weights_that_are_no_floats_are_refused_by_type(source, convert, kind):
+    state = {name: convert(v) if v.ndim == 4 else v for name, v in source.net.state_dict().items()}
+    torch.save({"module." + name: value for name, value in state.items()}, FILE)
+    with pytest.raises(UsageError, match=f"it has conv1.weight as {kind}; weights must be floating-point"):
+        Timm(3, 32, weights=FILE, **SMALL)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_are_refused_by_name(source, value):
+    state = {name: v.double() if v.is_floating_point() else v for name, v in source.net.state_dict().items()}
+    state["layer2.0.conv1.weight"] = state["layer2.0.conv1.weight"].clone()
+    state["layer2.0.conv1.weight"][0, 0, 0, 0] = value
+    torch.save({"model": state}, FILE)
+    with pytest.raises(UsageError, match=r"it has model\.layer2\.0\.conv1\.weight with NaN or infinite"):
+        Timm(3, 32, weights=FILE, **SMALL)
+
+
+def test_an_optimizers_state_is_never_taken_nor_proposed(source):
+    state = source.net.state_dict()
+    moments = {"exp_avg": {name: torch.zeros_like(value) for name, value in state.items()}}
+    torch.save({"model": state, "optimizer": moments}, FILE)
+    assert_same(Timm(3, 32, weights=FILE, **SMALL).net, state)
+    with pytest.raises(UsageError, match=r"'optimizer\.exp_avg' in w\.pth is no network but a training's"):
+        Timm(3, 32, weights=WeightsFile(path=FILE, prefix="optimizer.exp_avg"), **SMALL)
+    for other in ({"optimizer": moments}, {"optimizer_states": [1], "grad": moments["exp_avg"]}):
+        torch.save(other, FILE)
+        with pytest.raises(UsageError, match=r"only under '(optimizer\.exp_avg|grad)'"):
+            Timm(3, 32, weights=FILE, **SMALL)
+
+
+def test_parameters_next_to_the_network_are_left_out_by_name(source):
+    state, beside = source.net.state_dict(), {"logit_scale": torch.ones(()), "queue": torch.zeros(8, 8)}
+    torch.save({**state, **beside}, FILE)
+    assert "left out logit_scale, queue" in Timm(3, 32, weights=FILE, **SMALL).notes[-1]
+    small = timm.create_model("test_vit", num_classes=0, img_size=32)
+    torch.save({"teacher": {**small.state_dict(), "masked_embed": torch.zeros(1, 64)}}, FILE)
+    assert "left out masked_embed" in Timm(3, 32, "test_vit", weights=FILE).notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "complaint"),
+    [
+        ({"depth": 8}, {}, r"has blocks\.6\."),
+        ({"reg_tokens": 4}, {}, "has reg_token, which the model lacks"),
+        ({}, {"reg_tokens": 4}, "lacks reg_token"),
+        ({}, {"class_token": False, "global_pool": "avg"}, "has cls_token, which the model lacks"),
+    ],
+    ids=["deeper", "registers", "no registers", "class token"],
+)
+def test_another_vision_transformer_is_refused_by_what_differs(file, model, complaint):
+    torch.save(timm.create_model("test_vit", num_classes=0, **file).state_dict(), FILE)
+    with pytest.raises(UsageError, match=complaint) as caught:
+        Timm(3, 32, "test_vit", weights=FILE, options=model)
+    assert "square" not in str(caught.value)
+
+
+def _tar(file):
+    Path("inner").write_text("x")
+    with tarfile.open(file, "w") as archive:
+        archive.add("inner", "model.pth")
+
+
+def _zip(file):
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("w/readme.txt", "x")
+
+
+def _script(file):
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"w/{name}", "x")
+
+
+def _part(file, old=False):
+    torch.save({"a": torch.ones(999)}, file, _use_new_zipfile_serialization=not old)
+    Path(file).write_bytes(Path(file).read_bytes()[:1500])
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "told"),
+    [
+        ("w.pth", lambda f: Path(f).write_text("\n<!DOCTYPE html><html>Sign in</html>"), "a web page"),
+        ("w.pth", lambda f: Path(f).write_text(LFS), "a Git LFS pointer.* `git lfs pull`"),
+        ("w.safetensors", lambda f: Path(f).write_text(LFS), "a Git LFS pointer"),
+        ("w.bin", lambda f: save_file({"a": torch.ones(2)}, f), "rename it to w.safetensors"),
+        ("w.safetensors", lambda f: torch.save({"a": torch.ones(2)}, f), "rename it to w.pth"),
+        ("w.pt", _script, "a TorchScript program"),
+        ("w.pt", _zip, "a ZIP archive"),
+        ("w.pth.tar", _tar, r"a tar archive \(model.pth\)"),
+        ("w.pth", lambda f: Path(f).write_bytes(b""), "is empty"),
+        ("w.safetensors", lambda f: Path(f).write_bytes(b""), "is empty"),
+        ("w.pth", lambda f: Path(f).write_bytes(bytes(64)), "only zeros"),
+        ("w.pth", lambda f: Path(f).write_text('{"message": "Not Found"}'), "a text file, which begins with"),
+        ("w.pth", lambda f: Path(f).write_bytes(gzip.compress(b"x")), "compressed with gzip"),
+        ("w.pth", _part, "its end is missing"),
+        ("w.pth", lambda f: _part(f, old=True), "its end is missing"),
+        (
+            "w.pth",
+            lambda f: Path(f).write_bytes(b"\x93\x00junk" * 40),
+            "damaged, or torch.save did not write",
+        ),
+    ],
+    ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else None,
+)
+def test_a_file_of_another_kind_is_named_for_what_it_is(name, write, told, recwarn):
+    write(name)
+    with pytest.raises(UsageError, match=told) as caught:
+        read_weights(Path(name))
+    assert "weights_only" not in str(caught.value)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("files", "remedy"),
+    [
+        (["pytorch_model.bin", "config.json"], "Set weights to the file in it: f/pytorch_model.bin"),
+        (["last.ckpt", "best.ckpt"], r"Set weights to one of the files in it, such as f/best.ckpt \(best"),
+        (
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+            r"divided over shards \(model-00001.*Merge the shards into one file",
+        ),
+        (["recipe.yaml", "backbone/model.safetensors"], "Its encoder is in f/backbone; set weights to that"),
+        (["recipe.yaml"], "a run that has exported no encoder; finish the run"),
+        (["readme.txt"], "Give an exported folder"),
+    ],
+)
+def test_a_folder_names_the_files_of_weights_in_it(files, remedy):
+    for file in files:
+        Path("f", file).parent.mkdir(parents=True, exist_ok=True)
+        Path("f", file).touch()
+    with pytest.raises(UsageError, match=f"f has no model.safetensors. .*{remedy}"):
+        read_weights(Path("f"))
+
+
+def test_one_shard_of_several_is_named_as_that():
+    save_file({"a": torch.ones(2)}, "model-00001-of-00002.safetensors")
+    with pytest.raises(UsageError, match="one of 2 shards"):
+        read_weights(Path("model-00001-of-00002.safetensors"))
+    save_file({"a": torch.ones(2)}, "model-00001-of-00001.safetensors")
+    assert list(read_weights(Path("model-00001-of-00001.safetensors"))) == ["a"]

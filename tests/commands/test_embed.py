@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -79,3 +81,21 @@ def test_embed_refuses_at_once(
     tiny_run: Path, extra: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ):
     assert told in refused(capsys, "embed", str(tiny_run), "--out", "f.parquet", *extra)
+
+
+def test_embed_replaces_nothing_but_its_own_tables(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    pq.write_table(pa.table({"image": [b"x"], "label": [1]}), "t.parquet")
+    for out in ("t.parquet", str(run / "recipe.yaml"), str(run / "summary.json")):
+        before = Path(out).read_bytes()
+        message = refused(capsys, "embed", str(run), "--out", out)
+        assert "exists and is not a table that embed wrote, so it is not replaced" in message
+        assert Path(out).read_bytes() == before
+    for name in ("new.parquet", "train/new.parquet"):
+        assert "belongs to the data set" in refused(capsys, "embed", str(run), "--out", str(tiny_data / name))
+    assert not any(tiny_data.rglob("new.parquet"))
+    for neighbours in ("0", "2"):
+        json_of(capsys, "embed", str(run), "--out", "f.parquet", "--neighbours", neighbours)

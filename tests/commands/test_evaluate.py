@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import contrastive
+from contrastive.cli import main
 from contrastive.commands.evaluate import _select
 from contrastive.errors import UsageError
 from contrastive.registry import load_registry
@@ -47,3 +48,12 @@ def test_without_labels_the_columns_that_may_hold_them_are_named(hint: str | Non
     )
     with pytest.raises(UsageError, match=remedy):
         _select(evaluation, (), load_registry(), hint)
+
+
+def test_k_beyond_the_images_is_reported(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+    remark = "k is 120, the whole bank, which is smaller than 10,000"
+    command = ["evaluate", str(tiny_run), "--protocol", "knn", "--set", "evaluate.knn.k=10000"]
+    assert json_of(capsys, *command)["protocols"]["knn"]["remark"] == remark
+    assert main(command) == 0
+    assert f"knn: {remark}" in capsys.readouterr().out
+    assert "remark" not in json_of(capsys, "evaluate", str(tiny_run), "--protocol", "knn")["protocols"]["knn"]

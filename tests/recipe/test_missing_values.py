@@ -91,3 +91,31 @@ def test_keys_merge_into_the_short_form_of_a_map(sets):
     Path("r.yaml").write_text(BASE + "backbone: {weights: a.pth}\n")
     recipe = load_recipe("r.yaml", sets, load_registry())
     assert recipe.backbone.params["weights"] == {"path": "b.pth", "prefix": "encoder_q"}
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "value", ["my photos #1", "#1", "photos\t# the old ones", "{name: image_folder} # x"]
+)
+def test_a_comment_in_set_is_refused(value):
+    comment = value[value.index("#") :]
+    assert f"YAML reads '{comment}' as a comment; quote the value" in mistakes("", f"dataset.root={value}")
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("value", ["'my photos #1'", "photos#1", '"#1"'])
+def test_a_hash_that_is_no_comment_stays(value):
+    Path("r.yaml").write_text(BASE)
+    recipe = load_recipe("r.yaml", ["dataset=image_folder", f"dataset.root={value}"], load_registry())
+    assert recipe.dataset.params["root"] == value.strip("'\"")
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("value", ["2019", "1e3", "007", "true", ".5"])
+def test_a_number_where_text_is_expected_needs_quotes(value):
+    folder = "dataset: {name: image_folder, root: VALUE}\n"
+    hint = f"; quote it for YAML and for the shell: --set \"dataset.root='{value}'\""
+    assert hint in mistakes("", "dataset=image_folder", f"dataset.root={value}")
+    Path("s.yaml").write_text(folder.replace("VALUE", value))
+    with pytest.raises(RecipeError, match=f"must be text, not .*; quote it: '{value}'"):
+        load_recipe("s.yaml", (), load_registry())

@@ -129,7 +129,7 @@ def _group_runs(folders: Iterable[Path]) -> list[Candidate]:
         keys = ("name", "train.seed", "dataset.name", "evaluate")
         require_keys(folder / "recipe.yaml", {**recipe, **flatten(recipe)}, keys)
         seed, plain, data = recipe["train"]["seed"], _without_seed(recipe), record.environment["data"]
-        identity = json.dumps([_identity(plain), data])
+        identity = json.dumps([_identity(plain), data, record.weights])
         group = groups.get(identity) or Candidate(recipe["name"], plain, data, {})
         if seed in group.folders and group.folders[seed] != folder:
             raise UsageError(
@@ -204,10 +204,20 @@ def require_same_evaluation(records: Records) -> None:
         for key in ("split", "protocols"):
             mistakes += differences(
                 key,
-                (str(first.folder), first.summary.get(key)),
-                (str(other.folder), other.summary.get(key)),
+                (str(first.folder), _without_remarks(first.summary.get(key))),
+                (str(other.folder), _without_remarks(other.summary.get(key))),
             )
     raise_if_any(mistakes)
+
+
+def _without_remarks(value: Any) -> Any:
+    """The protocols of a summary without the sentences for readers, which early runs lack."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        name: {key: item for key, item in protocol.items() if key != "remark"}
+        for name, protocol in value.items()
+    }
 
 
 def raise_if_any(mistakes: Sequence[str]) -> None:

@@ -23,6 +23,8 @@ from contrastive.recipe import NOT_TRAINING, flatten
 from contrastive.text import abbreviate
 
 _COSTS_DIFFER, _METRICS_DIFFER = "times and memory are not comparable", "it changes metrics too"
+#: Key of the digests of initial weights among those in which recipes differ.
+_DIGESTS = "sha256"
 #: What runs should share, a key in environment.json, and the consequence if they do not.
 _SURROUNDINGS = {
     "device": _COSTS_DIFFER,
@@ -66,8 +68,8 @@ def analyse(
         "figures": keys,
         "features": features,
         "recipes": rows,
-        "differing": differing({c.name: c.recipe for c in candidates}),
-        "notes": [*_notes(records), *failures],
+        "differing": differing({c.name: _with_weights(c.recipe, records[c.name]) for c in candidates}),
+        "notes": [*_notes(records), *_weights_notes(candidates, records), *failures],
     }
 
 
@@ -249,6 +251,30 @@ def _notes(records: Records) -> list[str]:
         if len(values) > 1:
             notes.append(f"Runs differ in {key} ({', '.join(values)}): {consequence}.")
     return notes
+
+
+def _with_weights(recipe: Mapping[str, Any], records: Mapping[int, RunRecord]) -> dict[str, Any]:
+    """A recipe, and the start of the SHA-256 of the files of weights that its runs started from."""
+    weights = next(iter(records.values())).weights
+    return {
+        **recipe,
+        **({_DIGESTS: {key: digest[:12] for key, digest in weights.items()}} if weights else {}),
+    }
+
+
+def _weights_notes(candidates: Sequence[Candidate], records: Records) -> list[str]:
+    """Which files of initial weights were replaced between the runs."""
+    folders: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for candidate in candidates:
+        paths = flatten(candidate.recipe)
+        for record in records[candidate.name].values():
+            for key, digest in record.weights.items():
+                folders[key, str(paths.get(key))].setdefault(digest, str(record.folder))
+    return [
+        f"{path} ({key}) was another file when each of these runs began: {', '.join(runs.values())}."
+        for (key, path), runs in folders.items()
+        if len(runs) > 1
+    ]
 
 
 def _omissions(records: Iterable[RunRecord]) -> list[str]:

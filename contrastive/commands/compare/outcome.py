@@ -26,7 +26,7 @@ from contrastive.commands.compare.report import render
 from contrastive.commands.compare.runner import MARK, train, write_recipes
 from contrastive.commands.compare.tables import TerminalTable, tables
 from contrastive.errors import UsageError
-from contrastive.files import write_whole
+from contrastive.files import json_map, write_whole
 from contrastive.registry import Registry, load_registry
 
 
@@ -122,11 +122,17 @@ def _folder_name(targets: Sequence[str], candidates: Sequence[Candidate]) -> str
     return f"{names if len(names) <= 60 else names[:57] + '...'}-{digest}"
 
 
+def _is_comparison(file: Path) -> bool:
+    """Whether a file is the comparison.json of an early comparison, which left no mark."""
+    content = json_map(file.read_bytes()) if file.is_file() else None
+    return content is not None and {"confidence", "recipes", "figures"} <= content.keys()
+
+
 def _require_free(folder: Path) -> None:
     """Raise UsageError if writing to the folder would replace anything but an earlier comparison."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder with --out.")
-    ours = any((folder / name).is_file() for name in (MARK, "comparison.json"))
+    ours = (folder / MARK).is_file() or _is_comparison(folder / "comparison.json")
     if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise UsageError(
             f"{folder} holds files that no comparison wrote; name a new or empty folder with --out."

@@ -22,6 +22,8 @@ from contrastive.registry import Registry
 from contrastive.rng import hash_order, hash_sample
 from contrastive.runs import TrainedRun, load
 
+#: The fewest images, and the narrowest features, of which a map shows anything.
+_FEWEST_IMAGES, _FEWEST_FEATURES = 3, 2
 #: Number of images encoded, of queries, of neighbours per query, and of recipes with pictures.
 IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6
 _SIDE = 56  # largest length of the longer side of a thumbnail, in pixels
@@ -33,7 +35,8 @@ def pictures(
     """Maps and neighbours of the first seed of the first six recipes, on the same images.
 
     Returns:
-        One object per recipe: ``name``, ``seed``, ``points`` [n, 2] and ``labels`` [n] of the map,
+        One object per recipe: ``name`` and ``seed``, and either ``absence``, why there is no picture, or
+        ``points`` [n, 2] and ``labels`` [n] of the map,
         ``explained`` (the share of the variance that the map shows), ``neighbours`` (the index of each query,
         then those of the images nearest to it) and ``thumbnails`` (index -> PNG as a data URI).
     """
@@ -46,6 +49,7 @@ def pictures(
             all_pictures.append({"name": row["name"], "seed": seed, **_picture(run)})
         except ContrastiveError as error:  # the data or the checkpoint is gone; the metrics remain
             log(f"no picture of {row['name']}: {error}")
+            all_pictures.append({"name": row["name"], "seed": seed, "absence": str(error)})
     return all_pictures
 
 
@@ -60,6 +64,8 @@ def _picture(run: TrainedRun) -> dict[str, Any]:
     backbone = run.parts.method.backbone
     with frozen(backbone):
         features = run.evaluation.reader.features(backbone, table, rows)
+    if absence := obstacle_to_map(features.vectors):
+        return {"absence": absence}
     points, variance_share = principal_plane(features.vectors)
     _, near = nearest_others(features.vectors, NEIGHBOURS)
     queries = hash_order(features.ids.cpu().numpy(), "queries")[:QUERIES].tolist()
@@ -74,6 +80,14 @@ def _picture(run: TrainedRun) -> dict[str, Any]:
         "neighbours": neighbours,
         "thumbnails": {image: _thumbnail(table, table_rows[image]) for image in pictured_images},
     }
+
+
+def obstacle_to_map(features: Tensor) -> str:
+    """Why there is no map of features [n, F]: too few images, or a single feature; empty if there is one."""
+    count, width = features.shape
+    if count < _FEWEST_IMAGES:
+        return f"a map needs {_FEWEST_IMAGES} images, and there {'is' if count == 1 else 'are'} {count}"
+    return f"a map needs {_FEWEST_FEATURES} features, and there is one" if width < _FEWEST_FEATURES else ""
 
 
 def principal_plane(features: Tensor) -> tuple[Tensor, float]:

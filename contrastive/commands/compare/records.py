@@ -11,7 +11,7 @@ from typing import Any
 
 from contrastive.errors import UsageError
 from contrastive.files import read_map
-from contrastive.runs import Run
+from contrastive.runs import WEIGHTS, Run
 
 #: What a run costs: keys of summary.json, and the speed, which metrics.jsonl holds per step.
 COSTS = (
@@ -39,6 +39,11 @@ class RunRecord:
     summary: Mapping[str, Any]
     environment: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of each file of initial weights; empty if there were none, or the run did not record it."""
+        return self.environment.get(WEIGHTS) or {}
 
     @cached_property
     def costs(self) -> dict[str, float | None]:

@@ -39,11 +39,17 @@ def render(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
         pictures: what :func:`contrastive.commands.compare.pictures.pictures` returns; may be empty.
     """
     names = [row["name"] for row in comparison["recipes"]]
+    absences = [
+        f"No picture of the features of {picture['name']}: {picture['absence']}."
+        for picture in pictures
+        if "absence" in picture
+    ]
+    pictures = [picture for picture in pictures if "absence" not in picture]
     plots = charts(comparison, pictures)
     return Template(_asset("report.html")).substitute(
         title=escape(", ".join(names) if len(names) < 6 else f"{names[0]} and {len(names) - 1} others"),
         facts=escape(_facts(comparison)),
-        notes=_list("notes", comparison["notes"]),
+        notes=_list("notes", [*comparison["notes"], *absences]),
         findings=_list("findings", sentences(comparison)),
         metrics="".join(
             f"<h3>{escape(table.title)}</h3>{_table(table)}" for table in metric_tables(comparison)

@@ -13,7 +13,7 @@ from contrastive.commands.compare.candidates import plan
 from contrastive.heads import Linear
 from contrastive.registry import load_registry
 from tests.support.comparisons import BASE, compared, refused
-from tests.support.fake_runs import write_run, write_runs
+from tests.support.fake_runs import PROTOCOLS, write_run, write_runs
 
 
 def test_runs_of_one_name_and_different_recipes_go_by_their_folders(runs, capsys):
@@ -176,3 +176,21 @@ def test_a_recipe_and_a_run_of_its_name_are_compared(recipes, children, runs, ca
 def test_seeds_begin_at_the_recipe_s_own(recipes):
     (candidate,) = plan([recipes[0]], 2, load_registry(), ["train.seed=7"])
     assert list(candidate.folders) == [7, 8]
+
+
+def test_runs_from_other_weights_of_one_name_are_two_candidates(runs, capsys):
+    recipe = {"backbone": {"name": "timm", "weights": "w.pth"}}
+    for name, digest in (("one", "a" * 64), ("two", "b" * 64)):
+        weights = {"initial_weights": {"backbone.weights": digest}}
+        write_run(runs / name, "base", 0, 0.8, recipe=recipe, environment=weights)
+    out = compared(capsys, str(runs / "one/base-seed0"), str(runs / "two/base-seed0"))
+    assert len(out["recipes"]) == 2
+    assert [*out["differing"]] == ["sha256.backbone.weights"]
+    assert any(note.startswith("w.pth (backbone.weights) was another file when") for note in out["notes"])
+
+
+def test_sentences_for_readers_do_not_forbid_a_ranking(runs, capsys):
+    remark = {"knn": {**PROTOCOLS["knn"], "remark": "k is 3"}, "linear": PROTOCOLS["linear"]}
+    write_run(runs, "base", 0, 0.8)
+    write_run(runs, "other", 0, 0.8, summary={"protocols": remark}, recipe={"loss": {"name": "margin"}})
+    assert len(compared(capsys, *(str(runs / f"{n}-seed0") for n in ("base", "other")))["recipes"]) == 2

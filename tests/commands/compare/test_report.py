@@ -10,6 +10,8 @@ import subprocess
 
 import pytest
 
+import contrastive
+from contrastive.cli import main
 from contrastive.commands.compare.candidates import gather, plan
 from contrastive.commands.compare.findings import analyse
 from contrastive.commands.compare.report import render, sentences
@@ -124,3 +126,31 @@ def test_a_browser_without_a_network_shows_it_dark_and_on_a_phone(page, tmp_path
     assert seen["width"] <= seen["window"]
     assert seen["background"] == "rgb(20, 24, 30)"
     assert seen["text"] == "rgb(228, 232, 238)"
+
+
+def test_a_picture_that_there_is_none_of_is_explained(comparison):
+    absence = {"name": "base", "seed": 0, "absence": "a map needs 3 images, and there is 1"}
+    text = body(render(comparison, [absence]))
+    assert "No picture of the features of base: a map needs 3 images, and there is 1." in text
+    assert 'id="features"' not in text
+    assert 'id="neighbours"' not in text
+
+
+def test_a_run_on_too_few_images_for_a_map_is_compared(tiny_recipe, tmp_path, tiny_data, capsys):
+    shutil.copytree(tiny_data / "train", tmp_path / "d/train")
+    (tmp_path / "d/test").mkdir()
+    shutil.copytree(tiny_data / "test/disc", tmp_path / "d/test/disc")
+    for extra in sorted((tmp_path / "d/test/disc").iterdir())[1:]:
+        extra.unlink()
+    sets = {"dataset.root": str(tmp_path / "d"), "train.epochs": 1}
+    run = contrastive.run(tiny_recipe, sets, out=tmp_path / "one")
+    assert main(["compare", str(run.folder), "--out", "c"]) == 0
+    assert "a map needs 3 images, and there is 1" in (tmp_path / "c/report.html").read_text()
+
+
+def test_a_folder_with_another_comparison_json_is_not_taken(runs, capsys):
+    folder = write_run(runs, "base", 0, 0.8)
+    (runs.parent / "mine").mkdir()
+    (runs.parent / "mine/comparison.json").write_text('{"recipes": "of my grandmother"}')
+    assert main(["compare", str(folder), "--out", "mine"]) == 2
+    assert "holds files that no comparison wrote" in capsys.readouterr().err

@@ -1,0 +1,119 @@
+"""What a run read when it began, its data and its initial weights, and whether that is still the same."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from contrastive.backbones import weights_file
+from contrastive.build import Data
+from contrastive.datasets import former_fingerprint_of, reading_of
+from contrastive.errors import UsageError
+from contrastive.recipe import Recipe, location_paths, signature_of
+
+#: Key of environment.json: SHA-256 of each file of weights that the backbone started from.
+WEIGHTS = "initial_weights"
+
+
+def initial_weights(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 (hex) of each file that the backbone starts from, by dotted path of the recipe.
+
+    The fingerprint of training holds their paths, not their content. Files that do not exist are left out.
+    """
+    return {key: digest for key, _, digest in _weights_files(recipe) if digest is not None}
+
+
+def require_same_weights(environment: Mapping[str, Any], recipe: Recipe, folder: Path) -> None:
+    """Raise UsageError if a run would continue from other weights than those that it started from."""
+    earlier = environment.get(WEIGHTS) or {}
+    for key, path, digest in _weights_files(recipe):
+        if digest is not None and earlier.get(key, digest) != digest:
+            raise UsageError(
+                f"{folder} holds a run that started from other weights: {path} ({key}) is another file now "
+                f"(SHA-256 {digest[:8]}, then {earlier[key][:8]}). Restore it, name another folder with "
+                "--out, or use --resume never to move the old run aside."
+            )
+
+
+def without_lost_weights(environment: Mapping[str, Any], recipe: Recipe) -> tuple[Recipe, str | None]:
+    """A recipe from which a trained run can be rebuilt: without initial weights that are gone or replaced.
+
+    Returns:
+        The recipe, and why the encoder before the first step cannot be rebuilt; None if it can.
+    """
+    earlier = environment.get(WEIGHTS) or {}
+    params, reasons = dict(recipe.backbone.params), []
+    parameters = signature_of(recipe.backbone.entry).parameters
+    for key, path, digest in _weights_files(recipe):
+        name = key.split(".")[1]
+        if parameters[name].default is not None or digest == earlier.get(key, digest) is not None:
+            continue
+        params[name] = None
+        state = "does not exist" if digest is None else "is not the file that the run started from"
+        reasons.append(f"its initial weights, {path}, are gone: the file {state}")
+    if not reasons:
+        return recipe, None
+    return replace(recipe, backbone=replace(recipe.backbone, params=params)), "; ".join(reasons)
+
+
+def _weights_files(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+    """Dotted path, path as written, and SHA-256 of each file of the backbone; None if there is none."""
+    for key, path in location_paths(recipe).items():
+        if not key.startswith("backbone."):
+            continue
+        try:
+            file = weights_file(Path(path))
+            status = file.stat()
+        except (OSError, UsageError):  # gone, or a variable in its path is
+            yield key, path, None
+        else:
+            yield key, path, _digest(file, status.st_mtime_ns, status.st_size) if file.is_file() else None
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(file: Path, _modified: int, _size: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def data_difference(before: str | None, data: Data) -> str:
+    """The data, and how this version reads it if the files are the same as before."""
+    if before is None or before != former_fingerprint_of(data.dataset):
+        return "the data"
+    reading = reading_of(data.dataset)
+    return f"the data (its files are the same, but this version reads them differently: {reading})"
+
+
+def changed_data(environment: Mapping[str, Any], summary: Mapping[str, Any], data: Data) -> str | None:
+    """A sentence if a run's own data set is no longer what it was trained on; None if it is.
+
+    Args:
+        environment, summary: of the run.
+        data: its data set, opened now.
+    """
+    before = environment.get("data")
+    if before in (None, data.fingerprint):
+        return None
+    reading = data_difference(before, data).removeprefix("the data").strip(" ()")
+    how = reading or _counts(summary.get("images") or {}, data)
+    return (
+        f"its data set is no longer what it was trained on ({how}), so metrics are not comparable with those "
+        "in its summary."
+    )
+
+
+def _counts(before: Mapping[str, int], data: Data) -> str:
+    """The number of images of each split, and what it was: ``train 40, test 12 instead of 20``."""
+    words = []
+    for name, table in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        count, earlier = len(table or ()), before.get(name, 0)
+        if count or earlier:
+            words.append(
+                f"{name} {count:,}" + (f" instead of {earlier:,}" if count != earlier and before else "")
+            )
+    same = before and not any("instead" in word for word in words)
+    return f"{', '.join(words)} images{' as before, but not the same' if same else ''}"
