@@ -3,8 +3,9 @@
     python scripts/compare_weights.py --against CHECKOUT [RECIPE ...]
 
 Each recipe (a shipped one, by name) is trained for 20 steps by the code of either checkout, in processes of
-one thread each. Exit code 0 if every tensor of the trained model has the same SHA-256, else 1. The
-interpreter that runs this script needs the plugins installed; from which checkout does not matter.
+one thread each. Exit code 0 if every tensor of the trained model has the same SHA-256, else 1, with the
+distance of the weights relative to their length. The interpreter that runs this script needs the plugins
+installed; from which checkout does not matter.
 """
 
 from __future__ import annotations
@@ -61,9 +62,21 @@ def train(checkout: Path, recipe: str, folder: Path) -> Path:
 
 def digests(run: Path) -> dict[str, str]:
     """Name -> SHA-256 of type, shape and bytes of every tensor of the model in a run's last checkpoint."""
+    return {name: digest(tensor) for name, tensor in model_of(run).items()}
+
+
+def model_of(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the model in a run's last checkpoint, by name."""
     checkpoint = max((run / "checkpoints").glob("step_*"))
-    model = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)["method"]
-    return {name: digest(tensor) for name, tensor in model.items()}
+    return torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)["method"]
+
+
+def distance(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> float:
+    """The distance of the floating-point tensors that both sides have, relative to the length of theirs."""
+    names = [name for name in ours.keys() & theirs.keys() if theirs[name].is_floating_point()]
+    apart = sum((ours[name].double() - theirs[name].double()).square().sum() for name in names)
+    length = sum(theirs[name].double().square().sum() for name in names)
+    return float((apart / length) ** 0.5)
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -86,12 +99,15 @@ def compare(recipe: str, against: Path) -> list[str]:
             folder = Path(scratch, name)
             folder.mkdir()
             require_imported(checkout, folder)
-            sides.append(digests(train(checkout, recipe, folder)))
-    ours, theirs = sides
+            run = train(checkout, recipe, folder)
+            sides.append((digests(run), model_of(run)))
+    (ours, our_model), (theirs, their_model) = sides
     names = differences(ours, theirs)
     result = "identical" if not names else f"{len(names)} differ"
     whole = hashlib.sha256("".join(f"{name} {ours[name]}\n" for name in sorted(ours)).encode()).hexdigest()
     print(f"{recipe:<24} {len(ours):>7}  {result:<12} {whole[:16]}", flush=True)
+    if names:
+        print(f"  relative distance of the weights: {distance(our_model, their_model):.1e}")
     for name in names:
         print(f"  {name}: {ours.get(name, 'absent')[:16]}, theirs {theirs.get(name, 'absent')[:16]}")
     return names

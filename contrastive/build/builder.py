@@ -12,6 +12,7 @@ from contrastive.augmentations import Pipeline
 from contrastive.build import rules
 from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.memory_guard import MemoryGuard
+from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
 from contrastive.evaluation import TimedProtocol
@@ -196,16 +197,24 @@ class Builder:
                 rules.callback_metrics(self.recipe, callbacks, protocols),
             )
             if optimizer is not None:
-                self._check_optimizer(optimizer, method)
+                self._fit_optimizer(optimizer, method)
         if method is None or optimizer is None or size is None:
             return None
         ready = [callback for callback in callbacks if callback is not None]
         return Composition(method, optimizer, pipelines, protocols, ready, sizes, size)
 
-    def _check_optimizer(self, optimizer: Optimizer, method: Method) -> None:
-        """Add a mistake if the optimizer rejects the method, as for a group that matches no parameter."""
+    def _fit_optimizer(self, optimizer: Optimizer, method: Method) -> None:
+        """Set the mode of the modules that the optimizer will freeze.
+
+        Add a mistake if the optimizer rejects the method, as for a group that matches no parameter.
+        """
         images = self.recipe.train.batch_size * self.recipe.train.accumulate
-        self.attempt("optimizer", lambda: optimizer.check(method, images))
+
+        def check() -> None:
+            optimizer.check(method, images)
+            method.freeze_modules(optimizer.frozen_parameters(method))
+
+        self.attempt("optimizer", check)
 
 
 def untrained_of(
@@ -215,7 +224,7 @@ def untrained_of(
     backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
     assert backbone is not None  # they have been built before
     assert head is not None
-    return backbone.to(device).to(memory_format=torch.channels_last), head.to(device)
+    return in_channels_last(backbone, device), head.to(device)
 
 
 def build(

@@ -22,7 +22,7 @@ from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
 from contrastive.registry import Registry, load_registry
 from contrastive.runs import skipped_files
-from contrastive.text import byte_count
+from contrastive.text import abbreviate, byte_count
 from contrastive.training import BufferSnapshot, Method, chunk_warning, is_chunked, resolve_precision
 
 _PROBES = (4, 8)  # images of the forward passes that measure activations
@@ -109,6 +109,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
             "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),
             "method": _count(method),
         },
+        **({"frozen": frozen} if (frozen := _frozen(method)) else {}),
         "steps_per_epoch": steps_per_epoch,
         "steps": min(steps, train.max_steps or steps),
         "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
@@ -141,6 +142,15 @@ def _parts(recipe: Recipe) -> dict[str, str]:
         "loss": ", ".join(spec.name for _, spec in recipe.losses),
         "optimizer": recipe.optimizer.name,
         "protocols": ", ".join(recipe.evaluate.protocols),
+    }
+
+
+def _frozen(method: Method) -> dict[str, str]:
+    """The modules that are frozen, whole or in part, by the mode in which a step runs them."""
+    whole, partial = method.frozen_modules
+    return {
+        **({"evaluation_mode": abbreviate(whole)} if whole else {}),
+        **({"training_mode_because_frozen_in_part": abbreviate(partial)} if partial else {}),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from contrastive.comparison import Comparison
 from contrastive.parts import Loss
@@ -41,5 +42,8 @@ class NTXent(Loss):
 
     def compare(self, comparison: Comparison) -> Tensor:
         rows = comparison.rows(1 / self.temperature, anchor=self.anchor)
-        partition = torch.logaddexp(rows.positives.lse[0], rows.negatives.lse[0])
-        return partition - rows.positives.mean / self.temperature  # [R]
+        positive, negative = rows.positives.lse[0], rows.negatives.lse[0]
+        # log(P + N) - log P, not as a difference of logarithms, in which a small one would be lost.
+        share_of_negatives = -logsigmoid(positive - negative)
+        surplus = positive - rows.positives.mean / self.temperature  # at least log(count)
+        return share_of_negatives + torch.where(rows.positives.count > 1, surplus, 0)  # [R]

@@ -24,7 +24,8 @@ class AdamWPart(ScheduledOptimizer):
         schedule: of the rate after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too.
         groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first match applies.
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true`` (and ``statistics: moving`` to let
+            batch norm gather statistics); the first match applies.
     """
 
     states_per_parameter = 2  # the first and the second moment

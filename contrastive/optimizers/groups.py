@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from contrastive.errors import UsageError, did_you_mean
+from contrastive.kinds import Addition
 from contrastive.optimizers.rates import NonNegative, Positive, Schedule
 
 _NORMS = (
@@ -29,7 +30,10 @@ class Group(BaseModel):
         schedule: of the rate after the optimizer's warm-up.
         lr_scale: factor of the optimizer's peak rate.
         weight_decay: replaces the optimizer's.
-        freeze: whether the parameters keep their initial values; excludes the other settings.
+        freeze: whether the parameters keep their initial values; excludes the settings above.
+        statistics: of batch norm in modules whose parameters are all frozen: ``fixed`` runs such modules in
+            evaluation mode in every step, so that dropout and stochastic depth are off too; ``moving`` runs
+            them in training mode.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -39,11 +43,14 @@ class Group(BaseModel):
     lr_scale: Positive = 1.0
     weight_decay: NonNegative | None = None
     freeze: bool = False
+    statistics: Annotated[Literal["fixed", "moving"], Addition()] = "fixed"
 
     @model_validator(mode="after")
     def _frozen_is_all(self) -> Group:
         if self.freeze and (self.schedule or self.lr_scale != 1 or self.weight_decay is not None):
             raise ValueError("freeze: true takes no schedule, lr_scale or weight_decay")
+        if self.statistics == "moving" and not self.freeze:
+            raise ValueError("statistics: moving is for frozen parameters; add freeze: true or drop it")
         return self
 
     def matches(self, name: str) -> bool:
@@ -61,18 +68,25 @@ class RuleParameters(NamedTuple):
 
 
 class ParameterSplit(NamedTuple):
-    """Rules applied to a model: the parameters to train, by rule, and those to freeze."""
+    """Rules applied to a model.
+
+    Attributes:
+        groups: the parameters to train, by rule.
+        to_freeze: those to freeze.
+        at_rest: those of them whose modules keep their statistics too.
+    """
 
     groups: list[RuleParameters]
     to_freeze: list[nn.Parameter]
+    at_rest: list[nn.Parameter]
 
 
 def assign(model: nn.Module, rules: Sequence[Group] = ()) -> list[RuleParameters]:
     """The groups of :func:`split_parameters`, after freezing the parameters of rules that freeze."""
-    groups, to_freeze = split_parameters(model, rules)
-    for parameter in to_freeze:
+    split = split_parameters(model, rules)
+    for parameter in split.to_freeze:
         parameter.requires_grad_(False)
-    return groups
+    return split.groups
 
 
 def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> ParameterSplit:
@@ -92,12 +106,14 @@ def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> Parameter
     everything = [*rules, Group(match="*")]
     owner = {name: next(i for i, rule in enumerate(everything) if rule.matches(name)) for name in parameters}
     to_freeze: list[nn.Parameter] = []
+    at_rest: list[nn.Parameter] = []
     for i, rule in enumerate(rules):
         own = [parameters[name] for name in parameters if owner[name] == i]
         if not own:
             raise UsageError(f"optimizer.groups[{i}]: {_no_match_message(rule, list(parameters))}")
         if rule.freeze:
             to_freeze += own
+            at_rest += own if rule.statistics == "fixed" else []
         elif not any(parameter.requires_grad for parameter in own):
             raise UsageError(
                 f"optimizer.groups[{i}]: every parameter that matches '{rule.match}' is frozen or an average "
@@ -116,7 +132,7 @@ def split_parameters(model: nn.Module, rules: Sequence[Group] = ()) -> Parameter
     if not any(group.weights or group.norms_and_biases for group in by_rule):
         raise UsageError("Nothing to train: every parameter of the model is frozen.")
     *groups, rest = by_rule
-    return ParameterSplit([rest, *groups], to_freeze)
+    return ParameterSplit([rest, *groups], to_freeze, at_rest)
 
 
 def _no_match_message(rule: Group, parameter_names: Sequence[str]) -> str:

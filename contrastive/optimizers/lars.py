@@ -137,7 +137,8 @@ class LARSPart(ScheduledOptimizer):
         schedule: of the rate after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too (SimCLR, BYOL: no).
         groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first match applies.
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true`` (and ``statistics: moving`` to let
+            batch norm gather statistics); the first match applies.
     """
 
     norm_and_bias_options = {"adapt": False}  # noqa: RUF012

@@ -62,6 +62,10 @@ class ScheduledOptimizer(Optimizer):
         """Raise UsageError if :meth:`build` would; freezes nothing."""
         self._over(split_parameters(model, self.groups).groups, batch_size)
 
+    def frozen_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """Those of ``groups`` with ``freeze: true`` and fixed statistics."""
+        return split_parameters(model, self.groups).at_rest
+
     def _over(self, rules: Sequence[RuleParameters], batch_size: int) -> torch.optim.Optimizer:
         """The torch optimizer over the parameters of each rule."""
         peak = peak_rate(self.lr, batch_size)

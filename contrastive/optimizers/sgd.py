@@ -25,7 +25,8 @@ class SGDPart(ScheduledOptimizer):
         schedule: of the rate after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too (MoCo, SimSiam: yes).
         groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true``; the first match applies.
+            ``lr_scale`` and ``weight_decay``, or with ``freeze: true`` (and ``statistics: moving`` to let
+            batch norm gather statistics); the first match applies.
     """
 
     def __init__(

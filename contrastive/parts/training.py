@@ -64,6 +64,15 @@ class Optimizer(Part, ABC):
             return
         self.build(model, batch_size)
 
+    def frozen_parameters(self, model: nn.Module) -> Sequence[nn.Parameter]:
+        """The parameters of ``model`` that :meth:`build` freezes together with the statistics of batch norm.
+
+        Called before :meth:`build`; ``model`` does not change. A module that only such parameters make up
+        runs in evaluation mode in every step, with all modules inside it and its copies in a target. By
+        default none.
+        """
+        return ()
+
     @abstractmethod
     def factor(self, group: Mapping[str, Any], step: int, steps: int, steps_per_epoch: int) -> float:
         """The factor on the peak learning rate of ``group`` at the 0-based optimizer step."""

@@ -9,6 +9,7 @@ import torch
 
 from contrastive.backbones import mismatch
 from contrastive.build import Composition, Data, DataSets, build
+from contrastive.convolutions import in_channels_last
 from contrastive.data import reading_version
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.evaluation import Evaluation
@@ -69,7 +70,7 @@ def load(
     if reason := mismatch(parts.method, weights):
         raise UsageError(f"{folder}: its checkpoint does not fit these images or overrides: it {reason}.")
     parts.method.load_state_dict(weights)
-    parts.method.to(device).to(memory_format=torch.channels_last)
+    in_channels_last(parts.method, device)
     transform = (run.transform or _as_begun_now(run, trained, recipe, data, parts)).at(parts.image_size)
     evaluation = evaluation_of(recipe, data, parts, device, transform=transform)
     return TrainedRun(recipe, data, parts, evaluation, untrained_obstacle)

@@ -14,6 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 
+from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError, did_you_mean
 
@@ -29,7 +30,7 @@ def move_to_device(method: M, device: torch.device) -> M:
         from timm.layers import convert_sync_batchnorm  # torch's own loses the activation in timm's layers
 
         method = convert_sync_batchnorm(method)
-    return method.to(device).to(memory_format=torch.channels_last)
+    return in_channels_last(method, device)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

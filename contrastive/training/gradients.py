@@ -226,7 +226,8 @@ def chunk_warning(method: Method, chunk_size: int | None, batch_size: int) -> st
     """What chunks change if batch norm sees them instead of the batch; None if they change nothing."""
     if not is_chunked(chunk_size, batch_size):
         return None
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules()):
+    modules = method.modules_in_training_mode()
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
         return None
     return (
         f"batch norm sees chunks of {chunk_size} images, not the batch of {batch_size}, "

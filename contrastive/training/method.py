@@ -7,7 +7,7 @@ call the parts at each step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
 from contrastive.parts import Backbone, Head, Loss, Negatives, StepPart, Target
+from contrastive.training.frozen_modules import FrozenModules, bind_target, frozen_modules
 from contrastive.training.stages import Stages
 from contrastive.values import Progress
 
@@ -49,6 +50,9 @@ class Method(nn.Module):
         online_views, target_views: which views each side sees.
         joint: whether views of one size pass as one batch, so that batch norm sees them together;
             otherwise one forward pass per view.
+
+    Attributes:
+        frozen_modules: the modules that :meth:`freeze_modules` has set to evaluation mode.
     """
 
     def __init__(
@@ -83,7 +87,8 @@ class Method(nn.Module):
             if any(source.offers(o, t) for source in negatives)
         ]
         self.stages = Stages()
-        target.bind(nn.Sequential(backbone, head))
+        self._copies = bind_target(target, backbone, head)
+        self.frozen_modules = FrozenModules()
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """A stage of a step, for the profiler (:mod:`contrastive.training.stages`)."""
@@ -190,6 +195,34 @@ class Method(nn.Module):
         by_view = dict(enumerate(views))
         encoding = self.encode(by_view)
         return self.loss(encoding, self.keys(by_view, encoding), ids, labels, progress or Progress())
+
+    # -- frozen modules -------------------------------------------------------------------------------
+
+    def freeze_modules(self, parameters: Collection[nn.Parameter]) -> None:
+        """From the next :meth:`train` on, modules that ``parameters`` make up wholly are in evaluation mode.
+
+        So are their copies in the target. A copy follows its original, not its own parameters.
+        """
+        copies = [self.get_submodule(name) for names in self._copies.values() for name in names]
+        copied_parameters = {id(parameter) for module in copies for parameter in module.parameters()}
+        self.frozen_modules = frozen_modules(self, [p for p in parameters if id(p) not in copied_parameters])
+
+    def train(self, mode: bool = True) -> Method:
+        """Training mode, except for frozen modules; or evaluation mode."""
+        super().train(mode)
+        for name in self._in_evaluation_mode:
+            self.get_submodule(name).eval()
+        return self
+
+    @property
+    def _in_evaluation_mode(self) -> list[str]:
+        """Names of the outermost modules that every step runs in evaluation mode."""
+        return [each for name in self.frozen_modules.whole for each in (name, *self._copies.get(name, ()))]
+
+    def modules_in_training_mode(self) -> Iterator[nn.Module]:
+        """The modules that a step runs in training mode."""
+        outermost = tuple(f"{name}." for name in self._in_evaluation_mode)
+        yield from (m for name, m in self.named_modules() if not f"{name}.".startswith(outermost))
 
     # -- what parts do at each step -------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from contrastive.comparison import Comparison
 from contrastive.kinds import hookimpl
@@ -79,7 +80,7 @@ class _ReweightingLoss(Loss):
         negative = self._negatives(rows.negatives.lse, count)  # log R
         if share:
             negative = self._debiased(positive, negative, count)
-        return torch.logaddexp(positive, negative) - positive  # [R]
+        return -logsigmoid(positive - negative)  # [R]; log(p + N) - log p, but precise if it is small
 
     def _scales(self) -> list[float]:
         """Scales of the negatives' weighted sum, and of the sum of their weights."""

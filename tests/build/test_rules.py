@@ -18,7 +18,7 @@ from contrastive.heads import MLP, NoHead
 from contrastive.kinds import InFeatures, hookimpl
 from contrastive.optimizers import AdamWPart, LARSPart, SGDPart
 from contrastive.parts import Callback, Negatives, Optimizer
-from contrastive.recipe import Recipe, load_recipe
+from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import Registry, load_registry
 from tests.support.same import assert_same
 
@@ -100,6 +100,39 @@ def test_building_a_recipe_freezes_nothing_and_check_counts_as_after_the_freeze(
     before, after = check(tiny_recipe), check(tiny_recipe, [FREEZE_CONV])
     assert before["parameters"]["trained"] - after["parameters"]["trained"] == conv.numel()
     assert before["parameters"]["method"] == after["parameters"]["method"]
+
+
+def modes(method: nn.Module) -> dict[str, bool]:
+    return {name: module.training for name, module in method.named_modules()}
+
+
+@pytest.mark.parametrize("target", ["shared", "ema"])
+def test_a_frozen_backbone_is_in_evaluation_mode_in_every_step(target, tiny_recipe, registry):
+    sets = [f"target={target}", "optimizer.groups=[{match: 'backbone.*', freeze: true}]"]
+    method = build(load_recipe(tiny_recipe, sets, registry))[1].method.eval().train()
+    trained = {name for name, training in modes(method).items() if training}
+    assert {"backbone", "target.encoder.0"} & trained == set()
+    assert {"", "head", "target"} | ({"target.encoder.1"} if target == "ema" else set()) <= trained
+    moving = [sets[0], "optimizer.groups=[{match: 'backbone.*', freeze: true, statistics: moving}]"]
+    assert all(modes(build(load_recipe(tiny_recipe, moving, registry))[1].method.train()).values())
+
+
+def test_check_lists_what_is_frozen_whole_and_in_part(tiny_recipe):
+    assert "frozen" not in check(tiny_recipe)
+    patterns = ("backbone.layer1.*", "backbone.layer2.0.bn1.weight")
+    groups = ", ".join(f"{{match: '{pattern}', freeze: true}}" for pattern in patterns)
+    assert check(tiny_recipe, [f"optimizer.groups=[{groups}]"])["frozen"] == {
+        "evaluation_mode": "backbone.net.layer1",
+        "training_mode_because_frozen_in_part": "backbone.net.layer2.0.bn1",
+    }
+
+
+def test_fixed_statistics_are_what_a_fingerprint_without_the_key_means(tiny_recipe, registry):
+    def fingerprint(extra: str) -> str:
+        groups = f"optimizer.groups=[{{match: 'backbone.*', freeze: true{extra}}}]"
+        return training_fingerprint(load_recipe(tiny_recipe, [groups], registry), "data")
+
+    assert fingerprint("") == fingerprint(", statistics: fixed") != fingerprint(", statistics: moving")
 
 
 def test_an_optimizer_without_a_check_is_checked_on_a_copy(tiny_recipe, registry):

@@ -525,6 +525,8 @@ def test_groups_in_a_recipe_survive_its_dump(tmp_path, name):
     [
         ('[{match: "head.*", freeze: true, lr_scale: 2}]', "freeze: true takes no schedule, lr_scale"),
         ('[{match: "head.*", freeze: true, weight_decay: 0}]', "freeze: true takes no"),
+        ('[{match: "head.*", statistics: moving}]', "add freeze: true"),
+        ('[{match: "head.*", freeze: true, statistics: still}]', "'fixed' or 'moving'"),
         ('[{match: "head.*", lr_scale: 0}]', "greater than 0"),
         ('[{match: "head.*", lr_sale: 2}]', "no key 'lr_sale'. Did you mean 'lr_scale'"),
         ("[{lr_scale: 2}]", "match"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import contrastive_negatives
 import pytest
@@ -15,6 +16,7 @@ from contrastive.comparison import Comparison
 from contrastive.losses import NTXent
 from contrastive.testing import checks
 from contrastive.values import Memory
+from tests.support import exact
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -143,3 +145,25 @@ def test_false_negatives_cost_less():
 @pytest.mark.parametrize("check", checks(contrastive_negatives), ids=str)
 def test_conformance(check):
     check()
+
+
+def exact_reweighted(t, share, beta):
+    """:func:`reweighted_loss` of a row in decimal arithmetic."""
+    t, share, beta = Decimal(t), Decimal(share), Decimal(beta)
+
+    def of(positives, negatives):
+        (p,), m = [(s / t).exp() for s in positives], len(negatives)
+        weights = [(beta * s / t).exp() for s in negatives]
+        r = m * sum(w * (s / t).exp() for w, s in zip(weights, negatives, strict=True)) / sum(weights)
+        return (1 + max((r - share * m * p) / (1 - share), m * (-1 / t).exp()) / p).ln()
+
+    return of
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_small_loss_and_its_gradient_keep_their_relative_precision(share, beta):
+    z = exact.near_one_hot(4, 0.3)
+    loss = HardNegative(0.01, share, beta) if beta else Debiased(0.01, share)
+    reference = exact.value_and_gradients(z, exact_reweighted(0.01, share, beta))
+    exact.assert_close(loss(*z), z, reference, 1e-11)
