@@ -17,8 +17,11 @@ from torch.nn import functional as F
 
 M = TypeVar("M", bound=nn.Module)
 
-#: Floats of the widest vector register.
-_FEWEST_CHANNELS = 16
+
+def _register_floats() -> int:
+    """Floats in a vector register of this CPU."""
+    has_avx512 = getattr(torch.cpu, "_is_avx512_supported", lambda: True)
+    return 16 if has_avx512() else 8
 
 
 class SubsampledConv2d(nn.Conv2d):
@@ -35,12 +38,12 @@ class SubsampledConv2d(nn.Conv2d):
 
 
 def overwrites_memory(convolution: nn.Conv2d) -> bool:
-    """Whether the weight gradient of a convolution may overwrite memory, in channels-last on some x86 CPU."""
+    """Whether the weight gradient of a convolution may overwrite memory, in channels-last on this CPU."""
     return (
         convolution.kernel_size == (1, 1)
         and convolution.stride != (1, 1)
         and convolution.padding in ((0, 0), "valid")
-        and convolution.in_channels // convolution.groups < _FEWEST_CHANNELS
+        and convolution.in_channels // convolution.groups < _register_floats()
     )
 
 

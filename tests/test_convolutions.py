@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import nn
 
+from contrastive import convolutions
 from contrastive.backbones import Timm
 from contrastive.convolutions import SubsampledConv2d, in_channels_last
 
@@ -27,6 +28,11 @@ for channels in (1, 4, 7):
         net(x.requires_grad_()).square().sum().backward()
 print("survived")
 """
+
+
+@pytest.fixture
+def _avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: True)
 
 
 def test_steps_of_narrow_strided_convolutions_survive():
@@ -59,17 +65,26 @@ def test_the_detour_computes_the_same(stride, groups, size):
 @pytest.mark.parametrize(
     ("arguments", "options"),
     [
-        ((8, 16, 1), {}),
+        ((8, 16, 1, 1), {}),
         ((8, 16, 3, 2), {"padding": 1}),
         ((8, 16, 1, 2), {"padding": 1}),
         ((16, 8, 1, 2), {}),
         ((64, 64, 1, 2), {"groups": 4}),
     ],
 )
+@pytest.mark.usefixtures("_avx512")
 def test_other_shapes_stay_as_they_are(arguments, options):
     convolution = nn.Conv2d(*arguments, **options)
     assert type(in_channels_last(nn.Sequential(convolution), CPU)[0]) is nn.Conv2d
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("has_avx512", "channels"), [(False, 8), (True, 16)])
+def test_the_fewest_channels_are_those_of_a_vector_register(has_avx512, channels, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: has_avx512)
+    assert convolutions.overwrites_memory(nn.Conv2d(channels - 1, 64, 1, 2))
+    assert not convolutions.overwrites_memory(nn.Conv2d(channels, 64, 1, 2))
+    assert convolutions.overwrites_memory(nn.Conv2d(channels, channels, 1, 2, groups=2))
 
 
 def test_other_classes_and_other_devices_stay_as_they_are():
@@ -93,6 +108,7 @@ def test_a_copy_computes_with_its_own_weights():
     assert list(net.state_dict()) == ["0.weight", "0.bias"]
 
 
+@pytest.mark.usefixtures("_avx512")
 def test_timm_loads_the_export_of_a_narrow_network(tmp_path):
     options = {"width": 0.125}
     backbone = in_channels_last(Timm(3, 64, model="resnet18", stem="small", options=options), CPU).eval()

@@ -18,7 +18,7 @@ KIND_PACKAGES = {
 FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
-    "monitors", "lazy", "moved", "timm_models", "paths",
+    "monitors", "lazy", "moved", "timm_models", "paths", "convolutions",
 }  # fmt: skip
 
 #: The Python files directly in the package.
@@ -78,7 +78,11 @@ IMPORTS: dict[str, set[str]] = {
     "augmentations": {"comparison", "parts", *GROUND} - {"hookspecs", "files", "versions"},
     "registry": {"kinds", "errors", "hookspecs", "versions"},
     "recipe": {"kinds", "errors", "registry", "paths"},
-    "training.method": {"kinds", "errors", "values", "parts", "comparison", "rng", "training.stages"},
+    "training.method": {
+        *{"kinds", "errors", "values", "parts", "comparison", "rng", "training.stages"},
+        "training.frozen_modules",
+    },
+    "training.frozen_modules": {"parts"},
     "training.stages": set(),
     "training.metrics_file": {"distributed", "errors", "files"},
     "runs.display": {"kinds"},
