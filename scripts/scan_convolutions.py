@@ -79,7 +79,8 @@ def step(shape: Shape) -> list[torch.Tensor]:
     x = x.contiguous(memory_format=LAYOUTS[shape.layout]).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=shape.precision == "bf16"):
         y = convolution(x).float()
-    return list(torch.autograd.grad((y * torch.randn_like(y)).sum(), [convolution.weight, x]))
+    weights = torch.randn(y.shape)  # not randn_like, which draws in the order of y's memory
+    return list(torch.autograd.grad((y * weights).sum(), [convolution.weight, x]))
 
 
 def fault(shape: Shape) -> str | None:
