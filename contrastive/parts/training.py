@@ -86,6 +86,7 @@ class RunState(typing.Protocol):
     Attributes:
         name, folder: the name of the run and its folder.
         step, steps: optimizer steps taken, and in total; within ``step_done``, step is the reported step.
+            A run whose callbacks read ``steps`` cannot be made longer later, because they may act on it.
         epoch, epochs: epochs completed, and in total; within ``step_done``, epoch is the 1-based epoch of
             the reported step.
         steps_per_epoch: optimizer steps per epoch.
@@ -100,13 +101,14 @@ class RunState(typing.Protocol):
 
     name: str
     folder: Path
-    steps: int
     epochs: int
     steps_per_epoch: int
     method: Any
 
     @property
     def step(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
     @property
     def epoch(self) -> int: ...
     @property

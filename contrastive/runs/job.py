@@ -265,8 +265,7 @@ class Job:
             raise UsageError(f"{engine.folder} holds no checkpoint to resume from; drop --resume must.")
         else:
             engine.metrics.truncate(0)
-        for callback in engine.callbacks:
-            callback.run_started(engine.run)
+        engine.run.notify(engine.callbacks, lambda callback: callback.run_started(engine.run))
 
 
 _EVALUATION_ADVICE = "while evaluating: free memory, or remove protocols from evaluate."

@@ -34,6 +34,8 @@ from contrastive.runs.display import Display
 from contrastive.runs.folder import TRANSFORM, Run, environment_of
 from contrastive.runs.inputs import WEIGHTS, data_difference, initial_weights, require_same_weights
 from contrastive.runs.process_guard import folder_lock
+from contrastive.text import quantity
+from contrastive.training import LENGTH_WAS_READ, Checkpoints
 from contrastive.versions import git_commit, versions
 
 Resume = Literal["auto", "never", "must"]
@@ -105,6 +107,7 @@ def begin(
     environment = {
         "fingerprint": training_fingerprint(recipe, data.fingerprint),
         "epochs": recipe.train.epochs,
+        "max_steps": recipe.train.max_steps,
         "shorter_before": earlier,
         "data": data.fingerprint,
         WEIGHTS: before.get(WEIGHTS) if before else initial_weights(recipe),
@@ -135,8 +138,8 @@ def _move_aside(folder: Path) -> Path:
 
 
 def earlier_fingerprints(folder: Path, recipe: Recipe, data: Data, registry: Registry) -> list[str]:
-    """Fingerprints under which this run was trained before: with fewer epochs, or set to stop at a non-finite
-    step.
+    """Fingerprints under which this run was trained before: with fewer epochs or steps, or set to stop at a
+    non-finite step.
 
     Args:
         folder: of the run.
@@ -152,39 +155,98 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: Data, registry: Reg
     if trained_as == training_fingerprint(recipe, data.fingerprint):
         return earlier
     before = Run(folder).recipe((), registry)
-    epochs = environment.get("epochs", before.train.epochs)  # a kill may have left only recipe.yaml new
-    longer, obstacles = recipe.train.epochs > epochs, _obstacles_to_extension(recipe, epochs)
-    shorter = {"epochs": epochs} if longer and not obstacles else {}
+    # A kill may have left only recipe.yaml new.
+    length = {key: environment.get(key, getattr(before.train, key)) for key in ("epochs", "max_steps")}
+    before = replace(before, train=before.train.model_copy(update=length))
     # A run that stops at a non-finite step has skipped none so far, just like one that skips them.
     stopping = [{}, {"nonfinite": "stop"}] if recipe.train.nonfinite == "skip" else [{}]
-    for policy in stopping:
-        train = recipe.train.model_copy(update={**shorter, **policy})
-        if trained_as == training_fingerprint(replace(recipe, train=train), data.fingerprint):
+
+    def is_trained_as(**changes: Any) -> bool:
+        trains = (recipe.train.model_copy(update={**changes, **policy}) for policy in stopping)
+        fingerprints = (
+            training_fingerprint(replace(recipe, train=train), data.fingerprint) for train in trains
+        )
+        return trained_as in fingerprints
+
+    if is_trained_as():
+        return [*earlier, trained_as]
+    advice = ""
+    if is_trained_as(**length):
+        advice = _refusal_of_length(folder, before, recipe, len(data.train))
+        if not advice:
             return [*earlier, trained_as]
     differences = _differences(before, recipe)
     if environment.get("data") != data.fingerprint:
         differences.append(data_difference(environment.get("data"), data))
-    advice = ""
-    if longer and obstacles:
-        advice = f" {'; '.join(obstacles)}, so a longer run is a different run."
-        if "weights" in recipe.backbone.params:
-            advice += f" It can start from these weights: --set backbone.weights={folder / 'backbone'}."
     raise UsageError(
         f"{folder} holds another run; different: {', '.join(differences) or 'the version of a part'}.{advice}"
         " Name another folder with --out, or use --resume never to move the old one aside."
     )
 
 
-def _obstacles_to_extension(recipe: Recipe, epochs: int) -> list[str]:
-    """Why a run of ``epochs`` epochs cannot be made longer: schedules that make each step depend on the total
-    number (``optimizer.schedule: cosine``), or a callback that acted on the last evaluation."""
-    obstacles = [f"{path}: {value} spans the epochs" for path, value in spanning_parameters(recipe).items()]
-    every = recipe.evaluate.every
-    if recipe.acts_on_validation and (every == 0 or epochs % every):
-        obstacles.append(
-            f"a callback acted on an evaluation after epoch {epochs}, which a longer run does not have"
+def _refusal_of_length(folder: Path, before: Recipe, recipe: Recipe, images: int) -> str:
+    """Why a run cannot get the length that ``recipe`` gives it, in sentences; empty if it can.
+
+    Args:
+        folder: of the run.
+        before: its recipe, of another length.
+        recipe: the same recipe with the new length.
+        images: in an epoch.
+    """
+    old_steps, steps = _steps(before, images), _steps(recipe, images)
+    if recipe.train.epochs < before.train.epochs or steps < old_steps:
+        return (
+            f" A run cannot be made shorter: this one has {quantity(before.train.epochs, 'epoch')} and "
+            f"{quantity(old_steps, 'step')}, not {recipe.train.epochs} and {steps:,}."
         )
-    return obstacles
+    obstacles = _obstacles_to_extension(
+        folder, before, recipe, ends_early=old_steps < _full_steps(before, images)
+    )
+    if not obstacles:
+        return ""
+    advice = f" {'; '.join(obstacles)}, so a longer run is a different run."
+    if "weights" in recipe.backbone.params:
+        advice += f" It can start from these weights: --set backbone.weights={folder / 'backbone'}."
+    return advice
+
+
+def _full_steps(recipe: Recipe, images: int) -> int:
+    """The optimizer steps of all epochs of a recipe, which its schedules span."""
+    train = recipe.train
+    return images // train.batch_size // train.accumulate * train.epochs
+
+
+def _steps(recipe: Recipe, images: int) -> int:
+    """The optimizer steps of a recipe's run, unless a callback stops it."""
+    steps = _full_steps(recipe, images)
+    return min(steps, recipe.train.max_steps or steps)
+
+
+def _obstacles_to_extension(folder: Path, before: Recipe, recipe: Recipe, ends_early: bool) -> list[str]:
+    """Why a run cannot be made longer: a part made earlier steps depend on its length.
+
+    Schedules span the epochs (``optimizer.schedule: cosine``), whatever ``max_steps`` is. A callback may have
+    acted on the number of steps, or on an evaluation that the longer run does not have. The last checkpoint
+    of a run that ``ends_early`` (at ``max_steps``) undoes that evaluation if no earlier version wrote it.
+    """
+    obstacles = []
+    epochs, every = before.train.epochs, recipe.evaluate.every
+    if recipe.train.epochs > epochs:
+        obstacles = [
+            f"{path}: {value} spans the epochs" for path, value in spanning_parameters(recipe).items()
+        ]
+        if not ends_early and recipe.acts_on_validation and (every == 0 or epochs % every):
+            obstacles.append(
+                f"a callback acted on an evaluation after epoch {epochs}, which a longer run does not have"
+            )
+    if not recipe.callbacks or obstacles:
+        return obstacles
+    state = Checkpoints(folder / "checkpoints", "", lambda message: None).newest() or {LENGTH_WAS_READ: False}
+    if state.get(LENGTH_WAS_READ):
+        return ["a callback has read the number of steps (run.steps)"]
+    if ends_early and LENGTH_WAS_READ not in state:
+        return ["an earlier version trained it and did not record whether its callbacks acted on its length"]
+    return []
 
 
 def _differences(before: Recipe, after: Recipe) -> list[str]:

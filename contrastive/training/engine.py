@@ -20,6 +20,7 @@ Who does what in one step. To follow it, read this file, gradients.py and method
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -45,7 +46,7 @@ from contrastive.training.health import Health
 from contrastive.training.live_run import LiveRun
 from contrastive.training.method import Method
 from contrastive.training.metrics_file import MetricsFile
-from contrastive.training.state import Evaluator, Metrics, Settings, State, Throughput
+from contrastive.training.state import LENGTH_WAS_READ, Evaluator, Metrics, Settings, State, Throughput
 from contrastive.values import Batch, Progress, never
 
 
@@ -121,6 +122,8 @@ class Engine:
         )
         # Metrics of the last step, on their way from the device.
         self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
+        # The run before it ended at ``max_steps``: a longer one continues from there.
+        self._before_end: dict[str, Any] | None = None
         self._clock = time.perf_counter()
         self._throughput = Throughput()
 
@@ -162,10 +165,11 @@ class Engine:
             if self.interrupted():
                 raise Interrupted("interrupted")
         self._flush()
+        if self.total_steps > self.steps == state.step:
+            self._before_end = self._position()
         state.epoch, state.batch = state.epoch + 1, 0
         state.evaluation_due = True
-        for callback in self.callbacks:
-            callback.epoch_done(self.run, state.epoch)
+        self.run.notify(self.callbacks, lambda callback: callback.epoch_done(self.run, state.epoch))
 
     def _step(self, micro: Sequence[Batch]) -> None:
         """One optimizer step over its micro-batches; candidates come from one micro-batch only."""
@@ -236,8 +240,7 @@ class Engine:
             return
         self.accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=int(metrics["step"]))
         with self.run.reporting(metrics, comparison):
-            for callback in self.callbacks:
-                callback.step_done(self.run, metrics)
+            self.run.notify(self.callbacks, lambda callback: callback.step_done(self.run, metrics))
 
     def _finish_epoch(self) -> None:
         """Evaluate if the recipe asks for it, remember the best, and save; after the last step too."""
@@ -250,8 +253,8 @@ class Engine:
             self.run.log(metrics, self.evaluator.description())
             ranking = self.run.ranking_metric = self.evaluator.ranking_metric(metrics)
             better = ranking is not None and state.note_best(metrics[ranking])
-            for callback in self.callbacks:
-                callback.evaluated(self.run, {"step": state.step, "epoch": state.epoch, **metrics})
+            line = {"step": state.step, "epoch": state.epoch, **metrics}
+            self.run.notify(self.callbacks, lambda callback: callback.evaluated(self.run, line))
         state.evaluation_due = False
         state.stopped = on_first(lambda: state.stopped)
         if better or self._is_over or state.epoch % self.settings.checkpoint_every == 0:
@@ -284,17 +287,40 @@ class Engine:
             "unreadable": union(self.loader.unreadable),
             "skipped": self.health.skipped,
             "metrics_bytes": self.metrics.seal(),
+            LENGTH_WAS_READ: self.run.length_was_read,
+            "before_end": self._before_end,
+        }
+
+    def _position(self) -> dict[str, Any]:
+        """Where the run is, between two steps: what the end of an epoch and an evaluation change."""
+        return {
+            "progress": self.state.without_costs(),
+            "callbacks": copy.deepcopy([callback.state_dict() for callback in self.callbacks]),
+            "metrics_lines": self.metrics.lines(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken; metrics.jsonl is cut to what it held then."""
+        """Continue where ``state_dict`` was taken; metrics.jsonl is cut to what it held then.
+
+        If that was at the end of a shorter run, its early end is undone: the epoch that it cut short, and the
+        evaluation after it.
+        """
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        for callback, callback_state in zip(self.callbacks, state["callbacks"], strict=True):
+        self.run.length_was_read |= state.get(LENGTH_WAS_READ, False)
+        before_end = state.get("before_end")
+        is_longer = state["progress"]["step"] < self.steps
+        self._before_end = None if is_longer else before_end
+        position = before_end if before_end and is_longer else state
+        for callback, callback_state in zip(self.callbacks, position["callbacks"], strict=True):
             callback.load_state_dict(callback_state)
-        self.state.restore(state["progress"])
+        self.state.restore({**state["progress"], **position["progress"]})
+        if is_longer:
+            self.state.reopen_epoch(self.steps_per_epoch, self.settings.accumulate)
         self.loader.unreadable.update(state["unreadable"])
         self.health.skipped = state.get("skipped", [])
         self.metrics.truncate(state["metrics_bytes"])
+        if position is before_end:
+            self.metrics.keep_lines(before_end["metrics_lines"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from contrastive.comparison import Comparison
+from contrastive.parts import Callback, Listener
 from contrastive.training.method import Method
 from contrastive.training.metrics_file import MetricsFile
 from contrastive.training.state import Metrics, State
@@ -29,6 +30,9 @@ class LiveRun:
         metrics: where :meth:`log` writes.
         warn: where :meth:`warn` writes.
         epochs, steps, steps_per_epoch: the length of the run, in optimizer steps.
+
+    Attributes:
+        length_was_read: whether a part has read ``steps``, so that what it does may depend on it.
     """
 
     def __init__(
@@ -50,10 +54,12 @@ class LiveRun:
         self.folder = folder
         self.method = method
         self.epochs = epochs
-        self.steps = steps
+        self.length_was_read = False
         self.steps_per_epoch = steps_per_epoch
         self.comparison: Comparison | None = None
         self.ranking_metric: str | None = None
+        self._steps = steps
+        self._notes_reads = True
         self._optimizer = optimizer
         self._accelerator = accelerator
         self._state = state
@@ -64,6 +70,20 @@ class LiveRun:
     @property
     def step(self) -> int:
         return int(self._report.get("step", self._state.step))
+
+    @property
+    def steps(self) -> int:
+        self.length_was_read |= self._notes_reads
+        return self._steps
+
+    def notify(self, listeners: Sequence[Listener], event: Callable[[Listener], None]) -> None:
+        """Call ``event`` with each listener; what a display reads meanwhile decides nothing."""
+        for listener in listeners:
+            self._notes_reads = isinstance(listener, Callback)
+            try:
+                event(listener)
+            finally:
+                self._notes_reads = True
 
     @property
     def epoch(self) -> int:

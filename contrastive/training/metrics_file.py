@@ -48,6 +48,14 @@ class MetricsFile:
             sync(self.path.parent)
         return self.path.stat().st_size
 
+    def lines(self) -> int:
+        """The number of complete lines."""
+        return self._whole().count(b"\n")
+
+    def keep_lines(self, count: int) -> None:
+        """Drop the lines after the first ``count``."""
+        self.truncate(sum(map(len, self._whole().splitlines(keepends=True)[:count])))
+
     def truncate(self, size: int) -> None:
         """Drop what was written after ``size`` bytes."""
         if rank() > 0:

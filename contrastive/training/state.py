@@ -11,6 +11,9 @@ from contrastive.training.method import Method
 
 Metrics = dict[str, float]
 
+#: Key of a checkpoint: whether a callback has read the number of steps of the run.
+LENGTH_WAS_READ = "length_was_read"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -74,6 +77,16 @@ class State:
     def restore(self, saved_fields: Mapping[str, Any]) -> None:
         """Continue from saved fields. Raises TypeError for an unknown field."""
         vars(self).update(vars(State(**saved_fields)))
+
+    def without_costs(self) -> dict[str, Any]:
+        """The fields, except what the run has cost."""
+        return {key: value for key, value in vars(self).items() if key not in ("seconds", "peak_memory_mib")}
+
+    def reopen_epoch(self, steps_per_epoch: int, accumulate: int) -> None:
+        """Continue an epoch that counts as complete because the run ended within it."""
+        if self.epoch * steps_per_epoch > self.step:
+            self.epoch, steps = divmod(self.step, steps_per_epoch)
+            self.batch, self.evaluation_due = steps * accumulate, False
 
     def count(self, seconds: float, peak_memory_mib: float) -> None:
         """Add the costs of a process since the last call."""

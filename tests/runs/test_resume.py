@@ -15,10 +15,13 @@ import pytest
 import torch
 
 import contrastive
+from contrastive.callbacks import EarlyStopping
 from contrastive.errors import Interrupted, UsageError
+from contrastive.parts import RunState
 from contrastive.protocols import KNN
 from contrastive.runs import job, resume
 from contrastive.runs.process_guard import folder_lock
+from contrastive.training import Engine
 from tests.support.same import assert_same, assert_same_run, final_state, metrics
 from tests.support.tiny import interrupted_after, write_data
 
@@ -93,6 +96,87 @@ def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
         final_state(folder)["method"]["backbone.net.conv1.weight"] for folder in (tiny_run, new.folder)
     )
     assert (start - end).abs().max() < 1e-6, "it starts at the weights with which the other one ended"
+
+
+@pytest.mark.parametrize("ends", [(4, 10, None), (7, 14)], ids=["within epochs", "at their ends"])
+def test_a_finished_run_continues_with_more_steps(
+    ends: tuple[int | None, ...], tiny_recipe: Path, tmp_path: Path
+):
+    """It ends like one that had this length from the start; schedules span the epochs, so any may be set."""
+    sets: dict[str, Any] = {
+        "target": {"name": "ema", "momentum": 0.9, "schedule": "cosine"},
+        "callbacks": [{"name": "early_stopping", "patience": 1}],
+        "evaluate.linear": None,
+        "evaluate.every": 2,
+    }
+    for end in ends:
+        run = contrastive.run(tiny_recipe, {**sets, "train.max_steps": end}, out=tmp_path / "run")
+    whole = contrastive.run(tiny_recipe, {**sets, "train.max_steps": ends[-1]}, out=tmp_path / "whole")
+    assert_same_run(whole.folder, run.folder)
+    assert (run.folder / "recipe.yaml").read_text() == (whole.folder / "recipe.yaml").read_text()
+    environments = [json.loads((r.folder / "environment.json").read_text()) for r in (run, whole)]
+    assert environments[0]["fingerprint"] == environments[1]["fingerprint"] == run.summary["fingerprint"]
+    assert len(environments[0]["shorter_before"]) == len(ends) - 1
+    assert run.summary["wall_seconds"] > 0
+
+
+def test_more_steps_after_a_stop_on_the_way(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):
+    """Neither a stop in the last evaluation of the short run nor one in the longer run changes anything."""
+    with interrupted_after(5), pytest.raises(Interrupted):  # in the evaluation after step 4
+        contrastive.run(tiny_recipe, {"train.max_steps": 4}, out=tmp_path / "run")
+    contrastive.run(tiny_recipe, {"train.max_steps": 4}, out=tmp_path / "run")
+    with interrupted_after(2), pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, out=tmp_path / "run")
+    contrastive.run(tiny_recipe, out=tmp_path / "run", resume="must")
+    assert_same_run(tiny_run, tmp_path / "run")
+
+
+def test_a_run_is_not_made_shorter(tiny_run: Path, tiny_recipe: Path):
+    with pytest.raises(UsageError, match=r"train\.max_steps \(None, now 20\)") as refused:
+        contrastive.run(tiny_recipe, {"train.max_steps": 20}, out=tiny_run)
+    assert "cannot be made shorter: this one has 3 epochs and 21 steps, not 3 and 20." in str(refused.value)
+    assert contrastive.Run(tiny_run).summary["steps"] == 21
+
+
+def test_a_callback_that_read_the_length_forbids_more_steps(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stop_halfway(self: EarlyStopping, run: RunState, epoch: int) -> None:
+        if run.step > run.steps / 2:
+            run.stop("halfway")
+
+    sets = {"callbacks": ["early_stopping"], "evaluate.linear": None, "train.max_steps": 4}
+    monkeypatch.setattr(EarlyStopping, "epoch_done", stop_halfway)
+    contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    with pytest.raises(UsageError, match=r"a callback has read the number of steps.*different run"):
+        contrastive.run(tiny_recipe, {**sets, "train.max_steps": 8}, out=tmp_path / "run")
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
+
+
+def test_a_run_of_an_earlier_version_continues_with_more_steps_unless_it_has_callbacks(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its checkpoint counts the epoch that its end cut short."""
+    sets = {"evaluate.linear": None, "train.max_steps": 4}
+    stopping = {**sets, "callbacks": ["early_stopping"]}
+    state_dict = Engine.state_dict
+
+    def of_earlier_version(self: Engine) -> dict[str, Any]:
+        state = state_dict(self)
+        return {key: state[key] for key in state if key not in ("length_was_read", "before_end")}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "state_dict", of_earlier_version)
+        contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+        contrastive.run(tiny_recipe, stopping, out=tmp_path / "stopping")
+    longer = {"evaluate.linear": None, "train.max_steps": 8}
+    contrastive.run(tiny_recipe, longer, out=tmp_path / "run")
+    whole = contrastive.run(tiny_recipe, longer, out=tmp_path / "whole")
+    for key in ("method", "optimizer"):
+        assert_same(final_state(tmp_path / "run")[key], final_state(whole.folder)[key])
+    with pytest.raises(UsageError, match="an earlier version trained it"):
+        contrastive.run(tiny_recipe, {**stopping, "train.max_steps": 8}, out=tmp_path / "stopping")
 
 
 def test_other_data_is_named(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):
