@@ -33,10 +33,11 @@ NAMES = (
     "knn",
     "losses",
     "losses_large",
+    "probe",
     "startup",
 )
 #: What the benchmarks without a time measure.
-WITHOUT_TIME = {"fidelity": "accuracy", "losses_large": "memory"}
+WITHOUT_TIME = {"fidelity": "accuracy", "losses_large": "memory", "probe": "memory"}
 
 #: The place of a benchmark's table in the page of performance.
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)

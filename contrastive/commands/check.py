@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.build import Composition, DataSets, MemoryGuard, build
+from contrastive.build import Composition, Data, DataSets, MemoryGuard, build
 from contrastive.commands.output import print_json
-from contrastive.data import cache_folder, pixel_bytes, whereabouts
+from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
 from contrastive.datasets import reading_of, skipped_kinds
 from contrastive.errors import ContrastiveError, Mistakes
+from contrastive.evaluation import PIXELS_LIMIT
 from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
 from contrastive.registry import Registry, load_registry
@@ -116,6 +118,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         "candidates": _candidates(method, train.batch_size),
         "chunks": _chunks(recipe, parts),
         "memory_mib": _memory_mib(recipe, parts, channels),
+        **({"evaluation_memory_mib": memory} if (memory := _evaluation_memory_mib(data, parts)) else {}),
         **({"notes": list(method.backbone.notes)} if method.backbone.notes else {}),
     }
 
@@ -202,6 +205,36 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
         "activations": activations / 2**20,
     }
     return {**{k: round(v, 1) for k, v in mib.items()}, "total": round(sum(mib.values()), 1)}
+
+
+def _evaluation_memory_mib(data: Data, parts: Composition) -> dict[str, float]:
+    """An estimate in MiB of what the final evaluation holds: features of all labelled images, and what each
+    protocol takes besides them, one after the other; then the same for raw pixels, if they are evaluated.
+
+    Empty without labels, or without protocols of features.
+    """
+    entries = [entry for entry in parts.protocols if not entry.protocol.tunes]
+    if not entries or data.train.labels is None or not (train := int(has_label(data.train).sum())):
+        return {}
+    classes = len(np.unique(data.train.labels[has_label(data.train)]))
+    images = sum(int(has_label(table).sum()) for table in data.tables)
+
+    def held(widths: Mapping[str, int]) -> dict[str, int]:
+        readers = [entry for entry in entries if entry.protocol.feature in widths]
+        features = 4 * images * sum(widths[name] for name in {entry.protocol.feature for entry in readers})
+        width_of = {entry.name: widths[entry.protocol.feature] for entry in readers}
+        working = {
+            entry.name: entry.protocol.working_bytes(train, width_of[entry.name], classes)
+            for entry in readers
+        }
+        return {"features": features, **working, "total": features + max(working.values(), default=0)}
+
+    encoded = held({"h": parts.method.backbone.features, "z": parts.method.head.out_features})
+    width_of_pixels = data.train.channels * parts.image_size**2
+    pixels = held({"h": width_of_pixels} if width_of_pixels <= PIXELS_LIMIT else {})["total"]
+    total = max(encoded.pop("total"), pixels)
+    sizes = {**encoded, "pixels": pixels, "total": total}
+    return {name: round(size / 2**20, 1) for name, size in sizes.items() if size}
 
 
 def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int) -> int:

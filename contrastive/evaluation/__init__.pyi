@@ -1,4 +1,5 @@
 from .alarms import Alarms as Alarms
+from .evaluation import PIXELS_LIMIT as PIXELS_LIMIT
 from .evaluation import Evaluation as Evaluation
 from .evaluation import TimedProtocol as TimedProtocol
 from .evaluation import frozen as frozen

@@ -139,6 +139,16 @@ class Protocol(Part, ABC):
         ``validation`` together, and ``test`` is read once.
         """
 
+    def working_bytes(self, images: int, width: int, classes: int) -> int:
+        """An estimate of the memory that :meth:`score` takes besides the features, for ``contrastive check``.
+
+        Args:
+            images: those that it fits on.
+            width: of their features.
+            classes: of their labels.
+        """
+        return 0
+
     def ranking_metric(self, metrics: Iterable[str]) -> str | None:
         """Which of its metrics ranks encoders, so that a run keeps the checkpoint that is best by it.
 

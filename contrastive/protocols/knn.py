@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.parts import Protocol, Trial
-from contrastive.protocols.labels import class_indices, join_labelled, top1
+from contrastive.protocols.labelled_rows import LabelledRows
+from contrastive.protocols.labels import class_indices, top1
 from contrastive.protocols.neighbours import nearest
 from contrastive.values import Feature, Features
 
@@ -57,13 +58,17 @@ class KNN(Protocol):
             ContrastiveError: a feature is not finite.
         """
         if test is None:
-            bank = join_labelled("knn", "fit", fit)
-            queries = join_labelled("knn", "validation", validation)
+            bank = LabelledRows.of("knn", "fit", fit)
+            queries = LabelledRows.of("knn", "validation", validation)
         else:
-            bank = join_labelled("knn", "train", fit, validation)
-            queries = join_labelled("knn", "test", test)
+            bank = LabelledRows.of("knn", "train", fit, validation)
+            queries = LabelledRows.of("knn", "test", test)
         bank_labels, query_labels, classes = class_indices(bank.labels, queries.labels)
-        return {"top1": top1(self.predict(bank.vectors, bank_labels, queries.vectors, classes), query_labels)}
+        winners = self._winners(bank.copy(_unit), bank_labels, queries.copy(_unit), classes)
+        return {"top1": top1(winners, query_labels)}
+
+    def working_bytes(self, images: int, width: int, classes: int) -> int:
+        return 4 * (images * width + min(images**2, _TILE))
 
     def evaluate(self, trial: Trial) -> dict[str, float]:
         """As :meth:`score`; with a test split, the bank is the whole train split and nothing else."""
@@ -76,7 +81,6 @@ class KNN(Protocol):
             trial.remark(f"k is {size:,}, the whole bank, which is smaller than {self.k:,}")
         return self.score(fit, validation, test)
 
-    @torch.no_grad()
     def predict(self, bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
         """The class with most votes for each query, [m] int64.
 
@@ -86,7 +90,11 @@ class KNN(Protocol):
             queries: features [m, F].
             classes: how many classes there are.
         """
-        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+        return self._winners(_unit(bank), labels, _unit(queries), classes)
+
+    @torch.no_grad()
+    def _winners(self, bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
+        """:meth:`predict` from features of unit length."""
         k = min(self.k, len(bank))
         rows = max(1, min(len(queries), _TILE // len(bank)))
         tile = bank.new_empty(rows, len(bank))  # one for all chunks: new pages cost a quarter of the product
@@ -98,3 +106,8 @@ class KNN(Protocol):
             votes = weight.new_zeros(len(chunk), classes).scatter_add_(1, labels[neighbour], weight)
             winners.append(votes.argmax(1))  # the first of equals
         return torch.cat(winners)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features [n, F] scaled to unit length."""
+    return F.normalize(features.detach(), dim=1)

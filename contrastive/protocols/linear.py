@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional as F
 
 from contrastive.errors import UsageError
 from contrastive.parts import Protocol, Trial
-from contrastive.protocols.labels import class_indices, join_labelled, top1
+from contrastive.protocols.labelled_rows import LabelledRows
+from contrastive.protocols.labels import class_indices, top1
+from contrastive.protocols.regression import Problem, working_bytes
 from contrastive.values import Feature, Features
 
 #: After this many strengths in a row without a better validation accuracy, weaker ones are not tried.
@@ -74,6 +71,9 @@ class LinearProbe(Protocol):
             return self.score(fit, validation, test)
         return self._score(fit, validation, test, train)
 
+    def working_bytes(self, images: int, width: int, classes: int) -> int:
+        return working_bytes(images, width, classes)
+
     @property
     def default(self) -> float:
         """The strength if no image with a label validates: the middle one, of an even number the stronger."""
@@ -85,22 +85,21 @@ class LinearProbe(Protocol):
         if test is None:
             return {"top1": self.choose(fit, validation)[1]}
         l2 = self.choose(fit, validation)[0] if _can_choose(fit, validation) else self.default
-        images = join_labelled("linear", "train", *train)
-        test = join_labelled("linear", "test", test)
-        train_labels, test_labels, classes = class_indices(images.labels, test.labels)
-        probe = Problem.of(images.vectors, train_labels, classes).solve(l2)
-        return {"top1": top1(probe.predict(test.vectors), test_labels)}
+        images, queries = LabelledRows.of("linear", "train", *train), LabelledRows.of("linear", "test", test)
+        train_labels, test_labels, classes = class_indices(images.labels, queries.labels)
+        probe = Problem.of(images, train_labels, classes).solve(l2)
+        return {"top1": top1(probe.predict(queries), test_labels)}
 
     def choose(self, fit: Features, validation: Features) -> tuple[float, float]:
         """(strength, accuracy on ``validation``) of the best strength; of equally good ones the strongest."""
-        fit = join_labelled("linear", "fit", fit)
-        validation = join_labelled("linear", "validation", validation)
-        fit_labels, labels, classes = class_indices(fit.labels, validation.labels)
-        problem = Problem.of(fit.vectors, fit_labels, classes)
+        images = LabelledRows.of("linear", "fit", fit)
+        queries = LabelledRows.of("linear", "validation", validation)
+        fit_labels, labels, classes = class_indices(images.labels, queries.labels)
+        problem = Problem.of(images, fit_labels, classes)
         best, best_l2, since, start = -1.0, self.l2[0], 0, None
         for l2 in self.l2:
             start = problem.solve(l2, start, tolerance=1e-4)
-            accuracy = top1(start.predict(validation.vectors), labels)
+            accuracy = top1(start.predict(queries), labels)
             since = 0 if accuracy > best else since + 1
             if since == 0:
                 best, best_l2 = accuracy, l2
@@ -112,118 +111,3 @@ class LinearProbe(Protocol):
 def _can_choose(fit: Features, validation: Features) -> bool:
     """Whether there are labels to fit on, and others to choose a strength by."""
     return all(bool((images.labels >= 0).any()) for images in (fit, validation))
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A fitted linear classifier: logits = ((h - mean) * scale) @ weight + bias."""
-
-    mean: Tensor  # [F]
-    scale: Tensor  # [F], 1 / standard deviation, 0 for a constant feature
-    weight: Tensor  # [F, K]
-    bias: Tensor  # [K]
-
-    def logits(self, h: Tensor) -> Tensor:
-        """[n, F] -> [n, K]."""
-        return ((h - self.mean) * self.scale) @ self.weight.to(h.dtype) + self.bias.to(h.dtype)
-
-    def predict(self, h: Tensor) -> Tensor:
-        """The class of each row of h [n, F], [n] int64."""
-        return self.logits(h).argmax(1)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The regression in coordinates in which it converges quickly.
-
-    The features are rotated to the axes of their covariance. A rotation does not change ||weights||, and
-    along these axes the Hessian at zero weights is diagonal: variance / K + l2. Dividing the weights by its
-    square root makes it the identity, so that L-BFGS needs tens of steps instead of the hundreds that it
-    needs on the features themselves, whose variances differ by many orders of magnitude.
-    """
-
-    mean: Tensor  # [F]
-    scale: Tensor  # [F]
-    axes: Tensor  # [F, A], columns
-    variances: Tensor  # [A] float64
-    x: Tensor  # [n, A] standardised and rotated
-    labels: Tensor  # [n] in 0..K-1
-    classes: int  # K
-
-    @classmethod
-    def of(cls, h: Tensor, labels: Tensor, classes: int) -> Problem:
-        """From features h [n, F] and labels [n] in 0..classes-1."""
-        variance, mean = torch.var_mean(h, dim=0, correction=0)
-        deviation = variance.sqrt()
-        constant = deviation <= 1e-6 * mean.abs()  # what remains there is rounding
-        scale = torch.where(constant, 0.0, 1 / deviation.masked_fill(constant, 1.0))
-        x = (h - mean) * scale
-        variances, axes = principal_axes(x)
-        return cls(mean, scale, axes, variances, x @ axes, labels, classes)
-
-    def solve(
-        self, l2: float, start: Probe | None = None, tolerance: float = 1e-5, iterations: int = 1000
-    ) -> Probe:
-        """The optimum at strength ``l2``.
-
-        Args:
-            l2: strength of the penalty, > 0.
-            start: a solution of this problem at another strength.
-            tolerance: largest entry of the preconditioned gradient, which is close to the distance
-                from the optimum in preconditioned weights.
-            iterations: limit; a RuntimeWarning reports that it was reached before the optimum.
-        """
-        unit = self.variances.new_ones(1)
-        # One row per axis and one, unpenalised, for the bias.
-        scale = torch.cat([self.variances / self.classes + l2, unit / self.classes]).rsqrt()[
-            :, None
-        ]  # [A+1, 1]
-        if start is None:
-            v = scale.new_zeros(len(scale), self.classes)
-        else:
-            v = torch.cat([self.axes.double().T @ start.weight, start.bias[None]]) / scale
-        v.requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [v],
-            max_iter=iterations,
-            tolerance_grad=tolerance,
-            tolerance_change=1e-3 * tolerance**2,  # near the optimum the loss is off by gradient^2 / 2
-            line_search_fn="strong_wolfe",
-        )
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            w = scale * v  # [A+1, K] float64; only the product with x runs in its precision
-            logits = (self.x @ w[:-1].to(self.x.dtype)).double() + w[-1]  # [n, K]
-            loss = F.cross_entropy(logits, self.labels) + l2 / 2 * w[:-1].square().sum()
-            loss.backward()
-            return loss
-
-        with torch.enable_grad():
-            optimizer.step(closure)
-            closure()
-        assert v.grad is not None
-        if (worst := v.grad.abs().max().item()) > 10 * tolerance:
-            warnings.warn(
-                f"linear: the probe at l2 {l2:g} did not reach its optimum (gradient {worst:.1e}).",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        w = (scale * v).detach()
-        return Probe(self.mean, self.scale, self.axes.double() @ w[:-1], w[-1])
-
-
-def principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances [A] (float64) and axes [F, A] of centred features x [n, F].
-
-    With fewer images than features the axes span only the images (A <= n): the penalty keeps the weights
-    outside that span at zero, and a Gram matrix [n, n] finds it at a fraction of the cost.
-    """
-    n, width = x.shape
-    if n >= width:
-        variances, axes = torch.linalg.eigh((x.T @ x).double() / n)
-        return variances.clamp(min=0), axes.to(x.dtype)
-    variances, images = torch.linalg.eigh((x @ x.T).double() / n)  # [n], [n, n]
-    positive = variances > 1e-9 * variances[-1].clamp(min=torch.finfo(torch.float64).tiny)
-    variances, images = variances[positive], images[:, positive]
-    return variances, (x.double().T @ images / (variances * n).sqrt()).to(x.dtype)

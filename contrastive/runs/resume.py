@@ -227,7 +227,7 @@ def _obstacles_to_extension(folder: Path, before: Recipe, recipe: Recipe, ends_e
 
     Schedules span the epochs (``optimizer.schedule: cosine``), whatever ``max_steps`` is. A callback may have
     acted on the number of steps, or on an evaluation that the longer run does not have. The last checkpoint
-    of a run that ``ends_early`` (at ``max_steps``) undoes that evaluation if no earlier version wrote it.
+    of a run that ``ends_early``, at ``max_steps``, undoes that evaluation unless an earlier version wrote it.
     """
     obstacles = []
     epochs, every = before.train.epochs, recipe.evaluate.every

@@ -14,6 +14,7 @@ from PIL import Image
 from contrastive.cli import main
 from contrastive.commands.check import check, render
 from contrastive.errors import RecipeError
+from contrastive.protocols.regression import working_bytes
 from tests.support.command_line import json_of
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -184,3 +185,18 @@ def test_columns_that_may_hold_labels_are_named(tiny_recipe: Path, capsys: pytes
     assert "label_hint" not in check(tiny_recipe, [*sets, "dataset.label_column=fine_label"])
     with pytest.raises(RecipeError, match=r"this data set has none \(.*dataset\.label_column=fine_label\)"):
         check(tiny_recipe, [*sets, "positives=label"])
+
+
+def test_check_estimates_what_the_final_evaluation_holds(tiny_recipe: Path):
+    z = {"evaluate.linear_z": {"protocol": "linear", "feature": "z"}}
+    memory = check(tiny_recipe, z)["evaluation_memory_mib"]
+    assert set(memory) == {"features", "knn", "linear", "linear_z", "pixels", "total"}
+    assert memory["features"] == round(150 * (64 + 8) * 4 / 2**20, 1)
+    assert memory["linear"] == round(working_bytes(120, 64, 3) / 2**20, 1) > memory["linear_z"] > 0
+    pixels = 4 * 150 * 768 + working_bytes(120, 768, 3)
+    assert memory["pixels"] == memory["total"] == round(pixels / 2**20, 1)
+    no_protocol = {"evaluate.knn": None, "evaluate.linear": None}
+    assert "evaluation_memory_mib" not in check(tiny_recipe, no_protocol)
+    large = check(tiny_recipe, {**z, "augmentation.size": 64})["evaluation_memory_mib"]
+    assert "pixels" not in large, "they are no floor at this size"
+    assert large["total"] == pytest.approx(large["features"] + large["linear"], abs=0.11)

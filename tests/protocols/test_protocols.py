@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.protocols import KNN, LinearProbe
 from contrastive.protocols import knn as knn_module
-from contrastive.protocols.linear import Problem
 from contrastive.protocols.neighbours import nearest
+from contrastive.protocols.regression import Problem
 from contrastive.values import Features
 
 
