@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +12,15 @@ from torch.nn import functional as F
 
 from contrastive.protocols.labelled_rows import CHUNK, LabelledRows
 
-#: The most logits of a problem that is solved on all images at once; a chunk of a larger one holds that many,
-#: or more if the features are large, up to the second number.
-ONE_PASS, _LARGEST_CHUNK = 1 << 19, 1 << 22
-#: Pairs of vectors that L-BFGS remembers at most and at least, and the bytes that they may take in any case.
-_HISTORY, _LEAST_HISTORY, _HISTORY_BYTES = 100, 5, 1 << 25
+#: The most logits of a problem that is solved on all images at once.
+ONE_PASS = 1 << 19
+#: Features or logits of a chunk of a larger problem, at least and at most.
+_LEAST_CHUNK, _LARGEST_CHUNK = 1 << 18, 1 << 24
+#: Pairs of vectors that L-BFGS remembers, at least and at most; and bytes that they may take in any case if a
+#: problem is solved on all images at once.
+_LEAST_HISTORY, _HISTORY, _HISTORY_BYTES = 5, 100, 1 << 25
 #: Vectors of the size of the weights that a solution takes in addition.
-_SOLVER_VECTORS = 16
+_SOLVER_VECTORS = 20
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,16 @@ class Problem:
             max_iter=iterations,
             tolerance_grad=tolerance,
             tolerance_change=1e-3 * tolerance**2,  # near the optimum the loss is off by gradient^2 / 2
-            history_size=_history_size(v.nbytes, self.x.nbytes),
+            history_size=_history_size(v.nbytes, self.x.nbytes, not isinstance(self.x, Tensor)),
             line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:
-            optimizer.zero_grad()
-            w = scale * v  # [A+1, K] float64; only the product with x runs in its precision
-            loss = self._cross_entropy(w) + l2 / 2 * w[:-1].square().sum()
-            loss.backward()
-            return loss.detach()
+            loss, v.grad = self._objective(v, scale, l2)
+            return loss
 
-        with torch.enable_grad():
-            optimizer.step(closure)
-            closure()
+        optimizer.step(closure)
+        closure()
         assert v.grad is not None
         if (worst := v.grad.abs().max().item()) > 10 * tolerance:
             warnings.warn(
@@ -159,40 +156,37 @@ class Problem:
         w = (scale * v).detach()
         return Probe(self.mean, self.scale, self.axes.double() @ w[:-1], w[-1])
 
-    def _cross_entropy(self, w: Tensor) -> Tensor:
-        """The mean cross entropy at weights and biases [A+1, K]."""
+    def _objective(self, v: Tensor, scale: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+        """The objective, and its gradient, at v [A+1, K]: the weights and biases divided by ``scale``."""
         if not isinstance(self.x, Tensor):
-            loss: Tensor = _CrossEntropyOfChunks.apply(w, self.axes, self.x)
-            return loss
-        logits = (self.x @ w[:-1].to(self.x.dtype)).double().add_(w[-1])  # [n, K]
-        return F.cross_entropy(logits, self.labels)
+            return self._objective_in_chunks(self.x, v, scale, l2)
+        with torch.enable_grad():
+            w = scale * v  # [A+1, K] float64; only the product with x runs in its precision
+            logits = (self.x @ w[:-1].to(self.x.dtype)).double().add_(w[-1])  # [n, K]
+            loss = F.cross_entropy(logits, self.labels) + l2 / 2 * w[:-1].square().sum()
+        return loss.detach(), *torch.autograd.grad(loss, v)
 
-
-class _CrossEntropyOfChunks(torch.autograd.Function):
-    """The mean cross entropy of chunks of images, whose gradient is computed in the same pass."""
-
-    @staticmethod
-    def forward(ctx: Any, w: Tensor, axes: Tensor, chunks: StandardisedRows) -> Tensor:
-        axes = axes.double()
-        weight = (axes @ w[:-1]).to(chunks.mean.dtype)  # [F, K]
-        total, gradient = w.new_zeros(()), torch.zeros_like(weight, dtype=w.dtype)
-        bias_gradient = torch.zeros_like(w[-1])
+    @torch.no_grad()
+    def _objective_in_chunks(
+        self, chunks: StandardisedRows, v: Tensor, scale: Tensor, l2: float
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`_objective`, in one pass over the chunks; hardly more is held than the two vectors."""
+        w, axes, n = scale * v, self.axes.double(), len(chunks.rows)
+        weight = (axes @ w[:-1]).to(self.mean.dtype)  # [F, K]
+        loss = l2 / 2 * torch.dot(w[:-1].flatten(), w[:-1].flatten())
+        of_weight = torch.zeros_like(weight, dtype=w.dtype)
+        gradient = torch.zeros_like(v)
         for x, labels in chunks:
             logits = (x @ weight).double().add_(w[-1])  # [c, K]
             normaliser = logits.logsumexp(1, keepdim=True)
-            total += (normaliser - logits.gather(1, labels[:, None])).sum()
+            loss += (normaliser - logits.gather(1, labels[:, None])).sum() / n
             error = logits.sub_(normaliser).exp_()  # probabilities, less 1 at the label
             error.scatter_add_(1, labels[:, None], error.new_full((len(x), 1), -1.0))
-            bias_gradient += error.sum(0)
-            gradient += x.T @ error.to(x.dtype)
-        n = len(chunks.rows)
-        ctx.save_for_backward(torch.cat([axes.T @ gradient, bias_gradient[None]]).div_(n))
-        return total / n
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradients[0] * gradient, None, None
+            gradient[-1] += error.sum(0)
+            of_weight += x.T @ error.to(x.dtype)
+        torch.mm(axes.T, of_weight, out=gradient[:-1])
+        gradient.div_(n)[:-1].add_(w[:-1], alpha=l2)
+        return loss, gradient.mul_(scale)
 
 
 def working_bytes(images: int, width: int, classes: int) -> int:
@@ -204,12 +198,13 @@ def working_bytes(images: int, width: int, classes: int) -> int:
         classes: K.
     """
     features, vector = 4 * images * width, 8 * (min(images, width) + 1) * classes
-    if images * classes > ONE_PASS:
+    in_chunks = images * classes > ONE_PASS
+    if in_chunks:
         size = min(images, _chunk_size(images, width, classes))
         passes = size * (4 * width + 24 * classes)  # the chunk; logits and their copies
     else:
         passes = features + 36 * images * classes  # standardised features; logits and what autograd saves
-    vectors = _SOLVER_VECTORS + 2 * _history_size(vector, features)
+    vectors = _SOLVER_VECTORS + 2 * _history_size(vector, features, in_chunks)
     return passes + vectors * vector + 4 * 8 * min(images, width) ** 2  # the covariance and its axes
 
 
@@ -278,12 +273,14 @@ def _inverse_deviation(mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def _chunk_size(images: int, width: int, classes: int) -> int:
-    """Rows per chunk: so many that its logits take at most about a fifth of what the features take."""
-    values = min(_LARGEST_CHUNK, max(ONE_PASS, images * width // 32))
+    """Rows per chunk: their logits take at most a tenth of what all features take, if these are large."""
+    values = min(_LARGEST_CHUNK, max(_LEAST_CHUNK, images * width // 64))
     return max(1, values // max(width, classes))
 
 
-def _history_size(vector_bytes: int, feature_bytes: int) -> int:
-    """Pairs of vectors that L-BFGS remembers: its vectors take at most 0.8 of what the features take."""
-    budget = max(4 * feature_bytes // 5 - _SOLVER_VECTORS * vector_bytes, _HISTORY_BYTES)
+def _history_size(vector_bytes: int, feature_bytes: int, in_chunks: bool) -> int:
+    """Pairs of vectors that L-BFGS remembers: all its vectors take at most 0.7 of what the features take."""
+    budget = 7 * feature_bytes // 10 - _SOLVER_VECTORS * vector_bytes
+    if not in_chunks:
+        budget = max(budget, _HISTORY_BYTES)
     return min(_HISTORY, max(_LEAST_HISTORY, budget // (2 * vector_bytes)))

@@ -28,12 +28,18 @@ def blobs(n: int, classes: int, width: int, seed: int = 0, dtype: torch.dtype = 
     return Features((h * torch.logspace(0, 2, width) + 7).to(dtype), labels, torch.arange(n))
 
 
+def in_chunks_of(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solve problems of more logits than this in chunks of about as many."""
+    for name in ("ONE_PASS", "_LEAST_CHUNK"):
+        monkeypatch.setattr(regression, name, values)
+
+
 @pytest.mark.parametrize(("n", "width"), [(500, 20), (30, 50)])  # more features than images, too
 def test_in_chunks_the_optimum_is_the_same(n: int, width: int, monkeypatch: pytest.MonkeyPatch):
     data = blobs(n, 4, width, dtype=torch.float64)
     data.vectors[:, 3] = 3.3e4  # constant
     whole = Problem.of(data.vectors, data.labels, 4)
-    monkeypatch.setattr(regression, "ONE_PASS", 64)
+    in_chunks_of(64, monkeypatch)
     in_parts = [(data.vectors[:17], None), (data.vectors, torch.arange(17, n))]
     chunks = Problem.of(LabelledRows(in_parts, data.labels), data.labels, 4)
     assert isinstance(whole.x, torch.Tensor)
@@ -55,7 +61,7 @@ def test_in_chunks_of_float32_metrics_and_choice_are_the_same(monkeypatch: pytes
     splits = [blobs(n, 5, 16, seed) for seed, n in enumerate((600, 150, 200))]
     whole = LinearProbe()
     expected = whole.score(*splits), whole.choose(*splits[:2])
-    monkeypatch.setattr(regression, "ONE_PASS", 256)
+    in_chunks_of(256, monkeypatch)
     assert (whole.score(*splits), whole.choose(*splits[:2])) == expected
 
 
@@ -84,7 +90,7 @@ class Allocations(TorchDispatchMode):
 
 def test_nothing_is_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch):
     """Neither features nor logits of all images are made a second time."""
-    monkeypatch.setattr(regression, "ONE_PASS", 1 << 12)
+    in_chunks_of(1 << 12, monkeypatch)
     n, classes, width = 3000, 60, 32
     splits = [blobs(size, classes, width, seed) for seed, size in enumerate((n, 300, 300))]
     with Allocations() as allocations:
