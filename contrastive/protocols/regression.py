@@ -18,7 +18,7 @@ ONE_PASS = 1 << 19
 _LEAST_CHUNK, _LARGEST_CHUNK = 1 << 18, 1 << 24
 #: Pairs of vectors that L-BFGS remembers, at least and at most; and bytes that they may take in any case if a
 #: problem is solved on all images at once.
-_LEAST_HISTORY, _HISTORY, _HISTORY_BYTES = 5, 100, 1 << 25
+_LEAST_HISTORY, _HISTORY, _HISTORY_BYTES = 3, 100, 1 << 25
 #: Vectors of the size of the weights that a solution takes in addition.
 _SOLVER_VECTORS = 20
 
@@ -141,6 +141,7 @@ class Problem:
         )
 
         def closure() -> Tensor:
+            v.grad = None  # before the next one is made
             loss, v.grad = self._objective(v, scale, l2)
             return loss
 
@@ -173,20 +174,21 @@ class Problem:
         """As :meth:`_objective`, in one pass over the chunks; hardly more is held than the two vectors."""
         w, axes, n = scale * v, self.axes.double(), len(chunks.rows)
         weight = (axes @ w[:-1]).to(self.mean.dtype)  # [F, K]
-        loss = l2 / 2 * torch.dot(w[:-1].flatten(), w[:-1].flatten())
+        total = w.new_zeros(())  # of the cross entropy
         of_weight = torch.zeros_like(weight, dtype=w.dtype)
         gradient = torch.zeros_like(v)
         for x, labels in chunks:
             logits = (x @ weight).double().add_(w[-1])  # [c, K]
             normaliser = logits.logsumexp(1, keepdim=True)
-            loss += (normaliser - logits.gather(1, labels[:, None])).sum() / n
+            total += (normaliser - logits.gather(1, labels[:, None])).sum()
             error = logits.sub_(normaliser).exp_()  # probabilities, less 1 at the label
             error.scatter_add_(1, labels[:, None], error.new_full((len(x), 1), -1.0))
             gradient[-1] += error.sum(0)
             of_weight += x.T @ error.to(x.dtype)
         torch.mm(axes.T, of_weight, out=gradient[:-1])
         gradient.div_(n)[:-1].add_(w[:-1], alpha=l2)
-        return loss, gradient.mul_(scale)
+        penalty = l2 / 2 * torch.dot(w[:-1].flatten(), w[:-1].flatten())
+        return total / n + penalty, gradient.mul_(scale)
 
 
 def working_bytes(images: int, width: int, classes: int) -> int:
