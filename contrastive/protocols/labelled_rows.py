@@ -1,4 +1,4 @@
-"""The labelled images of several parts as one table of features, read in chunks and never copied whole."""
+"""The labelled images of several parts as one table of features, read in chunks."""
 
 from __future__ import annotations
 
