@@ -165,7 +165,8 @@ class Problem:
             w = scale * v  # [A+1, K] float64; only the product with x runs in its precision
             logits = (self.x @ w[:-1].to(self.x.dtype)).double().add_(w[-1])  # [n, K]
             loss = F.cross_entropy(logits, self.labels) + l2 / 2 * w[:-1].square().sum()
-        return loss.detach(), *torch.autograd.grad(loss, v)
+        (gradient,) = torch.autograd.grad(loss, v)
+        return loss.detach(), gradient
 
     @torch.no_grad()
     def _objective_in_chunks(
