@@ -219,7 +219,7 @@ def _evaluation_memory_mib(data: Data, parts: Composition) -> dict[str, float]:
     classes = len(np.unique(data.train.labels[has_label(data.train)]))
     images = sum(int(has_label(table).sum()) for table in data.tables)
 
-    def held(widths: Mapping[str, int]) -> dict[str, int]:
+    def bytes_of(widths: Mapping[str, int]) -> dict[str, int]:
         readers = [entry for entry in entries if entry.protocol.feature in widths]
         features = 4 * images * sum(widths[name] for name in {entry.protocol.feature for entry in readers})
         width_of = {entry.name: widths[entry.protocol.feature] for entry in readers}
@@ -229,11 +229,11 @@ def _evaluation_memory_mib(data: Data, parts: Composition) -> dict[str, float]:
         }
         return {"features": features, **working, "total": features + max(working.values(), default=0)}
 
-    encoded = held({"h": parts.method.backbone.features, "z": parts.method.head.out_features})
+    of_encoder = bytes_of({"h": parts.method.backbone.features, "z": parts.method.head.out_features})
     width_of_pixels = data.train.channels * parts.image_size**2
-    pixels = held({"h": width_of_pixels} if width_of_pixels <= PIXELS_LIMIT else {})["total"]
-    total = max(encoded.pop("total"), pixels)
-    sizes = {**encoded, "pixels": pixels, "total": total}
+    pixels = bytes_of({"h": width_of_pixels} if width_of_pixels <= PIXELS_LIMIT else {})["total"]
+    total = max(of_encoder.pop("total"), pixels)
+    sizes = {**of_encoder, "pixels": pixels, "total": total}
     return {name: round(size / 2**20, 1) for name, size in sizes.items() if size}
 
 

@@ -87,7 +87,7 @@ class LabelledRows:
             yield chunk, self.labels[start : start + len(chunk)]
             start += len(chunk)
 
-    def joined(self) -> Tensor:
+    def in_one(self) -> Tensor:
         """The features of all rows, [n, F]: those of a single part if all its rows are meant, else a copy."""
         if len(self.parts) == 1 and self.parts[0][1] is None:
             return self.parts[0][0]

@@ -22,7 +22,7 @@ def join_labelled(protocol: str, role: str, *parts: Features) -> Features:
     """
     rows = LabelledRows.of(protocol, role, *parts)
     ids = torch.cat([part.ids[part.labels >= 0] for part in parts])
-    return Features(rows.joined(), rows.labels, ids.to(rows.labels.device))
+    return Features(rows.in_one(), rows.labels, ids.to(rows.labels.device))
 
 
 def class_indices(fit: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -107,7 +107,7 @@ class Problem:
         scale = _inverse_deviation(mean, variance)
         x.sub_(mean).mul_(scale)
         variances, axes = principal_axes(x)
-        return cls(mean, scale, axes, variances, _rotated(x, axes), labels, classes)
+        return cls(mean, scale, axes, variances, _rotate(x, axes), labels, classes)
 
     def solve(
         self, l2: float, start: Probe | None = None, tolerance: float = 1e-5, iterations: int = 1000
@@ -244,7 +244,7 @@ def _axes_of_chunks(chunks: StandardisedRows) -> tuple[Tensor, Tensor]:
     return axes, variances
 
 
-def _rotated(x: Tensor, axes: Tensor) -> Tensor:
+def _rotate(x: Tensor, axes: Tensor) -> Tensor:
     """x @ axes, in place of x if it has as many columns."""
     if axes.shape[0] != axes.shape[1]:
         return x @ axes

@@ -20,7 +20,6 @@ Who does what in one step. To follow it, read this file, gradients.py and method
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -46,7 +45,8 @@ from contrastive.training.health import Health
 from contrastive.training.live_run import LiveRun
 from contrastive.training.method import Method
 from contrastive.training.metrics_file import MetricsFile
-from contrastive.training.state import LENGTH_WAS_READ, Evaluator, Metrics, Settings, State, Throughput
+from contrastive.training.position import Position
+from contrastive.training.state import Evaluator, Metrics, Settings, State, Throughput
 from contrastive.values import Batch, Progress, never
 
 
@@ -122,8 +122,7 @@ class Engine:
         )
         # Metrics of the last step, on their way from the device.
         self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
-        # The run before it ended at ``max_steps``: a longer one continues from there.
-        self._before_end: dict[str, Any] | None = None
+        self._position = Position(self.state, callbacks, metrics, self.run, settings.accumulate)
         self._clock = time.perf_counter()
         self._throughput = Throughput()
 
@@ -166,7 +165,7 @@ class Engine:
                 raise Interrupted("interrupted")
         self._flush()
         if self.total_steps > self.steps == state.step:
-            self._before_end = self._position()
+            self._position.note_end()
         state.epoch, state.batch = state.epoch + 1, 0
         state.evaluation_due = True
         self.run.notify(self.callbacks, lambda callback: callback.epoch_done(self.run, state.epoch))
@@ -282,45 +281,17 @@ class Engine:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
-            "progress": vars(self.state).copy(),
             "unreadable": union(self.loader.unreadable),
             "skipped": self.health.skipped,
-            "metrics_bytes": self.metrics.seal(),
-            LENGTH_WAS_READ: self.run.length_was_read,
-            "before_end": self._before_end,
-        }
-
-    def _position(self) -> dict[str, Any]:
-        """Where the run is, between two steps: what the end of an epoch and an evaluation change."""
-        return {
-            "progress": self.state.without_costs(),
-            "callbacks": copy.deepcopy([callback.state_dict() for callback in self.callbacks]),
-            "metrics_lines": self.metrics.lines(),
+            **self._position.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken; metrics.jsonl is cut to what it held then.
-
-        If that was at the end of a shorter run, its early end is undone: the epoch that it cut short, and the
-        evaluation after it.
-        """
+        """Continue where ``state_dict`` was taken, or before the early end of a shorter run."""
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.run.length_was_read |= state.get(LENGTH_WAS_READ, False)
-        before_end = state.get("before_end")
-        is_longer = state["progress"]["step"] < self.steps
-        self._before_end = None if is_longer else before_end
-        position = before_end if before_end and is_longer else state
-        for callback, callback_state in zip(self.callbacks, position["callbacks"], strict=True):
-            callback.load_state_dict(callback_state)
-        self.state.restore({**state["progress"], **position["progress"]})
-        if is_longer:
-            self.state.reopen_epoch(self.steps_per_epoch, self.settings.accumulate)
+        self._position.load_state_dict(state, self.steps)
         self.loader.unreadable.update(state["unreadable"])
         self.health.skipped = state.get("skipped", [])
-        self.metrics.truncate(state["metrics_bytes"])
-        if position is before_end:
-            self.metrics.keep_lines(before_end["metrics_lines"])

@@ -43,7 +43,7 @@ def test_a_copy_is_not_shared_and_a_single_part_is():
     rows = LabelledRows.of("linear", "fit", part)
     rows.copy().zero_()
     assert part.vectors.abs().min() > 0
-    assert rows.joined() is part.vectors
+    assert rows.in_one() is part.vectors
     joined = join_labelled("linear", "fit", *parts())
     assert joined.ids.tolist() == [0, 1, 2, 3, 4, 201, 203, 204, 206]
     assert joined.labels.tolist() == [1, 2, 0, 1, 1, 3, 0, 2, 1]
