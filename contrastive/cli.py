@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pkgutil import resolve_name
 from typing import Any
 
+from contrastive import interrupts
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
 from contrastive.kinds import KINDS
 
@@ -27,25 +28,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         arguments.parser.print_help(sys.stderr)
         return UsageError.exit_code
-    try:
-        return resolve_name(f"contrastive.commands.{arguments.command}")(arguments)
-    except ContrastiveError as error:
-        if arguments.debug:
-            raise
-        plain = isinstance(error, RecipeError | Interrupted)
-        print(error if plain else f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has exited (| head)
+    with interrupts.guarded(owns_process=argv is None):
+        try:
+            return resolve_name(f"contrastive.commands.{arguments.command}")(arguments)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | Interrupted) or interrupts.is_broken_off():
+                message = str(error) if isinstance(error, Interrupted) else "interrupted"
+                if not interrupts.has_printed(message):
+                    print(message, file=sys.stderr)
+                return Interrupted.exit_code
+            return _explain(error, arguments.debug)
+
+
+def _explain(error: BaseException, debug: bool) -> int:
+    """Print an error in one sentence and return its exit code; raise what is not for users."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output has exited (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, missing permissions
-        if arguments.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if debug or not isinstance(error, ContrastiveError | OSError):
+        raise error  # OSError: a full disk, missing permissions
+    print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
+    return error.exit_code if isinstance(error, ContrastiveError) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

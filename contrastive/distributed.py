@@ -10,6 +10,7 @@ Shape letters: W processes, b rows per process (the same on all), B = W b.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from contrastive.errors import ContrastiveError
+from contrastive.rendezvous import meet, new_group, waiting_group
 
 T = TypeVar("T")
 
@@ -66,22 +68,35 @@ def mean(x: Tensor) -> Tensor:
 
 
 def on_first(call: Callable[[], T]) -> T:
-    """The result of ``call``, which only process 0 makes, on every process; all wait for it.
+    """The result of ``call``, which only process 0 makes, on every process; all wait for it, however long it
+    takes, as long as process 0 is alive.
 
     If it raises an error there that a user can fix, every process raises that error.
     """
     if world_size() == 1:
         return call()
     outcome: list[Any] = [None, None]
-    if rank() == 0:
+
+    def work() -> None:
         try:
             outcome[0] = call()
         except ContrastiveError as error:
             outcome[1] = error
-    dist.broadcast_object_list(outcome, 0)
+
+    meet(work if rank() == 0 else None)
+    dist.broadcast_object_list(outcome, 0, group=waiting_group())
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def on_each(call: Callable[[], T]) -> T:
+    """The result of this process's ``call``; all wait until each has made its own, however long it takes."""
+    if world_size() == 1:
+        return call()
+    results: list[T] = []
+    meet(lambda: results.append(call()))
+    return results[0]
 
 
 def union(mapping: Mapping[Any, T]) -> dict[Any, T]:
@@ -93,13 +108,23 @@ def union(mapping: Mapping[Any, T]) -> dict[Any, T]:
     return {key: value for one in each for key, value in one.items()}
 
 
-def explain_lost_connection(error: RuntimeError) -> ContrastiveError | None:
-    """The error to report if a collective failed because another process exited; None if it did not."""
+def explain_lost_connection(error: RuntimeError, minutes: float) -> ContrastiveError | None:
+    """The error to report if a collective failed because another process exited or hangs; None if it did not.
+
+    Args:
+        minutes: how long a collective may take, ``train.timeout``.
+    """
     message = str(error)
     if world_size() == 1 or not (
         isinstance(error, dist.DistError) or "gloo" in message or "by peer" in message
     ):
         return None
+    if re.search(r"time[d ]*out", message, re.IGNORECASE):
+        return ContrastiveError(
+            f"process {rank()} of {world_size()} waited {minutes:g} min (train.timeout) for another process, "
+            "which hangs or has lost its network connection. The same command continues from the last "
+            "checkpoint; if steps take that long, raise train.timeout."
+        )
     return ContrastiveError(
         f"process {rank()} of {world_size()} lost its connection to another process, which has exited."
     )
@@ -117,7 +142,7 @@ class Vote:
 
     def __init__(self, interrupted: Callable[[], bool]):
         self._interrupted = interrupted
-        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._group: Any = new_group() if world_size() > 1 else None
         self._running: tuple[Any, Tensor] | None = None
 
     def __call__(self) -> bool:

@@ -228,17 +228,24 @@ def untrained_of(
 
 
 def build(
-    recipe: Recipe, *, training: bool = True, open_data_sets: DataSets | None = None
+    recipe: Recipe,
+    *,
+    training: bool = True,
+    open_data_sets: DataSets | None = None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> tuple[Data, Composition]:
     """Open the data and build every part. Raises RecipeError with all mistakes at once.
 
     Without ``training``, the data may be smaller than a batch or lack labels to train on, and trackers may be
-    missing. One in ``open_data_sets`` is not opened again, and a newly opened one is added.
+    missing. One in ``open_data_sets`` is not opened again, and a newly opened one is added. ``announce`` is
+    called with a few words at the beginning of each phase.
     """
     builder = Builder(recipe, open_data_sets)
+    announce("opening the data set")
     data = builder.data(training)
     if training:
         builder.check(rules.trackers(recipe))
+    announce("building the model")
     composition = builder.compose(data)
     builder.raise_if_any()
     assert data is not None

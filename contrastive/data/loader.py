@@ -136,10 +136,17 @@ class TrainLoader:
             generator=torch.Generator().manual_seed(derive(seed, "workers")),
         )
 
+    def decode(self) -> None:
+        """Decode the images that are held, unless that is done: before workers fork, so that they share them.
+
+        Raises DataError if more of them are unreadable than ``max_unreadable`` allows.
+        """
+        if isinstance(self.table, HeldTable):
+            self._note((int(self.table.ids[row]), str(error)) for row, error in self.table.unreadable.items())
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from batch ``start`` on."""
-        if isinstance(self.table, HeldTable):  # before workers fork, so that they share it
-            self._note((int(self.table.ids[row]), str(error)) for row, error in self.table.unreadable.items())
+        self.decode()
         self._steps.epoch, self._steps.start = epoch, start
         for batch in self._loader:
             if isinstance(batch, ContrastiveError):

@@ -19,7 +19,8 @@ from contrastive.parts import ImageTable, ReducedImage, Reduction
 #: Largest images, in pixels, that are held. A decoded photograph takes ten times the space of its file, and
 #: a file can be decoded at a reduced scale.
 MAX_HELD_PIXELS = 1024 * 1024
-_CHUNK = 2**24  # bytes of pixels that a thread decodes at a time
+_CHUNK = 2**24  # bytes of pixels that a thread decodes at a time, at most
+_CHUNK_ROWS = 256  # images, at most: progress is reported after each chunk
 
 #: Called while images are decoded, with (images decoded so far, images in all).
 OnProgress = Callable[[int, int], None]
@@ -93,7 +94,7 @@ def decode_all(
     assert table.size is not None
     shape = (table.channels, *table.size)
     unreadable: dict[int, UnreadableImage] = {}
-    chunk_rows = max(1, _CHUNK * len(table) // pixel_bytes(table))
+    chunk_rows = max(1, min(_CHUNK_ROWS, _CHUNK * len(table) // pixel_bytes(table)))
 
     def fill(first: int) -> int:
         rows = range(first, min(first + chunk_rows, len(table)))

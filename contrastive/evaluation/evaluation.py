@@ -203,7 +203,19 @@ class Evaluation:
             out.append(method.embed(pixels_of_view.contiguous(memory_format=torch.channels_last)).float())
         return torch.cat(out) if out else torch.empty(0, method.head.out_features)
 
+    @property
+    def periodic_images(self) -> int:
+        """How many images an evaluation during training encodes, at most: two views of some of them."""
+        return 3 * len(self.monitor_rows) + len(self._bank_rows)
+
     # -- at the end ---------------------------------------------------------------------------------
+
+    @property
+    def final_images(self) -> int:
+        """How many images the final evaluation encodes, at most, by the trained encoder and the untrained."""
+        tables = (self.train, self.division.validation, self.test)
+        splits = {id(table): len(table) for table in tables if table is not None}
+        return 2 * sum(splits.values()) if self.protocols else 0
 
     @property
     def split(self) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, Field
 
 from contrastive.errors import Mistake, RecipeError, Where
+from contrastive.kinds import Addition
 from contrastive.recipe.additions import part_values, section_values
 from contrastive.recipe.nodes import Node
 from contrastive.recipe.reader import write_yaml
@@ -18,7 +19,7 @@ from contrastive.recipe.signature import STRICT, python_values, signature_of, va
 from contrastive.registry import Entry
 
 #: Keys of ``train`` that do not affect the weights and are left out of the training fingerprint.
-NOT_TRAINING = ("workers", "memory_limit", "cache", "checkpoint_every", "trackers")
+NOT_TRAINING = ("workers", "memory_limit", "cache", "checkpoint_every", "trackers", "timeout")
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,9 @@ class Train(BaseModel):
         "folder; none: no folder, every epoch decodes the images again.",
     )
     trackers: list[str] = Field([], description="Experiment trackers of Accelerate, such as tensorboard.")
+    timeout: Annotated[float, Addition(), Field(gt=0, le=100_000)] = Field(
+        10.0, description="Minutes that a step may wait for another process before the run ends."
+    )
 
 
 @dataclass(frozen=True)

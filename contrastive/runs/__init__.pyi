@@ -11,7 +11,6 @@ from .job import run as run
 from .launch import LAUNCHER_VARIABLE as LAUNCHER_VARIABLE
 from .launch import end_with_launcher as end_with_launcher
 from .launch import refuse_processes as refuse_processes
-from .process_guard import interrupts as interrupts
 from .reload import TrainedRun as TrainedRun
 from .reload import load as load
 from .summary import skipped_files as skipped_files

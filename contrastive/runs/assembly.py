@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from contrastive.build import Composition, Data
 from contrastive.data import Cache, OnProgress, TrainLoader, cache_folder, hold
 from contrastive.distributed import rank, world_size
-from contrastive.errors import Interrupted
 from contrastive.evaluation import Alarms, Evaluation
 from contrastive.parts import EvaluationTransform, ImageTable, Split
 from contrastive.recipe import Recipe, training_fingerprint
@@ -50,15 +49,14 @@ def assemble(
         earlier: fingerprints of checkpoints in ``folder`` that this run continues, besides its own.
         interrupted: returns true once the user has asked to stop.
         transform: how evaluation resizes and crops images; by default as in a run that begins now.
-
-    Raises:
-        Interrupted: the user asked to stop while images were decoded.
     """
     if recipe.train.compile:
         compile_encoders(composition.method)
-    loader = _train_loader(recipe, data, composition, display, interrupted)
+    loader = _train_loader(recipe, data, composition, display)
     data = replace(data, train=loader.table)  # decoded once, for training and evaluation
-    evaluation = evaluation_of(recipe, data, composition, accelerator.device, interrupted, transform)
+    evaluation = evaluation_of(
+        recipe, data, composition, accelerator.device, interrupted, transform, display.decoding
+    )
     fingerprint = training_fingerprint(recipe, data.fingerprint)
     engine = Engine(
         method=composition.method,
@@ -86,18 +84,17 @@ def evaluation_of(
     device: torch.device,
     interrupted: Callable[[], bool] = never,
     transform: EvaluationTransform | None = None,
+    progress: OnProgress | None = None,
 ) -> Evaluation:
     """The evaluation that a recipe specifies, on ``data``; images of one size are decoded only once.
 
-    By default they are resized and cropped as in a run that begins now.
-
-    Raises:
-        Interrupted: the user asked to stop while images were decoded.
+    By default they are resized and cropped as in a run that begins now. ``progress`` is called while images
+    are decoded.
     """
 
     def in_memory(table: ImageTable, split: Split) -> ImageTable:
         cache = _cache_of(recipe, data, split)
-        return hold(table, recipe.train.memory_limit * 2**20, cache, _stop_decoding(interrupted))
+        return hold(table, recipe.train.memory_limit * 2**20, cache, progress)
 
     return Evaluation(
         in_memory(data.train, "train"),
@@ -118,7 +115,6 @@ def _train_loader(
     data: Data,
     composition: Composition,
     display: Display,
-    interrupted: Callable[[], bool],
 ) -> TrainLoader:
     train = recipe.train
     return TrainLoader(
@@ -133,7 +129,7 @@ def _train_loader(
         memory_limit=train.memory_limit * 2**20,
         cache=_cache_of(recipe, data, "train", display.log, display.warn),
         share=(rank(), world_size()),
-        progress=_stop_decoding(interrupted),
+        progress=display.decoding,
     )
 
 
@@ -171,16 +167,3 @@ def _cache_of(
         "split": split,
     }
     return Cache(folder, f"{part.name}-{split}", source, log, warn)
-
-
-def _stop_decoding(interrupted: Callable[[], bool]) -> OnProgress:
-    """A callback that ends the decoding of all images, which may take an hour, when the user asks to stop.
-
-    Several processes, of which perhaps only one got the signal, end together after a step instead.
-    """
-
-    def check(decoded_images: int, images: int) -> None:
-        if world_size() == 1 and interrupted():
-            raise Interrupted("interrupted")
-
-    return check

@@ -16,12 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.kinds import MONITORS
+from contrastive.runs.phase import FIRST_LINE, Phase
 from contrastive.text import count_and_names, duration, percent, quantity
 
 #: Minimum number of seconds between plain lines, which report the end of an epoch.
 PLAIN_INTERVAL = 10.0
 #: What a trained encoder must beat: key in summary.json -> heading.
 FLOORS = {"untrained": "untrained", "pixels": "raw pixels"}
+#: Forward passes that the training of an image costs: a backward pass costs two, and there are two views.
+_PASSES = 6
 #: Columns of the progress bar.
 BAR_WIDTH = 24
 
@@ -30,7 +33,8 @@ class Display:
     """Shows the progress of a run. A callback of the engine but not a part: it changes and saves nothing.
 
     On a terminal one status is kept up to date. Elsewhere a line is printed after an epoch, at most one every
-    ten seconds, and after the last step. ``NO_COLOR`` is honoured (by rich).
+    ten seconds, and after the last step; and for each phase before the first step that takes seconds.
+    ``NO_COLOR`` is honoured (by rich).
 
     Args:
         file: receives the text, standard output by default; ``sys.stderr`` under ``--json``.
@@ -49,50 +53,115 @@ class Display:
         self.console = Console(file=file, force_terminal=file.isatty(), highlight=False)
         self._clock = clock
         self._live: Live | None = None
+        self._phase: Phase | None = None
+        self._run: Any = None  # once it has started
         self._metrics: dict[str, float] = {}
         self._first: tuple[int, float] | None = None  # the first step displayed, and its time
         self._last_line_time = -math.inf
+        self._evaluation_images = (0, 0)  # of one during training, and of the final one
+        self._evaluation_start = 0.0
+        self._evaluation_seconds: float | None = None  # of the last one during training
 
     @classmethod
     def silent(cls) -> Display:
         """A display that shows nothing, for every process but the first."""
         return cls(open(os.devnull, "w"))
 
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run_ended(None)
+
+    def phase(self, text: str, delay: float = FIRST_LINE) -> None:
+        """Show what happens outside the steps, until the next phase or step.
+
+        A plain line names the phase if it takes longer than ``delay`` seconds.
+        """
+        self._end_phase()
+        self._phase = Phase(text)
+        if self.console.is_terminal:
+            self._start_live()
+        else:
+            self._phase.print_while_it_lasts(self.log, delay)
+
+    def decoding(self, images: int, total: int) -> None:
+        """Show how many images are decoded, as a phase of its own."""
+        text = f"decoding {images:,} of {total:,} images"
+        if images >= total:
+            self._end_phase()
+        elif self._phase is None or not self._phase.text.startswith("decoding "):
+            self.phase(text)
+        else:
+            self._phase.text = text
+
+    def expect_evaluations(self, periodic: int, final: int) -> None:
+        """Count the final evaluation in the time that is left.
+
+        Args:
+            periodic, final: how many images an evaluation during training and the final one encode.
+        """
+        self._evaluation_images = (periodic, final)
+
     def run_started(self, run: Any) -> None:
         """Announce the run and start the live line."""
         epochs, steps = quantity(run.epochs, "epoch"), quantity(run.steps, "step")
         self.log(f"{run.name}: {epochs}, {steps}, in {run.folder}")
-        self._first, self._last_line_time = None, -math.inf
-        if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
-            self._live.start()
+        self._run, self._first, self._last_line_time = run, None, -math.inf
+        self.phase("first step", PLAIN_INTERVAL)
 
     def step_done(self, run: Any, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a step: step, epoch, loss, lr, images_per_second."""
+        self._end_phase()
+        self._run = run
         self._metrics.update(metrics)
         step, now = int(metrics["step"]), self._clock()
         if self._first is None:
             self._first = (step, now)
-        if self._live is not None:
-            self._live.update(self._bar(run))
-        elif self._is_plain_line_due(run, step, now):
+        if self._live is None and self._is_plain_line_due(run, step, now):
             self._last_line_time = now
             self.log(self._text(run))
 
     def epoch_done(self, run: Any, epoch: int) -> None:
-        """Show nothing: the line of the epoch's last step reports it."""
+        """Show nothing: the line of the epoch's last step reports it. An evaluation may follow."""
+        self._evaluation_start = self._clock()
 
     def evaluated(self, run: Any, metrics: Mapping[str, float]) -> None:
         """Keep the metrics: the one that ranks encoders is shown with the steps that follow."""
         self._metrics.update(metrics)
-        if self._live is not None:
-            self._live.update(self._bar(run))
+        self._evaluation_seconds = self._clock() - self._evaluation_start
 
     def run_ended(self, run: Any) -> None:
         """Remove the live line. Safe to call twice, and if the run never started."""
+        self._end_phase()
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def leave_terminal(self) -> None:
+        """Show the cursor again, below the live line, because the process ends at once."""
+        if self._live is not None:
+            self.console.show_cursor(True)
+            self.console.file.write("\n")
+            self.console.file.flush()
+
+    def _end_phase(self) -> None:
+        if self._phase is not None:
+            self._phase.end()
+            self._phase = None
+
+    def _start_live(self) -> None:
+        if self._live is None:
+            self._live = Live(
+                console=self.console, get_renderable=self._status, refresh_per_second=4, transient=True
+            )
+            self._live.start()
+
+    def _status(self) -> RenderableType:
+        """The live line: the phase, or the progress of the steps."""
+        if (phase := self._phase) is not None:
+            return Text(str(phase))
+        return self._bar(self._run) if self._metrics else Text()
 
     def state_dict(self) -> dict[str, Any]:
         """An empty state: what is shown is not part of a run."""
@@ -150,7 +219,19 @@ class Display:
         if self._first is None or step <= self._first[0]:
             return None
         first_step, start = self._first
-        return (self._clock() - start) / (step - first_step) * max(0, run.steps - step)
+        seconds = (self._clock() - start) / (step - first_step) * max(0, run.steps - step)
+        return seconds + self._final_seconds()
+
+    def _final_seconds(self) -> float:
+        """How long the final evaluation takes: per image as long as the last one during training.
+
+        Before the first one, an image takes a sixth of its time in training, which passes two views forward
+        and backward.
+        """
+        periodic, final = self._evaluation_images
+        if self._evaluation_seconds is not None and periodic:
+            return self._evaluation_seconds * final / periodic
+        return final / (_PASSES * self._metrics.get("images_per_second", math.inf))
 
 
 def _filled_lines(text: str, width: int) -> list[str]:

@@ -7,18 +7,19 @@ training, and writing the results (:mod:`~contrastive.runs.summary`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from contrastive import interrupts
 from contrastive.build import Composition, Data, build
 from contrastive.data import require_readable
 from contrastive.datasets import reading_of
-from contrastive.distributed import explain_lost_connection, is_first, on_first, world_size
+from contrastive.distributed import explain_lost_connection, is_first, on_each, on_first, world_size
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.evaluation import Evaluation, omission_lines, split_notes
 from contrastive.parts import NEEDS
@@ -28,7 +29,7 @@ from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
 from contrastive.runs.folder import Run, RunIdentity, default_folder, environment_of, transform_of
 from contrastive.runs.launch import join_processes
-from contrastive.runs.process_guard import folder_lock, interrupts
+from contrastive.runs.process_guard import folder_lock
 from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
 from contrastive.runs.resume import Resume, admit, begin
 from contrastive.runs.summary import conclude, skipped_files, warn_of_skipped
@@ -66,12 +67,40 @@ def run(
         UsageError: the folder holds another run.
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
-    join_processes()
     registry = load_registry()
     resolved_recipe = load_recipe(recipe, of_run_folder(recipe, overrides, registry), registry)
-    data, composition = build(resolved_recipe)
+    join_processes(resolved_recipe.train.timeout)
     display = (display or Display()) if is_first() else Display.silent()
-    return Job(resolved_recipe, data, composition, registry, display).execute(out, resume)
+    with (
+        display,
+        interrupts.guarded(),
+        interrupts.printing(display.log, display.leave_terminal),
+        interrupts.responding(_BEFORE_TRAINING),
+        _explain_lost_connections(resolved_recipe.train.timeout),
+    ):
+        data, composition = on_each(lambda: build(resolved_recipe, announce=display.phase))
+        return Job(resolved_recipe, data, composition, registry, display).execute(out, resume)
+
+
+@contextmanager
+def _explain_lost_connections(minutes: float) -> Iterator[None]:
+    """Turn the failure of a collective into one sentence; ``minutes`` are those of ``train.timeout``."""
+    try:
+        yield
+    except RuntimeError as error:
+        explanation = explain_lost_connection(error, minutes)
+        if explanation is not None and interrupts.stop_requested():
+            raise Interrupted("another process of the run has stopped") from None
+        raise (explanation or error) from None
+
+
+_BEFORE_TRAINING = interrupts.Response(
+    lambda _: "stopped before the first step, so nothing is lost", lambda: "stopped now; nothing is lost"
+)
+_AFTER_TRAINING = interrupts.Response(
+    lambda _: "stopping the final evaluation; training is saved, so no step is lost",
+    lambda: "stopped now; no step is lost",
+)
 
 
 class Job:
@@ -112,7 +141,7 @@ class Job:
         on_first(self._require_readable)
         accelerator = make_accelerator(self.recipe.train.precision, str(folder), self.recipe.train.trackers)
         self._announce(accelerator.device)
-        with ExitStack() as lock, interrupts() as interrupted:
+        with ExitStack() as lock:
             on_first(lambda: lock.enter_context(folder_lock(folder)))
             earlier = on_first(
                 lambda: begin(
@@ -135,10 +164,11 @@ class Job:
                 accelerator,
                 self.display,
                 earlier=earlier,
-                interrupted=interrupted,
+                interrupted=interrupts.stop_requested,
                 transform=on_first(lambda: Run(folder).transform),
             )
             self._announce_omissions(evaluation)
+            self.display.expect_evaluations(evaluation.periodic_images, evaluation.final_images)
             with ExitStack() as ending:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
@@ -226,8 +256,8 @@ class Job:
 
     def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> None:
         self._start_trackers(engine)
+        self._start(engine, resume)
         try:
-            self._start(engine, resume)
             with (
                 explain_compile_errors_if(self.recipe.train.compile),
                 explain_out_of_memory(partial(_memory_advice, engine), engine.checkpoints),
@@ -235,8 +265,6 @@ class Job:
                 engine.train()
             with explain_out_of_memory(lambda: _EVALUATION_ADVICE, engine.checkpoints):
                 on_first(lambda: self._conclude(engine, evaluation))
-        except RuntimeError as error:
-            raise (explain_lost_connection(error) or error) from None
         except Interrupted:
             raise Interrupted(
                 f"stopped at step {engine.state.step} of {engine.steps}, saved in {engine.folder}; "
@@ -244,7 +272,10 @@ class Job:
             ) from None
 
     def _conclude(self, engine: Engine, evaluation: Evaluation) -> None:
-        conclude(engine, evaluation, self.recipe, self.data, self.composition, self.identity, self.display)
+        with interrupts.responding(_AFTER_TRAINING):
+            conclude(
+                engine, evaluation, self.recipe, self.data, self.composition, self.identity, self.display
+            )
 
     def _start_trackers(self, engine: Engine) -> None:
         trackers = self.recipe.train.trackers
@@ -256,7 +287,8 @@ class Job:
             raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
 
     def _start(self, engine: Engine, resume: Resume) -> None:
-        """Load the newest whole checkpoint if there is one, and notify the callbacks that the run starts."""
+        """Load the newest whole checkpoint if there is one, decode the images that are held, and notify the
+        callbacks that the run starts."""
         state = on_first(engine.checkpoints.take_up)
         if state is not None:
             restore(engine, state)
@@ -265,6 +297,7 @@ class Job:
             raise UsageError(f"{engine.folder} holds no checkpoint to resume from; drop --resume must.")
         else:
             engine.metrics.truncate(0)
+        on_each(engine.loader.decode)
         engine.run.notify(engine.callbacks, lambda callback: callback.run_started(engine.run))
 
 

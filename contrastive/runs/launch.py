@@ -14,29 +14,38 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import IO
 
 import torch
 from accelerate import PartialState
 
-from contrastive.errors import ContrastiveError, UsageError
-from contrastive.runs.process_guard import interrupts
+from contrastive import interrupts
+from contrastive.errors import ContrastiveError, Interrupted, UsageError
+from contrastive.rendezvous import DEFAULT_LIMIT, set_limit
+from contrastive.runs.network import refuse_loopback
 
 #: Seconds that the other processes have to exit by themselves once one has failed.
 GRACE = 5.0
 #: Environment variable of a process whose launcher keeps its standard input open: end of file means that the
 #: launcher has died.
 LAUNCHER_VARIABLE = "CONTRASTIVE_LAUNCHED"
+#: What may be behind the signal that killed a process.
+_DEATHS = {
+    signal.SIGKILL: "; it may have run out of memory",
+    signal.SIGABRT: "; it may have waited longer than train.timeout for another process",
+}
 _POLL = 0.1
 
 
 def launch(arguments: Sequence[str], count: int) -> int:
     """Run ``contrastive`` with these arguments in ``count`` processes; returns the highest exit code.
 
-    The output of the first one is shown, and the errors of the others if they fail. On Ctrl-C or SIGTERM the
-    processes save and exit; a second one ends them at once.
+    The output of the first one is shown, and the errors of the others if they fail. Signals are passed on to
+    all of them: they save and exit, and a second SIGINT ends them at once.
 
     Raises:
         UsageError: more processes than GPUs, or fewer than one.
@@ -50,20 +59,21 @@ def launch(arguments: Sequence[str], count: int) -> int:
     environment = _environment(count, bool(gpus))
     processes = [_Process(arguments, rank, environment) for rank in range(count)]
     try:
-        with interrupts() as interrupted:
-            failed = _watch(processes, interrupted)
+        with interrupts.guarded(), interrupts.responding(interrupts.passing_on(partial(_send, processes))):
+            failed = _watch(processes)
     finally:
         for process in processes:
             process.end()
     if failed is None:
-        return max(process.code for process in processes)
+        stopped = any(process.is_stopped() for process in processes)
+        return Interrupted.exit_code if stopped else max(process.code for process in processes)
     for process in processes[1:]:
         process.print_errors_missing_from(processes[0])
     if failed.code < 0:
         name = signal.Signals(-failed.code).name
         raise ContrastiveError(
             f"process {failed.rank} of {count} was killed by {name}, so the run was stopped"
-            f"{'; it may have run out of memory' if failed.code == -signal.SIGKILL else ''}. "
+            f"{_DEATHS.get(-failed.code, '')}. "
             "The same command continues from the last checkpoint."
         )
     return failed.code
@@ -103,9 +113,16 @@ class _Process:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def request_stop(self) -> None:
-        if self.running():
-            self._process.send_signal(signal.SIGTERM)
+    def is_stopped(self) -> bool:
+        """Whether it ended because a signal asked it to, perhaps before it could answer signals."""
+        return self.code == Interrupted.exit_code or (
+            interrupts.stop_requested() and -self.code in (signal.SIGINT, signal.SIGTERM)
+        )
+
+    def send(self, number: int) -> None:
+        """Send it a signal if it still runs."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
 
     def end(self) -> None:
         """Kill it if it still runs: checkpoints are whole at any instant."""
@@ -130,18 +147,28 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _watch(processes: Sequence[_Process], interrupted: Callable[[], bool]) -> _Process | None:
-    """Wait for all processes, or :data:`GRACE` after the first failure; returns the process that failed."""
-    failed, stop_requested, deadline = None, False, math.inf
+def _send(processes: Sequence[_Process], number: int) -> None:
+    for process in processes:
+        process.send(number)
+
+
+def _watch(processes: Sequence[_Process]) -> _Process | None:
+    """Wait for all processes, or :data:`GRACE` after the first failure; returns the process that failed.
+
+    If one was stopped, the others are asked to stop too, and how they end is no failure.
+    """
+    failed, is_stopped, deadline = None, False, math.inf
     while any(process.running() for process in processes) and time.monotonic() < deadline:
-        if interrupted() and not stop_requested:
-            stop_requested = True
-            for process in processes:
-                process.request_stop()
-        if failed is None:
-            failed = next((p for p in processes if not p.running() and p.code not in (0, 130)), None)
+        ends = [process for process in processes if not process.running()]
+        if not is_stopped and any(process.is_stopped() for process in ends):
+            is_stopped, failed, deadline = True, None, math.inf
+            _send(processes, signal.SIGTERM)
+        if failed is None and not is_stopped:
+            failed = next((process for process in ends if process.code), None)
             deadline = math.inf if failed is None else time.monotonic() + GRACE
         time.sleep(_POLL)
+    if any(process.is_stopped() for process in processes if not process.running()):
+        return None
     return failed or next((p for p in processes if not p.running() and p.code), None)
 
 
@@ -174,12 +201,11 @@ _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORL
 _SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
 
 
-#: How long a process may wait for another that evaluates alone; one that has died is noticed at once.
-_TIMEOUT = timedelta(days=7)
-
-
-def join_processes() -> None:
+def join_processes(minutes: float) -> None:
     """Join the other processes that a launcher started with this one, if there are any.
+
+    Args:
+        minutes: how long a collective may take, ``train.timeout``.
 
     Raises:
         UsageError: the launcher would train several separate copies, starts one process instead of several,
@@ -192,12 +218,15 @@ def join_processes() -> None:
     cpu = not torch.cuda.is_available()
     if cpu:
         os.environ["ACCELERATE_USE_CPU"] = "1"  # otherwise Accelerate treats each process as the only one
-    state = PartialState(cpu=cpu, timeout=_TIMEOUT)
+    refuse_loopback(process_count)
+    limit = timedelta(minutes=minutes)
+    state = PartialState(cpu=cpu, timeout=max(limit, DEFAULT_LIMIT))  # until all have started
     if state.num_processes != process_count:
         raise UsageError(
             f"{process_count} processes were launched, but Accelerate joins {state.num_processes}; each "
             "would train a separate run. Use contrastive run RECIPE --processes N."
         )
+    set_limit(limit)
 
 
 def _process_count() -> int | None:

@@ -1,15 +1,13 @@
-"""One process per run folder: the lock of the folder, and the signals that stop the process."""
+"""One process per run folder: the lock of the folder."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from contrastive.errors import UsageError
 from contrastive.files import writable_by_user
@@ -57,26 +55,3 @@ def folder_lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             _open_locks.discard(lock)
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag that the engine reads after each step.
-
-    The second one acts as usual. Outside the main thread signals cannot be caught and nothing changes.
-    """
-    signals: list[int] = []
-
-    def record(number: int, frame: object) -> None:
-        signals.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(signals)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,8 +20,10 @@ Who does what in one step. To follow it, read this file, gradients.py and method
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from contrastive import interrupts
 from contrastive.augmentations import Pipeline
 from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
@@ -38,6 +41,7 @@ from contrastive.distributed import Vote, check_equal, mean, on_first, rank, uni
 from contrastive.errors import Interrupted
 from contrastive.parts import Listener, Optimizer
 from contrastive.rng import derive
+from contrastive.text import quantity
 from contrastive.training.accelerator import move_to_device
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.gradients import BufferSnapshot, Chunk, GradientCache, OnePass, Passes
@@ -103,6 +107,7 @@ class Engine:
         if chunk < images:
             self.passes = GradientCache(self.method, self.model, accelerator, chunk, settings.seed)
         self.state = State()
+        self._saved_step = 0
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
@@ -135,16 +140,33 @@ class Engine:
         """Train to the last step, evaluating and saving on the way. Raises Interrupted after saving."""
         self._clock = time.perf_counter()
         try:
-            if self.state.evaluation_due:
-                self._finish_epoch()
-            while not self._is_over:
-                self._train_epoch()
-                self._finish_epoch()
+            with self._stopping_after("this step"):
+                if self.state.evaluation_due:
+                    self._finish_epoch()
+                while not self._is_over:
+                    self._train_epoch()
+                    self._finish_epoch()
         except Interrupted:
             self._flush()
             self._save()
             raise
         self.tick()
+
+    def _stopping_after(self, work: str, *, breaks: bool = False) -> AbstractContextManager[None]:
+        """Within it, a signal ends training after this work, or breaks the work off; the run is saved."""
+
+        def unsaved() -> str:
+            return quantity(self.state.step - self._saved_step, "step")
+
+        def notice(number: int) -> str:
+            press = "press again" if number == signal.SIGINT else "press Ctrl-C"
+            return f"stopping {'' if breaks else 'after '}{work}; {press} to stop now and lose {unsaved()}"
+
+        def loss() -> str:
+            checkpoint = f"after the checkpoint of step {self._saved_step}" if self._saved_step else "unsaved"
+            return f"stopped now, at step {self.state.step}; lost: {unsaved()} {checkpoint}"
+
+        return interrupts.responding(interrupts.Response(notice, loss, breaks=breaks, ends=False))
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -248,7 +270,7 @@ class Engine:
         state.stopped = on_first(lambda: state.stopped)  # callbacks may read clocks of their own
         if self._is_over or (every and state.epoch % every == 0):
             with self.stage("evaluation"):
-                metrics = on_first(lambda: self.evaluator.during(self.method))
+                metrics = on_first(self._evaluate)
             self.run.log(metrics, self.evaluator.description())
             ranking = self.run.ranking_metric = self.evaluator.ranking_metric(metrics)
             better = ranking is not None and state.note_best(metrics[ranking])
@@ -261,6 +283,10 @@ class Engine:
         if self.interrupted() and not self._is_over:
             raise Interrupted("interrupted")
 
+    def _evaluate(self) -> Metrics:
+        with self._stopping_after("this evaluation", breaks=True):
+            return self.evaluator.during(self.method)
+
     def tick(self) -> None:
         """Add the run's costs since the last tick; they survive a resume."""
         before, self._clock = self._clock, time.perf_counter()
@@ -268,11 +294,13 @@ class Engine:
 
     def _save(self) -> None:
         """Write a checkpoint, never of non-finite weights: no run could recover from it."""
-        self.health.check_weights(self.method, self.state.step)
-        check_equal(dict(self.method.named_children()))
-        self.tick()
-        snapshot = self.state_dict()
-        on_first(lambda: self.checkpoints.save(self.state.step, snapshot, self.state.best_step))
+        with self._stopping_after("this checkpoint"):
+            self.health.check_weights(self.method, self.state.step)
+            check_equal(dict(self.method.named_children()))
+            self.tick()
+            snapshot = self.state_dict()
+            on_first(lambda: self.checkpoints.save(self.state.step, snapshot, self.state.best_step))
+            self._saved_step = self.state.step
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive: plain values and tensors, of unwrapped modules."""
@@ -293,5 +321,6 @@ class Engine:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self._position.load_state_dict(state, self.steps)
+        self._saved_step = self.state.step
         self.loader.unreadable.update(state["unreadable"])
         self.health.skipped = state.get("skipped", [])

@@ -19,6 +19,7 @@ FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
     "monitors", "lazy", "moved", "timm_models", "paths", "convolutions",
+    "interrupts", "rendezvous",
 }  # fmt: skip
 
 #: The Python files directly in the package.
@@ -68,7 +69,9 @@ IMPORTS: dict[str, set[str]] = {
     "paths": {"errors"},
     "values": {"kinds", "errors"},
     "hookspecs": {"kinds"},
-    "distributed": {"errors"},
+    "distributed": {"errors", "rendezvous"},
+    "rendezvous": set(),
+    "interrupts": {"errors"},
     "comparison": {"errors", "values", "distributed"},
     "parts": {"kinds", "errors", "values", "rng", "comparison"},
     **{
@@ -85,7 +88,8 @@ IMPORTS: dict[str, set[str]] = {
     "training.frozen_modules": {"parts"},
     "training.stages": set(),
     "training.metrics_file": {"distributed", "errors", "files"},
-    "runs.display": {"kinds"},
+    "runs.display": {"kinds", "runs.phase"},
+    "runs.phase": set(),
     # it checks every part, and so stands on all that runs one
     "testing": {
         *{"kinds", "errors", "values", "versions", "distributed", "timm_models", "comparison", "parts"},

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from contrastive import interrupts
 from contrastive.commands.compare.candidates import Candidate
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.files import writable_by_user, write_whole
 from contrastive.recipe import write_yaml
-from contrastive.runs import interrupts
 
 Log = Callable[[str], None]
 
@@ -100,33 +100,27 @@ def _train_or_wait(candidate: Candidate, seed: int, recipe: Path, log: Log) -> i
         # Another comparison began this very run while ours was starting.
         code = 0 if candidate.is_finished(seed) else _run(recipe, seed, folder)
     if code == Interrupted.exit_code:
-        raise Interrupted(f"stopped; {folder} is saved, and the same command continues from there.")
+        raise Interrupted(f"stopped; the same command continues from the last checkpoint in {folder}.")
     return code
 
 
 def _run(recipe: Path, seed: int, folder: Path) -> int:
-    """``contrastive run`` as a child; its exit code. Ctrl-C and SIGTERM reach it once, and it saves."""
+    """``contrastive run`` as a child; its exit code. Signals are passed on to it."""
     command = [sys.executable, "-m", "contrastive", "run", str(recipe)]
     command += ["--set", f"train.seed={seed}", "--out", str(folder)]
-    with interrupts() as stop_requested:
-        # A process group of its own: otherwise a terminal's Ctrl-C reaches the child as well as our signal,
-        # and the second one stops it without saving.
-        # Under --json standard output is redirected in Python only, so the child must be redirected too.
-        out = sys.stderr if sys.stdout is sys.stderr else None
-        child = subprocess.Popen(command, stdout=out, process_group=0)
-        has_signal = False
-        while True:
-            try:
-                code = child.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                if stop_requested() and not has_signal:
-                    child.send_signal(signal.SIGINT)
-                    has_signal = True
-                continue
-            except KeyboardInterrupt:  # the second Ctrl-C stops the child at once, as its own second would
-                child.kill()
-                raise
-            return Interrupted.exit_code if stop_requested() else code
+    # A process group of its own: otherwise a terminal's Ctrl-C reaches the child as well as our signal, and
+    # the second one stops it without saving.
+    # Under --json standard output is redirected in Python only, so the child must be redirected too.
+    out = sys.stderr if sys.stdout is sys.stderr else None
+    child = subprocess.Popen(command, stdout=out, process_group=0)
+
+    def pass_on(number: int) -> None:
+        with suppress(ProcessLookupError):
+            child.send_signal(number)
+
+    with interrupts.guarded(), interrupts.responding(interrupts.passing_on(pass_on)):
+        code = child.wait()  # the child prints what a signal does
+        return Interrupted.exit_code if interrupts.stop_requested() else code
 
 
 def _wait_for_others(folder: Path, log: Log) -> bool:
