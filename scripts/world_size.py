@@ -144,7 +144,7 @@ def steps(overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[s
 
 def measure(out: Path, only: list[str]) -> None:
     """Save the measurements of every composition in this process."""
-    join_processes()
+    join_processes(10)
     results: dict[str, Any] = {}
     for names, overrides in compositions():
         if only and not {"/".join(names)} & set(only):

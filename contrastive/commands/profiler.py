@@ -158,10 +158,10 @@ def profile(
     refuse_processes("profile")
     full_recipe = load_recipe(recipe, overrides, load_registry())
     data, parts = build(full_recipe)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, Display() as display:
         accelerator = make_accelerator(full_recipe.train.precision, folder, [])
         short_recipe = _short_recipe(full_recipe, len(data.train), steps)
-        engine, _ = assemble(short_recipe, data, parts, Path(folder), accelerator, Display())
+        engine, _ = assemble(short_recipe, data, parts, Path(folder), accelerator, display)
         with explain_compile_errors_if(full_recipe.train.compile):
             seconds = _measure(engine, steps)
         memory = peak_memory_mib(accelerator.device)

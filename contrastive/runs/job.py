@@ -141,7 +141,7 @@ class Job:
         on_first(self._require_readable)
         accelerator = make_accelerator(self.recipe.train.precision, str(folder), self.recipe.train.trackers)
         self._announce(accelerator.device)
-        with ExitStack() as lock:
+        with ExitStack() as lock, interrupts.guarded():
             on_first(lambda: lock.enter_context(folder_lock(folder)))
             earlier = on_first(
                 lambda: begin(

@@ -6,12 +6,13 @@ import io
 import re
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 from rich.console import Console
 
 from contrastive import monitors
-from contrastive.runs import Display, summary_table
+from contrastive.runs import Display, phase, summary_table
 from contrastive.runs.display import MONITORS
 
 RUN = SimpleNamespace(
@@ -132,6 +133,79 @@ def test_a_resumed_run_estimates_from_its_own_steps():
         clock.now += 3
         display.step_done(RUN, {"step": step, "epoch": 3, "loss": 1.0})
     assert out.getvalue().splitlines()[-1] == "epoch 3/4  step 30/40  loss 1.000  30 s left"
+
+
+def test_the_time_left_includes_the_final_evaluation():
+    out, clock = io.StringIO(), Clock()
+    display = Display(out, clock)
+    display.expect_evaluations(periodic=100, final=1000)
+    display.run_started(RUN)
+    for step in range(1, 41):
+        clock.now += 2
+        display.step_done(RUN, {"step": step, "epoch": (step - 1) // 10 + 1, "images_per_second": 5.0})
+        if step % 10 == 0:
+            display.epoch_done(RUN, step // 10)
+            clock.now += 3 * (step // 10 == 1)
+            display.evaluated(RUN, {"step": step})
+    display.run_ended(RUN)
+    times = [re.search(r"images/s  (.*) left", line)[1] for line in out.getvalue().splitlines()[1:]]
+    assert times[0] == "1 min 33 s"  # 30 steps of 2 s, and 1,000 images six times faster than in training
+    assert times[1:] == ["43 s", "22 s", "0 s"]  # 3 s for 100 images: 30 s for 1,000; the second took none
+
+
+class Patience:
+    """Waits until a thread has printed, at most ten seconds."""
+
+    def __init__(self, out: io.StringIO):
+        self.out = out
+
+    def until(self, text: str) -> None:
+        deadline = time.monotonic() + 10
+        while text not in self.out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert text in self.out.getvalue()
+
+
+def test_a_phase_that_takes_seconds_is_named_in_a_plain_line(monkeypatch):
+    monkeypatch.setattr(phase, "LONGEST_PAUSE", 0.02)
+    out = io.StringIO()
+    shown = Patience(out)
+    with Display(out) as display:
+        display.phase("opening the data set")
+        display.phase("building the model", delay=0.02)
+        shown.until("building the model")
+        time.sleep(0.1)
+        display.phase("decoding 0 of 8,000 images", delay=0.02)
+        shown.until("decoding 0")
+        display.decoding(3000, 8000)
+        shown.until("decoding 3,000 of 8,000 images")
+        display.decoding(8000, 8000)
+    time.sleep(0.1)
+    lines = out.getvalue().splitlines()
+    assert lines == ["building the model", "decoding 0 of 8,000 images", "decoding 3,000 of 8,000 images"]
+
+
+def test_a_terminal_shows_the_phase_and_its_time(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = Terminal()
+    shown = Patience(out)
+    with Display(out) as display:
+        display.phase("opening the data set")
+        shown.until("opening the data set  0 s")
+        display.decoding(3000, 8000)
+        shown.until("decoding 3,000 of 8,000 images  0 s")
+        display.run_started(RUN)
+        shown.until("first step  0 s")
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
+
+
+def test_the_cursor_comes_back_if_the_process_ends_at_once(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = Terminal()
+    with Display(out) as display:
+        display.phase("opening the data set")
+        display.leave_terminal()
+        assert out.getvalue().rstrip("\n").endswith("\x1b[?25h")
 
 
 SUMMARY = {

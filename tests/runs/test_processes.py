@@ -158,7 +158,7 @@ def test_launchers_that_would_train_something_else_are_refused(environment, told
     monkeypatch.setenv("ACCELERATE_USE_CPU", "0")
     monkeypatch.setattr(launch, "PartialState", lambda **_: SimpleNamespace(num_processes=1))
     with pytest.raises(UsageError, match=told):
-        launch.join_processes()
+        launch.join_processes(10)
 
 
 def test_a_profile_is_of_one_process(tiny_recipe: Path, monkeypatch):
@@ -171,7 +171,7 @@ def test_a_profile_is_of_one_process(tiny_recipe: Path, monkeypatch):
 
 def test_one_process_is_joined_by_nobody(monkeypatch):
     monkeypatch.setattr(launch, "PartialState", lambda **_: pytest.fail("there is nobody to wait for"))
-    launch.join_processes()
+    launch.join_processes(10)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(tiny_recipe: Path, monkeypatch):
