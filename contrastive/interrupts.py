@@ -28,6 +28,7 @@ GRACE = 3.0
 #: Seconds in which torchrun passes on a signal that its workers may have got themselves.
 _TORCHRUN_WINDOW = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_END = b"\0"  # ends the thread that listens
 
 
 def _nothing() -> str:
@@ -119,7 +120,8 @@ class _Guard:
         """Print a message unless another process of the run prints it."""
         if message and os.environ.get("RANK", "0") == "0":
             self.message = message
-            self.printers[-1](message)
+            with suppress(Exception):  # the terminal is gone: the signal counts all the same
+                self.printers[-1](message)
 
     def _exit(self) -> None:
         threading.Timer(0.5, os._exit, (Interrupted.exit_code,)).start()  # closing may wait for a lock
@@ -169,16 +171,16 @@ def guarded(*, owns_process: bool = False) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(wakeup)
-        os.close(write_end)  # ends the listener
+        os.write(write_end, _END)  # a forked worker may have the pipe too, so closing it ends nothing
         listener.join(GRACE)
+        os.close(write_end)
 
 
 def _listen(read_end: int, guard: _Guard) -> None:
     with os.fdopen(read_end, "rb", buffering=0) as pipe:
-        while number := pipe.read(1):
+        while (number := pipe.read(1)) != _END:
             if number[0] in _SIGNALS:
-                with suppress(OSError, ValueError):  # what cannot be printed: the terminal is gone
-                    guard.answer(number[0])
+                guard.answer(number[0])
 
 
 def _forget_wakeup() -> None:

@@ -34,7 +34,7 @@ def test_a_name_of_the_loopback_address_is_refused_with_the_remedy(
 ):
     resolve_to(monkeypatch, address)
     monkeypatch.setattr(network, "_interface_to", lambda _: "ens5")
-    with pytest.raises(UsageError, match="node7, resolves to 127.*export GLOO_SOCKET_IFNAME=ens5"):
+    with pytest.raises(UsageError, match=r"node7, resolves to 127.*export GLOO_SOCKET_IFNAME=ens5"):
         network.refuse_loopback(4)
     monkeypatch.setenv(network.VARIABLE, "ens5")  # the remedy
     network.refuse_loopback(4)
