@@ -45,8 +45,8 @@ def _explain(error: BaseException, debug: bool) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output has exited (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    if debug or not isinstance(error, ContrastiveError | OSError):
-        raise error  # OSError: a full disk, missing permissions
+    if debug or not isinstance(error, ContrastiveError | OSError):  # a full disk, missing permissions
+        raise error
     print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
     return error.exit_code if isinstance(error, ContrastiveError) else 1
 

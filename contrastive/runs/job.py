@@ -173,7 +173,8 @@ class Job:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
                     ending.callback(callback.run_ended, engine.run)
-                self._train_and_evaluate(engine, evaluation, resume)
+                with _explain_lost_connections(self.recipe.train.timeout):  # before the group is destroyed
+                    self._train_and_evaluate(engine, evaluation, resume)
         return Run(folder)
 
     def _settle_paths(self, folder: Path, resume: Resume) -> dict[str, Any]:

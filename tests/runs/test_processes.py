@@ -112,6 +112,22 @@ def test_a_stop_saves_a_death_ends_all_and_one_process_goes_on(tiny_recipe: Path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+def test_a_process_that_stops_within_a_step_ends_the_run_with_the_reason(tiny_recipe: Path, tmp_path: Path):
+    sets = ("--set=train.epochs=4000", "--set=evaluate.every=0", "--set=train.timeout=0.05")
+    start = command(tiny_recipe, tmp_path / "run", *sets)
+    process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until_step(tmp_path / "run", 2, process)
+    os.kill(rank_of(process.pid, 1), signal.SIGSTOP)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert process.returncode == 1
+    assert "process 0 of 2 waited 0.05 min (train.timeout) for another process" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_the_engine_steps_alike_in_one_process_and_two():
     asked = ["nt_xent/in_batch + queue/ema", "nt_xent/chunks and two batches per step/ema"]
     for name, found in table.compare(asked).items():
