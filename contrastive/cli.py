@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | Interrupted) or interrupts.is_broken_off():
                 message = str(error) if isinstance(error, Interrupted) else "interrupted"
-                if not interrupts.has_printed(message):
+                if interrupts.is_first_process() and not interrupts.has_printed(message):
                     print(message, file=sys.stderr)
                 return Interrupted.exit_code
             return _explain(error, arguments.debug)

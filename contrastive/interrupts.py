@@ -63,6 +63,11 @@ def passing_on(send: Callable[[int], None]) -> Response:
     return Response(lambda _: "", breaks=False, ends=False, pass_on=send)
 
 
+def is_first_process() -> bool:
+    """Whether this process prints for all that a launcher started, as far as its environment shows it."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 def print_on_stderr(message: str) -> None:
     """Print a message at once."""
     print(message, file=sys.stderr, flush=True)
@@ -118,7 +123,7 @@ class _Guard:
 
     def print(self, message: str) -> None:
         """Print a message unless another process of the run prints it."""
-        if message and os.environ.get("RANK", "0") == "0":
+        if message and is_first_process():
             self.message = message
             with suppress(Exception):  # the terminal is gone: the signal counts all the same
                 self.printers[-1](message)
