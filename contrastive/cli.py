@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 message = str(error) if isinstance(error, Interrupted) else "interrupted"
                 if interrupts.is_first_process() and not interrupts.has_printed(message):
                     print(message, file=sys.stderr)
+                interrupts.end_soon()
                 return Interrupted.exit_code
             return _explain(error, arguments.debug)
 

@@ -109,10 +109,10 @@ class _Guard:
             self._first_answer = now
             self.print(response.notice(number))
             if response.breaks and response.ends and self.owns_process:
-                self._exit_after(GRACE)
+                self.exit_after(GRACE)
         elif number == signal.SIGINT and now - self._first_answer >= _window():
             if self.owns_process:
-                self._exit_after(GRACE if response.pass_on else 0.5)  # even if printing waits for a lock
+                self.exit_after(GRACE if response.pass_on else 0.5)  # even if printing waits for a lock
             self.print(response.loss())
             if self.owns_process and not response.pass_on:
                 self._exit()
@@ -134,7 +134,7 @@ class _Guard:
             close()
         os._exit(Interrupted.exit_code)
 
-    def _exit_after(self, seconds: float) -> None:
+    def exit_after(self, seconds: float) -> None:
         timer = threading.Timer(seconds, self._exit)
         timer.daemon = True
         timer.start()
@@ -174,6 +174,8 @@ def guarded(*, owns_process: bool = False) -> Iterator[None]:
     finally:
         _guard = None
         for number, handler in before.items():
+            if owns_process and guard.is_stopping:  # everything is said and saved, and the process is ending
+                handler = signal.SIG_IGN
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(wakeup)
         os.write(write_end, _END)  # a forked worker may have the pipe too, so closing it ends nothing
@@ -239,6 +241,13 @@ def printing(printer: Callable[[str], None], close: Callable[[], None]) -> Itera
     finally:
         guard.printers.remove(printer)
         guard.closers.remove(close)
+
+
+def end_soon() -> None:
+    """End the process of a command that was stopped, within :data:`GRACE`: torch takes longer to shut down."""
+    if _guard is not None and _guard.owns_process and _guard.is_stopping:
+        sys.stdout.flush()
+        _guard.exit_after(GRACE)
 
 
 def stop_requested() -> bool:

@@ -25,7 +25,7 @@ def hold(seconds):
     hashlib.pbkdf2_hmac("sha256", b"", b"", int(100_000 * seconds / (time.monotonic() - start)))
 
 step = interrupts.Response(
-    lambda number: "stopping after this step", lambda: "lost: 3 steps", breaks=False, ends=False
+    lambda number: "stopping after this step", lambda: "lost 3 steps", breaks=False, ends=False
 )
 response, seconds = (interrupts.Response(), 60) if "break" in sys.argv else (step, float(sys.argv[1]))
 with interrupts.guarded(owns_process=True), interrupts.responding(response):
@@ -35,9 +35,9 @@ with interrupts.guarded(owns_process=True), interrupts.responding(response):
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, code: str = SCRIPT) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *arguments],
+        [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -61,7 +61,7 @@ def test_the_first_signal_is_answered_at_once_and_a_second_sigint_ends_a_long_na
     assert first_line(process) == "stopping after this step\n"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert (out, err) == ("", "lost: 3 steps\n")
+    assert (out, err) == ("", "lost 3 steps\n")
     assert process.returncode == 130
     assert time.monotonic() - began < 10
 
@@ -81,6 +81,18 @@ def test_work_that_can_be_broken_off_ends_in_a_long_native_call(number: signal.S
     process = start("break")
     process.send_signal(number)
     assert first_line(process) == "interrupted\n"
+    assert process.wait(timeout=30) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_after_the_work_leaves_the_exit_code(number: signal.Signals):
+    """torch takes seconds to shut down."""
+    code = SCRIPT + "print('over', flush=True)\nhold(2)\nsys.exit(130)"
+    process = start("1", code=code)
+    process.send_signal(number)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["saved\n", "over\n"]
+    process.send_signal(number)
     assert process.wait(timeout=30) == 130
 
 

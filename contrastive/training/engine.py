@@ -163,8 +163,8 @@ class Engine:
             return f"stopping {'' if breaks else 'after '}{work}; {press} to stop now and lose {unsaved()}"
 
         def loss() -> str:
-            checkpoint = f"after the checkpoint of step {self._saved_step}" if self._saved_step else "unsaved"
-            return f"stopped now, at step {self.state.step}; lost: {unsaved()} {checkpoint}"
+            saved = f"the checkpoint is of step {self._saved_step}" if self._saved_step else "no checkpoint yet"
+            return f"stopped now, at step {self.state.step}, and lost {unsaved()}: {saved}"
 
         return interrupts.responding(interrupts.Response(notice, loss, breaks=breaks, ends=False))
 
