@@ -59,6 +59,9 @@ class Candidates:
             self._mask(rows, len(views), b, candidate_views),
             self.normalised and not self.memories,  # their entries may have any length
             self._pair_scores(views),
+            tuple(tuple(map(self.column_views.index, self._pairs_of(view))) for view in views),
+            tuple(map(self.column_views.index, candidate_views)),
+            len(self.column_views),
         )
 
     def _keys(self, candidate_views: tuple[int, ...]) -> Tensor:
@@ -113,12 +116,16 @@ class Candidates:
             and candidate_views == self.column_views
         )
 
+    def _pairs_of(self, view: int) -> list[int]:
+        """The column views that a view of the rows is paired with."""
+        return [column for row, column in self.pairs if row == view]
+
     def _pair_scores(self, views: list[int]) -> Tensor:
         """Similarities of the rows with their own pairs: [r, P]."""
         rows = split_views(self.rows.z, self.row_views)
 
         def of_view(view: int) -> Tensor:
-            own = [self.opposite[column] for row, column in self.pairs if row == view]
+            own = [self.opposite[column] for column in self._pairs_of(view)]
             return torch.stack([vectors.dot(rows[view], key) for key in own], 1)
 
         return torch.cat([of_view(view) for view in views])

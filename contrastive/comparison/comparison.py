@@ -170,7 +170,9 @@ class Comparison:
         Raises:
             UsageError: a scale is not positive.
         """
-        return Rows(self._blocks if anchor == "queries" else self._key_blocks, scales)
+        if anchor == "keys":
+            return Rows(self._key_blocks, scales, self._all_queries)
+        return Rows(self._blocks, scales, self.keys, self.memories)
 
     def aligned(self) -> list[tuple[Tensor, Tensor]]:
         """(query [b, D], its own key [b, D]) per pair, in the order of ``pairs``."""

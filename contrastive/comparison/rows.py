@@ -5,9 +5,10 @@ Shape letters: R rows, r rows of a block, C columns of a block, P pairs per row,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, NamedTuple, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from contrastive.comparison import rowstats
 from contrastive.comparison.rowstats import Scale
 from contrastive.comparison.tiles import Mask, Relation
 from contrastive.errors import UsageError
+from contrastive.values import Memory, Side
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,36 @@ class Block:
     mask: Mask
     unit: bool  # whether no similarity exceeds 1
     pair_scores: Tensor  # [r, P], similarities of a row with its own pairs
+    pair_views: tuple[tuple[int, ...], ...]  # view of the rows -> the views of its P pairs, as positions
+    candidate_views: tuple[int, ...]  # the views of the keys, as positions
+    views: int  # of which both are positions
+
+    def pair_indices(self) -> Tensor:
+        """The pairs' positions in :attr:`Rows.candidates`: [r, P] int64."""
+        mask, device = self.mask, self.keys.device
+        image = torch.arange(mask.first, mask.first + mask.images, device=device)
+        starts = torch.tensor(self.pair_views, device=device) * mask.batch  # [views of the rows, P]
+        return (starts[:, None] + image[:, None]).flatten(0, 1)
+
+    def candidate_indices(self, columns: Tensor) -> Tensor:
+        """Columns of ``keys`` (int64, any shape) as positions in :attr:`Rows.candidates`."""
+        mask = self.mask
+        shifts = [view - index for index, view in enumerate(self.candidate_views)]
+        shifts.append(self.views - mask.views)  # of memories, which follow the keys of all views
+        index = (columns // mask.batch).clamp(max=mask.views)
+        return columns + torch.tensor(shifts, device=columns.device)[index] * mask.batch
+
+
+class Top(NamedTuple):
+    """The largest similarities of each row, and the candidates that have them.
+
+    Attributes:
+        values: [R, k], largest first; minus infinity fills up short rows.
+        indices: [R, k] int64, positions in :attr:`Rows.candidates`; -1 where ``values`` is filled up.
+    """
+
+    values: Tensor
+    indices: Tensor
 
 
 class Rows:
@@ -37,14 +71,40 @@ class Rows:
     The first read of either ``lse`` sweeps the candidates once, for both; each ``sum`` and ``top`` is
     another sweep; ``count`` and ``mean`` need none. All are float64 if the device supports it, and no
     tensor of R x K elements is ever stored.
+
+    Attributes:
+        scales: factors of the similarities in ``lse``.
+        candidates: the rows that the indices of :meth:`RowStatistics.top` are positions in.
     """
 
-    def __init__(self, blocks: Sequence[Block], scales: Sequence[Scale]):
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        scales: Sequence[Scale],
+        columns: Side,
+        memories: Sequence[Memory] = (),
+    ):
         self.scales = scales
+        self._columns, self._memories = columns, memories
         labelled = blocks[0].mask.row_label is not None
         self.positives = RowStatistics(self, blocks, with_pairs=True, relation="same" if labelled else None)
         self.negatives = RowStatistics(self, blocks, with_pairs=False, relation="other")
         self._blocks = blocks
+
+    @cached_property
+    def candidates(self) -> Side:
+        """The keys of all views and processes, [view, position in the global batch], and then the entries of
+        every memory, whose ``view`` is -1; for ``anchor="keys"`` the queries of all processes."""
+        if not self._memories:
+            return self._columns
+        columns, memories = self._columns, self._memories
+        labels = [torch.where(memory.valid, memory.label, -1) for memory in memories]
+        return Side(
+            torch.cat([columns.z, *(memory.z for memory in memories)]),
+            torch.cat([columns.image, *(memory.image for memory in memories)]),
+            torch.cat([columns.view, *(torch.full_like(memory.image, -1) for memory in memories)]),
+            torch.cat([columns.label, *labels]),
+        )
 
     @cached_property
     def lse_by_block(self) -> list[dict[Relation, tuple[Tensor, ...]]]:
@@ -122,14 +182,22 @@ class RowStatistics:
 
         return self._merge(of_pairs, of_sweep, torch.add)
 
-    def top(self, k: int, below: Tensor | None = None) -> Tensor:
+    @overload
+    def top(self, k: int, below: Tensor | None = None, *, indices: Literal[False] = False) -> Tensor: ...
+    @overload
+    def top(self, k: int, below: Tensor | None = None, *, indices: Literal[True]) -> Top: ...
+    def top(self, k: int, below: Tensor | None = None, *, indices: bool = False) -> Tensor | Top:
         """The k largest similarities of each row, largest first: [R, k]; minus infinity fills up short rows.
 
         Args:
             k: how many.
             below: [R]; only similarities strictly below it count. It gets no gradient.
+            indices: whether to return a :class:`Top` instead, with the candidates that have them too. Of
+                equal similarities the one at the lowest index comes first.
         """
+        return self._indexed_top(k, below) if indices else self._top_values(k, below)
 
+    def _top_values(self, k: int, below: Tensor | None) -> Tensor:
         def largest(similarities: Tensor) -> Tensor:
             values = similarities.topk(min(k, similarities.shape[1]), 1).values
             return F.pad(values, (0, k - values.shape[1]), value=-torch.inf)
@@ -150,6 +218,25 @@ class RowStatistics:
 
         return self._merge(of_pairs, of_sweep, lambda a, b: largest(torch.cat([a, b], 1)))
 
+    def _indexed_top(self, k: int, below: Tensor | None) -> Top:
+        def of_pairs(block: Block) -> Top:
+            scores = block.pair_scores
+            if below is not None:
+                scores = scores.masked_fill(scores >= below[block.rows][:, None], -torch.inf)
+            return _first_of(Top(scores, block.pair_indices()), k)
+
+        def of_sweep(block: Block, relation: Relation) -> Top:
+            limit = None if below is None else below[block.rows]
+            values, columns = rowstats.row_top_indices(
+                block.queries, block.keys, block.mask, relation, k, limit
+            )
+            return _first_of(Top(values.to(block.pair_scores), block.candidate_indices(columns)), k)
+
+        def join(a: Top, b: Top) -> Top:
+            return _first_of(Top(*(torch.cat(both, 1) for both in zip(a, b, strict=True))), k)
+
+        return Top(*map(torch.cat, zip(*self._by_block(of_pairs, of_sweep, join), strict=True)))
+
     def _lse(self, i: int, scale: Scale) -> Tensor:
         def of_pairs(block: Block) -> Tensor:
             return (block.pair_scores * scale).logsumexp(1)
@@ -163,11 +250,30 @@ class RowStatistics:
         of_sweep: Callable[[Block, Relation], Tensor],
         join: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
+        """The statistic of every row, from :meth:`_by_block`."""
+        return torch.cat(list(self._by_block(of_pairs, of_sweep, join)))
+
+    def _by_block(
+        self,
+        of_pairs: Callable[[Block], T],
+        of_sweep: Callable[[Block, Relation], T],
+        join: Callable[[T, T], T],
+    ) -> Iterator[T]:
         """Combine the statistic of the pairs, of the other candidates, or of both, block by block."""
-        by_block = []
         for block in self._blocks:
             parts = [of_pairs(block)] if self._with_pairs else []
             if self._relation is not None:
                 parts.append(of_sweep(block, self._relation))
-            by_block.append(parts[0] if len(parts) == 1 else join(*parts))
-        return torch.cat(by_block)
+            yield parts[0] if len(parts) == 1 else join(*parts)
+
+
+def _first_of(top: Top, k: int) -> Top:
+    """The k largest of [R, n], at the lowest index first if equal, filled up if n is less than k."""
+    by_index = top.indices.argsort(1)
+    values, order = top.values.gather(1, by_index).sort(dim=1, descending=True, stable=True)
+    indices = top.indices.gather(1, by_index).gather(1, order)[:, :k]
+    values, missing = values[:, :k], k - indices.shape[1]
+    return Top(
+        F.pad(values, (0, missing), value=-torch.inf),
+        F.pad(indices.masked_fill(values.isinf(), -1), (0, missing), value=-1),
+    )

@@ -146,9 +146,21 @@ def row_top(
 
     Minus infinity, with zero gradient, fills up rows that have fewer.
     """
-    if below is not None:
-        below = _rounded_up(below.detach(), queries.dtype)
-    return _RowTop.apply(queries, keys, mask, relation, k, below)
+    return _RowTop.apply(queries, keys, mask, relation, k, _limit(below, queries.dtype), False)[0]
+
+
+def row_top_indices(
+    queries: Tensor, keys: Tensor, mask: Mask, relation: Relation, k: int, below: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """:func:`row_top`, and the columns [R, k] int64 that have these s, the lower one first if equal.
+
+    Where s is minus infinity the column means nothing.
+    """
+    return _RowTop.apply(queries, keys, mask, relation, k, _limit(below, queries.dtype), True)
+
+
+def _limit(below: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if below is None else _rounded_up(below.detach(), dtype)
 
 
 def _rounded_up(limit: Tensor, dtype: torch.dtype) -> Tensor:
@@ -387,8 +399,15 @@ def _only(values: Tensor, tile: Tile, mask: Mask, relation: Relation) -> Tensor:
 class _RowTop(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, mask: Mask, relation: Relation, k: int, below: Tensor | None
-    ) -> Tensor:
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        mask: Mask,
+        relation: Relation,
+        k: int,
+        below: Tensor | None,
+        lowest_first: bool,
+    ) -> tuple[Tensor, Tensor]:
         top = queries.new_full((len(queries), k), -torch.inf)
         indices = torch.zeros_like(top, dtype=torch.int64)
         with full_precision(queries):
@@ -397,19 +416,18 @@ class _RowTop(torch.autograd.Function):
                     face = turn(scores)
                     if below is not None:
                         face = torch.where(face < below[rows, None], face, -torch.inf)
-                    best, offsets = (
-                        face.max(1, keepdim=True) if k == 1 else face.topk(min(k, face.shape[1]), 1)
-                    )
-                    candidates = torch.cat([top[rows], best], 1)
-                    top[rows], order = candidates.topk(k, 1)
+                    best, offsets = _largest(face, min(k, face.shape[1]), lowest_first)
+                    candidates = torch.cat([top[rows], best], 1)  # columns only rise from tile to tile
+                    top[rows], order = _largest(candidates, k, lowest_first)
                     indices[rows] = torch.cat([indices[rows], offsets + columns.start], 1).gather(1, order)
         ctx.mask = mask
         ctx.save_for_backward(queries, keys, indices, top)
-        return top
+        ctx.mark_non_differentiable(indices)
+        return top, indices
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, indices, top = ctx.saved_tensors
         gradient = torch.where(top.isinf(), 0, gradient).to(queries)
         of_queries = torch.zeros_like(queries)
@@ -421,8 +439,17 @@ class _RowTop(torch.autograd.Function):
             if of_keys is not None:
                 of_keys.index_add_(0, column, slope * queries)
         if ctx.mask.is_symmetric and of_keys is not None:
-            return of_queries.add_(of_keys[: len(queries)]), None, None, None, None, None
-        return of_queries, of_keys, None, None, None, None
+            of_queries, of_keys = of_queries.add_(of_keys[: len(queries)]), None
+        return of_queries, of_keys, None, None, None, None, None
+
+
+def _largest(scores: Tensor, k: int, lowest_first: bool) -> tuple[Tensor, Tensor]:
+    """The k largest scores of each row [r, c] and their columns; if scores are equal, in any order or the
+    lowest column first."""
+    if not lowest_first:
+        return scores.max(1, keepdim=True) if k == 1 < scores.shape[1] else scores.topk(k, 1)
+    values, columns = scores.sort(dim=1, descending=True, stable=True)
+    return values[:, :k], columns[:, :k]
 
 
 def _relations(
