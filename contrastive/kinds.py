@@ -6,7 +6,7 @@ It does not import torch, because the command line, the registry and the recipe 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pluggy
 
@@ -38,6 +38,9 @@ KINDS: dict[str, str] = {
 
 #: What every evaluation reports besides the metrics of protocols.
 MONITORS = ("alignment", "uniformity", "embedding_std", "embedding_norm", "effective_rank")
+
+#: What a metric is: a fraction, shown in percent, or a plain number.
+Unit = Literal["fraction", "number"]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from contrastive.kinds import Unit
 
 
 def percent(fraction: float) -> str:
     """``0.7123`` -> ``71.2 %``."""
     return f"{100 * fraction:.1f} %"
+
+
+@dataclass(frozen=True)
+class MetricFormat:
+    """How the values of one metric are shown.
+
+    Attributes:
+        unit: a fraction is shown in percent, and differences of it in percentage points.
+    """
+
+    unit: Unit = "fraction"
+
+    @classmethod
+    def of(cls, metric: str, protocols: Mapping[str, Mapping[str, Any]] | None) -> MetricFormat:
+        """The format of ``<key>_<name>``: its unit is the one that the protocol of that key declares.
+
+        Args:
+            metric: such as ``knn_top1``.
+            protocols: key -> what a run records of the protocol, with ``metric_units`` if it declares any.
+        """
+        keys = [key for key in protocols or {} if metric.startswith(f"{key}_")]
+        if not protocols or not keys:
+            return cls()
+        key = max(keys, key=len)  # knn_z_top1 is of knn_z, not of knn
+        units = protocols[key].get("metric_units", {})
+        return cls(units.get(metric.removeprefix(f"{key}_"), "fraction"))
+
+    @property
+    def factor(self) -> float:
+        """By which values are multiplied to be shown."""
+        return 100 if self.unit == "fraction" else 1
+
+    @property
+    def title_suffix(self) -> str:
+        """What follows the metric's name on an axis: ``, %`` or nothing."""
+        return ", %" if self.unit == "fraction" else ""
+
+    @property
+    def digits(self) -> str:
+        """The format of a value on an axis, after :attr:`factor`."""
+        return ".2f" if self.unit == "fraction" else ".4g"
+
+    def value(self, value: float) -> str:
+        """``71.2 %``, or ``0.413``."""
+        return percent(value) if self.unit == "fraction" else self._number(value)
+
+    def change(self, difference: float) -> str:
+        """``+3.1`` percentage points, or ``+0.031``."""
+        sign = "" if difference < 0 else "+"
+        return f"{100 * difference:+.1f}" if self.unit == "fraction" else sign + self._number(difference)
+
+    def margin(self, half_width: float) -> str:
+        """``3.1`` percentage points, or ``0.031``: what follows a plus-minus sign."""
+        return f"{100 * half_width:.1f}" if self.unit == "fraction" else self._number(half_width)
+
+    @property
+    def change_noun(self) -> str:
+        """What follows a change in a sentence: `` points``, or nothing."""
+        return " points" if self.unit == "fraction" else ""
+
+    @staticmethod
+    def _number(value: float) -> str:
+        """Three decimals, or three digits of numbers for which they say little."""
+        return f"{value:,.3f}" if value == 0 or 0.01 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -78,6 +78,27 @@ def never() -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class RunData:
+    """The images of a run, as its callbacks see them."""
+
+    images: int  # that it trains on
+    batch_size: int  # images per optimizer step, over all processes and micro-batches
+    channels: int  # 3 or 1
+    image_size: int  # side in pixels of the images that evaluation encodes
+    classes: tuple[str, ...] | None  # by label; None if the data set has no names
+    fingerprint: str  # of the data set
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """A few images that validate, whole and not augmented: the same ones whenever they are read."""
+
+    pixels: Tensor  # [n, C, s, s] float32 in [0, 1], on the run's device
+    labels: Tensor  # [n] int64, -1 unknown
+    ids: Tensor  # [n] int64
+
+
 #: What an evaluation protocol reads: features h of the backbone, or the head's embedding z.
 Feature = Literal["h", "z"]
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from contrastive.text import abbreviate, byte_count, count_and_names, duration, percent, quantity
+from contrastive.text import (
+    MetricFormat,
+    abbreviate,
+    byte_count,
+    count_and_names,
+    duration,
+    percent,
+    quantity,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +24,46 @@ def test_duration(seconds, words):
 
 def test_percent():
     assert percent(0.71249) == "71.2 %"
+
+
+PROTOCOLS = {
+    "knn": {"metric_units": {"z_ari": "number"}},
+    "knn_z": {"metric_units": {"nmi": "number", "top1": "fraction"}},
+    "linear": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [
+        ("knn_top1", "fraction"),
+        ("knn_z_nmi", "number"),
+        ("knn_z_ari", "fraction"),  # of knn_z, which does not declare it
+        ("linear_top1", "fraction"),
+        ("other_top1", "fraction"),
+    ],
+)
+def test_the_unit_of_a_metric_is_that_of_the_protocol_with_the_longest_key(metric, unit):
+    assert MetricFormat.of(metric, PROTOCOLS).unit == unit
+    assert MetricFormat.of(metric, None).unit == "fraction"
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "change"),
+    [
+        (-0.16, "-0.160", "-0.160"),
+        (0.0, "0.000", "+0.000"),
+        (12.5, "12.500", "+12.500"),
+        (1234.5, "1,234.500", "+1,234.500"),
+        (0.00123, "0.00123", "+0.00123"),
+        (2.5e9, "2.5e+09", "+2.5e+09"),
+    ],
+)
+def test_a_number_is_shown_as_it_is_and_a_fraction_in_percent(value, words, change):
+    number, fraction = MetricFormat("number"), MetricFormat("fraction")
+    assert (number.value(value), number.change(value)) == (words, change)
+    assert fraction.value(value) == percent(value)
+    assert (fraction.change(0.031), fraction.margin(0.031)) == ("+3.1", "3.1")
 
 
 def test_a_quantity_agrees_with_its_number():

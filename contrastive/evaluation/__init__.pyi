@@ -2,6 +2,7 @@ from .alarms import Alarms as Alarms
 from .evaluation import PIXELS_LIMIT as PIXELS_LIMIT
 from .evaluation import Evaluation as Evaluation
 from .evaluation import TimedProtocol as TimedProtocol
+from .evaluation import encode as encode
 from .evaluation import frozen as frozen
 from .obstacles import NO_LABELS as NO_LABELS
 from .obstacles import omission_lines as omission_lines

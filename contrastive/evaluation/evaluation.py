@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contrastive.data import Division, Reader, has_label, reading_version
+from contrastive.data import BATCH, Division, Reader, has_label, reading_version
 from contrastive.errors import PluginError, UsageError
 from contrastive.evaluation.obstacles import LabelledImages, obstacle
 from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
@@ -24,7 +24,7 @@ from contrastive.monitors import alignment, effective_rank, embedding_norm, embe
 from contrastive.parts import EvaluationTransform, ImageTable, Protocol, ViewPipeline
 from contrastive.rng import Key, derive, hash_sample
 from contrastive.training import Method, Metrics, without_compilation
-from contrastive.values import Features, never
+from contrastive.values import Feature, Features, ImageSample, never
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training
 PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor only if they are cheap: for small images
@@ -59,9 +59,12 @@ class TimedProtocol:
         return self.protocol.precedence if self.name == self.part else 0
 
     def describe(self, split: str) -> dict[str, Any]:
-        """What every metric must carry: id, version, feature, parameters, and the split that it reads."""
+        """What every metric must carry: id, version, feature, parameters, the split that it reads, and units
+        other than the fraction."""
         about = {"id": self.id, "version": self.protocol.version, "feature": self.protocol.feature}
-        return {**about, **self.protocol.parameters(), "split": split}
+        units = {name: unit for name, unit in self.protocol.metric_units.items() if unit != "fraction"}
+        units_entry = {"metric_units": units} if units else {}
+        return {**about, **self.protocol.parameters(), "split": split, **units_entry}
 
 
 @contextmanager
@@ -76,6 +79,13 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def encode(method: Method, pixels: Tensor, feature: Feature = "h") -> Tensor:
+    """Features of the online encoder, in evaluation mode: [n, C, s, s] -> float32 h [n, F], or z [n, D]."""
+    encoder: Callable[[Tensor], Tensor] = method.backbone if feature == "h" else method.embed
+    with frozen(method):
+        return torch.cat([encoder(part).float().flatten(1) for part in pixels.split(BATCH)])
 
 
 class Evaluation:
@@ -207,6 +217,28 @@ class Evaluation:
     def periodic_images(self) -> int:
         """How many images an evaluation during training encodes, at most: two views of some of them."""
         return 3 * len(self.monitor_rows) + len(self._bank_rows)
+
+    # -- for callbacks ------------------------------------------------------------------------------
+
+    def sample(self, count: int) -> ImageSample:
+        """At most ``count`` of the images that validate and can be read: the same ones at every call."""
+        table = self.division.validation
+        # A reader that neither stops in the middle of a callback nor counts unreadable images again.
+        reader = Reader(self.size, self.device, self.reader.workers, transform=self.transform)
+        rows = _sample(table.ids, self.division.monitor_rows, count)
+        batches = list(reader.whole(table, rows))
+        rows = np.concatenate([np.empty(0, np.int64), *(indices for indices, _ in batches)])
+        empty = torch.empty(0, table.channels, self.size, self.size)
+        labels = np.full(len(table), -1) if table.labels is None else table.labels
+        return ImageSample(
+            reader.send(torch.cat([empty, *(pixels for _, pixels in batches)])),
+            torch.from_numpy(labels[rows].astype(np.int64)).to(self.device),
+            torch.from_numpy(table.ids[rows]).to(self.device),
+        )
+
+    def features(self, method: Method, pixels: Tensor, feature: Feature) -> Tensor:
+        """:func:`encode` of pixels that may be on another device."""
+        return encode(method, pixels.to(self.device), feature)
 
     # -- at the end ---------------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import signature
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
+from contrastive.kinds import Unit
 from contrastive.parts.base import Part
 from contrastive.values import Feature, Features
 
@@ -100,6 +101,8 @@ class Protocol(Part, ABC):
         tunes: whether it trains a copy of the encoder instead; then there are no figures of raw pixels.
         precedence: of several protocols the one with the highest ranks encoders, of equals the first by key
             in the recipe. It counts for the entry of a recipe that bears the protocol's own name.
+        metric_units: name of a metric -> its unit, for those that are not fractions: tables show fractions in
+            percent, and a ``number`` as it is.
     """
 
     kind = "protocol"
@@ -109,6 +112,7 @@ class Protocol(Part, ABC):
     fits: ClassVar[bool] = True
     tunes: ClassVar[bool] = False
     precedence: ClassVar[int] = 0
+    metric_units: ClassVar[Mapping[str, Unit]] = {}
 
     def parameters(self) -> dict[str, Any]:
         """The parameters that every metric of it carries, by name: plain values, as JSON holds them.
@@ -132,7 +136,7 @@ class Protocol(Part, ABC):
 
     @abstractmethod
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
-        """Figures by name (``top1``: a fraction), each reported as ``<protocol>_<name>``.
+        """Metrics by name, reported as ``<protocol>_<name>``; fractions, unless ``metric_units`` differs.
 
         Hyper-parameters are chosen on ``validation`` alone. Without ``test`` the figures are those
         of ``validation`` against ``fit``; with it, those of ``test`` after a fit on ``fit`` and
@@ -153,6 +157,6 @@ class Protocol(Part, ABC):
         """Which of its metrics ranks encoders, so that a run keeps the checkpoint that is best by it.
 
         The first by name that is ``top1`` or ends in ``_top1``; None if there is none. Override it for a
-        protocol that ranks by another metric, a fraction that is higher for better encoders.
+        protocol that ranks by another metric, which is higher for better encoders.
         """
         return min((name for name in metrics if name == "top1" or name.endswith("_top1")), default=None)

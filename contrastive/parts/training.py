@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
 from contrastive.parts.base import Part
+from contrastive.values import Feature, ImageSample, RunData
 
 
 class ParameterGroup(typing.TypedDict):
@@ -81,7 +82,8 @@ class Optimizer(Part, ABC):
 class RunState(typing.Protocol):
     """What a callback may read and do in a run: one object from the run's start to its end.
 
-    A callback may keep it and read it between events.
+    A callback may keep it and read it between events. Every process calls the callbacks with a run of its
+    own; what they log and warn of comes from the first one.
 
     Attributes:
         name, folder: the name of the run and its folder.
@@ -90,13 +92,20 @@ class RunState(typing.Protocol):
         epoch, epochs: epochs completed, and in total; within ``step_done``, epoch is the 1-based epoch of
             the reported step.
         steps_per_epoch: optimizer steps per epoch.
-        method: the composed method: ``backbone``, ``head``, ``predictor``, ``target``, ``losses`` ...
+        method: the composed method, with its parts by name: ``backbone`` (of width ``features``), ``head``
+            (of width ``out_features``), ``predictor`` (or None), ``target``, ``negatives`` and ``losses``
+            (lists). Read-only, and in training mode: encode with :meth:`features`.
+        data: number, size and classes of the images.
+        device: where the run computes.
+        rank, processes: the 0-based index of this process, and how many train together.
         param_groups: those of the torch optimizer, see :class:`ParameterGroup`.
         comparison: what the losses compared in the step that ``step_done`` last reported (its last
             micro-batch), or None before the first step since the run started or resumed. Its memories
             may already contain its keys.
         ranking_metric: the metric of the latest evaluation by which the best checkpoint is chosen, such as
             ``knn_top1``; None before the first one, or if its protocols give none.
+        protocols: what gave the metrics of the latest evaluation: key in the recipe -> id, parameters, split,
+            and ``metric_units`` of those that are not fractions.
     """
 
     name: str
@@ -104,6 +113,10 @@ class RunState(typing.Protocol):
     epochs: int
     steps_per_epoch: int
     method: Any
+    data: RunData
+    device: torch.device
+    rank: int
+    processes: int
 
     @property
     def step(self) -> int: ...
@@ -117,6 +130,18 @@ class RunState(typing.Protocol):
     def comparison(self) -> Comparison | None: ...
     @property
     def ranking_metric(self) -> str | None: ...
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]: ...
+    def evaluation_images(self, count: int = 64) -> ImageSample:
+        """At most ``count`` of the images that validate: the same ones at every call, in every run on this
+        data and in every process. Each call reads them again; keep them to encode them often."""
+
+    def features(self, pixels: Tensor, feature: Feature = "h") -> Tensor:
+        """Features of the online encoder as it is now: float32 [n, C, s, s] -> h [n, F], or z [n, D].
+
+        In evaluation mode and without gradients, so that it changes nothing in the run.
+        """
+
     def log(self, figures: Mapping[str, float]) -> None:
         """Write the callback's own metrics to a line of metrics.jsonl, and to the trackers."""
 

@@ -21,8 +21,8 @@ from contrastive.parts import EvaluationTransform, ImageTable, Split
 from contrastive.recipe import Recipe, training_fingerprint
 from contrastive.runs.display import Display
 from contrastive.runs.folder import to_stderr
-from contrastive.training import Checkpoints, Engine, MetricsFile, Settings, compile_encoders
-from contrastive.values import never
+from contrastive.training import Checkpoints, Engine, MetricsFile, RunContext, Settings, compile_encoders
+from contrastive.values import RunData, never
 
 
 def assemble(
@@ -70,9 +70,7 @@ def assemble(
         metrics=MetricsFile(folder / "metrics.jsonl", display.warn),
         callbacks=[*composition.callbacks, Alarms(len(evaluation.monitor_rows)), display],
         interrupted=interrupted,
-        warn=display.warn,
-        name=recipe.name,
-        folder=folder,
+        context=RunContext(recipe.name, folder, _run_data(recipe, data, composition), display.warn),
     )
     return engine, evaluation
 
@@ -130,6 +128,18 @@ def _train_loader(
         cache=_cache_of(recipe, data, "train", display.log, display.warn),
         share=(rank(), world_size()),
         progress=display.decoding,
+    )
+
+
+def _run_data(recipe: Recipe, data: Data, composition: Composition) -> RunData:
+    classes = data.dataset.classes
+    return RunData(
+        images=len(data.train),
+        batch_size=recipe.train.batch_size * recipe.train.accumulate,
+        channels=data.train.channels,
+        image_size=composition.image_size,
+        classes=None if classes is None else tuple(classes),
+        fingerprint=data.fingerprint,
     )
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from contrastive.kinds import MONITORS
 from contrastive.runs.phase import FIRST_LINE, Phase
-from contrastive.text import count_and_names, duration, percent, quantity
+from contrastive.text import MetricFormat, count_and_names, duration, quantity
 
 #: Minimum number of seconds between plain lines, which report the end of an epoch.
 PLAIN_INTERVAL = 10.0
@@ -211,7 +211,8 @@ class Display:
         if (remaining_seconds := self._remaining_seconds(run, step)) is not None:
             words.append(f"{duration(remaining_seconds)} left")
         if (ranking := run.ranking_metric) in m:
-            words.append(f"{ranking.removesuffix('_top1').replace('_', ' ')} {percent(m[ranking])}")
+            value = MetricFormat.of(ranking, run.protocols).value(m[ranking])
+            words.append(f"{ranking.removesuffix('_top1').replace('_', ' ')} {value}")
         return "  ".join(words)
 
     def _remaining_seconds(self, run: Any, step: int) -> float | None:
@@ -250,7 +251,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
 
     Args:
         summary: the content of summary.json: ``trained``, ``untrained`` and ``pixels``, each metric ->
-            fraction; ``wall_seconds``, ``peak_memory_mib``, ``parameters``, ``unreadable`` (a number or the
+            value; ``wall_seconds``, ``peak_memory_mib``, ``parameters``, ``unreadable`` (a number or the
             names), ``split``, ``protocols``, and ``omitted``, protocol -> why it has no metrics. Any of them
             may be absent.
     """
@@ -270,15 +271,16 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
         table.add_column(words, justify="right")
         table.add_column("gain", justify="right")
     for key, value in trained.items():
-        cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key))]
-        table.add_row(Text(key.replace("_", " ")), percent(value), *cells)
+        form = MetricFormat.of(key, summary.get("protocols"))
+        cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key), form)]
+        table.add_row(Text(key.replace("_", " ")), form.value(value), *cells)
     lines = [Text(f"{name}: no metrics, because {reason}") for name, reason in omissions.items()]
     return Group(table, *lines, *costs)
 
 
-def _floor_and_gain(trained: float, floor: float | None) -> tuple[str, str]:
-    """A floor, and by how many percentage points the trained encoder exceeds it."""
-    return ("-", "") if floor is None else (percent(floor), f"{100 * (trained - floor):+.1f}")
+def _floor_and_gain(trained: float, floor: float | None, form: MetricFormat) -> tuple[str, str]:
+    """A floor, and by how much (fractions: by how many percentage points) the trained encoder exceeds it."""
+    return ("-", "") if floor is None else (form.value(floor), form.change(trained - floor))
 
 
 def _costs(summary: Mapping[str, Any]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from contrastive.parts import Backbone
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
 from contrastive.testing.surroundings import fixed_seed
 
 
-class SmallEncoder(nn.Module):
+class SmallEncoder(Backbone):
     """A small encoder with batch norm: float [b, C, h, w] -> [b, F]."""
 
     features = IN_FEATURES

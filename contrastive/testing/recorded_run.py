@@ -7,24 +7,73 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from contrastive.comparison import Comparison
-from contrastive.testing.materials import embeddings
-from contrastive.testing.networks import network
+from contrastive.evaluation import encode
+from contrastive.losses import NTXent
+from contrastive.negatives import InBatch
+from contrastive.targets import EMA
+from contrastive.testing.composition import TinyHead
+from contrastive.testing.materials import classes, embeddings, pixels
+from contrastive.testing.networks import SmallEncoder
+from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS
+from contrastive.testing.surroundings import fixed_seed
+from contrastive.training import Method
+from contrastive.values import Feature, ImageSample, RunData
+
+_VALIDATING = 96  # images
+_CLASSES = ("first", "second", "third")
+
+
+def small_method() -> Method:
+    """A whole method, in training mode as a run has it, with the same weights every time."""
+    with fixed_seed(0):
+        method = Method(
+            backbone=SmallEncoder(),
+            head=TinyHead(),
+            predictor=None,
+            target=EMA(0.9),
+            negatives=[InBatch()],
+            losses=[(1.0, NTXent())],
+        )
+    return method.train()
 
 
 class RecordedRun:
-    """A stand-in for a run: what a callback reads, and a record of its calls."""
+    """A stand-in for a run: what a callback reads, and a record of its calls.
+
+    It has every member of :class:`contrastive.parts.RunState`.
+    """
 
     def __init__(self, folder: Path):
         self.name, self.folder = "conformance", folder
         self.steps, self.epochs, self.steps_per_epoch = 160, 40, 4
         self.step, self.epoch = 0, 0
-        self.method = network()
-        self.param_groups = [{"params": list(self.method.head.parameters()), "lr": 0.1, "peak_lr": 0.1}]
+        self.method = small_method()
+        trainable = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        self.param_groups = [{"params": trainable, "lr": 0.1, "peak_lr": 0.1}]
+        self.data = RunData(
+            images=32,
+            batch_size=8,
+            channels=IN_CHANNELS,
+            image_size=IMAGE_SIZE,
+            classes=_CLASSES,
+            fingerprint="0" * 64,
+        )
+        self.device, self.rank, self.processes = torch.device("cpu"), 0, 1
         self.comparison: Comparison | None = None
         self.ranking_metric: str | None = None
+        self.protocols: Mapping[str, Mapping[str, Any]] = {}
         self.calls: list[Any] = []
+
+    def evaluation_images(self, count: int = 64) -> ImageSample:
+        every = slice(min(count, _VALIDATING))
+        labels, ids = classes(_VALIDATING, len(_CLASSES)), torch.arange(_VALIDATING) + 1000
+        return ImageSample(pixels(_VALIDATING, 11, IMAGE_SIZE)[every], labels[every], ids[every])
+
+    def features(self, pixels: Tensor, feature: Feature = "h") -> Tensor:
+        return encode(self.method, pixels, feature)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         self.calls.append(("log", self.step, dict(metrics)))
@@ -48,4 +97,5 @@ class RecordedRun:
             accuracy = 0.3 + 0.1 * min(epoch, 3) - 0.001 * epoch
             figures = {"knn_top1": accuracy, "linear_top1": accuracy + 0.05, "effective_rank": 6.0}
             self.ranking_metric = "knn_top1"
+            self.protocols = {"knn": {"id": "knn/1"}, "linear": {"id": "linear/1"}}
             callback.evaluated(self, {"step": self.step, "epoch": epoch, **figures})

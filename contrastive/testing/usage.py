@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,11 @@ def _use_optimizer(part: Any) -> None:
 
 
 def _use_callback(part: Any) -> None:
-    run = RecordedRun(Path())
-    part.run_started(run)
-    run.live(part, range(1, 3))
-    part.state_dict()
+    with TemporaryDirectory(prefix="contrastive-conformance-") as folder:
+        run = RecordedRun(Path(folder))
+        part.run_started(run)
+        run.live(part, range(1, 3))
+        part.state_dict()
 
 
 def _use_protocol(part: Any) -> None:

@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ from contrastive.training.accelerator import move_to_device
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.gradients import BufferSnapshot, Chunk, GradientCache, OnePass, Passes
 from contrastive.training.health import Health
-from contrastive.training.live_run import LiveRun
+from contrastive.training.live_run import LiveRun, RunContext
 from contrastive.training.method import Method
 from contrastive.training.metrics_file import MetricsFile
 from contrastive.training.position import Position
@@ -64,7 +63,7 @@ class Engine:
         checkpoints, metrics: where the run's state and metrics go.
         callbacks: called at every event of the run, with ``run``.
         interrupted: true once the user asked to stop.
-        name, folder, warn: the run's name, its folder, and how its callbacks warn the user.
+        context: the run's name, folder and images, and how its callbacks warn the user.
     """
 
     def __init__(
@@ -81,11 +80,9 @@ class Engine:
         metrics: MetricsFile,
         callbacks: Sequence[Listener] = (),
         interrupted: Callable[[], bool] = never,
-        warn: Callable[[str], None] = print,
-        name: str = "run",
-        folder: Path = Path(),
+        context: RunContext,
     ):
-        self.folder = folder
+        self.folder = context.folder
         self.settings = settings
         self.loader = loader
         self.accelerator = accelerator
@@ -113,14 +110,13 @@ class Engine:
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
         self.health = Health(method, checkpoints, settings.nonfinite, accelerator.scaler, self.steps)
         self.run = LiveRun(  # as callbacks see it
-            name=name,
-            folder=folder,
+            context=context,
             method=self.method,
             optimizer=self.optimizer,
             accelerator=accelerator,
+            evaluator=evaluator,
             state=self.state,
             metrics=metrics,
-            warn=warn,
             epochs=settings.epochs,
             steps=self.steps,
             steps_per_epoch=self.steps_per_epoch,
@@ -271,7 +267,9 @@ class Engine:
         if self._is_over or (every and state.epoch % every == 0):
             with self.stage("evaluation"):
                 metrics = on_first(self._evaluate)
-            self.run.log(metrics, self.evaluator.description())
+            description = self.evaluator.description()
+            self.run.protocols = description.get("protocols", {})
+            self.run.log(metrics, description)
             ranking = self.run.ranking_metric = self.evaluator.ranking_metric(metrics)
             better = ranking is not None and state.note_best(metrics[ranking])
             line = {"step": state.step, "epoch": state.epoch, **metrics}

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from contrastive.comparison import Comparison
+from contrastive.distributed import rank, world_size
 from contrastive.parts import Callback, Listener
 from contrastive.training.method import Method
 from contrastive.training.metrics_file import MetricsFile
-from contrastive.training.state import Metrics, State
+from contrastive.training.state import Evaluator, Metrics, State
+from contrastive.values import Feature, ImageSample, RunData
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the callbacks of a run know of it besides its training.
+
+    Attributes:
+        name, folder: the run's name and its folder.
+        data: number, size and classes of its images.
+        warn: how callbacks warn the user.
+    """
+
+    name: str
+    folder: Path
+    data: RunData
+    warn: Callable[[str], None]
 
 
 class LiveRun:
@@ -24,11 +44,10 @@ class LiveRun:
     at any other time they are the run's.
 
     Args:
-        name, folder: the run's name and its folder.
-        method, optimizer, accelerator: those of the engine.
+        context: its name, folder and images.
+        method, optimizer, accelerator, evaluator: those of the engine.
         state: progress of the run; the engine advances it.
         metrics: where :meth:`log` writes.
-        warn: where :meth:`warn` writes.
         epochs, steps, steps_per_epoch: the length of the run, in optimizer steps.
 
     Attributes:
@@ -38,33 +57,38 @@ class LiveRun:
     def __init__(
         self,
         *,
-        name: str,
-        folder: Path,
+        context: RunContext,
         method: Method,
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
+        evaluator: Evaluator,
         state: State,
         metrics: MetricsFile,
-        warn: Callable[[str], None],
         epochs: int,
         steps: int,
         steps_per_epoch: int,
     ):
-        self.name = name
-        self.folder = folder
+        self.name = context.name
+        self.folder = context.folder
+        self.data = context.data
+        self._warn = context.warn
         self.method = method
+        self.device = accelerator.device
+        self.rank = rank()
+        self.processes = world_size()
         self.epochs = epochs
         self.length_was_read = False
         self.steps_per_epoch = steps_per_epoch
         self.comparison: Comparison | None = None
         self.ranking_metric: str | None = None
+        self.protocols: Mapping[str, Mapping[str, Any]] = {}
         self._steps = steps
         self._notes_reads = True
+        self._evaluator = evaluator
         self._optimizer = optimizer
         self._accelerator = accelerator
         self._state = state
         self._metrics = metrics
-        self._warn = warn
         self._report: Metrics = {}  # metrics of the step that is reported at this moment
 
     @property
@@ -92,6 +116,12 @@ class LiveRun:
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         return self._optimizer.param_groups
+
+    def evaluation_images(self, count: int = 64) -> ImageSample:
+        return self._evaluator.sample(count)
+
+    def features(self, pixels: Tensor, feature: Feature = "h") -> Tensor:
+        return self._evaluator.features(self.method, pixels, feature)
 
     @contextmanager
     def reporting(self, metrics: Metrics, comparison: Comparison) -> Iterator[None]:

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from torch import Tensor
+
 from contrastive.training.method import Method
+from contrastive.values import Feature, ImageSample
 
 Metrics = dict[str, float]
 
@@ -39,6 +42,10 @@ class Evaluator(Protocol):
     def description(self) -> dict[str, Any]: ...
 
     def ranking_metric(self, metrics: Iterable[str]) -> str | None: ...
+
+    def sample(self, count: int) -> ImageSample: ...
+
+    def features(self, method: Method, pixels: Tensor, feature: Feature) -> Tensor: ...
 
 
 class Throughput:

@@ -304,6 +304,18 @@ def test_a_metric_carries_id_feature_parameters_and_split_in_this_order():
     )
 
 
+class Clusters(KNN):
+    """A protocol with a metric that is no fraction."""
+
+    metric_units = {"ari": "number", "purity": "fraction"}  # noqa: RUF012
+
+
+def test_a_metric_carries_its_unit_only_if_it_is_no_fraction():
+    described = TimedProtocol("clusters", "clusters", Clusters(), "end").describe("test")
+    assert described["metric_units"] == {"ari": "number"}
+    assert "metric_units" not in TimedProtocol("knn", "knn", KNN(), "end").describe("test")
+
+
 # -- the metric that ranks encoders -------------------------------------------------------------------
 
 

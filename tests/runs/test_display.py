@@ -22,6 +22,7 @@ RUN = SimpleNamespace(
     steps=40,
     steps_per_epoch=10,
     ranking_metric="knn_top1",
+    protocols={"knn": {"id": "knn/1"}},
 )
 
 
@@ -250,6 +251,28 @@ def test_summary_table_without_labels_or_pixels():
     assert ["metric", "trained", "untrained", "gain"] in rows
     assert ["knn top1", "76.1 %", "80.0 %", "-3.9"] in rows
     assert ["linear top1", "86.0 %", "-", ""] in rows
+
+
+CLUSTERS = {"clusters": {"id": "clusters/1", "metric_units": {"ari": "number"}}}
+
+
+def test_a_metric_is_shown_in_the_unit_that_its_protocol_declares():
+    values = {"clusters_ari": -0.16, "clusters_purity": 0.4}
+    floors = {"clusters_ari": 0.25, "clusters_purity": 0.5}
+    rows, _ = rendered({"trained": values, "untrained": floors, "protocols": CLUSTERS})
+    assert ["clusters ari", "-0.160", "0.250", "-0.410"] in rows
+    assert ["clusters purity", "40.0 %", "50.0 %", "-10.0"] in rows
+
+
+def test_the_live_line_shows_the_unit_too(monkeypatch):
+    monkeypatch.setattr(RUN, "ranking_metric", "clusters_ari")
+    monkeypatch.setattr(RUN, "protocols", CLUSTERS)
+    out = io.StringIO()
+    display = Display(out)
+    display.run_started(RUN)
+    display.evaluated(RUN, {"step": 39, "epoch": 4, "clusters_ari": -0.16})
+    display.step_done(RUN, {"step": 40, "epoch": 4, "loss": 4.0})
+    assert out.getvalue().splitlines()[-1].endswith("clusters ari -0.160")
 
 
 def test_monitor_names_are_functions_of_monitors():

@@ -204,19 +204,19 @@ def require_same_evaluation(records: Records) -> None:
         for key in ("split", "protocols"):
             mistakes += differences(
                 key,
-                (str(first.folder), _without_remarks(first.summary.get(key))),
-                (str(other.folder), _without_remarks(other.summary.get(key))),
+                (str(first.folder), _comparable(first.summary.get(key))),
+                (str(other.folder), _comparable(other.summary.get(key))),
             )
     raise_if_any(mistakes)
 
 
-def _without_remarks(value: Any) -> Any:
-    """The protocols of a summary without the sentences for readers, which early runs lack."""
-    if not isinstance(value, Mapping):
-        return value
+def _comparable(entry: Any) -> Any:
+    """The split, or the protocols without what only decides how their metrics are shown."""
+    if not isinstance(entry, Mapping):
+        return entry
     return {
-        name: {key: item for key, item in protocol.items() if key != "remark"}
-        for name, protocol in value.items()
+        key: {name: value for name, value in protocol.items() if name not in ("metric_units", "remark")}
+        for key, protocol in entry.items()
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from contrastive.commands.compare.records import COSTS, Records
 from contrastive.commands.compare.significance import Interval, half_width
 from contrastive.kinds import MONITORS
-from contrastive.text import duration, percent
+from contrastive.text import MetricFormat, duration
 
 #: Cost -> its heading.
 _COST_TITLES = {
@@ -72,6 +72,7 @@ def _metric_table(comparison: Mapping[str, Any], key: str) -> CellTable:
         Column("untrained"),
         Column("raw pixels", on_terminal=False),
     ]
+    form = MetricFormat.of(key, comparison["protocols"])
     rows = []
     for row in comparison["recipes"]:
         metric, error = row["figures"][key], row["figures"][key]["sampling_error"]
@@ -79,10 +80,12 @@ def _metric_table(comparison: Mapping[str, Any], key: str) -> CellTable:
             [
                 Cell(row["name"], row["name"]),
                 _seed_count(metric),
-                _mean_cell(metric),
-                _difference_cell(metric["difference"]) if "difference" in metric else Cell("baseline", 0),
-                Cell("-" if error is None else f"{100 * error:.1f}", error),
-                *(_fraction(row["floors"][floor][key]) for floor in ("untrained", "pixels")),
+                _mean_cell(metric, form),
+                _difference_cell(metric["difference"], form)
+                if "difference" in metric
+                else Cell("baseline", 0),
+                Cell("-" if error is None else form.margin(error), error),
+                *(_value_cell(row["floors"][floor][key], form) for floor in ("untrained", "pixels")),
             ]
         )
     return CellTable(f"{words(key)} on {comparison['split']}, last epoch", columns, rows)
@@ -90,12 +93,13 @@ def _metric_table(comparison: Mapping[str, Any], key: str) -> CellTable:
 
 def _feature_table(comparison: Mapping[str, Any], h: str, z: str) -> CellTable:
     columns = [Column(title) for title in ("recipe", "seeds", "h", "z", "z to h")]
+    form = MetricFormat.of(h, comparison["protocols"])
     rows = []
     for row in comparison["recipes"]:
         of_h, of_z = row["figures"][h], row["figures"][z]
-        means = (_mean_cell(of_h), _mean_cell(of_z))
+        means = (_mean_cell(of_h, form), _mean_cell(of_z, form))
         name = Cell(row["name"], row["name"])
-        rows.append([name, _seed_count(of_z), *means, _difference_cell(of_z["to_h"])])
+        rows.append([name, _seed_count(of_z), *means, _difference_cell(of_z["to_h"], form)])
     return CellTable(f"{words(z)} against {words(h)}, the same runs", columns, rows)
 
 
@@ -155,18 +159,18 @@ def _seed_count(metric: Mapping[str, Any]) -> Cell:
     return Cell(str(len(metric["seeds"])), len(metric["seeds"]))
 
 
-def _mean_cell(metric: Mapping[str, Any]) -> Cell:
-    return Cell(accuracy(metric), metric["mean"])
+def _mean_cell(metric: Mapping[str, Any], form: MetricFormat) -> Cell:
+    return Cell(accuracy(metric, form), metric["mean"])
 
 
-def _fraction(value: float | None) -> Cell:
-    return Cell("-" if value is None else percent(value), value)
+def _value_cell(value: float | None, form: MetricFormat) -> Cell:
+    return Cell("-" if value is None else form.value(value), value)
 
 
-def _difference_cell(entry: Mapping[str, Any] | None) -> Cell:
+def _difference_cell(entry: Mapping[str, Any] | None, form: MetricFormat) -> Cell:
     if entry is None:  # no seed in common
         return Cell("-")
-    return Cell(difference(entry), entry["mean"], entry["verdict"])
+    return Cell(difference(entry, form), entry["mean"], entry["verdict"])
 
 
 def _setting(value: Any) -> Cell:
@@ -184,21 +188,25 @@ def words(key: str) -> str:
     return key.replace("_", " ")
 
 
-def accuracy(metric: Mapping[str, Any]) -> str:
+_FRACTION = MetricFormat("fraction")
+
+
+def accuracy(metric: Mapping[str, Any], form: MetricFormat = _FRACTION) -> str:
     """``85.0 % ± 0.4``: the mean, and half its 95 % interval over seeds."""
     if metric["mean"] is None:
         return "-"
-    return percent(metric["mean"]) + _plus_minus(metric["interval"])
+    return form.value(metric["mean"]) + _plus_minus(metric["interval"], form)
 
 
-def difference(entry: Mapping[str, Any] | None) -> str:
-    """``-3.1 ± 0.8 worse, p 0.004``: in points, with the verdict on the corrected p-value."""
+def difference(entry: Mapping[str, Any] | None, form: MetricFormat = _FRACTION) -> str:
+    """``-3.1 ± 0.8 worse, p 0.004``: fractions in points, with the verdict on the corrected p-value."""
     if not entry:
         return ""
-    points = f"{100 * entry['mean']:+.1f}"
+    change = form.change(entry["mean"])
     if entry["p_holm"] is None:
-        return f"{points} not shown"
-    return f"{points}{_plus_minus(entry['interval'])} {entry['verdict']}, {p_value(entry['p_holm'])}"
+        return f"{change} not shown"
+    margin = _plus_minus(entry["interval"], form)
+    return f"{change}{margin} {entry['verdict']}, {p_value(entry['p_holm'])}"
 
 
 def p_value(p: float) -> str:
@@ -218,6 +226,6 @@ def cost(key: str, value: float | None) -> str:
     return f"{value:,.0f} MiB" if key == "peak_memory_mib" else f"{value:,.0f}"
 
 
-def _plus_minus(interval: Interval | None) -> str:
+def _plus_minus(interval: Interval | None, form: MetricFormat) -> str:
     half = half_width(interval)
-    return "" if half is None else f" ± {100 * half:.1f}"
+    return "" if half is None else f" ± {form.margin(half)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -20,7 +20,7 @@ from contrastive.commands.compare.significance import (
 )
 from contrastive.kinds import MONITORS
 from contrastive.recipe import NOT_TRAINING, flatten
-from contrastive.text import abbreviate
+from contrastive.text import MetricFormat, abbreviate
 
 _COSTS_DIFFER, _METRICS_DIFFER = "times and memory are not comparable", "it changes metrics too"
 #: Key of the digests of initial weights among those in which recipes differ.
@@ -54,8 +54,10 @@ def analyse(
     summaries = [record.summary for group in records.values() for record in group.values()]
     example = next((summary for summary in summaries if summary["trained"]), summaries[0])
     keys = list(dict.fromkeys(key for summary in summaries for key in summary["trained"]))
-    rows = [_row(candidate, records[candidate.name], keys) for candidate in candidates]
-    features = feature_pairs(example["protocols"] or {}, keys)
+    protocols = _protocols(example, summaries)
+    fractions = {key for key in keys if MetricFormat.of(key, protocols).unit == "fraction"}
+    rows = [_row(candidate, records[candidate.name], keys, fractions) for candidate in candidates]
+    features = feature_pairs(protocols or {}, keys)
     _add_differences(rows, keys)
     _add_feature_differences(rows, features)
     return {
@@ -63,7 +65,7 @@ def analyse(
         "split": example["split"],
         "data": candidates[0].data,
         "dataset": candidates[0].recipe["dataset"]["name"],
-        "protocols": example["protocols"],
+        "protocols": protocols,
         "images": example["images"],
         "figures": keys,
         "features": features,
@@ -73,13 +75,28 @@ def analyse(
     }
 
 
-def _row(candidate: Candidate, records: Mapping[int, RunRecord], keys: Sequence[str]) -> dict[str, Any]:
+def _protocols(example: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The protocols of an example, with the units of metrics that any run records: an earlier version of a
+    plugin may not have declared them."""
+    if not example["protocols"]:
+        return example["protocols"]
+    units: dict[str, dict[str, Any]] = {}
+    for summary in summaries:
+        for key, protocol in (summary["protocols"] or {}).items():
+            if "metric_units" in protocol:
+                units[key] = {"metric_units": protocol["metric_units"]}
+    return {key: {**protocol, **units.get(key, {})} for key, protocol in example["protocols"].items()}
+
+
+def _row(
+    candidate: Candidate, records: Mapping[int, RunRecord], keys: Sequence[str], fractions: Collection[str]
+) -> dict[str, Any]:
     summaries = {seed: record.summary for seed, record in records.items()}
     return {
         "name": candidate.name,
         "labels": dict(candidate.labels),
         "runs": {seed: str(record.folder) for seed, record in records.items()},
-        "figures": {key: _metric(key, summaries) for key in keys},
+        "figures": {key: _metric(key, summaries, key in fractions) for key in keys},
         "floors": {
             floor: {key: _mean(s.get(floor, {}).get(key) for s in summaries.values()) for key in keys}
             for floor in ("untrained", "pixels")
@@ -92,7 +109,7 @@ def _row(candidate: Candidate, records: Mapping[int, RunRecord], keys: Sequence[
     }
 
 
-def _metric(key: str, summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def _metric(key: str, summaries: Mapping[int, Mapping[str, Any]], is_fraction: bool) -> dict[str, Any]:
     values = {seed: s["trained"][key] for seed, s in summaries.items() if key in s["trained"]}
     mean = _mean(values.values())
     images = next((_image_count(s) for s in summaries.values() if key in s["trained"]), None)
@@ -100,7 +117,9 @@ def _metric(key: str, summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, A
         "seeds": values,
         "mean": mean,
         "interval": interval(list(values.values())),
-        "sampling_error": None if mean is None or not images else sampling_error(mean, images),
+        "sampling_error": sampling_error(mean, images)
+        if is_fraction and mean is not None and images
+        else None,
     }
 
 
@@ -177,7 +196,7 @@ class Matrix:
         axes: the two paths, down and across.
         down: values of the first axis.
         across: values of the second axis.
-        means: [down][across], as fractions; None if there is no such recipe.
+        means: [down][across]; None if there is no such recipe.
     """
 
     axes: Sequence[str]

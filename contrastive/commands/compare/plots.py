@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from contrastive.commands.compare.cells import words
 from contrastive.commands.compare.findings import matrix
 from contrastive.commands.compare.significance import Interval, half_width
+from contrastive.text import MetricFormat
 
 #: Colours that people with colour blindness can tell apart, on light and on dark; after Okabe and Ito 2008.
 COLOURS = ("#2f7fd0", "#e08214", "#1a9e77", "#c65aa5", "#c9a400", "#56b4e9", "#d8452e", "#8a8a8a")
@@ -26,14 +27,19 @@ Rows = Sequence[Mapping[str, Any]]
 def charts(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Every chart that has something to show: section, title, caption and figure (as JSON)."""
     rows, keys = comparison["recipes"], comparison["figures"]
+    forms = {key: MetricFormat.of(key, comparison["protocols"]) for key in keys}
     of_z = {z for _, z in comparison["features"]}
     last_of_h = [key for key in keys if key not in of_z][-1:]
     return [
-        *(chart for key in keys for chart in _heat_map(rows, key)),
-        *(_intervals(rows, key) for key in keys),
-        *(_forest(rows, key) for key in keys if any(row["figures"][key].get("difference") for row in rows)),
-        *(chart for key in last_of_h for chart in _pareto(rows, key)),
-        *_curves(rows, keys),
+        *(chart for key in keys for chart in _heat_map(rows, key, forms[key])),
+        *(_intervals(rows, key, forms[key]) for key in keys),
+        *(
+            _forest(rows, key, forms[key])
+            for key in keys
+            if any(row["figures"][key].get("difference") for row in rows)
+        ),
+        *(chart for key in last_of_h for chart in _pareto(rows, key, forms[key])),
+        *_curves(rows, forms),
         *_plane(rows),
         *(_map(picture) for picture in pictures),
     ]
@@ -47,20 +53,20 @@ def colour(index: int) -> str:
 # -- accuracy ---------------------------------------------------------------------------------------
 
 
-def _intervals(rows: Rows, key: str) -> Chart:
+def _intervals(rows: Rows, key: str, form: MetricFormat) -> Chart:
     figure = go.Figure()
     for index, row in enumerate(rows):
         metric = row["figures"][key]
         if metric["mean"] is None:
             continue
-        _seeds(figure, row["name"], [100 * v for v in metric["seeds"].values()], list(metric["seeds"]), index)
-        _mean(figure, row["name"], 100 * metric["mean"], metric["interval"], index)
-    _by_recipe(figure, rows, f"{words(key)}, %")
+        _seeds(figure, row["name"], metric["seeds"].values(), list(metric["seeds"]), index, form)
+        _mean(figure, row["name"], metric["mean"], metric["interval"], index, form)
+    _by_recipe(figure, rows, words(key) + form.title_suffix)
     caption = "Bars: 95 % interval of the mean over seeds; small points: single seeds."
     return _chart("accuracy", words(key), caption, figure)
 
 
-def _forest(rows: Rows, key: str) -> Chart:
+def _forest(rows: Rows, key: str, form: MetricFormat) -> Chart:
     base = rows[0]["figures"][key]["seeds"]
     figure = go.Figure()
     for index, row in enumerate(rows):
@@ -68,27 +74,38 @@ def _forest(rows: Rows, key: str) -> Chart:
         if not (difference := metric.get("difference")):
             continue
         seeds = [seed for seed in metric["seeds"] if seed in base]
-        _seeds(figure, row["name"], [100 * (metric["seeds"][s] - base[s]) for s in seeds], seeds, index)
-        _mean(figure, row["name"], 100 * difference["mean"], difference["interval"], index)
-    _by_recipe(figure, rows[1:], f"points above {rows[0]['name']}")
+        _seeds(figure, row["name"], [metric["seeds"][s] - base[s] for s in seeds], seeds, index, form)
+        _mean(figure, row["name"], difference["mean"], difference["interval"], index, form)
+    _by_recipe(figure, rows[1:], f"{form.change_noun} above {rows[0]['name']}".strip())
     figure.update_xaxes(zeroline=True, zerolinewidth=2)
     title = f"{words(key)}: paired difference to {rows[0]['name']}"
     caption = "The same seeds, images and views. An interval that includes zero shows no difference."
     return _chart("accuracy", title, caption, figure)
 
 
-def _seeds(figure: go.Figure, name: str, values: list[float], seeds: list[Any], index: int) -> None:
+def _seeds(
+    figure: go.Figure,
+    name: str,
+    values: Iterable[float],
+    seeds: list[Any],
+    index: int,
+    form: MetricFormat,
+) -> None:
     marker = {"color": colour(index), "size": 6, "opacity": 0.45}
-    hover = "seed %{customdata}: %{x:.2f}<extra></extra>"
     figure.add_scatter(
-        x=values, y=[name] * len(values), mode="markers", marker=marker, customdata=seeds, hovertemplate=hover
+        x=[form.factor * value for value in values],
+        y=[name] * len(seeds),
+        mode="markers",
+        marker=marker,
+        customdata=seeds,
+        hovertemplate=f"seed %{{customdata}}: %{{x:{form.digits}}}<extra></extra>",
     )
 
 
-def _mean(figure: go.Figure, name: str, mean: float, interval: Any, index: int) -> None:
-    half = _points(interval)
+def _mean(figure: go.Figure, name: str, value: float, interval: Any, index: int, form: MetricFormat) -> None:
+    mean, half = form.factor * value, _half_width(interval, form)
     bar = {"type": "data", "array": [half], "thickness": 2, "width": 6} if half is not None else None
-    text = f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
+    text = f"{mean:{form.digits}}" + ("" if half is None else f" ± {half:{form.digits}}")
     figure.add_scatter(
         x=[mean],
         y=[name],
@@ -99,10 +116,10 @@ def _mean(figure: go.Figure, name: str, mean: float, interval: Any, index: int) 
     )
 
 
-def _points(interval: Interval | None) -> float | None:
-    """Half an interval of fractions, in points."""
+def _half_width(interval: Interval | None, form: MetricFormat) -> float | None:
+    """Half an interval as it is shown: of fractions in points."""
     half = half_width(interval)
-    return None if half is None else 100 * half
+    return None if half is None else form.factor * half
 
 
 def _by_recipe(figure: go.Figure, rows: Rows, title: str) -> None:
@@ -116,21 +133,23 @@ def _by_recipe(figure: go.Figure, rows: Rows, title: str) -> None:
     )
 
 
-def _heat_map(rows: Rows, key: str) -> Iterator[Chart]:
+def _heat_map(rows: Rows, key: str, form: MetricFormat) -> Iterator[Chart]:
     """A grid of two axes as a matrix of means; no chart for other comparisons."""
     grid = matrix(rows, key)
     if grid is None:
         return
-    z = [[None if mean is None else 100 * mean for mean in line] for line in grid.means]
+    z = [[None if mean is None else form.factor * mean for mean in line] for line in grid.means]
+    is_fraction = form.unit == "fraction"
+    hover = f"%{{z:{form.digits}}}" + (" %" if is_fraction else "")
     figure = go.Figure(
         go.Heatmap(
             z=z,
             x=grid.across,
             y=grid.down,
             colorscale="Viridis",
-            texttemplate="%{z:.1f}",
-            hovertemplate=f"{grid.axes[0]} %{{y}}, {grid.axes[1]} %{{x}}: %{{z:.2f}} %<extra></extra>",
-            colorbar={"thickness": 12, "title": "%"},
+            texttemplate="%{z:.1f}" if is_fraction else "%{z:.3g}",
+            hovertemplate=f"{grid.axes[0]} %{{y}}, {grid.axes[1]} %{{x}}: {hover}<extra></extra>",
+            colorbar={"thickness": 12, "title": "%" if is_fraction else ""},
             xgap=2,
             ygap=2,
         )
@@ -138,22 +157,28 @@ def _heat_map(rows: Rows, key: str) -> Iterator[Chart]:
     figure.update_layout(height=160 + 44 * len(grid.down))
     figure.update_xaxes(title=grid.axes[1], type="category")
     figure.update_yaxes(title=grid.axes[0], type="category", autorange="reversed", automargin=True)
-    yield _chart("accuracy", f"{words(key)} over the grid", "Means over seeds, in %.", figure)
+    caption = "Means over seeds, in %." if is_fraction else "Means over seeds."
+    yield _chart("accuracy", f"{words(key)} over the grid", caption, figure)
 
 
 # -- compute ----------------------------------------------------------------------------------------
 
 
-def _pareto(rows: Rows, key: str) -> Iterator[Chart]:
+def _pareto(rows: Rows, key: str, form: MetricFormat) -> Iterator[Chart]:
     """Accuracy against the time of a run, and against FLOPs if encoders differ."""
-    yield from _against(rows, key, "wall_seconds", "wall time of a run, s")
+    yield from _against(rows, key, "wall_seconds", "wall time of a run, s", form)
     if len({row["costs"]["backbone_flops"] for row in rows}) > 1:
-        yield from _against(rows, key, "backbone_flops", "FLOPs of the backbone per image")
+        yield from _against(rows, key, "backbone_flops", "FLOPs of the backbone per image", form)
 
 
-def _against(rows: Rows, key: str, cost: str, title: str) -> Iterator[Chart]:
+def _against(rows: Rows, key: str, cost: str, title: str, form: MetricFormat) -> Iterator[Chart]:
     points = [
-        (row["costs"][cost], 100 * row["figures"][key]["mean"], row["figures"][key]["interval"], index)
+        (
+            row["costs"][cost],
+            form.factor * row["figures"][key]["mean"],
+            row["figures"][key]["interval"],
+            index,
+        )
         for index, row in enumerate(rows)
         if row["costs"][cost] is not None and row["figures"][key]["mean"] is not None
     ]
@@ -170,7 +195,7 @@ def _against(rows: Rows, key: str, cost: str, title: str) -> Iterator[Chart]:
         hoverinfo="skip",
     )
     for x, y, interval, index in points:
-        half = _points(interval)
+        half = _half_width(interval, form)
         figure.add_scatter(
             x=[x],
             y=[y],
@@ -178,10 +203,10 @@ def _against(rows: Rows, key: str, cost: str, title: str) -> Iterator[Chart]:
             mode="markers",
             marker={"color": colour(index), "size": 11},
             error_y=None if half is None else {"type": "data", "array": [half], "thickness": 1.5},
-            hovertemplate="%{x:,.1f}, %{y:.2f} %",
+            hovertemplate=f"%{{x:,.1f}}, %{{y:{form.digits}}}" + (" %" if form.unit == "fraction" else ""),
         )
     figure.update_xaxes(title=title)
-    figure.update_yaxes(title=f"{words(key)}, %")
+    figure.update_yaxes(title=words(key) + form.title_suffix)
     caption = (
         "Higher and further left is better. No recipe is both cheaper and more accurate than one on the line."
     )
@@ -200,8 +225,9 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
 # -- training ---------------------------------------------------------------------------------------
 
 
-def _curves(rows: Rows, keys: Sequence[str]) -> Iterator[Chart]:
-    titles = {"loss": "loss", **{key: f"{words(key)} in training, %" for key in keys}}
+def _curves(rows: Rows, forms: Mapping[str, MetricFormat]) -> Iterator[Chart]:
+    titles = {"loss": "loss"}
+    titles |= {key: f"{words(key)} in training{form.title_suffix}" for key, form in forms.items()}
     titles |= {"effective_rank": "effective rank of h"}
     captions = {
         "loss": "Mean per epoch. Losses of different kinds are not comparable.",
@@ -209,12 +235,13 @@ def _curves(rows: Rows, keys: Sequence[str]) -> Iterator[Chart]:
     }
     for key, title in titles.items():
         figure = go.Figure()
+        factor = forms[key].factor if key in forms else 1
         for index, row in enumerate(rows):
             seeds = {seed: curves[key] for seed, curves in row["curves"].items() if key in curves}
             for line in seeds.values() if len(rows) <= _WITH_SEEDS and len(seeds) > 1 else ():
-                _line(figure, row["name"], line, index, key in keys, thin=True)
+                _line(figure, row["name"], line, index, factor, thin=True)
             if seeds:
-                _line(figure, row["name"], mean_curve(seeds.values()), index, key in keys)
+                _line(figure, row["name"], mean_curve(seeds.values()), index, factor)
         if figure.data:
             figure.update_xaxes(title="epoch")
             figure.update_yaxes(title=title)
@@ -227,13 +254,13 @@ def _line(
     name: str,
     line: Sequence[Sequence[float]],
     index: int,
-    fraction: bool,
+    factor: float,
     thin: bool = False,
 ) -> None:
     dash = ("solid", "dash", "dot")[index // len(COLOURS) % 3]
     figure.add_scatter(
         x=[x for x, _ in line],
-        y=[100 * y if fraction else y for _, y in line],
+        y=[factor * y for _, y in line],
         name=name,
         mode="lines" if thin or len(line) > 1 else "markers",
         line={"color": colour(index), "width": 1 if thin else 2.5, "dash": dash},

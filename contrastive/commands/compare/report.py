@@ -21,6 +21,7 @@ from contrastive.commands.compare.cells import (
     words,
 )
 from contrastive.commands.compare.plots import charts, colour
+from contrastive.text import MetricFormat
 
 #: Sections of plots in their order: key -> heading.
 _SECTIONS = {
@@ -77,7 +78,7 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
             if difference and difference["verdict"] != "not shown":
                 lines.append(
                     f"{row['name']} is {difference['verdict']} than {first['name']} in {words(key)} "
-                    f"{_by(difference)}."
+                    f"{_by(difference, MetricFormat.of(key, comparison['protocols']))}."
                 )
             elif difference:
                 not_shown.append(f"{row['name']} in {words(key)}")
@@ -89,17 +90,15 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
             if difference and difference["verdict"] != "not shown":
                 lines.append(
                     f"For {row['name']}, {words(z)} is {difference['verdict']} than {words(h)} "
-                    f"{_by(difference)}."
+                    f"{_by(difference, MetricFormat.of(z, comparison['protocols']))}."
                 )
     return lines
 
 
-def _by(difference: Mapping[str, Any]) -> str:
-    low, high = (100 * bound for bound in difference["interval"])
-    return (
-        f"by {abs(100 * difference['mean']):.1f} points (95 % interval {low:+.1f} to {high:+.1f}, "
-        f"{p_value(difference['p_holm'])})"
-    )
+def _by(difference: Mapping[str, Any], form: MetricFormat) -> str:
+    amount = form.margin(abs(difference["mean"])) + form.change_noun
+    low, high = map(form.change, difference["interval"])
+    return f"by {amount} (95 % interval {low} to {high}, {p_value(difference['p_holm'])})"
 
 
 def _facts(comparison: Mapping[str, Any]) -> str:

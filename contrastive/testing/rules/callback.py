@@ -39,15 +39,24 @@ def hooks(subject: Subject) -> None:
 
 @check("weights kept", "callback", after=("hooks",))
 def weights_kept(subject: Subject) -> None:
-    """It changes neither weights nor gradients nor learning rates of the run."""
+    """It changes neither weights, gradients, learning rates nor training mode of the run."""
     callback, run = subject.part(), RecordedRun(subject.folder)
     before = {name: value.clone() for name, value in run.method.state_dict().items()}
     groups = [{k: v for k, v in group.items() if k != "params"} for group in run.param_groups]
     callback.run_started(run)
     run.live(callback, _FIRST)
+    evaluating = [name or "method" for name, module in run.method.named_modules() if not module.training]
     callback.run_ended(run)
+    after_run = run.method.state_dict()
+    differing_names = [name for name, value in before.items() if not same(value, after_run[name])]
     require(
-        same(before, run.method.state_dict()), "it changes weights; a callback may only look, log and stop"
+        not differing_names,
+        f"it changes weights or statistics ({', '.join(differing_names[:3])}); a callback may only look, log "
+        "and stop. Encode images with run.features(pixels), which changes neither",
+    )
+    require(
+        not evaluating,
+        f"it leaves {', '.join(evaluating[:3])} in evaluation mode; encode images with run.features(pixels)",
     )
     after = [{k: v for k, v in group.items() if k != "params"} for group in run.param_groups]
     require(groups == after, "it changes the optimizer's groups; a schedule belongs in an optimizer")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from contrastive.evaluation import Witness
+from contrastive.kinds import Unit
+from contrastive.parts import Protocol
 from contrastive.testing.equality import same
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import splits
@@ -44,6 +48,23 @@ def metrics(subject: Subject) -> None:
             require(math.isfinite(value), f"{name} is {value}")
             if name.startswith(("top", "accuracy")):
                 require(0 <= value <= 1, f"{name} is {value}; return a fraction, not a percentage")
+        _check_units(subject.part(), scores)
+
+
+def _check_units(part: Protocol, scores: Mapping[str, float]) -> None:
+    """Its ``metric_units`` name metrics that it returns, and if there are any, all others are fractions."""
+    for name, unit in part.metric_units.items():
+        require(name in scores, f"metric_units names {name}, which it does not return ({', '.join(scores)})")
+        require(
+            unit in get_args(Unit),
+            f"the unit of {name} in metric_units is {unit!r}; write {' or '.join(map(repr, get_args(Unit)))}",
+        )
+    for name, value in scores.items():
+        if part.metric_units and part.metric_units.get(name, "fraction") == "fraction":
+            require(
+                0 <= value <= 1,
+                f"{name} is {value}, which is not a fraction; write metric_units = {{{name!r}: 'number'}}",
+            )
 
 
 @check("deterministic", "protocol", after=("metrics", "global state"))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 import shutil
 import subprocess
 
 import pytest
+from rich.console import Console
 
 import contrastive
 from contrastive.cli import main
 from contrastive.commands.compare.candidates import gather, plan
 from contrastive.commands.compare.findings import analyse
+from contrastive.commands.compare.plots import charts
 from contrastive.commands.compare.report import render, sentences
+from contrastive.commands.compare.tables import tables
 from contrastive.registry import load_registry
 from tests.support.fake_runs import write_run
 
@@ -51,6 +55,49 @@ def test_findings_are_sentences(comparison):
     assert sentences(comparison)[0].startswith(
         "worse is worse than base in knn top1 by 9.7 points (95 % interval -13.5 to -5.9, p 0.008"
     )
+
+
+@pytest.fixture
+def clusters(runs) -> dict:
+    """A comparison of a metric that is a plain number; the first run is of a time without declared units."""
+    protocol = {"id": "clusters/1", "version": 1, "feature": "h"}
+    folders = []
+    for name, values in (("base", [-0.16, -0.15, -0.17]), ("better", [0.25, 0.26, 0.27])):
+        for seed, value in enumerate(values):
+            units = {} if name == "base" else {"metric_units": {"ari": "number"}}
+            summary = {
+                "trained": {"clusters_ari": value},
+                "untrained": {"clusters_ari": -0.5},
+                "protocols": {"clusters": {**protocol, **units}},
+            }
+            folders.append(str(write_run(runs, name, seed, value, summary=summary)))
+    candidates = plan(folders, 1, load_registry())
+    return analyse(candidates, gather(candidates))
+
+
+def test_a_plain_number_is_no_percentage_in_tables_sentences_and_plots(clusters):
+    (table, _) = tables(clusters)
+    console = io.StringIO()
+    Console(file=console, width=160).print(table)
+    text = console.getvalue()
+    assert "-0.160 ± 0.025" in text
+    assert "+0.420 ± 0.043 better" in text
+    assert "-0.500" in text
+    assert "%" not in text
+    assert "by 0.420 (95 % interval +0.377 to +0.463" in sentences(clusters)[0]
+    page = render(clusters, [])
+    assert "-16.0" not in page
+    data = json.loads(json.dumps(charts(clusters, [])))
+    intervals = next(chart for chart in data if chart["title"] == "clusters ari")
+    assert intervals["figure"]["layout"]["xaxis"]["title"]["text"] == "clusters ari"
+    assert intervals["figure"]["data"][0]["x"] == [-0.16, -0.15, -0.17]
+
+
+def test_json_holds_the_same_numbers_whatever_their_unit(clusters):
+    base = clusters["recipes"][0]["figures"]["clusters_ari"]
+    assert base["mean"] == pytest.approx(-0.16)
+    assert base["sampling_error"] is None  # binomial, so only of fractions
+    assert clusters["protocols"]["clusters"]["metric_units"] == {"ari": "number"}
 
 
 def test_everything_is_inside_and_nothing_breaks_out(page):

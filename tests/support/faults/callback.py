@@ -33,7 +33,25 @@ class ClipsWeights(Callback):
             parameter.clamp_(-0.1, 0.1)
 
 
+class EncodesInTrainingMode(Callback):
+    """Logs the spread of features, and moves the statistics of batch norm."""
+
+    @torch.no_grad()
+    def epoch_done(self, run, epoch):
+        run.log({"spread": float(run.method.backbone(run.evaluation_images(8).pixels).std())})
+
+
+class StaysInEvaluationMode(Callback):
+    """Logs the spread of features, and leaves the method in evaluation mode."""
+
+    @torch.no_grad()
+    def epoch_done(self, run, epoch):
+        run.log({"spread": float(run.method.eval().backbone(run.evaluation_images(8).pixels).std())})
+
+
 FAULTS = {
+    EncodesInTrainingMode: "weights kept",
+    StaysInEvaluationMode: "weights kept",
     ForgetsPatience: "state_dict",
     ClipsWeights: "weights kept",
 }

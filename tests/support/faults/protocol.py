@@ -63,7 +63,29 @@ class Warms(Protocol):
         return KNN(5).score(fit, validation, test)
 
 
+class NamesAnAbsentMetric(Protocol):
+    """Declares the unit of a metric that it does not return."""
+
+    version = 1
+    metric_units = {"ari": "number"}  # noqa: RUF012
+
+    def score(self, fit, validation, test=None):
+        return KNN(5).score(fit, validation, test)
+
+
+class CallsANumberAFraction(Protocol):
+    """Declares one unit, and returns another metric that is no fraction."""
+
+    version = 1
+    metric_units = {"bits": "number"}  # noqa: RUF012
+
+    def score(self, fit, validation, test=None):
+        return {**KNN(5).score(fit, validation, test), "bits": 3.5, "margin": -0.5}
+
+
 FAULTS = {
+    NamesAnAbsentMetric: "metrics",
+    CallsANumberAFraction: "metrics",
     ChoosesOnTest: "test unread",
     Percent: "metrics",
     Unseeded: "deterministic",
