@@ -221,12 +221,21 @@ def _parser() -> argparse.ArgumentParser:
         "plugin", metavar="NAME_OR_PATH", help="an installed plugin, or the folder of its package"
     )
     plugin_check.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    plugin_check.add_argument(
+        "--quick", action="store_true", help="leave out the checks that start processes"
+    )
+    plugin_check.add_argument("--verbose", action="store_true", help="print the promise of every check, too")
     plugin_check.set_defaults(command="plugin_check:main")
     plugin_new = plugin_commands.add_parser(
         "new", parents=[common], help="create a plugin package to start from"
     )
     plugin_new.add_argument("name", metavar="NAME", help="the name of the package, such as my-loss")
-    plugin_new.add_argument("--kind", required=True, help=f"the kind of its part, {kinds}")
+    plugin_new.add_argument(
+        "--kind",
+        required=True,
+        action="append",
+        help=f"the kind of its part, {kinds}; several times for a package of several parts",
+    )
     plugin_new.add_argument("--out", metavar="DIR", help="a new or empty folder (default: NAME)")
     plugin_new.set_defaults(command="plugin_new.scaffold:main")
     return parser

@@ -11,7 +11,12 @@ from contrastive.testing.report import check
 def main(arguments: argparse.Namespace) -> int:
     """Check a plugin and print the results; returns 3 if a check failed."""
     with progress_on_stderr(arguments):
-        report = check(arguments.plugin, show=not arguments.json)
+        report = check(
+            arguments.plugin,
+            show=not arguments.json,
+            verbose=arguments.verbose,
+            quick=arguments.quick,
+        )
     if arguments.json:
         print_json(report)
     return 3 if report["failed"] else 0

@@ -21,7 +21,7 @@ from contrastive.kinds import KINDS
 from contrastive.testing.surroundings import isolated_state
 
 #: Increased whenever a check is added or becomes stricter: a part that passed before may then fail.
-VERSION = 2
+VERSION = 3
 
 #: The kind of a check that concerns a plugin as a whole rather than one of its parts.
 PLUGIN = "plugin"
@@ -39,8 +39,17 @@ class Skipped(unittest.SkipTest):
     """A check does not apply, or cannot run. pytest reports it as skipped."""
 
 
-class _PrerequisiteFailed(Skipped):
-    """A check did not run because one that it depends on failed."""
+class _Blocking(Skipped):
+    """A check did not run, so neither do those that depend on it.
+
+    Args:
+        reason: of this one.
+        cause: the reason of those that depend on it, in a clause.
+    """
+
+    def __init__(self, reason: str, cause: str):
+        super().__init__(reason)
+        self.cause = cause
 
 
 def fail(reason: str) -> NoReturn:
@@ -82,13 +91,15 @@ class Check:
         name: as the table and pytest's ids show it.
         kinds: the kinds of parts that it applies to.
         run: the function.
-        after: checks that this one depends on; if one of them fails, it is skipped.
+        after: checks that this one depends on; if one of them fails or does not run, it is skipped.
+        is_slow: whether it takes seconds, so that ``plugin check --quick`` leaves it out.
     """
 
     name: str
     kinds: tuple[str, ...]
     run: Callable[[Any], None]
     after: tuple[str, ...] = ()
+    is_slow: bool = False
 
     @property
     def asked(self) -> str:
@@ -96,9 +107,11 @@ class Check:
         return inspect.cleandoc(self.run.__doc__ or "").partition("\n")[0]
 
 
-def check(name: str, *kinds: str, after: tuple[str, ...] = ()) -> Callable[[Callable[[Any], None]], Check]:
+def check(
+    name: str, *kinds: str, after: tuple[str, ...] = (), is_slow: bool = False
+) -> Callable[[Callable[[Any], None]], Check]:
     """Make a function of a subject a :class:`Check` for these kinds."""
-    return lambda function: Check(name, kinds, function, after)
+    return lambda function: Check(name, kinds, function, after, is_slow)
 
 
 def checks_of(*modules: ModuleType) -> tuple[Check, ...]:
@@ -124,8 +137,10 @@ class PartCheck:
     ``loss my_loss: gradients``.
     """
 
-    def __init__(self, subject: AnySubject, check: Check, siblings: Mapping[str, PartCheck]):
-        self.subject, self.check, self._siblings = subject, check, siblings
+    def __init__(
+        self, subject: AnySubject, check: Check, siblings: Mapping[str, PartCheck], quick: bool = False
+    ):
+        self.subject, self.check, self._siblings, self._quick = subject, check, siblings, quick
         self._exception: BaseException | None = None
         self._has_run = False
 
@@ -154,32 +169,42 @@ class PartCheck:
 
     def _run(self) -> BaseException | None:
         try:
-            for name in (self.check.name, FORMER_NAMES.get(self.check.name, "")):
-                if name in self.subject.unchecked:
-                    skip(f"not checked: {self.subject.unchecked[name]}")
-            for name in self.check.after:
-                if name in self._siblings and self._siblings[name].blocks():
-                    raise _PrerequisiteFailed(f"not run, because '{name}' failed")
+            self._require_unblocked()
             with isolated_state():
                 self.check.run(self.subject)
         except (Exception, SystemExit) as error:  # any exception of a part is a finding, never a crash
             return error
         return None
 
-    def blocks(self) -> bool:
-        """Whether checks that depend on this one cannot run."""
+    def _require_unblocked(self) -> None:
+        """Raise _Blocking if this check is declared unchecked or left out, or one before it did not pass."""
+        name = self.check.name
+        for declared_name in (name, FORMER_NAMES.get(name, "")):
+            if declared_name in self.subject.unchecked:
+                reason = f"not checked: {self.subject.unchecked[declared_name]}"
+                raise _Blocking(reason, f"'{name}' is not checked")
+        for prerequisite in self.check.after:
+            if prerequisite in self._siblings and (cause := self._siblings[prerequisite].obstacle()):
+                raise _Blocking(f"not run, because {cause}", cause)
+        if self._quick and self.check.is_slow:
+            raise _Blocking("left out by --quick", f"'{name}' is left out by --quick")
+
+    def obstacle(self) -> str | None:
+        """Why checks that depend on this one cannot run, in a clause; None if they can."""
         self.result()
-        return self._exception is not None and (
-            isinstance(self._exception, _PrerequisiteFailed) or not isinstance(self._exception, Skipped)
-        )
+        if isinstance(self._exception, _Blocking):
+            return self._exception.cause
+        if self._exception is None or isinstance(self._exception, Skipped):
+            return None
+        return f"'{self.check.name}' failed"
 
 
-def bind_checks(subject: AnySubject, checks: tuple[Check, ...]) -> list[PartCheck]:
-    """The checks that apply to ``subject``'s kind, bound to it."""
+def bind_checks(subject: AnySubject, checks: tuple[Check, ...], quick: bool = False) -> list[PartCheck]:
+    """The checks that apply to ``subject``'s kind, bound to it; ``quick`` skips those that take seconds."""
     siblings: dict[str, PartCheck] = {}
     for check in checks:
         if subject.kind in check.kinds:
-            siblings[check.name] = PartCheck(subject, check, siblings)
+            siblings[check.name] = PartCheck(subject, check, siblings, quick)
     return list(siblings.values())
 
 

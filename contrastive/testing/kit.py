@@ -1,6 +1,6 @@
 """The conformance kit: checks of what every part promises, for any plugin.
 
-``contrastive plugin check NAME_OR_PATH`` prints the results as a table. In a plugin's own tests::
+``contrastive plugin check NAME_OR_PATH`` prints the results. In a plugin's own tests::
 
     @pytest.mark.parametrize("check", contrastive.testing.checks("my-loss"), ids=str)
     def test_conformance(check):
@@ -67,20 +67,21 @@ def check_part(part: type | Entry, params: Params = None) -> list[Result]:
     return [check.result() for check in part_checks(part, params)]
 
 
-def checks(plugin: Any) -> list[PartCheck]:
+def checks(plugin: Any, quick: bool = False) -> list[PartCheck]:
     """The checks of a plugin and of each of its parts.
 
     Args:
         plugin: the name of an installed distribution, the folder of a package with a pyproject.toml, or a
             module or object with hooks.
+        quick: whether to skip the checks that take seconds each.
 
     Raises UsageError if there is no such plugin.
     """
     subject = plugin_of(str(plugin) if isinstance(plugin, Path) else plugin)
     subjects: list[AnySubject] = [subject, *(Subject(entry, subject.registry) for entry in subject.entries)]
-    return [check for one in subjects for check in bind_checks(one, CHECKS)]
+    return [check for one in subjects for check in bind_checks(one, CHECKS, quick)]
 
 
-def check_plugin(plugin: Any) -> list[Result]:
+def check_plugin(plugin: Any, quick: bool = False) -> list[Result]:
     """The results of :func:`checks`."""
-    return [check.result() for check in checks(plugin)]
+    return [check.result() for check in checks(plugin, quick)]

@@ -176,6 +176,43 @@ def test_pytest_form_raises_skips_and_names():
         broken["order"]()
 
 
+class Unfinished(Aligned):
+    """A loss whose author knows that its values are not finite yet.
+
+    Args:
+        weight: what it is multiplied with.
+    """
+
+    unchecked = {"finite": "it is not finite at zero"}  # noqa: RUF012
+
+
+def test_what_depends_on_an_unchecked_check_is_skipped_too_and_listed():
+    results = {result.check: result for result in check_part(Unfinished)}
+    assert results["finite"].reason == "not checked: it is not finite at zero"
+    dependants, size = {"finite"}, 0
+    while len(dependants) > size:  # also those that depend on one that depends on it
+        size = len(dependants)
+        dependants |= {c.name for c in CHECKS if "loss" in c.kinds and dependants.intersection(c.after)}
+    assert len(dependants) > 5
+    for name in dependants - {"finite"}:
+        assert results[name].status == "skipped", name
+        assert results[name].reason == "not run, because 'finite' is not checked"
+    assert not [result for result in results.values() if result.status == "failed"]
+    assert {result.status for name, result in results.items() if name not in dependants} == {"passed"}
+
+
+def test_quick_leaves_out_what_takes_seconds_and_names_it():
+    entry = REGISTRY.entry("loss", "nt_xent")
+    results = {c.check.name: c.result() for c in bind_checks(Subject(entry, REGISTRY), CHECKS, quick=True)}
+    slow = {check.name for check in CHECKS if "loss" in check.kinds and check.is_slow}
+    assert "processes" in slow
+    for name in slow:
+        assert results[name].status == "skipped"
+        assert "left out by --quick" in results[name].reason
+    assert all(result.status != "failed" for result in results.values())
+    assert results["finite"].status == results["half precision"].status == "passed"
+
+
 def test_parameters_may_be_given():
     refused = check_part(Aligned, {"weight": "much"})
     assert "loss.weight" in next(r.reason for r in refused if r.status == "failed")
@@ -280,8 +317,16 @@ def test_the_command_passes_a_whole_plugin(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out.strip().splitlines()
     assert re.fullmatch(r"passed \d+, failed 0, skipped \d+", out[-1])
     assert f"conformance kit {VERSION}" in out[0]
-    checks = [line.split()[:2] for line in out[out.index("head flat") :]]
-    assert ["gradients", "passed"] in checks
+    assert "gradients" in {line.split()[0] for line in out[out.index("head flat") :]}
+    results = [line for line in out[1:-1] if line not in ("plugin flat_whole", "head flat")]
+    expected = len(checks(tmp_path / "whole"))
+    assert len(results) == expected  # one line per check
+    assert {re.split(r"  +", line)[1] for line in results} <= {"passed", "skipped"}
+    assert main(["plugin", "check", str(tmp_path / "whole"), "--quick", "--verbose"]) == 0
+    verbose = capsys.readouterr().out
+    (promise,) = (check.asked for check in CHECKS if check.name == "documented")
+    assert promise in " ".join(verbose.split())
+    assert promise not in " ".join("\n".join(out).split())
 
 
 def test_the_command_fails_a_broken_one_with_3(tmp_path, capsys, monkeypatch):
@@ -293,6 +338,11 @@ def test_the_command_fails_a_broken_one_with_3(tmp_path, capsys, monkeypatch):
     (failed,) = [result for result in report["results"] if result["status"] == "failed"]
     assert (failed["part"], failed["check"]) == ("head flat", "documented")
     assert "depth" in failed["reason"]
+    assert main(["plugin", "check", str(folder), "--quick"]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    index = next(i for i, line in enumerate(lines) if line.split() == ["documented", "failed"])
+    assert lines[index + 1] == f"    {failed['reason']}"  # the detail is below, and only there
+    assert all(not line.startswith(" ") for line in lines[:index] + lines[index + 2 :])
 
 
 def test_the_command_refuses_what_is_no_plugin_with_2(tmp_path, capsys):

@@ -50,7 +50,7 @@ def registers(plugin: PluginSubject) -> None:
     require(plugin.entries, "it registers no part; write a hook such as register_loss with @hookimpl")
 
 
-@check("import", PLUGIN, after=("registers",))
+@check("import", PLUGIN, after=("registers",), is_slow=True)
 def imports_quietly(plugin: PluginSubject) -> None:
     """Importing its module prints nothing and does not change generators, default dtype or threads."""
     module = getattr(plugin.module, "__name__", None)

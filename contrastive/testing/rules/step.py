@@ -110,7 +110,12 @@ class _Alone:
         loss.backward()
 
 
-@check("processes", *_ACROSS_PROCESSES, after=(*_BEFORE, "chunks", "frozen", "detached", "repeats"))
+@check(
+    "processes",
+    *_ACROSS_PROCESSES,
+    after=(*_BEFORE, "chunks", "frozen", "detached", "repeats"),
+    is_slow=True,
+)
 def processes(subject: Subject) -> None:
     """A batch on one process and the same batch on two give the same loss, gradients and state."""
     try:
