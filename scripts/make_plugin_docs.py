@@ -102,7 +102,7 @@ def _table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def example(kind: str) -> str:
     """The module that ``contrastive plugin new my-<kind> --kind <kind>`` writes."""
-    names = names_of(f"my-{kind}", kind)
+    names = names_of(f"my-{kind}", [kind])
     return f"```python\n{files(names)[f'{names.module}.py']}```"
 
 

@@ -16,6 +16,8 @@ def install(package: Path, site: Path) -> None:
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     for module in package.glob("*.py"):
         shutil.copy(module, site)
+    for code in package.glob("*/__init__.py"):
+        shutil.copytree(code.parent, site / code.parent.name)
     info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir()
     heading = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"

@@ -1,7 +1,8 @@
-"""``contrastive plugin new``: creates a package with one working part, its tests and a recipe.
+"""``contrastive plugin new``: creates a package with working parts, their tests and a recipe.
 
 The templates are plain files in ``templates``. ``<kind>.py.txt`` is the module, ``<kind>_test.py.txt`` the
-test of what the part does; the others are the same for every kind.
+test of what the part does; the others are the same for every kind. One part is a module. Several are the
+modules of a package, each as it would be alone, and ``package.py.txt`` gathers their hooks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.util
 import keyword
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +38,9 @@ RECIPES: dict[str, str] = {
     "protocol": "evaluate: {$part: {}}",
 }
 
+#: In the module of a part that is alone; of several parts only the package declares it.
+_DECLARATION = "contrastive_api = 1\n\n"
+_TEST_IMPORTS = "import contrastive.testing\nimport pytest\n"
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 #: Words that mean something else in a package or a recipe.
@@ -44,21 +49,40 @@ _RESERVED_NAMES = {"tests", "none", "null", "true", "false", "every", "contrasti
 
 @dataclass(frozen=True)
 class Names:
-    """The names of a new plugin and its part.
+    """The names of a new plugin and its parts.
 
     Attributes:
         name: the distribution, ``contrastive-my-loss``.
-        kind: the kind of the part, ``loss``.
-        module: the module, ``contrastive_my_loss``.
-        part: the part in recipes, ``my_loss``.
-        title: the class, ``MyLoss``.
+        kinds: the kinds of its parts, ``("loss",)``.
+        module: the module or package, ``contrastive_my_loss``.
+        part: every part in recipes, ``my_loss``.
     """
 
     name: str
-    kind: str
+    kinds: tuple[str, ...]
     module: str
     part: str
-    title: str
+
+    @property
+    def is_package(self) -> bool:
+        """Whether it has several parts, each in a module of its own."""
+        return len(self.kinds) > 1
+
+    def module_of(self, kind: str) -> str:
+        """The module of the part of that kind."""
+        return f"{self.module}.{kind}" if self.is_package else self.module
+
+    def title(self, kind: str) -> str:
+        """The class of the part: ``MyLoss``, with the kind behind it if there are several;
+        ``MyLossPart`` if its module or test already uses that name."""
+        title = "".join(word.capitalize() for word in self.part.split("_"))
+        title += kind.capitalize() if self.is_package else ""
+        template_code = "".join((_TEMPLATES / f"{kind}{end}.py.txt").read_text() for end in ("", "_test"))
+        return f"{title}Part" if re.search(rf"\b{title}\b", template_code) else title
+
+    def recipe(self, kind: str) -> str:
+        """The line by which a recipe uses the part."""
+        return Template(RECIPES[kind]).substitute(part=self.part)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -67,25 +91,32 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def create(name: str, kind: str, registry: Registry, out: str | Path | None = None) -> str:
-    """Write a package for one part, and return the next steps as text.
+def create(name: str, kinds: str | Sequence[str], registry: Registry, out: str | Path | None = None) -> str:
+    """Write a package for one part or several, and return the next steps as text.
 
     Args:
         name: the name of the distribution, in the normal form of PEP 503.
-        kind: the kind of its part.
+        kinds: the kind of its part, or the different kinds of its parts.
         registry: the installed parts, whose names are refused.
         out: the new folder; ``name`` in the current folder if None. It may exist if it is empty.
 
     Raises:
-        UsageError: the name is malformed or exists, the kind is unknown, or the folder is not empty.
-            Nothing is written then.
+        UsageError: the name is malformed or exists, a kind is unknown or named twice, or the folder is not
+            empty. Nothing is written then.
     """
-    registry.names(kind)  # raises UsageError for an unknown kind
-    names = names_of(name, kind)
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    for kind in kinds:
+        registry.names(kind)  # raises UsageError for an unknown kind
+        if kinds.count(kind) > 1:
+            raise UsageError(
+                f"--kind {kind} is there twice; name it once, and add a second {kind} to its module later."
+            )
+    names = names_of(name, kinds)
     if name in {CORE, *KNOWN_PLUGINS.values()} or _is_installed(names):
         raise UsageError(f"a package named '{name}' exists already; choose another name.")
-    if owner := registry.owner(kind, names.part):
-        raise UsageError(f"{kind} '{names.part}' is already a part of {owner}; choose another name.")
+    for kind in kinds:
+        if owner := registry.owner(kind, names.part):
+            raise UsageError(f"{kind} '{names.part}' is already a part of {owner}; choose another name.")
     folder = Path(name if out is None else out)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not an empty folder; choose another folder with --out.")
@@ -98,31 +129,62 @@ def create(name: str, kind: str, registry: Registry, out: str | Path | None = No
 
 def files(names: Names) -> dict[str, str]:
     """The files of the package: relative path -> text."""
+    kinds = names.kinds
     words = {
         "name": names.name,
-        "kind": names.kind,
         "module": names.module,
         "part": names.part,
-        "Class": names.title,
-        "what": KINDS[names.kind],
-        "recipe": Template(RECIPES[names.kind]).substitute(part=names.part),
+        "kinds": _listing(kinds),
+        "these": f"this {kinds[0]}" if len(kinds) == 1 else "these parts",
+        "every": f"every {kinds[0]}" if len(kinds) == 1 else "its parts",
+        "source": names.module if names.is_package else f"{names.module}.py",
+        "recipe": "\n".join(map(names.recipe, kinds)),
+        "what": _summary(kinds),
+        "shown": ", ".join(f"`contrastive show {kind} {names.part}`" for kind in kinds),
     }
 
     def fill(template: str, **more: str) -> str:
         text = (_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
         return Template(text).substitute(words | more)
 
-    behaviour = fill(f"{names.kind}_test.py")
-    return {
-        "pyproject.toml": fill("pyproject.toml"),
-        "README.md": fill("README.md"),
-        "recipe.yaml": fill("recipe.yaml"),
-        f"{names.module}.py": fill(f"{names.kind}.py"),
-        f"tests/test_{names.module}.py": fill("test.py", behaviour=behaviour),
-    }
+    def of_kind(kind: str, template: str) -> str:
+        return fill(template, kind=kind, module=names.module_of(kind), Class=names.title(kind))
+
+    paths = {name: fill(name) for name in ("pyproject.toml", "README.md", "recipe.yaml")}
+    if not names.is_package:
+        behaviour = of_kind(kinds[0], f"{kinds[0]}_test.py")
+        paths[f"{names.module}.py"] = of_kind(kinds[0], f"{kinds[0]}.py")
+        paths[f"tests/test_{names.module}.py"] = f"{behaviour}\n\n{fill('test.py')}"
+        return paths
+    imports = "\n".join(f"from {names.module_of(kind)} import register_{kind}" for kind in sorted(kinds))
+    hooks = "\n".join(f'    "register_{kind}",' for kind in sorted(kinds))
+    paths[f"{names.module}/__init__.py"] = fill("package.py", imports=imports, hooks=hooks)
+    for kind in kinds:
+        paths[f"{names.module}/{kind}.py"] = of_kind(kind, f"{kind}.py").replace(_DECLARATION, "", 1)
+        paths[f"tests/test_{kind}.py"] = _without_unused_imports(of_kind(kind, f"{kind}_test.py"))
+    paths["tests/test_conformance.py"] = f"{_TEST_IMPORTS}\n\n{fill('test.py')}"
+    return paths
 
 
-def names_of(name: str, kind: str) -> Names:
+def _listing(kinds: Sequence[str]) -> str:
+    """``loss``, or ``loss, callback and protocol``."""
+    return " and ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
+
+
+def _summary(kinds: Sequence[str]) -> str:
+    """What each kind decides, in a clause."""
+    if len(kinds) == 1:
+        return KINDS[kinds[0]]
+    return "; ".join(f"the {kind} ({KINDS[kind]})" for kind in kinds)
+
+
+def _without_unused_imports(test: str) -> str:
+    """The test of a part without the imports that only the conformance test needs."""
+    test = test.replace("import contrastive.testing\n", "")
+    return test if "pytest." in test else test.replace("import pytest\n", "").lstrip()
+
+
+def names_of(name: str, kinds: Sequence[str]) -> Names:
     """The names that follow from the name of the distribution. Raises UsageError for a malformed one."""
     normal = re.sub(r"[-_.]+", "-", name).strip("-").lower()
     if not _NAME.fullmatch(name):
@@ -136,7 +198,7 @@ def names_of(name: str, kind: str) -> Names:
             raise UsageError(f"'{word}' cannot name a module and a part; choose another name.")
     if module in sys.stdlib_module_names:
         raise UsageError(f"'{module}' is a module of Python itself; choose another name.")
-    return Names(name, kind, module, part, _title(part, kind))
+    return Names(name, tuple(kinds), module, part)
 
 
 def _is_installed(names: Names) -> bool:
@@ -146,18 +208,14 @@ def _is_installed(names: Names) -> bool:
         return importlib.util.find_spec(names.module) is not None
 
 
-def _title(part: str, kind: str) -> str:
-    """The name of the class: ``my_loss`` -> ``MyLoss``; ``LossPart`` if the module already uses ``Loss``."""
-    title = "".join(word.capitalize() for word in part.split("_"))
-    template_code = "".join((_TEMPLATES / f"{kind}{end}.py.txt").read_text() for end in ("", "_test"))
-    return f"{title}Part" if re.search(rf"\b{title}\b", template_code) else title
-
-
 def _next_steps(names: Names, folder: Path) -> str:
-    recipe = Template(RECIPES[names.kind]).substitute(part=names.part)
+    source = f"{names.module}/" if names.is_package else f"{names.module}.py"
+    recipe = "\n".join(map(names.recipe, names.kinds))
+    if names.is_package:
+        recipe = "\n  " + recipe.replace("\n", "\n  ")
     return "\n".join(
         [
-            f"{folder}: the {names.kind} '{names.part}', ready to edit in {names.module}.py",
+            f"{folder}: the {_listing(names.kinds)} '{names.part}', ready to edit in {source}",
             "",
             f"  cd {folder}",
             "  pip install -e '.[test]'",
@@ -165,6 +223,6 @@ def _next_steps(names: Names, folder: Path) -> str:
             f"  contrastive plugin check {names.name}",
             "  contrastive run recipe.yaml",
             "",
-            f"In a recipe: {recipe}",
+            f"In a recipe: {recipe}".replace(": \n", ":\n"),
         ]
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import contrastive.testing
 from contrastive.cli import main
 from contrastive.commands.plugin_new.scaffold import RECIPES, create
 from contrastive.errors import UsageError
@@ -119,13 +120,91 @@ def test_pip_builds_and_installs_one(packages, tmp_path, monkeypatch):
     assert json.loads(shown.stdout)["provider"] == "my-loss", shown.stderr
 
 
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """One new package with a part of every kind."""
+    folder = tmp_path_factory.mktemp("several") / "my-all"
+    create("my-all", list(KINDS), load_registry(plugins=False), folder)
+    return folder
+
+
+def test_several_parts_are_modules_of_one_package(everything):
+    files = {path.relative_to(everything).as_posix() for path in everything.rglob("*") if path.is_file()}
+    modules = {f"my_all/{kind}.py" for kind in KINDS} | {"my_all/__init__.py"}
+    tests = {f"tests/test_{kind}.py" for kind in KINDS} | {"tests/test_conformance.py"}
+    assert files == modules | tests | {"README.md", "pyproject.toml", "recipe.yaml"}
+    texts = {path: (everything / path).read_text() for path in files}
+    assert not [path for path, text in texts.items() if "$" in text]
+    assert [path for path, text in texts.items() if "contrastive_api" in text] == ["my_all/__init__.py"]
+    assert "class MyAllLoss(Loss):" in texts["my_all/loss.py"]
+
+
+def test_all_parts_of_a_package_register_and_its_recipe_uses_each(everything, tmp_path, monkeypatch, capsys):
+    install(everything, tmp_path)
+    on_path(tmp_path, monkeypatch)
+    try:
+        assert main(["check", str(everything / "recipe.yaml"), "--json"]) == 0
+        assert "my_all" in capsys.readouterr().out
+        for kind in KINDS:
+            assert main(["show", kind, "my_all", "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["provider"] == "my-all"
+        for check in contrastive.testing.checks("my-all", quick=True)[:2]:  # those of the plugin as a whole
+            check()
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "my_all"]:
+            del sys.modules[name]
+
+
+@pytest.mark.slow
+def test_each_part_of_a_package_passes_its_own_tests(everything, tmp_path, monkeypatch):
+    install(everything, tmp_path)
+    on_path(tmp_path, monkeypatch)
+    done = run_tests(everything, "-k", "not conformance")
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert int(done.stdout.rpartition(" passed")[0].split()[-1]) >= len(KINDS)
+
+
+def test_ruff_finds_nothing_in_a_package(everything, tmp_path):
+    pytest.importorskip("ruff")
+    create("two-parts", ["protocol", "callback"], load_registry(plugins=False), tmp_path / "two")
+    for command in (["check"], ["format", "--check"]):
+        run = [sys.executable, "-m", "ruff", *command, "--no-cache", str(everything), str(tmp_path / "two")]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout
+
+
+def test_a_kind_named_twice_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plugin", "new", "my-idea", "--kind", "loss", "--kind", "head", "--kind", "loss"]) == 2
+    assert "--kind loss is there twice" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_names_every_part_of_a_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plugin", "new", "contrastive-my-idea", "--kind", "loss", "--kind", "callback"]) == 0
+    out = capsys.readouterr().out
+    assert "the loss and callback 'my_idea', ready to edit in contrastive_my_idea/" in out
+    assert out.endswith("In a recipe:\n  loss: my_idea\n  callbacks: [my_idea]\n")
+    assert (
+        'register("my_idea", MyIdeaLoss)'
+        in Path("contrastive-my-idea/contrastive_my_idea/loss.py").read_text()
+    )
+
+
 def test_every_kind_has_a_recipe_and_the_templates_ship():
     assert RECIPES.keys() == KINDS.keys()
     from contrastive.commands.plugin_new import scaffold
 
     templates = {path.name for path in Path(scaffold.__file__).with_name("templates").iterdir()}
     parts = {f"{kind}{ending}.py.txt" for kind in KINDS for ending in ("", "_test")}
-    assert templates == parts | {"pyproject.toml.txt", "README.md.txt", "recipe.yaml.txt", "test.py.txt"}
+    assert templates == parts | {
+        "pyproject.toml.txt",
+        "README.md.txt",
+        "recipe.yaml.txt",
+        "test.py.txt",
+        "package.py.txt",
+    }
 
 
 def test_the_command_says_what_to_do_next(tmp_path, monkeypatch, capsys):
