@@ -3,6 +3,8 @@ from .color_jitter import ColorJitter as ColorJitter
 from .cutout import Cutout as Cutout
 from .flip import Flip as Flip
 from .grayscale import Grayscale as Grayscale
+from .kernels.noise import normal as normal
+from .kernels.noise import uniform as uniform
 from .noise import Noise as Noise
 from .pipeline import Key as Key
 from .pipeline import Operation as Operation

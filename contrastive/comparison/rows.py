@@ -233,9 +233,10 @@ class RowStatistics:
             return _first_of(Top(values.to(block.pair_scores), block.candidate_indices(columns)), k)
 
         def join(a: Top, b: Top) -> Top:
-            return _first_of(Top(*(torch.cat(both, 1) for both in zip(a, b, strict=True))), k)
+            return _first_of(Top(torch.cat([a.values, b.values], 1), torch.cat([a.indices, b.indices], 1)), k)
 
-        return Top(*map(torch.cat, zip(*self._by_block(of_pairs, of_sweep, join), strict=True)))
+        tops = list(self._by_block(of_pairs, of_sweep, join))
+        return Top(torch.cat([top.values for top in tops]), torch.cat([top.indices for top in tops]))
 
     def _lse(self, i: int, scale: Scale) -> Tensor:
         def of_pairs(block: Block) -> Tensor:

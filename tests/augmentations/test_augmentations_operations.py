@@ -27,7 +27,7 @@ from contrastive.augmentations import (
     Solarize,
     TorchvisionTransform,
 )
-from contrastive.augmentations.kernels.noise import normal
+from contrastive.augmentations.kernels.noise import normal, uniform
 from contrastive.augmentations.pipeline import Params
 from contrastive.errors import UsageError
 
@@ -279,6 +279,17 @@ def test_draws_of_the_blur() -> None:
     params = draw(Blur())
     assert_chance(params["chosen"], 0.5)
     assert_uniform(params["sigma"], 0.1, 2.0)
+
+
+def test_uniform_noise_is_uniform_and_belongs_to_the_image() -> None:
+    seeds = torch.arange(-4, 60)
+    values = uniform(seeds, (3, 50, 60))
+    assert torch.equal(uniform(seeds[7:8], (3, 50, 60))[0], values[7])
+    assert values.min() >= 0
+    assert values.max() < 1
+    counts = torch.histc(values, 20, 0, 1) / values.numel()
+    assert (counts - 0.05).abs().max() < 1e-3
+    assert abs(torch.corrcoef(values[:2].flatten(1))[0, 1]) < 0.03
 
 
 def test_noise_is_normal_and_belongs_to_the_image() -> None:

@@ -1,4 +1,4 @@
-"""Normal noise as a pure function of one seed per image, the same on every device up to rounding.
+"""Noise as a pure function of one seed per image, the same on every device up to rounding.
 
 The counter-based counterpart of :mod:`contrastive.rng` for draws that are too large for the CPU: one value
 per pixel. torch has no unsigned 64-bit arithmetic, so int64 wraps and shifts are masked.
@@ -43,8 +43,18 @@ def normal(seeds: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         float32 [n, *shape]; a seed gives the same values in any batch.
     """
-    counter = torch.arange(1, math.prod(shape) + 1, device=seeds.device) * _GAMMA
-    bits = _mix(seeds[:, None] + counter)  # [n, prod(shape)]
+    bits = _bits(seeds, shape)
     radius = ((_shift_right(bits, 40) + 1).float() * 2.0**-24).log_().mul_(-2).sqrt_()  # of (0, 1]
     angle = (_shift_right(bits, 8) & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
     return (radius * angle.cos_()).view(len(seeds), *shape)
+
+
+def uniform(seeds: Tensor, shape: Sequence[int]) -> Tensor:
+    """Independent values in [0, 1), from 24 bits; arguments and result as in :func:`normal`."""
+    return (_shift_right(_bits(seeds, shape), 40).float() * 2.0**-24).view(len(seeds), *shape)
+
+
+def _bits(seeds: Tensor, shape: Sequence[int]) -> Tensor:
+    """64 random bits per value, as int64 [n, prod(shape)]."""
+    counter = torch.arange(1, math.prod(shape) + 1, device=seeds.device) * _GAMMA
+    return _mix(seeds[:, None] + counter)
