@@ -244,7 +244,7 @@ def printing(printer: Callable[[str], None], close: Callable[[], None]) -> Itera
 
 
 def end_soon() -> None:
-    """End the process of a command that was stopped, within :data:`GRACE`: torch takes longer to shut down."""
+    """End the process of a command that was stopped within :data:`GRACE`: torch takes longer to shut down."""
     if _guard is not None and _guard.owns_process and _guard.is_stopping:
         sys.stdout.flush()
         _guard.exit_after(GRACE)
