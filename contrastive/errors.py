@@ -38,7 +38,7 @@ class Interrupted(ContrastiveError):  # noqa: N818 - what the user requested is 
 
 @dataclass(frozen=True, order=True)
 class Where:
-    """A location in a recipe: file (or ``--set``), 1-based line and column."""
+    """A location in a recipe: file (or ``--set`` and its key), 1-based line and column."""
 
     file: str
     line: int = 0
@@ -46,6 +46,11 @@ class Where:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    @property
+    def override(self) -> str:
+        """The dotted path that ``--set`` names; empty for a location in a file."""
+        return self.file.removeprefix("--set ") if self.file.startswith("--set ") else ""
 
 
 @dataclass(frozen=True, order=True)
@@ -58,8 +63,16 @@ class Mistake:
 
     def __str__(self) -> str:
         """One line, with everything a terminal would act on (escape sequences, line breaks) escaped."""
-        text = f"{self.where}  {self.path}: {self.message}" if self.path else f"{self.where}  {self.message}"
+        path = self._path_beyond_override()
+        text = f"{self.where}  {path}: {self.message}" if path else f"{self.where}  {self.message}"
         return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+    def _path_beyond_override(self) -> str:
+        """The path, without the steps that the key of ``--set`` names already."""
+        override = self.where.override
+        if f"{override}.".startswith(f"{self.path}."):
+            return ""
+        return self.path.removeprefix(f"{override}.") if override else self.path
 
 
 class RecipeError(UsageError):
@@ -108,6 +121,10 @@ class Mistakes:
 
 class DataError(UsageError):
     """The data a recipe names is missing, empty or unreadable; the message names the path and the remedy."""
+
+
+class SizeError(UsageError):
+    """A network cannot take images of the size that the augmentation produces."""
 
 
 class UnreadableImage(Exception):  # noqa: N818 - the loader counts and replaces it; the run does not fail

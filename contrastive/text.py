@@ -87,9 +87,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def quantity(count: int, noun: str) -> str:
-    """``1 file``, ``1,234 files``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def quantity(count: int, noun: str, plural: str | None = None) -> str:
+    """``1 file``, ``1,234 files``; ``plural`` if it is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def abbreviate(names: Sequence[str], separator: str = ", ") -> str:

@@ -14,6 +14,14 @@ from contrastive.rng import Draws
 # Transforms that reject uint8. All others take it, and it is faster.
 _WANT_FLOAT = frozenset({"GaussianNoise"})
 
+# Transforms that make no view -> what serves instead. Images are tensors from the start, uint8 or in [0, 1].
+_BACKBONE = "set the backbone's mean and std, which are applied to views in [0, 1]"
+_TENSORS = "the images are tensors already; remove it"
+_NO_VIEW = {
+    "Normalize": _BACKBONE,
+    **dict.fromkeys(("ToTensor", "PILToTensor", "ToPILImage", "ToDtype"), _TENSORS),
+}
+
 # Trials per transform: they detect one that changes the size of every fourth image with probability 0.99.
 _TRIALS = 16
 
@@ -94,6 +102,8 @@ def _transform(name: str, options: dict[str, Any]) -> Any:
     if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
         names = [name for name in dir(v2) if isinstance(getattr(v2, name), type)]
         raise UsageError(f"torchvision.transforms.v2 has no transform '{name}'.{did_you_mean(name, names)}")
+    if name in _NO_VIEW:
+        raise UsageError(f"torchvision's {name} makes no view: {_NO_VIEW[name]}.")
     try:
         return kind(**{key: _argument(value) for key, value in options.items()})
     except (TypeError, ValueError, AttributeError) as error:

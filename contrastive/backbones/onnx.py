@@ -20,6 +20,7 @@ from torch import Tensor
 from contrastive.backbones.declaration import KEY
 from contrastive.errors import ContrastiveError, UsageError, one_line
 from contrastive.parts import Backbone, EvaluationTransform
+from contrastive.text import quantity
 
 #: Largest difference from torch in any feature, in units of the largest feature if that is above 1.
 TOLERANCE = 1e-4
@@ -135,14 +136,14 @@ def _verify(net: Backbone, file: Path, channels: int, size: int) -> None:
         features = torch.from_numpy(session.run(["features"], {"pixels": pixels.numpy()})[0])
         if features.shape != expected.shape:
             raise ContrastiveError(
-                f"onnxruntime returns {tuple(features.shape)} for {batch} images but torch returns "
-                f"{tuple(expected.shape)}; nothing was written."
+                f"onnxruntime returns {tuple(features.shape)} for {quantity(batch, 'image')} but torch "
+                f"returns {tuple(expected.shape)}; nothing was written."
             )
         difference = float((features - expected).abs().max() / expected.abs().max().clamp(min=1))
         if not difference <= TOLERANCE:
             raise ContrastiveError(
-                f"onnxruntime's features differ from torch's by {difference:.2g} for {batch} images, more "
-                f"than {TOLERANCE:g}; nothing was written."
+                f"onnxruntime's features differ from torch's by {difference:.2g} for "
+                f"{quantity(batch, 'image')}, more than {TOLERANCE:g}; nothing was written."
             )
 
 

@@ -6,14 +6,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from contrastive.errors import UsageError
+from contrastive.errors import SizeError, UsageError
+
+#: What helps if a network cannot take images of a size.
+OTHER_SIZE = "Choose another image size or model."
 
 
-def feature_width(net: nn.Module, name: str, in_channels: int, image_size: int) -> int:
+def feature_width(
+    net: nn.Module, name: str, in_channels: int, image_size: int, remedy: str = OTHER_SIZE
+) -> int:
     """F of ``net``: float [1, C, S, S] -> [1, F], measured by one forward pass in eval mode.
 
-    Draws no random numbers and leaves ``net`` unchanged. Raises UsageError if the network cannot take
-    such an image, or does not return one vector per image.
+    Draws no random numbers and leaves ``net`` unchanged. Raises SizeError, with this ``remedy``, if the
+    network cannot take such an image, and UsageError if it does not return one vector per image.
     """
     training = net.training
     parameter = next(net.parameters())
@@ -25,9 +30,8 @@ def feature_width(net: nn.Module, name: str, in_channels: int, image_size: int) 
             features = net.eval()(image)
     except Exception as error:  # third-party code, perhaps with a size or options it does not support
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UsageError(
-            f"{name} cannot take images of {in_channels} x {image_size} x {image_size}: {reason}"
-            " Choose another image size or model."
+        raise SizeError(
+            f"{name} cannot take images of {in_channels} x {image_size} x {image_size}: {reason} {remedy}"
         ) from error
     finally:
         net.train(training)

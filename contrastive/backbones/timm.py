@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 
 from contrastive.backbones.declaration import declare_transform
 from contrastive.backbones.options import refuse_unused
-from contrastive.backbones.probe import feature_width
+from contrastive.backbones.probe import OTHER_SIZE, feature_width
 from contrastive.backbones.weights import State, WeightsFile, load_weights
-from contrastive.errors import UsageError, did_you_mean
+from contrastive.errors import SizeError, UsageError, did_you_mean
 from contrastive.kinds import ImageSize, InChannels
 from contrastive.parts import Backbone, EvaluationTransform
 
@@ -77,7 +78,8 @@ class Timm(Backbone):
         self.arguments = _arguments(name, in_channels, image_size, options)
         self.net = _create(name, self.arguments, options)
         _check_patches(self.net, name, image_size)
-        self.features = feature_width(self.net, name, in_channels, image_size)
+        remedy = _size_remedy(self.net, options)
+        self.features = feature_width(self.net, name, in_channels, image_size, remedy)
         if weights is not None:
             classifiers, stems = (_module_names(self.net, key) for key in ("classifier", "first_conv"))
             self.notes = load_weights(self.net, weights, classifiers, _convert, stems)
@@ -247,17 +249,26 @@ def _convert(state: State, net: nn.Module) -> State:
 
 
 def _check_patches(net: nn.Module, name: str, image_size: int) -> None:
-    """Raise UsageError if patches do not cover the image: some timm models silently drop the rest."""
+    """Raise SizeError if patches do not cover the image: some timm models silently drop the rest."""
     from timm.layers import PatchEmbed
 
     for module in net.modules():
         if isinstance(module, PatchEmbed) and not module.dynamic_img_pad:
             patch = max(module.patch_size)
             if image_size % patch:
-                raise UsageError(
+                raise SizeError(
                     f"{name} cuts images into patches of {patch} pixels, which do not cover {image_size};"
                     f" choose a size that is a multiple of {patch}, or set options: {{patch_size: ...}}."
                 )
+
+
+def _size_remedy(net: nn.Module, options: dict[str, Any]) -> str:
+    """What helps if a model cannot take images of the size that follows from the views."""
+    if "img_size" not in options:
+        return OTHER_SIZE
+    if "dynamic_img_size" in inspect.signature(type(net).__init__).parameters:
+        return "Add dynamic_img_size: true to options, or remove img_size from them."
+    return "Remove img_size from options: it follows from the views."
 
 
 def _per_channel(key: str, values: list[float], channels: int) -> list[float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from contrastive.backbones.weight_files import State, WeightsFile, read_weights
 from contrastive.errors import UsageError, did_you_mean
-from contrastive.text import abbreviate
+from contrastive.text import abbreviate, quantity
 
 #: Converts weights of other names or shapes to those of a network.
 Converter = Callable[[State, nn.Module], State]
@@ -95,7 +95,8 @@ def load_weights(
         names = sorted(fit.prefix.rstrip(".") for fit in matches)
         listing = ", ".join(repr(name) for name in names)
         raise UsageError(
-            f"weights: {source.path} holds this model under {len(names)} prefixes: {listing}."
+            f"weights: {source.path} holds this model under "
+            f"{quantity(len(names), 'prefix', 'prefixes')}: {listing}."
             f" Choose one: weights: {{path: {source.path}, prefix: '{names[-1]}'}}."
         )
     if complaint := _nonfinite(net, matches[0]):
@@ -310,7 +311,7 @@ def _changes(before: State, after: State) -> list[str]:
             continue
         if len(old) == len(new) == 4 and old[1] != new[1]:
             how = "summed" if new[1] == 1 else "repeated and scaled"
-            notes.append(f"{name} {how} from {old[1]} to {new[1]} input channels, as timm does")
+            notes.append(f"{name} {how} from {old[1]} to {quantity(new[1], 'input channel')}, as timm does")
         else:
             how = "resampled" if len(old) == len(new) else "reshaped"
             notes.append(f"{name} {how} from {old} to {new}, as timm does")
@@ -323,7 +324,9 @@ def _changes(before: State, after: State) -> list[str]:
 def _summary(notes: list[str]) -> list[str]:
     """The first notes, and how many there are: a network has a table of positions in every block."""
     more = len(notes) - _MOST_COMPLAINTS
-    return notes if more <= 0 else [*notes[:_MOST_COMPLAINTS], f"and {more} more weights in the same way"]
+    if more <= 0:
+        return notes
+    return [*notes[:_MOST_COMPLAINTS], f"and {quantity(more, 'more weight')} in the same way"]
 
 
 def mismatch(net: nn.Module, state: Mapping[str, Tensor]) -> str:

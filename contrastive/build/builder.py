@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, TypeVar
@@ -14,14 +15,21 @@ from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
-from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError
+from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError, SizeError
 from contrastive.evaluation import TimedProtocol
+from contrastive.kinds import KINDS
 from contrastive.parts import Backbone, Callback, Dataset, Head, Optimizer, Protocol
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
 from contrastive.training import Method
 
 T = TypeVar("T")
+
+#: The start of a part's error: a kind, a key or name, and an index.
+_PREFIX = re.compile(r"(?:(\w+)[ .])?(\w+)(?:\[(\d+)\])?: (?=\S)")
+
+#: The parts whose parameters the groups of an optimizer match.
+_TRAINED = ("backbone", "head", "predictor", "target")
 
 
 class Builder:
@@ -31,9 +39,9 @@ class Builder:
         self.recipe, self.open_data_sets = recipe, [] if open_data_sets is None else open_data_sets
         self.mistakes: list[Mistake] = []
 
-    def add_mistake(self, path: str, message: str) -> None:
-        """Add a mistake at a dotted path of the recipe."""
-        self.mistakes.append(self.recipe.mistake(path, message))
+    def add_mistake(self, path: str, message: str, *partners: str) -> None:
+        """Add a mistake at a dotted path of the recipe; ``partners`` as in :meth:`Recipe.mistake`."""
+        self.mistakes.append(self.recipe.mistake(path, message, *partners))
 
     def check(self, *mistakes: Iterable[Mistake]) -> bool:
         """Add the mistakes that :mod:`contrastive.build.rules` yield; returns whether there are none."""
@@ -46,18 +54,42 @@ class Builder:
         if self.mistakes:
             raise RecipeError(self.mistakes)
 
-    def attempt(self, path: str, make: Callable[[], T]) -> T | None:
-        """The result of ``make``; None, and a mistake at ``path``, if a part rejects its parameters."""
+    def attempt(self, path: str, make: Callable[[], T], *partners: str) -> T | None:
+        """The result of ``make``; None, and a mistake at ``path``, if a part rejects its parameters.
+
+        ``partners`` as in :meth:`Recipe.mistake`.
+        """
         try:
             with MemoryGuard():
                 return make()
         except (PluginError, RecipeError):
             raise
+        except SizeError as error:
+            self.add_mistake(*self._located(path, str(error)), "augmentation", "dataset")
+            return None
         except (ContrastiveError, ValueError, TypeError) as error:
-            self.add_mistake(path, str(error))
+            self.add_mistake(*self._located(path, str(error)), *partners)
             return None
         except Exception as error:  # third-party code may raise anything
             raise PluginError(f"{path}: the part failed with {type(error).__name__}: {error}") from error
+
+    def _located(self, path: str, message: str) -> tuple[str, str]:
+        """A part's error as a path and a message without the key or the name that the path states.
+
+        Parts know the names of their parameters, not where a recipe has them: ``dataset.root: ...``,
+        ``backbone options: ...``, ``head mlp: ...``, ``weights: ...``.
+        """
+        match = _PREFIX.match(message)
+        if match is None:
+            return path, message
+        kind, word, index = match.groups()
+        inner = ".".join(filter(None, (path, word, index)))
+        node, depth = self.recipe.tree.at(inner.split("."))
+        if depth == len(inner.split(".")) or message.startswith(f"{path}.{word}"):
+            return inner, message[match.end() :]
+        name = node.child("name") or node
+        own_names = (path.split(".")[-1], name.value)
+        return path, message[match.end() :] if word in own_names and kind in (None, *KINDS) else message
 
     def build_part(self, path: str, spec: PartSpec, **offers: Any) -> Any:
         """Build a part. Its initial weights depend only on the seed and its path in the recipe."""
@@ -104,7 +136,9 @@ class Builder:
     def view_sizes(self, pipelines: Sequence[Pipeline], data: Data | None) -> list[tuple[int, int]]:
         """(h, w) of every view; an empty list if one is too large, varies with the image, or is unknown."""
         image = data.train.size if data else None
-        sizes = self.attempt("augmentation", lambda: [pipeline.output_size(image) for pipeline in pipelines])
+        sizes = self.attempt(
+            "augmentation", lambda: [pipeline.output_size(image) for pipeline in pipelines], "dataset"
+        )
         fixed_sizes = [size for size in sizes or () if size is not None]
         if not sizes or (data is None and len(fixed_sizes) < len(sizes)):
             return []
@@ -214,7 +248,7 @@ class Builder:
             optimizer.check(method, images)
             method.freeze_modules(optimizer.frozen_parameters(method))
 
-        self.attempt("optimizer", check)
+        self.attempt("optimizer", check, *_TRAINED)
 
 
 def untrained_of(

@@ -18,12 +18,23 @@ from contrastive.evaluation import TimedProtocol, frozen, periodic_obstacle
 from contrastive.kinds import MONITORS
 from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
 from contrastive.recipe import PartSpec, Recipe
+from contrastive.text import quantity
 from contrastive.training import Method, tracker_problem
 
 Size = tuple[int, int]  # (h, w) in pixels
 
 #: Needs without which the embedding collapses, which a study may want to see.
 _COLLAPSES = ("negatives", "predictor", "detached_keys")
+
+#: The keys of a recipe that decide whether a need is met.
+_MET_BY = {
+    "negatives": ("negatives.name",),
+    "labels": ("positives",),
+    "predictor": ("predictor.name",),
+    "detached_keys": ("target.name",),
+    "single_positive": ("positives", "views", "augmentation"),
+    "validation": ("evaluate", "dataset"),
+}
 
 
 # -- before anything is built -----------------------------------------------------------------------------
@@ -38,19 +49,37 @@ def trackers(recipe: Recipe) -> Iterator[Mistake]:
 
 def training_data(recipe: Recipe, data: Data, processes: int) -> Iterator[Mistake]:
     """The data fills a step, batches split evenly among processes, and positives have labels if needed."""
-    images, batch = len(data.train), recipe.train.batch_size
-    if batch * recipe.train.accumulate > images:
+    images, accumulate = len(data.train), recipe.train.accumulate
+    needed = recipe.train.batch_size * accumulate
+    if needed > images:
         yield recipe.mistake(
             "train.batch_size",
-            f"a step needs {batch * recipe.train.accumulate} images but the data set has {images}; "
-            f"lower train.batch_size to {images} or less.",
+            f"a step needs {quantity(needed, 'image')} but the data set has {images:,}; "
+            f"{_fewer_images(recipe, images, processes)}.",
+            "train.accumulate",
+            "dataset",
         )
     if mistake := recipe.uneven_batch(processes):
         yield mistake
     if recipe.positives == "label" and not len(data.division.fit_rows):
         problem = "all its labels are of the held-out tenth" if data.labelled else "this data set has none"
         hint = f" ({data.label_hint})" if data.label_hint else ""
-        yield recipe.mistake("positives", f"positives: label needs labels, but {problem}{hint}.")
+        yield recipe.mistake("positives", f"label needs labels, but {problem}{hint}; use image.", "dataset")
+
+
+def _fewer_images(recipe: Recipe, images: int, processes: int) -> str:
+    """How a step can do with ``images`` images."""
+    accumulate = recipe.train.accumulate
+    largest = images // accumulate // processes * processes
+    remedies = [f"lower it to {largest} or less"] if largest >= 2 else []
+    if accumulate > 1:
+        largest = images // recipe.train.batch_size
+        remedies.append(
+            f"lower train.accumulate to {largest} or less"
+            if largest
+            else "lower both it and train.accumulate"
+        )
+    return ", or ".join(remedies) or "add images"
 
 
 # -- views ------------------------------------------------------------------------------------------------
@@ -67,13 +96,13 @@ def view_sizes(recipe: Recipe, sizes: Sequence[Size | None], image: Size | None)
     fixed_sizes = [size for size in sizes if size is not None]
     if len(fixed_sizes) < len(sizes):
         what = "the images differ in size; start" if image is None else "the views differ in size; end"
-        yield recipe.mistake(
-            "augmentation", f"{what} the augmentation with random_resized_crop, or use simclr."
-        )
+        yield recipe.mistake("augmentation", f"{what} with random_resized_crop, or use simclr.", "dataset")
         return
     side = max(map(max, fixed_sizes), default=0)
     if side > MAX_SIDE:
-        yield recipe.mistake("augmentation", f"a side of a view has {side} pixels; the limit is {MAX_SIDE}.")
+        yield recipe.mistake(
+            "augmentation", f"a side of a view has {side:,} pixels; the limit is {MAX_SIDE:,}.", "dataset"
+        )
 
 
 def square_view(recipe: Recipe, size: Size) -> Iterator[Mistake]:
@@ -83,7 +112,8 @@ def square_view(recipe: Recipe, size: Size) -> Iterator[Mistake]:
         yield recipe.mistake(
             "augmentation",
             f"views of {height} x {width} pixels are not square, as evaluation and export require; "
-            "start the augmentation with random_resized_crop, or use simclr.",
+            "end with random_resized_crop, or use simclr.",
+            "dataset",
         )
 
 
@@ -96,7 +126,9 @@ def view_indices(recipe: Recipe, views: int) -> Iterator[Mistake]:
         for view in sorted({view for view in indices if view >= views}):
             last = f"views 0 to {views - 1}" if views > 1 else "only view 0"
             yield recipe.mistake(
-                f"views.{side}", f"there is no view {view}; the augmentation produces {last}."
+                f"views.{side}",
+                f"there is no view {view}; the augmentation produces {last}.",
+                "augmentation",
             )
         if len(set(indices)) < len(indices):
             yield recipe.mistake(f"views.{side}", f"names a view twice; use {sorted(set(indices))}.")
@@ -121,6 +153,7 @@ def encodable_views(
                 f"not views of {height} x {width}: {reason} Give all views the same size, or use a "
                 "backbone without a fixed size: a ResNet, or a timm transformer with options: "
                 "{dynamic_img_size: true}.",
+                "backbone",
             )
 
 
@@ -134,6 +167,7 @@ def predictor_width(recipe: Recipe, head: Head, predictor: Head | None) -> Itera
             "predictor",
             f"outputs vectors of {predictor.out_features}, but the keys have {head.out_features}; "
             "give both the same width.",
+            "head",
         )
 
 
@@ -189,6 +223,7 @@ def callback_metrics(
                     path,
                     f"{spec.name} reads '{metric}', which evaluations during training do not report; they "
                     f"report {available}. Name one of these, or set at: every for its protocol.",
+                    "evaluate",
                 )
 
 
@@ -197,7 +232,10 @@ def _pairs(recipe: Recipe, method: Method) -> Iterator[Mistake]:
         yield recipe.mistake(
             "views",
             "no online view is paired with another target view, so nothing is compared; set for example "
-            "views: {online: [0], target: [1]}, with an augmentation that produces two views.",
+            "online: [0] and target: [1], with an augmentation that produces two views.",
+            "views.online",
+            "views.target",
+            "augmentation",
         )
     in_pairs = {online for online, _ in method.pairs}
     alone = [view for view in method.online_views if view not in in_pairs]
@@ -205,7 +243,9 @@ def _pairs(recipe: Recipe, method: Method) -> Iterator[Mistake]:
         yield recipe.mistake(
             "views.online",
             f"view {alone[0]} has no other target view to be compared with, so encoding it is useless; "
-            f"set online: {sorted(in_pairs)}.",
+            f"set it to {sorted(in_pairs)}.",
+            "views.target",
+            "augmentation",
         )
 
 
@@ -259,7 +299,7 @@ def _needs(
             raise spec.entry.plugin_error(f"needs '{need}', which is not a known need ({', '.join(NEEDS)})")
         if not capabilities[need] and not (need in _COLLAPSES and "collapse" in recipe.allow):
             study = ", or set allow: [collapse] to study the collapse" if need in _COLLAPSES else ""
-            yield recipe.mistake(path, f"{spec.name} {NEEDS[need]}{study}.")
+            yield recipe.mistake(path, f"{spec.name} {NEEDS[need]}{study}.", *_MET_BY.get(need, ()))
 
 
 def _needs_of(part: Part) -> set[str]:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from contrastive.errors import UsageError
 from contrastive.parts import Callback, RunState
+from contrastive.text import quantity
 
 
 class EarlyStopping(Callback):
@@ -50,7 +51,8 @@ class EarlyStopping(Callback):
             return
         self._since_best += 1
         if self._since_best >= self.patience:
-            run.stop(f"{self.figure} has not risen above {self._best:.4f} for {self._since_best} evaluations")
+            evaluations = quantity(self._since_best, "evaluation")
+            run.stop(f"{self.figure} has not risen above {self._best:.4f} for {evaluations}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "waited": self._since_best}

@@ -25,6 +25,7 @@ from contrastive.recipe import (
     write_yaml,
 )
 from contrastive.registry import Entry, Registry, load_registry
+from contrastive.text import quantity
 from contrastive.versions import CORE, core_version
 
 RECIPE = "recipe"
@@ -243,7 +244,8 @@ def render_plugins(plugins: list[dict[str, Any]], console: Console | None = None
     console = console or Console()
     for plugin in plugins:
         parts = plugin["parts"]
-        rows = [("parts", f"{len(parts)} built-in parts" if plugin["name"] == CORE else ", ".join(parts))]
+        listing = quantity(len(parts), "built-in part") if plugin["name"] == CORE else ", ".join(parts)
+        rows = [("parts", listing)]
         rows += [("problem", problem) for problem in plugin["problems"]]
         rows += [("file", plugin["path"] or "none")]
         console.print(f"[bold]{escape(plugin['name'])} {escape(plugin['version'])}[/bold]", highlight=False)

@@ -24,7 +24,7 @@ from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
 from contrastive.registry import Registry, load_registry
 from contrastive.runs import skipped_files
-from contrastive.text import abbreviate, byte_count
+from contrastive.text import abbreviate, byte_count, quantity
 from contrastive.training import BufferSnapshot, Method, chunk_warning, is_chunked, resolve_precision
 
 _PROBES = (4, 8)  # images of the forward passes that measure activations
@@ -163,9 +163,9 @@ def _candidates(method: Method, batch_size: int) -> str:
     earlier_key_count = sum(len(memory.z) for memory in memories if memory is not None)
     key_sources = []
     if method.offers:
-        key_sources.append(f"keys of one batch of {batch_size} images; accumulation adds none")
+        key_sources.append(f"keys of one batch of {quantity(batch_size, 'image')}; accumulation adds none")
     if earlier_key_count:
-        key_sources.append(f"{earlier_key_count:,} keys of earlier batches")
+        key_sources.append(f"{quantity(earlier_key_count, 'key')} of earlier batches")
     return ", and ".join(key_sources) or "none"
 
 
@@ -175,7 +175,8 @@ def _chunks(recipe: Recipe, parts: Composition) -> str:
     if size is None or not is_chunked(size, batch):
         return "none"
     warning = chunk_warning(parts.method, size, batch)
-    return f"{-(-batch // size)} per batch, of at most {size} images" + (f"; {warning}" if warning else "")
+    chunks = f"{-(-batch // size)} per batch, of at most {quantity(size, 'image')}"
+    return f"{chunks}; {warning}" if warning else chunks
 
 
 def _count(module: torch.nn.Module) -> int:

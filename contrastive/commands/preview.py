@@ -18,6 +18,7 @@ from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.recipe import load_recipe, require_outside_data
 from contrastive.registry import load_registry
 from contrastive.rng import Key
+from contrastive.text import quantity
 
 #: Pixels: side of a cell (small views are enlarged by a whole factor to about this), gap, and heading.
 CELL, GAP, HEADER = 96, 6, 18
@@ -101,7 +102,7 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
     assert data is not None  # or there were mistakes
     images, ids = _first_readable(data.train, IMAGES)
     if not images:
-        raise DataError(f"none of the {len(data.train)} training images can be read.")
+        raise DataError(f"none of the {quantity(len(data.train), 'training image')} can be read.")
     picture = grid(images, ids, pipelines, resolved_recipe.train.seed)
     with writable_by_user(out):
         picture.save(out, format="PNG")

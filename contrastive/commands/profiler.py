@@ -29,7 +29,7 @@ from contrastive.errors import UsageError
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
 from contrastive.runs import Display, assemble, refuse_processes
-from contrastive.text import duration, percent
+from contrastive.text import duration, percent, quantity
 from contrastive.training import (
     Engine,
     Stages,
@@ -273,7 +273,8 @@ def render(report: Mapping[str, Any]) -> None:
         table.add_row(stage, f"{1000 * cost['seconds']:,.1f}", percent(cost["share"]))
     threads = f", threads: {report['threads']}" if report["device"] == "cpu" else ""
     facts = (
-        f"{report['name']}: {report['steps']} steps on {report['device']} in {report['precision']}{threads}",
+        f"{report['name']}: {quantity(report['steps'], 'step')} on {report['device']} in "
+        f"{report['precision']}{threads}",
         f"{report['images_per_second']:,.0f} images/s, {report['images_per_second_with_evaluation']:,.0f} "
         f"with evaluations of {duration(report['evaluation_seconds'])}; "
         f"peak memory {report['peak_memory_mib']:,.0f} MiB",

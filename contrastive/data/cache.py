@@ -29,7 +29,7 @@ from contrastive.errors import UnreadableImage
 from contrastive.files import write_whole
 from contrastive.parts import ImageTable
 from contrastive.paths import user_path
-from contrastive.text import byte_count
+from contrastive.text import byte_count, quantity
 
 _FORMAT = 2  # of the two files, and of the pixels that decoding returns
 
@@ -118,7 +118,7 @@ class Cache:
         size = pixel_bytes(table)
         if shutil.disk_usage(self.folder).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.log(f"decoding {len(table):,} images, once, into {pixels} ({byte_count(size)})")
+        self.log(f"decoding {quantity(len(table), 'image')}, once, into {pixels} ({byte_count(size)})")
         temporary = pixels.with_name(f".{pixels.name}.tmp")  # only the holder of the lock writes it
         try:
             with temporary.open("wb") as file:

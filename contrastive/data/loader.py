@@ -28,7 +28,7 @@ from contrastive.device import send
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.rng import Key, derive
-from contrastive.text import abbreviate
+from contrastive.text import abbreviate, quantity
 from contrastive.values import Batch
 
 Workers = int | Literal["auto"]
@@ -111,8 +111,8 @@ class TrainLoader:
     ):
         if batch_size > len(table):
             raise DataError(
-                f"train.batch_size is {batch_size}, but the train split has only {len(table)} images. "
-                f"Set train.batch_size to {len(table)} or less."
+                f"train.batch_size is {batch_size}, but the train split has only "
+                f"{quantity(len(table), 'image')}. Set train.batch_size to {len(table)} or less."
             )
         if labels and table.labels is None:
             raise DataError("positives: label needs labels, but the data set has none. Set positives=image.")
@@ -160,7 +160,7 @@ class TrainLoader:
         if count > self.max_unreadable * n:
             names = abbreviate(list(self.unreadable.values()), "; ")
             raise DataError(
-                f"{count} of {n} images cannot be read, more than train.max_unreadable="
+                f"{count:,} of {quantity(n, 'image')} cannot be read, more than train.max_unreadable="
                 f"{self.max_unreadable:g} allows: {names}. Repair or remove them, or raise "
                 "train.max_unreadable."
             )

@@ -183,7 +183,8 @@ def require_readable(table: ImageTable, rows: np.ndarray, name: str) -> None:
             return
         except UnreadableImage as error:
             example = str(error)
-    attempt = "none of its images" if len(tries) == len(rows) else f"none of {len(tries)} images tried"
+    some = f"none of {quantity(len(tries), 'image')} tried"
+    attempt = "none of its images" if len(tries) == len(rows) else some
     raise DataError(
         f"the {name} split has {quantity(len(rows), 'image')} to evaluate on, but {attempt} can be read: "
         f"{example}. Repair or remove the images, or the split."

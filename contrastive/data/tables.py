@@ -15,6 +15,7 @@ from torch import Tensor
 
 from contrastive.errors import ContrastiveError, UnreadableImage
 from contrastive.parts import ImageTable, ReducedImage, Reduction
+from contrastive.text import quantity
 
 #: Largest images, in pixels, that are held. A decoded photograph takes ten times the space of its file, and
 #: a file can be decoded at a reduced scale.
@@ -176,7 +177,7 @@ class MemoryTable(HeldTable):
                 pixels = torch.empty((len(self), self.channels, *self.size), dtype=torch.uint8)
             except (MemoryError, RuntimeError) as error:
                 raise ContrastiveError(
-                    f"out of memory while decoding {len(self):,} images into memory "
+                    f"out of memory while decoding {quantity(len(self), 'image')} into memory "
                     f"({pixel_bytes(self) // 2**20:,} MiB): set a smaller train.memory_limit."
                 ) from error
 

@@ -182,8 +182,8 @@ def _check_content(column: pa.ChunkedArray, title: str) -> None:
     shape = _raw_shape({len(content) for content in rows})
     if shape is not None and not any(begins_as_image(content) or content.isascii() for content in rows):
         raise DataError(
-            f"{title} holds {len(rows[0]):,} bytes per row without an image header, as many as {shape} "
-            f"pixels: raw pixels have no known shape. {_STORE}"
+            f"{title} holds {quantity(len(rows[0]), 'byte')} per row without an image header, as many as "
+            f"{shape} pixels: raw pixels have no known shape. {_STORE}"
         )
 
 

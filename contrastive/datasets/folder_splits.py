@@ -18,7 +18,7 @@ from contrastive.datasets.folder_listing import (
 from contrastive.datasets.split_names import AUTO, SPLITS, choose_splits, similar_split, split_of_name
 from contrastive.errors import DataError, did_you_mean
 from contrastive.parts import Split
-from contrastive.text import abbreviate
+from contrastive.text import abbreviate, quantity
 
 NONE = "none"
 #: The names that were looked for, in this order, before splits had parameters.
@@ -263,8 +263,8 @@ def _both_readings(root: Path, split_names: Sequence[str], others: Sequence[str]
     return (
         f"{root}: {_names(split_names)} {'has the name' if len(split_names) == 1 else 'have the names'} of "
         f"{'a split' if len(split_names) == 1 else 'splits'}, {_names(others)} not. If all "
-        f"{len(split_names) + len(others)} folders are classes, set dataset.train: . (a dot). If {folders}, "
-        f"{remedy}."
+        f"{quantity(len(split_names) + len(others), 'folder')} are classes, set dataset.train: . (a dot). "
+        f"If {folders}, {remedy}."
     )
 
 

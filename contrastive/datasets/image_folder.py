@@ -226,7 +226,7 @@ class ImageFolder(Dataset):
             if split == "train":
                 return f"no labels: {name} is the only folder"
             return "no labels" if self.classes is None else f"no labels: {name} is not a class of train"
-        return "labelled" if split != "train" else f"{len(self.classes or ()):,} classes"
+        return "labelled" if split != "train" else quantity(len(self.classes or ()), "class", "classes")
 
     def _unread(self) -> str:
         """The folders whose images belong to no split, each with what it holds."""
@@ -345,7 +345,7 @@ def _no_images(folder: Path, files: Sequence[str], parameter: str) -> str:
         return f"{folder}: the folder is empty. Set {parameter} to a folder of images."
     examples = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
     return (
-        f"{folder}: none of its {len(files)} files is an image ({examples}): "
+        f"{folder}: none of its {quantity(len(files), 'file')} is an image ({examples}): "
         f"{abbreviate(skipped_kinds(list(files)))}. Set {parameter} to a folder of images; known extensions: "
         f"{' '.join(sorted(EXTENSIONS))}."
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from contrastive.datasets.columns import is_text
 from contrastive.errors import DataError
-from contrastive.text import abbreviate
+from contrastive.text import abbreviate, quantity
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,7 +142,7 @@ def label_text(labels: np.ndarray | None, remarks: Sequence[str], classes: int |
     """
     if labels is None or not (labels >= 0).any():
         return f"no labels{f': {abbreviate(remarks)}' if remarks else ''}"
-    number = f"{classes:,} {'class' if classes == 1 else 'classes'}" if classes else "labelled"
+    number = quantity(classes, "class", "classes") if classes else "labelled"
     return ", ".join([number, *remarks])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from contrastive.datasets.levels import first
+from contrastive.text import quantity
 
 Box = tuple[int, int, int, int]  # its upper left corner, and the pixel beyond its lower right one
 
@@ -29,8 +30,9 @@ def refusal(image: Image.Image) -> str | None:
     is_raw = image.info.get("compression") == "raw"
     if first(tags, _PLANES, 1) == _SEPARATE and not _planes_are_read(image.mode, tags, is_raw):
         return (
-            f"TIFF with each of its bands stored on its own (PlanarConfiguration 2, {first(tags, _BITS, 1)} "
-            "bits), which cannot be read; save it with PlanarConfiguration 1"
+            "TIFF with each of its bands stored on its own (PlanarConfiguration 2, "
+            f"{quantity(first(tags, _BITS, 1), 'bit')}), which cannot be read; save it with "
+            "PlanarConfiguration 1"
         )
     if is_raw and tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_SUBSAMPLING, (1, 1)) != (1, 1):
         return "TIFF of subsampled YCbCr without compression, which cannot be read; save it as RGB"

@@ -13,6 +13,7 @@ from contrastive.errors import DataError
 from contrastive.kinds import Addition
 from contrastive.parts import Dataset, ImageTable, Split, TableRows
 from contrastive.rng import hash_sample
+from contrastive.text import quantity
 
 
 class Subset(Dataset):
@@ -51,7 +52,7 @@ class Subset(Dataset):
         if table is None or count > len(table):
             available = "no such split" if table is None else f"only {len(table):,}"
             raise DataError(
-                f"the subset needs {count:,} {split} images, but the data set has {available}. "
+                f"the subset needs {quantity(count, f'{split} image')}, but the data set has {available}. "
                 f"Set dataset.{split} to {'null' if table is None else 'at most that'}."
             )
         return TableRows(table, hash_sample(table.ids, count, "subset"))

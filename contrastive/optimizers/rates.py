@@ -30,7 +30,7 @@ class ScaledRate(BaseModel):
     @model_validator(mode="after")
     def _exactly_one(self) -> ScaledRate:
         if (self.per_256 is None) == (self.per_sqrt is None):
-            raise ValueError("give exactly one of per_256 and per_sqrt")
+            raise ValueError("give exactly one of per_256 and per_sqrt; null removes an inherited one")
         return self
 
     def at(self, batch_size: int) -> float:

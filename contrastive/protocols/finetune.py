@@ -19,6 +19,7 @@ from contrastive.errors import ContrastiveError, UsageError
 from contrastive.parts import Images, Protocol, Trial
 from contrastive.protocols.labels import top1
 from contrastive.rng import derive, hash_order
+from contrastive.text import quantity
 from contrastive.values import Features
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -78,8 +79,8 @@ class FineTune(Protocol):
         sample = pool.take(balanced_sample(pool.ids, pool.labels, self.fraction))
         if len(sample) < 2:
             raise UsageError(
-                f"finetune: fraction {self.fraction:g} of {len(pool)} labelled images is one, and batch norm "
-                "needs two; raise 'fraction'."
+                f"finetune: fraction {self.fraction:g} of {quantity(len(pool), 'labelled image')} is one, "
+                "and batch norm needs two; raise 'fraction'."
             )
         if self.fraction < 1:
             trial.list_used(sample)
@@ -127,7 +128,8 @@ class FineTune(Protocol):
     def _accuracy(self, model: nn.Module, classes: Tensor, images: Images) -> float:
         answers = [(model(pixels), labels) for pixels, labels in images.whole()]
         if not answers:
-            raise UsageError(f"finetune: none of the {len(images)} images to classify can be read.")
+            count = quantity(len(images), "image")
+            raise UsageError(f"finetune: none of the {count} to classify can be read.")
         logits, labels = (torch.cat(column).cpu() for column in zip(*answers, strict=True))  # [n, K], [n]
         if not logits.isfinite().all():
             raise ContrastiveError(f"finetune: training diverged; lower 'lr', now {self.lr:g}.")

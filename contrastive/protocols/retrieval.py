@@ -14,6 +14,7 @@ from contrastive.errors import UsageError
 from contrastive.parts import Protocol, Trial
 from contrastive.protocols.labels import join_labelled
 from contrastive.rng import hash_order
+from contrastive.text import quantity
 from contrastive.values import Feature, Features
 
 #: Similarities ranked at a time; each takes about 40 bytes.
@@ -66,8 +67,8 @@ class Retrieval(Protocol):
         precision, first = self.rank(features.vectors[order], features.labels[order])
         if len(precision) == 0:
             raise UsageError(
-                f"retrieval: no two of the {len(features)} {role} images share a label; remove 'retrieval' "
-                "from 'evaluate'."
+                f"retrieval: no two of the {quantity(len(features), f'{role} image')} share a label; remove "
+                "'retrieval' from 'evaluate'."
             )
         recalls = {f"recall_{k}": (first <= k).double().mean().item() for k in self.k}
         return {"map": precision.mean().item(), **recalls}

@@ -17,6 +17,7 @@ from contrastive.errors import Mistake, RecipeError
 from contrastive.recipe.messages import describe, join
 from contrastive.recipe.nodes import Node, Tree
 from contrastive.recipe.sources import assign, load_tree, merge
+from contrastive.text import quantity
 
 #: The most recipes that one file may stand for.
 MAX_CELLS = 256
@@ -97,7 +98,9 @@ def _grid(base: Tree, node: Node) -> Iterator[Cell]:
         count *= len(values)
     if count > MAX_CELLS:
         raise _error(
-            node.where, "grid", f"stands for {count:,} recipes, more than {MAX_CELLS}; remove values"
+            node.where,
+            "grid",
+            f"stands for {quantity(count, 'recipe')}, more than {MAX_CELLS}; remove values",
         )
     for combination in itertools.product(*axes.values()):
         root, mistakes = base.root, list(base.mistakes)

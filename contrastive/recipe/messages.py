@@ -101,12 +101,12 @@ def _one(
         "later",
         "value_error",
     ):  # a sentence written for users, by us or by the author of the model
-        return Mistake(value.where, here, errors[0]["msg"].removeprefix("Value error, "))
+        return Mistake(value.latest, here, errors[0]["msg"].removeprefix("Value error, "))
     if errors[0]["type"] == "string_pattern_mismatch" and field.description:
         return Mistake(value.where, here, f"{describe(value)} does not fit. {field.description}")
     if len(errors) > 1 or errors[0]["type"] == "missing":
         hint = missing_space(value) or missing_quotes(value, here, errors)
-        return Mistake(value.where, here, f"must be {expected}, not {describe(value)}{hint}")
+        return Mistake(value.latest, here, f"must be {expected}, not {describe(value)}{hint}")
     hint = _nearest(errors[0], value) or missing_space(value) or missing_quotes(value, here, errors)
     return Mistake(value.where, here, f"{_sentence(errors[0])}, not {describe(value)}{hint}")
 

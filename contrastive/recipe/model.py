@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from contrastive.errors import Mistake, RecipeError, Where
+from contrastive.errors import Mistake, RecipeError
 from contrastive.kinds import Addition
 from contrastive.recipe.additions import part_values, section_values
+from contrastive.recipe.culprits import culprit
 from contrastive.recipe.nodes import Node
 from contrastive.recipe.reader import write_yaml
 from contrastive.recipe.signature import STRICT, python_values, signature_of, validate
 from contrastive.registry import Entry
+from contrastive.text import quantity
 
 #: Keys of ``train`` that do not affect the weights and are left out of the training fingerprint.
 NOT_TRAINING = ("workers", "memory_limit", "cache", "checkpoint_every", "trackers", "timeout")
@@ -198,7 +200,12 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe with every value. ``tree`` is its text, which gives later mistakes their line and column."""
+    """A recipe with every value.
+
+    Attributes:
+        tree: its text, which gives later mistakes their line and column.
+        files: its own file, then the one that it extends, and so on.
+    """
 
     name: str
     dataset: PartSpec
@@ -217,6 +224,7 @@ class Recipe:
     callbacks: tuple[PartSpec, ...]
     allow: tuple[Literal["collapse"], ...]
     tree: Node = field(repr=False, compare=False)
+    files: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def dump(self, additions: bool = True) -> dict[str, Any]:
         """Plain values, defaults included. Resolving them again gives the same recipe.
@@ -273,13 +281,16 @@ class Recipe:
             if part is not None:
                 yield from part.walk()
 
-    def where(self, path: str) -> Where:
-        """The position of a dotted path's value, or of the nearest key above it that the recipe contains."""
-        return self.tree.at(path.split("."))[0].where
+    def mistake(self, path: str, message: str, *partners: str) -> Mistake:
+        """A mistake at a dotted path that shows only after validation: a batch larger than the data set.
 
-    def mistake(self, path: str, message: str) -> Mistake:
-        """A mistake at a dotted path that shows only after validation: a batch larger than the data set."""
-        return Mistake(self.where(path), path, message)
+        Args:
+            path: of the value that is wrong.
+            message: what is wrong, and the remedy.
+            partners: paths of other values that take part. If one of them was written later (``--set`` after
+                the file, the file after the one that it extends), its location is reported.
+        """
+        return Mistake(culprit(self.tree, self.files, path, message, partners), path, message)
 
     def refuse(self, path: str, message: str) -> RecipeError:
         """:meth:`mistake` as an error to raise."""
@@ -292,8 +303,8 @@ class Recipe:
             return None
         return self.mistake(
             "train.batch_size",
-            f"cannot split a batch of {batch} images evenly among {processes} processes; make it a "
-            f"multiple of {processes}.",
+            f"cannot split a batch of {quantity(batch, 'image')} evenly among "
+            f"{quantity(processes, 'process', 'processes')}; make it a multiple of {processes}.",
         )
 
     def _protocols(self, additions: bool) -> dict[str, Any]:

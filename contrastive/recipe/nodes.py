@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ class Node:
         is_absent: the null of a value that is not written.
         is_short: a map that was written as a text, its ``name``, before other keys were merged into it.
         source: a scalar as it is written, without quotes; None if it is quoted or was not read from YAML.
+        change: the position of what was merged into a map or list last; None if nothing was.
     """
 
     value: Any
@@ -27,6 +28,7 @@ class Node:
     is_absent: bool = field(default=False, compare=False)
     is_short: bool = field(default=False, compare=False)
     source: str | None = field(default=None, compare=False)
+    change: Where | None = field(default=None, compare=False)
 
     @property
     def is_map(self) -> bool:
@@ -39,6 +41,11 @@ class Node:
     @property
     def is_text(self) -> bool:
         return isinstance(self.value, str)
+
+    @property
+    def latest(self) -> Where:
+        """The position of the last change of this value, or its own."""
+        return self.change or self.where
 
     def plain(self) -> Any:
         """Maps, lists and scalars without positions."""
@@ -54,9 +61,7 @@ class Node:
 
     def without(self, *keys: str) -> Node:
         """This map without some of its keys."""
-        return Node(
-            {key: child for key, child in self.value.items() if key not in keys}, self.where, self.keys
-        )
+        return replace(self, value={key: child for key, child in self.value.items() if key not in keys})
 
     def at(self, loc: Sequence[str | int]) -> tuple[Node, int]:
         """The deepest existing node along the path ``loc``, and how many of its steps exist."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
@@ -128,6 +129,7 @@ class _Resolver:
     def __init__(self, tree: Tree, registry: Registry):
         self.root, self.registry = tree.root, registry
         self.default_name = tree.name
+        self.files = tuple(map(str, tree.files))
         self._parts = 0
         self.mistakes = list(tree.mistakes)
         self.plugin_mistakes: list[Mistake] = []
@@ -160,6 +162,7 @@ class _Resolver:
             positives=heading.positives,
             allow=tuple(heading.allow),
             tree=self.root,
+            files=self.files,
             **fields,
         )
 
@@ -198,7 +201,9 @@ class _Resolver:
         default = self._default(key)
         node = self.root.value.get(key) or default
         if node.is_map and "name" not in node.value:
-            return Node({**default.value, **node.value}, node.where, {**default.keys, **node.keys})
+            return replace(
+                node, value={**default.value, **node.value}, keys={**default.keys, **node.keys}
+            )
         return node
 
     def _part_of(self, kind: str) -> PartSpec | None:
@@ -313,7 +318,7 @@ class _Resolver:
         entry = self._entry(kind, name, path)
         if entry is None:
             return None
-        return self._spec(entry, node.without("name") if node.is_map else Node({}, node.where), path)
+        return self._spec(entry, _parameters(node, name), path)
 
     def _sequence(self, node: Node, path: str) -> PartSpec | None:
         """A list of augmentations stands for the part ``sequence`` with that list as its only parameter."""
@@ -355,7 +360,7 @@ class _Resolver:
             for key, child in node.value.items()
             if key in signature.parameters and key not in part_parameters
         }
-        values = self._validate(signature.model, Node(plain_nodes, node.where, node.keys), path, entry.name)
+        values = self._validate(signature.model, replace(node, value=plain_nodes), path, entry.name)
         params = plain_values(values) if values else {}
         for parameter in part_parameters.values():
             params.update(self._part_parameter(parameter, node, path, entry))
@@ -411,7 +416,7 @@ class _Resolver:
         if not node.is_map:
             return model(), node
         own = {key: child for key, child in node.value.items() if key in model.model_fields}
-        values = self._validate(model, Node(own, node.where, node.keys), path, path)
+        values = self._validate(model, replace(node, value=own), path, path)
         return values, node.without(*model.model_fields)
 
     def _validate(self, model: type[BaseModel], node: Node, path: str, owner: str) -> Any:
@@ -436,6 +441,14 @@ class _Resolver:
         self.mistakes.append(Mistake(node.where, path, message))
 
 
+def _parameters(node: Node, name: Node) -> Node:
+    """The parameters of a part. Where its name was written by ``--set``, what they lack is missing there."""
+    if not node.is_map:
+        return Node({}, node.where)
+    where = node.where if name.where.file == node.where.file else name.where
+    return replace(node.without("name"), where=where)
+
+
 def _in_full(node: Node, parameter: Parameter) -> Node:
     """A value that is no part, if a map was merged into a text: the text is the map's first key.
 
@@ -446,5 +459,5 @@ def _in_full(node: Node, parameter: Parameter) -> Node:
     rest = node.without("name")
     for model in MarkedType(parameter.annotation).models():
         first = next(iter(model.model_fields))
-        return Node({first: node.value["name"], **rest.value}, node.where, node.keys)
+        return replace(node, value={first: node.value["name"], **rest.value})
     return rest

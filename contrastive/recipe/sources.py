@@ -206,7 +206,7 @@ def assign(
             return node
         items = list(node.value)
         items[int(step)] = assign(old, rest, value, mistakes, part)
-        return replace(node, value=items)
+        return replace(node, value=items, change=value.latest)
     if not (node.is_map or node.value is None or (part and node.is_text)):
         mistakes.append(Mistake(value.where, "", f"{describe(node)} has no key '{step}'; set it as a whole"))
         return node
@@ -235,7 +235,7 @@ def merge(below: Node, above: Node, part: bool | None = None) -> Node:
         inside = (key in PART_KEYS) if part is None else part
         value[key] = merge(value[key], child, inside) if key in value else child
     is_short = above.is_short or (below.is_short and "name" not in above.value)
-    return Node(value, below.where, keys, is_short=is_short)
+    return Node(value, below.where, keys, is_short=is_short, change=above.latest)
 
 
 def _as_map(node: Node) -> Node:

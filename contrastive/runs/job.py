@@ -33,6 +33,7 @@ from contrastive.runs.process_guard import folder_lock
 from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
 from contrastive.runs.resume import Resume, admit, begin
 from contrastive.runs.summary import conclude, skipped_files, warn_of_skipped
+from contrastive.text import quantity
 from contrastive.training import (
     Engine,
     chunk_advice,
@@ -251,7 +252,8 @@ class Job:
             )
         images = "its own images" if device.type == "cpu" else "the whole batch"
         self.display.log(
-            f"{world_size()} processes with {self.recipe.train.batch_size // world_size()} images each; "
+            f"{quantity(world_size(), 'process', 'processes')} with "
+            f"{quantity(self.recipe.train.batch_size // world_size(), 'image')} each; "
             f"batch norm of each uses statistics of {images}"
         )
 

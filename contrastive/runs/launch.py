@@ -27,6 +27,7 @@ from contrastive import interrupts
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.rendezvous import DEFAULT_LIMIT, set_limit
 from contrastive.runs.network import refuse_loopback
+from contrastive.text import quantity
 
 #: Seconds that the other processes have to exit by themselves once one has failed.
 GRACE = 5.0
@@ -223,8 +224,9 @@ def join_processes(minutes: float) -> None:
     state = PartialState(cpu=cpu, timeout=max(limit, DEFAULT_LIMIT))  # until all have started
     if state.num_processes != process_count:
         raise UsageError(
-            f"{process_count} processes were launched, but Accelerate joins {state.num_processes}; each "
-            "would train a separate run. Use contrastive run RECIPE --processes N."
+            f"{quantity(process_count, 'process', 'processes')} were launched, but Accelerate joins "
+            f"{state.num_processes}; each would train a separate run. "
+            "Use contrastive run RECIPE --processes N."
         )
     set_limit(limit)
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from contrastive.device import to_device
 from contrastive.distributed import rank, world_size
 from contrastive.rng import derive
+from contrastive.text import quantity
 from contrastive.training.method import Encoding, Method, Output
 from contrastive.values import Batch, Progress
 
@@ -230,7 +231,7 @@ def chunk_warning(method: Method, chunk_size: int | None, batch_size: int) -> st
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
         return None
     return (
-        f"batch norm sees chunks of {chunk_size} images, not the batch of {batch_size}, "
+        f"batch norm sees chunks of {quantity(chunk_size, 'image')}, not the batch of {batch_size}, "
         "so the gradient is not quite the whole batch's (docs/methods.md)"
     )
 

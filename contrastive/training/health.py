@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
 from contrastive.errors import ContrastiveError
+from contrastive.text import quantity
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.method import Method
 from contrastive.training.state import Metrics
@@ -156,9 +157,10 @@ class Health:
                 f"step {step:g}: skipping steps cannot recover from non-finite weights{where}.{rest}"
             )
         if len(self.skipped) >= self.max_skipped:
+            verb = "was" if len(self.skipped) == 1 else "were"
             raise ContrastiveError(
-                f"step {step:g}: {len(self.skipped)} steps in a row were not finite and were skipped{where}; "
-                f"the run no longer learns.{rest}"
+                f"step {step:g}: {quantity(len(self.skipped), 'step')} in a row {verb} not finite and {verb} "
+                f"skipped{where}; the run no longer learns.{rest}"
             )
 
     def divergence_error(self, step: float, loss: float, norms: Sequence[float]) -> ContrastiveError:
@@ -246,7 +248,9 @@ def chunk_advice(images: int, chunk: int | None) -> str:
     """
     now = images if chunk is None else min(chunk, images)
     situation = (
-        f"training on {images} images at a time" if now == images else f"training in chunks of {now} images"
+        f"training on {quantity(images, 'image')} at a time"
+        if now == images
+        else f"training in chunks of {quantity(now, 'image')}"
     )
     smaller = now // 4 if now == images else now // 2
     if smaller < 1:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from contrastive.commands.compare.cells import words
 from contrastive.commands.compare.findings import matrix
 from contrastive.commands.compare.significance import Interval, half_width
-from contrastive.text import MetricFormat
+from contrastive.text import MetricFormat, quantity
 
 #: Colours that people with colour blindness can tell apart, on light and on dark; after Okabe and Ito 2008.
 COLOURS = ("#2f7fd0", "#e08214", "#1a9e77", "#c65aa5", "#c9a400", "#56b4e9", "#d8452e", "#8a8a8a")
@@ -336,7 +336,7 @@ def _map(picture: Mapping[str, Any]) -> Chart:
     figure.update_layout(height=420)
     caption = (
         f"Two principal components of h at unit length: {100 * picture['explained']:.0f} % of the variance; "
-        f"{len(picture['points']):,} images, seed {picture['seed']}."
+        f"{quantity(len(picture['points']), 'image')}, seed {picture['seed']}."
     )
     return _chart("features", f"features of {picture['name']}", caption, figure)
 

@@ -21,7 +21,7 @@ from contrastive.commands.compare.cells import (
     words,
 )
 from contrastive.commands.compare.plots import charts, colour
-from contrastive.text import MetricFormat
+from contrastive.text import MetricFormat, quantity
 
 #: Sections of plots in their order: key -> heading.
 _SECTIONS = {
@@ -47,8 +47,10 @@ def render(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
     ]
     pictures = [picture for picture in pictures if "absence" not in picture]
     plots = charts(comparison, pictures)
+    several = f"{names[0]} and {quantity(len(names) - 1, 'other')}"
+    title = ", ".join(names) if len(names) < 6 else several
     return Template(_asset("report.html")).substitute(
-        title=escape(", ".join(names) if len(names) < 6 else f"{names[0]} and {len(names) - 1} others"),
+        title=escape(title),
         facts=escape(_facts(comparison)),
         notes=_list("notes", [*comparison["notes"], *absences]),
         findings=_list("findings", sentences(comparison)),
@@ -103,10 +105,10 @@ def _by(difference: Mapping[str, Any], form: MetricFormat) -> str:
 
 def _facts(comparison: Mapping[str, Any]) -> str:
     images = comparison["images"]
-    facts = [comparison["dataset"], f"{images['train']:,} training images"]
+    facts = [comparison["dataset"], quantity(images["train"], "training image")]
     if comparison["split"]:
         count = images.get("scored") or images["test"]
-        facts.append(f"metrics on {count:,} images of {comparison['split']}, last epoch")
+        facts.append(f"metrics on {quantity(count, 'image')} of {comparison['split']}, last epoch")
     return " · ".join(facts)
 
 

@@ -16,6 +16,7 @@ from contrastive.commands.compare.candidates import Candidate
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.files import writable_by_user, write_whole
 from contrastive.recipe import write_yaml
+from contrastive.text import quantity
 
 Log = Callable[[str], None]
 
@@ -44,7 +45,7 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> tuple[list[Ca
     runs.sort(key=lambda run: list(run[0].folders).index(run[1]))
     pending = [(candidate, seed) for candidate, seed in runs if not candidate.is_finished(seed)]
     if len(pending) < len(runs):
-        log(f"{len(runs) - len(pending)} of {len(runs)} runs are already finished")
+        log(f"already finished: {len(runs) - len(pending)} of {quantity(len(runs), 'run')}")
     missing = {(candidate.name, seed) for candidate, seed in pending}
     failures = []
     recipes = write_recipes(candidates, out) if pending else {}

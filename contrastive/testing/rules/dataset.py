@@ -20,6 +20,7 @@ from contrastive.parts import ImageTable, Split
 from contrastive.testing.framework import check, fail, require
 from contrastive.testing.materials import shape_of
 from contrastive.testing.subjects import Subject
+from contrastive.text import quantity
 
 _LOOKED_AT = 12  # decoded images per split
 
@@ -50,7 +51,7 @@ def table(subject: Subject) -> None:
             _integers(rows.labels, f"labels of {split}")
             require(
                 len(rows.labels) == len(rows.ids),
-                f"{split} has {len(rows.ids)} ids, {len(rows.labels)} labels",
+                f"{split} has {quantity(len(rows.ids), 'id')} and {quantity(len(rows.labels), 'label')}",
             )
             require(rows.labels.min() >= -1, f"a label of {split} is below -1; use -1 for unknown")
         require(rows.channels in (1, 3), f"channels is {rows.channels}; it must be 1 or 3")
@@ -59,7 +60,7 @@ def table(subject: Subject) -> None:
     if classes is not None and labels is not None:
         require(
             labels.max() < len(classes),
-            f"the largest label is {labels.max()}, but classes has {len(classes)} names",
+            f"the largest label is {labels.max()}, but classes has {quantity(len(classes), 'name')}",
         )
 
 
@@ -68,7 +69,10 @@ def ids_unique(subject: Subject) -> None:
     """No two rows of a split share an id, on which all draws of an image depend."""
     for split, rows in _tables(subject.part()).items():
         twice = len(rows.ids) - len(np.unique(rows.ids))
-        require(not twice, f"{twice} rows of {split} share an id with another row; give every row its own")
+        require(
+            not twice,
+            f"{split} has {quantity(twice, 'row')} with the id of another row; give every row its own",
+        )
 
 
 @check("ids stable", "dataset", after=("table",))
@@ -103,7 +107,7 @@ def decode(subject: Subject) -> None:
             )
             require(
                 len(image) == rows.channels,
-                f"decode returns {len(image)} channels, but channels is {rows.channels}",
+                f"decode returns {quantity(len(image), 'channel')}, but channels is {rows.channels}",
             )
             require(
                 rows.size is None or tuple(image.shape[1:]) == tuple(rows.size),

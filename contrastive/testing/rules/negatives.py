@@ -12,6 +12,7 @@ from contrastive.testing.equality import same, through_checkpoint
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import embeddings
 from contrastive.testing.subjects import IN_FEATURES, Subject
+from contrastive.text import quantity
 from contrastive.values import Memory, Progress
 
 _IMAGES = 7  # does not divide a power of two
@@ -104,7 +105,8 @@ def unfilled_entries(subject: Subject) -> None:
     count = int(source.memory().valid.sum())
     require(
         count == 0,
-        f"{count} entries are valid before the first batch; set valid when they are filled",
+        f"valid before the first batch: {quantity(count, 'entry', 'entries')}; "
+        "set valid when they are filled",
     )
 
 
@@ -132,7 +134,8 @@ def entries(subject: Subject) -> None:
         strange = len(valid_keys - earlier_keys)
         require(
             not strange,
-            f"{strange} valid entries are not keys of an earlier batch; store comparison.keys.z unchanged",
+            f"valid, but not a key of an earlier batch: {quantity(strange, 'entry', 'entries')}; "
+            "store comparison.keys.z unchanged",
         )
         require(
             valid_keys & keys,
@@ -157,8 +160,8 @@ def own_image(subject: Subject) -> None:
         wrong = int((values != true).sum())
         require(
             not wrong,
-            f"{wrong} entries do not carry the {name} of their key, so a row's own image cannot be "
-            f"recognised; store comparison.keys.{name} with z",
+            f"without the {name} of their key: {quantity(wrong, 'entry', 'entries')}, so a row's own image "
+            f"cannot be recognised; store comparison.keys.{name} with z",
         )
 
 

@@ -14,6 +14,7 @@ from contrastive.testing.framework import check, require
 from contrastive.testing.materials import pixels
 from contrastive.testing.networks import Network, network
 from contrastive.testing.subjects import Subject
+from contrastive.text import quantity
 
 _BATCH = 16
 _STEPS, _STEPS_PER_EPOCH = 60, 6
@@ -59,7 +60,10 @@ def schedule(subject: Subject) -> None:
             bad = [step for step, factor in enumerate(factors) if not (math.isfinite(factor) and factor >= 0)]
             require(not bad, f"at step {bad[:1]} of {steps} factor is {factors[bad[0]] if bad else ''}")
             if steps == _STEPS:
-                require(max(factors) > 0, f"factor is 0 at all {steps} steps; nothing would be trained")
+                require(
+                    max(factors) > 0,
+                    f"factor is 0 at all {quantity(steps, 'step')}; nothing would be trained",
+                )
 
 
 @check("step", "optimizer", after=("covers", "schedule"))

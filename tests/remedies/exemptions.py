@@ -1,0 +1,38 @@
+"""Messages whose remedy no test follows: file -> words of the message -> the reason.
+
+Everything else that collects as a remedy needs a ``Remedy`` in a list ``REMEDIES`` of a test in this folder.
+"""
+
+from __future__ import annotations
+
+_SPEED = "advice on speed: whether it helps depends on the machine"
+_TRAINING = "advice on training: whether it helps shows only in long runs"
+_MEMORY = "reported when a machine's memory runs out"
+_TEXT = "not a remedy: text of a file that is written"
+
+EXEMPT: dict[str, dict[str, str]] = {
+    "commands/profiler.py": {
+        "raise train.workers, resize": _SPEED,
+        "Remove operations from the augmentation": _SPEED,
+        "use a smaller or narrower backbone": _SPEED,
+        "Use fewer candidates": _SPEED,
+        "Take fewer, larger steps": _SPEED,
+        "whatever the batch size: raise": _SPEED,
+        "Evaluate less often": _SPEED,
+    },
+    "contrastive/monitors.py": {
+        "Lower the weight decay": _TRAINING,
+        "Lower the learning rate, or raise": _TRAINING,
+        "Check that negatives or a predictor": _TRAINING,
+        "Check the augmentation and the temperature": _TRAINING,
+        "Check that the target has not": _TRAINING,
+    },
+    "contrastive_byol.py": {"may be too high: lower": _TRAINING},
+    "runs/job.py": {"while evaluating: free memory": _MEMORY},
+    "training/health.py": {
+        "take a smaller backbone": _MEMORY,
+        "try train.chunk_size": _MEMORY,
+        "; set train.nonfinite=skip": "tests/runs follow it: a run with a non-finite step continues with it",
+    },
+    "backbones/timm.py": {"The one import is needed": _TEXT},
+}
