@@ -50,7 +50,7 @@ class LabelledRows:
         rows = cls(tables, torch.cat(labels))
         if not len(rows):
             raise UsageError(
-                f"{protocol}: none of the {sum(map(len, parts))} {role} images has a label; "
+                f"{protocol}: none of the {quantity(sum(map(len, parts)), f'{role} image')} has a label; "
                 f"remove '{protocol}' from 'evaluate', or give it labelled data."
             )
         if not rows._are_finite():

@@ -156,7 +156,7 @@ IMPOSSIBLE = {
     "an online view that is compared with nothing": (
         ["views.target=[1]"],
         "views.online",
-        r"view 1 has no other target view .* set online: \[0\]",
+        r"view 1 has no other target view .* set it to \[0\]",
         ["views.online=[0]"],
     ),
     "a predictor that needs labels": (
@@ -221,7 +221,7 @@ IMPOSSIBLE = {
     ),
     "a group of parameters that are not there": (
         ["optimizer.groups=[{match: 'predictor.*', schedule: constant}]"],
-        "optimizer",
+        "optimizer.groups.0",
         "predictor",
         [PREDICTOR, "target=stop_grad"],
     ),

@@ -39,7 +39,7 @@ from contrastive.evaluation import Evaluation, TimedProtocol
 from contrastive.files import read_map, writable, writable_by_user
 from contrastive.monitors import embedding_norm, length_warning, memory_warning
 from contrastive.parts import EvaluationTransform
-from contrastive.protocols import KNN, FineTune, Linear, Retrieval
+from contrastive.protocols import KNN, FineTune, LinearProbe, Retrieval
 from contrastive.recipe import load_recipe
 from contrastive.runs.resume import admit
 from contrastive.testing.materials import splits
@@ -594,7 +594,7 @@ def by_hand() -> Iterator[Remedy]:
     yield Remedy(
         "protocols/linear.py",
         "give at least one strength",
-        lambda l2: Linear(l2=l2) and None,
+        lambda l2: LinearProbe(l2=l2) and None,
         [],
         [0.1, 0.01],
     )
