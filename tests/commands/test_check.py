@@ -74,9 +74,7 @@ def test_images_of_several_sizes_need_a_crop(tiny_recipe: Path, tmp_path: Path):
         (tmp_path / "root").mkdir(exist_ok=True)
         Image.new("RGB", (size, 16)).save(tmp_path / "root" / f"{number}.png")
     sets = [f"dataset.root={tmp_path / 'root'}"]
-    with pytest.raises(
-        RecipeError, match="augmentation: the images differ in size; start with"
-    ):
+    with pytest.raises(RecipeError, match="--set augmentation  the images differ in size; start with"):
         check(tiny_recipe, [*sets, "augmentation=[flip]"])
     assert check(tiny_recipe, [*sets, f"augmentation=[flip, {CROP}]"])["shapes"]["view"] == [3, 12, 12]
 

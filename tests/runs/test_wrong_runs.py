@@ -151,7 +151,7 @@ def test_processes_that_cannot_share_a_batch_are_refused_before_they_start(
 
 def test_a_run_with_a_tracker_that_is_not_here_can_be_used(tiny_recipe: Path):
     recipe = load_recipe(tiny_recipe, ["train.trackers=[aim]"], load_registry())
-    with pytest.raises(RecipeError, match=r"train\.trackers: aim is not installed: pip install aim\."):
+    with pytest.raises(RecipeError, match=r"--set train\.trackers  aim is not installed: pip install aim\."):
         build(recipe)
     build(recipe, training=False)
 
