@@ -17,21 +17,30 @@ from PIL import Image
 
 import contrastive.runs.job as job
 from contrastive import hookimpl
-from contrastive.augmentations import TorchvisionTransform
+from contrastive.augmentations import (
+    Flip,
+    Key,
+    Operation,
+    Pipeline,
+    RandomResizedCrop,
+    Rotation,
+    TorchvisionTransform,
+)
 from contrastive.backbones import Timm
 from contrastive.backbones import Torchvision as TorchvisionBackbone
 from contrastive.build import build
+from contrastive.heads import MLP
 from contrastive.parts import Loss
 from contrastive.recipe import load_recipe
 from contrastive.registry import Registry, load_registry
-from tests.support.attempts import TINY, composed, registry
+from tests.support.attempts import TINY, composed, registry, warned
 from tests.support.remedies import Remedy
 
 PREDICTOR = "predictor={name: mlp, dims: [16, 8]}"
 BYOL = ["loss=regression", "negatives=none", "target=ema", PREDICTOR]
 CROPS = "{times: 2, pipeline: {name: simclr, size: %d}}"
 TWO_SIZES = f"augmentation={{name: views, of: [{CROPS % 16}, {CROPS % 12}]}}"
-VIT = "backbone={name: timm, model: vit_tiny_patch16_224, stem: standard, options: {patch_size: 4, depth: 1}}"
+VIT = "{name: timm, model: vit_tiny_patch16_224, stem: standard, options: {patch_size: 4, depth: 1}}"
 RULES, NEEDS = "build/rules.py", "parts/base.py"
 
 
@@ -112,6 +121,33 @@ def pictures(folder: str, *sizes: tuple[int, int], count: int = 20) -> str:
 
 def varied(augmentation: str) -> None:
     composed([pictures("varied", (16, 16), (20, 18)), f"augmentation={augmentation}", "evaluate.linear=null"])
+
+
+def of_a_transformer(sets: list[str]) -> None:
+    lines = Path(TINY).read_text().splitlines()
+    text = [f"backbone: {VIT}" if line.startswith("backbone:") else line for line in lines]
+    Path("vit.yaml").write_text("\n".join(text))
+    build(load_recipe("vit.yaml", sets, registry()))
+
+
+def rotated(operations: list[Operation]) -> None:
+    Pipeline(operations)(torch.zeros(2, 3, 20, 16, dtype=torch.uint8), np.arange(2), Key(0, 0, 0))
+
+
+IMAGE = torch.zeros(3, 20, 16, dtype=torch.uint8)
+
+
+def cropped(operations: list[Operation]) -> None:
+    Pipeline(operations).crop(IMAGE, 5, Key(0, 0, 0))
+
+
+def divided(way: str) -> str:
+    pipeline = Pipeline([RandomResizedCrop(8)])
+    if way == "before":
+        return warned(
+            lambda: pipeline.after(pipeline.before(IMAGE, 5, Key(0, 0, 0))[None], np.array([5]), Key(0, 0, 0))
+        )
+    return warned(lambda: pipeline.in_worker(True))
 
 
 def oblong(augmentation: str) -> None:
@@ -254,9 +290,7 @@ def remedies() -> Iterator[Remedy]:
         ["train.batch_size=1000", "train.accumulate=200"],
         ["train.batch_size=50", "train.accumulate=2"],
     )
-    yield Remedy(
-        RULES, "with random_resized_crop, or use simclr", varied, "[flip]", "{name: simclr, size: 16}"
-    )
+    yield Remedy(RULES, "{} with random_resized_crop", varied, "[flip]", "{name: simclr, size: 16}")
     yield Remedy(
         RULES,
         "end with random_resized_crop, or use simclr",
@@ -269,10 +303,12 @@ def remedies() -> Iterator[Remedy]:
         ["views.online=[0, 0]"],
         lambda message: [f"views.online={listed(message, 'use')}"],
     )
-    yield rule(
+    yield Remedy(
+        RULES,
         "Give all views the same size",
-        [VIT, TWO_SIZES],
-        [VIT, TWO_SIZES, "backbone.options.dynamic_img_size=true"],
+        of_a_transformer,
+        [TWO_SIZES],
+        [TWO_SIZES, "backbone.options.dynamic_img_size=true"],
     )
     yield rule(
         "give both the same width", [*BYOL, "predictor.dims=[16, 4]"], [*BYOL, "predictor.dims=[16, 8]"]
@@ -293,7 +329,7 @@ def remedies() -> Iterator[Remedy]:
     yield rule("to study the collapse", ["negatives=none"], ["negatives=none", "allow=[collapse]"])
     yield need("set negatives: in_batch", ["negatives=none"], ["negatives=in_batch"])
     yield need("set positives: label", ["loss=labels"], ["loss=labels", "positives=label"])
-    heads = ["head={name: mlp}", *BYOL[:3]]
+    heads = ["head.dims=[16, 128]", *BYOL[:3]]
     yield need("predictor: {name: mlp}", heads, [*heads, "predictor={name: mlp}"])
     yield need("set target: ema, or", [*BYOL, "target=shared"], [*BYOL, "target=stop_grad"])
     yield need("set positives: image, and pair", ["loss=one", "positives=label"], ["loss=one"])
@@ -429,12 +465,14 @@ def remedies() -> Iterator[Remedy]:
         ["head.dims=[16, 8]"],
     )
     # Other parts
+    file = "augmentations/pipeline.py"
+    yield Remedy(file, "call before() on each image", divided, "in_worker", "before")
     yield Remedy(
-        "augmentations/rotation.py",
-        "put random_resized_crop before it",
-        oblong,
-        "[rotation]",
-        "{name: views, of: [{times: 2, pipeline: [{name: random_resized_crop, size: 16}, rotation]}]}",
+        file, "start the pipeline with an operation", cropped, [Flip()], [RandomResizedCrop(8), Flip()]
+    )
+    crop, turn = RandomResizedCrop(16), Rotation()
+    yield Remedy(
+        "augmentations/rotation.py", "put random_resized_crop before it", rotated, [turn], [crop, turn]
     )
     yield Remedy(
         "augmentations/sequence.py",
@@ -459,12 +497,13 @@ def remedies() -> Iterator[Remedy]:
         ["augmentation={name: views, of: [{times: 2, pipeline: [{name: random_resized_crop, size: 16}]}]}"],
     )
     yield Remedy("heads/mlp.py", "give at least one width", composed, ["head.dims=[]"], ["head.dims=[8]"])
+    yield Remedy("heads/mlp.py", "give at least one width", lambda dims: MLP(8, dims) and None, [], [8])
     yield Remedy(
         "heads/mlp.py",
         "set batch_norm: all, or remove last_affine",
         composed,
-        ["head.last_affine=false", "head.batch_norm=hidden"],
-        ["head.last_affine=false", "head.batch_norm=all"],
+        ["head.last_affine=none", "head.batch_norm=hidden"],
+        ["head.last_affine=none", "head.batch_norm=all"],
     )
     two_groups = "optimizer.groups=[{match: '%s', lr_scale: 2}, {match: '%s', lr_scale: 3}]"
     yield Remedy(

@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,7 +31,7 @@ from contrastive.paths import user_path
 from tests.support.attempts import opened
 from tests.support.image_files import saved, tiff
 from tests.support.images import Images, loader
-from tests.support.remedies import Remedy
+from tests.support.remedies import ROOT, Remedy
 
 FOLDERS, FOLDER = "datasets/folder_splits.py", "datasets/image_folder.py"
 COLUMNS, KINDS, TORCHVISION = "datasets/columns.py", "datasets/file_kinds.py", "datasets/torchvision.py"
@@ -142,7 +142,7 @@ def folder_remedies() -> Iterator[Remedy]:
         lambda message: of(MIXED, train=re.search(r"set dataset.train: (\w+) \(", message)[1])(),
     )
     yield case("set {} (the train split is then", of(TESTED), of(TESTED, test="test"))
-    yield case("folders are classes, set dataset.train: .", of(TESTED), of(TESTED, train="."))
+    yield case("are classes, set dataset.train: .", of(TESTED), of(TESTED, train="."))
     yield case(
         "holds the splits, set dataset.root",
         of(DEEP),
@@ -175,7 +175,8 @@ def table(columns: dict[str, Any]) -> None:
 def hint_of(columns: dict[str, Any]) -> str:
     parameters = {key: columns.pop(key) for key in ("label_column",) if key in columns}
     pq.write_table(pa.table({"image": [png(n) for n in range(4)], **columns}), "t.parquet")
-    return Parquet(Path("t.parquet"), **parameters).label_hint or ""
+    dataset = Parquet(Path("t.parquet"), **parameters)
+    return "" if dataset.table("train").labels is not None else dataset.label_hint or ""
 
 
 def tables(files: list[pa.Table]) -> None:
@@ -221,9 +222,7 @@ def table_remedies() -> Iterator[Remedy]:
         lambda message: {"image_column": one_of(message)},
     )
     yield Remedy(COLUMNS, "has no bytes, only paths", files_of_paths, False, True)
-    yield Remedy(
-        COLUMNS, "or read the folder of the files with dataset image_folder", text_paths, False, True
-    )
+    yield Remedy(COLUMNS, "text such as {}. {}, or read", text_paths, False, True)
     yield column("Store encoded images (PNG", {"image": ["a.png", "b.png"]}, {"image": [png(1), png(2)]})
     yield column(
         "every row is null",
@@ -315,8 +314,8 @@ def extra(requirement: str, packages: tuple[str, ...]) -> None:
     """Checks that ``pip install 'contrastive-framework[x]'`` installs one of the packages."""
     match = re.search(r"contrastive-framework\[(\w+)\]", requirement)
     assert match, requirement
-    needs = metadata.requires("contrastive-framework") or []
-    inside = [need for need in needs if f'extra == "{match[1]}"' in need.replace("'", '"')]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    inside = project["optional-dependencies"][match[1]]
     assert any(need.lower().replace("_", "-").startswith(packages) for need in inside), inside
 
 
@@ -458,6 +457,20 @@ class NeedsPackage(Splits):
         super().__init__(root, split)
 
 
+class Offline(Splits):
+    """Downloads from a server that answers the second time."""
+
+    def __init__(self, root: str, split: str = "train", download: bool = False):
+        if download and not Path("online").exists():
+            raise RuntimeError("<urlopen error [Errno -3] Temporary failure in name resolution>")
+        super().__init__(root, split, download)
+
+
+def connected_again(_: str) -> dict[str, Any]:
+    Path("online").touch()
+    return {"download": True}
+
+
 def fresh(kind: type, **state: Any) -> type:
     return type(kind.__name__, (kind,), state)
 
@@ -505,6 +518,9 @@ def torchvision_remedies() -> Iterator[Remedy]:
     )
     yield Remedy(TORCHVISION, "to fetch it, or dataset.root", stl(fresh(Splits)), {}, {"download": True})
     yield Remedy(TORCHVISION, "is not there ({}). Put its files", stl(fresh(Manual)), {}, put_there)
+    yield Remedy(
+        TORCHVISION, "Try again, or put its files", stl(fresh(Offline)), {"download": True}, connected_again
+    )
     empty = fresh(Splits, there=True, count=0)
 
     def fill(_: str) -> dict[str, Any]:
@@ -609,10 +625,17 @@ def after_installing_datasets(message: str) -> bool:
     return True
 
 
+def with_empty_split(test: str | None) -> None:
+    import datasets
+
+    save(train=4)
+    splits = {"train": rows(), "test": rows().select([])}
+    with mock.patch.object(datasets, "load_from_disk", return_value=splits):
+        hub({"test": test})
+
+
 def hub_remedies() -> Iterator[Remedy]:
-    yield Remedy(
-        HUB, "is empty. Set dataset", hub, on_disk(train=4, test=0), on_disk({"test": None}, train=4, test=0)
-    )
+    yield Remedy(HUB, "is empty. Set dataset", with_empty_split, "test", None)
     yield Remedy(HUB, "needs the package datasets", with_datasets, False, after_installing_datasets)
     yield Remedy(
         HUB,
@@ -699,7 +722,7 @@ def reading_remedies() -> Iterator[Remedy]:
         file,
         "allows: {}. Repair or remove them",
         loaded,
-        lambda: {"bad": bad},
+        lambda: {"bad": bad, "max_unreadable": 0.1},
         lambda _: {"bad": bad, "max_unreadable": 0.5},
     )
     yield Remedy(

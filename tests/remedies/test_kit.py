@@ -21,6 +21,7 @@ from contrastive.targets import EMA, StopGrad
 from contrastive.testing import check_plugin
 from contrastive.testing.processes import Pair
 from contrastive.testing.subjects import plugin_of, subject_of
+from contrastive.values import Memory
 from tests.support.attempts import verdict
 from tests.support.faults import (
     augmentation,
@@ -98,6 +99,8 @@ def augmentations() -> Iterator[Remedy]:
     yield case("augmentation", "is the same under every seed", "own draw", SameForSeeds, whole)
     yield case("augmentation", "is the same in every epoch", "own draw", SameForEpochs, whole)
     yield case("augmentation", "depends on its position in the batch", "pure", ByPosition, whole)
+    yield case("augmentation", "clamp it to [0, 1]", "views", augmentation.LeavesRange, whole)
+    yield case("augmentation", "process each on its own", "pure", augmentation.LooksAtOthers, whole)
     yield case("augmentation", "; correct size", "size", augmentation.WrongSize, whole)
 
 
@@ -167,6 +170,8 @@ def data_sets() -> Iterator[Remedy]:
         "dataset", "leave size None if images differ", "decode", altered(size=(9, 9)), altered(size=None)
     )
     yield case("dataset", "keep paths rather than open files", "pickles", dataset.KeepsFileOpen, _Whole)
+    constant = data_set(fingerprint=lambda _: "0" * 64)
+    yield case("dataset", "hash bytes or sizes too", "fingerprint", constant, _Whole)
     yield case("dataset", "open the data in table", "opens nothing", dataset.OpensEarly, _Whole)
 
 
@@ -328,7 +333,7 @@ class Centre(loss.CentreOutside):
 
     def __init__(self):
         Loss.__init__(self)
-        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("centre", torch.zeros(8))
 
 
 class OwnDraws(_Loss):
@@ -366,6 +371,10 @@ def in_half(comparison: Any) -> Tensor:
     return (halves * 300).square().sum(0).to(comparison.dtype)
 
 
+def roots_of(comparison: Any, least: float) -> Tensor:
+    return torch.stack([((q - k).square().sum(1) + least).sqrt() for q, k in comparison.aligned()]).sum(0)
+
+
 def half_of(f: Any) -> Any:
     return lambda self, comparison: f(comparison)
 
@@ -388,24 +397,13 @@ def losses() -> Iterator[Remedy]:
         changed(half_of(raw), normalised=False),
     )
     yield case("loss", "use comparison.rows() and aligned()", "order", loss.OrderDependent, _Loss)
-    yield case(
-        "loss",
-        "set normalised = False",
-        "scale",
-        changed(half_of(lengths)),
-        changed(half_of(lengths), normalised=False),
-    )
+    roots = changed(lambda self, c: roots_of(c, 0.0)), changed(lambda self, c: roots_of(c, 1e-6))
+    yield case("loss", "guard divisions, roots", "half precision", *roots)
     yield case("loss", "compared with itself; change state in", "pure", Counts, CountsLater)
     yield case("loss", "another loss the second time", "pure", Jitters, _Loss)
     yield case("loss", "keep state in buffers", "state_dict", loss.CentreOutside, Centre)
     yield case("loss", "give different values; draw from", "deterministic", OwnDraws, DefaultDraws)
     yield case("loss", "; use comparison.rows()", "memory", loss.DenseMatrix, changed(half_of(by_rows)))
-
-
-def lengths(comparison: Any) -> Tensor:
-    """Compares raw vectors, whether or not they are normalised before."""
-    views = comparison.queries.raw if hasattr(comparison.queries, "raw") else comparison.queries.z
-    return views.square().sum()
 
 
 # -- negatives --------------------------------------------------------------------------------------------
@@ -415,16 +413,11 @@ class _Queue(negatives._Queue):
     """A queue that is whole."""
 
 
-class EnqueuesEarly(_Queue):
-    """Holds keys of the batch that is compared."""
+class Attached(_Queue):
+    """Entries that require a gradient."""
 
     def memory(self):
-        memory = super().memory()
-        self.z.copy_(memory.z)
-        return memory
-
-    def before_step(self, progress):
-        return None
+        return Memory(self.z.clone().requires_grad_(), self.image, self.label, self.valid)
 
 
 class Ignores(_Queue):
@@ -452,6 +445,7 @@ class Ring(_Queue):
 
 
 def sources() -> Iterator[Remedy]:
+    yield case("negatives", "require a gradient; detach them", "memory", Attached, _Queue)
     yield case("negatives", "allocate all of them", "memory", negatives.Grows, _Queue)
     yield case("negatives", "set valid when they are filled", "unfilled", negatives.ValidFromStart, _Queue)
     yield case("negatives", "store comparison.keys.z unchanged", "entries", negatives.KeepsQueries, _Queue)
@@ -469,6 +463,27 @@ class TakesFrozen(optimizer.SGDPart):
     def build(self, model, batch_size):
         sgd = super().build(model, batch_size)
         sgd.param_groups[0]["params"] += [p for p in model.parameters() if not p.requires_grad]
+        return sgd
+
+
+class _CountingSGD(torch.optim.SGD):
+    """Grows its rate with a number of steps that no state_dict holds."""
+
+    taken = 0
+
+    def step(self, closure=None):
+        self.taken += 1
+        for group in self.param_groups:
+            group["lr"] *= 1 + 0.1 * self.taken
+        return super().step(closure)
+
+
+class CountsSteps(optimizer.SGDPart):
+    __doc__ = f"Counts its steps in an attribute.\n\n    {optimizer.SGD_ARGUMENTS}"
+
+    def build(self, model, batch_size):
+        sgd = super().build(model, batch_size)
+        sgd.__class__ = _CountingSGD
         return sgd
 
 
@@ -506,6 +521,24 @@ class Copies(WholeProtocol):
         return self.score(*trial.features())
 
 
+class OwnNoise(StopGrad):
+    """Noise from a generator of its own."""
+
+    _generator = torch.Generator()
+
+    def forward(self, views, online, encode):
+        keys = super().forward(views, online, encode)
+        return {v: k + 0.1 * torch.rand(k.shape, generator=self._generator) for v, k in keys.items()}
+
+
+class DefaultNoise(StopGrad):
+    """Noise from torch's default generator."""
+
+    def forward(self, views, online, encode):
+        keys = super().forward(views, online, encode)
+        return {v: k + 0.1 * torch.rand_like(k) for v, k in keys.items()}
+
+
 class SaysAttached(StopGrad):
     """Declares that its keys carry a gradient."""
 
@@ -513,7 +546,7 @@ class SaysAttached(StopGrad):
 
 
 class Registers(EMA):
-    """Keeps the online encoder as a module.
+    """Keeps a part of the online encoder, which it freezes, as a module.
 
     Args:
         momentum: m.
@@ -522,11 +555,16 @@ class Registers(EMA):
 
     def bind(self, encoder):
         super().bind(encoder)
-        self.online = encoder
+        self.online = self.frozen_part(encoder)
+
+    @staticmethod
+    def frozen_part(encoder):
+        first = next(module for module in encoder.modules() if list(module.parameters(recurse=False)))
+        return first.requires_grad_(False)
 
 
-class InAList(EMA):
-    """Keeps the online encoder in a list.
+class InAList(Registers):
+    """Keeps it in a list.
 
     Args:
         momentum: m.
@@ -534,8 +572,8 @@ class InAList(EMA):
     """
 
     def bind(self, encoder):
-        super().bind(encoder)
-        self.online = [encoder]
+        EMA.bind(self, encoder)
+        self.online = [self.frozen_part(encoder)]
 
 
 class _EMA(EMA):
@@ -561,6 +599,8 @@ class StepsByProgress(_EMA):
 
 def others() -> Iterator[Remedy]:
     yield case("optimizer", "use only parameters that require", "covers", TakesFrozen, _SGD)
+    yield case("optimizer", "keep all state in optimizer.state", "state_dict", CountsSteps, _SGD)
+    yield case("step", "draw from torch's default generator", "repeats", OwnNoise, DefaultNoise)
     yield case("protocol", "write version = 1", "version", protocol.Unversioned, WholeProtocol)
     yield case("protocol", "give a whole number from 1 on", "version", versioned("1.0"), versioned(1))
     yield case("protocol", "convert it with float()", "metrics", Tensors, WholeProtocol)
@@ -574,6 +614,7 @@ def others() -> Iterator[Remedy]:
         WholeProtocol,
     )
     yield case("protocol", "use a copy (copy.deepcopy)", "encoder kept", protocol.Warms, Copies)
+    yield case("target", "encode under torch.no_grad()", "detached", target.LeaksGradient, _EMA)
     yield case("target", "set detached = True", "detached", SaysAttached, StopGrad)
     yield case("target", "call requires_grad_(False)", "frozen", target.Trainable, _EMA)
     yield case("target", "keep the encoder in a list", "frozen", Registers, InAList)
@@ -600,8 +641,10 @@ def plugin_verdict(content: dict[str, Any]) -> str:
     return "; ".join(result.reason for result in results if result.status == "failed")
 
 
-class Abstract(Loss):
-    """Lacks compare."""
+class Abstract(Protocol):
+    """Lacks score."""
+
+    version = 1
 
 
 class Undescribed(_Loss):
@@ -674,7 +717,7 @@ def plugins() -> Iterator[Remedy]:
     yield Remedy(
         rules, "write a hook such as", plugin_verdict, known, {"register_head": register_head, **known}
     )
-    yield case("every_part", "define every abstract method", "loads", Abstract, _Loss)
+    yield case("every_part", "define every abstract method", "loads", Abstract, WholeProtocol)
     yield case("every_part", "What it is, in one line", "documented", Undescribed, _Loss)
     yield case("every_part", "draw from your own generator or", "global state", SeedsAll, _Loss)
     yield Remedy(

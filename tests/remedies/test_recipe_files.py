@@ -17,8 +17,9 @@ from contrastive.registry import registry as registry_module
 from tests.support.attempts import TINY, cells, overridden, registry, resolved
 from tests.support.remedies import Remedy
 
-D = "dataset: fashion_mnist_sample\n"
-F = "dataset:\n  name: image_folder\n"
+VIEWS = "augmentation: {name: simclr, size: 28}\n"
+D = f"{VIEWS}dataset: fashion_mnist_sample\n"
+F = f"{VIEWS}dataset:\n  name: image_folder\n"
 
 
 def each_cell(texts: list[str]) -> None:
@@ -245,8 +246,10 @@ REMEDIES = [
         "recipe/resolver.py",
         "counting repeats; repeat fewer times",
         resolved,
-        D + f"augmentation: {{name: views, of: [{{times: 64, pipeline: [{', '.join(['flip'] * 17)}]}}]}}\n",
-        D + f"augmentation: {{name: views, of: [{{times: 2, pipeline: [{', '.join(['flip'] * 17)}]}}]}}\n",
+        "dataset: fashion_mnist_sample\n"
+        + f"augmentation: {{name: views, of: [{{times: 64, pipeline: [{', '.join(['flip'] * 17)}]}}]}}\n",
+        "dataset: fashion_mnist_sample\n"
+        + f"augmentation: {{name: views, of: [{{times: 2, pipeline: [{', '.join(['flip'] * 17)}]}}]}}\n",
     ),
     Remedy(
         "optimizers/rates.py",

@@ -43,7 +43,7 @@ from contrastive.protocols import KNN, FineTune, LinearProbe, Retrieval
 from contrastive.recipe import load_recipe
 from contrastive.runs.resume import admit
 from contrastive.testing.materials import splits
-from contrastive.testing.trials import trial
+from contrastive.testing.trials import FeatureTrial, trial
 from contrastive.training.checkpoints import Checkpoints, restore, weights_of
 from contrastive.training.compilation import explain_compile_errors_if
 from contrastive.training.metrics_file import MetricsFile
@@ -536,14 +536,16 @@ def remembered_twice(moves: bool) -> str:
 
 
 def length(with_batch_norm: bool) -> str:
-    z = 1e-4 * torch.randn(64, 16)
+    z = 1e-9 * torch.randn(64, 16)
     return (
         length_warning(embedding_norm(nn.BatchNorm1d(16, eps=0)(z).detach() if with_batch_norm else z)) or ""
     )
 
 
 def tuned(arguments: dict[str, Any]) -> None:
-    FineTune(**{"steps": 5, "batch_size": 16, **arguments}).evaluate(trial())
+    one_class = [Features(each.vectors, torch.zeros_like(each.labels), each.ids) for each in splits()]
+    own = FeatureTrial(*one_class) if "fraction" in arguments else trial()  # of a class at least one is taken
+    FineTune(**{"steps": 5, "batch_size": 16, **arguments}).evaluate(own)
 
 
 def scored(protocols: list[Any]) -> None:

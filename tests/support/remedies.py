@@ -19,23 +19,25 @@ FOLDERS = ("contrastive", "plugins")
 
 #: Verbs that begin a remedy.
 VERBS = (
-    "add|allocate|arrange|build|call|change|check|choose|compute|continue|convert|"
-    "copy|correct|create|declare|define|delete|derive|develop|do not|download|draw"
-    "|drop|end|evaluate|export|extract|free|freeze|give|implement|increase|install"
-    "|keep|launch|leave|lengthen|let|list|lower|make|mark|move|name|omit|pass"
-    "|pin|pip install|point|pull|put|quote|raise|read|reduce|register|remove|"
+    "add|allocate|annotate|arrange|build|call|change|check|choose|clamp|compute|continue|convert|"
+    "copy|correct|create|declare|define|delete|derive|detach|develop|do not|download|draw"
+    "|drop|encode|end|evaluate|export|extract|free|freeze|give|guard|hash|implement|increase|install"
+    "|keep|launch|leave|lengthen|let|list|lower|make|mark|move|name|omit|open|pass"
+    "|pin|pip install|point|process each|pull|put|quote|raise|read|reduce|register|remove|"
     "rename|repair|repeat|replace|restore|return|run|save|seed its|separate|set|"
     "shorten|show|split|start|store|take|train|try|uninstall|unpack|update|"
     "upgrade|use|wait|write"
 )
 #: What may stand before the verb: nothing, punctuation, or words that join clauses.
-_BEFORE = r"(?:^(?: *[;,.] *)?|[;.:(] |, (?:or |and |then |otherwise )?|\b(?:or|and) |\{\} |`)"
+_BEFORE = r"(?:^(?: *[;,.] *)?|[;.:(] |, (?:or |and |then |otherwise )?|\b(?:or|and) |\{\} (?-i:(?=[A-Z]))|`)"
 _COMMAND = re.compile(rf"{_BEFORE}({VERBS})\b(?![-_:(=/'.`])", re.IGNORECASE)
 #: Words after a verb that make it a noun or the end of a sentence.
 _NOUN = re.compile(
-    r"\s*(?:$|[.,;:)](?:\s|$)|is\b|are\b|of\b|has\b|was\b|and further\b|images?\b|->|"
-    r"\(\{|needs\b|\w+ object\b|memory$)"
+    r"\s*(?:$|[.,;:)](?:\s|$)|is\b|are\b|of\b(?!:)|has\b|was\b|and further\b|images?\b|->|"
+    r"\(\{|(?:\{\} )?needs\b|wrote\b|rule\b|\w+ object\b|memory$)"
 )
+#: The key or the name at the start of a part's message, which a recipe's path may state already.
+_KEY = re.compile(r"^(?:\w+(?:\\s\+|\\\.))?\w+(?:\\\[\.\*\?\\\])?:\\s\+")
 #: Keywords whose texts describe and never complain.
 _DESCRIPTIONS = ("help", "description", "epilog", "usage")
 
@@ -52,7 +54,8 @@ class Message:
     def pattern(self) -> re.Pattern[str]:
         """Matches a message that was made from the literal."""
         pieces = [re.escape(one_line(piece)) for piece in re.split(r"\{\w*\}", self.text)]
-        return re.compile(".*?".join(piece.replace("\\ ", r"\s+") for piece in pieces), re.DOTALL)
+        whole = ".*?".join(piece.replace("\\ ", r"\s+") for piece in pieces)
+        return re.compile(re.sub(_KEY, r"(?:\g<0>)?", whole, count=1), re.DOTALL)
 
 
 def one_line(text: str) -> str:
