@@ -21,7 +21,8 @@ NOUNS = (
     "problems|processes|queries|recipes|rows|runs|seconds|seeds|splits|steps|tensors|values|vectors|views|"
     "weights|workers"
 )
-_WORD = r"(?!(?:has|no|returns|holds|with|like|the|unpickles|lets|cuts|takes|cannot|must|be|for|and|in|spans) )[a-z-]+ "
+_VERBS = "has|no|returns|holds|with|like|the|unpickles|lets|cuts|takes|cannot|must|be|for|and|in|spans"
+_WORD = rf"(?!(?:{_VERBS}) )[a-z-]+ "
 _COUNTED = re.compile(rf"\{{(\d+)\}} (?:{_WORD}){{0,2}}?(?:{NOUNS})\b(?!/)")
 #: What stands before a noun and is no count: a word, a rate, a limit above one.
 NOT_COUNTS = {
