@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from contrastive.errors import ContrastiveError, UsageError
+from contrastive.text import quantity
 from contrastive.values import Features
 
 #: Values of a chunk of features, if nothing else limits it (4 MiB of float32).

@@ -201,9 +201,7 @@ class _Resolver:
         default = self._default(key)
         node = self.root.value.get(key) or default
         if node.is_map and "name" not in node.value:
-            return replace(
-                node, value={**default.value, **node.value}, keys={**default.keys, **node.keys}
-            )
+            return replace(node, value={**default.value, **node.value}, keys={**default.keys, **node.keys})
         return node
 
     def _part_of(self, kind: str) -> PartSpec | None:

@@ -74,7 +74,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
         name = signal.Signals(-failed.code).name
         raise ContrastiveError(
             f"process {failed.rank} of {count} was killed by {name}, so the run was stopped"
-            f"{_DEATHS.get(-failed.code, '')}. "
+            f"{_DEATHS.get(signal.Signals(-failed.code), '')}. "
             "The same command continues from the last checkpoint."
         )
     return failed.code

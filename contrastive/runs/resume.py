@@ -163,10 +163,10 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: Data, registry: Reg
 
     def is_trained_as(**changes: Any) -> bool:
         trains = (recipe.train.model_copy(update={**changes, **policy}) for policy in stopping)
-        fingerprints = (
-            training_fingerprint(replace(recipe, train=train), data.fingerprint) for train in trains
+        return any(
+            trained_as == training_fingerprint(replace(recipe, train=train), data.fingerprint)
+            for train in trains
         )
-        return trained_as in fingerprints
 
     if is_trained_as():
         return [*earlier, trained_as]

@@ -159,7 +159,9 @@ class Engine:
             return f"stopping {'' if breaks else 'after '}{work}; {press} to stop now and lose {unsaved()}"
 
         def loss() -> str:
-            saved = f"the checkpoint is of step {self._saved_step}" if self._saved_step else "no checkpoint yet"
+            saved = (
+                f"the checkpoint is of step {self._saved_step}" if self._saved_step else "no checkpoint yet"
+            )
             return f"stopped now, at step {self.state.step}, and lost {unsaved()}: {saved}"
 
         return interrupts.responding(interrupts.Response(notice, loss, breaks=breaks, ends=False))

@@ -225,7 +225,7 @@ def is_chunked(chunk_size: int | None, batch_size: int) -> bool:
 
 def chunk_warning(method: Method, chunk_size: int | None, batch_size: int) -> str | None:
     """What chunks change if batch norm sees them instead of the batch; None if they change nothing."""
-    if not is_chunked(chunk_size, batch_size):
+    if chunk_size is None or not is_chunked(chunk_size, batch_size):
         return None
     modules = method.modules_in_training_mode()
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):

@@ -306,7 +306,8 @@ CASES.add(
     "evaluate after some images were deleted",
     splits("train", "test", count=20, evaluate=SCORES),
     either(
-        refuses(r"differ|changed|other data"), mentions(r"differ|changed|other data|not the data|30 images|no longer")
+        refuses(r"differ|changed|other data"),
+        mentions(r"differ|changed|other data|not the data|30 images|no longer"),
     ),
     RUN,
     lose_images,
