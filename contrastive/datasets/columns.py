@@ -292,12 +292,24 @@ def label_hint(kinds: Mapping[str, pa.DataType], named_classes: Iterable[str], n
         name: the column of labels, which does not exist or has no value.
     """
     problem = f"column '{name}' has no known value" if name in kinds else f"there is no column '{name}'"
-    certain = set(named_classes)
-    names = [c for c, kind in kinds.items() if c != name and (c in certain or _may_hold_labels(c, kind))]
+    names = _candidates(kinds, named_classes, name)
     if not names:
         return problem if name in kinds else None
     columns = "column " + names[0] if len(names) == 1 else f"one of the columns {abbreviate(names)}"
     return f"{problem}; if {columns} holds them, set dataset.label_column={names[0]}"
+
+
+def absent_labels(kinds: Mapping[str, pa.DataType], name: str) -> str:
+    """Why a split has no labels though train has a column ``name`` of them; ``kinds`` as for `label_hint`."""
+    names = _candidates(kinds, (), name)
+    remedy = f"; if column '{names[0]}' holds them, rename it to '{name}'" if names else ""
+    return f"there is no column '{name}'{remedy}"
+
+
+def _candidates(kinds: Mapping[str, pa.DataType], named_classes: Iterable[str], name: str) -> list[str]:
+    """The columns other than ``name`` that may hold labels."""
+    certain = set(named_classes)
+    return [c for c, kind in kinds.items() if c != name and (c in certain or _may_hold_labels(c, kind))]
 
 
 def _may_hold_labels(name: str, kind: pa.DataType) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from contrastive.datasets.column_tables import ColumnTable, column_table
-from contrastive.datasets.columns import image_column, label_column, label_hint, no_column
+from contrastive.datasets.columns import absent_labels, image_column, label_column, label_hint, no_column
 from contrastive.datasets.decoding import EncodedTable, common_size, reason
 from contrastive.datasets.labels import Vocabulary, label_text
 from contrastive.datasets.split_names import AUTO, choose_splits, split_of_name
@@ -99,10 +99,15 @@ class HuggingFace(Dataset):
     def label_hint(self) -> str | None:
         if self.label_column is None:
             return None
-        features = self._rows("train").features
-        kinds = {field.name: field.type for field in features.arrow_schema if field.name != self.image_column}
+        rows = self._rows("train")
+        features = rows.features
         named_classes = [name for name, feature in features.items() if hasattr(feature, "names")]
-        return label_hint(kinds, named_classes, self.label_column)
+        return label_hint(self._kinds(rows), named_classes, self.label_column)
+
+    def _kinds(self, rows: Any) -> dict[str, Any]:
+        """The columns of a split other than that of images, and their types."""
+        schema = rows.features.arrow_schema
+        return {field.name: field.type for field in schema if field.name != self.image_column}
 
     @cached_property
     def _vocabulary(self) -> Vocabulary | None:
@@ -129,7 +134,8 @@ class HuggingFace(Dataset):
         labels = self._class_numbers(rows, split)
         if labels is None:
             is_absent = self._vocabulary is not None and not self._labelled(rows)
-            return label_text(None, [f"there is no column '{self.label_column}'"] if is_absent else [])
+            remarks = [absent_labels(self._kinds(rows), str(self.label_column))] if is_absent else []
+            return label_text(None, remarks)
         assert self._vocabulary is not None
         remarks = self._vocabulary.remarks([self._labels(rows, split)], [self._class_names(rows)])
         return label_text(labels, remarks, len(self.classes or ()) if split == "train" else None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from contrastive.datasets.column_tables import ColumnTable, column_table
-from contrastive.datasets.columns import image_column, label_column, label_hint, no_column
+from contrastive.datasets.columns import absent_labels, image_column, label_column, label_hint, no_column
 from contrastive.datasets.fingerprints import fingerprint_tables
 from contrastive.datasets.labels import Vocabulary, label_text
 from contrastive.datasets.split_names import AUTO, SPLITS
@@ -108,10 +108,12 @@ class Parquet(Dataset):
         paths = self._files["train"]
         if label_folder := label_folder_of(paths):
             return f"the names of folders such as {label_folder}/ are not read; write them into a column"
-        schema = _schema(paths[0])
-        kinds = {field.name: field.type for field in schema if field.name != self.image_column}
-        named_classes = [name for name, feature in _features(schema).items() if "names" in feature]
-        return label_hint(kinds, named_classes, self.label_column)
+        named_classes = [name for name, feature in _features(_schema(paths[0])).items() if "names" in feature]
+        return label_hint(self._kinds(paths[0]), named_classes, self.label_column)
+
+    def _kinds(self, path: Path) -> dict[str, pa.DataType]:
+        """The columns of a file other than that of images, and their types."""
+        return {field.name: field.type for field in _schema(path) if field.name != self.image_column}
 
     @cached_property
     def _vocabulary(self) -> Vocabulary | None:
@@ -127,7 +129,7 @@ class Parquet(Dataset):
         if vocabulary is None:
             return None, []
         if not self._labelled(paths):
-            return None, [f"there is no column '{self.label_column}'"]
+            return None, [absent_labels(self._kinds(paths[0]), self.label_column or "")]
         columns = [self._label_values(path) for path in paths]
         class_names = [self._class_names(path) for path in paths]
         labels = vocabulary.labels(columns, class_names, [self._title("label", path) for path in paths])

@@ -106,7 +106,12 @@ def split_notes(division: Division, validation: ImageTable | None, test: ImageTa
     if not (len(division.fit_rows) or len(division.validation_rows)):
         return lines
     if validation is not None and not division.has_own:
-        lines.append("the validation split has no labels; the held-out tenth of train validates instead")
+        lines.append(
+            "no image of the validation split has a known label; the held-out tenth of train validates "
+            "instead"
+        )
     if test is not None and not has_label(test).any():
-        lines.append(f"the test split has no labels; the final metrics are those of {division.name}")
+        lines.append(
+            f"no image of the test split has a known label; the final metrics are those of {division.name}"
+        )
     return lines
