@@ -159,10 +159,9 @@ class Engine:
             return f"stopping {'' if breaks else 'after '}{work}; {press} to stop now and lose {unsaved()}"
 
         def loss() -> str:
-            saved = (
-                f"the checkpoint is of step {self._saved_step}" if self._saved_step else "no checkpoint yet"
-            )
-            return f"stopped now, at step {self.state.step}, and lost {unsaved()}: {saved}"
+            saved = self._saved_step
+            last = f"the checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
+            return f"stopped now, at step {self.state.step}, and lost {unsaved()}: {last}"
 
         return interrupts.responding(interrupts.Response(notice, loss, breaks=breaks, ends=False))
 
