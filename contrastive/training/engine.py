@@ -20,10 +20,8 @@ Who does what in one step. To follow it, read this file, gradients.py and method
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -31,7 +29,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from contrastive import interrupts
 from contrastive.augmentations import Pipeline
 from contrastive.comparison import Comparison
 from contrastive.data import TrainLoader, augment
@@ -40,7 +37,6 @@ from contrastive.distributed import Vote, check_equal, mean, on_first, rank, uni
 from contrastive.errors import Interrupted
 from contrastive.parts import Listener, Optimizer
 from contrastive.rng import derive
-from contrastive.text import quantity
 from contrastive.training.accelerator import move_to_device
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.gradients import BufferSnapshot, Chunk, GradientCache, OnePass, Passes
@@ -50,6 +46,7 @@ from contrastive.training.method import Method
 from contrastive.training.metrics_file import MetricsFile
 from contrastive.training.position import Position
 from contrastive.training.state import Evaluator, Metrics, Settings, State, Throughput
+from contrastive.training.stopping import Stopping
 from contrastive.values import Batch, Progress, never
 
 
@@ -82,9 +79,7 @@ class Engine:
         interrupted: Callable[[], bool] = never,
         context: RunContext,
     ):
-        self.folder = context.folder
-        self.settings = settings
-        self.loader = loader
+        self.folder, self.settings, self.loader = context.folder, settings, loader
         self.accelerator = accelerator
         self.evaluator = evaluator
         self.checkpoints = checkpoints
@@ -104,7 +99,7 @@ class Engine:
         if chunk < images:
             self.passes = GradientCache(self.method, self.model, accelerator, chunk, settings.seed)
         self.state = State()
-        self._saved_step = 0
+        self._stopping = Stopping(self.state)
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
         self.total_steps = self.steps_per_epoch * settings.epochs  # of the schedule
         self.steps = min(self.total_steps, settings.max_steps or self.total_steps)
@@ -136,7 +131,7 @@ class Engine:
         """Train to the last step, evaluating and saving on the way. Raises Interrupted after saving."""
         self._clock = time.perf_counter()
         try:
-            with self._stopping_after("this step"):
+            with self._stopping.after("this step"):
                 if self.state.evaluation_due:
                     self._finish_epoch()
                 while not self._is_over:
@@ -147,23 +142,6 @@ class Engine:
             self._save()
             raise
         self.tick()
-
-    def _stopping_after(self, work: str, *, breaks: bool = False) -> AbstractContextManager[None]:
-        """Within it, a signal ends training after this work, or breaks the work off; the run is saved."""
-
-        def unsaved() -> str:
-            return quantity(self.state.step - self._saved_step, "step")
-
-        def notice(number: int) -> str:
-            press = "press again" if number == signal.SIGINT else "press Ctrl-C"
-            return f"stopping {'' if breaks else 'after '}{work}; {press} to stop now and lose {unsaved()}"
-
-        def loss() -> str:
-            saved = self._saved_step
-            last = f"the checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
-            return f"stopped now, at step {self.state.step}, and lost {unsaved()}: {last}"
-
-        return interrupts.responding(interrupts.Response(notice, loss, breaks=breaks, ends=False))
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -185,8 +163,7 @@ class Engine:
         self._flush()
         if self.total_steps > self.steps == state.step:
             self._position.note_end()
-        state.epoch, state.batch = state.epoch + 1, 0
-        state.evaluation_due = True
+        state.epoch, state.batch, state.evaluation_due = state.epoch + 1, 0, True
         self.run.notify(self.callbacks, lambda callback: callback.epoch_done(self.run, state.epoch))
 
     def _step(self, micro: Sequence[Batch]) -> None:
@@ -268,9 +245,7 @@ class Engine:
         if self._is_over or (every and state.epoch % every == 0):
             with self.stage("evaluation"):
                 metrics = on_first(self._evaluate)
-            description = self.evaluator.description()
-            self.run.protocols = description.get("protocols", {})
-            self.run.log(metrics, description)
+            self.run.log_evaluation(metrics, self.evaluator.description())
             ranking = self.run.ranking_metric = self.evaluator.ranking_metric(metrics)
             better = ranking is not None and state.note_best(metrics[ranking])
             line = {"step": state.step, "epoch": state.epoch, **metrics}
@@ -283,7 +258,7 @@ class Engine:
             raise Interrupted("interrupted")
 
     def _evaluate(self) -> Metrics:
-        with self._stopping_after("this evaluation", breaks=True):
+        with self._stopping.after("this evaluation", breaks=True):
             return self.evaluator.during(self.method)
 
     def tick(self) -> None:
@@ -293,13 +268,13 @@ class Engine:
 
     def _save(self) -> None:
         """Write a checkpoint, never of non-finite weights: no run could recover from it."""
-        with self._stopping_after("this checkpoint"):
+        with self._stopping.after("this checkpoint"):
             self.health.check_weights(self.method, self.state.step)
             check_equal(dict(self.method.named_children()))
             self.tick()
             snapshot = self.state_dict()
             on_first(lambda: self.checkpoints.save(self.state.step, snapshot, self.state.best_step))
-            self._saved_step = self.state.step
+            self._stopping.note_save()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive: plain values and tensors, of unwrapped modules."""
@@ -320,6 +295,6 @@ class Engine:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self._position.load_state_dict(state, self.steps)
-        self._saved_step = self.state.step
+        self._stopping.note_save()
         self.loader.unreadable.update(state["unreadable"])
         self.health.skipped = state.get("skipped", [])

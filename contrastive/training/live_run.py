@@ -138,6 +138,11 @@ class LiveRun:
         self._metrics.append({"step": self.step, "epoch": self.epoch, **figures, **(about or {})})
         self._accelerator.log(dict(figures), step=self.step)
 
+    def log_evaluation(self, metrics: Mapping[str, float], description: Mapping[str, Any]) -> None:
+        """:meth:`log` of an evaluation; its protocols say how callbacks may show these metrics."""
+        self.protocols = description.get("protocols", {})
+        self.log(metrics, description)
+
     def warn(self, message: str) -> None:
         self._warn(message)
 

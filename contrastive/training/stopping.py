@@ -1,0 +1,45 @@
+"""What a signal does while a run trains: the run ends after the work in progress, and nothing is lost."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import AbstractContextManager
+
+from contrastive import interrupts
+from contrastive.text import quantity
+from contrastive.training.state import State
+
+
+class Stopping:
+    """The response of a run to signals. It says what a second signal would lose.
+
+    Args:
+        state: progress of the run; the engine advances it.
+    """
+
+    def __init__(self, state: State):
+        self._state = state
+        self._saved_step = 0
+
+    def note_save(self) -> None:
+        """The newest checkpoint is of this step."""
+        self._saved_step = self._state.step
+
+    def after(self, work: str, *, breaks: bool = False) -> AbstractContextManager[None]:
+        """Within it, a signal ends training after this work, or breaks the work off; the run is saved."""
+
+        def notice(number: int) -> str:
+            press = "press again" if number == signal.SIGINT else "press Ctrl-C"
+            when = "" if breaks else "after "
+            return f"stopping {when}{work}; {press} to stop now and lose {self._unsaved()}"
+
+        response = interrupts.Response(notice, self._loss, breaks=breaks, ends=False)
+        return interrupts.responding(response)
+
+    def _unsaved(self) -> str:
+        return quantity(self._state.step - self._saved_step, "step")
+
+    def _loss(self) -> str:
+        saved = self._saved_step
+        last = f"the checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
+        return f"stopped now, at step {self._state.step}, and lost {self._unsaved()}: {last}"
