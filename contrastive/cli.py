@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         arguments.parser.print_help(sys.stderr)
         return UsageError.exit_code
-    with interrupts.guarded(owns_process=argv is None):
+    with interrupts.guard(owns_process=argv is None):
         try:
             return resolve_name(f"contrastive.commands.{arguments.command}")(arguments)
         except BaseException as error:

@@ -149,7 +149,7 @@ def _window() -> float:
 
 
 @contextmanager
-def guarded(*, owns_process: bool = False) -> Iterator[None]:
+def guard(*, owns_process: bool = False) -> Iterator[None]:
     """Answer SIGINT and SIGTERM within the block, unless a block around it does already.
 
     Outside the main thread signals cannot be caught, and nothing changes.
@@ -201,7 +201,7 @@ os.register_at_fork(after_in_child=_forget_wakeup)
 
 @contextmanager
 def responding(response: Response) -> Iterator[None]:
-    """Answer signals with ``response`` within the block; nothing changes without :func:`guarded`.
+    """Answer signals with ``response`` within the block; nothing changes without :func:`guard`.
 
     Raises:
         Interrupted: the first signal came, and ``response.breaks``.

@@ -41,7 +41,7 @@ SETS = {
     "evaluate.linear.l2": "[0.1]",
 }
 #: Moment -> (what is held there by a slow call, further --set options).
-HELD: dict[str, tuple[str | None, Mapping[str, Any]]] = {
+SLOW_CALLS: dict[str, tuple[str | None, Mapping[str, Any]]] = {
     "opening the data": ("contrastive.build.builder:Builder._open", {}),
     "decoding": ("contrastive.datasets.fashion_mnist_sample:ArrayTable.decode", {}),
     "building the model": ("contrastive.build.builder:Builder.compose", {}),
@@ -52,9 +52,9 @@ HELD: dict[str, tuple[str | None, Mapping[str, Any]]] = {
     "final evaluation": ("contrastive.evaluation.evaluation:Evaluation.final", {"train.max_steps": 3}),
 }
 #: Which call is slow, if not the first.
-HELD_CALL = {"a slow step": 5, "decoding": 500}
+SLOW_CALL_NUMBER = {"a slow step": 5, "decoding": 500}
 COMMANDS = ("two processes", "torchrun", "compare", "evaluate")
-MOMENTS = (*HELD, *COMMANDS)
+MOMENTS = (*SLOW_CALLS, *COMMANDS)
 WAYS = {"SIGINT": (signal.SIGINT, 1), "SIGINT twice": (signal.SIGINT, 2)} | {
     "SIGTERM": (signal.SIGTERM, 1),
     "SIGTERM twice": (signal.SIGTERM, 2),
@@ -72,7 +72,7 @@ class Row:
         output: the lines printed after the first signal.
         delay: seconds from the first signal to the first of them.
         seconds: seconds from the last signal to the exit.
-        lost: steps in metrics.jsonl that no checkpoint holds; None without a run folder.
+        steps_lost: steps in metrics.jsonl that no checkpoint holds; None without a run folder.
         whole: whether every checkpoint is whole.
     """
 
@@ -82,7 +82,7 @@ class Row:
     delay: float | None
     code: int
     seconds: float
-    lost: int | None
+    steps_lost: int | None
     whole: bool
 
 
@@ -94,8 +94,8 @@ def command(moment: str, folder: Path, work: Path) -> list[str]:
     """The command line that comes to the moment."""
     here = [sys.executable, "-m", "contrastive"]
     run = ["run", "simclr", f"--out={folder}"]
-    if moment in HELD:
-        return [sys.executable, __file__, str(work), "--child", moment, *run, *sets(HELD[moment][1])]
+    if moment in SLOW_CALLS:
+        return [sys.executable, __file__, str(work), "--child", moment, *run, *sets(SLOW_CALLS[moment][1])]
     return {
         "two processes": [*here, *run, "--processes=2", *sets()],
         "torchrun": [
@@ -111,7 +111,7 @@ def attempt(moment: str, way: str, work: Path) -> Row:
     """Come to the moment, send the signals, and wait for the end."""
     name = re.sub(r"\W+", "-", f"{moment}-{way}")
     folder, log = work / name, work / f"{name}.log"
-    environment = {**os.environ, "HELD_MARK": str(work / f"{name}.mark"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "SLOW_MARK": str(work / f"{name}.mark"), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as file:
         process = subprocess.Popen(
             command(moment, folder, work),
@@ -121,7 +121,7 @@ def attempt(moment: str, way: str, work: Path) -> Row:
             start_new_session=True,
             cwd=work,
         )
-    wait_for(moment, folder, Path(environment["HELD_MARK"]), process, work)
+    wait_for(moment, folder, Path(environment["SLOW_MARK"]), process, work)
     time.sleep(0.5)
     size = log.stat().st_size
     number, count = WAYS[way]
@@ -143,8 +143,8 @@ def attempt(moment: str, way: str, work: Path) -> Row:
     process.wait()
     text = log.read_bytes()[size:].decode(errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]
-    lost, whole = state_of(run_folder(moment, folder, work))
-    return Row(moment, way, lines, delay, process.returncode, seconds, lost, whole)
+    steps_lost, whole = state_of(run_folder(moment, folder, work))
+    return Row(moment, way, lines, delay, process.returncode, seconds, steps_lost, whole)
 
 
 def run_folder(moment: str, folder: Path, work: Path) -> Path:
@@ -154,10 +154,12 @@ def run_folder(moment: str, folder: Path, work: Path) -> Path:
 
 def wait_for(moment: str, folder: Path, mark: Path, process: subprocess.Popen[bytes], work: Path) -> None:
     deadline = time.monotonic() + PATIENCE
-    held = HELD[moment][0] if moment in HELD else "evaluate" if moment == "evaluate" else None
+    slow_call = (
+        SLOW_CALLS[moment][0] if moment in SLOW_CALLS else "evaluate" if moment == "evaluate" else None
+    )
     while process.poll() is None and time.monotonic() < deadline:
         metrics = run_folder(moment, folder, work) / "metrics.jsonl"
-        if mark.exists() if held else metrics.is_file() and len(MetricsFile(metrics).read()) >= 3:
+        if mark.exists() if slow_call else metrics.is_file() and len(MetricsFile(metrics).read()) >= 3:
             return
         time.sleep(0.02)
 
@@ -168,9 +170,11 @@ def state_of(folder: Path) -> tuple[int | None, bool]:
         return None, True
     problems: list[str] = []
     checkpoints = Checkpoints(folder / "checkpoints", "", problems.append)
-    saved = max((step for step in checkpoints.steps() if checkpoints.load(step) is not None), default=0)
+    checkpoint_step = max(
+        (step for step in checkpoints.steps() if checkpoints.load(step) is not None), default=0
+    )
     lines = MetricsFile(folder / "metrics.jsonl").read()
-    return max(0, (lines[-1]["step"] if lines else 0) - saved), not problems
+    return max(0, (lines[-1]["step"] if lines else 0) - checkpoint_step), not problems
 
 
 def child(moment: str, argv: Sequence[str]) -> None:
@@ -179,19 +183,23 @@ def child(moment: str, argv: Sequence[str]) -> None:
 
     from contrastive.cli import main
 
-    target = "contrastive.evaluation.evaluation:Evaluation.final" if moment == "evaluate" else HELD[moment][0]
+    target = (
+        "contrastive.evaluation.evaluation:Evaluation.final"
+        if moment == "evaluate"
+        else SLOW_CALLS[moment][0]
+    )
     if target is not None:
         owner, _, name = target.rpartition(".")
         original, calls = getattr(resolve_name(owner), name), []
 
-        def held(*arguments: Any, **options: Any) -> Any:
+        def slow_call(*arguments: Any, **options: Any) -> Any:
             calls.append(name)
-            if len(calls) == HELD_CALL.get(moment, 1):
-                Path(os.environ["HELD_MARK"]).touch()
+            if len(calls) == SLOW_CALL_NUMBER.get(moment, 1):
+                Path(os.environ["SLOW_MARK"]).touch()
                 hold()
             return original(*arguments, **options)
 
-        setattr(resolve_name(owner), name, held)
+        setattr(resolve_name(owner), name, slow_call)
     sys.argv = ["contrastive", *argv]
     sys.exit(main())
 
@@ -212,11 +220,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for row in rows:
         own = [line for line in row["output"] if re.match(r"(stopp|interrupted)", line)]
-        printed = "; then: ".join(dict.fromkeys(re.sub(r"in \S*/\S+", "in DIR", line) for line in own))
-        lost = "no run folder" if row["lost"] is None else row["lost"]
+        words = "; then: ".join(dict.fromkeys(re.sub(r"in \S*/\S+", "in DIR", line) for line in own))
+        loss = "no run folder" if row["steps_lost"] is None else row["steps_lost"]
         lines.append(
-            f"| {row['moment']} | {row['way']} | {printed or 'nothing'} | {row['code']} "
-            f"| {row['seconds']:.1f} | {lost} |"
+            f"| {row['moment']} | {row['way']} | {words or 'nothing'} | {row['code']} "
+            f"| {row['seconds']:.1f} | {loss} |"
         )
     whole = sum(row["whole"] for row in rows)
     delays = [row["delay"] for row in rows if row["delay"] is not None]

@@ -28,7 +28,7 @@ step = interrupts.Response(
     lambda number: "stopping after this step", lambda: "lost 3 steps", breaks=False, ends=False
 )
 response, seconds = (interrupts.Response(), 60) if "break" in sys.argv else (step, float(sys.argv[1]))
-with interrupts.guarded(owns_process=True), interrupts.responding(response):
+with interrupts.guard(owns_process=True), interrupts.responding(response):
     print("ready", flush=True)
     hold(seconds)
     print("saved" if interrupts.stop_requested() else "no signal", flush=True)
@@ -98,7 +98,7 @@ def test_a_second_signal_after_the_work_leaves_the_exit_code(number: signal.Sign
 
 def test_a_signal_to_a_forked_worker_is_none_to_its_parent(capsys: pytest.CaptureFixture[str]):
     response = interrupts.Response(breaks=False, ends=False)
-    with interrupts.guarded(), interrupts.responding(response):
+    with interrupts.guard(), interrupts.responding(response):
         child = os.fork()
         if child == 0:
             os.kill(os.getpid(), signal.SIGINT)
@@ -112,7 +112,7 @@ def test_a_signal_to_a_forked_worker_is_none_to_its_parent(capsys: pytest.Captur
 def test_in_a_program_of_someone_else_a_second_sigint_is_a_keyboard_interrupt():
     before = signal.getsignal(signal.SIGINT)
     response = interrupts.Response(breaks=False, ends=False)
-    with interrupts.guarded(), interrupts.responding(response):
+    with interrupts.guard(), interrupts.responding(response):
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.stop_requested()
         os.kill(os.getpid(), signal.SIGTERM)  # held
@@ -124,7 +124,7 @@ def test_in_a_program_of_someone_else_a_second_sigint_is_a_keyboard_interrupt():
 
 def test_a_signal_between_two_stages_breaks_off_the_next():
     step = interrupts.Response(lambda _: "stopping", breaks=False, ends=False)
-    with interrupts.guarded():
+    with interrupts.guard():
         with interrupts.responding(step):
             os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted), interrupts.responding(interrupts.Response()):

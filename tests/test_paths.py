@@ -63,7 +63,12 @@ def test_every_path_of_a_recipe_is_expanded(tmp_path: Path, monkeypatch: pytest.
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     pq.write_table(pa.table({"image": [(tmp_path / "a.png").read_bytes()]}), tmp_path / "t.parquet")
     torch.save({"x": torch.zeros(1)}, tmp_path / "w.pth")
-    for dataset in (ImageFolder("$DATA"), Parquet("$DATA/t.parquet"), Parquet("$DATA/*.parquet", "${DATA}")):
+    for dataset in (
+        ImageFolder("$DATA"),
+        Parquet("$DATA/t.parquet"),
+        Parquet("$DATA/*.parquet"),
+        Parquet("${DATA}"),
+    ):
         table = dataset.table("train")
         assert table is not None
         assert len(table) == 1

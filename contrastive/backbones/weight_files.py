@@ -144,7 +144,7 @@ def _other_kind(file: Path) -> str:
         elif start.startswith((b"PK\x03\x04", b"\x80")):
             reason = f"it is a file that torch.save wrote, not safetensors; rename it to {file.stem}.pth"
         else:
-            reason = f"it is no safetensors file; {_FETCH}"
+            reason = f"it is not a safetensors file; {_FETCH}"
     return f"{reason}." if reason else ""
 
 
@@ -218,7 +218,8 @@ def _reason(file: Path, error: Exception) -> str:
             f"it needs {abbreviate(sorted(classes))}, and loading such objects may run code. If you trust the"
             " file, load it with torch and save only its state dict."
         )
-    if isinstance(error, EOFError) or "truncated" in str(error) or "incomplete" in str(error).lower():
+    text = str(error).lower()
+    if isinstance(error, EOFError) or any(word in text for word in ("truncated", "incomplete", "eof")):
         return f"its end is missing, as after an interrupted download; {_FETCH}."
     message = str(error).strip().partition("\n")[0] or type(error).__name__
     if "weights_only" in message:  # torch's advice is to run what is in the file

@@ -133,7 +133,7 @@ def _prefixes(net: nn.Module, state: State, source: WeightsFile) -> list[str]:
         return likely or [""]
     choice = f"{source.prefix.rstrip('.')}." if source.prefix.strip(".") else ""
     if _is_no_network(choice):
-        raise UsageError(f"weights: '{source.prefix}' in {source.path} is no network but a training's.")
+        raise UsageError(f"weights: '{source.prefix}' in {source.path} belongs to a training, not a network.")
     if choice in likely:
         return [choice]
     if parts := [prefix for prefix in likely if f".{choice}" in f".{prefix}"]:  # a container may be left out

@@ -65,15 +65,15 @@ class Builder:
         except (PluginError, RecipeError):
             raise
         except SizeError as error:
-            self.add_mistake(*self._located(path, str(error)), "augmentation", "dataset")
+            self.add_mistake(*self._location_of(path, str(error)), "augmentation", "dataset")
             return None
         except (ContrastiveError, ValueError, TypeError) as error:
-            self.add_mistake(*self._located(path, str(error)), *partners)
+            self.add_mistake(*self._location_of(path, str(error)), *partners)
             return None
         except Exception as error:  # third-party code may raise anything
             raise PluginError(f"{path}: the part failed with {type(error).__name__}: {error}") from error
 
-    def _located(self, path: str, message: str) -> tuple[str, str]:
+    def _location_of(self, path: str, message: str) -> tuple[str, str]:
         """A part's error as a path and a message without the key or the name that the path states.
 
         Parts know the names of their parameters, not where a recipe has them: ``dataset.root: ...``,

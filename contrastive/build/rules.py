@@ -50,11 +50,11 @@ def trackers(recipe: Recipe) -> Iterator[Mistake]:
 def training_data(recipe: Recipe, data: Data, processes: int) -> Iterator[Mistake]:
     """The data fills a step, batches split evenly among processes, and positives have labels if needed."""
     images, accumulate = len(data.train), recipe.train.accumulate
-    needed = recipe.train.batch_size * accumulate
-    if needed > images:
+    step_images = recipe.train.batch_size * accumulate
+    if step_images > images:
         yield recipe.mistake(
             "train.batch_size",
-            f"a step needs {quantity(needed, 'image')} but the data set has {images:,}; "
+            f"a step needs {quantity(step_images, 'image')} but the data set has {images:,}; "
             f"{_fewer_images(recipe, images, processes)}.",
             "train.accumulate",
             "dataset",

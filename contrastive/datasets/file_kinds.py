@@ -104,7 +104,7 @@ _READ_SIGNATURES = (
     *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"P%d" % number for number in range(1, 8)),
 )
-BROKEN = " (broken link)"  # at the end of a name
+BROKEN_LINK = " (broken link)"  # at the end of a name
 _BASE64 = (b"iVBORw0KGgo", b"/9j/", b"R0lGOD", b"UklGR", b"data:image")
 
 
@@ -196,17 +196,17 @@ def _groups(names: Sequence[str]) -> dict[str, list[str]]:
 def _group(name: str) -> str:
     if name.endswith("/"):
         return f"{os.path.basename(name[:-1])}/"
-    return BROKEN if name.endswith(BROKEN) else os.path.splitext(name)[1].lower()
+    return BROKEN_LINK if name.endswith(BROKEN_LINK) else os.path.splitext(name)[1].lower()
 
 
 def _is_known(group: str) -> bool:
     """Whether more is known of a group than that its members are no images."""
-    return _kind_of_extension(group) is not None or group.endswith(("/", BROKEN))
+    return _kind_of_extension(group) is not None or group.endswith(("/", BROKEN_LINK))
 
 
 def _title(group: str, count: int) -> str:
     """What the names of a group are: ``9 .heic files (HEIF photos; ...)``."""
-    if group == BROKEN:
+    if group == BROKEN_LINK:
         return quantity(count, "broken link")
     if group.endswith("/"):
         return f"{quantity(count, f'{group} folder')} (written by a system, not by you)"

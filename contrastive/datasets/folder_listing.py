@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from contrastive.datasets.decoding import reason
-from contrastive.datasets.file_kinds import BROKEN, EXTENSIONS
+from contrastive.datasets.file_kinds import BROKEN_LINK, EXTENSIONS
 from contrastive.errors import DataError
 
 #: Characters that end a line or control a terminal.
@@ -69,7 +69,7 @@ def _title(root: Path, path: str) -> str:
     text = printable(path)
     if is_system_folder(os.path.basename(path)) and os.path.isdir(root / path):
         return f"{text}/"
-    return f"{text}{BROKEN}" if not is_image_name(path) and is_broken_link(root / path) else text
+    return f"{text}{BROKEN_LINK}" if not is_image_name(path) and is_broken_link(root / path) else text
 
 
 def is_broken_link(path: Path) -> bool:
@@ -160,7 +160,7 @@ def unread_entries(root: Path) -> list[str]:
     texts: list[str] = []
     for name in sorted(os.listdir(root)):
         if not name.startswith(".") and is_broken_link(root / name):
-            texts.append(f"{printable(name)}{BROKEN}")
+            texts.append(f"{printable(name)}{BROKEN_LINK}")
         elif is_system_folder(name) and os.path.isdir(root / name):
             texts.append(f"{printable(name)}/ (written by a system)")
     return texts

@@ -331,13 +331,13 @@ def _in_folders(images: Sequence[str], folder: Path, root: Path) -> bool:
 
 
 def _stray_images(images: Sequence[str], folder: Path, root: Path) -> str:
-    """``: a.png lies next to its folders``, if images of a split do and others lie in its folders."""
+    """``: a.png lies next to its sub-folders``, if images of a split do and others lie in its folders."""
     depth = len(folder.relative_to(root).parts) + 1
     stray = [printable(Path(path).name) for path in images if len(Path(path).parts) == depth]
     if not stray or len(stray) == len(images):
         return ""
-    verb = "lies next to its" if len(stray) == 1 else "lie next to its"
-    return f": {abbreviate(stray)} {verb} folders"
+    verb = "lies" if len(stray) == 1 else "lie"
+    return f": {abbreviate(stray)} {verb} next to its sub-folders"
 
 
 def _no_images(folder: Path, files: Sequence[str], parameter: str) -> str:

@@ -87,7 +87,7 @@ class Vocabulary:
         remarks = [f"{negative:,} of them negative, which is unknown"] if 0 < negative < total else []
         if strangers:
             examples = abbreviate([str(name) for name in sorted(strangers)])
-            remarks.append(f"{strangers.total():,} of classes that train lacks: {examples}")
+            remarks.append(f"{strangers.total():,} that are not of the classes of train: {examples}")
         return remarks
 
     def numbers(self, column: pa.ChunkedArray, class_names: Sequence[str] | None, title: str) -> np.ndarray:

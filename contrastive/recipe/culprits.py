@@ -31,7 +31,7 @@ def culprit(root: Node, files: Sequence[str], path: str, message: str, partners:
         return files.index(where.file) if where.file in files else len(files)
 
     own = _value(root, path.split("."))
-    candidates = [_changed(own, message, layer) if own else root.at(path.split("."))[0].where]
+    candidates = [_change_in(own, message, layer) if own else root.at(path.split("."))[0].where]
     layers = [layer(candidates[0]) if own else len(files) + 1]
     for partner in partners:
         if other := _value(root, partner.split(".")):
@@ -47,7 +47,7 @@ def _value(root: Node, steps: list[str]) -> Node | None:
     return node if depth == len(steps) or is_bare_name else None
 
 
-def _changed(node: Node, message: str, layer: Callable[[Where], int]) -> Where:
+def _change_in(node: Node, message: str, layer: Callable[[Where], int]) -> Where:
     """The location of a value, or of a change within it that lies in a layer above its own."""
     keys = [(key, where) for key, where in _keys(node) if re.search(rf"\b{re.escape(key)}\b", message)]
     if keys:

@@ -87,7 +87,7 @@ class Display:
 
     def decoding(self, images: int, total: int) -> None:
         """Show how many images are decoded, as a phase of its own."""
-        text = f"decoding {images:,} of {total:,} images"
+        text = f"decoding {images:,} of {quantity(total, 'image')}"
         if images >= total:
             self._end_phase()
         elif self._phase is None or not self._phase.text.startswith("decoding "):

@@ -75,7 +75,7 @@ def _weights_files(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
 
 
 @functools.lru_cache(maxsize=64)
-def _digest(file: Path, _modified: int, _size: int) -> str:
+def _digest(file: Path, _time: int, _size: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -107,7 +107,7 @@ def changed_data(environment: Mapping[str, Any], summary: Mapping[str, Any], dat
 
 
 def _counts(before: Mapping[str, int], data: Data) -> str:
-    """The number of images of each split, and what it was: ``train 40, test 12 instead of 20``."""
+    """The number of images of each split, and what it was: ``images: train 40, test 12 instead of 20``."""
     words = []
     for name, table in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         count, earlier = len(table or ()), before.get(name, 0)
@@ -116,4 +116,4 @@ def _counts(before: Mapping[str, int], data: Data) -> str:
                 f"{name} {count:,}" + (f" instead of {earlier:,}" if count != earlier and before else "")
             )
     same = before and not any("instead" in word for word in words)
-    return f"{', '.join(words)} images{' as before, but not the same' if same else ''}"
+    return f"images: {', '.join(words)}{' as before, but not the same' if same else ''}"

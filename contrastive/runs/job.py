@@ -74,7 +74,7 @@ def run(
     display = (display or Display()) if is_first() else Display.silent()
     with (
         display,
-        interrupts.guarded(),
+        interrupts.guard(),
         interrupts.printing(display.log, display.leave_terminal),
         interrupts.responding(_BEFORE_TRAINING),
         _explain_lost_connections(resolved_recipe.train.timeout),
@@ -142,7 +142,7 @@ class Job:
         on_first(self._require_readable)
         accelerator = make_accelerator(self.recipe.train.precision, str(folder), self.recipe.train.trackers)
         self._announce(accelerator.device)
-        with ExitStack() as lock, interrupts.guarded():
+        with ExitStack() as lock, interrupts.guard():
             on_first(lambda: lock.enter_context(folder_lock(folder)))
             earlier = on_first(
                 lambda: begin(

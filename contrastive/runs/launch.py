@@ -60,7 +60,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
     environment = _environment(count, bool(gpus))
     processes = [_Process(arguments, rank, environment) for rank in range(count)]
     try:
-        with interrupts.guarded(), interrupts.responding(interrupts.passing_on(partial(_send, processes))):
+        with interrupts.guard(), interrupts.responding(interrupts.passing_on(partial(_send, processes))):
             failed = _watch(processes)
     finally:
         for process in processes:

@@ -31,15 +31,15 @@ class Stopping:
         def notice(number: int) -> str:
             press = "press again" if number == signal.SIGINT else "press Ctrl-C"
             when = "" if breaks else "after "
-            return f"stopping {when}{work}; {press} to stop now and lose {self._unsaved()}"
+            return f"stopping {when}{work}; {press} to stop now and lose {self._unsaved_steps()}"
 
         response = interrupts.Response(notice, self._loss, breaks=breaks, ends=False)
         return interrupts.responding(response)
 
-    def _unsaved(self) -> str:
+    def _unsaved_steps(self) -> str:
         return quantity(self._state.step - self._saved_step, "step")
 
     def _loss(self) -> str:
-        saved = self._saved_step
-        last = f"the checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
-        return f"stopped now, at step {self._state.step}, and lost {self._unsaved()}: {last}"
+        step = self._saved_step
+        last = f"the checkpoint is of step {step}" if step else "there is no checkpoint yet"
+        return f"stopped now, at step {self._state.step}, and lost {self._unsaved_steps()}: {last}"

@@ -307,7 +307,7 @@ CASES.add(
     splits("train", "test", count=20, evaluate=SCORES),
     either(
         refuses(r"differ|changed|other data"),
-        mentions(r"differ|changed|other data|not the data|30 images|no longer"),
+        mentions(r"differ|changed|other data|not the data|train 30|no longer"),
     ),
     RUN,
     lose_images,

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from contrastive.backbones import Timm, Torchvision
 from contrastive.backbones.weights import WeightsFile, load_weights, read_weights
 from contrastive.errors import UsageError
+from contrastive.text import quantity
 
 SMALL = {"model": "resnet10", "stem": "small", "options": {"width": 0.125}}
 VIT = {"model": "vit_tiny_patch16_224", "options": {"depth": 1}}
@@ -207,7 +208,10 @@ def test_channels_are_adapted_as_timm_does(source, vit, channels, how):
     torch.save({"state_dict": prefixed(source.net.state_dict(), "encoder.")}, FILE)
     backbone = Timm(channels, 32, weights=FILE, **SMALL)
     assert torch.equal(backbone.net.conv1.weight, timm.models.adapt_input_conv(channels, weight))
-    assert f"conv1.weight {how} from 3 to {channels} input channels, as timm does" in backbone.notes[-1]
+    assert (
+        f"conv1.weight {how} from 3 to {quantity(channels, 'input channel')}, as timm does"
+        in backbone.notes[-1]
+    )
     torch.save(vit.state_dict(), FILE)
     notes = " ".join(Timm(channels, 96, weights=FILE, **VIT).notes)
     assert "pos_embed resampled" in notes

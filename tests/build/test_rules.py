@@ -152,7 +152,7 @@ def test_a_model_that_cannot_be_copied_is_left_to_the_run(tiny_recipe, registry)
         parts.optimizer.build(parts.method, 16)
     sets = ["optimizer.groups=[{match: 'nothing.*'}]", "head=locked"]
     ((path, message),) = mistakes_of(load_recipe(tiny_recipe, sets, registry))
-    assert path == "optimizer"
+    assert path == "optimizer.groups.0"
     assert "no parameter matches 'nothing.*'" in message, "built-in optimizers need no copy"
 
 

@@ -203,7 +203,7 @@ EARLY = "callbacks=[{name: early_stopping, patience: 1, figure: FIGURE}]"
 def test_early_stopping_reads_only_what_training_gives(tiny_recipe):
     with pytest.raises(RecipeError) as refused:
         check(tiny_recipe, [EARLY.replace("FIGURE", "linear_top1")])
-    assert "callbacks.0: early_stopping reads 'linear_top1', which evaluations during" in str(refused.value)
+    assert "early_stopping reads 'linear_top1', which evaluations during" in str(refused.value)
     assert "they report knn_*, alignment, " in str(refused.value)
     for figure in ("knn_top1", "effective_rank"):
         assert check(tiny_recipe, [EARLY.replace("FIGURE", figure)])

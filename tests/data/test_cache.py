@@ -377,7 +377,7 @@ def test_mistakes_in_the_recipe(tiny_recipe: Path, capsys: pytest.CaptureFixture
     sets = ["--set", "train.memory_limit=-1", "--set", "train.cache=null"]
     assert main(["check", str(tiny_recipe), *sets]) == 2
     output = capsys.readouterr().err
-    assert "train.memory_limit: must be greater than or equal to 0, not -1" in output
+    assert "train.memory_limit  must be greater than or equal to 0, not -1" in output
     assert "train.cache: must be text, not null" in output
 
 

@@ -251,7 +251,7 @@ def test_what_is_no_image_file_is_skipped_and_named(name: str, tmp_path: Path):
 
 def test_a_folder_of_nothing_else_says_so(tmp_path: Path):
     no_loop(tmp_path)
-    with pytest.raises(DataError, match=r"none of its 1 files is an image \(itself\.png\)"):
+    with pytest.raises(DataError, match=r"none of its 1 file is an image \(itself\.png\)"):
         ImageFolder(tmp_path).table("train")
 
 

@@ -126,13 +126,13 @@ def test_names_of_splits(name, split):
         (
             ("train/cat/2", "train/dog/2", "train/1"),
             {},
-            "train: train/ (5 images, no labels: 0.png lies next to its folders)",
+            "train: train/ (5 images, no labels: 0.png lies next to its sub-folders)",
         ),
         (
             (*LABELLED, "test/cat/2", "test/2"),
             {},
             "train: train/ (6 images, 2 classes); "
-            "test: test/ (4, no labels: 0.png, 1.png lie next to its folders)",
+            "test: test/ (4, no labels: 0.png, 1.png lie next to its sub-folders)",
         ),
         (("photos/2",), {}, "train: ./ (2 images, no labels: photos/ is the only folder)"),
         (

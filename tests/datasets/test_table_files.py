@@ -48,8 +48,12 @@ def test_the_reading_names_files_labels_and_what_is_not_read(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("train", "test", "reading"),
     [
-        (["cat", "dog"], ["cat", "owl", "owl", None], "labelled, 2 of classes that train lacks: owl"),
-        (["cat", "dog"], ["dog "], "no labels: 1 of classes that train lacks: dog "),
+        (
+            ["cat", "dog"],
+            ["cat", "owl", "owl", None],
+            "labelled, 2 that are not of the classes of train: owl",
+        ),
+        (["cat", "dog"], ["dog "], "no labels: 1 that are not of the classes of train: dog "),
         ([0, 1, 1], [-1, -1, 0], "labelled, 2 of them negative, which is unknown"),
         ([0, 1, 1], None, "no labels: there is no column 'label'"),
         ([0, 1, 1], [1], "labelled"),

@@ -258,8 +258,8 @@ def test_one_protocol_may_stand_under_several_keys():
 
 def test_later_mistakes_have_a_place():
     found = recipe("dataset: fashion_mnist_sample\ntrain:\n  batch_size: 512\n")
-    assert found.where("train.batch_size") == Where("recipe.yaml", 3, 15)
-    assert found.where("train.epochs") == Where("recipe.yaml", 3, 3)  # left out: its section
+    assert found.mistake("train.batch_size", "").where == Where("recipe.yaml", 3, 15)
+    assert found.mistake("train.epochs", "").where == Where("recipe.yaml", 3, 3)  # left out: its section
     assert (
         str(found.mistake("train.batch_size", "too many")) == "recipe.yaml:3:15  train.batch_size: too many"
     )
@@ -299,8 +299,8 @@ train: {epochs: 3, seed: 7}
     assert "temperature" not in found.losses[0].part.params
     assert found.target.params["of"].name == "shared"
     assert (found.train.epochs, found.train.seed, found.name) == (3, 8, "top")
-    assert found.where("train.epochs").file == "base.yaml"
-    assert found.where("train.seed").file == "middle.yaml"
+    assert found.mistake("train.epochs", "").where.file == "base.yaml"
+    assert found.mistake("train.seed", "").where.file == "middle.yaml"
 
 
 def test_extends_looks_beside_the_file_first_and_then_among_shipped_recipes(tmp_path):

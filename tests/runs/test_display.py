@@ -151,7 +151,11 @@ def test_the_time_left_includes_the_final_evaluation():
     display.run_ended(RUN)
     times = [re.search(r"images/s  (.*) left", line)[1] for line in out.getvalue().splitlines()[1:]]
     assert times[0] == "1 min 33 s"  # 30 steps of 2 s, and 1,000 images six times faster than in training
-    assert times[1:] == ["43 s", "22 s", "0 s"]  # 3 s for 100 images: 30 s for 1,000; the second took none
+    assert times[1:] == [
+        "1 min 13 s",
+        "21 s",
+        "0 s",
+    ]  # 3 s for 100 images: 30 s for 1,000; the second took none
 
 
 class Patience:

@@ -119,7 +119,7 @@ def _run(recipe: Path, seed: int, folder: Path) -> int:
         with suppress(ProcessLookupError):
             child.send_signal(number)
 
-    with interrupts.guarded(), interrupts.responding(interrupts.passing_on(pass_on)):
+    with interrupts.guard(), interrupts.responding(interrupts.passing_on(pass_on)):
         code = child.wait()  # the child prints what a signal does
         return Interrupted.exit_code if interrupts.stop_requested() else code
 
