@@ -82,16 +82,16 @@ def test_a_run_of_an_earlier_version_recorded_no_weights(project):
     [
         (
             lambda: [f.unlink() for f in Path("photos/test/disc").iterdir()],
-            "train 120, test 20 instead of 30",
+            "images: train 120, test 20 instead of 30",
         ),
-        (lambda: shutil.rmtree("photos/test"), "train 120, test 0 instead of 30 images"),
+        (lambda: shutil.rmtree("photos/test"), "images: train 120, test 0 instead of 30"),
         (
             lambda: shutil.copytree("photos/train/disc", "photos/train/ring"),
-            "train 160 instead of 120, test 30 images",
+            "images: train 160 instead of 120, test 30",
         ),
         (
             lambda: Path("photos/train/disc/0.png").replace("photos/train/disc/x.png"),
-            "train 120, test 30 images as before, but not the same",
+            "images: train 120, test 30 as before, but not the same",
         ),
     ],
     ids=["fewer", "no test", "another class", "renamed"],

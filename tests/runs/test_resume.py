@@ -75,7 +75,7 @@ def test_a_kill_between_recipe_and_environment_keeps_a_run_longer(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resume, "write_json", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder)
     assert "epochs: 2" in (folder / "recipe.yaml").read_text()
     assert contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder).summary["epochs"] == 2
