@@ -340,7 +340,7 @@ def test_an_optimizers_state_is_never_taken_nor_proposed(source):
     moments = {"exp_avg": {name: torch.zeros_like(value) for name, value in state.items()}}
     torch.save({"model": state, "optimizer": moments}, FILE)
     assert_same(Timm(3, 32, weights=FILE, **SMALL).net, state)
-    with pytest.raises(UsageError, match=r"'optimizer\.exp_avg' in w\.pth is no network but a training's"):
+    with pytest.raises(UsageError, match=r"'optimizer\.exp_avg' in w\.pth belongs to a training, not"):
         Timm(3, 32, weights=WeightsFile(path=FILE, prefix="optimizer.exp_avg"), **SMALL)
     for other in ({"optimizer": moments}, {"optimizer_states": [1], "grad": moments["exp_avg"]}):
         torch.save(other, FILE)

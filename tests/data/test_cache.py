@@ -378,7 +378,7 @@ def test_mistakes_in_the_recipe(tiny_recipe: Path, capsys: pytest.CaptureFixture
     assert main(["check", str(tiny_recipe), *sets]) == 2
     output = capsys.readouterr().err
     assert "train.memory_limit  must be greater than or equal to 0, not -1" in output
-    assert "train.cache: must be text, not null" in output
+    assert "train.cache  must be text, not null" in output
 
 
 def test_an_image_painted_over_in_place_is_decoded_anew(tmp_path: Path):
