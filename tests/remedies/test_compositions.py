@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+import os
 import re
+import tarfile
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +21,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
+import contrastive.backbones.weight_files as weight_files_module
 import contrastive.runs.job as job
 from contrastive import hookimpl
 from contrastive.augmentations import (
@@ -41,6 +51,7 @@ BYOL = ["loss=regression", "negatives=none", "target=ema", PREDICTOR]
 CROPS = "{times: 2, pipeline: {name: simclr, size: %d}}"
 TWO_SIZES = f"augmentation={{name: views, of: [{CROPS % 16}, {CROPS % 12}]}}"
 VIT = "{name: timm, model: vit_tiny_patch16_224, stem: standard, options: {patch_size: 4, depth: 1}}"
+FILES = "backbones/weight_files.py"
 RULES, NEEDS = "build/rules.py", "parts/base.py"
 
 
@@ -173,6 +184,176 @@ def saved(name: str = "weights.pt", **arguments: Any) -> str:
     """A file with the state dict of a timm model."""
     torch.save(Timm(3, **{"image_size": 32, **arguments}).net.state_dict(), name)
     return name
+
+
+def with_state(change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """The small backbone with a file of its weights, changed."""
+    torch.save(change(Timm(3, 16, **small()).net.state_dict()), "changed.pt")
+    return {**small(), "weights": Path("changed.pt")}
+
+
+def grid(count: int) -> dict[str, Any]:
+    """A transformer with weights for so many patches."""
+    state = Timm(3, 16, **vit(4)).net.state_dict()
+    state["pos_embed"] = state["pos_embed"][:, : 1 + count]
+    torch.save(state, "grid.pt")
+    return {"size": 16, **vit(4), "weights": Path("grid.pt")}
+
+
+def read(path: Path) -> None:
+    weight_files_module.read_weights(path)
+
+
+STATE = {"layer.weight": torch.ones(2, 2)}
+
+
+def plain(name: str = "w.pt") -> Path:
+    """A file with a state dict, as its remedy leaves it."""
+    (save_file if name.endswith(".safetensors") else torch.save)(STATE, name)
+    return Path(name)
+
+
+def content(start: bytes, name: str = "w.pt") -> Callable[[], Path]:
+    """A file that begins so."""
+    return lambda: Path(name).write_bytes(start + bytes(600)) and Path(name)
+
+
+def packed(name: str, opening: Callable[..., Any]) -> tuple[Callable[[], Path], Callable[[str], Path]]:
+    """A file that is compressed, and what unpacks it."""
+
+    def pack() -> Path:
+        with opening(name, "wb") as stream:
+            stream.write(plain("inner.pt").read_bytes())
+        return Path(name)
+
+    def unpack(_: str) -> Path:
+        with opening(name, "rb") as stream:
+            Path("w.pt").write_bytes(stream.read())
+        return Path("w.pt")
+
+    return pack, unpack
+
+
+def archived(kind: str) -> Callable[[], Path]:
+    """An archive of a file of weights."""
+
+    def make() -> Path:
+        plain("inner.pt")
+        if kind == "zip":
+            with zipfile.ZipFile("w.pt", "w") as archive:
+                archive.write("inner.pt")
+        else:
+            with tarfile.open("w.pt", "w") as archive:
+                archive.add("inner.pt")
+        return Path("w.pt")
+
+    return make
+
+
+def unpacked(_: str) -> Path:
+    os.remove("inner.pt")
+    if zipfile.is_zipfile("w.pt"):
+        with zipfile.ZipFile("w.pt") as archive:
+            archive.extractall()
+    else:
+        with tarfile.open("w.pt") as archive:
+            archive.extractall(filter="data")
+    return Path("inner.pt")
+
+
+def in_folder(*names: str) -> Callable[[], Path]:
+    def make() -> Path:
+        for name in names:
+            Path("folder", name).parent.mkdir(parents=True, exist_ok=True)
+            plain(f"folder/{name}")
+        return Path("folder")
+
+    return make
+
+
+def named(words: str) -> Callable[[str], Path]:
+    """The path after some words of a message."""
+    return lambda message: Path(re.search(rf"{words} ([^\s:,;]*[^\s:,;.])", message)[1])
+
+
+def renamed(message: str) -> Path:
+    (old,) = Path().glob("w.*")
+    return old.rename(re.search(r"rename it to (\S+?)\.$", message)[1])
+
+
+def as_other(name: str, other: str) -> Callable[[], Path]:
+    """A file with the name of another kind."""
+    return lambda: plain(name).rename(other)
+
+
+def merged(_: str) -> Path:
+    """One file of all shards in the folder."""
+    states = [torch.load(path, weights_only=True) for path in Path("folder").iterdir()]
+    torch.save({name: value for state in states for name, value in state.items()}, "merged.pt")
+    return Path("merged.pt")
+
+
+def shard() -> Path:
+    in_folder("w-00001-of-00002.bin", "w-00002-of-00002.bin")()
+    return Path("folder/w-00001-of-00002.bin")
+
+
+def scripted() -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), "w.pt")
+    return Path("w.pt")
+
+
+def saved_as_told(message: str) -> Path:
+    """The command that a message quotes is run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(re.search(r"torch\.save\(.*\)", message)[0], {"torch": torch})
+    return Path("weights.pth")
+
+
+def opened_by(is_allowed: bool) -> None:
+    path, plain_open = plain(), Path.open
+
+    def refuse(*arguments: Any, **more: Any) -> Any:
+        if not is_allowed:
+            raise PermissionError(13, "Permission denied")
+        return plain_open(*arguments, **more)
+
+    with mock.patch.object(Path, "open", refuse):
+        read(path)
+
+
+def weight_files() -> Iterator[Remedy]:
+    def case(words: str, wrong: Any, right: Any = lambda _: plain()) -> Remedy:
+        return Remedy(FILES, words, read, wrong, right)
+
+    for words, start in (
+        ("is a 7z archive", b"7z\xbc\xaf"),
+        ("is a RAR archive", b"Rar!"),
+        ("an HDF5 file", b"\x89HDF"),
+        ("a NumPy array", b"\x93NUMPY"),
+        ("a GGUF file", b"GGUF"),
+        ("compressed with zstd", b"\x28\xb5\x2f\xfd"),
+        ("download the file itself", b"<!DOCTYPE html>"),
+        ("or save a state dict with torch.save", b"\x80\x02damaged"),
+    ):
+        yield case(words, content(start))
+    yield case("compressed with gzip", *packed("w.pt.tar", gzip.open))
+    yield case("compressed with bzip2", *packed("w.pt.tar", bz2.open))
+    yield case("compressed with xz", *packed("w.pt.tar", lzma.open))
+    yield case("ZIP archive that torch.save did not write", archived("zip"), unpacked)
+    yield case("is a tar archive", archived("tar"), unpacked)
+    yield case("download or copy it again", lambda: Path("w.pt").write_bytes(b"") or Path("w.pt"))
+    yield case("Merge the shards into one file", shard, merged)
+    yield case("set weights to that folder", in_folder("backbone/model.safetensors"), named("encoder is in"))
+    yield case("Set weights to the file in it", in_folder("w.pt"), named("the file in it:"))
+    yield case("Set weights to one of the files", in_folder("a.pt", "b.pt"), named("such as"))
+    yield Remedy(FILES, "check its permissions", opened_by, False, True)
+    yield case("rename it to {}.safetensors", as_other("a.safetensors", "w.pt"), renamed)
+    yield case("rename it to {}.pth", as_other("a.pt", "w.safetensors"), renamed)
+    yield case("a TorchScript program", scripted, saved_as_told)
 
 
 def exported(folder: str, model: str = "resnet10t") -> str:
@@ -444,17 +625,40 @@ def remedies() -> Iterator[Remedy]:
         lambda: {**small(), "weights": Path(saved(image_size=16, **small(width=0.25)))},
         lambda _: {**small(width=0.25), "weights": Path("weights.pt")},
     )
-    for words, wrong in (("weights: {}. Give {}", "none.pt"), ("nor a file that can be read", "tiny.yaml")):
+    for words, wrong in (("does not exist{}. Give {}", "none.pt"), ("nor a file that can be", "tiny.yaml")):
         yield Remedy(
-            "backbones/weights.py",
+            FILES,
             words,
             timm,
             lambda wrong=wrong: {**small(), "weights": Path(wrong)},
             lambda _: {**small(), "weights": Path(saved(image_size=16, **small()))},
         )
     yield Remedy(
-        "backbones/weights.py", "load it with torch and save only", timm, with_object, only_state_dict
+        FILES, "load it with torch and save only", timm, with_object, only_state_dict
     )
+    yield from weight_files()
+    yield Remedy(
+        "backbones/weights.py",
+        "Give a file with the weights themselves",
+        timm,
+        lambda: with_state(lambda state: {f"exp_avg.{name}": value for name, value in state.items()}),
+        lambda _: with_state(dict),
+    )
+    yield Remedy(
+        "backbones/weights.py",
+        "take the original ones",
+        timm,
+        lambda: with_state(lambda state: {name: value.to(torch.int8) for name, value in state.items()}),
+        lambda _: with_state(dict),
+    )
+    yield Remedy(
+        "backbones/weights.py",
+        "take an earlier checkpoint",
+        timm,
+        lambda: with_state(lambda state: {name: value * float("nan") for name, value in state.items()}),
+        lambda _: with_state(dict),
+    )
+    yield Remedy("backbones/weights.py", "trained on square images", timm, lambda: grid(6), lambda _: grid(9))
     yield Remedy("backbones/weights.py", "Choose one: weights:", timm, two_prefixes, with_prefix)
     yield Remedy("backbones/weights.py", "or set options: {patch_size: {}}", timm, other_patches, own_patches)
     yield Remedy(
@@ -496,7 +700,6 @@ def remedies() -> Iterator[Remedy]:
         ["augmentation=[{name: torchvision, transform: ToTensor}, {name: random_resized_crop, size: 16}]"],
         ["augmentation={name: views, of: [{times: 2, pipeline: [{name: random_resized_crop, size: 16}]}]}"],
     )
-    yield Remedy("heads/mlp.py", "give at least one width", composed, ["head.dims=[]"], ["head.dims=[8]"])
     yield Remedy("heads/mlp.py", "give at least one width", lambda dims: MLP(8, dims) and None, [], [8])
     yield Remedy(
         "heads/mlp.py",

@@ -26,6 +26,7 @@ from contrastive.augmentations import Flip, Operation, Pipeline, RandomResizedCr
 from contrastive.data import Cache, TrainLoader, require_readable
 from contrastive.datasets import FashionMNISTSample, HuggingFace, ImageFolder, Parquet, Subset
 from contrastive.datasets import Torchvision as TorchvisionData
+from contrastive.datasets.columns import absent_labels
 from contrastive.datasets.decoding import decode_image
 from contrastive.paths import user_path
 from tests.support.attempts import opened
@@ -35,7 +36,7 @@ from tests.support.remedies import ROOT, Remedy
 
 FOLDERS, FOLDER = "datasets/folder_splits.py", "datasets/image_folder.py"
 COLUMNS, KINDS, TORCHVISION = "datasets/columns.py", "datasets/file_kinds.py", "datasets/torchvision.py"
-HUB = "datasets/hugging_face.py"
+HUB, TABLES = "datasets/hugging_face.py", "datasets/table_files.py"
 
 
 def png(value: int = 0, size: tuple[int, int] = (8, 8)) -> bytes:
@@ -142,7 +143,10 @@ def folder_remedies() -> Iterator[Remedy]:
         lambda message: of(MIXED, train=re.search(r"set dataset.train: (\w+) \(", message)[1])(),
     )
     yield case("set {} (the train split is then", of(TESTED), of(TESTED, test="test"))
-    yield case("are classes, set dataset.train: .", of(TESTED), of(TESTED, train="."))
+    yield case("are classes, set dataset.train: . (a dot). If", of(TESTED), of(TESTED, train="."))
+    similar = ["my_train/1.png", "my_test/1.png"]
+    yield case("are \"classes, set dataset.train", of(similar), of(similar, train="."))
+    yield case("is empty. Set dataset.{} to a folder", of(plain, train=""), of(plain, train="auto"))
     yield case(
         "holds the splits, set dataset.root",
         of(DEEP),
@@ -150,11 +154,14 @@ def folder_remedies() -> Iterator[Remedy]:
     )
     arranged = ["train/b/1.png", "test/1.png"]
     yield case("Arrange the images as train/ and test/", of(DEEP_ALONE), of(arranged))
-    yield case("is named like a split, and", of(DEEP_ALONE), of(DEEP_ALONE, train="."))
+    yield case("trained on. {}; to train on all images", of(DEEP_ALONE), of(DEEP_ALONE, train="."))
     yield Remedy(FOLDER, "{}. Set dataset.root to a folder", folder, {"root": Path("none")}, of(["1.png"]))
     yield Remedy(FOLDER, "would be read as both", folder, linked, unlinked)
     strange = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dgo/1.png"]
     yield Remedy(FOLDER, "the train split has no class", folder, of(strange), of(strange, test="none"))
+    odd = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/bird/1.png"]
+    yield Remedy(FOLDER, "Rename or remove the folder", folder, of(odd), of(odd[:3]))
+    yield Remedy(FOLDER, "Put images there, or", folder, of([*odd, "train/bird/"]), of([*odd, "train/bird/1.png"]))
     yield Remedy(FOLDER, "have the same hash", hashed, ["a.png", "b.png"], ["a.png", "bb.png"])
     yield Remedy(FOLDER, "the folder is empty", folder, of([]), of(["1.png"]))
     yield Remedy(FOLDER, "is an image ({})", folder, of(["1.txt"]), of(["1.txt", "2.png"]))
@@ -183,6 +190,42 @@ def tables(files: list[pa.Table]) -> None:
     for number, each in enumerate(files):
         pq.write_table(each, f"{'ab'[number]}.parquet")
     opened(partial(Parquet, Path("[ab].parquet")))
+
+
+def hint_of_folders(as_column: bool) -> str:
+    """What is said of labels that are the names of folders, or a column."""
+    Path("label=cat").mkdir(exist_ok=True)
+    content = {"image": [png(n) for n in range(4)], **({"label": ["cat"] * 4} if as_column else {})}
+    pq.write_table(pa.table(content), "label=cat/0.parquet")
+    dataset = Parquet(Path("label=cat/0.parquet"))
+    return "" if dataset.table("train").labels is not None else dataset.label_hint or ""
+
+
+def with_names(names: list[str]) -> None:
+    columns = [pa.array([png(n) for n in range(4)]), *[pa.array([0, 1, 0, 1])] * 2]
+    pq.write_table(pa.Table.from_arrays(columns, names=["image", *names]), "n.parquet")
+    opened(partial(Parquet, Path("n.parquet")))
+
+
+def split_tables(splits: dict[str, str]) -> None:
+    for number, name in enumerate(("tr", "te")):
+        pq.write_table(pa.table({"image": [png(2 * number), png(2 * number + 1)]}), f"{name}.parquet")
+    opened(partial(Parquet, **{split: Path(name) for split, name in splits.items()}))
+
+
+def named_tables(splits: dict[str, str]) -> None:
+    Path("n").mkdir(exist_ok=True)
+    for number, name in enumerate(("train", "test")):
+        pq.write_table(
+            pa.table({"image": [png(2 * number), png(2 * number + 1)]}), f"n/{name}-00000-of-00001.parquet"
+        )
+    opened(partial(Parquet, **{split: Path(name) for split, name in splits.items()}))
+
+
+def absent(names: list[str]) -> str:
+    """What is said of a split with these columns of integers next to images, if train has ``label``."""
+    hint = absent_labels(dict.fromkeys(names, pa.int64()), "label")
+    return "" if "label" in names else hint
 
 
 def train_and_test(labels: tuple[list[Any], list[Any]]) -> None:
@@ -271,8 +314,20 @@ def table_remedies() -> Iterator[Remedy]:
         (["a"], ["a"]),
     )
     yield Remedy("datasets/parquet.py", "the table has no rows", tables, [EMPTY, EMPTY], [EMPTY, ENCODED])
+    yield Remedy("datasets/parquet.py", "; write them into a column", hint_of_folders, False, True)
+    yield Remedy("datasets/parquet.py", "Rename all but one of them", with_names, ["a", "a"], ["a", "b"])
+    both = {"train": "*.parquet", "test": "te.parquet"}
+    yield Remedy(TABLES, "to other files", split_tables, both, {"train": "tr.parquet", "test": "te.parquet"})
     yield Remedy(
-        "datasets/parquet.py",
+        TABLES,
+        "its tables are named like the splits",
+        named_tables,
+        {"train": "n"},
+        lambda message: dict(re.findall(r"dataset\.(\w+): (\S+\*\.parquet)[,;]", message)),
+    )
+    yield Remedy(COLUMNS, "holds them, rename it to", absent, ["class"], lambda message: [one_of(message, "to '")])
+    yield Remedy(
+        TABLES,
         "to a parquet file, or a folder or pattern",
         lambda make: opened(make),
         lambda: partial(Parquet, Path("none.parquet")),
@@ -655,6 +710,12 @@ def hub_remedies() -> Iterator[Remedy]:
     yield Remedy(
         HUB, "Set dataset.config to one of", configured, {}, lambda message: {"config": one_of(message)}
     )
+    yield Remedy(HUB, "Remove dataset.revision, or", hub, on_disk({"revision": "v2"}), on_disk())
+    yield Remedy(
+        HUB, "to another.", hub, on_disk({"validation": "test", "test": "test"}), on_disk({"test": "test"})
+    )
+    three = {"train": 4, "test1": 2, "test2": 2}
+    yield Remedy(HUB, "to one of them, or to null", hub, on_disk(**three), on_disk({"test": "test2"}, **three))
     yield Remedy(HUB, "Check dataset.path, dataset.config", connected, False, True)
     yield Remedy(HUB, "read parquet files with dataset parquet", unknown_type, False, True)
     yield Remedy(

@@ -397,7 +397,9 @@ def losses() -> Iterator[Remedy]:
         changed(half_of(raw), normalised=False),
     )
     yield case("loss", "use comparison.rows() and aligned()", "order", loss.OrderDependent, _Loss)
-    roots = changed(lambda self, c: roots_of(c, 0.0)), changed(lambda self, c: roots_of(c, 1e-6))
+    roots = [
+        changed(lambda self, c, least=least: roots_of(c, least), normalised=False) for least in (0.0, 1e-6)
+    ]
     yield case("loss", "guard divisions, roots", "half precision", *roots)
     yield case("loss", "compared with itself; change state in", "pure", Counts, CountsLater)
     yield case("loss", "another loss the second time", "pure", Jitters, _Loss)
@@ -504,6 +506,12 @@ def versioned(value: Any) -> type:
     return type("Versioned", (WholeProtocol,), {"__doc__": "kNN.", "version": value})
 
 
+def in_units(unit: str) -> type:
+    """A protocol with a metric of a unit, above 1."""
+    own = {"version": 1, "metric_units": {"distance": unit}, "score": lambda *_: {"top1": 0.5, "distance": 3.0}}
+    return type("InUnits", (Protocol,), {"__doc__": "A distance.", **own})
+
+
 class Tensors(WholeProtocol):
     """kNN whose metric is a tensor."""
 
@@ -604,6 +612,10 @@ def others() -> Iterator[Remedy]:
     yield case("protocol", "write version = 1", "version", protocol.Unversioned, WholeProtocol)
     yield case("protocol", "give a whole number from 1 on", "version", versioned("1.0"), versioned(1))
     yield case("protocol", "convert it with float()", "metrics", Tensors, WholeProtocol)
+    yield case("protocol", "in metric_units is {}; write {}", "metrics", in_units("percent"), in_units("number"))
+    yield case(
+        "protocol", "which is not a fraction; write metric_units", "metrics", in_units("fraction"), in_units("number")
+    )
     yield case("protocol", "return a fraction", "metrics", protocol.Percent, WholeProtocol)
     yield case("protocol", "seed its random draws", "deterministic", protocol.Unseeded, WholeProtocol)
     yield case(

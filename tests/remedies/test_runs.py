@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,10 @@ from torch import nn
 import contrastive
 import contrastive.backbones.onnx as onnx
 import contrastive.distributed as distributed
+import contrastive.runs.inputs as inputs
 import contrastive.runs.job as job
 import contrastive.runs.launch as launch
+import contrastive.runs.network as network
 import contrastive.runs.process_guard as process_guard
 import contrastive.training.accelerator as accelerator
 from contrastive.backbones import Timm
@@ -60,6 +63,7 @@ NO_PROTOCOLS = ["--set=evaluate.knn=null", "--set=evaluate.linear=null"]
 def _finished_run(folder: Path, tiny_run: Path) -> None:
     shutil.copytree(tiny_run, RUN)
     Path("taken").write_text("a file")
+    Path("taken.parquet").write_text("a file")
     Path("full").mkdir()
     Path("full", "notes.txt").write_text("mine")
 
@@ -309,7 +313,8 @@ def finished_runs() -> Iterator[Remedy]:
     yield Remedy(candidates, "name only one", planned, twins, ([str(RUN)], []))
     yield Remedy(candidates, "give each its own `name:`", recipes, ["a", "a"], ["a", "b"])
     yield Remedy("commands/embed.py", "make the folder first", embedded, "features/h.parquet", made)
-    yield Remedy("commands/embed.py", "is a folder; name a file", embedded, "full", "h.parquet")
+    yield Remedy("contrastive/files.py", "is a folder; name a file", embedded, "full", "h.parquet")
+    yield Remedy("contrastive/files.py", "so it is not replaced; choose", embedded, "taken.parquet", "h.parquet")
     yield Remedy(
         "commands/evaluate.py",
         "name one with --protocol",
@@ -376,6 +381,11 @@ def scaffold(name_and_out: tuple[str, str]) -> None:
     create(name, "loss", registry(), out)
 
 
+def scaffold_of(kinds: list[str]) -> None:
+    shutil.rmtree("new", ignore_errors=True)
+    create("my-part", kinds, registry(), "new")
+
+
 def scaffolds() -> Iterator[Remedy]:
     mine = ("my-loss", "new")
     yield Remedy(SCAFFOLD, "exists already; choose another name", scaffold, ("contrastive-moco", "new"), mine)
@@ -388,6 +398,7 @@ def scaffolds() -> Iterator[Remedy]:
         ("My_Loss", "new"),
         lambda message: (re.search(r"Try '([^']+)'", message)[1], "new"),
     )
+    yield Remedy(SCAFFOLD, "is there twice; name it once", scaffold_of, ["loss", "loss"], ["loss"])
     yield Remedy(SCAFFOLD, "cannot name a module and a part", scaffold, ("class", "new"), mine)
     yield Remedy(SCAFFOLD, "is a module of Python itself", scaffold, ("json", "new"), mine)
 
@@ -408,7 +419,7 @@ def launched(variables: dict[str, str]) -> None:
         for name in names:
             del os.environ[name]
         os.environ.update(variables)
-        launch.join_processes()
+        launch.join_processes(30.0)
 
 
 def started(variables: dict[str, str]) -> None:
@@ -434,6 +445,39 @@ def announced(arguments: tuple[str, list[Any]]) -> None:
         job.Job._announce_processes(own, torch.device("cuda"))
 
 
+def on_machines(interface: str | None, variables: dict[str, str]) -> None:
+    """One of two processes, on a machine whose name resolves to the loopback address."""
+    with (
+        mock.patch.dict(os.environ, {"LOCAL_WORLD_SIZE": "1"}),
+        mock.patch.object(network, "_address_of_gloo", return_value="127.0.1.1"),
+        mock.patch.object(network, "_interface_to", return_value=interface),
+    ):
+        os.environ.pop(network.VARIABLE, None)
+        os.environ.update(variables)
+        network.refuse_loopback(2)
+
+
+def started_from(environment: dict[str, Any]) -> None:
+    inputs.require_same_weights(environment, of_weights(), RUN)
+
+
+def of_weights() -> Any:
+    backbone = "{name: timm, model: resnet10, stem: small, options: {width: 0.125}, weights: w.pt}"
+    return load_recipe(TINY, [f"backbone={backbone}"], registry())
+
+
+def weights_replaced() -> dict[str, Any]:
+    Path("w.pt").write_bytes(b"first")
+    environment = {inputs.WEIGHTS: inputs.initial_weights(of_weights())}
+    Path("w.pt").write_bytes(b"second")
+    return environment
+
+
+def weights_restored(_: str) -> dict[str, Any]:
+    Path("w.pt").write_bytes(b"first")
+    return {inputs.WEIGHTS: inputs.initial_weights(of_weights())}
+
+
 def agreeing(world: int) -> None:
     def gather(each: list[Any], own: dict[str, str]) -> None:
         each[:] = [own, dict.fromkeys(own, "other")]
@@ -451,6 +495,8 @@ def resumed(resume: str) -> None:
         metrics=SimpleNamespace(truncate=lambda _: None),
         callbacks=[],
         folder=RUN,
+        loader=SimpleNamespace(decode=lambda: None),
+        run=SimpleNamespace(notify=lambda *_: None),
     )
     job.Job._start(SimpleNamespace(display=None), engine, resume)
 
@@ -494,6 +540,16 @@ def processes() -> Iterator[Remedy]:
     )
     yield Remedy("runs/job.py", "remove it here, and run it", announced, ("a" * 64, [TUNING]), ("a" * 64, []))
     yield Remedy("runs/job.py", "drop --resume must", resumed, "must", "auto")
+    interface = re.compile(r"export (\w+)=(\w+)")
+    for words, of_route in (("export {}={}", "eth1"), ("or its name here", None), ("Name the network", "eth1")):
+        yield Remedy(
+            "runs/network.py",
+            words,
+            partial(on_machines, of_route),
+            {},
+            lambda message: dict([interface.search(message).groups()]),
+        )
+    yield Remedy("runs/inputs.py", "name another folder with", started_from, weights_replaced, weights_restored)
     yield Remedy("contrastive/distributed.py", "Train in one process", agreeing, 2, 1)
     yield Remedy(
         "training/accelerator.py",
@@ -536,9 +592,9 @@ def remembered_twice(moves: bool) -> str:
 
 
 def length(with_batch_norm: bool) -> str:
-    z = 1e-9 * torch.randn(64, 16)
+    z = 1e-6 * torch.randn(64, 16)
     return (
-        length_warning(embedding_norm(nn.BatchNorm1d(16, eps=0)(z).detach() if with_batch_norm else z)) or ""
+        length_warning(embedding_norm(nn.BatchNorm1d(16)(z).detach() if with_batch_norm else z)) or ""
     )
 
 
@@ -592,7 +648,7 @@ def by_hand() -> Iterator[Remedy]:
         False,
         True,
     )
-    yield Remedy("protocols/labels.py", "or give it labelled data", labelled, False, True)
+    yield Remedy("protocols/labelled_rows.py", "or give it labelled data", labelled, False, True)
     yield Remedy(
         "protocols/linear.py",
         "give at least one strength",
