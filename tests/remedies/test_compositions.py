@@ -43,7 +43,7 @@ from contrastive.heads import MLP
 from contrastive.parts import Loss
 from contrastive.recipe import load_recipe
 from contrastive.registry import Registry, load_registry
-from tests.support.attempts import TINY, composed, registry, warned
+from tests.support.attempts import TINY, composed, overridden, registry, warned
 from tests.support.remedies import Remedy
 
 PREDICTOR = "predictor={name: mlp, dims: [16, 8]}"
@@ -252,12 +252,12 @@ def archived(kind: str) -> Callable[[], Path]:
 
 def unpacked(_: str) -> Path:
     os.remove("inner.pt")
-    if zipfile.is_zipfile("w.pt"):
-        with zipfile.ZipFile("w.pt") as archive:
-            archive.extractall()
-    else:
+    if tarfile.is_tarfile("w.pt"):
         with tarfile.open("w.pt") as archive:
             archive.extractall(filter="data")
+    else:
+        with zipfile.ZipFile("w.pt") as archive:
+            archive.extractall()
     return Path("inner.pt")
 
 
@@ -302,6 +302,19 @@ def scripted() -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), "w.pt")
+    return Path("w.pt")
+
+
+def program() -> Path:
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)), "w.pt2")
+    return Path("w.pt2").rename("w.pt")
+
+
+def of_old_torch() -> Path:
+    with tarfile.open("w.pt", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            Path(name).write_text(name)
+            archive.add(name)
     return Path("w.pt")
 
 
@@ -354,6 +367,9 @@ def weight_files() -> Iterator[Remedy]:
     yield case("rename it to {}.safetensors", as_other("a.safetensors", "w.pt"), renamed)
     yield case("rename it to {}.pth", as_other("a.pt", "w.safetensors"), renamed)
     yield case("a TorchScript program", scripted, saved_as_told)
+    yield case("that torch.export wrote", program, saved_as_told)
+    yield case("the format of torch before 0.1.10", of_old_torch)
+    yield case("It holds no other file of weights", in_folder(".hidden/w.pt"))
 
 
 def exported(folder: str, model: str = "resnet10t") -> str:
@@ -633,9 +649,7 @@ def remedies() -> Iterator[Remedy]:
             lambda wrong=wrong: {**small(), "weights": Path(wrong)},
             lambda _: {**small(), "weights": Path(saved(image_size=16, **small()))},
         )
-    yield Remedy(
-        FILES, "load it with torch and save only", timm, with_object, only_state_dict
-    )
+    yield Remedy(FILES, "load it with torch and save only", timm, with_object, only_state_dict)
     yield from weight_files()
     yield Remedy(
         "backbones/weights.py",
@@ -722,6 +736,14 @@ def remedies() -> Iterator[Remedy]:
         composed,
         ["target=ema", "optimizer.groups=[{match: 'target.*', lr_scale: 2}]"],
         ["target=ema", "optimizer.groups=[]"],
+    )
+    group = "optimizer.groups=[{match: 'backbone.*', statistics: moving%s}]"
+    yield Remedy(
+        "optimizers/groups.py",
+        "add freeze: true or drop it",
+        overridden,
+        [group % ""],
+        [group % ", freeze: true"],
     )
     yield Remedy(
         "contrastive_moco.py",

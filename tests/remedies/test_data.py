@@ -145,8 +145,11 @@ def folder_remedies() -> Iterator[Remedy]:
     yield case("set {} (the train split is then", of(TESTED), of(TESTED, test="test"))
     yield case("are classes, set dataset.train: . (a dot). If", of(TESTED), of(TESTED, train="."))
     similar = ["my_train/1.png", "my_test/1.png"]
-    yield case("are \"classes, set dataset.train", of(similar), of(similar, train="."))
-    yield case("is empty. Set dataset.{} to a folder", of(plain, train=""), of(plain, train="auto"))
+    yield case("may be splits or classes", of(similar), of(similar, train="."))
+    yield case(
+        "Move it out of", of(["train/a/1.png", "train/test/1.png"]), of(["train/a/1.png", "test/1.png"])
+    )
+    yield case("is empty. Set dataset.{} to a folder", of(plain, train=""), of(plain, train="train"))
     yield case(
         "holds the splits, set dataset.root",
         of(DEEP),
@@ -161,7 +164,9 @@ def folder_remedies() -> Iterator[Remedy]:
     yield Remedy(FOLDER, "the train split has no class", folder, of(strange), of(strange, test="none"))
     odd = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/bird/1.png"]
     yield Remedy(FOLDER, "Rename or remove the folder", folder, of(odd), of(odd[:3]))
-    yield Remedy(FOLDER, "Put images there, or", folder, of([*odd, "train/bird/"]), of([*odd, "train/bird/1.png"]))
+    yield Remedy(
+        FOLDER, "Put images there, or", folder, of([*odd, "train/bird/"]), of([*odd, "train/bird/1.png"])
+    )
     yield Remedy(FOLDER, "have the same hash", hashed, ["a.png", "b.png"], ["a.png", "bb.png"])
     yield Remedy(FOLDER, "the folder is empty", folder, of([]), of(["1.png"]))
     yield Remedy(FOLDER, "is an image ({})", folder, of(["1.txt"]), of(["1.txt", "2.png"]))
@@ -325,7 +330,9 @@ def table_remedies() -> Iterator[Remedy]:
         {"train": "n"},
         lambda message: dict(re.findall(r"dataset\.(\w+): (\S+\*\.parquet)[,;]", message)),
     )
-    yield Remedy(COLUMNS, "holds them, rename it to", absent, ["class"], lambda message: [one_of(message, "to '")])
+    yield Remedy(
+        COLUMNS, "holds them, rename it to", absent, ["class"], lambda message: [one_of(message, "to '")]
+    )
     yield Remedy(
         TABLES,
         "to a parquet file, or a folder or pattern",
@@ -712,10 +719,16 @@ def hub_remedies() -> Iterator[Remedy]:
     )
     yield Remedy(HUB, "Remove dataset.revision, or", hub, on_disk({"revision": "v2"}), on_disk())
     yield Remedy(
-        HUB, "to another.", hub, on_disk({"validation": "test", "test": "test"}), on_disk({"test": "test"})
+        HUB,
+        "or dataset.{} to another",
+        hub,
+        on_disk({"validation": "test", "test": "test"}),
+        on_disk({"test": "test"}),
     )
     three = {"train": 4, "test1": 2, "test2": 2}
-    yield Remedy(HUB, "to one of them, or to null", hub, on_disk(**three), on_disk({"test": "test2"}, **three))
+    yield Remedy(
+        HUB, "to one of them, or to null", hub, on_disk(**three), on_disk({"test": "test2"}, **three)
+    )
     yield Remedy(HUB, "Check dataset.path, dataset.config", connected, False, True)
     yield Remedy(HUB, "read parquet files with dataset parquet", unknown_type, False, True)
     yield Remedy(

@@ -508,7 +508,11 @@ def versioned(value: Any) -> type:
 
 def in_units(unit: str) -> type:
     """A protocol with a metric of a unit, above 1."""
-    own = {"version": 1, "metric_units": {"distance": unit}, "score": lambda *_: {"top1": 0.5, "distance": 3.0}}
+    own = {
+        "version": 1,
+        "metric_units": {"distance": unit},
+        "score": lambda *_: {"top1": 0.5, "distance": 3.0},
+    }
     return type("InUnits", (Protocol,), {"__doc__": "A distance.", **own})
 
 
@@ -612,9 +616,15 @@ def others() -> Iterator[Remedy]:
     yield case("protocol", "write version = 1", "version", protocol.Unversioned, WholeProtocol)
     yield case("protocol", "give a whole number from 1 on", "version", versioned("1.0"), versioned(1))
     yield case("protocol", "convert it with float()", "metrics", Tensors, WholeProtocol)
-    yield case("protocol", "in metric_units is {}; write {}", "metrics", in_units("percent"), in_units("number"))
     yield case(
-        "protocol", "which is not a fraction; write metric_units", "metrics", in_units("fraction"), in_units("number")
+        "protocol", "in metric_units is {}; write {}", "metrics", in_units("percent"), in_units("number")
+    )
+    yield case(
+        "protocol",
+        "which is not a fraction; write metric_units",
+        "metrics",
+        in_units("fraction"),
+        in_units("number"),
     )
     yield case("protocol", "return a fraction", "metrics", protocol.Percent, WholeProtocol)
     yield case("protocol", "seed its random draws", "deterministic", protocol.Unseeded, WholeProtocol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -11,7 +12,7 @@ import pytest
 
 from contrastive import hookimpl
 from contrastive.commands.compare.candidates import plan
-from contrastive.recipe import load_recipe
+from contrastive.recipe import load_recipe, require_outside_data
 from contrastive.registry import Registry, load_registry
 from contrastive.registry import registry as registry_module
 from tests.support.attempts import TINY, cells, overridden, registry, resolved
@@ -59,6 +60,12 @@ def readable(is_allowed: bool) -> None:
     Path("r.yaml").write_text(D)
     with mock.patch.object(Path, "open", Path.open if is_allowed else refuse):
         load_recipe("r.yaml", (), registry())
+
+
+def outside_data(out: str) -> None:
+    Path("images").mkdir(exist_ok=True)
+    recipe = load_recipe(TINY, ["dataset={name: image_folder, root: images}"], registry())
+    require_outside_data(Path(out), recipe)
 
 
 def split_evenly(batch: str) -> str:
@@ -180,7 +187,32 @@ REMEDIES = [
         ["train=epochs:3"],
         lambda message: [f"train={{{written(0)(message)}}}"],
     ),
+    Remedy(
+        "recipe/messages.py",
+        "quote it for YAML and for the shell",
+        overridden,
+        ["dataset={name: image_folder}", "dataset.root=2024"],
+        lambda message: ["dataset={name: image_folder}", shlex.split(message[message.index('--set "') :])[1]],
+    ),
+    Remedy(
+        "recipe/messages.py",
+        "; quote it: '{}'",
+        resolved,
+        F + "  root: 2024\n",
+        lambda message: F + f"  root: {re.search(r'quote it: (.*)', message)[1]}\n",
+    ),
     # Files and --set
+    Remedy(
+        "recipe/sources.py",
+        "quote the value if it is a part of it",
+        overridden,
+        ["dataset={name: image_folder}", "dataset.root=images #2"],
+        lambda message: [
+            "dataset={name: image_folder}",
+            f"dataset.root={re.search(r'part of it: (.*)', message)[1]}",
+        ],
+    ),
+    Remedy("recipe/locations.py", "write it elsewhere with --out", outside_data, "images/z.png", "z.png"),
     Remedy(
         "recipe/sources.py",
         "name a recipe file or a shipped recipe",

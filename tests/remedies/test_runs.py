@@ -314,7 +314,9 @@ def finished_runs() -> Iterator[Remedy]:
     yield Remedy(candidates, "give each its own `name:`", recipes, ["a", "a"], ["a", "b"])
     yield Remedy("commands/embed.py", "make the folder first", embedded, "features/h.parquet", made)
     yield Remedy("contrastive/files.py", "is a folder; name a file", embedded, "full", "h.parquet")
-    yield Remedy("contrastive/files.py", "so it is not replaced; choose", embedded, "taken.parquet", "h.parquet")
+    yield Remedy(
+        "contrastive/files.py", "so it is not replaced; choose", embedded, "taken.parquet", "h.parquet"
+    )
     yield Remedy(
         "commands/evaluate.py",
         "name one with --protocol",
@@ -478,6 +480,13 @@ def weights_restored(_: str) -> dict[str, Any]:
     return {inputs.WEIGHTS: inputs.initial_weights(of_weights())}
 
 
+def waiting(minutes: float) -> None:
+    """A process waits 45 minutes for another."""
+    if minutes < 45:
+        with mock.patch.multiple(distributed, world_size=lambda: 2, rank=lambda: 0):
+            raise distributed.explain_lost_connection(RuntimeError("[gloo] Timed out"), minutes)
+
+
 def agreeing(world: int) -> None:
     def gather(each: list[Any], own: dict[str, str]) -> None:
         each[:] = [own, dict.fromkeys(own, "other")]
@@ -541,7 +550,11 @@ def processes() -> Iterator[Remedy]:
     yield Remedy("runs/job.py", "remove it here, and run it", announced, ("a" * 64, [TUNING]), ("a" * 64, []))
     yield Remedy("runs/job.py", "drop --resume must", resumed, "must", "auto")
     interface = re.compile(r"export (\w+)=(\w+)")
-    for words, of_route in (("export {}={}", "eth1"), ("or its name here", None), ("Name the network", "eth1")):
+    for words, of_route in (
+        ("export {}={}", "eth1"),
+        ("or its name here", None),
+        ("Name the network", "eth1"),
+    ):
         yield Remedy(
             "runs/network.py",
             words,
@@ -549,7 +562,10 @@ def processes() -> Iterator[Remedy]:
             {},
             lambda message: dict([interface.search(message).groups()]),
         )
-    yield Remedy("runs/inputs.py", "name another folder with", started_from, weights_replaced, weights_restored)
+    yield Remedy(
+        "runs/inputs.py", "name another folder with", started_from, weights_replaced, weights_restored
+    )
+    yield Remedy("contrastive/distributed.py", "raise train.timeout", waiting, 30, 60)
     yield Remedy("contrastive/distributed.py", "Train in one process", agreeing, 2, 1)
     yield Remedy(
         "training/accelerator.py",
@@ -593,9 +609,7 @@ def remembered_twice(moves: bool) -> str:
 
 def length(with_batch_norm: bool) -> str:
     z = 1e-6 * torch.randn(64, 16)
-    return (
-        length_warning(embedding_norm(nn.BatchNorm1d(16)(z).detach() if with_batch_norm else z)) or ""
-    )
+    return length_warning(embedding_norm(nn.BatchNorm1d(16)(z).detach() if with_batch_norm else z)) or ""
 
 
 def tuned(arguments: dict[str, Any]) -> None:
