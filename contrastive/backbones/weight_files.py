@@ -122,7 +122,7 @@ def _remedy_of_folder(folder: Path) -> str:
         return f"Set weights to the file in it: {folder / files[0]}."
     if files:
         return f"Set weights to one of the files in it, such as {folder / files[0]} ({abbreviate(files)})."
-    return f"It holds no other file of weights; give {_FORMATS}."
+    return f"It holds no other file of weights. Give {_FORMATS}."
 
 
 def _unreadable(file: Path, reason: str) -> UsageError:
