@@ -16,6 +16,7 @@ from contrastive.parts import Loss
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.targets import EMA
+from tests.support.losses import NeedsLabels, OnePositive
 
 
 class RawSpread(Loss):
@@ -25,24 +26,6 @@ class RawSpread(Loss):
 
     def compare(self, comparison):
         return comparison.views()[0].square().mean()
-
-
-class NeedsLabels(Loss):
-    """Reads which images share a label."""
-
-    needs = frozenset({"labels"})
-
-    def compare(self, comparison):
-        return comparison.rows(1.0).positives.lse[0]
-
-
-class OnePositive(Loss):
-    """Knows what to do with one positive per row."""
-
-    needs = frozenset({"negatives", "single_positive"})
-
-    def compare(self, comparison):
-        return comparison.rows(1.0).negatives.lse[0] - comparison.rows().positives.mean
 
 
 class NeedsTheMoon(Loss):

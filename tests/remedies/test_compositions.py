@@ -44,6 +44,7 @@ from contrastive.parts import Loss
 from contrastive.recipe import load_recipe
 from contrastive.registry import Registry, load_registry
 from tests.support.attempts import TINY, composed, overridden, registry, warned
+from tests.support.losses import NeedsLabels, OnePositive
 from tests.support.remedies import Remedy
 
 PREDICTOR = "predictor={name: mlp, dims: [16, 8]}"
@@ -67,24 +68,6 @@ def number(message: str, before: str) -> str:
 def listed(message: str, before: str) -> str:
     """The list after some words of a message."""
     return re.search(rf"{before} (\[[^]]*\])", message)[1]
-
-
-class NeedsLabels(Loss):
-    """Reads which images share a label."""
-
-    needs = frozenset({"labels"})
-
-    def compare(self, comparison):
-        return comparison.rows(1.0).positives.lse[0]
-
-
-class OnePositive(Loss):
-    """Knows what to do with one positive per row."""
-
-    needs = frozenset({"negatives", "single_positive"})
-
-    def compare(self, comparison):
-        return comparison.rows(1.0).negatives.lse[0] - comparison.rows().positives.mean
 
 
 class TwoProcesses(Loss):
