@@ -6,6 +6,7 @@ is synced too, because it records the rename.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,12 @@ from typing import Any
 from safetensors import SafetensorError
 
 from contrastive.errors import ContrastiveError, UsageError
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -38,6 +38,20 @@ class Listing(NamedTuple):
     links: list[str]
 
 
+class Entry(NamedTuple):
+    """A path that is not a folder to enter.
+
+    Attributes:
+        path: of the entry.
+        is_file: whether it is a file (not a pipe or a broken link), perhaps through a link.
+        is_link: whether it is a link.
+    """
+
+    path: Path
+    is_file: bool
+    is_link: bool
+
+
 def list_files(root: Path, folder: Path, apart: Iterable[Path] = (), former: bool = False) -> Listing:
     """The files below a folder, without those of the folders ``apart``, which lie in it.
 
@@ -52,15 +66,16 @@ def list_files(root: Path, folder: Path, apart: Iterable[Path] = (), former: boo
     """
     apart_folders = {identity_of(path): path for path in apart}
     folders = dict(apart_folders)
-    files = sorted(
-        (path.relative_to(root).as_posix(), is_file) for path, is_file in walk(folder, folders, former=former)
-    )
-    image_paths = {path for path, is_file in files if is_file and is_image_name(path)}
+    entries = {
+        entry.path.relative_to(root).as_posix(): entry for entry in walk(folder, folders, former=former)
+    }
+    images = [path for path in sorted(entries) if entries[path].is_file and is_image_name(path)]
+    image_paths = {*images}
     return Listing(
-        [path for path, _ in files if path in image_paths],
-        [_title(root, path) for path, _ in files if path not in image_paths],
+        images,
+        [_title(root, path) for path in sorted(entries) if path not in image_paths],
         {identity: path for identity, path in folders.items() if identity not in apart_folders},
-        [path for path, _ in files if path in image_paths and (root / path).is_symlink()],
+        [path for path in images if entries[path].is_link],
     )
 
 
@@ -87,8 +102,8 @@ def walk(
     visited_folders: dict[Identity, Path],
     unreadable: list[Path] | None = None,
     former: bool = False,
-) -> Iterator[tuple[Path, bool]]:
-    """Every path below a folder that is not a folder, and whether it is a file (not a pipe or a broken link).
+) -> Iterator[Entry]:
+    """Every path below a folder that is not a folder.
 
     Links are followed, but no folder is entered twice, and rather by its own path than by a link. Folders
     that systems write are paths that are no files.
@@ -124,7 +139,7 @@ def walk(
         if is_folder and (former or not is_system_folder(entry.name)):
             yield from walk(folder / entry.name, visited_folders, unreadable, former)
         else:
-            yield folder / entry.name, is_file
+            yield Entry(folder / entry.name, is_file, entry.is_symlink())
 
 
 def identity_of(folder: Path) -> Identity:

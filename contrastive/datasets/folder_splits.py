@@ -142,9 +142,9 @@ def unread_images(
     """
     unreadable: list[Path] = []
     parents: dict[Path, int] = {}
-    for path, is_file in walk(root, dict(visited_folders), unreadable):
-        if is_file and is_image_name(path.name):
-            parents[path.parent] = parents.get(path.parent, 0) + 1
+    for entry in walk(root, dict(visited_folders), unreadable):
+        if entry.is_file and is_image_name(entry.path.name):
+            parents[entry.path.parent] = parents.get(entry.path.parent, 0) + 1
     counts: dict[Path, int | None] = {}
     for parent, count in parents.items():
         folder = _outermost_without_split(root, parent, splits)
@@ -210,8 +210,8 @@ def _top_folders(root: Path, apart: Collection[Path]) -> dict[str, bool]:
     for name in _subfolders(root):
         if root / name not in apart:
             unreadable: list[Path] | None = [] if split_of_name(name) is None else None
-            files = walk(root / name, dict(visited_folders), unreadable)
-            top[name] = any(is_file and is_image_name(path.name) for path, is_file in files)
+            entries = walk(root / name, dict(visited_folders), unreadable)
+            top[name] = any(entry.is_file and is_image_name(entry.path.name) for entry in entries)
     return top
 
 

@@ -17,12 +17,12 @@ from contrastive.datasets.column_tables import ColumnTable, column_table
 from contrastive.datasets.columns import absent_labels, image_column, label_column, label_hint, no_column
 from contrastive.datasets.decoding import EncodedTable, common_size, reason
 from contrastive.datasets.labels import Vocabulary, label_text
+from contrastive.datasets.readings import reading_line
 from contrastive.datasets.split_names import AUTO, choose_splits, split_of_name
 from contrastive.errors import DataError, UnreadableImage, UsageError, did_you_mean
 from contrastive.kinds import Addition, ChangedDefault, Location
 from contrastive.parts import Dataset, Split
 from contrastive.paths import user_path
-from contrastive.text import quantity
 
 _DEFAULT_LABEL = "label"
 _DEFAULT_TRAIN, _DEFAULT_TEST = "train", "test"
@@ -119,15 +119,19 @@ class HuggingFace(Dataset):
 
     def reading(self) -> str:
         """Which split is read as which, and those that are not read, in one line."""
-        texts: list[str] = []
-        for split, name in self._names.items():
-            rows = self._checked_rows(split, name)
-            images = f"{len(rows):,}" if texts else quantity(len(rows), "image")
-            texts.append(f"{split}: {name} ({images}, {self._kind(rows, split)})")
+        return self._reading
+
+    @cached_property
+    def _reading(self) -> str:
+        splits = (
+            (split, name, len(rows), self._kind(rows, split))
+            for split, name in self._names.items()
+            for rows in [self._checked_rows(split, name)]
+        )
         others = [name for name in self._splits if name not in self._names.values()]
-        if others:
-            texts.append(f"not read: {', '.join(f'{name} ({len(self._splits[name]):,})' for name in others)}")
-        return "; ".join(texts)
+        return reading_line(
+            splits, {"not read": [f"{name} ({len(self._splits[name]):,})" for name in others]}
+        )
 
     def _kind(self, rows: Any, split: Split) -> str:
         """Whether the images of a split have labels; the number of classes of train."""

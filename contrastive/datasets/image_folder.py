@@ -25,6 +25,7 @@ from contrastive.datasets.folder_splits import (
     split_folders,
     unread_images,
 )
+from contrastive.datasets.readings import reading_line
 from contrastive.datasets.split_names import AUTO
 from contrastive.errors import DataError, UnreadableImage, did_you_mean
 from contrastive.kinds import Addition
@@ -95,14 +96,16 @@ class ImageFolder(Dataset):
 
     @cached_property
     def _reading(self) -> str:
-        texts: list[str] = []
-        for split, folder in self._folders.items():
-            count = len(self._listing(folder).images)
-            images = f"{count:,}" if texts else quantity(count, "image")
-            texts.append(f"{split}: {folder_name(self.root, folder)} ({images}, {self._kind(split, folder)})")
-        if unread := self._unread():
-            texts.append(f"not read: {unread}")
-        return "; ".join(texts)
+        splits = (
+            (
+                split,
+                folder_name(self.root, folder),
+                len(self._listing(folder).images),
+                self._kind(split, folder),
+            )
+            for split, folder in self._folders.items()
+        )
+        return reading_line(splits, {"not read": self._unread()})
 
     def fingerprint(self) -> str:
         """SHA-256 of sorted paths and sizes; and of the splits, if they were not always read as these."""
@@ -228,7 +231,7 @@ class ImageFolder(Dataset):
             return "no labels" if self.classes is None else f"no labels: {name} is not a class of train"
         return "labelled" if split != "train" else quantity(len(self.classes or ()), "class", "classes")
 
-    def _unread(self) -> str:
+    def _unread(self) -> list[str]:
         """The folders whose images belong to no split, each with what it holds."""
         folders = self._folders
         visited_folders = {
@@ -250,7 +253,7 @@ class ImageFolder(Dataset):
         texts += [f"{folder_name(self.root, f)} (no images)" for f in self._candidates.without_images]
         if self.root not in folders.values():
             texts += unread_entries(self.root)
-        return ", ".join(texts)
+        return texts
 
 
 class FileTable(EncodedTable):

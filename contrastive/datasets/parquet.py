@@ -16,6 +16,7 @@ from contrastive.datasets.column_tables import ColumnTable, column_table
 from contrastive.datasets.columns import absent_labels, image_column, label_column, label_hint, no_column
 from contrastive.datasets.fingerprints import fingerprint_tables
 from contrastive.datasets.labels import Vocabulary, label_text
+from contrastive.datasets.readings import reading_line
 from contrastive.datasets.split_names import AUTO, SPLITS
 from contrastive.datasets.table_files import (
     label_folder_of,
@@ -28,7 +29,6 @@ from contrastive.errors import DataError
 from contrastive.kinds import Addition, ChangedDefault
 from contrastive.parts import Dataset, Split
 from contrastive.paths import user_path
-from contrastive.text import quantity
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,19 +83,21 @@ class Parquet(Dataset):
 
     def reading(self) -> str:
         """Which files are which split and what lies next to them and is not read, in one line."""
-        texts: list[str] = []
+        return self._reading
+
+    @cached_property
+    def _reading(self) -> str:
+        splits: list[tuple[Split, str, int, str]] = []
         for split, paths in self._files.items():
-            count = sum(_row_count(path) for path in paths)
-            images = f"{count:,}" if texts else quantity(count, "image")
-            labels, remarks = self._labels_of([path for path in paths if _row_count(path)])
+            counts = {path: _row_count(path) for path in paths}
+            labels, remarks = self._labels_of([path for path, count in counts.items() if count])
             kind = label_text(labels, remarks, len(self.classes or ()) if split == "train" else None)
-            texts.append(f"{split}: {source_title(getattr(self, split), paths)} ({images}, {kind})")
-        if missing := missing_shards([path for paths in self._files.values() for path in paths]):
-            texts.append(f"missing: {', '.join(missing)}")
-        folders = [user_path(source) for source in self._sources.values() if os.path.isdir(user_path(source))]
-        if unread := unread_tables(folders, [path for paths in self._files.values() for path in paths]):
-            texts.append(f"not read: {', '.join(unread)}")
-        return "; ".join(texts)
+            splits.append((split, source_title(getattr(self, split), paths), sum(counts.values()), kind))
+        files = [path for paths in self._files.values() for path in paths]
+        folders = [folder for source in self._sources.values() if os.path.isdir(folder := user_path(source))]
+        return reading_line(
+            splits, {"missing": missing_shards(files), "not read": unread_tables(folders, files)}
+        )
 
     @property
     def classes(self) -> list[str] | None:
@@ -136,6 +138,16 @@ class Parquet(Dataset):
         return labels, vocabulary.remarks(columns, class_names)
 
     def _label_values(self, path: Path) -> pa.ChunkedArray:
+        """The labels in a file, read once."""
+        if path not in self._label_columns:
+            self._label_columns[path] = self._read_labels(path)
+        return self._label_columns[path]
+
+    @cached_property
+    def _label_columns(self) -> dict[Path, pa.ChunkedArray]:
+        return {}
+
+    def _read_labels(self, path: Path) -> pa.ChunkedArray:
         column = _table(path, [self.label_column]).column(self.label_column)
         return label_column(column, self._title("label", path))
 

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from contrastive.parts import Dataset
+from collections.abc import Iterable, Mapping, Sequence
+
+from contrastive.parts import Dataset, Split
+from contrastive.text import quantity
+
+
+def reading_line(splits: Iterable[tuple[Split, str, int, str]], remarks: Mapping[str, Sequence[str]]) -> str:
+    """How a data set is read: ``train: a/ (9 images, 2 classes); test: b/ (3, labelled); not read: c/ (1)``.
+
+    Args:
+        splits: each split, where it comes from, its number of images, and what their labels are.
+        remarks: further lists by what they are of, such as ``not read``; empty ones are left out.
+    """
+    texts: list[str] = []
+    for split, source, count, labels in splits:
+        images = f"{count:,}" if texts else quantity(count, "image")
+        texts.append(f"{split}: {source} ({images}, {labels})")
+    texts += [f"{title}: {', '.join(items)}" for title, items in remarks.items() if items]
+    return "; ".join(texts)
 
 
 def reading_of(dataset: Dataset) -> str | None:

@@ -12,13 +12,7 @@ from contrastive.values import Features
 def join_labelled(protocol: str, role: str, *parts: Features) -> Features:
     """The images of ``parts``, concatenated, whose label is known (not -1).
 
-    Args:
-        protocol: recipe name of the protocol, for messages.
-        role: what the images are for: ``fit``, ``validation``, ``test``.
-
-    Raises:
-        UsageError: no image of ``parts`` has a label.
-        ContrastiveError: a feature is not finite.
+    Takes and raises what :meth:`LabelledRows.of` does.
     """
     rows = LabelledRows.of(protocol, role, *parts)
     ids = torch.cat([part.ids[part.labels >= 0] for part in parts])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from contrastive.backbones import weights_file
 from contrastive.build import Data
 from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.errors import UsageError
+from contrastive.files import sha256_of
 from contrastive.recipe import Recipe, location_paths, signature_of
 
 #: Key of environment.json: SHA-256 of each file of weights that the backbone started from.
@@ -76,8 +76,7 @@ def _weights_files(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
 
 @functools.lru_cache(maxsize=64)
 def _digest(file: Path, _time: int, _size: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(file)
 
 
 def data_difference(before: str | None, data: Data) -> str:

@@ -7,7 +7,6 @@ fingerprint, versions). It is written into a temporary sibling, synced, and rena
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,16 +20,11 @@ from torch import Tensor
 
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, UsageError
-from contrastive.files import recover, remove, replace_folder, staging_folder, writable
+from contrastive.files import recover, remove, replace_folder, sha256_of, staging_folder, writable
 from contrastive.versions import versions
 
 _STATE, _MANIFEST = "state.pt", "manifest.json"
 _NAME = re.compile(r"step_[0-9]{8,18}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Checkpoints:
@@ -90,7 +84,7 @@ class Checkpoints:
             "wb"
         ) as file:  # torch's own files do not report why they cannot be written
             torch.save(state, file)
-        size, sha256 = (folder / _STATE).stat().st_size, _sha256(folder / _STATE)
+        size, sha256 = (folder / _STATE).stat().st_size, sha256_of(folder / _STATE)
         manifest = {
             "step": step,
             "fingerprint": self.fingerprint,
@@ -144,7 +138,7 @@ class Checkpoints:
             if self.fingerprint and manifest["fingerprint"] not in self._own:
                 raise ValueError("it belongs to another run")
             expected = manifest["files"][_STATE]["sha256"]
-            if _sha256(folder / _STATE) != expected:
+            if sha256_of(folder / _STATE) != expected:
                 raise ValueError("its checksum does not match")
             return torch.load(folder / _STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file may make the readers raise anything
