@@ -49,11 +49,15 @@ class Target(StepPart):
         detached: whether its keys carry no gradient.
         encodes: whether it encodes every view with an encoder of its own, instead of reusing the online
             embeddings.
+        own_statistics: whether keys are to be normalised by other images than the whole batch of all
+            processes. If so, batch norm of either encoder uses the images that it gets in its own process;
+            otherwise, on several GPUs, those of all.
     """
 
     kind = "target"
     detached: bool = False
     encodes: bool = False
+    own_statistics: bool = False
 
     def bind(self, encoder: nn.Module) -> None:
         """Called once, before training, with the online encoder: pixels [b, C, h, w] -> z [b, D].
@@ -106,6 +110,7 @@ class TargetWrapper(Target):
         super().__init__()
         self.of = of
         self.detached, self.encodes = of.detached, of.encodes
+        self.own_statistics = self.own_statistics or of.own_statistics
 
     def bind(self, encoder: nn.Module) -> None:
         self.of.bind(encoder)

@@ -5,18 +5,24 @@ Chen et al. 2020, "Improved baselines with momentum contrastive learning" (v2). 
 the framework's target ``ema``.
 
 Shape letters: b images of a process's batch, B of all processes, D embedding width, K keys of a batch
-(all target views of all processes), S size of the queue.
+(all target views of all processes), S size of the queue, C channels of a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from contrastive.comparison import Comparison
 from contrastive.distributed import broadcast, gather, local, world_size
@@ -85,6 +91,7 @@ class _RegroupedBatch(TargetWrapper):
     reveal the positive (He et al. 2020, section 3.3). ``label`` is its name in recipes."""
 
     label: str
+    own_statistics = True
 
     def bind(self, encoder: nn.Module) -> None:
         """Raises UsageError if the wrapped target has no encoder of its own."""
@@ -139,6 +146,10 @@ class SplitBN(_RegroupedBatch):
     group contributes 1/groups. Source: He et al. 2020, section 3.3, and the authors' demonstration on
     CIFAR-10, where both encoders normalise in 8 groups.
 
+    All groups pass the encoder at once, and its batch norms keep them apart. If the encoder has modules of
+    other packages than torch, torchvision, timm and the framework, which may mix the images of a batch in
+    ways of their own, each group passes alone, at the cost of that many times more calls.
+
     Args:
         of: the target that encodes, such as ``ema``.
         groups: number of groups; fewer for a batch with less than two images per group.
@@ -149,6 +160,16 @@ class SplitBN(_RegroupedBatch):
     def __init__(self, of: Target, groups: Annotated[int, Field(ge=2)] = 8):
         super().__init__(of)
         self.groups = groups
+        self.is_foldable = False
+
+    def bind(self, encoder: nn.Module) -> None:
+        """Raises UsageError if the wrapped target has no encoder of its own."""
+        super().bind(encoder)
+        modules = list(self.of.modules())
+        self.is_foldable = all(map(_keeps_groups_apart, modules))
+        for module in modules if self.is_foldable else ():
+            if isinstance(module, _BatchNorm):
+                module.__class__ = _folding(type(module))
 
     def forward(
         self,
@@ -159,9 +180,225 @@ class SplitBN(_RegroupedBatch):
         first = next(iter(views.values()))
         order = torch.randperm(len(first), device=first.device)  # [b]
         groups = order.tensor_split(max(1, min(self.groups, len(first) // 2)))
-        keys = [self.of({v: pixels[group] for v, pixels in views.items()}, {}, encode) for group in groups]
+        if not self.is_foldable:
+            parts = [self.of({v: x[group] for v, x in views.items()}, {}, encode) for group in groups]
+            back = order.argsort()
+            return {view: torch.cat([part[view] for part in parts])[back] for view in views}
+        runs, order = _interleaved(groups)
+        layers = [module for module in self.of.modules() if isinstance(module, _Folding)]
+        keys: dict[int, Tensor] = {}
+        shares: list[list[tuple[_Share, ...]]] = []
+        for view, pixels in views.items():
+            with _folded(layers, runs):
+                keys |= self.of({view: pixels[order]}, {}, encode)
+                shares.append([layer.shares for layer in layers])
+        for (momentum, count), members in _updates(layers, shares).items():
+            _update_running_statistics(momentum, count, members)
         back = order.argsort()
-        return {view: torch.cat([part[view] for part in keys])[back] for view in views}
+        return {view: keys[view][back] for view in views}
+
+
+# -- batch norm of several groups in one call -----------------------------------------------------------
+
+#: Groups of one size: their number, and the images of each. The images of a run are interleaved: group g of n
+#: has every n-th image from the g-th on. Groups then are channels: [n s, C, ...] in memory is [s, n C, ...].
+Run = tuple[int, int]
+#: Mean and variance [C] of a group.
+Statistics = tuple[Tensor, Tensor]
+
+
+def _interleaved(groups: Sequence[Tensor]) -> tuple[list[Run], Tensor]:
+    """Groups of images [s], the larger ones first, as runs and an order [b] of all images."""
+    runs: list[Run] = []
+    parts: list[Tensor] = []
+    for size in sorted({len(group) for group in groups}, reverse=True):
+        members = [group for group in groups if len(group) == size]
+        runs.append((len(members), size))
+        parts.append(torch.stack(members, 1).flatten())
+    return runs, torch.cat(parts)
+
+
+class _Share:
+    """What one batch norm needs for one run, and the statistics that it computes.
+
+    Args:
+        run: its groups.
+        parameters: weight and bias [groups C], or None.
+        spare: zeros [groups C] for mean and variance, or None if the layer keeps no running statistics.
+    """
+
+    def __init__(self, run: Run, parameters: Sequence[Tensor | None], spare: Sequence[Tensor] | None):
+        self.groups, self.size = run
+        self.weight, self.bias = parameters
+        self.spare = spare
+        self.statistics: list[Sequence[Tensor]] = []  # of each use of the layer
+
+    def normalise(self, x: Tensor, eps: float) -> Tensor:
+        """[groups s, C, ...] -> the same, each group by its own statistics."""
+        folded = x.contiguous().view(self.size, self.groups * x.shape[1], *x.shape[2:])
+        mean, variance = self._room()
+        out = functional.batch_norm(folded, mean, variance, self.weight, self.bias, True, 1.0, eps)
+        return out.reshape(x.shape)
+
+    def _room(self) -> Sequence[Tensor | None]:
+        """Where the layer's next use leaves its mean and variance."""
+        if self.spare is None:
+            return None, None
+        used = [torch.zeros_like(t) for t in self.spare] if self.statistics else self.spare
+        self.statistics.append(used)
+        return used
+
+    def by_group(self) -> Iterator[list[Statistics]]:
+        """Of each group, the statistics of each use."""
+        pairs = [[t.view(self.groups, -1).unbind() for t in pair] for pair in self.statistics]
+        for group in range(self.groups):
+            yield [(mean[group], variance[group]) for mean, variance in pairs]
+
+
+class _Folding(_BatchNorm):
+    """A batch norm that keeps the groups of a batch apart in training, within :func:`_folded`.
+
+    Modules get it as a base of their class (:func:`_folding`); their tensors and their names stay.
+    """
+
+    shares: tuple[_Share, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.shares or not _uses_batch(self):
+            return super().forward(x)
+        self._check_input_dim(x)
+        parts = x.split([share.groups * share.size for share in self.shares])
+        results = [share.normalise(part, self.eps) for share, part in zip(self.shares, parts, strict=True)]
+        return self.finish(results[0] if len(results) == 1 else torch.cat(results))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What the layer does after normalising."""
+        return x
+
+
+class _FoldingWithActivation(_Folding):
+    """timm's batch norm with an activation, likewise."""
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(x))
+
+
+def _uses_batch(layer: _BatchNorm) -> bool:
+    """Whether a batch norm normalises by the statistics of its batch."""
+    return layer.training or (layer.running_mean is None and layer.running_var is None)
+
+
+def _tracks(layer: _BatchNorm) -> bool:
+    """Whether a batch norm updates running statistics in training."""
+    return layer.running_mean is not None and layer.track_running_stats
+
+
+def _base(layer_class: type[_BatchNorm]) -> type[_Folding] | None:
+    """Which of the classes above can do the work of a batch norm; None if its forward pass is of its own."""
+    if layer_class.forward is _BatchNorm.forward:
+        return _Folding
+    timm_layers = sys.modules.get("timm.layers")
+    if timm_layers is not None and layer_class.forward is timm_layers.BatchNormAct2d.forward:
+        return _FoldingWithActivation
+    return None
+
+
+@cache
+def _folding(layer_class: type[_BatchNorm]) -> type[_BatchNorm]:
+    """The class of a batch norm, able to keep groups apart."""
+    base = _base(layer_class)
+    assert base is not None
+    return type(layer_class.__name__, (base, layer_class), {"__module__": __name__})
+
+
+#: Packages whose modules treat images separately, except for those with running statistics.
+_PACKAGES = ("torch.nn.", "torchvision.", "timm.", "contrastive.")
+
+
+def _keeps_groups_apart(module: nn.Module) -> bool:
+    """Whether a module treats every image separately, or is a batch norm that can keep groups apart."""
+    if isinstance(module, _BatchNorm):
+        return _base(type(module)) is not None
+    statistics = {"running_mean", "running_var"} & dict(module.named_buffers(recurse=False)).keys()
+    return type(module).__module__.startswith(_PACKAGES) and not statistics
+
+
+@contextmanager
+def _folded(layers: Sequence[_Folding], runs: Sequence[Run]) -> Iterator[None]:
+    """Within it, these layers keep the groups of these runs apart."""
+    for layer, shares in zip(layers, zip(*(_shares(layers, run) for run in runs), strict=True), strict=False):
+        layer.shares = shares
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.shares = ()
+
+
+def _shares(layers: Sequence[_Folding], run: Run) -> list[_Share]:
+    """The layers' shares of a run. A handful of calls makes the tensors of all layers."""
+    groups, _ = run
+    parameters = [t for layer in layers for t in (layer.weight, layer.bias) if t is not None]
+    buffers = [layer.running_mean for layer in layers if _tracks(layer)]
+    repeated, spare = iter(()), iter(())
+    if parameters:
+        flat = torch.cat(list(chain.from_iterable([t] * groups for t in parameters)))
+        repeated = iter(flat.split([groups * len(t) for t in parameters]))
+    if buffers:
+        lengths = [groups * len(t) for t in buffers for _ in range(2)]
+        spare = iter(buffers[0].new_zeros(sum(lengths)).split(lengths))
+    return [
+        _Share(
+            run,
+            [None if t is None else next(repeated) for t in (layer.weight, layer.bias)],
+            (next(spare), next(spare)) if _tracks(layer) else None,
+        )
+        for layer in layers
+    ]
+
+
+Members = list[tuple[_BatchNorm, list[Statistics]]]
+
+
+def _updates(
+    layers: Sequence[_BatchNorm], shares: Sequence[Sequence[tuple[_Share, ...]]]
+) -> dict[tuple[float | None, int], Members]:
+    """The updates of running statistics, in the order in which groups would pass one by one.
+
+    Args:
+        layers: of the encoder.
+        shares: per view and layer, its shares of the runs.
+
+    Returns:
+        (momentum, number of updates) -> layers and their updates.
+    """
+    members: dict[tuple[float | None, int], Members] = {}
+    for layer, *views in zip(layers, *shares, strict=True):
+        updates = [
+            pair
+            for runs in zip(*views, strict=True)
+            for uses in zip(*(share.by_group() for share in runs), strict=True)
+            for pair in chain.from_iterable(uses)
+        ]
+        if updates:
+            members.setdefault((layer.momentum, len(updates)), []).append((layer, updates))
+    return members
+
+
+@torch.no_grad()
+def _update_running_statistics(momentum: float | None, count: int, members: Members) -> None:
+    """Update running statistics as ``count`` forward passes would; ``momentum`` None is a cumulative mean."""
+    layers = [layer for layer, _ in members]
+    running = [t for layer in layers for t in (layer.running_mean, layer.running_var)]
+    passes = [[t for _, updates in members for t in updates[number]] for number in range(count)]
+    torch._foreach_add_([layer.num_batches_tracked for layer in layers], count)
+    if momentum is not None:
+        for statistics in passes:
+            torch._foreach_lerp_(running, statistics, momentum)
+        return
+    tracked = [layer.num_batches_tracked for layer in layers for _ in range(2)]
+    for average, number, *batches in zip(running, tracked, *passes, strict=True):
+        average.lerp_(torch.stack(batches).mean(0), (count / number).to(average))
 
 
 @hookimpl
