@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Literal
 
@@ -46,6 +46,16 @@ class Batch:
     images: Tensor | list[Tensor]
     labels: Tensor | None = None  # [b] int64
     unreadable: list[tuple[int, str]] = field(default_factory=list)
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, from which a GPU copies while it computes; called by torch's loader."""
+        views = self.images
+        return replace(
+            self,
+            ids=self.ids.pin_memory(),
+            images=[view.pin_memory() for view in views] if isinstance(views, list) else views.pin_memory(),
+            labels=None if self.labels is None else self.labels.pin_memory(),
+        )
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def row_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
 def _swept_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
     """:func:`row_count` if each row leaves out columns of its own."""
     count = torch.zeros(mask.rows, dtype=torch.int64, device=device)
-    flat = buffer(torch.empty(0, device=device))
+    flat = buffer(torch.empty(0, device=device), mask)
     for tile in tiles(mask, device):
         ones = mask.fill(tile.of(flat).fill_(1), tile, relation, 0)
         for rows, _, turn in tile.faces:
@@ -166,7 +166,7 @@ def _limit(below: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def _rounded_up(limit: Tensor, dtype: torch.dtype) -> Tensor:
     """The least number of ``dtype`` not below ``limit``: the same numbers of ``dtype`` are below both."""
     near = limit.to(dtype)
-    return torch.where(near < limit, near.nextafter(near.new_tensor(torch.inf)), near)
+    return torch.where(near < limit, near.nextafter(torch.full_like(near, torch.inf)), near)
 
 
 def evaluate(f: Callable[..., Tensor], scores: Tensor, args: Sequence[Tensor]) -> Tensor:
@@ -201,7 +201,7 @@ class _LogSumExp(torch.autograd.Function):
         peaks = [
             None if unit_shift else queries.new_full((len(queries),), -torch.inf) for _ in mask.relations
         ]
-        work = buffer(queries)
+        work = buffer(queries, mask)
         with full_precision(queries):
             for tile, scores in _relations(queries, keys, mask):
                 for masked_scores, peak, sums in zip(scores, peaks, totals, strict=True):
@@ -237,7 +237,7 @@ class _LogSumExp(torch.autograd.Function):
         ]
         of_scales = [torch.zeros_like(s, dtype=wide(s)) if isinstance(s, Tensor) else None for s in scales]
         accumulator = GradientAccumulator(ctx, queries, keys, mask)
-        work, slopes = buffer(queries), buffer(queries)
+        work, slopes = buffer(queries, mask), buffer(queries, mask)
         with full_precision(queries):
             for tile, scores in _relations(queries, keys, mask):
                 slope = tile.of(slopes).zero_()
@@ -327,7 +327,7 @@ class _RowSum(torch.autograd.Function):
             torch.zeros_like(a) if needs else None for a, needs in zip(args, needs_gradient, strict=True)
         ]
         accumulator = GradientAccumulator(ctx, queries, keys, mask)
-        seeds, gradient = buffer(queries), gradient.to(queries)
+        seeds, gradient = buffer(queries, mask), gradient.to(queries)
         with full_precision(queries):
             for tile, (scores,) in _relations(queries, keys, mask, relation):
                 for faces in _face_groups(tile, args):
@@ -457,7 +457,7 @@ def _relations(
 ) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
     """Tiles of scores, one per relation, minus infinity outside it; the caller may overwrite them."""
     relations = mask.relations if only is None else (only,)
-    spare = buffer(queries) if len(relations) > 1 else None
+    spare = buffer(queries, mask) if len(relations) > 1 else None
 
     def by_relation(tile: Tile, scores: Tensor) -> Iterator[Tensor]:
         if spare is not None:

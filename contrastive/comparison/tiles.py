@@ -135,28 +135,41 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 def tiles(mask: Mask, device: torch.device) -> Iterator[Tile]:
     """The tiles of a sweep, none larger than :func:`tile_elements`: square, unless R or C is small."""
-    elements = tile_elements(device)
-    height = math.isqrt(elements)
-    if not mask.is_symmetric:
-        height = max(height, elements // max(1, mask.columns))
-    height = min(height, max(1, mask.rows))
-    first_other = mask.rows if mask.is_symmetric else 0  # the first column that is not a row
+    height, width = _largest_sides(mask, device)
+    first_other = _first_other(mask)
     for rows in _slices(0, mask.rows, height):
         if mask.is_symmetric:
             yield Tile(rows, rows)
             yield from (
                 Tile(rows, columns, has_mirror=True) for columns in _slices(rows.stop, first_other, height)
             )
-        yield from (Tile(rows, columns) for columns in _slices(first_other, mask.columns, elements // height))
+        yield from (Tile(rows, columns) for columns in _slices(first_other, mask.columns, width))
+
+
+def _first_other(mask: Mask) -> int:
+    """The first column that is not a row."""
+    return mask.rows if mask.is_symmetric else 0
+
+
+def _largest_sides(mask: Mask, device: torch.device) -> tuple[int, int]:
+    """Rows of the largest tiles, and columns of those whose columns are not rows."""
+    elements = tile_elements(device)
+    height = math.isqrt(elements)
+    if not mask.is_symmetric:
+        height = max(height, elements // max(1, mask.columns))
+    height = min(height, max(1, mask.rows))
+    return height, elements // height
 
 
 def tile_elements(device: torch.device) -> int:
     return TILE_ELEMENTS if device.type == "cpu" else _ON_ACCELERATOR * TILE_ELEMENTS
 
 
-def buffer(reference: Tensor) -> Tensor:
-    """Memory for one tile, of the reference's dtype, on its device."""
-    return reference.new_empty(tile_elements(reference.device))
+def buffer(reference: Tensor, mask: Mask) -> Tensor:
+    """Memory for the largest tile of a mask, of the reference's dtype, on its device."""
+    height, width = _largest_sides(mask, reference.device)
+    longest = max(height if mask.is_symmetric else 0, min(width, mask.columns - _first_other(mask)))
+    return reference.new_empty(height * longest)
 
 
 def _slices(start: int, stop: int, length: int) -> Iterator[slice]:
@@ -166,7 +179,7 @@ def _slices(start: int, stop: int, length: int) -> Iterator[slice]:
 
 def sweep(queries: Tensor, keys: Tensor, mask: Mask) -> Iterator[tuple[Tile, Tensor]]:
     """Tiles and their scores [r, c], all in one buffer, which the caller may overwrite."""
-    flat = buffer(queries)
+    flat = buffer(queries, mask)
     for tile in tiles(mask, queries.device):
         yield tile, torch.mm(queries[tile.rows], keys[tile.columns].T, out=tile.of(flat))
 

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -23,7 +23,14 @@ from contrastive.augmentations import takes_batches
 from contrastive.data.cache import Cache
 from contrastive.data.division import Division
 from contrastive.data.storage import LIMIT, hold
-from contrastive.data.tables import HeldTable, MemoryTable, OnProgress, decode, decode_reduced, workers_for
+from contrastive.data.tables import (
+    HeldTable,
+    MemoryTable,
+    OnProgress,
+    decode,
+    decode_reduced,
+    loader_workers,
+)
 from contrastive.device import send
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
 from contrastive.parts import ImageTable, ViewPipeline
@@ -36,6 +43,9 @@ Workers = int | Literal["auto"]
 #: Largest images, in pixels, that are augmented in whole batches. A batch of photographs of one size would
 #: take gigabytes.
 MAX_BATCHED_PIXELS = 256 * 256
+
+#: Batches that workers make ahead, together; each worker makes at least one.
+_MAX_AHEAD = 16
 
 
 @lru_cache(maxsize=2)
@@ -75,13 +85,15 @@ class TrainLoader:
         labels: whether batches carry labels (``positives: label``); those of the held-out tenth are -1.
         validation: the validation split, if the data set has one: with labels it validates in place of the
             tenth, and batches carry every label of train.
-        workers: processes that decode, or read the cache; ``auto`` is none if images are held in memory
-            and augmented as batches, else one per processor, at most 8.
+        workers: processes that decode, or read the cache, alive from the first epoch on; ``auto`` is none if
+            images are held in memory and augmented as batches, else one per processor, at most 16. The
+            training processes of a machine divide its processors.
         max_unreadable: the share of the images that may fail to decode.
         memory_limit: bytes of pixels that may be held in memory.
         cache: holds larger tables; None to decode in every epoch.
         share: (r, W): this is process r of W, which share each batch; it gets the r-th part of each.
         progress: called with (images decoded, images in all) while a table is decoded to be held.
+        pin: whether batches go to a GPU, from pinned memory; a thread of the loader copies them there.
 
     Attributes:
         table: the table that batches are read from; evaluation reads the same one, to decode nothing twice.
@@ -108,6 +120,7 @@ class TrainLoader:
         cache: Cache | None = None,
         share: tuple[int, int] = (0, 1),
         progress: OnProgress | None = None,
+        pin: bool = False,
     ):
         if batch_size > len(table):
             raise DataError(
@@ -127,14 +140,20 @@ class TrainLoader:
         )
         self._steps = _Steps(self.steps_per_epoch)
         in_memory = isinstance(self.table, MemoryTable)
-        self._loader: DataLoader[Batch | ContrastiveError] = DataLoader(
+        count = 0 if whole and in_memory else loader_workers(workers)
+        self._new_loader = partial(
+            DataLoader[Batch | ContrastiveError],
             self._batches,
             batch_size=None,  # an item is a batch
             sampler=self._steps,
-            num_workers=0 if whole and in_memory else workers_for(workers),
+            num_workers=count,
+            prefetch_factor=None if count == 0 else max(1, min(2, _MAX_AHEAD // count)),
+            persistent_workers=count > 0,
+            pin_memory=pin,
             worker_init_fn=_start_worker,
             generator=torch.Generator().manual_seed(derive(seed, "workers")),
         )
+        self._loader = self._new_loader()
 
     def decode(self) -> None:
         """Decode the images that are held, unless that is done: before workers fork, so that they share them.
@@ -144,15 +163,29 @@ class TrainLoader:
         if isinstance(self.table, HeldTable):
             self._note((int(self.table.ids[row]), str(error)) for row, error in self.table.unreadable.items())
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from batch ``start`` on."""
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches of an epoch from batch ``start`` on, without those from ``stop`` on.
+
+        Workers stay for the next epoch, unless this one is left before its last batch.
+        """
         self.decode()
         self._steps.epoch, self._steps.start = epoch, start
-        for batch in self._loader:
-            if isinstance(batch, ContrastiveError):
-                raise batch
-            self._note(batch.unreadable)
-            yield batch
+        self._steps.stop = self.steps_per_epoch if stop is None else stop
+        remaining = len(self._steps)
+        try:
+            for batch in self._loader:
+                if isinstance(batch, ContrastiveError):
+                    raise batch
+                self._note(batch.unreadable)
+                remaining -= 1
+                yield batch
+        finally:
+            if remaining:
+                self.close()
+
+    def close(self) -> None:
+        """End the workers; a later epoch starts others."""
+        self._loader = self._new_loader()
 
     def _note(self, unreadable: Iterable[tuple[int, str]]) -> None:
         self.unreadable.update(unreadable)
@@ -253,17 +286,17 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
 
 
 class _Steps:
-    """The sampler: (epoch, index of the batch) for the rest of an epoch."""
+    """The sampler: (epoch, index of the batch) for a part of an epoch."""
 
     def __init__(self, steps: int):
-        self.epoch, self.start, self.steps = 0, 0, steps
+        self.epoch, self.start, self.stop = 0, 0, steps
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        return ((epoch, step) for step in range(self.start, self.steps))
+        return ((epoch, step) for step in range(self.start, self.stop))
 
     def __len__(self) -> int:
-        return self.steps - self.start
+        return max(0, self.stop - self.start)
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:

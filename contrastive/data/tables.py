@@ -28,11 +28,26 @@ OnProgress = Callable[[int, int], None]
 
 
 def workers_for(workers: int | str) -> int:
-    """The number of workers; for ``auto`` the processors that this process may use, at most 8."""
+    """The number of threads or processes that decode for a while; for ``auto`` the processors that this
+    process may use, at most 8."""
+    return min(_usable_processors(), 8) if isinstance(workers, str) else workers
+
+
+def loader_workers(workers: int | str) -> int:
+    """The number of processes that prepare a training process's batches; for ``auto`` its share of the
+    processors, at most 16.
+
+    The training processes of a machine divide its processors: torchrun and ``--processes`` set their number.
+    """
     if not isinstance(workers, str):
         return workers
+    processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return min(max(1, _usable_processors() // processes), 16)
+
+
+def _usable_processors() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(usable or 1, 8)
+    return usable or 1
 
 
 def decode(table: ImageTable, index: int) -> Tensor:

@@ -174,7 +174,9 @@ class Train(BaseModel):
         0.02, ge=0, le=1, description="Fraction of unreadable images at which the run stops."
     )
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="Processes that decode images; 0: the main process does."
+        "auto",
+        description="Processes that decode images; 0: the main process does; auto: at most 16, one per "
+        "processor, which the processes of a run divide.",
     )
     memory_limit: int = Field(
         2048, ge=0, description="MiB of decoded images of one size that are kept in memory, per split."

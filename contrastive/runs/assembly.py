@@ -21,7 +21,15 @@ from contrastive.parts import EvaluationTransform, ImageTable, Split
 from contrastive.recipe import Recipe, training_fingerprint
 from contrastive.runs.display import Display
 from contrastive.runs.folder import to_stderr
-from contrastive.training import Checkpoints, Engine, MetricsFile, RunContext, Settings, compile_encoders
+from contrastive.training import (
+    Checkpoints,
+    Engine,
+    MetricsFile,
+    RunContext,
+    Settings,
+    choose_kernels,
+    compile_encoders,
+)
 from contrastive.values import RunData, never
 
 
@@ -52,7 +60,8 @@ def assemble(
     """
     if recipe.train.compile:
         compile_encoders(composition.method)
-    loader = _train_loader(recipe, data, composition, display)
+    loader = _train_loader(recipe, data, composition, display, accelerator.device)
+    choose_kernels(composition.pipelines, loader.table.size)
     data = replace(data, train=loader.table)  # decoded once, for training and evaluation
     evaluation = evaluation_of(
         recipe, data, composition, accelerator.device, interrupted, transform, display.decoding
@@ -113,6 +122,7 @@ def _train_loader(
     data: Data,
     composition: Composition,
     display: Display,
+    device: torch.device,
 ) -> TrainLoader:
     train = recipe.train
     return TrainLoader(
@@ -128,6 +138,7 @@ def _train_loader(
         cache=_cache_of(recipe, data, "train", display.log, display.warn),
         share=(rank(), world_size()),
         progress=display.decoding,
+        pin=device.type == "cuda",
     )
 
 

@@ -42,6 +42,7 @@ from contrastive.training import (
     explain_out_of_memory,
     make_accelerator,
     restore,
+    shares_statistics,
 )
 
 
@@ -245,16 +246,18 @@ class Job:
                 "give all machines the same recipe, data and versions."
             )
         tuning = [entry.name for entry in self.composition.protocols if entry.protocol.tunes]
-        if tuning and device.type != "cpu":
+        shared = shares_statistics(self.composition.method.target, device)
+        if tuning and shared:
             raise UsageError(
                 f"evaluate.{tuning[0]} trains the encoder in the first process alone, but batch norm waits "
                 "for all of them; remove it here, and run it on the finished run: contrastive evaluate."
             )
-        images = "its own images" if device.type == "cpu" else "the whole batch"
+        images = "the whole batch" if shared else "its own images"
+        reason = "" if shared or device.type == "cpu" else f", as target {self.recipe.target.name} requires"
         self.display.log(
             f"{quantity(world_size(), 'process', 'processes')} with "
             f"{quantity(self.recipe.train.batch_size // world_size(), 'image')} each; "
-            f"batch norm of each uses statistics of {images}"
+            f"batch norm of each uses statistics of {images}{reason}"
         )
 
     def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> None:

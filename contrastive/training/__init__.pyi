@@ -1,5 +1,7 @@
+from .accelerator import choose_kernels as choose_kernels
 from .accelerator import make_accelerator as make_accelerator
 from .accelerator import resolve_precision as resolve_precision
+from .accelerator import shares_statistics as shares_statistics
 from .accelerator import tracker_problem as tracker_problem
 from .checkpoints import Checkpoints as Checkpoints
 from .checkpoints import restore as restore

@@ -12,25 +12,44 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
-from torch import nn
 
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError, did_you_mean
+from contrastive.parts import Target, ViewPipeline
+from contrastive.training.method import Method
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound=Method)
+
+
+def shares_statistics(target: Target, device: torch.device) -> bool:
+    """Whether batch norm normalises by the images of all processes (SyncBN).
+
+    On CPUs torch has no such batch norm, and a target may rule it out (:attr:`Target.own_statistics`): each
+    process then normalises by its own share of the batch.
+    """
+    return world_size() > 1 and device.type != "cpu" and not target.own_statistics
 
 
 def move_to_device(method: M, device: torch.device) -> M:
-    """Move a method to its device, in channels-last; on several GPUs batch norm sees the batch of all.
-
-    On CPUs torch has no such batch norm: each process normalises by its own share of the batch.
-    """
-    if world_size() > 1 and device.type != "cpu":
+    """Move a method to its device, in channels-last; batch norm sees the batch of all processes if
+    :func:`shares_statistics`."""
+    if shares_statistics(method.target, device):
         from timm.layers import convert_sync_batchnorm  # torch's own loses the activation in timm's layers
 
         method = convert_sync_batchnorm(method)
     return in_channels_last(method, device)
+
+
+def choose_kernels(pipelines: Sequence[ViewPipeline], image_size: tuple[int, int] | None) -> None:
+    """Let cuDNN time its convolutions and keep the fastest, if every step has views of the same sizes.
+
+    Args:
+        pipelines: of the views.
+        image_size: (H, W) of all images; None if they differ.
+    """
+    has_fixed_sizes = all(pipeline.output_size(image_size) is not None for pipeline in pipelines)
+    torch.backends.cudnn.benchmark = has_fixed_sizes
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -87,5 +106,8 @@ def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Ac
         # Otherwise it reads the number from an environment variable and divides every gradient by it.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # Memories and averages are equal everywhere already; training does not read running statistics.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        # Gradients are views of the buckets that processes exchange, not a second copy of them.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        ],
     )

@@ -82,9 +82,7 @@ class Engine:
         self.folder, self.settings, self.loader = context.folder, settings, loader
         self.accelerator = accelerator
         self.evaluator = evaluator
-        self.checkpoints = checkpoints
-        self.metrics = metrics
-        self.callbacks = callbacks
+        self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
         self.interrupted = Vote(interrupted)
         self.rule = optimizer
         self.method = move_to_device(method, accelerator.device)
@@ -141,6 +139,8 @@ class Engine:
             self._flush()
             self._save()
             raise
+        finally:
+            self.loader.close()
         self.tick()
 
     def _train_epoch(self) -> None:
@@ -149,7 +149,7 @@ class Engine:
         last = self.steps_per_epoch * self.settings.accumulate
         micro: list[Batch] = []
         state = self.state
-        for batch in self.method.stages.each("load", self.loader.epoch(state.epoch, start=state.batch)):
+        for batch in self.method.stages.each("load", self.loader.epoch(state.epoch, state.batch, last)):
             micro.append(batch)
             if len(micro) < self.settings.accumulate:
                 continue

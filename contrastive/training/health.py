@@ -75,7 +75,8 @@ class StepNorms:
             *reversed(gradients),
         ]
         like = queries[0]
-        return torch.stack([_norm(group).to(like.device, torch.float32) for group in groups])
+        zero = like.new_zeros((), dtype=torch.float32)  # of no tensors; torch's would be a copy from the host
+        return torch.stack([_norm(group).to(zero) if group else zero for group in groups])
 
     def weights_are_nonfinite(self, norms: Sequence[float]) -> bool:
         """Whether weights were non-finite before the step."""

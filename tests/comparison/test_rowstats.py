@@ -50,14 +50,19 @@ def test_tiles_cover_every_score_once_and_own_columns_lie_on_their_diagonals(mas
     own = torch.zeros_like(covered)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "TILE_ELEMENTS", elements)
+        room = tiles.buffer(torch.empty(0, dtype=torch.int64), mask)
+        assert len(room) <= elements
+        areas = []
         for tile in tiles.tiles(mask, CPU):
-            part = tile.of(torch.zeros(elements, dtype=torch.int64))  # fails where a tile is too large
+            part = tile.of(room).zero_()  # fails where a tile is too large
+            areas.append(part.numel())
             filled = mask.fill(part, tile, "other", 1)
             assert mask.touches(tile) or not filled.any()
             for rows, columns, turn in tile.faces:
                 covered[rows, columns] += 1
                 own[rows, columns] = turn(filled)
     assert (covered == 1).all()
+    assert len(room) == max(areas, default=0)
     for row in range(mask.rows):
         place = mask.first + row % mask.images
         expected = [view * mask.batch + place for view in range(mask.views)]

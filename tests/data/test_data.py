@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from contrastive.augmentations import Pipeline, SimCLR
-from contrastive.data import TrainLoader, augment, hold, holdout, read
+from contrastive.data import TrainLoader, augment, hold, holdout, read, tables
 from contrastive.data.loader import epoch_order, substitutes
 from contrastive.data.reading import resize_and_crop
-from contrastive.data.tables import MemoryTable, workers_for
+from contrastive.data.tables import MemoryTable, loader_workers, workers_for
 from contrastive.datasets import ImageFolder
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.parts import EvaluationTransform, ImageTable
 from contrastive.rng import Key
+from contrastive.values import Batch
 from tests.support.images import SIDE, Fake, Images, assert_equal, loader, views
 
 # -- order and held-out tenth --------------------------------------------------------------------------
@@ -361,12 +362,60 @@ def test_left_epochs_leave_no_workers(workers):
 
 
 def test_auto_workers():
-    assert workers_for(3) == 3
+    assert workers_for(3) == loader_workers(3) == 3
     assert 1 <= workers_for("auto") <= min(8, os.cpu_count())
     assert loader(Images(16), workers="auto")._loader.num_workers == 0
     assert loader(Images(16), workers=2)._loader.num_workers == 0
-    assert loader(Images(16), workers="auto", memory_limit=0)._loader.num_workers == workers_for("auto")
-    assert loader(Images(16), "all", workers="auto")._loader.num_workers == workers_for("auto")
+    assert loader(Images(16), workers="auto", memory_limit=0)._loader.num_workers == loader_workers("auto")
+    assert loader(Images(16), "all", workers="auto")._loader.num_workers == loader_workers("auto")
+
+
+@pytest.mark.parametrize(
+    ("processors", "processes", "workers"), [(64, 8, 8), (16, 8, 2), (4, 8, 1), (64, 1, 16), (12, None, 12)]
+)
+def test_training_processes_divide_the_processors(
+    processors: int, processes: int | None, workers: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tables, "_usable_processors", lambda: processors)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert loader_workers("auto") == workers
+    assert workers_for("auto") == min(processors, 8)
+    torch_loader = loader(Images(16), workers="auto", memory_limit=0)._loader
+    assert torch_loader.num_workers == workers
+    assert torch_loader.num_workers * torch_loader.prefetch_factor <= 16
+
+
+def test_workers_stay_from_epoch_to_epoch(workers):
+    train = loader(Images(64), memory_limit=0, workers=2)
+    batches = train.epoch(0, stop=2)
+    assert len([next(batches), next(batches)]) == 2
+    batches.close()  # as the engine does after the last batch of an epoch
+    first = {worker.pid for worker in workers()}
+    assert len(first) == 2
+    whole = list(loader(Images(64)).epoch(1))
+    assert_equal(list(train.epoch(1)), whole)
+    assert_equal(list(train.epoch(1, stop=3)), whole[:3])
+    assert {worker.pid for worker in workers()} == first
+    train.close()
+    assert workers() == []
+
+
+def test_batches_for_a_gpu_are_pinned_by_the_loader(monkeypatch: pytest.MonkeyPatch):
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self.data_ptr()) or self)
+    assert not loader(Images(16))._loader.pin_memory
+    assert loader(Images(16), pin=True)._loader.pin_memory
+    image = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    for images in (image, [image, image.clone()]):
+        batch = Batch(torch.arange(2), images, torch.zeros(2), [(1, "broken")])
+        copy = batch.pin_memory()
+        views = images if isinstance(images, list) else [images]
+        assert pinned == [batch.ids.data_ptr(), *(view.data_ptr() for view in views), batch.labels.data_ptr()]
+        assert (type(copy.images), copy.unreadable) == (type(images), batch.unreadable)
+        pinned.clear()
+    assert Batch(torch.arange(2), image).pin_memory().labels is None
 
 
 # -- memory --------------------------------------------------------------------------------------------

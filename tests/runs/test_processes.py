@@ -18,10 +18,13 @@ from torch import nn
 
 import contrastive
 from contrastive import distributed
+from contrastive.build import build
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
-from contrastive.runs import launch
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
+from contrastive.runs import job, launch
 from contrastive.testing.processes import two_processes
-from contrastive.training import MetricsFile
+from contrastive.training import MetricsFile, accelerator
 from tests.support.tiny import interrupted_after
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -43,6 +46,28 @@ def command(recipe: Path, out: Path, *more: str) -> list[str]:
         *sets,
         *more,
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "place", "whose"),
+    [
+        ("ema", "meta", "the whole batch"),
+        ("ema", "cpu", "its own images"),
+        ("{name: shuffle_bn, of: ema}", "cpu", "its own images"),
+        ("{name: shuffle_bn, of: ema}", "meta", "its own images, as target shuffle_bn requires"),
+    ],
+)
+def test_a_run_reports_whose_statistics_batch_norm_uses(
+    target: str, place: str, whose: str, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+):
+    registry, lines = load_registry(), []
+    recipe = load_recipe(tiny_recipe, [f"target={target}"], registry)
+    monkeypatch.setattr(job, "world_size", lambda: 2)
+    monkeypatch.setattr(accelerator, "world_size", lambda: 2)
+    display = SimpleNamespace(log=lines.append)
+    job.Job(recipe, *build(recipe), registry, display)._announce_processes(torch.device(place))
+    images = recipe.train.batch_size // 2
+    assert lines == [f"2 processes with {images} images each; batch norm of each uses statistics of {whose}"]
 
 
 def test_two_processes_train_as_one(tiny_recipe: Path, tmp_path: Path):
