@@ -39,6 +39,8 @@ def peak_memory_mib(device: torch.device) -> float:
 
 def to_device(values: np.ndarray, pixels: Tensor) -> Tensor:
     """Parameters on the device of the pixels: floats in their precision, other types unchanged."""
+    if values.dtype.kind == "f" and pixels.dtype == torch.float32:
+        values = values.astype(np.float32, copy=False)  # by numpy: a call of torch less
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     if tensor.is_floating_point():
         tensor = tensor.to(pixels.dtype)

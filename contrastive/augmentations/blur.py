@@ -15,7 +15,6 @@ from contrastive.augmentations.pipeline import (
     on_chosen,
     one_by_one,
 )
-from contrastive.device import to_device
 from contrastive.rng import Draws
 
 
@@ -54,8 +53,8 @@ class Blur(Operation):
             for image, own, out in zip(images, taps, smooth, strict=True):
                 blur_one(image, own[own > 0], out)
         else:
-            kernel = to_device(taps, images)
-            rows, columns = (blur_weights(kernel, side) for side in (height, width))
+            rows = blur_weights(taps, height, images)
+            columns = rows if width == height else blur_weights(taps, width, images)
             smooth = separable(images, rows, columns)
         return smooth.clamp_(0, 1)
 

@@ -85,19 +85,22 @@ class ColorJitter(Operation):
             self._jitter(planes, params, later)
             return planes.transpose(0, 1)
         order = np.argsort(number, kind="stable")
-        planes = planes.index_select(1, to_device(order, pixels))
+        there, back = to_device(np.stack([order, np.argsort(order)]), pixels)
+        planes = planes.index_select(1, there)
         self._jitter(planes, {name: values[order] for name, values in params.items()}, later)
-        return planes.index_select(1, to_device(np.argsort(order), pixels)).transpose(0, 1)
+        return planes.transpose(0, 1).index_select(0, back)
 
     def _jitter(self, planes: Tensor, params: Params, later: list[int]) -> None:
         """Jitter in place; the hue of the first ``later[j]`` images comes after at least j blends."""
         is_rgb = len(planes) == 3
-        weights = to_device(_weights(params, is_rgb), planes)  # [3, 3, b]
+        numbers = np.concatenate([_weights(params, is_rgb).reshape(9, -1), _turns(params)[None]])
+        numbers = to_device(numbers, planes)  # one copy for all
+        weights, turns = numbers[:9].view(3, 3, -1), numbers[9]
         for j in range(3):
             _blend(planes, weights[j], 0, later[j + 1])
         if is_rgb and self.hue > 0:
             hue_planes = planes[:, : later[0]]
-            shift_hue(hue_planes, to_device(params["hue"][: later[0]], planes), out=hue_planes)
+            shift_hue(hue_planes, turns[: later[0]], out=hue_planes)
             hue_planes[:, : later[3]].clamp_(0, 1)  # a blend clips the others later
         for j in range(3):
             _blend(planes, weights[j], later[j + 1], later[0])
@@ -112,7 +115,7 @@ class ColorJitter(Operation):
             blend_one(image, blend, out)
             image = out
         if is_rgb and self.hue > 0:
-            shift_hue(image[:, None], to_device(params["hue"], pixels), out[:, None])
+            shift_hue(image[:, None], to_device(_turns(params), pixels), out[:, None])
             image = out
             if turn == 3:  # otherwise a blend clips it
                 out.clamp_(0, 1)
@@ -125,6 +128,11 @@ class ColorJitter(Operation):
 def _blend(planes: Tensor, weights: Tensor, start: int, stop: int) -> None:
     if start < stop:
         blend_(planes[:, start:stop], *weights[:, start:stop])
+
+
+def _turns(params: Params) -> np.ndarray:
+    """1 plus the shift of the hue: float32 [b]."""
+    return params["hue"].astype(np.float32) + np.float32(1)
 
 
 def _weights(params: Params, is_rgb: bool) -> np.ndarray:

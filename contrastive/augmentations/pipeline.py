@@ -94,11 +94,7 @@ class Placing(Operation):
 
     def resample(self, pixels: Tensor, boxes: np.ndarray, mirror: np.ndarray | None = None) -> Tensor:
         """Crop, resize and mirror (bool [b]) in one resampling: [b, C, H, W] -> [b, C, h, w]."""
-        largest = (int(boxes[:, 2].max()), int(boxes[:, 3].max()))
-        flags = None if mirror is None else to_device(mirror, pixels)
-        return crop_and_resize(
-            pixels, to_device(boxes, pixels), largest, self.size, self.interpolation, flags
-        )
+        return crop_and_resize(pixels, boxes, self.size, self.interpolation, mirror)
 
     def reduction(self, params: Params, size: tuple[int, int]) -> int:
         """The largest of 8, 4 and 2 by which the sides of one image of ``size`` (H, W) may be divided
@@ -412,9 +408,8 @@ def one_by_one(images: Tensor) -> bool:
 
 def _to_float(images: Tensor) -> Tensor:
     """uint8 [b, C, h, w] -> float32 in [0, 1], each channel of the batch one block of memory."""
-    b, channels, height, width = images.shape
-    planes = images.new_empty((channels, b, height, width), dtype=torch.float32)
-    return planes.copy_(images.transpose(0, 1)).div_(255).transpose(0, 1)
+    planes = images.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    return planes.div_(255).transpose(0, 1)
 
 
 def _as_reduced(image: Tensor, size: tuple[int, int] | None, factor: int) -> ReducedImage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from contrastive.augmentations import (
     Blur,
@@ -33,6 +35,7 @@ from contrastive.augmentations import (
     Views,
     takes_batches,
 )
+from contrastive.augmentations.kernels import colour
 from contrastive.augmentations.pipeline import to_uint8
 from contrastive.commands.preview import CELL, grid
 from contrastive.errors import UsageError
@@ -369,3 +372,44 @@ def test_preview_shows_the_views_of_the_run() -> None:
 def test_importing_augmentations_does_not_import_torchvision() -> None:
     code = "import sys, contrastive.augmentations; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Calls(TorchDispatchMode):
+    """Counts calls of torch's operators that are not views."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+BLURRED = [Flip(), ColorJitter(), Grayscale(), Blur(), Solarize()]
+
+
+@pytest.mark.parametrize(
+    ("crop", "operations", "most"),
+    [
+        (True, [Flip(), ColorJitter(), Grayscale()], 90),
+        (True, BLURRED, 105),
+        (False, [Flip(), ColorJitter(), Grayscale(), Blur()], 90),
+    ],
+)
+def test_an_accelerator_gets_few_calls(
+    crop: bool, operations: list[Operation], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs microseconds of the host, whatever the size of the batch."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # torch has none for meta
+    pipeline = Pipeline([RandomResizedCrop(24), *operations])
+    batch = torch.zeros(256, 3, 24, 24, dtype=torch.uint8, device="meta")
+    with Calls() as calls:
+        views = (pipeline if crop else pipeline.rest)(batch, np.arange(256), Key(0, 0, 0))
+    assert views.is_contiguous()
+    assert calls.count <= most
+
+
+def test_grey_on_an_accelerator_equals_grey_on_a_cpu() -> None:
+    planes = torch.rand(3, 4, 5, 6)
+    some = planes[:, 1:3]
+    for part in (planes, some):
+        torch.testing.assert_close(colour._grey_in_one_call(part), colour._grey(part), rtol=1e-6, atol=1e-6)

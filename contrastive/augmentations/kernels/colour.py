@@ -9,9 +9,12 @@ takes twenty times as long as arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from contrastive.device import send
 
 #: Weights of red, green and blue in a pixel's grey value (ITU-R 601).
 LUMINANCE = (0.2989, 0.587, 0.114)
@@ -26,10 +29,25 @@ def luminance(pixels: Tensor) -> Tensor:
 
 def _grey(planes: Tensor) -> Tensor:
     """[3, n, h, w] -> [n, h, w]."""
+    if not planes.is_cpu:
+        return _grey_in_one_call(planes)
     grey = planes[0] * LUMINANCE[0]
     for plane, weight in zip(planes[1:], LUMINANCE[1:], strict=True):
         grey.add_(plane, alpha=weight)
     return grey
+
+
+def _grey_in_one_call(planes: Tensor) -> Tensor:
+    """:func:`_grey` for an accelerator, up to rounding: there each call costs microseconds."""
+    with torch.autocast(planes.device.type, enabled=False):
+        weights = _constant(LUMINANCE, planes.dtype, planes.device)
+        return torch.mv(planes.reshape(3, -1).T, weights).view(planes.shape[1:])
+
+
+@lru_cache(maxsize=16)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A few numbers on a device, copied there once."""
+    return send(torch.tensor(values, dtype=dtype), device)
 
 
 def blend_(planes: Tensor, factor: Tensor, to_grey: Tensor, to_mean: Tensor) -> None:
@@ -45,7 +63,7 @@ def blend_(planes: Tensor, factor: Tensor, to_grey: Tensor, to_mean: Tensor) -> 
     factor, to_grey, to_mean = (x[:, None, None] for x in (factor, to_grey, to_mean))
     grey = _grey(planes) if len(planes) == 3 else planes[0].clone()  # [n, h, w]
     mean = grey.mean(dim=(1, 2), keepdim=True)  # [n, 1, 1]
-    other = grey.mul_(to_grey).add_(mean.mul_(to_mean))
+    other = torch.addcmul(mean.mul_(to_mean), grey, to_grey, out=grey)
     torch.addcmul(other, planes, factor, out=planes).clamp_(0, 1)
 
 
@@ -95,7 +113,11 @@ def merge_blends(blends: Sequence[Blend], channels: int) -> list[Blend]:
     return merged_blends
 
 
-def shift_hue(planes: Tensor, shift: Tensor, out: Tensor) -> None:
+#: Hues, in turns, at which red, green and blue are not at the end from which :func:`shift_hue` counts.
+_OPPOSITE = (3 / 6, 2 / 6, 4 / 6)
+
+
+def shift_hue(planes: Tensor, turns: Tensor, out: Tensor) -> None:
     """Shift the hue of RGB pixels; value and saturation stay. Rounding may leave [0, 1], by up to 1e-7.
 
     A pixel keeps its smallest and largest value, and the hue determines where each channel lies between
@@ -106,22 +128,23 @@ def shift_hue(planes: Tensor, shift: Tensor, out: Tensor) -> None:
 
     Args:
         planes: [3, n, h, w].
-        shift: [n], in turns, in [-1/2, 1/2].
+        turns: [n], 1 plus the shift in turns, which is in [-1/2, 1/2].
         out: [3, n, h, w]; may be ``planes``.
     """
     red, green, blue = planes
-    behind = torch.lt(green, blue, out=torch.empty_like(green))  # 0 or 1
     low, high = green.minimum(blue), green.maximum(blue)
     rise = torch.add(green, blue).sub_(red)
     torch.minimum(low, red, out=low)
     torch.maximum(high, red, out=high)
     rise.sub_(low)
     chroma = torch.sub(high, low).clamp_(min=1e-12)  # grey has no hue; any value works
+    behind = torch.lt(green, blue, out=out[0])  # 0 or 1; red is not needed any more
     # In turns from here on: |behind - 1/6 - rise / (6 chroma)|.
-    hue = behind.addcdiv_(rise, chroma, value=-1 / 6).sub_(1 / 6).abs_()
-    hue.add_((shift + 1)[:, None, None]).frac_()
+    hue = torch.addcdiv(behind, rise, chroma, value=-1 / 6, out=rise).sub_(1 / 6).abs_()
+    hue.add_(turns[:, None, None]).frac_()
     low.sub_(chroma)
     high.add_(chroma)
-    for plane, opposite, start, sign in zip(out, (3, 2, 4), (low, high, high), (6, -6, -6), strict=True):
-        share = torch.sub(hue, opposite / 6, out=rise).abs_().clamp_(1 / 6, 2 / 6)
-        torch.addcmul(start, chroma, share, value=sign, out=plane)
+    opposite = _constant(_OPPOSITE, hue.dtype, hue.device)[:, None, None, None]
+    torch.sub(hue, opposite, out=out).abs_().clamp_(1 / 6, 2 / 6)  # the shares of chroma
+    torch.addcmul(low, chroma, out[0], value=6, out=out[0])
+    torch.addcmul(high, chroma, out[1:], value=-6, out=out[1:])

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from contrastive.device import to_device
+
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -28,25 +30,22 @@ def separable(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         [b, C, h, w]; each channel of the batch is one block of memory, the layout of colour operations.
     """
-    b, channels, height, _ = pixels.shape
-    narrow = pixels.new_empty(b, height, columns.shape[1])
-    planes = pixels.new_empty(channels, b, rows.shape[1], columns.shape[1])
+    planes = pixels.new_empty(pixels.shape[1], len(pixels), rows.shape[1], columns.shape[1])
     with torch.autocast(pixels.device.type, enabled=False):  # half precision would be visible in the pixels
         for plane, result in zip(pixels.unbind(1), planes, strict=True):
-            torch.bmm(plane, columns.mT, out=narrow)
-            torch.bmm(rows, narrow, out=result)
+            torch.bmm(rows, torch.bmm(plane, columns.mT), out=result)
     return planes.transpose(0, 1)
 
 
 def resize_weights(
-    starts: Tensor,
-    lengths: Tensor,
-    longest: int,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    taps: int,
     length: int,
     size: int,
     interpolation: Interpolation,
-    mirror: Tensor | None = None,
-) -> Tensor:
+    mirror: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Weights that cut ``[start, start + length)`` out of a line and resize it with antialiasing.
 
     The filter is widened by the reduction factor and normalised within the cut, as in Pillow, torchvision
@@ -55,41 +54,47 @@ def resize_weights(
     Args:
         starts: float [b], first pixel of each cut.
         lengths: float [b], pixels of each cut, at least 1.
-        longest: the largest of ``lengths``, passed so that nothing waits for the device.
+        taps: input pixels per output pixel, from :func:`_tap_count`.
         length: pixels of the input line.
         size: pixels of the output line.
         mirror: bool [b], whether the output runs backwards.
 
     Returns:
-        float [b, size, length]; each row sums to 1.
+        The input pixels of each output pixel and their weights, which sum to 1: both float [b, size, taps].
     """
     radius, weigh = _FILTERS[interpolation]
-    taps = min(length, 2 * math.ceil(radius * max(longest / size, 1)) + 1)  # pixels that a filter reaches
     starts, lengths = starts[:, None], lengths[:, None]
     scale = lengths / size  # [b, 1], input pixels per output pixel
-    width = scale.clamp(min=1)
-    output = torch.arange(size, device=starts.device, dtype=starts.dtype).expand(len(starts), size)
-    if mirror is not None:
-        output = torch.where(mirror[:, None], size - 1 - output, output)
+    width = np.maximum(scale, 1)
+    output = np.arange(size, dtype=starts.dtype)
+    output = np.where(mirror[:, None], size - 1 - output, output)
     centre = (output + 0.5) * scale  # [b, size], from the start of the cut
-    first = (centre + starts - radius * width).floor_().clamp_(0, length - taps)
-    source = first[:, :, None] + torch.arange(taps, device=starts.device)  # [b, size, taps]
+    first = np.floor(centre + starts - radius * width).clip(0, length - taps)
+    source = first[:, :, None] + np.arange(taps, dtype=starts.dtype)  # [b, size, taps]
     inside = source - starts[:, None]
-    distance = (inside + 0.5 - centre[:, :, None]).abs_().div_(width[:, None])
-    weights = weigh(distance).mul_(inside >= 0).mul_(inside < lengths[:, None])
-    weights.div_(weights.sum(-1, keepdim=True))
-    return weights.new_zeros(len(starts), size, length).scatter_(2, source.long(), weights)
+    distance = np.abs(inside + 0.5 - centre[:, :, None])
+    distance /= width[:, None]
+    weights = weigh(distance)
+    weights *= inside >= 0
+    weights *= inside < lengths[:, None]
+    weights /= torch.from_numpy(weights).sum(-1, keepdim=True).numpy()  # numpy's order of the sum is another
+    return source, weights
 
 
-def _triangle(distance: Tensor) -> Tensor:
-    return distance.neg_().add_(1).clamp_(min=0)
+def _tap_count(longest: float, length: int, size: int, interpolation: Interpolation) -> int:
+    """Pixels of a line of ``length`` that a filter reaches, for cuts of up to ``longest`` pixels."""
+    return min(length, 2 * math.ceil(_FILTERS[interpolation][0] * max(longest / size, 1)) + 1)
 
 
-def _cubic(distance: Tensor) -> Tensor:
+def _triangle(distance: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - distance, 0)
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
     """Keys' cubic convolution with a = -1/2, as in Pillow and torch with antialiasing."""
     near = (1.5 * distance - 2.5) * distance * distance + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return torch.where(distance < 1, near, far).mul_(distance < 2)
+    return np.where(distance < 1, near, far) * (distance < 2)
 
 
 #: Radius and weight at a distance from the centre, in pixels.
@@ -98,28 +103,48 @@ _FILTERS = {"bilinear": (1, _triangle), "bicubic": (2, _cubic)}
 
 def crop_and_resize(
     pixels: Tensor,
-    boxes: Tensor,
-    largest: tuple[int, int],
+    boxes: np.ndarray,
     size: tuple[int, int],
     interpolation: Interpolation,
-    mirror: Tensor | None = None,
+    mirror: np.ndarray | None = None,
 ) -> Tensor:
     """Cut a box out of each image, resize it with antialiasing and mirror some, in one resampling.
 
     Args:
         pixels: float [b, C, H, W] in [0, 1].
-        boxes: float [b, 4], top, left, height and width in pixels.
-        largest: the largest height and width of the boxes.
+        boxes: int [b, 4], top, left, height and width in pixels.
         size: (h, w) of the output.
         mirror: bool [b], images to mirror left to right.
 
     Returns:
         [b, C, h, w] in [0, 1] (cubic overshoot is clipped), laid out as by :func:`separable`.
     """
-    top, left_edge, height, width = boxes.to(pixels.dtype).unbind(1)
-    rows = resize_weights(top, height, largest[0], pixels.shape[2], size[0], interpolation)
-    columns = resize_weights(left_edge, width, largest[1], pixels.shape[3], size[1], interpolation, mirror)
-    return separable(pixels, rows, columns).clamp_(0, 1)
+    boxes = boxes.astype(np.float64 if pixels.dtype == torch.float64 else np.float32)
+    upright = np.zeros(len(boxes), bool)
+    sides: list[_Lines] = []
+    for axis, flags in enumerate((upright, upright if mirror is None else mirror)):
+        lengths, length = boxes[:, 2 + axis], pixels.shape[2 + axis]
+        taps = _tap_count(float(lengths.max()), length, size[axis], interpolation)
+        sides.append((boxes[:, axis], lengths, flags, (taps, length, size[axis])))
+    rows, columns = sides
+    if rows[3] == columns[3]:  # both at once: half the calls
+        both = *(np.concatenate(pair) for pair in zip(rows[:3], columns[:3], strict=True)), rows[3]
+        maps = _line_maps(both, interpolation, pixels).chunk(2)
+    else:
+        maps = tuple(_line_maps(side, interpolation, pixels) for side in sides)
+    return separable(pixels, *maps).clamp_(0, 1)
+
+
+#: Cuts of lines, for one axis: starts, lengths and mirror flags, each [n], and (taps, length, size).
+_Lines = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int, int]]
+
+
+def _line_maps(lines: _Lines, interpolation: Interpolation, pixels: Tensor) -> Tensor:
+    """Matrices [n, size, length] that resize cuts of lines, on the device of the pixels."""
+    starts, lengths, mirror, (taps, length, size) = lines
+    parts = resize_weights(starts, lengths, taps, length, size, interpolation, mirror)
+    source, weights = to_device(np.stack(parts), pixels)  # one copy for both
+    return weights.new_zeros(len(starts), size, length).scatter_(2, source.long(), weights)
 
 
 def crop_one(
@@ -155,8 +180,8 @@ def gaussian(sigma: np.ndarray, radius: int) -> np.ndarray:
     return np.where(kernel > 1e-10, kernel, 0)
 
 
-def blur_weights(kernel: Tensor, length: int) -> Tensor:
-    """Weights of symmetric taps along a line that is extended by reflection.
+def blur_weights(kernel: np.ndarray, length: int, pixels: Tensor) -> Tensor:
+    """Weights of symmetric taps along a line that is extended by reflection, on the device of the pixels.
 
     Args:
         kernel: [b, 2 * radius + 1], radius less than ``length``.
@@ -165,12 +190,14 @@ def blur_weights(kernel: Tensor, length: int) -> Tensor:
     Returns:
         [b, length, length]; each row has the sum of the kernel.
     """
-    radius = kernel.shape[1] // 2
-    taps = torch.arange(-radius, radius + 1, device=kernel.device)
-    source = torch.arange(length, device=kernel.device)[:, None] + taps  # [length, k], before reflection
-    source = (length - 1 - (length - 1 - source.abs()).abs()).expand(len(kernel), -1, -1)
-    weights = kernel.new_zeros(len(kernel), length, length)
-    return weights.scatter_add_(2, source, kernel[:, None, :].expand(-1, length, -1))
+    b, taps = kernel.shape
+    offsets = np.arange(taps) - taps // 2
+    source = np.arange(length)[:, None] + offsets  # [length, taps], before reflection
+    source = length - 1 - np.abs(length - 1 - np.abs(source))
+    flat = to_device(np.concatenate([kernel.ravel(), source.ravel()]), pixels)  # one copy for both
+    weights, index = flat[: b * taps].view(b, 1, taps), flat[b * taps :].long().view(length, taps)
+    shape = (b, length, taps)
+    return flat.new_zeros(b, length, length).scatter_add_(2, index.expand(shape), weights.expand(shape))
 
 
 #: Output pixels of a line per matrix product in :func:`blur_one`.
