@@ -10,8 +10,7 @@ import argparse
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from contrastive.build import build
 from contrastive.commands.output import print_json, progress_on_stderr
@@ -32,7 +30,7 @@ from contrastive.runs import Display, assemble, refuse_processes
 from contrastive.text import duration, percent, quantity
 from contrastive.training import (
     Engine,
-    Stages,
+    StageStack,
     explain_compile_errors_if,
     make_accelerator,
     resolve_precision,
@@ -64,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class Stopwatch(Stages):
+class Stopwatch(StageStack):
     """Measures seconds per stage. Time in a stage within another counts only for the inner one.
 
     On CUDA it records events in the stream and reads them at the end, so that nothing waits.
@@ -74,56 +72,27 @@ class Stopwatch(Stages):
     """
 
     def __init__(self, device: torch.device):
+        super().__init__()
         self._cuda = device.type == "cuda"
-        self._stages = ["other"]  # the open stages, innermost last
         self.restart()
 
     def restart(self) -> None:
         """Discard the measurements so far."""
         self._marks: list[tuple[Any, str]] = [(self._now(), "")]  # end time, stage
 
-    def enter(self, stage: str) -> None:
-        """Begin a stage within the current one."""
-        self._mark()
-        self._stages.append(stage)
-
-    def leave(self) -> None:
-        """End the current stage."""
-        self._mark()
-        self._stages.pop()
-
-    def turn(self, stage: str) -> None:
-        """End the current stage and begin another one instead."""
-        self.leave()
-        self.enter(stage)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time of the block for this stage."""
-        self.enter(name)
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def turn_at_gradient(self, tensors: Iterable[Tensor], name: str) -> None:
-        """End the current stage and begin ``name`` when a backward pass reaches one of the tensors."""
-        for tensor in tensors:
-            if tensor.requires_grad:
-                tensor.register_hook(lambda _: self.turn(name))
+    def before_change(self) -> None:
+        """The time since the last mark belongs to the current stage."""
+        self._marks.append((self._now(), self.current))
 
     def seconds(self) -> dict[str, float]:
         """Stage -> seconds since the last restart."""
-        self._mark()
+        self.before_change()
         if self._cuda:
             torch.cuda.synchronize()
         totals: dict[str, float] = defaultdict(float)
         for (since, _), (until, stage) in zip(self._marks, self._marks[1:], strict=False):
             totals[stage] += since.elapsed_time(until) / 1000 if self._cuda else until - since
         return totals
-
-    def _mark(self) -> None:
-        self._marks.append((self._now(), self._stages[-1]))
 
     def _now(self) -> Any:
         if not self._cuda:

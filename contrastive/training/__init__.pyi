@@ -24,6 +24,7 @@ from .method import Method as Method
 from .method import Output as Output
 from .metrics_file import MetricsFile as MetricsFile
 from .stages import Stages as Stages
+from .stages import StageStack as StageStack
 from .state import LENGTH_WAS_READ as LENGTH_WAS_READ
 from .state import Metrics as Metrics
 from .state import Settings as Settings

@@ -7,7 +7,7 @@ sets ``method.stages`` to a stopwatch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 from torch import Tensor
@@ -36,3 +36,52 @@ class Stages:
 
     def turn_at_gradient(self, tensors: Iterable[Tensor], name: str) -> None:
         """A backward pass ends the present stage and begins ``name`` when it reaches one of the tensors."""
+
+
+class StageStack(Stages):
+    """The stages that are open, innermost last; a subclass measures between the changes.
+
+    Attributes:
+        stages: their names; outside all of them the stage is ``other``.
+    """
+
+    def __init__(self) -> None:
+        self.stages = ["other"]
+
+    @property
+    def current(self) -> str:
+        """The innermost open stage."""
+        return self.stages[-1]
+
+    def before_change(self) -> None:
+        """Called before another stage becomes the current one."""
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage within the current one."""
+        self.before_change()
+        self.stages.append(stage)
+
+    def leave(self) -> None:
+        """End the current stage."""
+        self.before_change()
+        self.stages.pop()
+
+    def turn(self, stage: str) -> None:
+        """End the current stage and begin another one instead."""
+        self.leave()
+        self.enter(stage)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Within the block, ``name`` is the current stage."""
+        self.enter(name)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def turn_at_gradient(self, tensors: Iterable[Tensor], name: str) -> None:
+        """End the current stage and begin ``name`` when a backward pass reaches one of the tensors."""
+        for tensor in tensors:
+            if tensor.requires_grad:
+                tensor.register_hook(lambda _: self.turn(name))
