@@ -1,0 +1,245 @@
+"""What a training step of each shipped recipe asks of a GPU, measured on a fake one (scripts/fake_device.py).
+
+python scripts/step_calls.py                              calls by stage, and where the host waits, per recipe
+python scripts/step_calls.py cifar10/simclr --operators   of these recipes, operator by operator
+python scripts/step_calls.py --studies                    of every cell of the studies
+python scripts/step_calls.py --write                      make these calls the ceilings of the test's table
+
+A call is that of an operator of torch that is not a view, about one kernel on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from fake_device import Wait, fake_gpu
+from torch import Tensor
+
+from contrastive.build import Data, build
+from contrastive.parts import Dataset, ImageTable, Split
+from contrastive.recipe import Recipe, load_cells, resolve
+from contrastive.recipe.sources import shipped_recipes
+from contrastive.registry import load_registry
+from contrastive.runs import Display, assemble
+from contrastive.training import make_accelerator
+
+ROOT = Path(__file__).resolve().parent.parent
+#: The ceilings that tests/training/test_fake_gpu.py checks.
+TABLE = ROOT / "tests" / "training" / "step_calls.yaml"
+HEADER = """\
+# The most calls of torch's operators that a training step may make on a GPU, by stage; views do not count.
+# Written by python scripts/step_calls.py --write, checked by test_fake_gpu.py.
+"""
+#: Function in which the host may wait for the device during a step -> the reason.
+ALLOWED_WAITS: dict[str, str] = {}
+#: Recipes that are measured besides the shipped ones: name -> the shipped one, and what differs.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{name} with ema alone": (name, {"target": {"name": "ema", "momentum": 0.99}})
+    for name in ("imagenet/moco_v2", "cifar10/moco_v2")
+}
+#: Images per batch: enough for every branch of the augmentation to have some.
+BATCH = 64
+#: Steps taken; the calls of the last are counted, the waits of all.
+STEPS = 3
+OVERRIDES: dict[str, Any] = {"train.batch_size": BATCH, "train.workers": 0, "train.trackers": []}
+
+
+class RandomImages(ImageTable):
+    """Random pixels, of one size or, as photographs, of several.
+
+    Args:
+        size: (H, W); None for photographs.
+        channels: 1 or 3.
+    """
+
+    def __init__(self, size: tuple[int, int] | None, channels: int):
+        self.ids = np.arange(2 * STEPS * BATCH)
+        self.labels = self.ids % 10
+        self.size = size
+        self.channels = channels
+
+    def decode(self, index: int) -> Tensor:
+        height, width = self.size or ((256, 288) if index % 2 else (288, 256))
+        pixels = np.random.default_rng(index).integers(0, 256, (self.channels, height, width), dtype=np.uint8)
+        return torch.from_numpy(pixels)
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+
+class RandomDataset(Dataset):
+    """A train split of random images."""
+
+    def __init__(self, table: RandomImages):
+        self._table = table
+
+    def table(self, split: Split) -> ImageTable | None:
+        return self._table if split == "train" else None
+
+    def fingerprint(self) -> str:
+        return "0" * 64
+
+
+@dataclass
+class StepCalls:
+    """What a step of a recipe asks of the device.
+
+    Attributes:
+        operators: stage -> operator -> calls that are not views.
+        waits: where the host waits for the device, in any of the steps.
+        error: why the step ended early.
+    """
+
+    operators: Mapping[str, Counter[str]] = field(default_factory=dict)
+    waits: Mapping[Wait, int] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """Stage -> calls, and their total."""
+        calls = {stage: counts.total() for stage, counts in sorted(self.operators.items())}
+        return {**calls, "total": sum(calls.values())}
+
+
+class Table(NamedTuple):
+    """Recorded ceilings, and the release of torch with which they were measured."""
+
+    torch: str
+    ceilings: dict[str, dict[str, int]]  # recipe -> stage -> calls
+
+
+def read_table() -> Table:
+    """The recorded ceilings."""
+    return Table(**yaml.safe_load(TABLE.read_text()))
+
+
+def write_table(ceilings: Mapping[str, Mapping[str, int]]) -> None:
+    """Record ceilings, one line per recipe."""
+    lines = [f"torch: {torch.__version__.partition('+')[0]}", "ceilings:"]
+    for name, calls in ceilings.items():
+        stages = ", ".join(f"{stage}: {count}" for stage, count in calls.items())
+        lines.append(f"  {name}: {{{stages}}}")
+    TABLE.write_text(HEADER + "\n".join(lines) + "\n")
+
+
+def recipe_names() -> list[str]:
+    """What is measured by default: every shipped recipe, of a study its first cell, and the variants."""
+    return [*shipped_recipes(), *VARIANTS]
+
+
+def load(name: str) -> list[tuple[str, Recipe]]:
+    """A recipe, or the cells of a study, with their names."""
+    recipe, sets = VARIANTS.get(name, (name, {}))
+    cells = load_cells(recipe, {**OVERRIDES, **sets})
+    names = [" ".join([name, *cell.labels.values()]) for cell in cells] if len(cells) > 1 else [name]
+    return [(label, resolve(cell.tree, load_registry())) for label, cell in zip(names, cells, strict=True)]
+
+
+def selection(names: Sequence[str], studies: bool) -> Iterator[tuple[str, Recipe]]:
+    """The recipes to measure."""
+    for name in names or recipe_names():
+        cells = load(name)
+        if studies:
+            yield from cells if len(cells) > 1 else ()
+        else:
+            yield name, cells[0][1]
+
+
+def measure(recipe: Recipe) -> StepCalls:
+    """Take :data:`STEPS` steps of a recipe on a fake GPU."""
+    dataset = recipe.dataset
+    table = _images_like(recipe)
+    data = Data(RandomDataset(table), table, None, "0" * 64)
+    _, composition = build(recipe, open_data_sets=[(dataset, data)])
+    with TemporaryDirectory() as folder, fake_gpu() as ledger:
+        accelerator = make_accelerator(recipe.train.precision, folder, [])
+        ledger.move(composition.method)
+        with ledger.fake, ledger:
+            engine, _ = assemble(recipe, data, composition, Path(folder), accelerator, Display.silent())
+        engine.method.stages = ledger.stages
+        target = engine.method.target  # a stage of its own, within the forward pass
+        target.register_forward_pre_hook(lambda *_: ledger.stages.enter("target"))
+        target.register_forward_hook(lambda *_: ledger.stages.leave())
+        for callback in engine.callbacks:
+            callback.run_started(engine.run)
+        engine.model.train()
+        batches = engine.loader.epoch(0)
+        error = None
+        try:
+            for _ in range(STEPS):
+                micro = [next(batches) for _ in range(recipe.train.accumulate)]
+                ledger.restart()
+                with ledger.fake, ledger:
+                    engine._step(micro)
+        except Exception as exception:  # of any type; the other recipes are measured nevertheless
+            traceback.print_exc()
+            error = f"{type(exception).__name__}: {exception}"
+        return StepCalls(dict(ledger.operators), dict(ledger.waits), error)
+
+
+def _images_like(recipe: Recipe) -> RandomImages:
+    """Random images as the recipe's data set has them."""
+    spec = recipe.dataset
+    while "of" in spec.params and hasattr(spec.params["of"], "params"):
+        spec = spec.params["of"]
+    if spec.name == "fashion_mnist_sample":
+        return RandomImages((28, 28), 1)
+    if spec.name == "torchvision":
+        return RandomImages((32, 32), 3)
+    return RandomImages(None, 3)
+
+
+def describe(name: str, steps: StepCalls, with_operators: bool) -> Iterator[str]:
+    """Lines about the steps of a recipe."""
+    yield f"{name}: {', '.join(f'{stage} {count}' for stage, count in steps.calls.items())}"
+    if steps.error:
+        yield f"  {steps.error}"
+    for wait, count in steps.waits.items():
+        yield f"  waits {count}x in {wait.stage}: {wait.operator} in {wait.function}, line {wait.line}"
+    for stage, counts in steps.operators.items() if with_operators else ():
+        yield f"  {stage}"
+        yield from (f"    {count:5} {operator}" for operator, count in counts.most_common())
+
+
+def as_json(steps: StepCalls) -> dict[str, Any]:
+    """The steps of a recipe as plain values."""
+    waits = [{**wait._asdict(), "count": count} for wait, count in steps.waits.items()]
+    return {"calls": steps.calls, "waits": waits, "error": steps.error}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("recipes", nargs="*", help="by default every shipped recipe")
+    parser.add_argument("--operators", action="store_true", help="list the operators of each stage")
+    parser.add_argument("--studies", action="store_true", help="measure every cell of the studies, only")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    if arguments.write and (arguments.recipes or arguments.studies):
+        parser.error("--write measures every shipped recipe; name none, and drop --studies.")
+    steps_by_recipe: dict[str, StepCalls] = {}
+    for name, recipe in selection(arguments.recipes, arguments.studies):
+        steps_by_recipe[name] = measure(recipe)
+        if not arguments.json:
+            print("\n".join(describe(name, steps_by_recipe[name], arguments.operators)), flush=True)
+    if arguments.json:
+        print(json.dumps({name: as_json(steps) for name, steps in steps_by_recipe.items()}))
+    if arguments.write:
+        write_table({name: steps.calls for name, steps in steps_by_recipe.items()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
