@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -220,7 +221,8 @@ def fake_gpu() -> Iterator[Ledger]:
             stack.enter_context(mock.patch(target, value))
         stack.enter_context(mock.patch.object(PartialState(), "device", DEVICE))
         # Kernels over lists of tensors are for these types only.
-        for module in (torch.utils._foreach_utils, torch.optim.optimizer):
+        for name in ("torch.utils._foreach_utils", "torch.optim.optimizer"):
+            module = import_module(name)  # torch.optim hides the second one
             types = [*module._foreach_supported_types, FakeTensor]
             stack.enter_context(mock.patch.object(module, "_foreach_supported_types", types))
         yield ledger
@@ -257,7 +259,8 @@ def _caller() -> tuple[str, int]:
     while frame is not None:
         if frame.f_code.co_filename.startswith(OWN_CODE):
             path = Path(frame.f_code.co_filename).relative_to(ROOT)
-            return f"{path}: {frame.f_code.co_qualname}", frame.f_lineno
+            function = frame.f_code.co_qualname.partition(".<locals>")[0]
+            return f"{path}: {function}", frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
     return "autograd", 0
 

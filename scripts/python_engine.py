@@ -16,6 +16,8 @@ from torch import Tensor
 
 #: A node of the graph, and the index of one of its gradients.
 Edge = tuple[Any, int]
+#: The kind of node that ends a path, at a leaf of the graph.
+_ACCUMULATE_GRAD = type(torch.autograd.graph.get_gradient_edge(torch.zeros((), requires_grad=True)).node)
 
 
 class PythonEngine:
@@ -95,6 +97,9 @@ def _add(buffer: dict[int, Tensor], index: int, gradient: Tensor) -> None:
 
 def _pass_on(node: Any, gradients: Mapping[int, Tensor], buffers: Mapping[Any, dict[int, Tensor]]) -> None:
     """Run a node on its gradients, and add what it returns to the buffers of the nodes that follow."""
+    if isinstance(node, _ACCUMULATE_GRAD):
+        _accumulate(node.variable, gradients[0])
+        return
     inputs = [gradients.get(index) for index in range(len(node._input_metadata))]
     if isinstance(node, torch.autograd.function.BackwardCFunction):  # written in Python
         outgoing = _apply_function(node, inputs)
@@ -107,6 +112,19 @@ def _pass_on(node: Any, gradients: Mapping[int, Tensor], buffers: Mapping[Any, d
             if gradient.shape != metadata.shape:
                 gradient = gradient.sum_to_size(size=tuple(metadata.shape))
             _add(buffers[following], index, gradient.to(metadata.dtype))
+
+
+def _accumulate(leaf: Tensor, gradient: Tensor) -> None:
+    """Add a gradient to that of a leaf; as in torch, the first one is taken over if its memory is laid out alike.
+
+    Called from Python, torch's own node would copy it, because Python still refers to it.
+    """
+    if leaf.grad is not None:
+        leaf.grad += gradient
+    elif gradient.stride() == leaf.stride():
+        leaf.grad = gradient
+    else:
+        leaf.grad = torch.empty_like(leaf, dtype=gradient.dtype).copy_(gradient)
 
 
 def _apply_function(node: Any, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
