@@ -115,9 +115,9 @@ def _pass_on(node: Any, gradients: Mapping[int, Tensor], buffers: Mapping[Any, d
 
 
 def _accumulate(leaf: Tensor, gradient: Tensor) -> None:
-    """Add a gradient to that of a leaf; as in torch, the first one is taken over if its memory is laid out alike.
+    """Add a gradient to that of a leaf; the first one becomes its gradient if it is laid out alike.
 
-    Called from Python, torch's own node would copy it, because Python still refers to it.
+    So does torch; but called from Python, its own node would copy the first one, to which Python refers.
     """
     if leaf.grad is not None:
         leaf.grad += gradient

@@ -93,8 +93,8 @@ class ColorJitter(Operation):
     def _jitter(self, planes: Tensor, params: Params, later: list[int]) -> None:
         """Jitter in place; the hue of the first ``later[j]`` images comes after at least j blends."""
         is_rgb = len(planes) == 3
-        numbers = np.concatenate([_weights(params, is_rgb).reshape(9, -1), _turns(params)[None]])
-        numbers = to_device(numbers, planes)  # one copy for all
+        rows = np.concatenate([_weights(params, is_rgb).reshape(9, -1), _turns(params)[None]])
+        numbers = to_device(rows, planes)  # one copy for all
         weights, turns = numbers[:9].view(3, 3, -1), numbers[9]
         for j in range(3):
             _blend(planes, weights[j], 0, later[j + 1])

@@ -169,7 +169,7 @@ class SplitBN(_RegroupedBatch):
         self.is_foldable = all(map(_keeps_groups_apart, modules))
         for module in modules if self.is_foldable else ():
             if isinstance(module, _BatchNorm):
-                module.__class__ = _folding(type(module))
+                module.__class__ = _folding(type(module))  # type: ignore[arg-type]  # types are hashable
 
     def forward(
         self,
@@ -279,6 +279,9 @@ class _Folding(_BatchNorm):
 class _FoldingWithActivation(_Folding):
     """timm's batch norm with an activation, likewise."""
 
+    act: nn.Module
+    drop: nn.Module
+
     def finish(self, x: Tensor) -> Tensor:
         return self.act(self.drop(x))
 
@@ -288,9 +291,11 @@ def _uses_batch(layer: _BatchNorm) -> bool:
     return layer.training or (layer.running_mean is None and layer.running_var is None)
 
 
-def _tracks(layer: _BatchNorm) -> bool:
-    """Whether a batch norm updates running statistics in training."""
-    return layer.running_mean is not None and layer.track_running_stats
+def _running(layer: _BatchNorm) -> list[Tensor]:
+    """Mean and variance [C] that a batch norm updates in training, or none."""
+    if layer.running_mean is None or layer.running_var is None or not layer.track_running_stats:
+        return []
+    return [layer.running_mean, layer.running_var]
 
 
 def _base(layer_class: type[_BatchNorm]) -> type[_Folding] | None:
@@ -339,19 +344,19 @@ def _shares(layers: Sequence[_Folding], run: Run) -> list[_Share]:
     """The layers' shares of a run. A handful of calls makes the tensors of all layers."""
     groups, _ = run
     parameters = [t for layer in layers for t in (layer.weight, layer.bias) if t is not None]
-    buffers = [layer.running_mean for layer in layers if _tracks(layer)]
+    buffers = [t for layer in layers for t in _running(layer)]
     repeated, spare = iter(()), iter(())
     if parameters:
         flat = torch.cat(list(chain.from_iterable([t] * groups for t in parameters)))
         repeated = iter(flat.split([groups * len(t) for t in parameters]))
     if buffers:
-        lengths = [groups * len(t) for t in buffers for _ in range(2)]
+        lengths = [groups * len(t) for t in buffers]
         spare = iter(buffers[0].new_zeros(sum(lengths)).split(lengths))
     return [
         _Share(
             run,
             [None if t is None else next(repeated) for t in (layer.weight, layer.bias)],
-            (next(spare), next(spare)) if _tracks(layer) else None,
+            [next(spare) for _ in _running(layer)] or None,
         )
         for layer in layers
     ]
@@ -388,16 +393,16 @@ def _updates(
 @torch.no_grad()
 def _update_running_statistics(momentum: float | None, count: int, members: Members) -> None:
     """Update running statistics as ``count`` forward passes would; ``momentum`` None is a cumulative mean."""
-    layers = [layer for layer, _ in members]
-    running = [t for layer in layers for t in (layer.running_mean, layer.running_var)]
+    running = [t for layer, _ in members for t in _running(layer)]
+    numbers = [n for layer, _ in members if (n := layer.num_batches_tracked) is not None]
     passes = [[t for _, updates in members for t in updates[number]] for number in range(count)]
-    torch._foreach_add_([layer.num_batches_tracked for layer in layers], count)
+    torch._foreach_add_(numbers, count)
     if momentum is not None:
         for statistics in passes:
             torch._foreach_lerp_(running, statistics, momentum)
         return
-    tracked = [layer.num_batches_tracked for layer in layers for _ in range(2)]
-    for average, number, *batches in zip(running, tracked, *passes, strict=True):
+    twice = [number for number in numbers for _ in range(2)]
+    for average, number, *batches in zip(running, twice, *passes, strict=True):
         average.lerp_(torch.stack(batches).mean(0), (count / number).to(average))
 
 

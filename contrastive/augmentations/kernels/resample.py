@@ -7,7 +7,7 @@ matrix for the rows and one for the columns, so each is two batched matrix produ
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -121,27 +121,32 @@ def crop_and_resize(
     """
     boxes = boxes.astype(np.float64 if pixels.dtype == torch.float64 else np.float32)
     upright = np.zeros(len(boxes), bool)
-    sides: list[_Lines] = []
+    sides: list[_Cuts] = []
     for axis, flags in enumerate((upright, upright if mirror is None else mirror)):
         lengths, length = boxes[:, 2 + axis], pixels.shape[2 + axis]
         taps = _tap_count(float(lengths.max()), length, size[axis], interpolation)
-        sides.append((boxes[:, axis], lengths, flags, (taps, length, size[axis])))
+        sides.append(_Cuts(boxes[:, axis], lengths, flags, (taps, length, size[axis])))
     rows, columns = sides
-    if rows[3] == columns[3]:  # both at once: half the calls
-        both = *(np.concatenate(pair) for pair in zip(rows[:3], columns[:3], strict=True)), rows[3]
-        maps = _line_maps(both, interpolation, pixels).chunk(2)
+    if rows.shape == columns.shape:  # both at once: half the calls
+        starts, lengths, flags = (np.concatenate(pair) for pair in zip(rows[:3], columns[:3], strict=True))
+        maps = _line_maps(_Cuts(starts, lengths, flags, rows.shape), interpolation, pixels).chunk(2)
     else:
         maps = tuple(_line_maps(side, interpolation, pixels) for side in sides)
     return separable(pixels, *maps).clamp_(0, 1)
 
 
-#: Cuts of lines, for one axis: starts, lengths and mirror flags, each [n], and (taps, length, size).
-_Lines = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int, int]]
+class _Cuts(NamedTuple):
+    """Cuts of n lines, along one axis."""
+
+    starts: np.ndarray  # [n]
+    lengths: np.ndarray  # [n]
+    mirror: np.ndarray  # bool [n]
+    shape: tuple[int, int, int]  # taps, length of a line, size of the result
 
 
-def _line_maps(lines: _Lines, interpolation: Interpolation, pixels: Tensor) -> Tensor:
+def _line_maps(cuts: _Cuts, interpolation: Interpolation, pixels: Tensor) -> Tensor:
     """Matrices [n, size, length] that resize cuts of lines, on the device of the pixels."""
-    starts, lengths, mirror, (taps, length, size) = lines
+    starts, lengths, mirror, (taps, length, size) = cuts
     parts = resize_weights(starts, lengths, taps, length, size, interpolation, mirror)
     source, weights = to_device(np.stack(parts), pixels)  # one copy for both
     return weights.new_zeros(len(starts), size, length).scatter_(2, source.long(), weights)
