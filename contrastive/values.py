@@ -60,12 +60,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Side:
-    """Rows on one side of a comparison, ordered [view, position in the batch]."""
+    """Rows on one side of a comparison, ordered [view, image, position in the image]."""
 
     z: Tensor  # [R, D]
     image: Tensor  # [R] int64, the image's id
     view: Tensor  # [R] int64
     label: Tensor  # [R] int64, -1 unknown
+    positions: int = 1  # rows of an image in a view; 1 if whole images are compared
 
 
 @dataclass(frozen=True)

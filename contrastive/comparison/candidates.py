@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
@@ -26,7 +26,7 @@ class Candidates:
 
     rows: Side
     row_views: tuple[int, ...]
-    opposite: dict[int, Tensor]  # column view -> [b, D], of this process
+    opposite: dict[int, Tensor]  # column view -> [b N, D], of this process
     columns: Side
     column_views: tuple[int, ...]
     pairs: tuple[ViewPair, ...]  # (row view, column view)
@@ -35,6 +35,7 @@ class Candidates:
     labelled: bool
     normalised: bool
     first: int
+    matches: Mapping[ViewPair, Tensor] = field(default_factory=dict)  # [b, n]; see Comparison.matches
 
     def blocks(self) -> list[Block]:
         """The rows, split wherever the candidates change from one view to the next."""
@@ -49,19 +50,20 @@ class Candidates:
         ]
 
     def _block(self, views: list[int], candidate_views: tuple[int, ...]) -> Block:
-        b = len(self.rows.z) // len(self.row_views)
-        start = self.row_views.index(views[0]) * b
-        rows = slice(start, start + len(views) * b)
+        height = len(self.rows.z) // len(self.row_views)  # of a view
+        start = self.row_views.index(views[0]) * height
+        rows = slice(start, start + len(views) * height)
         return Block(
             rows,
             self.rows.z[rows],
             self._keys(candidate_views),
-            self._mask(rows, len(views), b, candidate_views),
+            self._mask(rows, height // self.rows.positions, candidate_views),
             self.normalised and not self.memories,  # their entries may have any length
             self._pair_scores(views),
             tuple(tuple(map(self.column_views.index, self._pairs_of(view))) for view in views),
             tuple(map(self.column_views.index, candidate_views)),
             len(self.column_views),
+            self._pair_patches(views),
         )
 
     def _keys(self, candidate_views: tuple[int, ...]) -> Tensor:
@@ -73,15 +75,15 @@ class Candidates:
             [self.columns.z[:0], *(by_view[view] for view in candidate_views), *(m.z for m in self.memories)]
         )
 
-    def _mask(self, rows: slice, views: int, b: int, candidate_views: tuple[int, ...]) -> Mask:
-        batch = len(self.columns.z) // len(self.column_views)  # B
-        in_batch = batch * len(candidate_views)
+    def _mask(self, rows: slice, images: int, candidate_views: tuple[int, ...]) -> Mask:
+        width = len(self.columns.z) // len(self.column_views)  # of a view
+        in_batch = width * len(candidate_views)
         row_label = column_label = hidden = row_image = column_image = None
         if self.labelled:
             row_label = self.rows.label[rows]
             memory_labels = [torch.where(m.valid, m.label, -1) for m in self.memories]
             column_label = torch.cat(
-                [self.columns.label[:batch].repeat(len(candidate_views)), *memory_labels]
+                [self.columns.label[:width].repeat(len(candidate_views)), *memory_labels]
             )
         if self.memories:
             present = torch.zeros(in_batch, dtype=torch.bool, device=self.rows.z.device)
@@ -94,25 +96,27 @@ class Candidates:
             ]
             column_image = torch.cat([no_image, *memory_images])
         return Mask(
-            rows=views * b,
+            rows=rows.stop - rows.start,
             columns=in_batch + sum(len(m.z) for m in self.memories),
-            images=b,
+            images=images,
             first=self.first,
-            batch=batch,
+            batch=width // self.columns.positions,
             views=len(candidate_views),
-            is_symmetric=self._is_symmetric(views, candidate_views),
+            is_symmetric=self._is_symmetric(rows, candidate_views),
             row_label=row_label,
             column_label=column_label,
             hidden=hidden,
             row_image=row_image,
             column_image=column_image,
+            row_positions=self.rows.positions,
+            column_positions=self.columns.positions,
         )
 
-    def _is_symmetric(self, views: int, candidate_views: tuple[int, ...]) -> bool:
+    def _is_symmetric(self, rows: slice, candidate_views: tuple[int, ...]) -> bool:
         """Whether the block holds all rows, and its columns, apart from memories, are these same rows."""
         return (
             self.rows is self.columns
-            and views == len(self.row_views)
+            and rows == slice(0, len(self.rows.z))
             and candidate_views == self.column_views
         )
 
@@ -125,21 +129,63 @@ class Candidates:
         rows = split_views(self.rows.z, self.row_views)
 
         def of_view(view: int) -> Tensor:
-            own = [self.opposite[column] for column in self._pairs_of(view)]
+            own = [
+                own_keys(self.opposite[column], self.matches.get((view, column)))
+                for column in self._pairs_of(view)
+            ]
             return torch.stack([vectors.dot(rows[view], key) for key in own], 1)
 
         return torch.cat([of_view(view) for view in views])
 
+    def _pair_patches(self, views: list[int]) -> Tensor | None:
+        """Positions of the rows' own pairs in their images: [r, P]; None at level image."""
+        if not self.matches:
+            return None
+
+        def of_view(view: int) -> Tensor:
+            return torch.stack([self.matches[view, column].flatten() for column in self._pairs_of(view)], 1)
+
+        return torch.cat([of_view(view) for view in views])
+
+
+def own_keys(keys: Tensor, match: Tensor | None) -> Tensor:
+    """The key of each row's own image at its match.
+
+    Args:
+        keys: [b N, D] of a view.
+        match: positions [b, n] in 0..N-1; None if images have one key, which is the match.
+
+    Returns:
+        [b n, D].
+    """
+    if match is None:
+        return keys
+    images = len(match)
+    first = torch.arange(0, len(keys), len(keys) // images, device=match.device)  # of each image
+    return keys.index_select(0, (first[:, None] + match).flatten())
+
 
 def split_views(rows: Tensor, views: Sequence[int]) -> dict[int, Tensor]:
-    """Rows [V b, D] in the order of ``views`` -> view -> [b, D]."""
+    """Rows [V b n, D] in the order of ``views`` -> view -> [b n, D]."""
     return dict(zip(views, rows.chunk(len(views)), strict=True))
 
 
 def stack_views(by_view: VectorsByView, images: Tensor, labels: Tensor) -> Side:
-    """Rows in the order [view, position in the batch]."""
+    """Rows in the order [view, image, position].
+
+    Args:
+        by_view: view -> [b n, D].
+        images, labels: [b].
+    """
     first = next(iter(by_view.values()))
+    positions = len(first) // len(images)
     view = torch.cat([torch.full((len(first),), v, dtype=torch.int64, device=first.device) for v in by_view])
+    if positions > 1:
+        images, labels = images.repeat_interleave(positions), labels.repeat_interleave(positions)
     return Side(
-        torch.cat(list(by_view.values())), images.repeat(len(by_view)), view, labels.repeat(len(by_view))
+        torch.cat(list(by_view.values())),
+        images.repeat(len(by_view)),
+        view,
+        labels.repeat(len(by_view)),
+        positions,
     )

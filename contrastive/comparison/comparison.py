@@ -1,7 +1,8 @@
 """What a loss sees: queries, keys, which of them belong together, and statistics of their similarities.
 
-Shape letters: b images of a process's batch, B of all processes, V views, D embedding width,
-R rows (queries, ordered [view, position]), K keys (ordered [view, position]), P pairs per row.
+Shape letters: b images of a process's batch, B of all processes, V views, D embedding width, n queries of an
+image in a view and N keys (patches; both 1 if whole images are compared), R rows (queries, ordered
+[view, image, position]), K keys (ordered alike), P pairs per row.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from torch import Tensor
 
 from contrastive import distributed
 from contrastive.comparison import vectors
-from contrastive.comparison.candidates import Candidates, VectorsByView, ViewPair, split_views, stack_views
+from contrastive.comparison.candidates import (
+    Candidates,
+    VectorsByView,
+    ViewPair,
+    own_keys,
+    split_views,
+    stack_views,
+)
 from contrastive.comparison.rows import Block, Rows
 from contrastive.comparison.rowstats import Scale
 from contrastive.errors import UsageError
@@ -34,14 +42,14 @@ class Comparison:
     """Queries against keys, as a loss sees them. Made by :meth:`of`.
 
     A row's candidates are its own pairs, the keys of the views it is offered, and the memories. A key of the
-    same image is positive if the views are paired and ignored otherwise. A key of another image, or an entry
-    of a memory, is positive if both labels are known and equal and negative otherwise; a memory may ignore
-    entries of the row's own image.
+    same image is positive if the views are paired and ignored otherwise; of patches, only the match of a row
+    is its pair. A key of another image, or an entry of a memory, is positive if both labels are known and
+    equal and negative otherwise; a memory may ignore entries of the row's own image.
 
     Attributes:
         queries: rows of this process's online views that are in a pair, so every row has a positive.
         own_keys: rows of all target views of this process.
-        pairs: (online view, target view), never a view with itself.
+        pairs: (online view, target view); a view with itself only if keys are not the queries.
         offers: (online view, target view) whose other images' keys are candidates.
         query_views, key_views: the views of each side, in the order of its rows.
         memories: entries of earlier batches, in the dtype of the scores.
@@ -52,7 +60,9 @@ class Comparison:
         normalised: whether queries and keys have unit length.
         target_keys: view -> keys [b, D] of this process as the target returned them: before they are replaced
             (:meth:`contrastive.parts.Target.substitute`) or normalised, in the encoder's dtype, without a
-            gradient.
+            gradient; of patches, [b, N, D].
+        matches: pair -> position of each query's own key among the N keys of its image, [b, n] int64; empty
+            if whole images are compared.
     """
 
     queries: Side
@@ -68,6 +78,7 @@ class Comparison:
     progress: Progress
     normalised: bool = False
     target_keys: Mapping[int, Tensor] = field(default_factory=dict)
+    matches: Mapping[ViewPair, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -84,12 +95,14 @@ class Comparison:
         progress: Progress | None = None,
         across_processes: bool = False,
         target_keys: VectorsByView | None = None,
+        matches: Mapping[ViewPair, Tensor] | None = None,
     ) -> Comparison:
         """Compare embeddings; row i of every view is the same image.
 
         Args:
-            queries: view -> [b, D] (a list numbers its views from 0), not normalised.
-            keys: the same for the target views; None if the queries are the keys.
+            queries: view -> [b, D], or of patches [b, n, D] (a list numbers its views from 0), not
+                normalised.
+            keys: the same for the target views, [b, D] or [b, N, D]; None if the queries are the keys.
             labels: [b] int64 (-1 unknown); if given, keys of the same label are positives too.
             images: [b] int64, distinct ids; 0..b-1 if None.
             pairs: (online view, target view); every two different views if None.
@@ -100,6 +113,7 @@ class Comparison:
             across_processes: whether to compare with the keys of all processes, each with b images of its
                 own; all processes must then make the same comparison.
             target_keys: view -> [b, D], the target's keys if ``keys`` replace them; ``keys`` if None.
+            matches: of patches, pair -> [b, n] int64, see :attr:`matches`; the same position if None.
 
         Raises:
             UsageError: shapes do not match, or no two views are paired.
@@ -114,12 +128,15 @@ class Comparison:
             else list(dict.fromkeys(pairs))
         )
         offers = [(o, t) for o in online for t in target] if offers is None else list(offers)
-        _check_pairs(pairs, offers, online, target)
+        _check_pairs(pairs, offers, online, target, keys is None)
+        matches = _matches(matches, pairs, online, target)
 
         views = [view for view in online if any(view == o for o, _ in pairs)]
+        batch, whole_keys = len(online[views[0]]), target
+        online, target = _rows_of_patches(online, target)
         first = online[views[0]]
         dtype = torch.promote_types(_result_type([*online.values(), *target.values()]), torch.float32)
-        columns = len(first) * len(target) * (distributed.world_size() if across_processes else 1)
+        columns = sum(map(len, target.values())) * (distributed.world_size() if across_processes else 1)
         columns += sum(len(memory.z) for memory in memories)
         small = len(first) * len(views) * columns <= SMALL
         precision = vectors.wide(first) if small else dtype
@@ -127,7 +144,7 @@ class Comparison:
         def prepare(z: Tensor) -> Tensor:
             return vectors.direction(z, precision) if normalise else z.to(precision)
 
-        images = torch.arange(len(first), device=first.device) if images is None else images.to(first.device)
+        images = torch.arange(batch, device=first.device) if images is None else images.to(first.device)
         unknown = torch.full_like(images, -1)
         side_labels = unknown if labels is None else labels.to(first.device, torch.int64)
         with torch.autocast(first.device.type, enabled=False):
@@ -150,7 +167,8 @@ class Comparison:
             dtype=dtype,
             progress=progress or Progress(),
             normalised=normalise,
-            target_keys={view: z.detach() for view, z in (target_keys or target).items()},
+            target_keys={view: z.detach() for view, z in (target_keys or whole_keys).items()},
+            matches=matches,
         )
 
     @property
@@ -171,19 +189,26 @@ class Comparison:
             UsageError: a scale is not positive.
         """
         if anchor == "keys":
+            if self.matches:
+                raise UsageError("Rows of keys compare whole images; compare patches with anchor='queries'.")
             return Rows(self._key_blocks, scales, self._all_queries)
         return Rows(self._blocks, scales, self.keys, self.memories)
 
     def aligned(self) -> list[tuple[Tensor, Tensor]]:
-        """(query [b, D], its own key [b, D]) per pair, in the order of ``pairs``."""
+        """(query, its own key) per pair, in the order of ``pairs``: both [b, D], of patches [b n, D]."""
         queries, keys = (
             split_views(self.queries.z, self.query_views),
             split_views(self.own_keys.z, self.key_views),
         )
-        return [(queries[o], keys[t]) for o, t in self.pairs]
+        return [(queries[o], own_keys(keys[t], self.matches.get((o, t)))) for o, t in self.pairs]
 
     def views(self) -> dict[int, Tensor]:
-        """Target view -> keys [B, D] of all processes."""
+        """Target view -> keys [B, D] of all processes. Raises UsageError for patches: they do not correspond."""
+        if self.matches:
+            raise UsageError(
+                "views() gives keys of whole images; the patches of two views do not correspond, so use "
+                "aligned() or rows()."
+            )
         return split_views(self.keys.z, self.key_views)
 
     def gather(self, x: Tensor) -> Tensor:
@@ -212,7 +237,8 @@ class Comparison:
             by_image = x.unflatten(0, (views, -1)).transpose(0, 1)  # [b, V, ...]
             return distributed.gather(by_image).transpose(0, 1).flatten(0, 1)
 
-        return Side(gather(side.z), gather(side.image), gather(side.view), gather(side.label))
+        rows = (gather(side.z), gather(side.image), gather(side.view), gather(side.label))
+        return Side(*rows, side.positions)
 
     @cached_property
     def _blocks(self) -> list[Block]:
@@ -228,6 +254,7 @@ class Comparison:
             labelled=self.labelled,
             normalised=self.normalised,
             first=self._first,
+            matches=self.matches,
         ).blocks()
 
     @cached_property
@@ -252,7 +279,7 @@ class Comparison:
     @property
     def _first(self) -> int:
         """Index of this process's first image in the global batch."""
-        b = len(self.own_keys.z) // len(self.key_views)
+        b = len(self.own_keys.z) // (len(self.key_views) * self.own_keys.positions)
         return distributed.rank() * b if self.across_processes else 0
 
 
@@ -272,11 +299,12 @@ def _check(
 ) -> None:
     first = next(iter(online.values()))
     for what, views in (("queries", online), ("keys", target)):
+        expected = next(iter(views.values())).shape
         for view, z in views.items():
-            if z.ndim != 2 or z.shape != first.shape or not len(z):
+            if not _may_be_compared(z, first) or z.shape != expected:
                 raise UsageError(
-                    f"Embeddings must all have one shape [b, D] with b > 0: {what} of view {view} have "
-                    f"{list(z.shape)}, the first have {list(first.shape)}."
+                    f"Embeddings must all have one shape [b, D] (of patches [b, n, D]) with b > 0: {what} of "
+                    f"view {view} have {list(z.shape)}, the first have {list(first.shape)}."
                 )
             if not z.is_floating_point():
                 raise UsageError(f"Embeddings must be floating point: {what} of view {view} are {z.dtype}.")
@@ -293,15 +321,58 @@ def _check(
             "images must be distinct: an image that appears twice in a batch is its own false negative."
         )
     for memory in memories:
-        if memory.z.ndim != 2 or memory.z.shape[1] != first.shape[1]:
+        if memory.z.ndim != 2 or memory.z.shape[1] != first.shape[-1]:
             raise UsageError(
-                f"A memory must hold vectors [M, {first.shape[1]}], as wide as the keys, "
+                f"A memory must hold vectors [M, {first.shape[-1]}], as wide as the keys, "
                 f"not {list(memory.z.shape)}."
             )
 
 
+def _may_be_compared(z: Tensor, first: Tensor) -> bool:
+    """Whether embeddings are of the same images and as wide as the first ones, of images or of patches alike."""
+    ends = (z.shape[:1], z.shape[-1:]) == (first.shape[:1], first.shape[-1:])
+    return z.ndim == first.ndim in (2, 3) and ends and z.numel() > 0
+
+
+def _matches(
+    matches: Mapping[ViewPair, Tensor] | None,
+    pairs: Sequence[ViewPair],
+    online: VectorsByView,
+    target: VectorsByView,
+) -> dict[ViewPair, Tensor]:
+    """The match of every pair of patches; empty for whole images."""
+    shape = next(iter(online.values())).shape
+    if len(shape) == 2:
+        return {}
+    b, n, _ = shape
+    if matches is not None:
+        return {pair: matches[pair].expand(b, n) for pair in pairs}
+    keys = next(iter(target.values()))
+    if keys.shape[1] != n:
+        raise UsageError(
+            f"{n} queries and {keys.shape[1]} keys of an image do not match by position; give matches."
+        )
+    same = torch.arange(n, device=keys.device).expand(b, n)
+    return dict.fromkeys(pairs, same)
+
+
+def _rows_of_patches(
+    online: dict[int, Tensor], target: dict[int, Tensor]
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Queries and keys as rows: [b, n, D] -> [b n, D]. A tensor on both sides stays one tensor."""
+    rows = {id(z): z.flatten(0, -2) if z.ndim == 3 else z for z in (*online.values(), *target.values())}
+    return (
+        {view: rows[id(z)] for view, z in online.items()},
+        {view: rows[id(z)] for view, z in target.items()},
+    )
+
+
 def _check_pairs(
-    pairs: Sequence[ViewPair], offers: Sequence[ViewPair], online: VectorsByView, target: VectorsByView
+    pairs: Sequence[ViewPair],
+    offers: Sequence[ViewPair],
+    online: VectorsByView,
+    target: VectorsByView,
+    keys_are_queries: bool,
 ) -> None:
     if not pairs:
         raise UsageError(
@@ -314,8 +385,10 @@ def _check_pairs(
                 f"({o}, {t}) is not a pair: query views are {list(online)}, key views {list(target)}."
             )
     for o, t in pairs:
-        if o == t:
-            raise UsageError(f"View {o} cannot be paired with itself.")
+        if o == t and keys_are_queries:
+            raise UsageError(
+                f"View {o} cannot be paired with itself: its query is its key; give keys of their own."
+            )
 
 
 def _result_type(tensors: Sequence[Tensor]) -> torch.dtype:

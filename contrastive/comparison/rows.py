@@ -36,21 +36,29 @@ class Block:
     pair_views: tuple[tuple[int, ...], ...]  # view of the rows -> the views of its P pairs, as positions
     candidate_views: tuple[int, ...]  # the views of the keys, as positions
     views: int  # of which both are positions
+    pair_patches: Tensor | None = (
+        None  # [r, P] int64, positions of the pairs in their images; None at level image
+    )
 
     def pair_indices(self) -> Tensor:
         """The pairs' positions in :attr:`Rows.candidates`: [r, P] int64."""
         mask, device = self.mask, self.keys.device
         image = torch.arange(mask.first, mask.first + mask.images, device=device)
         starts = torch.tensor(self.pair_views, device=device) * mask.batch  # [views of the rows, P]
-        return (starts[:, None] + image[:, None]).flatten(0, 1)
+        images = (starts[:, None] + image[:, None]).flatten(0, 1)  # [views x images, P]
+        if self.pair_patches is None:
+            return images
+        rows = images.repeat_interleave(mask.row_positions, 0)
+        return rows * mask.column_positions + self.pair_patches
 
     def candidate_indices(self, columns: Tensor) -> Tensor:
         """Columns of ``keys`` (int64, any shape) as positions in :attr:`Rows.candidates`."""
         mask = self.mask
         shifts = [view - index for index, view in enumerate(self.candidate_views)]
         shifts.append(self.views - mask.views)  # of memories, which follow the keys of all views
-        index = (columns // mask.batch).clamp(max=mask.views)
-        return columns + torch.tensor(shifts, device=columns.device)[index] * mask.batch
+        width = mask.batch * mask.column_positions  # of a view
+        index = (columns // width).clamp(max=mask.views)
+        return columns + torch.tensor(shifts, device=columns.device)[index] * width
 
 
 class Top(NamedTuple):

@@ -80,11 +80,12 @@ def row_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
     if mask.column_image is not None:
         return _swept_count(mask, relation, device)
     hidden = 0 if mask.hidden is None else mask.hidden.sum()
-    others = torch.zeros(mask.rows, dtype=torch.int64, device=device) + (mask.columns - mask.views - hidden)
+    own = mask.views * mask.column_positions
+    others = torch.zeros(mask.rows, dtype=torch.int64, device=device) + (mask.columns - own - hidden)
     if mask.row_label is None or mask.column_label is None:
         return others
     _, first, last = _label_runs(mask.row_label, mask.column_label)
-    same = torch.where(mask.row_label >= 0, last - first - mask.views, 0)  # own columns carry the row's label
+    same = torch.where(mask.row_label >= 0, last - first - own, 0)  # own columns carry the row's label
     return same if relation == "same" else others - same
 
 

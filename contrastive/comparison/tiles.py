@@ -29,21 +29,22 @@ Relation = Literal["other", "same"]
 class Mask:
     """Which columns count for a row, and in which relation. Unknown labels match nothing.
 
-    Rows are ordered [view, position], columns [view, position] and then memories. The columns of a row's own
-    image are left out: they lie on diagonals that the host can compute.
+    Rows are ordered [view, image, position], columns [view, image, position] and then memories. The columns
+    of a row's own image are left out: they lie in rectangles that the host can compute.
 
     Attributes:
         rows, columns: R and C.
-        images: rows per view.
-        first: index of the rows' first image among a view's columns.
-        batch: columns per view.
-        views: views of the columns; columns after the first ``views * batch`` are memories.
+        images: images of the rows, in every view.
+        first: index of the rows' first image among the images of the columns.
+        batch: images of the columns, in every view.
+        views: views of the columns; the columns that follow them are memories.
         is_symmetric: whether the first R columns are the rows; their gradient is then added to the queries'.
         row_label, column_label: [R] and [C] int64 with -1 for unknown, or None. A column whose label
             is known and equal is in relation ``same`` to the row, every other one in ``other``.
         hidden: [C] bool or None: columns that every row leaves out; their label is -1.
         row_image, column_image: [R] and [C] int64, or None. A column of the row's image is left out
             too; -1 matches no row.
+        row_positions, column_positions: rows and columns of an image in a view.
     """
 
     rows: int
@@ -58,6 +59,13 @@ class Mask:
     hidden: Tensor | None = None
     row_image: Tensor | None = None
     column_image: Tensor | None = None
+    row_positions: int = 1
+    column_positions: int = 1
+
+    @property
+    def in_batch(self) -> int:
+        """Columns that are no memories."""
+        return self.views * self.batch * self.column_positions
 
     @property
     def relations(self) -> tuple[Relation, ...]:
@@ -65,12 +73,12 @@ class Mask:
 
     def touches(self, tile: Tile) -> bool:
         """Whether a tile may hold entries that :meth:`fill` overwrites."""
-        return self.row_label is not None or self._has_memories(tile) or any(self._own_diagonals(tile))
+        return self.row_label is not None or self._has_memories(tile) or any(self._own_images(tile))
 
     def fill(self, scores: Tensor, tile: Tile, relation: Relation, value: float) -> Tensor:
         """Overwrite the columns that are not in ``relation`` to their row, in place; [r, c]."""
-        for row, column, length in self._own_diagonals(tile):
-            scores[row : row + length, column : column + length].diagonal().fill_(value)
+        for row, column, count in self._own_images(tile):
+            self._fill_own(scores, row, column, count, value)
         if self._has_memories(tile) and self.hidden is not None:
             scores.masked_fill_(self.hidden[tile.columns], value)
         if self._has_memories(tile) and self.row_image is not None and self.column_image is not None:
@@ -84,25 +92,46 @@ class Mask:
 
     def own_sums(self, keys: Tensor) -> Tensor:
         """Sum of the keys of each row's own image: [R, D]."""
-        views = keys[: self.views * self.batch].unflatten(0, (self.views, self.batch))
-        mine = views[:, self.first : self.first + self.images].sum(0)  # [images, D]
-        return mine.repeat(self.rows // self.images, 1)
+        views = keys[: self.in_batch].unflatten(0, (self.views, self.batch, self.column_positions))
+        mine = views[:, self.first : self.first + self.images].sum((0, 2))  # [images, D]
+        if self.row_positions > 1:
+            mine = mine.repeat_interleave(self.row_positions, 0)
+        return mine.repeat(self.rows // len(mine), 1)
 
     def _has_memories(self, tile: Tile) -> bool:
-        return tile.columns.stop > self.views * self.batch
+        return tile.columns.stop > self.in_batch
 
-    def _own_diagonals(self, tile: Tile) -> Iterator[tuple[int, int, int]]:
-        """Diagonals of own columns within a tile: (first row, first column, length)."""
+    def _own_images(self, tile: Tile) -> Iterator[tuple[int, int, int]]:
+        """Consecutive images with rows and own columns within a tile: (row, column, number of images).
+
+        Row and column are the first ones of the first image, counted from the tile's; they may lie before it.
+        """
         rows, columns = tile.rows, tile.columns
-        last = min(self.views, -(-columns.stop // self.batch))
-        for row_view in range(rows.start // self.images, -(-rows.stop // self.images)):
-            for column_view in range(columns.start // self.batch, last):
-                row = row_view * self.images - rows.start  # of the view's first image; so is column
-                column = column_view * self.batch + self.first - columns.start
-                start = max(0, -row, -column)
-                stop = min(self.images, rows.stop - rows.start - row, columns.stop - columns.start - column)
+        n, m = self.row_positions, self.column_positions
+        row_height, column_width = self.images * n, self.batch * m  # of a view
+        last = min(self.views, -(-columns.stop // column_width))
+        for row_view in range(rows.start // row_height, -(-rows.stop // row_height)):
+            for column_view in range(columns.start // column_width, last):
+                row = row_view * row_height - rows.start  # of the view's first image; so is column
+                column = column_view * column_width + self.first * m - columns.start
+                start = max(0, -row // n, -column // m)
+                stop = min(
+                    self.images,
+                    -(-(rows.stop - rows.start - row) // n),
+                    -(-(columns.stop - columns.start - column) // m),
+                )
                 if start < stop:
-                    yield row + start, column + start, stop - start
+                    yield row + start * n, column + start * m, stop - start
+
+    def _fill_own(self, scores: Tensor, row: int, column: int, count: int, value: float) -> None:
+        """Overwrite what ``count`` consecutive images have in common with themselves, from (row, column) on."""
+        n, m = self.row_positions, self.column_positions
+        if n == m == 1:
+            scores[row : row + count, column : column + count].diagonal().fill_(value)
+            return
+        for image in range(count):
+            top, left = row + image * n, column + image * m
+            scores[max(0, top) : max(0, top + n), max(0, left) : max(0, left + m)].fill_(value)
 
 
 Turn = Callable[[Tensor], Tensor]
