@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 
@@ -39,13 +40,15 @@ class Batch:
     ``images`` is uint8 [b, C, H, W] if all images have one size; if sizes vary it is a list of V
     tensors uint8 [b, C, h, w], one per view, already cropped by the worker. ``labels`` is int64 [b]
     with -1 for unknown, or None; it is None unless the recipe sets ``positives: label``.
-    ``unreadable`` holds (id, reason) of the images that did not decode.
+    ``unreadable`` holds (id, reason) of the images that did not decode, and ``sizes`` the (H, W) of images
+    whose views workers begin: there, the pixels no longer tell.
     """
 
     ids: Tensor  # [b] int64
     images: Tensor | list[Tensor]
     labels: Tensor | None = None  # [b] int64
     unreadable: list[tuple[int, str]] = field(default_factory=list)
+    sizes: np.ndarray | None = None  # [b, 2] int
 
     def pin_memory(self) -> Batch:
         """The batch in pinned memory, from which a GPU copies while it computes; called by torch's loader."""

@@ -94,7 +94,7 @@ def train(name: str, rows: slice) -> dict[str, Tensor]:
         progress = Progress(step, STEPS)
         views = [view[rows] for view in images[step]]
         ids = torch.arange(2 * N)[rows] + 100 * step
-        loss, comparison = method(views, ids, LABELS[rows] if labelled else None, progress)
+        loss, (comparison,), _ = method(views, ids, LABELS[rows] if labelled else None, progress)
         loss.backward()
         found[f"loss {step}"] = mean(loss.detach())
         method.before_step(progress)

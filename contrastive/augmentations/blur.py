@@ -30,6 +30,7 @@ class Blur(Operation):
     """
 
     name = "blur"
+    keeps_place = True
 
     def __init__(self, sigma: tuple[Positive, Positive] = (0.1, 2.0), p: Probability = 0.5):
         self.sigma, self.p = checked_range("sigma", sigma), p

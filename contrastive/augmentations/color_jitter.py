@@ -34,6 +34,7 @@ class ColorJitter(Operation):
     """
 
     name = "color_jitter"
+    keeps_place = True
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class Cutout(Operation):
     """
 
     name = "cutout"
+    keeps_place = True
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ class Grayscale(Operation):
     """
 
     name = "grayscale"
+    keeps_place = True
 
     def __init__(self, p: Probability = 0.2):
         self.p = p

@@ -30,6 +30,7 @@ class Noise(Operation):
     """
 
     name = "noise"
+    keeps_place = True
 
     def __init__(self, sigma: tuple[NonNegative, NonNegative] = (0.0, 0.1), p: Probability = 0.5):
         self.sigma, self.p = checked_range("sigma", sigma), p

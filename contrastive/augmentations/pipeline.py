@@ -23,10 +23,12 @@ from pydantic import Field
 from torch import Tensor
 
 from contrastive.augmentations.kernels.resample import Interpolation, crop_and_resize, crop_one
+from contrastive.augmentations.place import Place
 from contrastive.device import to_device as to_device  # plugins import it from here
 from contrastive.errors import UsageError
 from contrastive.parts import Augmentation, ReducedImage, ViewPipeline
 from contrastive.rng import Draws, Key
+from contrastive.views import Marks
 
 #: Parameters of an operation: name -> one row per image, [b, ...].
 Params = dict[str, np.ndarray]
@@ -44,12 +46,14 @@ class Operation(Augmentation):
         per_sample: whether ``render`` works image by image, so that it belongs in a decoding worker.
         mirrors: whether it only mirrors the images of its ``chosen`` parameter left to right, which a crop
             before it can do at no cost.
+        keeps_place: whether it leaves every pixel where it is, so that a view's box in its image stays known.
         size: (h, w) of its output if it fixes one.
     """
 
     name: str
     per_sample: ClassVar[bool] = False
     mirrors: ClassVar[bool] = False
+    keeps_place: ClassVar[bool] = False
     size: tuple[int, int] | None = None
 
     @abstractmethod
@@ -123,6 +127,34 @@ class Placing(Operation):
             part = self.cut(image, box)
             planes[:, index] = part if mirror is None or not mirror[index] else part.flip(2)
         return planes.div_(255).transpose(0, 1)
+
+
+class Marking(Operation):
+    """An operation that marks patches of the view and leaves its pixels alone: masks, targets.
+
+    The grid of patches follows from the backbone, so marks are drawn apart from the pixels.
+    """
+
+    keeps_place = True
+
+    @abstractmethod
+    def mark(self, common: Draws, rng: Draws, grid: tuple[int, int]) -> Marks:
+        """The marks of every image, on the CPU.
+
+        Args:
+            common: draws of one row that every image of an epoch shares: they decide counts, so that every
+                image hides the same number of patches.
+            rng: draws of each image: they decide places.
+            grid: rows and columns of patches.
+        """
+
+    def draw(self, rng: Draws) -> Params:
+        """Nothing: marks are drawn by :meth:`mark`."""
+        return {}
+
+    def render(self, pixels: Tensor, params: Params) -> Tensor:
+        """The pixels, unchanged."""
+        return pixels
 
 
 class Pipeline:
@@ -287,6 +319,32 @@ class Pipeline:
         """The parameters of the operation at ``index`` for the images ``ids``."""
         rng = Draws(key, np.asarray(ids, dtype=np.int64), self._streams[index])
         return self.operations[index].draw(rng)
+
+    def marks(self, ids: np.ndarray | Tensor, key: Key, grid: tuple[int, int], sizes: np.ndarray) -> Marks:
+        """What the pipeline marks in the view, and where the view lies in its image if that is known.
+
+        Args:
+            ids: int64 [b].
+            grid: rows and columns of patches of the view.
+            sizes: int [b, 2], (H, W) of the images.
+        """
+        numbers = np.asarray(ids, dtype=np.int64)
+        marks, place = Marks(), Place.whole(sizes)
+        for index, operation in enumerate(self.operations):
+            stream = self._streams[index]
+            if isinstance(operation, Marking):
+                common = Draws(key, np.zeros(1, np.int64), f"{stream}:count")
+                marks = marks.updated(operation.mark(common, Draws(key, numbers, stream), grid))
+            elif isinstance(operation, Placing):
+                params = operation.draw(Draws(key, numbers, stream))
+                place = place.crop(operation.place(params, place.sizes), operation.size)
+            elif operation.mirrors:
+                place = place.mirror(operation.draw(Draws(key, numbers, stream))["chosen"])
+            elif not operation.keeps_place:
+                return marks
+        return marks.updated(
+            Marks(box=torch.from_numpy(place.box), mirrored=torch.from_numpy(place.mirrored))
+        )
 
     def _apply(self, images: Tensor, ids: np.ndarray | Tensor, key: Key, start: int) -> Tensor:
         """The operations from ``start`` on: uint8 [b, C, H, W] -> float32 [b, C, h, w].

@@ -22,6 +22,7 @@ class Sobel(Operation):
     """
 
     name = "sobel"
+    keeps_place = True
 
     def __init__(self, p: Probability = 0.5):
         self.p = p

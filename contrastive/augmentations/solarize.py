@@ -21,6 +21,7 @@ class Solarize(Operation):
     """
 
     name = "solarize"
+    keeps_place = True
 
     def __init__(self, threshold: Annotated[float, Field(ge=0, le=1)] = 0.5, p: Probability = 0.2):
         self.threshold, self.p = threshold, p

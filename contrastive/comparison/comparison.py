@@ -203,7 +203,7 @@ class Comparison:
         return [(queries[o], own_keys(keys[t], self.matches.get((o, t)))) for o, t in self.pairs]
 
     def views(self) -> dict[int, Tensor]:
-        """Target view -> keys [B, D] of all processes. Raises UsageError for patches: they do not correspond."""
+        """Target view -> keys [B, D] of all processes. Raises UsageError for patches."""
         if self.matches:
             raise UsageError(
                 "views() gives keys of whole images; the patches of two views do not correspond, so use "
@@ -329,7 +329,7 @@ def _check(
 
 
 def _may_be_compared(z: Tensor, first: Tensor) -> bool:
-    """Whether embeddings are of the same images and as wide as the first ones, of images or of patches alike."""
+    """Whether embeddings are of as many images as the first ones, and as wide."""
     ends = (z.shape[:1], z.shape[-1:]) == (first.shape[:1], first.shape[-1:])
     return z.ndim == first.ndim in (2, 3) and ends and z.numel() > 0
 

@@ -124,7 +124,7 @@ class Mask:
                     yield row + start * n, column + start * m, stop - start
 
     def _fill_own(self, scores: Tensor, row: int, column: int, count: int, value: float) -> None:
-        """Overwrite what ``count`` consecutive images have in common with themselves, from (row, column) on."""
+        """Overwrite the columns of ``count`` images in their own rows, from (row, column) on."""
         n, m = self.row_positions, self.column_positions
         if n == m == 1:
             scores[row : row + count, column : column + count].diagonal().fill_(value)

@@ -5,6 +5,7 @@ from .division import has_label as has_label
 from .division import holdout as holdout
 from .loader import TrainLoader as TrainLoader
 from .loader import augment as augment
+from .loader import make_views as make_views
 from .reading import BATCH as BATCH
 from .reading import Encoder as Encoder
 from .reading import Reader as Reader

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Literal
 
@@ -37,6 +37,7 @@ from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.rng import Key, derive
 from contrastive.text import abbreviate, quantity
 from contrastive.values import Batch
+from contrastive.views import View
 
 Workers = int | Literal["auto"]
 
@@ -214,6 +215,30 @@ def augment(
     ]
 
 
+def make_views(
+    batch: Batch,
+    pipelines: Sequence[ViewPipeline],
+    grids: Mapping[int, tuple[int, int]],
+    *,
+    seed: int,
+    epoch: int,
+    device: torch.device | str,
+) -> list[View]:
+    """The views of a batch, with the marks of those whose ``grids`` (rows, columns of patches) are given."""
+    pixels = augment(batch, pipelines, seed=seed, epoch=epoch, device=device)
+    ids = batch.ids.cpu().numpy()
+    sizes = batch.sizes
+    if sizes is None:
+        assert isinstance(batch.images, Tensor)
+        sizes = np.tile(batch.images.shape[2:], (len(ids), 1))
+    return [
+        View(x, pipeline.marks(ids, Key(seed, epoch, number), grids[number], sizes).to(device))
+        if number in grids
+        else View(x)
+        for number, (x, pipeline) in enumerate(zip(pixels, pipelines, strict=True))
+    ]
+
+
 class _Batches(TorchDataset[Batch | ContrastiveError]):
     """(epoch, index of the batch) -> the batch, or an error as a value: raised in a worker, it would reach
     the user wrapped in the worker's traceback.
@@ -246,22 +271,27 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
         order = epoch_order(self.seed, epoch, len(self.table))
         rows: list[int] = []
         pixels: list[list[Tensor]] = []  # [b][V], or [b][1] if images are taken unchanged
+        sizes: list[tuple[int, int]] = []
         unreadable: list[tuple[int, str]] = []
         for position in self.positions:
-            row, views = self._first_readable(order, step * self.batch_size + position, epoch, unreadable)
+            row, (size, views) = self._first_readable(
+                order, step * self.batch_size + position, epoch, unreadable
+            )
             rows.append(row)
             pixels.append(views)
+            sizes.append(size)
         view_batches = [_stack(images) for images in zip(*pixels, strict=True)]
         return Batch(
             ids=torch.from_numpy(self.table.ids[rows]),
             images=view_batches[0] if self.pipelines is None else view_batches,
             labels=None if self.labels is None else torch.from_numpy(self.labels[rows]),
             unreadable=unreadable,
+            sizes=None if self.pipelines is None else np.array(sizes),
         )
 
     def _first_readable(
         self, order: np.ndarray, position: int, epoch: int, unreadable: list[tuple[int, str]]
-    ) -> tuple[int, list[Tensor]]:
+    ) -> tuple[int, tuple[tuple[int, int], list[Tensor]]]:
         for row in substitutes(order, position, self.batch_size):
             try:
                 return row, self._views(row, epoch)
@@ -272,17 +302,21 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
             "Repair or remove the unreadable images, or lower train.batch_size."
         )
 
-    def _views(self, row: int, epoch: int) -> list[Tensor]:
-        """One tensor per view, or the unchanged image; decoded once. Raises UnreadableImage."""
+    def _views(self, row: int, epoch: int) -> tuple[tuple[int, int], list[Tensor]]:
+        """Size (H, W) of an image, and one tensor per view, or the unchanged image; decoded once.
+
+        Raises UnreadableImage.
+        """
         if self.pipelines is None:
-            return [decode(self.table, row)]
+            pixels = decode(self.table, row)
+            return (pixels.shape[1], pixels.shape[2]), [pixels]
         id_ = int(self.table.ids[row])
         views = [
             pipeline.for_image(id_, Key(self.seed, epoch, view))
             for view, pipeline in enumerate(self.pipelines)
         ]
         image = decode_reduced(self.table, row, lambda size: min(view.reduction(size) for view in views))
-        return [view.before(image) for view in views]
+        return image.size, [view.before(image) for view in views]
 
 
 class _Steps:

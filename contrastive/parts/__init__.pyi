@@ -13,6 +13,9 @@ from .dataset import Split as Split
 from .dataset import TableRows as TableRows
 from .encoder import Backbone as Backbone
 from .encoder import Head as Head
+from .encoder import Hiding as Hiding
+from .encoder import Level as Level
+from .encoder import Request as Request
 from .encoder import Target as Target
 from .encoder import TargetWrapper as TargetWrapper
 from .loss import Loss as Loss

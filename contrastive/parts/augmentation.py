@@ -13,6 +13,7 @@ from torch import Tensor
 from contrastive.parts.base import Part
 from contrastive.parts.dataset import ReducedImage
 from contrastive.rng import Key
+from contrastive.views import Marks
 
 
 class ViewOfImage(Protocol):
@@ -60,6 +61,10 @@ class ViewPipeline(Protocol):
     ) -> Tensor:
         """The view on ``device`` of images of one size on the CPU, for any operations; shapes as in a
         call."""
+
+    def marks(self, ids: np.ndarray | Tensor, key: Key, grid: tuple[int, int], sizes: np.ndarray) -> Marks:
+        """Masks, targets and the place of the view, for a grid of patches (rows, columns) and images of
+        ``sizes`` int [b, 2]; asked for only if an objective reads them."""
 
     def sample(self, image: Tensor, id: int, key: Key) -> Tensor:  # noqa: A002
         """The whole view of one image of any size: uint8 [C, H, W] -> uint8 [C, h, w]."""

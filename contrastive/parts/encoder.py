@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -11,12 +13,20 @@ from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
 from contrastive.parts.base import StepPart
 from contrastive.values import Progress
+from contrastive.views import Tokens, View
+
+#: How a pass hides the masked patches of a view: they are left out, or a learnt token takes their place.
+Hiding = Literal["drop", "replace"]
+#: What an objective compares: whole images, or patches.
+Level = Literal["image", "patch"]
 
 
 class Backbone(StepPart):
     """Pixels -> features h. ``features`` is F; ``forward``: float [b, C, h, w] in [0, 1] -> [b, F].
 
     Attributes:
+        hides: the ways in which :meth:`tokens` can hide patches, such that no hidden pixel reaches what it
+            returns of the others.
         notes: sentences about how it was built that a run and ``contrastive check`` print, such as which of
             several networks in a file its weights come from.
     """
@@ -24,6 +34,23 @@ class Backbone(StepPart):
     kind = "backbone"
     features: int
     notes: tuple[str, ...] = ()
+    hides: frozenset[Hiding] = frozenset()
+
+    def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
+        """The tokens of a view; their ``h`` is what ``forward`` gives.
+
+        Args:
+            view: of the field that this backbone encodes.
+            keep: [b, n] int64, ascending positions of the patches to encode; the others are left out.
+            hidden: [b, N] bool, the patches that a learnt token replaces.
+
+        Raises:
+            UsageError: this backbone has no tokens, or cannot hide in that way.
+        """
+        raise UsageError(f"{type(self).__name__} gives no tokens; use a timm or torchvision backbone.")
+
+    def allow_replacing(self) -> None:
+        """Called once, before training, if an objective hides by ``replace``: make the learnt token."""
 
     def export(self, folder: str) -> None:
         """Write this backbone so that timm loads it; raises UsageError if timm cannot."""
@@ -33,13 +60,68 @@ class Backbone(StepPart):
 class Head(StepPart):
     """Features h -> embedding z; as predictor, z -> p. ``out_features`` is D.
 
+    It works on vectors: of images, or of patches, whose width is that of the backbone's tokens.
+
     Attributes:
         is_identity: whether it returns its input; a recipe with it as predictor has no predictor.
+        pools: whether :meth:`image` reads other tokens than ``h``.
+        fills: whether :meth:`at` gives positions whose patches it was not given, as a decoder does.
     """
 
     kind = "head"
     out_features: int
     is_identity: bool = False
+    pools: bool = False
+    fills: bool = False
+
+    def image(self, tokens: Tokens) -> Tensor:
+        """z [b, D] of images, whole or what is visible of them; override it to pool tokens."""
+        return self(tokens.h)
+
+    def at(self, tokens: Tokens, positions: Tensor) -> Tensor:
+        """z of the patches at some positions, which are among those of the tokens unless the head ``fills``.
+
+        Args:
+            tokens: of a view.
+            positions: [b, n] or [b, M, n] int64; only these are computed.
+
+        Returns:
+            [b, n, D] or [b, M, n, D].
+        """
+        return self.of_rows(tokens.at(positions))
+
+    def whole(self, output: Tensor | Tokens, level: Level) -> Tensor:
+        """z of whole views: [b, D], or of all patches [b, N, D].
+
+        Args:
+            output: of the backbone: h [b, F], or tokens, which patches and heads that pool need.
+            level: what z is of.
+        """
+        if isinstance(output, Tensor):
+            return self(output)
+        return self.image(output) if level == "image" else self.at(output, output.everywhere())
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """:meth:`forward` of vectors in any arrangement: [..., F] -> [..., D]."""
+        return self(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an objective asks its target for: keys [b, D] of images, or [b, N, D] of patches.
+
+    Attributes:
+        level: what is compared.
+        views: the objective's target views.
+        online: view -> what the objective's online encoder has already computed of it: z [b, D], or
+            [b, N, D] of all patches (before the predictor).
+        encode: the online encoder, for views that are not in ``online``: pixels [b, C, h, w] -> z.
+    """
+
+    level: Level
+    views: Mapping[int, View]
+    online: Mapping[int, Tensor]
+    encode: Callable[[Tensor], Tensor]
 
 
 class Target(StepPart):
@@ -52,12 +134,54 @@ class Target(StepPart):
         own_statistics: whether keys are to be normalised by other images than the whole batch of all
             processes. If so, batch norm of either encoder uses the images that it gets in its own process;
             otherwise, on several GPUs, those of all.
+        fixed: whether its keys cannot follow the online encoder (pixels, a frozen network), so that nothing
+            collapses.
+        features: width of its keys; None: that of the head.
     """
 
     kind = "target"
     detached: bool = False
     encodes: bool = False
     own_statistics: bool = False
+    fixed: bool = False
+    features: int | None = None
+
+    def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
+        """Called once, before training, with the online backbone and the head of every objective that asks
+        this target for keys; by default :meth:`bind` if they share one head.
+
+        Args:
+            backbone: the online one.
+            heads: objective -> its head; objectives may share one.
+
+        Raises:
+            UsageError: the target serves one head only.
+        """
+        several = {id(head): head for head in heads.values()}
+        if len(several) > 1:
+            raise UsageError(
+                f"{type(self).__name__} serves one head, but {' and '.join(heads)} have heads of their own; "
+                "write the target in each objective, or one head at the top level."
+            )
+        self.bind(nn.Sequential(backbone, *several.values()))
+
+    def give(self, requests: Mapping[str, Request]) -> dict[str, dict[int, Tensor]]:
+        """The keys of every objective that this target serves, in one call per pass.
+
+        By default one call of ``forward`` per objective. Override it to encode a view once for all.
+
+        Args:
+            requests: objective -> what it asks for.
+
+        Returns:
+            objective -> view -> keys.
+        """
+        return {
+            name: self(
+                {number: view.data for number, view in request.views.items()}, request.online, request.encode
+            )
+            for name, request in requests.items()
+        }
 
     def bind(self, encoder: nn.Module) -> None:
         """Called once, before training, with the online encoder: pixels [b, C, h, w] -> z [b, D].
@@ -111,9 +235,19 @@ class TargetWrapper(Target):
         self.of = of
         self.detached, self.encodes = of.detached, of.encodes
         self.own_statistics = self.own_statistics or of.own_statistics
+        self.fixed, self.features = of.fixed, of.features
 
     def bind(self, encoder: nn.Module) -> None:
         self.of.bind(encoder)
+
+    def give(self, requests: Mapping[str, Request]) -> dict[str, dict[int, Tensor]]:
+        """By ``forward``, which encodes whole images only. Raises UsageError for patches."""
+        if self.encodes and any(request.level == "patch" for request in requests.values()):
+            raise UsageError(
+                f"{type(self).__name__} gives keys of whole images, not of patches; use the target that it "
+                "wraps alone."
+            )
+        return super().give(requests)
 
     def forward(
         self,

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from contrastive.kinds import SpansRun
-from contrastive.parts import Target
+from contrastive.parts import Backbone, Head, Request, Target
 from contrastive.values import Progress
 
 
@@ -41,11 +41,35 @@ class EMA(Target):
         super().__init__()
         self.momentum, self.schedule = momentum, schedule
         self._online: list[nn.Module] = []  # a list keeps the online weights out of this module
+        self._places: dict[str, int] = {}  # request -> place of its head in the encoder
+
+    def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
+        """Copy backbone and heads together: one average of what objectives share."""
+        several = list({id(head): head for head in heads.values()}.values())
+        self._places = {name: 1 + several.index(head) for name, head in heads.items()}
+        self.bind(nn.Sequential(backbone, *several))
 
     def bind(self, encoder: nn.Module) -> None:
         """Copy the online encoder and freeze every parameter of the copy."""
         self._online = [encoder]
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+
+    @torch.no_grad()
+    def give(self, requests: Mapping[str, Request]) -> dict[str, dict[int, Tensor]]:
+        """One pass per view for all objectives."""
+        backbone, *_ = self.encoder.children()
+        heads = {name: self.encoder.get_submodule(str(self._places[name])) for name in requests}
+        keys: dict[str, dict[int, Tensor]] = {name: {} for name in requests}
+        views = {number: view for request in requests.values() for number, view in request.views.items()}
+        for number, view in views.items():
+            users = {name: request for name, request in requests.items() if number in request.views}
+            reads_tokens = any(
+                request.level == "patch" or heads[name].pools for name, request in users.items()
+            )
+            output = backbone.tokens(view) if reads_tokens else backbone(view.data)
+            for name, request in users.items():
+                keys[name][number] = heads[name].whole(output, request.level)
+        return keys
 
     @torch.no_grad()
     def forward(

@@ -145,7 +145,7 @@ def train(
         method.before_step(progress)
         optimizer.step()
         for output in outputs:
-            method.after_batch(output.comparison)
+            method.after_batch(*output.comparisons)
         method.after_step(progress)
         optimizer.zero_grad(set_to_none=True)
     outcome.state = {name: value.clone() for name, value in method.state_dict().items()}

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from contrastive.augmentations import Pipeline
 from contrastive.comparison import Comparison
-from contrastive.data import TrainLoader, augment
+from contrastive.data import TrainLoader, make_views
 from contrastive.device import peak_memory_mib, to_host
 from contrastive.distributed import Vote, check_equal, mean, on_first, rank, union
 from contrastive.errors import Interrupted
@@ -42,7 +42,7 @@ from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.gradients import BufferSnapshot, Chunk, GradientCache, OnePass, Passes
 from contrastive.training.health import Health
 from contrastive.training.live_run import LiveRun, RunContext
-from contrastive.training.method import Method
+from contrastive.training.method import Comparisons, Method
 from contrastive.training.metrics_file import MetricsFile
 from contrastive.training.position import Position
 from contrastive.training.state import Evaluator, Metrics, Settings, State, Throughput
@@ -88,7 +88,9 @@ class Engine:
         self.method = move_to_device(method, accelerator.device)
         self.stage = self.method.stage
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
-        self.views_of = partial(augment, pipelines=pipelines, seed=settings.seed, device=accelerator.device)
+        self.views_of = partial(
+            make_views, pipelines=pipelines, grids=method.grids, seed=settings.seed, device=accelerator.device
+        )
         images = settings.batch_size // accelerator.num_processes
         chunk = min(images, settings.chunk_size or images)
         module = self.method if chunk == images else Chunk(self.method)
@@ -174,17 +176,17 @@ class Engine:
             group["lr"] = group["peak_lr"] * factor
         torch.manual_seed(derive(settings.seed, "step", state.step, *filter(None, [rank()])))  # dropout
         progress = Progress(state.step, self.total_steps)
-        total = torch.zeros((), device=accelerator.device)
-        comparisons: list[Comparison] = []
+        total = torch.zeros(1 + len(self.health.losses), device=accelerator.device)
+        comparisons: list[Comparisons] = []
         views_of = partial(self.views_of, epoch=state.epoch)
         may_skip = settings.nonfinite == "skip"
         statistics = BufferSnapshot(self.method.encoders if may_skip else ())
         for number, batch in enumerate(micro):
-            loss, comparison = self.passes.backward(batch, views_of, progress, (number, len(micro)))
-            total += loss / len(micro)
-            comparisons.append(comparison)
-        # The mean over all processes, so that each records and decides the same: [1 + norms]
-        values = mean(torch.cat([total.reshape(1), self.health.norms.read(comparisons).to(total.dtype)]))
+            output = self.passes.backward(batch, views_of, progress, (number, len(micro)))
+            total += output.values / len(micro)
+            comparisons.append(output.comparisons)
+        # The mean over all processes, so that each records and decides the same: [1 + objectives + norms]
+        values = mean(torch.cat([total, self.health.norms.read(comparisons).to(total.dtype)]))
         norm = None
         if settings.clip_grad_norm is not None:
             with self.stage("optimizer"):
@@ -199,16 +201,16 @@ class Engine:
             self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         values = values if norm is None else torch.cat([values, norm.reshape(1).to(total.dtype)])
-        self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, comparisons[-1])
+        self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, comparisons[-1][0])
 
-    def _update(self, progress: Progress, comparisons: Sequence[Comparison]) -> None:
+    def _update(self, progress: Progress, comparisons: Sequence[Comparisons]) -> None:
         """The optimizer's step, and what parts do around it; fp16's scaler may still skip it."""
         self.method.before_step(progress)
         self.optimizer.step()
         if self.optimizer.step_was_skipped:
             return
-        for comparison in comparisons:
-            self.method.after_batch(comparison)
+        for of_objectives in comparisons:
+            self.method.after_batch(*of_objectives)
         self.method.after_step(progress)
 
     def _record(self, options: Metrics, values: Tensor, comparison: Comparison) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from contrastive.parts import Backbone, Head, Target
+from contrastive.parts import Head, Target
 
 #: The attribute by which a copy of a module knows the name of the original, while a target makes copies.
 _ORIGIN = "_name_of_original"
@@ -55,27 +55,25 @@ def frozen_modules(model: nn.Module, parameters: Collection[nn.Parameter]) -> Fr
     return FrozenModules(tuple(whole), tuple(partial))
 
 
-def bind_target(target: Target, backbone: Backbone, head: Head) -> dict[str, list[str]]:
-    """Bind a target to the online encoder.
+def join_target(method: nn.Module, target: Target, heads: Mapping[str, Head]) -> dict[str, list[str]]:
+    """Join a target of a method with the online backbone and the heads that it serves.
 
     Returns:
-        name of a module of the encoder within the method -> names of its copies, which the target registered.
+        name of a module of these encoders within the method -> names of its copies, which the target
+        registered.
     """
-    parts: Mapping[str, nn.Module] = {"backbone": backbone, "head": head}
-    originals = {
-        f"{prefix}.{name}".rstrip("."): module
-        for prefix, part in parts.items()
-        for name, module in part.named_modules()
-    }
-    for name, module in originals.items():
-        module.__dict__[_ORIGIN] = name
+    names = {id(module): name for name, module in method.named_modules()}
+    encoders = (method.backbone, *heads.values())
+    originals = {id(each): each for part in encoders for each in part.modules() if id(each) in names}
+    for key, module in originals.items():
+        module.__dict__[_ORIGIN] = names[key]
     try:
-        target.bind(nn.Sequential(backbone, head))
+        target.join(method.backbone, heads)
     finally:
         for module in originals.values():
             module.__dict__.pop(_ORIGIN, None)
     copies: dict[str, list[str]] = {}
-    for name, module in target.named_modules(prefix="target"):
+    for name, module in target.named_modules(prefix=names[id(target)]):
         if (original := module.__dict__.pop(_ORIGIN, None)) is not None:
             copies.setdefault(original, []).append(name)
     return copies

@@ -14,8 +14,9 @@ setup". Shape letters: b images per process, c per chunk, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -26,12 +27,24 @@ from contrastive.device import to_device
 from contrastive.distributed import rank, world_size
 from contrastive.rng import derive
 from contrastive.text import quantity
-from contrastive.training.method import Encoding, Method, Output
+from contrastive.training.method import Method, Output, numbered
+from contrastive.training.objective import Sides, keep
 from contrastive.values import Batch, Progress
+from contrastive.views import View
 
-Views = dict[int, Tensor]
-#: The views [c, C, h, w] of a batch, or of a chunk of it.
-Augment = Callable[[Batch], Sequence[Tensor]]
+#: View -> vectors [b, D] or [b, n, D], or their gradients.
+Vectors = dict[int, Tensor]
+#: The views of a batch, or of a chunk of it.
+Augment = Callable[[Batch], Sequence[View]]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of one objective and chunk: the gradients of queries and keys, and which rows the queries are."""
+
+    queries: Vectors
+    keys: Vectors
+    kept: Vectors
 
 
 class Passes(Protocol):
@@ -86,11 +99,11 @@ class OnePass:
             views = augment(batch)
         # Gradients add up over micro-batches; processes exchange them after the last.
         with nullcontext() if number == count - 1 else self.accelerator.no_sync(self.model):
-            loss, comparison = self.model(views, *_ids_and_labels(batch, views[0]), progress)
+            output = self.model(views, *_ids_and_labels(batch, views[0].data), progress)
             # The loss's own backward pass comes first; it turns into the encoder's (Method.encode).
             with self.method.stage("backward"), self.method.stage("loss"):
-                self.accelerator.backward(loss / count)
-        return Output(loss.detach(), comparison)
+                self.accelerator.backward(output.loss / count)
+        return output.detach()
 
 
 class Chunk(nn.Module):
@@ -100,20 +113,23 @@ class Chunk(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, views: Sequence[Tensor], queries: Views, keys: Views, last: bool) -> Tensor:
+    def forward(self, views: Sequence[View], gradients: Sequence[Gradients], last: bool) -> Tensor:
         """A scalar whose gradient is the chunk's share of the batch's: the sum of <p, dp> and <k, dk>.
 
         Args:
-            views: V tensors [c, C, h, w].
-            queries, keys: view -> gradients dp and dk [c, D]; without keys the target does not run.
+            views: of the chunk.
+            gradients: of each objective; if none has gradients of keys, no target runs.
             last: whether gradients are reduced over processes after this chunk.
         """
-        by_view = dict(enumerate(views))
-        encoding = self.method.encode(by_view)
-        terms = [(encoding.p[view] * gradient).sum() for view, gradient in queries.items()]
-        if keys:
-            vectors = self.method.keys(by_view, encoding)
-            terms += [(vectors[view] * gradient).sum() for view, gradient in keys.items()]
+        by_view = numbered(views)
+        encodings = self.method.encode(by_view)
+        terms: list[Tensor] = []
+        for encoding, own in zip(encodings, gradients, strict=True):
+            queries = keep({view: encoding[view].p for view in own.queries}, own.kept)
+            terms += [(queries[view] * gradient).sum() for view, gradient in own.queries.items()]
+        if any(own.keys for own in gradients):
+            for keys, own in zip(self.method.keys(by_view, encodings), gradients, strict=True):
+                terms += [(keys.keys[view] * gradient).sum() for view, gradient in own.keys.items()]
         if last and world_size() > 1:
             # Data parallelism waits for every parameter, those that no chunk reaches (a loss's own) too.
             terms += [0 * p.sum() for p in self.parameters() if p.requires_grad]
@@ -141,66 +157,84 @@ class GradientCache:
         self.accelerator = accelerator
         self.size = size
         self.seed = seed
-        once = method.target if method.target.detached else None
-        self.twice = [module for module in method.encoders if module is not once]
+        once = [target for target in method.targets if target.detached]
+        self.twice = [part for part in method.encoders if all(part is not target for target in once)]
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
         number, count = micro
         chunks = split_batch(batch, self.size)
 
-        def views(chunk: int) -> Sequence[Tensor]:
+        def views(chunk: int) -> Sequence[View]:
             """Made again for each pass: a batch of them may take more memory than a chunk's activations."""
             with self.method.stage("augment"):
-                pixels = augment(chunks[chunk])
+                of_chunk = augment(chunks[chunk])
             torch.manual_seed(derive(self.seed, "step", progress.step, number, "chunk", chunk, rank()))
-            return pixels
+            return of_chunk
 
         before = BufferSnapshot(self.twice)
-        queries, keys = self._embed(views(chunk) for chunk in range(len(chunks)))
+        sides = self._embed(views(chunk) for chunk in range(len(chunks)))
         after = BufferSnapshot(self.twice)
 
-        ids, labels = _ids_and_labels(batch, next(iter(queries.values())))
-        loss, comparison = self.method.loss(Encoding({}, queries), keys, ids, labels, progress)
+        ids, labels = _ids_and_labels(batch, next(iter(sides[0].queries.values())))
+        output = self.method.loss(sides, ids, labels, progress)
         with self.method.stage("loss"):
             self.accelerator.backward(
-                loss / count
+                output.loss / count
             )  # with fp16's scale, which the cached gradients then carry
 
         sizes = [len(chunk.ids) for chunk in chunks]
-        own = {view: key for view, key in keys.items() if key is not queries.get(view)}
-        gradients_of_chunks = list(zip(_gradients(queries, sizes), _gradients(own, sizes), strict=True))
+        gradients_of_chunks = zip(*(_gradients(own, sizes) for own in sides), strict=True)
         before.restore()
         for chunk, gradients in enumerate(gradients_of_chunks):
             last = chunk == len(chunks) - 1 and number == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                share = self.model(views(chunk), *gradients, last)
+                share = self.model(views(chunk), gradients, last)
                 with self.method.stage("backward"):
                     share.backward()  # not scaled again: the cached gradients carry fp16's scale
         after.restore()
-        return Output(loss.detach(), comparison)
+        return output.detach()
 
-    def _embed(self, chunks: Iterable[Sequence[Tensor]]) -> tuple[Views, Views]:
-        """Queries and keys of the whole batch, view -> [b, D], as leaves of the graph that follows.
-
-        Keys that are the queries themselves stay the same tensors.
-        """
-        queries: list[Views] = []
-        keys: list[Views] = []
+    def _embed(self, chunks: Iterable[Sequence[View]]) -> list[Sides]:
+        """What each objective compares of the whole batch, as leaves of the graph that follows."""
+        sides_of_chunks: list[list[Sides]] = []
         for views in chunks:
-            by_view = dict(enumerate(views))
+            by_view = numbered(views)
             with torch.no_grad(), self.accelerator.autocast():
-                encoding = self.method.encode(by_view)
-                keys.append(self.method.keys(by_view, encoding))
-            queries.append(encoding.p)
-        shared_views = {view for view, key in keys[0].items() if key is queries[0].get(view)}
-        whole = {view: torch.cat([p[view] for p in queries]).requires_grad_() for view in queries[0]}
-        needs_gradient = not self.method.target.detached
-        return whole, {
-            view: whole[view]
-            if view in shared_views
-            else torch.cat([k[view] for k in keys]).requires_grad_(needs_gradient)
-            for view in keys[0]
+                encodings = self.method.encode(by_view)
+                sides_of_chunks.append(
+                    self.method.sides(by_view, encodings, self.method.keys(by_view, encodings))
+                )
+        return [
+            _whole(parts, needs_gradient=not objective.target.detached)
+            for objective, parts in zip(
+                self.method.objectives, zip(*sides_of_chunks, strict=True), strict=True
+            )
+        ]
+
+
+def _whole(parts: Sequence[Sides], needs_gradient: bool) -> Sides:
+    """What an objective compares, from chunks; queries, and keys that need a gradient, are leaves.
+
+    Keys that are the queries themselves stay the same tensors.
+    """
+    first = parts[0]
+    shared_views = {view for view, key in first.keys.items() if key is first.queries.get(view)}
+    queries = {view: torch.cat([p.queries[view] for p in parts]).requires_grad_() for view in first.queries}
+    keys = {
+        view: queries[view]
+        if view in shared_views
+        else torch.cat([p.keys[view] for p in parts]).requires_grad_(needs_gradient)
+        for view in first.keys
+    }
+    matches = None
+    if first.matches is not None:
+        matches = {
+            pair: torch.cat([p.matches[pair] for p in parts if p.matches is not None])
+            for pair in first.matches
         }
+    return Sides(
+        queries, keys, matches, {view: torch.cat([p.kept[view] for p in parts]) for view in first.kept}
+    )
 
 
 def split_batch(batch: Batch, size: int) -> list[Batch]:
@@ -215,7 +249,15 @@ def split_batch(batch: Batch, size: int) -> list[Batch]:
         return [view[part] for view in pixels] if isinstance(pixels, list) else pixels[part]
 
     labels = batch.labels
-    return [Batch(batch.ids[part], images(part), None if labels is None else labels[part]) for part in rows]
+    return [
+        Batch(
+            batch.ids[part],
+            images(part),
+            None if labels is None else labels[part],
+            sizes=None if batch.sizes is None else batch.sizes[part],
+        )
+        for part in rows
+    ]
 
 
 def is_chunked(chunk_size: int | None, batch_size: int) -> bool:
@@ -242,7 +284,17 @@ def _ids_and_labels(batch: Batch, like: Tensor) -> tuple[Tensor, Tensor | None]:
     return to_device(batch.ids.numpy(), like), labels
 
 
-def _gradients(leaves: Mapping[int, Tensor], sizes: list[int]) -> list[Views]:
-    """For each chunk: view -> its rows [c, D] of the gradient, for the views that have one."""
-    rows_by_view = {view: leaf.grad.split(sizes) for view, leaf in leaves.items() if leaf.grad is not None}
-    return [{view: rows[chunk] for view, rows in rows_by_view.items()} for chunk in range(len(sizes))]
+def _gradients(sides: Sides, sizes: list[int]) -> list[Gradients]:
+    """For each chunk: the gradients of its queries and of its keys, of those views that have one."""
+    own_keys = {view: key for view, key in sides.keys.items() if key is not sides.queries.get(view)}
+    queries, keys = (
+        {view: leaf.grad.split(sizes) for view, leaf in leaves.items() if leaf.grad is not None}
+        for leaves in (sides.queries, own_keys)
+    )
+    kept = {view: rows.split(sizes) for view, rows in sides.kept.items()}
+    return [
+        Gradients(
+            *({view: parts[chunk] for view, parts in vectors.items()} for vectors in (queries, keys, kept))
+        )
+        for chunk in range(len(sizes))
+    ]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrastive.comparison import Comparison
 from contrastive.errors import ContrastiveError
@@ -36,45 +36,42 @@ class StepNorms:
     """
 
     def __init__(self, method: Method):
-        several: list[tuple[str, Sequence[nn.Module]]] = [
-            ("negatives", method.sources),
-            ("loss", method.loss_parts),
-        ]
-        named_parts: list[tuple[str, nn.Module | None]] = [
-            ("backbone", method.backbone),
-            ("head", method.head),
-            ("predictor", method.predictor),
-            ("target", method.target),
-            *((f"{kind}.{n}", part) for kind, modules in several for n, part in enumerate(modules)),
-        ]
-        weights = {name: list(part.parameters()) for name, part in named_parts if part is not None}
+        parts = method.named_parts()
+        weights = {name: list(part.parameters()) for name, part in parts.items()}
         self._weights = {name: tensors for name, tensors in weights.items() if tensors}
-        self.losses = [name for name, _ in named_parts if name.startswith("loss.")]
+        self.losses = [name for name in parts if name.rpartition(".")[0].endswith("loss")]
+        objectives = [f" of {each.name}" if each.name else "" for each in method.objectives]
+        self.embeddings = [
+            name
+            for of in objectives
+            for name in (f"the embeddings of the online encoder{of}", f"the keys of target{of}")
+        ]
         self.names = [
             *(f"the weights of {name}" for name in self._weights),
-            "the embeddings of the online encoder",
-            "the keys of target",
+            *self.embeddings,
             *(f"the gradient of {name}" for name in reversed(self._weights)),
         ]
 
-    def read(self, comparisons: Sequence[Comparison]) -> Tensor:
+    def read(self, comparisons: Sequence[Sequence[Comparison]]) -> Tensor:
         """Norms [len(names)], on the device: of the weights before an update, the embeddings, the gradients.
 
         Args:
-            comparisons: the micro-batches of the step.
+            comparisons: of the micro-batches of the step, one per objective.
         """
-        queries = [comparison.queries.z.detach() for comparison in comparisons]
-        keys = [comparison.own_keys.z.detach() for comparison in comparisons]
+        embeddings = [
+            [side.z.detach() for side in sides]
+            for of_objective in zip(*comparisons, strict=True)
+            for sides in ([c.queries for c in of_objective], [c.own_keys for c in of_objective])
+        ]
         gradients = [
             [p.grad for p in parameters if p.grad is not None] for parameters in self._weights.values()
         ]
         groups: list[list[Tensor]] = [
             *([p.detach() for p in parameters] for parameters in self._weights.values()),
-            queries,
-            keys,
+            *embeddings,
             *reversed(gradients),
         ]
-        like = queries[0]
+        like = embeddings[0][0]
         zero = like.new_zeros((), dtype=torch.float32)  # of no tensors; torch's would be a copy from the host
         return torch.stack([_norm(group).to(zero) if group else zero for group in groups])
 
@@ -84,7 +81,7 @@ class StepNorms:
 
     def first_nonfinite(self, loss: float, norms: Sequence[float]) -> str:
         """The first part with non-finite numbers, or the losses if all before them were finite."""
-        forward = len(self._weights) + 2
+        forward = len(self._weights) + len(self.embeddings)
         nonfinite = [name for name, norm in zip(self.names, norms, strict=True) if not math.isfinite(norm)]
         before = [name for name in nonfinite if name in self.names[:forward]]
         if before:
@@ -92,6 +89,10 @@ class StepNorms:
         if not math.isfinite(loss):
             return f"the value of {' or '.join(self.losses)}"
         return nonfinite[0]
+
+
+def _split(values: list[float], at: int) -> tuple[list[float], list[float]]:
+    return values[:at], values[at:]
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -113,6 +114,8 @@ class Health:
 
     def __init__(self, method: Method, checkpoints: Checkpoints, nonfinite: str, scaler: Any, steps: int):
         self.norms = StepNorms(method)
+        several = method.objectives if len(method.objectives) > 1 else ()
+        self.losses = [f"{objective.name}/loss" for objective in several]
         self.checkpoints = checkpoints
         self.nonfinite = nonfinite
         self.scaler = scaler
@@ -125,13 +128,15 @@ class Health:
 
         Args:
             pending: its metrics besides these values.
-            values: its loss, its norms, and the norm of its gradient if that was clipped.
+            values: its loss, the losses of several objectives, its norms, and the norm of its gradient if
+                that was clipped.
 
         Raises:
             ContrastiveError: it is not finite and must not be skipped.
         """
-        loss, norms = values[0], list(values[1 : 1 + len(self.norms.names)])
-        gradient_norm = values[1 + len(norms) :]
+        loss, rest = values[0], list(values[1:])
+        losses = dict(zip(self.losses, rest, strict=False))
+        norms, gradient_norm = _split(rest[len(losses) :], len(self.norms.names))
         finite = all(map(math.isfinite, values))
         by_scaler = self.scaler is not None and (math.isfinite(loss) or self.nonfinite == "skip")
         if pending.get("skipped") or (by_scaler and not finite):
@@ -139,7 +144,8 @@ class Health:
             return {**pending, "skipped": True}
         if not finite:
             raise self.divergence_error(pending["step"], loss, norms)
-        self.last = {**pending, "loss": loss, **({"grad_norm": gradient_norm[0]} if gradient_norm else {})}
+        clipped = {"grad_norm": gradient_norm[0]} if gradient_norm else {}
+        self.last = {**pending, "loss": loss, **losses, **clipped}
         self.skipped = []
         return self.last
 

@@ -1,4 +1,4 @@
-"""The module that runs every method: a composition of parts, never one class per method.
+"""The module that runs every method: a backbone and a list of objectives, never one class per method.
 
 ``encode`` -> ``keys`` -> ``loss``, which compares and adds up the losses. ``forward`` composes them, so that
 autocast and gradient synchronisation cover all of it. ``before_step``, ``after_batch`` and ``after_step``
@@ -9,36 +9,63 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
-from contrastive.parts import Backbone, Head, Loss, Negatives, StepPart, Target
-from contrastive.training.frozen_modules import FrozenModules, bind_target, frozen_modules
+from contrastive.parts import Backbone, Head, Hiding, Loss, Negatives, Request, StepPart, Target
+from contrastive.training.frozen_modules import FrozenModules, frozen_modules, join_target
+from contrastive.training.objective import Encoding, Objective, Sides
 from contrastive.training.stages import Stages
 from contrastive.values import Progress
+from contrastive.views import Tokens, View
+
+#: A view, and how its masked patches are hidden from the encoder.
+Pass = tuple[int, Hiding | None]
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """What the online encoder computes from its views: view -> embedding z [b, D] and prediction p [b, D]."""
-
-    z: dict[int, Tensor]
-    p: dict[int, Tensor]
+#: The comparison of every objective, in the recipe's order.
+Comparisons = Sequence[Comparison]
 
 
 class Output(NamedTuple):
-    """The loss of a batch, a scalar of at least float32, and its comparison."""
+    """The loss of a batch, a scalar of at least float32; the comparison of each objective, and its loss."""
 
     loss: Tensor
-    comparison: Comparison
+    comparisons: tuple[Comparison, ...]
+    losses: tuple[Tensor, ...]  # scalars, before the objectives' weights
+
+    @property
+    def comparison(self) -> Comparison:
+        """That of the first objective."""
+        return self.comparisons[0]
+
+    @property
+    def values(self) -> Tensor:
+        """The loss, and those of several objectives: [1] or [1 + objectives]."""
+        losses = self.losses if len(self.losses) > 1 else ()
+        return torch.stack([self.loss, *losses])
+
+    def detach(self) -> Output:
+        """The same without gradients of the losses."""
+        return Output(self.loss.detach(), self.comparisons, tuple(value.detach() for value in self.losses))
+
+
+class Keys(NamedTuple):
+    """Of one objective: target view -> its keys, and tokens [b, N, G] if matches are found by them."""
+
+    keys: dict[int, Tensor]
+    tokens: dict[int, Tensor]
 
 
 class Method(nn.Module):
-    """Backbone, head, predictor, target, negatives and losses, composed.
+    """A backbone and objectives: what a recipe trains.
+
+    A method with one objective without a name is made of its parts; :meth:`of` composes several. Parts that
+    are one objective's own are registered as ``objectives.<name>.<part>``, shared ones and those of an
+    objective without a name as ``<part>``.
 
     Args:
         backbone: pixels -> h.
@@ -53,6 +80,7 @@ class Method(nn.Module):
 
     Attributes:
         frozen_modules: the modules that :meth:`freeze_modules` has set to evaluation mode.
+        grids: view -> rows and columns of patches, of the views whose marks are read.
     """
 
     def __init__(
@@ -68,133 +96,284 @@ class Method(nn.Module):
         joint: bool = True,
     ):
         super().__init__()
+        views = (tuple(online_views), tuple(target_views))
+        self._compose(backbone, [Objective(head, predictor, target, negatives, losses, *views)], {}, joint)
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, objectives: Sequence[Objective], shared: Mapping[str, StepPart], joint: bool
+    ) -> Method:
+        """A method of objectives with different names.
+
+        Args:
+            backbone: pixels -> h, or tokens.
+            objectives: in the recipe's order.
+            shared: ``head`` and ``target`` of the top level, if they are there; objectives that name none of
+                their own have them.
+            joint: as for one objective.
+        """
+        method = cls.__new__(cls)
+        nn.Module.__init__(method)
+        method._compose(backbone, objectives, shared, joint)
+        return method
+
+    def _compose(
+        self, backbone: Backbone, objectives: Sequence[Objective], shared: Mapping[str, StepPart], joint: bool
+    ) -> None:
         self.backbone = backbone
-        self.head = head
-        self.target = target
-        self.predictor = predictor
-        self.negatives = nn.ModuleList(negatives)
-        self.losses = nn.ModuleList(loss for _, loss in losses)
-        self.weights = [weight for weight, _ in losses]
-        self.normalised = losses[0][1].normalised
-        self.online_views = tuple(online_views)
-        self.target_views = tuple(target_views)
+        self._objectives = tuple(objectives)
+        self._shared = dict(shared)
         self.joint = joint
-        self.pairs = [(o, t) for o in self.online_views for t in self.target_views if o != t]
-        self.offers = [
-            (o, t)
-            for o in self.online_views
-            for t in self.target_views
-            if any(source.offers(o, t) for source in negatives)
-        ]
+        self._register()
         self.stages = Stages()
-        self._copies = bind_target(target, backbone, head)
+        if any(objective.hide == "replace" for objective in objectives):
+            backbone.allow_replacing()
+        self.grids: dict[int, tuple[int, int]] = {}
+        self._copies = self._join_targets()
         self.frozen_modules = FrozenModules()
+
+    def _register(self) -> None:
+        """Register every part of the objectives as a module, once."""
+        self._modules.update(self._shared)
+        shared_ids = {id(part) for part in self._shared.values()}
+        own = nn.Module()
+        for objective in self.objectives:
+            place = own._modules.setdefault(objective.name, nn.Module()) if objective.name else self
+            assert place is not None
+            place._modules.update(
+                {key: part for key, part in objective.single_parts.items() if id(part) not in shared_ids}
+            )
+            place._modules["negatives"] = nn.ModuleList(objective.negatives)
+            place._modules["losses"] = nn.ModuleList(objective.loss_parts)
+        if own._modules:
+            self._modules["objectives"] = own
+
+    def _join_targets(self) -> dict[str, list[str]]:
+        """Join every target with the backbone and the heads that it serves."""
+        copies: dict[str, list[str]] = {}
+        for target in self.targets:
+            heads = {name: head for each in self._served_by(target) for name, head in each.heads.items()}
+            for name, of in join_target(self, target, heads).items():
+                copies.setdefault(name, []).extend(of)
+        return copies
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """A stage of a step, for the profiler (:mod:`contrastive.training.stages`)."""
         return self.stages.stage(name)
 
+    # -- its parts ------------------------------------------------------------------------------------
+
     @property
-    def encoders(self) -> list[nn.Module | None]:
+    def objectives(self) -> tuple[Objective, ...]:
+        """What it minimises, in the recipe's order."""
+        return self._objectives
+
+    @property
+    def _first(self) -> Objective:
+        return self.objectives[0]
+
+    @property
+    def head(self) -> Head:
+        """The first objective's, as are the parts, views and pairs that follow."""
+        return self._first.head
+
+    @property
+    def predictor(self) -> Head | None:
+        return self._first.predictor
+
+    @property
+    def target(self) -> Target:
+        return self._first.target
+
+    @property
+    def negatives(self) -> list[Negatives]:
+        return list(self._first.negatives)
+
+    @property
+    def losses(self) -> list[Loss]:
+        return self._first.loss_parts
+
+    @property
+    def sources(self) -> list[Negatives]:
+        return self.negatives
+
+    @property
+    def loss_parts(self) -> list[Loss]:
+        return self.losses
+
+    @property
+    def online_views(self) -> tuple[int, ...]:
+        return self._first.online_views
+
+    @property
+    def target_views(self) -> tuple[int, ...]:
+        return self._first.target_views
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return self._first.pairs
+
+    @property
+    def offers(self) -> list[tuple[int, int]]:
+        return self._first.offers
+
+    @property
+    def parts(self) -> list[StepPart]:
+        """Every part, in the order in which the parts are called at each step."""
+        parts = [self.backbone, *(part for objective in self.objectives for part in objective.parts)]
+        return list({id(part): part for part in parts}.values())
+
+    def named_parts(self) -> dict[str, StepPart]:
+        """Path of every part in a recipe -> the part: ``head``, ``objectives.dense.head``, ``loss.0``."""
+        paths: dict[str, StepPart] = {"backbone": self.backbone}
+        shared_ids = {id(part) for part in self._shared.values()}
+        for objective in self.objectives:
+            prefix = f"objectives.{objective.name}." if objective.name else ""
+            for key, part in objective.single_parts.items():
+                paths[key if id(part) in shared_ids else prefix + key] = part
+            for key, parts in (("negatives", objective.negatives), ("loss", objective.loss_parts)):
+                paths |= {f"{prefix}{key}.{number}": part for number, part in enumerate(parts)}
+        return paths
+
+    @property
+    def encoders(self) -> list[StepPart]:
         """What a forward pass runs before the comparison."""
-        return [self.backbone, self.head, self.predictor, self.target]
+        parts = [self.backbone, *(p for each in self.objectives for p in each.single_parts.values())]
+        return list({id(part): part for part in parts}.values())
+
+    @property
+    def targets(self) -> list[Target]:
+        """The targets of all objectives, each once."""
+        return list({id(objective.target): objective.target for objective in self.objectives}.values())
+
+    def _served_by(self, target: Target) -> list[Objective]:
+        return [objective for objective in self.objectives if objective.target is target]
 
     # -- the forward pass -----------------------------------------------------------------------------
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """The online embedding before the predictor: [b, C, h, w] -> z [b, D]."""
-        return self.head(self.backbone(pixels))
+        """z of the first objective at level image, before the predictor: [b, C, h, w] -> [b, D]."""
+        image = next(objective for objective in self.objectives if objective.level == "image")
+        return image.encode(self.backbone, pixels)
 
-    def encode(self, views: Mapping[int, Tensor]) -> Encoding:
-        """z and p of the online views."""
-        z: dict[int, Tensor] = {}
-        p: dict[int, Tensor] = {}
+    def encode(self, views: Mapping[int, View]) -> list[Encoding]:
+        """What the online encoder makes of the views of each objective."""
+        encodings: list[Encoding] = [{} for _ in self.objectives]
         with self.stage("forward"):
-            for group in self._batches(views):
-                z_all = self.embed(torch.cat([views[view] for view in group]))  # [views b, D]
-                embeddings = z_all.chunk(len(group))
-                # Without a predictor p and z are the same tensors, so that the comparison prepares them once.
-                predictions = embeddings
-                if self.predictor is not None:
-                    predictions = self.predictor(z_all).chunk(len(group))
-                z |= zip(group, embeddings, strict=True)
-                p |= zip(group, predictions, strict=True)
-        self.stages.turn_at_gradient(p.values(), "backward")
-        return Encoding(z, p)
+            for passes in self._passes(views):
+                users = [self._users(objective, passes, views) for objective in self.objectives]
+                output = self._output(passes, views, users)
+                for objective, members, encoding in zip(self.objectives, users, encodings, strict=True):
+                    if members:
+                        own_views = [passes[index][0] for index in members]
+                        own = _some(output, members, len(passes))
+                        online = objective.embed(own, [views[view] for view in own_views])
+                        encoding |= zip(own_views, online.chunk(len(own_views)), strict=True)
+        queries = [online.p for encoding in encodings for online in encoding.values()]
+        self.stages.turn_at_gradient(queries, "backward")
+        return encodings
 
-    def _batches(self, views: Mapping[int, Tensor]) -> list[list[int]]:
-        """The online views that pass the encoder together: those of one size, or each alone."""
-        together: dict[object, list[int]] = {}
-        for view in self.online_views:
-            together.setdefault(views[view].shape if self.joint else view, []).append(view)
+    def _passes(self, views: Mapping[int, View]) -> list[list[Pass]]:
+        """The online passes, each (view, how it hides); those of a list pass the encoder together."""
+        together: dict[object, list[Pass]] = {}
+        for objective in self.objectives:
+            for number in objective.online_views:
+                view = views[number]
+                own = (number, objective.hides(view))
+                visible = (
+                    view.marks.visible.shape[1] if own[1] == "drop" and view.marks.visible is not None else 0
+                )
+                members = together.setdefault((view.data.shape, own[1], visible) if self.joint else own, [])
+                if own not in members:
+                    members.append(own)
         return list(together.values())
 
-    def keys(self, views: Mapping[int, Tensor], encoding: Encoding) -> dict[int, Tensor]:
-        """Keys of the target views: view -> [b, D]."""
-        with self.stage("forward"):
-            return self.target({v: views[v] for v in self.target_views}, encoding.z, self.embed)
+    @staticmethod
+    def _users(objective: Objective, passes: Sequence[Pass], views: Mapping[int, View]) -> list[int]:
+        """Which of some passes an objective uses."""
+        return [
+            index
+            for index, (view, hide) in enumerate(passes)
+            if view in objective.online_views and objective.hides(views[view]) == hide
+        ]
 
-    def compare(
-        self,
-        encoding: Encoding,
-        keys: dict[int, Tensor],
-        ids: Tensor,
-        labels: Tensor | None,
-        progress: Progress,
-    ) -> Comparison:
-        """The comparison that the losses see; it gathers, normalises and masks for them."""
-        queries = {view: encoding.p[view] for view in self.online_views}
-        candidates = self.target.substitute(keys)
-        same = candidates.keys() == queries.keys() and all(candidates[v] is queries[v] for v in candidates)
-        memories = (source.memory() for source in self.sources)
-        return Comparison.of(
-            queries,
-            None if same else candidates,
-            labels,
-            images=ids,
-            pairs=self.pairs,
-            offers=self.offers,
-            memories=[memory for memory in memories if memory is not None],
-            normalise=self.normalised,
-            progress=progress,
-            across_processes=True,
-            target_keys=keys,
+    def _output(
+        self, passes: Sequence[Pass], views: Mapping[int, View], users: Sequence[Sequence[int]]
+    ) -> Tensor | Tokens:
+        """What the backbone makes of passes: h if all of their users read no more of it, or tokens."""
+        some = [views[view] for view, _ in passes]
+        pixels = torch.cat([view.data for view in some])
+        hide = passes[0][1]
+        reads_tokens = any(
+            objective.reads_tokens for objective, own in zip(self.objectives, users, strict=True) if own
         )
+        if not reads_tokens:
+            return self.backbone(pixels)
+        keep = [view.marks.visible for view in some if hide == "drop" and view.marks.visible is not None]
+        hidden = [view.marks.mask for view in some if hide == "replace" and view.marks.mask is not None]
+        return self.backbone.tokens(
+            View(pixels, field=some[0].field),
+            torch.cat(keep) if keep else None,
+            torch.cat(hidden) if hidden else None,
+        )
+
+    def keys(self, views: Mapping[int, View], encodings: Sequence[Encoding]) -> list[Keys]:
+        """The keys of each objective's target views, and its encodings of them to find matches by."""
+        answers: dict[str, dict[int, Tensor]] = {}
+        with self.stage("forward"):
+            for target in self.targets:
+                requests: dict[str, Request] = {}
+                for objective, encoding in zip(self.objectives, encodings, strict=True):
+                    if objective.target is target:
+                        requests |= objective.requests(self.backbone, views, encoding)
+                answers |= target.give(requests)
+        return [Keys(answers[each.name], answers.get(each.tokens_name, {})) for each in self.objectives]
+
+    def sides(
+        self, views: Mapping[int, View], encodings: Sequence[Encoding], keys: Sequence[Keys]
+    ) -> list[Sides]:
+        """What each objective compares."""
+        return [
+            objective.sides(views, encoding, *own)
+            for objective, encoding, own in zip(self.objectives, encodings, keys, strict=True)
+        ]
 
     def loss(
         self,
-        encoding: Encoding,
-        keys: dict[int, Tensor],
+        sides: Sequence[Sides],
         ids: Tensor,
         labels: Tensor | None,
         progress: Progress,
     ) -> Output:
-        """The weighted sum of the losses on embeddings of a whole batch, outside autocast."""
+        """The weighted sum of the objectives on embeddings of a whole batch, outside autocast."""
         with self.stage("loss"), torch.autocast(ids.device.type, enabled=False):
-            comparison = self.compare(encoding, keys, ids, labels, progress)
-            values = [
-                weight * part(comparison) for weight, part in zip(self.weights, self.losses, strict=True)
-            ]
-            return Output(torch.stack(values).sum(), comparison)
+            comparisons = tuple(
+                objective.compare(own, ids, labels, progress)
+                for objective, own in zip(self.objectives, sides, strict=True)
+            )
+            values = [each.value(c) for each, c in zip(self.objectives, comparisons, strict=True)]
+            weighted = [each.weight * value for each, value in zip(self.objectives, values, strict=True)]
+            return Output(torch.stack(weighted).sum(), comparisons, tuple(values))
 
     def forward(
         self,
-        views: Sequence[Tensor],
+        views: Sequence[View | Tensor],
         ids: Tensor,
         labels: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Output:
-        """The loss of a batch, and its comparison.
+        """The loss of a batch, and its comparisons.
 
         Args:
-            views: V tensors [b, C, h, w].
+            views: V views, or their pixels [b, C, h, w].
             ids: [b] int64, distinct.
             labels: [b] int64 (-1 unknown) if positives are by label.
             progress: of the run.
         """
-        by_view = dict(enumerate(views))
-        encoding = self.encode(by_view)
-        return self.loss(encoding, self.keys(by_view, encoding), ids, labels, progress or Progress())
+        by_view = numbered(views)
+        encodings = self.encode(by_view)
+        sides = self.sides(by_view, encodings, self.keys(by_view, encodings))
+        return self.loss(sides, ids, labels, progress or Progress())
 
     # -- frozen modules -------------------------------------------------------------------------------
 
@@ -203,15 +382,17 @@ class Method(nn.Module):
 
         So are their copies in the target. A copy follows its original, not its own parameters.
         """
-        copies = [self.get_submodule(name) for names in self._copies.values() for name in names]
+        modules = dict(self.named_modules())
+        copies = [modules[name] for names in self._copies.values() for name in names]
         copied_parameters = {id(parameter) for module in copies for parameter in module.parameters()}
         self.frozen_modules = frozen_modules(self, [p for p in parameters if id(p) not in copied_parameters])
 
     def train(self, mode: bool = True) -> Method:
         """Training mode, except for frozen modules; or evaluation mode."""
         super().train(mode)
+        modules = dict(self.named_modules()) if self._in_evaluation_mode else {}
         for name in self._in_evaluation_mode:
-            self.get_submodule(name).eval()
+            modules[name].eval()
         return self
 
     @property
@@ -226,23 +407,6 @@ class Method(nn.Module):
 
     # -- what parts do at each step -------------------------------------------------------------------
 
-    @property
-    def sources(self) -> list[Negatives]:
-        """The sources of negatives."""
-        return list(self.negatives)  # type: ignore[arg-type] # a ModuleList holds Modules
-
-    @property
-    def loss_parts(self) -> list[Loss]:
-        """The losses, without their weights."""
-        return list(self.losses)  # type: ignore[arg-type]
-
-    @property
-    def parts(self) -> list[StepPart]:
-        """Every part, in the order in which the parts are called at each step."""
-        single = [self.backbone, self.head, self.predictor, self.target]
-        several = [*self.negatives, *self.losses]
-        return [part for part in (*single, *several) if part is not None]
-
     @torch.no_grad()
     def before_step(self, progress: Progress) -> None:
         """Called with the gradients computed, before the optimizer takes its step."""
@@ -250,13 +414,33 @@ class Method(nn.Module):
             part.before_step(progress)
 
     @torch.no_grad()
-    def after_batch(self, comparison: Comparison) -> None:
-        """Called once per micro-batch, after its step was taken."""
-        for part in self.parts:
-            part.after_batch(comparison)
+    def after_batch(self, *comparisons: Comparison) -> None:
+        """Called once per micro-batch, after its step was taken, with the comparison of every objective.
+
+        A shared part hears of each.
+        """
+        for objective, comparison in zip(self.objectives, comparisons, strict=True):
+            for part in (self.backbone, *objective.parts):
+                part.after_batch(comparison)
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Called after an optimizer step was taken."""
         for part in self.parts:
             part.after_step(progress)
+
+
+def numbered(views: Sequence[View | Tensor]) -> dict[int, View]:
+    """Number of a view -> the view."""
+    return {number: View(x) if isinstance(x, Tensor) else x for number, x in enumerate(views)}
+
+
+def _some(output: Tensor | Tokens, members: Sequence[int], count: int) -> Tensor | Tokens:
+    """What some of ``count`` views that passed together got."""
+    if len(members) == count:
+        return output
+    if isinstance(output, Tensor):
+        chunks = output.chunk(count)
+        return torch.cat([chunks[index] for index in members])
+    parts = output.chunk(count)
+    return Tokens.cat([parts[index] for index in members])

@@ -42,7 +42,7 @@ def step(method: Method, optimizer, micro: list[list[Tensor]], progress: Progres
     """One optimizer step over its micro-batches, in the engine's order."""
     compared = []
     for views in micro:
-        loss, comparison = method(views, torch.arange(len(views[0])), None, progress)
+        loss, (comparison,), _ = method(views, torch.arange(len(views[0])), None, progress)
         (loss / len(micro)).backward()
         compared.append(comparison)
     method.before_step(progress)
@@ -95,7 +95,7 @@ def test_the_average_starts_as_the_online_encoder_and_is_no_part_of_it():
 
 def test_no_gradient_reaches_the_average_and_keys_carry_none():
     method = composed(EMA())
-    loss, comparison = method(batches(1)[0], torch.arange(4))
+    loss, (comparison,), _ = method(batches(1)[0], torch.arange(4))
     loss.backward()
     assert all(p.grad is None for p in method.target.parameters())
     assert not comparison.own_keys.z.requires_grad

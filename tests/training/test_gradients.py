@@ -26,7 +26,8 @@ from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.processes import two_processes
 from contrastive.training import Chunk, GradientCache, Method, OnePass, Output, Passes
 from contrastive.training.gradients import split_batch
-from contrastive.training.method import Encoding
+from contrastive.training.method import numbered
+from contrastive.training.objective import Sides
 from contrastive.values import Batch, Progress
 from tests.support.methods.nnclr import Neighbours
 
@@ -277,14 +278,15 @@ def graph_of_chunks(method: Method, whole: Batch, size: int) -> Output:
     queries: list[dict[int, Tensor]] = []
     keys: list[dict[int, Tensor]] = []
     for chunk, piece in enumerate(split_batch(whole, size)):
-        views = dict(enumerate(as_they_are(piece)))
+        views = numbered(as_they_are(piece))
         torch.manual_seed(derive(SEED, "step", 0, 0, "chunk", chunk, 0))
-        encoded = method.encode(views)
-        queries.append(encoded.p)
-        keys.append(method.keys(views, encoded))
+        encodings = method.encode(views)
+        [sides] = method.sides(views, encodings, method.keys(views, encodings))
+        queries.append(sides.queries)
+        keys.append(sides.keys)
     p = {view: torch.cat([made[view] for made in queries]) for view in queries[0]}
     k = {view: torch.cat([made[view] for made in keys]) for view in keys[0]}
-    return method.loss(Encoding({}, p), k, whole.ids, whole.labels, Progress(0, STEPS))
+    return method.loss([Sides(p, k)], whole.ids, whole.labels, Progress(0, STEPS))
 
 
 STATEFUL = {

@@ -14,6 +14,7 @@ from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss, TargetWrapper
 from contrastive.targets import SharedEncoder, StopGrad
 from contrastive.training import Method
+from contrastive.training.method import numbered
 from contrastive.values import Progress
 from tests.support.encoders import Flat
 
@@ -45,12 +46,12 @@ def test_simclr_is_nt_xent_of_the_two_embeddings(views: list[Tensor]):
 def test_joint_views_share_their_batch_statistics_and_separate_ones_do_not(views: list[Tensor]):
     torch.manual_seed(1)
     net = Flat(batch_norm=True)
-    joint = method(net, joint=True).encode(dict(enumerate(views)))
-    separate = method(net, joint=False).encode(dict(enumerate(views)))
-    together = torch.cat([joint.z[0], joint.z[1]])
+    [joint] = method(net, joint=True).encode(numbered(views))
+    [separate] = method(net, joint=False).encode(numbered(views))
+    together = torch.cat([joint[0].z, joint[1].z])
     torch.testing.assert_close(together.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
-    assert joint.z[0].mean(0).abs().max() > 1e-2
-    for z in separate.z.values():
+    assert joint[0].z.mean(0).abs().max() > 1e-2
+    for z in (online.z for online in separate.values()):
         torch.testing.assert_close(z.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
 
 
@@ -92,11 +93,8 @@ def test_the_comparison_carries_the_keys_as_the_target_made_them(views: list[Ten
 
 def test_moco_style_views_give_queries_of_one_and_keys_of_the_other(views: list[Tensor]):
     moco = method(online_views=(0,), target_views=(1,), target=StopGrad())
-    encoded = moco.encode(dict(enumerate(views)))
-    comparison = moco.compare(
-        encoded, moco.keys(dict(enumerate(views)), encoded), torch.arange(5), None, Progress()
-    )
-    assert list(encoded.p) == [0]
+    assert list(moco.encode(numbered(views))[0]) == [0]
+    comparison = moco(views, torch.arange(5)).comparison
     assert comparison.queries.view.tolist() == [0] * 5
     assert comparison.keys.view.tolist() == [1] * 5
     moco(views, torch.arange(5)).loss.backward()
@@ -125,10 +123,11 @@ def test_stopped_keys_change_the_gradient_but_not_the_value(views: list[Tensor])
 def test_the_predictor_makes_the_queries_and_not_the_keys(views: list[Tensor]):
     predictor = MLP(6, [8, 6], "none")
     byol = method(predictor=predictor, target=StopGrad())
-    encoded = byol.encode(dict(enumerate(views)))
-    torch.testing.assert_close(encoded.p[0], predictor(encoded.z[0]))
-    keys = byol.keys(dict(enumerate(views)), encoded)
-    torch.testing.assert_close(keys[1], encoded.z[1])
+    encodings = byol.encode(numbered(views))
+    [encoding] = encodings
+    torch.testing.assert_close(encoding[0].p, predictor(encoding[0].z))
+    [keys] = byol.keys(numbered(views), encodings)
+    torch.testing.assert_close(keys.keys[1], encoding[1].z)
 
 
 def test_losses_add_up_with_their_weights(views: list[Tensor]):

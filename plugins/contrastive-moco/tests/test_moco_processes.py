@@ -36,7 +36,7 @@ def train(size: int, views: tuple[tuple[int, ...], tuple[int, ...]], rank: int, 
         pixels = [torch.randn(B, 2, 2, 2, dtype=torch.float64) for _ in range(2)]
         ids = torch.arange(B) + B * (step % 2)
         optimizer.zero_grad()
-        loss, comparison = method([x[rows] for x in pixels], ids[rows], progress=Progress(step, STEPS))
+        loss, (comparison,), _ = method([x[rows] for x in pixels], ids[rows], progress=Progress(step, STEPS))
         loss.backward()
         loss = loss.detach()
         for tensor in (loss, *(p.grad for p in trained)):

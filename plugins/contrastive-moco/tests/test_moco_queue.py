@@ -112,7 +112,7 @@ def train(method: Method, data: list[tuple[list[Tensor], Tensor]], lr: float = 0
     losses = []
     for step, (views, ids) in enumerate(data):
         optimizer.zero_grad()
-        loss, comparison = method(views, ids, progress=Progress(step, len(data)))
+        loss, (comparison,), _ = method(views, ids, progress=Progress(step, len(data)))
         loss.backward()
         optimizer.step()
         method.after_batch(comparison)
