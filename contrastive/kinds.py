@@ -48,8 +48,9 @@ class Injected:
     """Marks a parameter of a part's ``__init__`` that the builder supplies, not the recipe.
 
     Hidden from the schema. ``what`` is one of the values the builder supplies: ``in_channels`` or
-    ``image_size`` (backbones), or ``in_features``, the width of the part's input: F for heads, D for
-    predictors, targets, negatives and losses.
+    ``image_size`` (backbones and targets), ``in_features``, the width of the part's input: F for heads (of
+    patches the width of the tokens), D for predictors, targets, negatives and losses, ``out_features``, the
+    width of the keys (predictors), or ``patch_size``, the side of a patch in pixels (targets).
     """
 
     what: str
@@ -106,3 +107,5 @@ class Location:
 InChannels = Annotated[int, Injected("in_channels")]
 ImageSize = Annotated[int, Injected("image_size")]
 InFeatures = Annotated[int, Injected("in_features")]
+OutFeatures = Annotated[int, Injected("out_features")]
+PatchSize = Annotated[int, Injected("patch_size")]

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from contrastive.backbones.declaration import declare_transform
 from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import OTHER_SIZE, feature_width
+from contrastive.backbones.tokens import Replace, keep_module, split_tokens, ways_to_hide
 from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import SizeError, UsageError, did_you_mean
 from contrastive.kinds import ImageSize, InChannels
-from contrastive.parts import Backbone, EvaluationTransform
+from contrastive.parts import Backbone, EvaluationTransform, Hiding
+from contrastive.views import Tokens, View
 
 _README = """# {architecture}
 
@@ -73,7 +75,8 @@ class Timm(Backbone):
         options: dict[str, Any] = {},  # noqa: B006 - read, never changed
     ) -> None:
         super().__init__()
-        name = _architecture(model, stem)
+        self.name = name = _architecture(model, stem)
+        self.replace: Replace | None = None
         self.in_channels, self.image_size = in_channels, image_size
         self.arguments = _arguments(name, in_channels, image_size, options)
         self.net = _create(name, self.arguments, options)
@@ -89,11 +92,46 @@ class Timm(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """float [b, C, h, w] in [0, 1] -> features [b, F]."""
+        return self.net(self._scaled(x))
+
+    def _scaled(self, x: Tensor) -> Tensor:
         if self.mean is not None:
             x = x - self.mean
-        if self.std is not None:
-            x = x / self.std
-        return self.net(x)
+        return x if self.std is None else x / self.std
+
+    @property
+    def hides(self) -> frozenset[Hiding]:
+        """``drop`` and ``replace``, as far as the network lets patches be hidden."""
+        return ways_to_hide(self.net)
+
+    def allow_replacing(self) -> None:
+        """Make the token that stands for hidden patches."""
+        if self.replace is None:
+            embed = self.net.get_submodule("patch_embed")
+            self.replace = Replace(cast(int, self.net.embed_dim))
+            embed.register_forward_hook(self.replace.hook)
+
+    def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
+        """What ``forward_features`` gives."""
+        self._check_hiding(keep, hidden)
+        net = cast(Any, self.net)
+        x = self._scaled(view.data)
+        slots = [(keep_module(self.net), "positions", keep)] if keep is not None else []
+        if hidden is not None:
+            slots.append((self.replace, "hidden", hidden))
+        for module, name, value in slots:
+            setattr(module, name, value)
+        try:
+            features = net.forward_features(x)
+        finally:
+            for module, name, _ in slots:
+                setattr(module, name, None)
+        return split_tokens(self.net, self.name, features, keep, x.shape[2:])
+
+    def _check_hiding(self, keep: Tensor | None, hidden: Tensor | None) -> None:
+        for way, value in (("drop", keep), ("replace", hidden)):
+            if value is not None and way not in self.hides:
+                raise UsageError(f"{self.name} cannot hide patches by {way}.")
 
     def export(self, folder: str) -> None:
         """Write config.json, model.safetensors and README.md, from which timm loads this encoder.

@@ -154,50 +154,25 @@ class Builder:
         return self.build_part("backbone", self.recipe.backbone, in_channels=channels, image_size=image_size)
 
     def encoder(self, channels: int, image_size: int) -> tuple[Backbone | None, Head | None]:
-        """Backbone and head; None for one that rejects its parameters."""
+        """Backbone and the head of z; None for one that rejects its parameters."""
         backbone = self.backbone(channels, image_size)
         head: Head | None = None
         if backbone is not None:
-            head = self.build_part("head", self.recipe.head, in_features=backbone.features)
+            aim = next((aim for aim in self.recipe.aims if aim.keys.level == "image"), None)
+            if aim is not None:
+                head = self.build_part(aim.path("head"), aim.head, in_features=backbone.features)
         return backbone, head
 
-    def method(self, channels: int, image_size: int, views: int) -> Method | None:
+    def method(
+        self, channels: int, image_size: int, sizes: Sequence[tuple[int, int]]
+    ) -> Method | None:
         """The method, or None if any of its parts rejects its parameters."""
-        recipe = self.recipe
-        backbone, head = self.encoder(channels, image_size)
-        predictor = None
-        if head is not None and recipe.predictor is not None:
-            predictor = self.build_part("predictor", recipe.predictor, in_features=head.out_features)
-        offers = {"in_features": 1 if head is None else head.out_features}  # D
-        target = self.build_part("target", recipe.target, **offers)
-        negatives = [self.build_part(path, spec, **offers) for path, spec in recipe.parts_at("negatives")]
-        losses = [self.build_part(path, spec, **offers) for path, spec in recipe.parts_at("loss")]
-        if backbone is None or head is None or any(part is None for part in (target, *negatives, *losses)):
+        backbone = self.backbone(channels, image_size)
+        if backbone is None:
+            self._parts_alone()
             return None
-        if not self.check(
-            rules.view_indices(recipe, views),
-            rules.predictor_width(recipe, head, predictor),
-        ):
-            return None
-        online_views, target_views = self._views("online", views), self._views("target", views)
-        return self.attempt(
-            "target",
-            lambda: Method(
-                backbone=backbone,
-                head=head,
-                predictor=predictor,
-                target=target,
-                negatives=negatives,
-                losses=[(weight, loss) for (weight, _), loss in zip(recipe.losses, losses, strict=True)],
-                online_views=online_views,
-                target_views=target_views,
-                joint=recipe.views.batch_norm == "joint",
-            ),
-        )
-
-    def _views(self, side: str, views: int) -> tuple[int, ...]:
-        indices = getattr(self.recipe.views, side)
-        return tuple(range(views)) if indices == "all" else tuple(indices)
+        objectives = Objectives(self, backbone, channels, sizes).build()
+        return None if objectives is None else self.attempt("target", lambda: compose(self.recipe, backbone, objectives))
 
     def protocols(self) -> list[TimedProtocol]:
         protocols = []

@@ -100,6 +100,71 @@ class WeightedLoss(NamedTuple):
     part: PartSpec
 
 
+#: The keys of a recipe that take a part and that the objectives of a recipe may share.
+SHARED = ("head", "target")
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """An objective as a recipe names it.
+
+    Attributes:
+        shared: which of its parts stand at the top level of the recipe.
+        own_views: whether it names its own views.
+    """
+
+    name: str
+    keys: ObjectiveKeys
+    views: Views
+    head: PartSpec
+    predictor: PartSpec | None
+    target: PartSpec
+    negatives: tuple[PartSpec, ...]
+    losses: tuple[WeightedLoss, ...]
+    shared: frozenset[str] = frozenset()
+    own_views: bool = True
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the paths of its keys in a recipe."""
+        return f"objectives.{self.name}." if self.name else ""
+
+    def path(self, key: str) -> str:
+        """The path of a key in the recipe."""
+        return key if key in self.shared else self.prefix + key
+
+    def shared_parts(self) -> dict[str, PartSpec]:
+        """The parts that stand at the top level."""
+        parts = {"head": self.head, "target": self.target}
+        return {key: part for key, part in parts.items() if key in self.shared}
+
+    def parts(self) -> Iterator[PartSpec]:
+        """Its parts, each once."""
+        single = (self.head, self.predictor, self.target)
+        several = (*self.negatives, *(part for _, part in self.losses))
+        yield from (part for part in (*single, *several) if part is not None)
+
+    def parts_at(self, key: str) -> list[tuple[str, PartSpec]]:
+        """The parts of a key that takes several, with their paths: ``loss``, or ``loss.1`` in a list."""
+        specs = self.negatives if key == "negatives" else tuple(part for _, part in self.losses)
+        path = self.prefix + key
+        return [(f"{path}.{index}" if len(specs) > 1 else path, spec) for index, spec in enumerate(specs)]
+
+    def dump(self, additions: bool = True) -> dict[str, Any]:
+        """Plain values, as in :meth:`Recipe.dump`."""
+        losses = [{**loss.part.dump(additions), "weight": loss.weight} for loss in self.losses]
+        values = {
+            **self.keys.model_dump(mode="json"),
+            "views": _section(self.views, additions) if self.own_views else None,
+            "head": self.head.dump(additions),
+            "predictor": self.predictor.dump(additions) if self.predictor else "none",
+            "target": self.target.dump(additions),
+            "negatives": _one_or_many([part.dump(additions) for part in self.negatives]),
+            "loss": _one_or_many(losses),
+        }
+        return {key: value for key, value in values.items() if value is not None and key not in self.shared}
+
+
 class ProtocolSpec(NamedTuple):
     """An evaluation protocol and when it runs: at ``every`` evaluation, or only at the ``end``."""
 
@@ -139,6 +204,53 @@ class Views(BaseModel):
     batch_norm: Literal["joint", "separate"] = Field(
         "joint", description="joint: views of one size form one batch; separate: one forward pass per view."
     )
+    pairs: Annotated[Literal["other", "same"], Addition()] = Field(
+        "other",
+        description="other: each online view with every other target view; same: each view with itself, "
+        "whose key must come from another encoder or from pixels.",
+    )
+
+
+class MatchKeys(BaseModel):
+    """Which key is a patch's own."""
+
+    model_config = STRICT
+
+    by: Literal["position", "location", "features"] = Field(
+        "position",
+        description="position: the same one in the grid; location: the nearest in the image; features: the "
+        "most similar one.",
+    )
+    of: Literal["z", "tokens"] = Field(
+        "z", description="Which features are compared: embeddings of the head, or tokens of the backbone."
+    )
+    keep: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="Only this many of an image's patches, those with the closest matches."
+    )
+
+
+class ObjectiveKeys(BaseModel):
+    """What an objective compares, besides its parts."""
+
+    model_config = STRICT
+
+    level: Literal["image", "patch"] = Field("image", description="Whole images are compared, or patches.")
+    positives: Literal["image", "label"] = Field(
+        "image",
+        description="image: keys of the same image are positives; label: also keys of the same label.",
+    )
+    hide: Literal["none", "drop", "replace"] = Field(
+        "none",
+        description="How the online encoder does not see masked patches: drop leaves them out, replace puts "
+        "a learnt token in their place.",
+    )
+    rows: Literal["auto", "all", "masked", "targets"] = Field(
+        "auto",
+        description="Patches that are compared: all, the masked ones, or the targets that the augmentation "
+        "marks; auto: masked if some are hidden, else all.",
+    )
+    match: MatchKeys = Field(MatchKeys(), description="Which key is a patch's own.")
+    weight: float = Field(1.0, gt=0, description="Factor of the objective in the sum of objectives.")
 
 
 class Train(BaseModel):
@@ -204,7 +316,10 @@ class Evaluate:
 class Recipe:
     """A recipe with every value.
 
+    With ``objectives``, head, predictor, views, positives, target, negatives and losses are the first one's.
+
     Attributes:
+        objectives: if the recipe names them; otherwise it is one objective itself, see :meth:`aims`.
         tree: its text, which gives later mistakes their line and column.
         files: its own file, then the one that it extends, and so on.
     """
@@ -227,6 +342,16 @@ class Recipe:
     allow: tuple[Literal["collapse"], ...]
     tree: Node = field(repr=False, compare=False)
     files: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    objectives: tuple[ObjectiveSpec, ...] = ()
+
+    @property
+    def aims(self) -> tuple[ObjectiveSpec, ...]:
+        """Its objectives; a recipe that names none is one, without a name."""
+        if self.objectives:
+            return self.objectives
+        keys = ObjectiveKeys(positives=self.positives)
+        parts = (self.head, self.predictor, self.target, self.negatives, self.losses)
+        return (ObjectiveSpec("", keys, self.views, *parts),)
 
     def dump(self, additions: bool = True) -> dict[str, Any]:
         """Plain values, defaults included. Resolving them again gives the same recipe.
@@ -234,28 +359,30 @@ class Recipe:
         Args:
             additions: as in :meth:`PartSpec.dump`, for every part and for ``views`` and ``train``.
         """
-
-        def section(values: BaseModel) -> dict[str, Any]:
-            return values.model_dump(mode="json") if additions else section_values(values)
-
-        losses = [{**loss.part.dump(additions), "weight": loss.weight} for loss in self.losses]
         return {
             "name": self.name,
             "dataset": self.dataset.dump(additions),
             "augmentation": self.augmentation.dump(additions),
             "backbone": self.backbone.dump(additions),
-            "head": self.head.dump(additions),
-            "predictor": self.predictor.dump(additions) if self.predictor else "none",
-            "views": section(self.views),
-            "positives": self.positives,
-            "target": self.target.dump(additions),
-            "negatives": _one_or_many([part.dump(additions) for part in self.negatives]),
-            "loss": _one_or_many(losses),
+            **self._dump_objectives(additions),
             "optimizer": self.optimizer.dump(additions),
-            "train": section(self.train),
+            "train": _section(self.train, additions),
             "evaluate": {"every": self.evaluate.every, **self._protocols(additions)},
             "callbacks": [part.dump(additions) for part in self.callbacks],
             "allow": list(self.allow),
+        }
+
+    def _dump_objectives(self, additions: bool) -> dict[str, Any]:
+        first = self.aims[0]
+        if not self.objectives:
+            order = ("head", "predictor", "views", "positives", "target", "negatives", "loss")
+            values = first.dump(additions)
+            return {key: values[key] for key in order}
+        shared = {key: each for aim in self.aims for key, each in aim.shared_parts().items()}
+        return {
+            **{key: part.dump(additions) for key, part in shared.items()},
+            **{"views": _section(aim.views, additions) for aim in self.aims if not aim.own_views},
+            "objectives": {aim.name: aim.dump(additions) for aim in self.aims},
         }
 
     @property
@@ -277,11 +404,10 @@ class Recipe:
 
     def parts(self) -> Iterator[PartSpec]:
         """Every part that training uses, including nested parts."""
-        single = (self.dataset, self.augmentation, self.backbone, self.head, self.predictor, self.target)
-        several = (*self.negatives, *self.loss_parts, *self.callbacks)
-        for part in (*single, *several, self.optimizer):
-            if part is not None:
-                yield from part.walk()
+        of_aims = (part for aim in self.aims for part in aim.parts())
+        single = (self.dataset, self.augmentation, self.backbone)
+        for part in (*single, *of_aims, *self.callbacks, self.optimizer):
+            yield from part.walk()
 
     def mistake(self, path: str, message: str, *partners: str) -> Mistake:
         """A mistake at a dotted path that shows only after validation: a batch larger than the data set.
@@ -318,6 +444,10 @@ class Recipe:
             name = params.pop("name")
             sections[key] = {**({} if name == key else {"protocol": name}), **params, "at": spec.at}
         return sections
+
+
+def _section(values: BaseModel, additions: bool) -> dict[str, Any]:
+    return values.model_dump(mode="json") if additions else section_values(values)
 
 
 def _one_or_many(dumps: list[dict[str, Any]]) -> Any:

@@ -19,6 +19,7 @@ from contrastive.testing.subjects import Subject
 from contrastive.testing.surroundings import fixed_seed
 from contrastive.training import Chunk, GradientCache, OnePass, Passes
 from contrastive.values import Batch, Progress
+from contrastive.views import View
 
 _HALF = 3
 _CHUNK = 5  # images, from a batch of twelve
@@ -88,13 +89,13 @@ def _step(subject: Subject, chunk: int | None, seed: int) -> dict[str, Any]:
     progress = Progress(0, _HALF)
     with fixed_seed(seed):
         whole_batch = Batch(ids, views, labels)
-        loss, comparison = passes.backward(whole_batch, lambda part: list(part.images), progress, (0, 1))
+        output = passes.backward(whole_batch, lambda part: list(map(View, part.images)), progress, (0, 1))
     gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     with torch.no_grad():
         method.before_step(progress)
-        method.after_batch(comparison)
+        method.after_batch(*output.comparisons)
         method.after_step(progress)
-    return {"losses": [loss], "gradients": gradients, "state": dict(method.state_dict())}
+    return {"losses": [output.loss], "gradients": gradients, "state": dict(method.state_dict())}
 
 
 class _Alone:
