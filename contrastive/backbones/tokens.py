@@ -1,7 +1,7 @@
 """The tokens of timm's networks: those of patches, and those before them (class and registers).
 
-timm has no masked forward pass. Patches are left out by a module in the slot where timm drops patches at random,
-after positions are added; they are replaced by a hook on the patch embedding, before that.
+timm has no masked forward pass. Patches are left out by a module in the slot where timm drops patches at
+random, after positions are added; they are replaced by a hook on the patch embedding, before that.
 
 Shape letters: b images, N patches of the grid, n of them visible, P prefix tokens, G width.
 """
@@ -19,7 +19,7 @@ from contrastive.views import Tokens, take
 
 
 class Keep(nn.Module):
-    """Keeps the patches at given positions, in the slot ``patch_drop`` of a network; all while there are none.
+    """Keeps the patches at given positions, in a network's slot ``patch_drop``; all if there are none.
 
     Args:
         prefix: number of tokens before the patches.
@@ -90,7 +90,9 @@ def keep_module(net: nn.Module) -> Keep:
     return keep
 
 
-def split_tokens(net: nn.Module, name: str, features: Tensor, keep: Tensor | None, size: torch.Size) -> Tokens:
+def split_tokens(
+    net: nn.Module, name: str, features: Tensor, keep: Tensor | None, size: torch.Size
+) -> Tokens:
     """What ``forward_features`` gave, as tokens; ``h`` is what ``forward_head`` makes of it.
 
     Args:
@@ -104,7 +106,9 @@ def split_tokens(net: nn.Module, name: str, features: Tensor, keep: Tensor | Non
     """
     h = cast(Any, net).forward_head(features)
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-        raise UsageError(f"{name} gives no tokens of patches; use a vision transformer or a convolutional network.")
+        raise UsageError(
+            f"{name} gives no tokens of patches; use a vision transformer or a convolutional network."
+        )
     if features.ndim == 4:
         is_last = getattr(net, "output_fmt", "NCHW") == "NHWC"
         patches = features if is_last else features.permute(0, 2, 3, 1)  # [b, rows, columns, G]
@@ -120,8 +124,9 @@ def split_tokens(net: nn.Module, name: str, features: Tensor, keep: Tensor | Non
     count = patches.shape[1] if keep is None else None
     if grid is None or (count is not None and count != grid[0] * grid[1]):
         raise UsageError(
-            f"{name} gives {tokens.shape[1]} tokens for views of {size[0]} x {size[1]} pixels, of which {prefix} are "
-            "no patches; the others do not form a grid."
+            f"{name} gives {tokens.shape[1]} tokens for views of {size[0]} x {size[1]} pixels, {prefix} of "
+            "them no patches by its own account, and the others form no grid that it declares; use another "
+            "network at level patch."
         )
     return Tokens(h, tokens[:, :prefix], patches, keep, grid)
 

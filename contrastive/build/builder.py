@@ -13,6 +13,7 @@ from contrastive.augmentations import Pipeline
 from contrastive.build import rules
 from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.memory_guard import MemoryGuard
+from contrastive.build.objectives import ObjectiveBuilder
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError, SizeError
@@ -163,17 +164,6 @@ class Builder:
                 head = self.build_part(aim.path("head"), aim.head, in_features=backbone.features)
         return backbone, head
 
-    def method(
-        self, channels: int, image_size: int, sizes: Sequence[tuple[int, int]]
-    ) -> Method | None:
-        """The method, or None if any of its parts rejects its parameters."""
-        backbone = self.backbone(channels, image_size)
-        if backbone is None:
-            self._parts_alone()
-            return None
-        objectives = Objectives(self, backbone, channels, sizes).build()
-        return None if objectives is None else self.attempt("target", lambda: compose(self.recipe, backbone, objectives))
-
     def protocols(self) -> list[TimedProtocol]:
         protocols = []
         for name, (spec, at) in self.recipe.evaluate.protocols.items():
@@ -195,14 +185,17 @@ class Builder:
         sizes = self.view_sizes(pipelines, data)
         size = self.image_size(sizes)
         channels = data.train.channels if data else 3
-        method = self.method(channels, size, len(pipelines)) if size and pipelines else None
+        method: Method | None = None
+        if size and pipelines:
+            backbone = self.backbone(channels, size)
+            method = ObjectiveBuilder(self, backbone, channels, size, sizes).method()
         optimizer: Optimizer | None = self.attempt("optimizer", self.recipe.optimizer.build)
         protocols, callbacks = self.protocols(), self.callbacks()
         if method is not None and size is not None:
-            capabilities = rules.capabilities_of(self.recipe, method, data, protocols)
+            has_validation = rules.has_validation(self.recipe, data, protocols)
             self.check(
                 rules.encodable_views(self.recipe, method.backbone, sizes, channels, size),
-                rules.composition(self.recipe, method, capabilities, callbacks),
+                rules.composition(self.recipe, method, has_validation, callbacks),
                 rules.callback_metrics(self.recipe, callbacks, protocols),
             )
             if optimizer is not None:

@@ -17,9 +17,9 @@ from contrastive.errors import Mistake
 from contrastive.evaluation import TimedProtocol, frozen, periodic_obstacle
 from contrastive.kinds import MONITORS
 from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
-from contrastive.recipe import PartSpec, Recipe
+from contrastive.recipe import ObjectiveSpec, PartSpec, Recipe
 from contrastive.text import quantity
-from contrastive.training import Method, tracker_problem
+from contrastive.training import Method, Objective, tracker_problem
 
 Size = tuple[int, int]  # (h, w) in pixels
 
@@ -117,21 +117,22 @@ def square_view(recipe: Recipe, size: Size) -> Iterator[Mistake]:
         )
 
 
-def view_indices(recipe: Recipe, views: int) -> Iterator[Mistake]:
+def view_indices(recipe: Recipe, aim: ObjectiveSpec, views: int) -> Iterator[Mistake]:
     """``online`` and ``target`` of ``views`` name views that the augmentation produces, each once."""
     for side in ("online", "target"):
-        indices = getattr(recipe.views, side)
+        indices = getattr(aim.views, side)
+        path = f"{aim.views_path}.{side}"
         if indices == "all":
             continue
         for view in sorted({view for view in indices if view >= views}):
             last = f"views 0 to {views - 1}" if views > 1 else "only view 0"
             yield recipe.mistake(
-                f"views.{side}",
+                path,
                 f"there is no view {view}; the augmentation produces {last}.",
                 "augmentation",
             )
         if len(set(indices)) < len(indices):
-            yield recipe.mistake(f"views.{side}", f"names a view twice; use {sorted(set(indices))}.")
+            yield recipe.mistake(path, f"names a view twice; use {sorted(set(indices))}.")
 
 
 def encodable_views(
@@ -160,52 +161,82 @@ def encodable_views(
 # -- parts together ----------------------------------------------------------------------------------------
 
 
-def predictor_width(recipe: Recipe, head: Head, predictor: Head | None) -> Iterator[Mistake]:
-    """The predictor's vectors are as wide as the keys."""
-    if predictor is not None and predictor.out_features != head.out_features:
+def key_width(
+    recipe: Recipe, aim: ObjectiveSpec, head: Head, predictor: Head | None, keys: int
+) -> Iterator[Mistake]:
+    """Queries are as wide as the keys."""
+    path, width = ("head", head.out_features)
+    if predictor is not None:
+        path, width = "predictor", predictor.out_features
+    if width != keys:
+        partner = "head" if predictor is not None else "target"
         yield recipe.mistake(
-            "predictor",
-            f"outputs vectors of {predictor.out_features}, but the keys have {head.out_features}; "
-            "give both the same width.",
-            "head",
+            aim.path(path),
+            f"outputs vectors of {width}, but the keys have {keys}; give both the same width.",
+            aim.path(partner),
+        )
+
+
+def one_grid(recipe: Recipe, aim: ObjectiveSpec, grids: Mapping[int, Size]) -> Iterator[Mistake]:
+    """All views of an objective at level patch have one grid of patches."""
+    if len(set(grids.values())) > 1:
+        listing = ", ".join(f"view {view} has {rows} x {columns}" for view, (rows, columns) in grids.items())
+        yield recipe.mistake(
+            aim.views_path,
+            f"patches of different grids do not correspond: {listing}; write an objective for each grid.",
+            "augmentation",
         )
 
 
 def composition(
-    recipe: Recipe, method: Method, capabilities: Mapping[str, bool], callbacks: Sequence[Callback | None]
+    recipe: Recipe, method: Method, has_validation: bool, callbacks: Sequence[Callback | None]
 ) -> Iterator[Mistake]:
     """The parts fit together, and the needs that each declares are met.
 
     Args:
         recipe: the recipe that names the parts.
         method: the composition of its parts.
-        capabilities: see :func:`capabilities_of`.
+        has_validation: see :func:`has_validation`.
         callbacks: the callbacks in the recipe's order; None for one that rejects its parameters.
     """
-    yield from _pairs(recipe, method)
-    yield from _negatives(recipe, method)
-    yield from _normalisation(recipe, method)
-    for path, spec, part in _parts(recipe, method, callbacks):
-        yield from _needs(recipe, path, spec, part, capabilities)
+    for aim, objective in zip(recipe.aims, method.objectives, strict=True):
+        yield from _pairs(recipe, aim, objective)
+        yield from _negatives(recipe, aim, objective)
+        yield from _normalisation(recipe, aim, objective)
+        capabilities = {**_capabilities(recipe, aim, objective), "validation": has_validation}
+        for path, spec, part in _parts(aim, objective):
+            yield from _needs(recipe, path, spec, part, capabilities, aim.prefix)
+    first = {**_capabilities(recipe, recipe.aims[0], method.objectives[0]), "validation": has_validation}
+    yield from _needs(recipe, "backbone", recipe.backbone, method.backbone, first)
+    for (path, spec), callback in zip(recipe.parts_at("callbacks"), callbacks, strict=True):
+        if callback is not None:
+            yield from _needs(recipe, path, spec, callback, first)
 
 
-def capabilities_of(
-    recipe: Recipe, method: Method, data: Data | None, protocols: Sequence[TimedProtocol]
-) -> dict[str, bool]:
-    """Whether a composition meets each need of :data:`contrastive.parts.NEEDS`."""
+def has_validation(recipe: Recipe, data: Data | None, protocols: Sequence[TimedProtocol]) -> bool:
+    """Whether evaluations during training report metrics of protocols."""
     periodic_protocols = [entry.protocol for entry in protocols if entry.at == "every"]
     if data is not None:
         periodic_protocols = [
             protocol for protocol in periodic_protocols if periodic_obstacle(protocol, data.division) is None
         ]
+    return recipe.evaluate.every > 0 and bool(periodic_protocols)
+
+
+def _capabilities(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> dict[str, bool]:
+    """Whether an objective meets each need of :data:`contrastive.parts.NEEDS`, except validation.
+
+    A target that cannot follow the online encoder keeps embeddings apart by itself.
+    """
+    fixed = objective.target.fixed
+    offers = bool(objective.offers) or any(source.memory() is not None for source in objective.negatives)
     return {
-        "negatives": bool(method.offers) or any(source.memory() is not None for source in method.sources),
-        "labels": recipe.positives == "label",
-        "predictor": recipe.predictor is not None,
-        "detached_keys": method.target.detached,
-        "single_positive": recipe.positives == "image"
-        and all(sum(o == view for o, _ in method.pairs) <= 1 for view in method.online_views),
-        "validation": recipe.evaluate.every > 0 and bool(periodic_protocols),
+        "negatives": fixed or offers,
+        "labels": aim.keys.positives == "label",
+        "predictor": fixed or aim.predictor is not None,
+        "detached_keys": fixed or objective.target.detached,
+        "single_positive": aim.keys.positives == "image"
+        and all(sum(o == view for o, _ in objective.pairs) <= 1 for view in objective.online_views),
         "processes": True,  # checked where training starts: other commands load any run in one process
     }
 
@@ -227,79 +258,86 @@ def callback_metrics(
                 )
 
 
-def _pairs(recipe: Recipe, method: Method) -> Iterator[Mistake]:
-    if not method.pairs:
+def _pairs(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterator[Mistake]:
+    path = aim.views_path
+    if not objective.pairs:
         yield recipe.mistake(
-            "views",
+            path,
             "no online view is paired with another target view, so nothing is compared; set for example "
             "online: [0] and target: [1], with an augmentation that produces two views.",
-            "views.online",
-            "views.target",
+            f"{path}.online",
+            f"{path}.target",
             "augmentation",
         )
-    in_pairs = {online for online, _ in method.pairs}
-    alone = [view for view in method.online_views if view not in in_pairs]
+    in_pairs = {online for online, _ in objective.pairs}
+    alone = [view for view in objective.online_views if view not in in_pairs]
     if in_pairs and alone:
         yield recipe.mistake(
-            "views.online",
+            f"{path}.online",
             f"view {alone[0]} has no other target view to be compared with, so encoding it is useless; "
             f"set it to {sorted(in_pairs)}.",
-            "views.target",
+            f"{path}.target",
             "augmentation",
         )
-
-
-def _negatives(recipe: Recipe, method: Method) -> Iterator[Mistake]:
-    alone = [
-        spec.name
-        for spec, source in zip(recipe.negatives, method.sources, strict=True)
-        if source.stands_alone
-    ]
-    if alone and len(recipe.negatives) > 1:
+    if objective.same and objective.shares_online:
         yield recipe.mistake(
-            "negatives", f"{alone[0]} cannot be combined with other negatives; remove it or the others."
+            f"{path}.pairs",
+            f"a view is paired with itself, but {aim.target.name} gives its query as its key; use a target "
+            "with an encoder of its own, such as ema, or pairs: other.",
+            aim.path("target"),
         )
 
 
-def _normalisation(recipe: Recipe, method: Method) -> Iterator[Mistake]:
-    if len({loss.normalised for loss in method.loss_parts}) > 1:
+def _negatives(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterator[Mistake]:
+    alone = [
+        spec.name
+        for spec, source in zip(aim.negatives, objective.negatives, strict=True)
+        if source.stands_alone
+    ]
+    if alone and len(aim.negatives) > 1:
+        yield recipe.mistake(
+            f"{aim.prefix}negatives",
+            f"{alone[0]} cannot be combined with other negatives; remove it or the others.",
+        )
+
+
+def _normalisation(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterator[Mistake]:
+    losses = objective.loss_parts
+    if len({loss.normalised for loss in losses}) > 1:
         kinds = {
             spec.name: "directions" if loss.normalised else "raw vectors"
-            for spec, loss in zip(recipe.loss_parts, method.loss_parts, strict=True)
+            for (_, spec), loss in zip(aim.losses, losses, strict=True)
         }
         listing = ", ".join(f"{name} compares {what}" for name, what in kinds.items())
-        yield recipe.mistake("loss", f"all losses must compare the same kind of vectors: {listing}.")
+        yield recipe.mistake(
+            f"{aim.prefix}loss", f"all losses must compare the same kind of vectors: {listing}."
+        )
 
 
-def _parts(
-    recipe: Recipe, method: Method, callbacks: Sequence[Callback | None]
-) -> Iterator[tuple[str, PartSpec, Part]]:
-    """The parts whose needs are checked: their paths in the recipe, their specs, and the parts."""
-    yield "backbone", recipe.backbone, method.backbone
-    yield "head", recipe.head, method.head
-    yield "target", recipe.target, method.target
-    if recipe.predictor is not None and method.predictor is not None:
-        yield "predictor", recipe.predictor, method.predictor
-    several: dict[str, Sequence[Part | None]] = {
-        "negatives": method.sources,
-        "loss": method.loss_parts,
-        "callbacks": callbacks,
-    }
-    for key, parts in several.items():
-        for (path, spec), part in zip(recipe.parts_at(key), parts, strict=True):
-            if part is not None:
-                yield path, spec, part
+def _parts(aim: ObjectiveSpec, objective: Objective) -> Iterator[tuple[str, PartSpec, Part]]:
+    """The parts of an objective whose needs are checked: paths in the recipe, specs, and parts."""
+    for key, part in objective.single_parts.items():
+        yield aim.path(key), getattr(aim, key), part
+    for key, parts in (("negatives", objective.negatives), ("loss", objective.loss_parts)):
+        for (path, spec), part in zip(aim.parts_at(key), parts, strict=True):
+            yield path, spec, part
 
 
 def _needs(
-    recipe: Recipe, path: str, spec: PartSpec, part: Part, capabilities: Mapping[str, bool]
+    recipe: Recipe,
+    path: str,
+    spec: PartSpec,
+    part: Part,
+    capabilities: Mapping[str, bool],
+    prefix: str = "",
 ) -> Iterator[Mistake]:
     for need in sorted(_needs_of(part)):
         if need not in NEEDS:
             raise spec.entry.plugin_error(f"needs '{need}', which is not a known need ({', '.join(NEEDS)})")
         if not capabilities[need] and not (need in _COLLAPSES and "collapse" in recipe.allow):
             study = ", or set allow: [collapse] to study the collapse" if need in _COLLAPSES else ""
-            yield recipe.mistake(path, f"{spec.name} {NEEDS[need]}{study}.", *_MET_BY.get(need, ()))
+            partners = [prefix + key for key in _MET_BY.get(need, ())]
+            yield recipe.mistake(path, f"{spec.name} {NEEDS[need]}{study}.", *partners)
 
 
 def _needs_of(part: Part) -> set[str]:

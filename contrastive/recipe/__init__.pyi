@@ -11,6 +11,7 @@ from .locations import require_outside_data as require_outside_data
 from .locations import with_dataset_paths as with_dataset_paths
 from .model import NOT_TRAINING as NOT_TRAINING
 from .model import Evaluate as Evaluate
+from .model import ObjectiveSpec as ObjectiveSpec
 from .model import PartSpec as PartSpec
 from .model import ProtocolSpec as ProtocolSpec
 from .model import Recipe as Recipe

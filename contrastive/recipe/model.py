@@ -129,6 +129,11 @@ class ObjectiveSpec:
         """The beginning of the paths of its keys in a recipe."""
         return f"objectives.{self.name}." if self.name else ""
 
+    @property
+    def views_path(self) -> str:
+        """The path of its views in the recipe."""
+        return f"{self.prefix}views" if self.own_views else "views"
+
     def path(self, key: str) -> str:
         """The path of a key in the recipe."""
         return key if key in self.shared else self.prefix + key
@@ -251,6 +256,26 @@ class ObjectiveKeys(BaseModel):
     )
     match: MatchKeys = Field(MatchKeys(), description="Which key is a patch's own.")
     weight: float = Field(1.0, gt=0, description="Factor of the objective in the sum of objectives.")
+
+    @property
+    def chosen_rows(self) -> Literal["all", "masked", "targets"]:
+        """Which patches are compared."""
+        if self.rows == "auto":
+            return "all" if self.hide == "none" else "masked"
+        return self.rows
+
+    @property
+    def reads_marks(self) -> bool:
+        """Whether masks, targets or places of views are read."""
+        is_patch = self.level == "patch"
+        return self.hide != "none" or (
+            is_patch and (self.chosen_rows != "all" or self.match.by == "location")
+        )
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether patches are read or hidden."""
+        return self.level == "patch" or self.hide != "none"
 
 
 class Train(BaseModel):
@@ -378,10 +403,11 @@ class Recipe:
             order = ("head", "predictor", "views", "positives", "target", "negatives", "loss")
             values = first.dump(additions)
             return {key: values[key] for key in order}
-        shared = {key: each for aim in self.aims for key, each in aim.shared_parts().items()}
+        shared = {key: part for aim in self.aims for key, part in aim.shared_parts().items()}
+        views = [_section(aim.views, additions) for aim in self.aims if not aim.own_views]
         return {
             **{key: part.dump(additions) for key, part in shared.items()},
-            **{"views": _section(aim.views, additions) for aim in self.aims if not aim.own_views},
+            **({"views": views[0]} if views else {}),
             "objectives": {aim.name: aim.dump(additions) for aim in self.aims},
         }
 

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from contrastive.parts import Target
+from contrastive.parts import Backbone, Head, Target
 
 
 class SharedEncoder(Target):
     """The online network itself: its embeddings are the keys, with their gradient (SimCLR)."""
+
+    def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
+        """Nothing to keep: its keys are those of the online network."""
 
     def forward(
         self,

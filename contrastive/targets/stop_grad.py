@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from contrastive.parts import Target
+from contrastive.parts import Backbone, Head, Target
 
 
 class StopGrad(Target):
     """The online network itself; its keys carry no gradient (SimSiam, Chen and He 2021)."""
 
     detached = True
+
+    def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
+        """Nothing to keep: its keys are those of the online network."""
 
     def forward(
         self,

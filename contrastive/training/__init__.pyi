@@ -20,9 +20,11 @@ from .gradients import is_chunked as is_chunked
 from .health import chunk_advice as chunk_advice
 from .health import explain_out_of_memory as explain_out_of_memory
 from .live_run import RunContext as RunContext
+from .matching import Match as Match
 from .method import Method as Method
 from .method import Output as Output
 from .metrics_file import MetricsFile as MetricsFile
+from .objective import Objective as Objective
 from .stages import Stages as Stages
 from .stages import StageStack as StageStack
 from .state import LENGTH_WAS_READ as LENGTH_WAS_READ
