@@ -15,7 +15,7 @@ GROUP = "contrastive"
 
 #: The version of the interface between this framework and plugins: hooks, base classes, what a loss sees.
 #: A plugin module may declare which version it was written for: ``contrastive_api = 1``.
-API_VERSION = 1
+API_VERSION = 2
 #: The oldest interface that still works.
 OLDEST_API_VERSION = 1
 

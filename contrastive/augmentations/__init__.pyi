@@ -7,6 +7,7 @@ from .kernels.noise import normal as normal
 from .kernels.noise import uniform as uniform
 from .noise import Noise as Noise
 from .pipeline import Key as Key
+from .pipeline import Marking as Marking
 from .pipeline import Operation as Operation
 from .pipeline import Pipeline as Pipeline
 from .pipeline import Placing as Placing

@@ -221,12 +221,14 @@ class Builder:
 
 def untrained_of(
     recipe: Recipe, data: Data, parts: Composition, device: torch.device
-) -> tuple[Backbone, Head]:
-    """Backbone and head of a composition as before the first step, rebuilt from the seed."""
+) -> tuple[Backbone, Head | None]:
+    """Backbone and head of a composition as before the first step, rebuilt from the seed.
+
+    The head is that of z; None if all objectives compare patches.
+    """
     backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
-    assert backbone is not None  # they have been built before
-    assert head is not None
-    return in_channels_last(backbone, device), head.to(device)
+    assert backbone is not None  # it has been built before
+    return in_channels_last(backbone, device), None if head is None else head.to(device)
 
 
 def build(

@@ -61,7 +61,7 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     _select(evaluation, protocols, registry, trained_run.data.label_hint)
     method = trained_run.parts.method
     obstacle = trained_run.untrained_obstacle
-    trained, omissions = evaluation.final(method.backbone, method.head), evaluation.omissions
+    trained, omissions = evaluation.final(method.backbone, method.image_head), evaluation.omissions
     if not trained:
         raise _nothing_to_evaluate(omissions, trained_run.data.label_hint)
     untrained: dict[str, float] = {}

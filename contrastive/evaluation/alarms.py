@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -20,27 +21,29 @@ class Alarms(Callback):
 
     def __init__(self, images: int):
         self._images = images
-        self._before: dict[int, Tensor] = {}  # each memory at the previous evaluation
-        self._warned_sources: set[int] = set()
+        self._before: dict[str, Tensor] = {}  # each memory at the previous evaluation
+        self._warned_sources: set[str] = set()
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         method = run.method
-        if "embedding_std" not in metrics:
+        if "effective_rank" not in metrics:
             run.warn("no image that validates can be read, so there are no monitors")
             return
+        image = method.image_objective
         collapse = collapse_warning(
-            metrics["embedding_std"],
+            metrics.get("embedding_std", math.nan),
             metrics["effective_rank"],
-            method.head.out_features,
+            1 if image is None else image.head.out_features,
             min(method.backbone.features, self._images),
         )
-        for message in filter(None, (collapse, length_warning(metrics["embedding_norm"]))):
+        length = length_warning(metrics.get("embedding_norm", math.nan))
+        for message in filter(None, (collapse, length)):
             run.warn(message)
-        for number, source in enumerate(method.sources):
+        for path, source in method.named_parts("negatives").items():
             memory = source.memory()
-            if memory is None or number in self._warned_sources:
+            if memory is None or path in self._warned_sources:
                 continue
-            if reason := memory_warning(memory.z, memory.valid, self._before.get(number)):
-                run.warn(f"negatives.{number}: {reason}")
-                self._warned_sources.add(number)
-            self._before[number] = memory.z.clone()
+            if reason := memory_warning(memory.z, memory.valid, self._before.get(path)):
+                run.warn(f"{path}: {reason}")
+                self._warned_sources.add(path)
+            self._before[path] = memory.z.clone()

@@ -141,7 +141,7 @@ class Evaluation:
 
     def during(self, method: Method) -> Metrics:
         """Monitors, and the protocols that run at every evaluation, on the images that validate."""
-        trial = self._periodic_trial(method.backbone, method.head)
+        trial = self._periodic_trial(method.backbone, method.image_head)
         with frozen(method):
             metrics = self.monitor(method, trial.features_of(trial.validation))
             metrics |= self._metrics_of(self._periodic_protocols(), trial)[0]
@@ -192,15 +192,20 @@ class Evaluation:
         h. Empty if no image can be read."""
         if not len(validation):
             return {}
-        views = [self._views(method, view) for view in (0, 1)]
-        a, b = views
-        return {
-            "alignment": float(alignment(a, b)),
+        rank = {"effective_rank": float(effective_rank(validation.vectors))}
+        image = method.image_objective
+        if image is None:
+            return rank
+        views = [self._views(method, view) for view in _compared_views(image.pairs)]
+        a = views[0]
+        spread = {
             "uniformity": float(uniformity(a)),
             "embedding_std": float(embedding_std(a)),
             "embedding_norm": embedding_norm(a),
-            "effective_rank": float(effective_rank(validation.vectors)),
         }
+        if len(views) == 1:
+            return {**spread, **rank}
+        return {"alignment": float(alignment(*views)), **spread, **rank}
 
     def _views(self, method: Method, view: int) -> Tensor:
         """z [n, D] of one augmented view per image, the same in every epoch, so that epochs compare."""
@@ -211,7 +216,7 @@ class Evaluation:
             ids = table.ids[indices]
             pixels_of_view = pipeline.batch_view(images, ids, key, self.device)
             out.append(method.embed(pixels_of_view.contiguous(memory_format=torch.channels_last)).float())
-        return torch.cat(out) if out else torch.empty(0, method.head.out_features)
+        return torch.cat(out)
 
     @property
     def periodic_images(self) -> int:
@@ -397,3 +402,8 @@ class Evaluation:
 def _sample(ids: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
     """At most ``most`` of ``rows``: those whose ids have the smallest hash, the same for every seed."""
     return rows[hash_sample(ids[rows], most, "evaluation")]
+
+
+def _compared_views(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """The views of the first pair of different ones, or the only view."""
+    return next((sorted(pair) for pair in sorted(pairs) if pair[0] != pair[1]), [pairs[0][0]])

@@ -43,7 +43,7 @@ def conclude(
     _export(method.backbone, evaluation.transform, engine.folder / "backbone", display)
     evaluation.reader.forget_unreadable()  # a resumed run does not know those before the kill
     display.log("final evaluation of the trained encoder")
-    metrics: dict[str, Any] = {"trained": evaluation.final(method.backbone, method.head)}
+    metrics: dict[str, Any] = {"trained": evaluation.final(method.backbone, method.image_head)}
     omissions = evaluation.omissions
     metrics |= {"untrained": {}, "pixels": {}, "split": None}
     if metrics["trained"]:
@@ -61,7 +61,7 @@ def conclude(
     untrainable = {*engine.loader.unreadable.values()}
     display.warn_of_unreadable(sorted(untrainable), "replaced by others")
     display.warn_of_unreadable(sorted(evaluation.unreadable - untrainable), "left out of the evaluation")
-    monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "embedding_std" in m), {})
+    monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "effective_rank" in m), {})
     summary = {
         "name": recipe.name,
         "seed": recipe.train.seed,

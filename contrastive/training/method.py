@@ -178,6 +178,17 @@ class Method(nn.Module):
         return self._first.head
 
     @property
+    def image_objective(self) -> Objective | None:
+        """The first objective at level image, whose z evaluation reads; None if all compare patches."""
+        return next((each for each in self.objectives if each.level == "image"), None)
+
+    @property
+    def image_head(self) -> Head | None:
+        """What makes that z of h; None if there is no such z."""
+        image = self.image_objective
+        return None if image is None or image.head.pools else image.head
+
+    @property
     def predictor(self) -> Head | None:
         return self._first.predictor
 
@@ -223,8 +234,12 @@ class Method(nn.Module):
         parts = [self.backbone, *(part for objective in self.objectives for part in objective.parts)]
         return list({id(part): part for part in parts}.values())
 
-    def named_parts(self) -> dict[str, StepPart]:
-        """Path of every part in a recipe -> the part: ``head``, ``objectives.dense.head``, ``loss.0``."""
+    def named_parts(self, kind: str | None = None) -> dict[str, StepPart]:
+        """Path of every part in a recipe -> the part: ``head``, ``objectives.dense.head``, ``loss.0``.
+
+        Args:
+            kind: leaves out the parts of other kinds.
+        """
         paths: dict[str, StepPart] = {"backbone": self.backbone}
         shared_ids = {id(part) for part in self._shared.values()}
         for objective in self.objectives:
@@ -233,7 +248,7 @@ class Method(nn.Module):
                 paths[key if id(part) in shared_ids else prefix + key] = part
             for key, parts in (("negatives", objective.negatives), ("loss", objective.loss_parts)):
                 paths |= {f"{prefix}{key}.{number}": part for number, part in enumerate(parts)}
-        return paths
+        return {path: part for path, part in paths.items() if kind in (None, part.kind)}
 
     @property
     def encoders(self) -> list[StepPart]:
@@ -252,9 +267,9 @@ class Method(nn.Module):
     # -- the forward pass -----------------------------------------------------------------------------
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """z of the first objective at level image, before the predictor: [b, C, h, w] -> [b, D]."""
-        image = next(objective for objective in self.objectives if objective.level == "image")
-        return image.encode(self.backbone, pixels)
+        """z of :attr:`image_objective`, before the predictor: [b, C, h, w] -> [b, D]."""
+        assert self.image_objective is not None
+        return self.image_objective.encode(self.backbone, pixels)
 
     def encode(self, views: Mapping[int, View]) -> list[Encoding]:
         """What the online encoder makes of the views of each objective."""
