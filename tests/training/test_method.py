@@ -15,7 +15,6 @@ from contrastive.parts import Backbone, Loss, TargetWrapper
 from contrastive.targets import SharedEncoder, StopGrad
 from contrastive.training import Method
 from contrastive.training.method import numbered
-from contrastive.values import Progress
 from tests.support.encoders import Flat
 
 

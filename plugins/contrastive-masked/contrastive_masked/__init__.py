@@ -1,4 +1,4 @@
-"""Masked image modelling as parts: MAE, SimMIM, data2vec, I-JEPA, and mixtures of them with other objectives."""
+"""Masked image modelling as parts: MAE, SimMIM, data2vec, I-JEPA, and mixtures with other objectives."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Decoder(_Transformer):
 
 
 class Positional(_Transformer):
-    """A transformer over the context and one block of hidden positions at a time (I-JEPA, Assran et al. 2023).
+    """A transformer over the context and one block of hidden positions (I-JEPA, Assran et al. 2023).
 
     Args:
         width: of its tokens.

@@ -37,9 +37,10 @@ class MaskPatches(Marking):
 
 
 class MaskBlocks(Marking):
-    """Hide rectangles of patches (BEiT, Bao et al. 2022; iBOT, Zhou et al. 2022), the same number in every image.
+    """Hide rectangles of patches (BEiT, Bao et al. 2022; iBOT, Zhou et al. 2022).
 
-    Rectangles are hidden until enough patches are. The surplus of the last one is shown again, in a random order.
+    Rectangles are hidden until enough patches are, the same number in every image. The surplus of the last
+    one is shown again, in a random order.
 
     Args:
         ratio: range of the share of hidden patches, drawn once per epoch and view.
@@ -97,8 +98,8 @@ class MaskBlocks(Marking):
 class MaskTargets(Marking):
     """Blocks of patches to predict, and a context without them (I-JEPA, Assran et al. 2023).
 
-    All blocks of an epoch have one size. The context is a large block without the targets; of its patches as many
-    are visible as are left in every image, N - M n, in a random order.
+    All blocks of an epoch have one size. The context is a large block without the targets; of its patches as
+    many are visible as are left in every image, N - M n, in a random order.
 
     Args:
         blocks: number of targets, M.
@@ -127,8 +128,8 @@ class MaskTargets(Marking):
         visible = count - self.blocks * height * width
         if visible <= 0:
             raise UsageError(
-                f"mask_targets: {self.blocks} targets of {height} x {width} patches leave no context of {rows} x "
-                f"{columns}; lower blocks or scale."
+                f"mask_targets: {self.blocks} targets of {height} x {width} patches leave no context of {rows} "
+                f"x {columns}; lower blocks or scale."
             )
         boxes = [_boxes(rng, (height, width), grid) for _ in range(self.blocks)]
         inside = _boxes(rng, around, grid)  # [b, n of the context's block]
