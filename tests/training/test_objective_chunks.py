@@ -1,0 +1,134 @@
+"""Methods of several objectives: chunks, micro-batches and processes give the same gradients as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from contrastive.distributed import rank, world_size
+from contrastive.heads import Linear, NoHead
+from contrastive.losses import NTXent
+from contrastive.negatives import InBatch, NoNegatives
+from contrastive.targets import EMA, SharedEncoder, StopGrad
+from contrastive.testing.processes import two_processes
+from contrastive.training import Match, Method, Objective
+from contrastive.training.gradients import Chunk, GradientCache, OnePass
+from contrastive.values import Batch, Progress
+from contrastive.views import Marks, View
+from tests.support.patches import TinyPatches
+from tests.training.test_gradients import accelerator, mean
+from tests.training.test_objectives import G, Guess, MeanSquare
+
+STEPS, IMAGES, COUNT = 2, 8, 16  # steps, images of a batch, patches of a view
+
+
+def whole(**changes) -> Objective:
+    parts = (Linear(G, 4).double(), None, SharedEncoder(), [InBatch()], [(1.0, NTXent(0.5))])
+    keys = ("head", "predictor", "target", "negatives", "losses")
+    return Objective(**(dict(zip(keys, parts, strict=True)) | {"name": "whole"} | changes))
+
+
+def dense(**changes) -> Objective:
+    return whole(**({"head": Linear(G, 5).double(), "level": "patch", "name": "dense"} | changes))
+
+
+def masked(**changes) -> Objective:
+    own = {
+        "head": NoHead(G),
+        "predictor": Guess(),
+        "target": EMA(0.5),
+        "same": True,
+        "rows": "masked",
+        "losses": [(1.0, MeanSquare())],
+        "negatives": [NoNegatives()],
+        "name": "masked",
+    }
+    return dense(**(own | changes))
+
+
+CASES: dict[str, Callable[[], list[Objective]]] = {
+    "image and patches": lambda: [whole(), dense(weight=0.5)],
+    "stopped": lambda: [whole(target=StopGrad()), dense(target=StopGrad())],
+    "masked, dropped": lambda: [whole(), masked(hide="drop")],
+    "masked, replaced": lambda: [whole(hide="replace"), masked(hide="replace")],
+    "by tokens": lambda: [dense(match=Match("features", "tokens"), token_head=NoHead(G))],
+    "by z, some kept": lambda: [
+        dense(target=EMA(), match=Match("features", "z", keep=5), losses=[(1.0, MeanSquare())])
+    ],
+    "by location": lambda: [dense(match=Match("location", keep=7))],
+}
+
+
+def batch(step: int, rows: slice) -> Batch:
+    ids = torch.arange(step * IMAGES, (step + 1) * IMAGES)
+    g = torch.Generator().manual_seed(step)
+    images = [torch.rand(IMAGES, 2, 8, 8, generator=g, dtype=torch.float64) for _ in range(2)]
+    return Batch(ids[rows], [view[rows] for view in images])
+
+
+def views_of(part: Batch) -> list[View]:
+    """Marks are a function of the image and the view."""
+    views = []
+    for number, pixels in enumerate(part.images):
+        draws = [np.random.default_rng([int(i), number]) for i in part.ids]
+        order = np.array([rng.permutation(COUNT) for rng in draws])
+        mask = np.zeros((len(order), COUNT), bool)
+        np.put_along_axis(mask, order[:, :6], True, 1)
+        box = torch.tensor(np.array([rng.uniform(1, 8, 4) for rng in draws]))
+        flip = torch.tensor([bool(rng.integers(2)) for rng in draws])
+        views.append(View(pixels, Marks.of_mask(mask).updated(Marks(box=box, mirrored=flip))))
+    return views
+
+
+def train(name: str, chunk: int | None, rows: slice = slice(None)) -> dict[str, Tensor]:
+    """Losses and gradients of a few steps, and the state afterwards."""
+    torch.manual_seed(0)
+    method = Method.of(TinyPatches(), CASES[name](), {}, joint=True).train()
+    found: dict[str, Tensor] = {}
+    with accelerator() as accelerate:
+        model = accelerate.prepare(method if chunk is None else Chunk(method))
+        passes = (
+            OnePass(method, model, accelerate)
+            if chunk is None
+            else GradientCache(method, model, accelerate, chunk, 0)
+        )
+        for step in range(STEPS):
+            output = passes.backward(batch(step, rows), views_of, Progress(step, STEPS), (0, 1))
+            found[f"loss {step}"] = mean(output.loss)
+            for key, p in method.named_parameters():
+                if p.requires_grad and p.grad is not None:
+                    found[f"gradient {step} {key}"] = p.grad.clone()
+                    p.data -= 0.3 * p.grad
+                    p.grad = None
+            method.after_batch(*output.comparisons)
+            method.after_step(Progress(step, STEPS))
+    return found | {f"state {key}": value for key, value in method.state_dict().items()}
+
+
+def agree(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert any(value.abs().max() > 1e-3 for key, value in expected.items() if key.startswith("gradient 0"))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-11, msg=key)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("chunk", [3, 4])
+def test_chunks_give_the_gradient_of_the_batch(name: str, chunk: int):
+    agree(train(name, chunk), train(name, None))
+
+
+def share_of_rank() -> dict[str, dict[str, Tensor]]:
+    size = IMAGES // world_size()
+    rows = slice(rank() * size, (rank() + 1) * size)
+    return {name: train(name, chunk, rows) for name in CASES for chunk in (None,)}
+
+
+def test_two_processes_give_what_one_gives():
+    for found in two_processes(share_of_rank):
+        for name in CASES:
+            agree(found[name], train(name, None))
