@@ -14,6 +14,7 @@ from contrastive.build import rules
 from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.build.objectives import ObjectiveBuilder
+from contrastive.build.reach import freeze, trial_views, unreached_parameters
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError, SizeError
@@ -189,6 +190,8 @@ class Builder:
         if size and pipelines:
             backbone = self.backbone(channels, size)
             method = ObjectiveBuilder(self, backbone, channels, size, sizes).method()
+        if method is not None and any(aim.keys.reads_tokens for aim in self.recipe.aims):
+            self._try_objectives(method, pipelines, sizes, channels)
         optimizer: Optimizer | None = self.attempt("optimizer", self.recipe.optimizer.build)
         protocols, callbacks = self.protocols(), self.callbacks()
         if method is not None and size is not None:
@@ -204,6 +207,20 @@ class Builder:
             return None
         ready = [callback for callback in callbacks if callback is not None]
         return Composition(method, optimizer, pipelines, protocols, ready, sizes, size)
+
+    def _try_objectives(
+        self, method: Method, pipelines: Sequence[Pipeline], sizes: Sequence[tuple[int, int]], channels: int
+    ) -> None:
+        """Check that hidden pixels stay hidden, and freeze the parameters that no objective reaches."""
+        views = self.attempt("augmentation", lambda: trial_views(pipelines, sizes, channels, method.grids))
+        if views is None or not self.check(
+            rules.masks(self.recipe, method, views), rules.hiding(self.recipe, method, views)
+        ):
+            return
+        names = self.attempt("objectives", lambda: unreached_parameters(method, views))
+        if names:
+            freeze(method, names)
+            method.unreached = tuple(names)
 
     def _fit_optimizer(self, optimizer: Optimizer, method: Method) -> None:
         """Set the mode of the modules that the optimizer will freeze.

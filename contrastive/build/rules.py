@@ -13,6 +13,7 @@ from torch import nn
 
 from contrastive.build.composition import Data
 from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
+from contrastive.build.reach import leaks
 from contrastive.errors import Mistake
 from contrastive.evaluation import TimedProtocol, frozen, periodic_obstacle
 from contrastive.kinds import MONITORS
@@ -20,6 +21,7 @@ from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
 from contrastive.recipe import ObjectiveSpec, PartSpec, Recipe
 from contrastive.text import quantity
 from contrastive.training import Method, Objective, tracker_problem
+from contrastive.views import View
 
 Size = tuple[int, int]  # (h, w) in pixels
 
@@ -186,6 +188,92 @@ def one_grid(recipe: Recipe, aim: ObjectiveSpec, grids: Mapping[int, Size]) -> I
             f"patches of different grids do not correspond: {listing}; write an objective for each grid.",
             "augmentation",
         )
+
+
+def masks(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mistake]:
+    """The views of each objective have the marks that it reads."""
+    for aim, objective in zip(recipe.aims, method.objectives, strict=True):
+        marks = {number: views[number].marks for number in objective.online_views}
+        rows = objective.rows if objective.level == "patch" else "all"
+        if objective.hide is not None and all(own.mask is None for own in marks.values()):
+            yield recipe.mistake(
+                f"{aim.prefix}hide",
+                "no online view has a mask, so nothing is hidden; add an operation that masks, such as "
+                "mask_patches, to the augmentation of one.",
+                "augmentation",
+            )
+        for number, own in marks.items():
+            if (rows == "masked" and own.hidden is None) or (rows == "targets" and own.targets is None):
+                missing = "mask" if rows == "masked" else "targets"
+                yield recipe.mistake(
+                    f"{aim.prefix}rows",
+                    f"view {number} has no {missing}; add an operation that marks them to its augmentation, "
+                    "or set rows: all.",
+                    "augmentation",
+                )
+        yield from _boxes(recipe, aim, objective, views)
+        yield from _filling(recipe, aim, objective)
+
+
+def _boxes(
+    recipe: Recipe, aim: ObjectiveSpec, objective: Objective, views: Sequence[View]
+) -> Iterator[Mistake]:
+    if objective.level != "patch" or objective.match.by != "location":
+        return
+    for number in sorted({*objective.online_views, *objective.target_views}):
+        if views[number].marks.box is None:
+            yield recipe.mistake(
+                f"{aim.prefix}match",
+                f"it is not known where view {number} lies in its image, because an operation moves pixels; "
+                "remove that operation, or match by features.",
+                "augmentation",
+            )
+
+
+def _filling(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterator[Mistake]:
+    """What sees only visible patches cannot give the others, unless its predictor fills them in."""
+    if objective.level != "patch":
+        return
+    fills = objective.predictor is not None and objective.predictor.fills
+    if fills and not objective.head.is_identity:
+        yield recipe.mistake(
+            f"{aim.prefix}predictor",
+            f"{aim.predictor.name if aim.predictor else ''} reads the tokens of the backbone, which the head "
+            "would change; set head: none.",
+            aim.path("head"),
+        )
+    if objective.hide == "drop" and not fills:
+        yield recipe.mistake(
+            f"{aim.prefix}hide",
+            "with drop the encoder gives no vectors of hidden patches; set a predictor that fills them in, "
+            "such as decoder, or hide: replace.",
+            f"{aim.prefix}predictor",
+        )
+
+
+def hiding(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mistake]:
+    """The backbone can hide in the way of each objective, and no hidden pixel reaches what it gives."""
+    for aim, objective in zip(recipe.aims, method.objectives, strict=True):
+        if objective.hide is None:
+            continue
+        path = f"{aim.prefix}hide"
+        if objective.hide not in method.backbone.hides:
+            ways = " or ".join(sorted(method.backbone.hides)) or "none"
+            yield recipe.mistake(
+                path,
+                f"this backbone cannot hide patches by {objective.hide} (it can by: {ways}); use a vision "
+                "transformer such as timm's vit_small_patch16_224.",
+                "backbone",
+            )
+            continue
+        view = next((views[v] for v in objective.online_views if views[v].marks.mask is not None), None)
+        if view is not None and leaks(method.backbone, view, objective.hide):
+            yield recipe.mistake(
+                path,
+                "pixels of hidden patches reach the encoder's output, so it would see what it is to predict; "
+                "use a backbone whose patches do not overlap.",
+                "backbone",
+            )
 
 
 def composition(

@@ -81,6 +81,7 @@ class Method(nn.Module):
     Attributes:
         frozen_modules: the modules that :meth:`freeze_modules` has set to evaluation mode.
         grids: view -> rows and columns of patches, of the views whose marks are read.
+        unreached: names of parameters that are frozen because no objective reaches them.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Method(nn.Module):
         if any(objective.hide == "replace" for objective in objectives):
             backbone.allow_replacing()
         self.grids: dict[int, tuple[int, int]] = {}
+        self.unreached: tuple[str, ...] = ()
         self._copies = self._join_targets()
         self.frozen_modules = FrozenModules()
 

@@ -1,0 +1,96 @@
+"""What objectives of patches reach: no hidden pixel an encoder, and every parameter some loss.
+
+One pass of two images tells. It leaves weights, statistics, gradients and generators as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from contrastive.augmentations import Pipeline
+from contrastive.parts import Backbone, Hiding
+from contrastive.rng import Key
+from contrastive.training import Method
+from contrastive.training.gradients import BufferSnapshot
+from contrastive.views import View
+
+IMAGES = 2
+
+
+def trial_views(
+    pipelines: Sequence[Pipeline],
+    sizes: Sequence[tuple[int, int]],
+    channels: int,
+    grids: Mapping[int, tuple[int, int]],
+) -> list[View]:
+    """Views of random pixels, with the marks that the first epoch gives two images."""
+    generator = torch.Generator().manual_seed(0)
+    ids = np.arange(IMAGES)
+    views = []
+    for number, (pipeline, size) in enumerate(zip(pipelines, sizes, strict=True)):
+        pixels = torch.rand(IMAGES, channels, *size, generator=generator)
+        if number not in grids:
+            views.append(View(pixels))
+            continue
+        image_sizes = np.tile(size, (IMAGES, 1))
+        views.append(View(pixels, pipeline.marks(ids, Key(0, 0, number), grids[number], image_sizes)))
+    return views
+
+
+def leaks(backbone: Backbone, view: View, hide: Hiding) -> bool:
+    """Whether a hidden pixel of a view changes what the encoder makes of the visible ones.
+
+    Its gradient must be exactly zero.
+    """
+    marks = view.marks
+    assert marks.mask is not None
+    pixels = view.data.clone().requires_grad_()
+    keep, hidden = (marks.visible, None) if hide == "drop" else (None, marks.mask)
+    with _undone(backbone), torch.enable_grad():
+        tokens = backbone.tokens(View(pixels), keep, hidden)
+        total = tokens.h.sum() + tokens.prefix.sum() + tokens.patches.sum()
+        [gradient] = torch.autograd.grad(total, pixels)
+    sides = [side // count for side, count in zip(pixels.shape[2:], tokens.grid, strict=True)]
+    by_patch = F.unfold(gradient, sides, stride=sides).abs().sum(1)  # [b, N]
+    return bool((by_patch[marks.mask] > 0).any())
+
+
+def unreached_parameters(method: Method, views: Sequence[View]) -> list[str]:
+    """Names of the trained parameters that no loss has a gradient for.
+
+    In several processes they would fail the first step, and in one a weight decay would shrink them.
+    """
+    with _undone(method), torch.enable_grad():
+        labels = torch.zeros(IMAGES, dtype=torch.int64)
+        method(views, torch.arange(IMAGES), labels).loss.backward()
+        names = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
+        method.zero_grad(set_to_none=True)
+    return names
+
+
+@contextmanager
+def _undone(module: nn.Module) -> Iterator[None]:
+    """Within it a module trains; afterwards its buffers, its mode and the generator are as before."""
+    buffers, mode = BufferSnapshot([module]), module.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module.train()
+        try:
+            yield
+        finally:
+            module.train(mode)
+            with torch.no_grad():
+                buffers.restore()
+
+
+def freeze(method: Method, names: Sequence[str]) -> None:
+    """Take parameters out of training."""
+    parameters: dict[str, Tensor] = dict(method.named_parameters())
+    for name in names:
+        parameters[name].requires_grad_(False)
