@@ -26,12 +26,15 @@ def spanning_parameters(recipe: Recipe) -> dict[str, Any]:
 
 
 def _root_parts(recipe: Recipe) -> Iterator[tuple[str, PartSpec]]:
-    for key in ("dataset", "augmentation", "backbone", "head", "predictor", "target"):
-        part = getattr(recipe, key)
-        if part is not None:
-            yield key, part
-    for key in ("negatives", "loss"):
-        yield from recipe.parts_at(key)
+    for key in ("dataset", "augmentation", "backbone"):
+        yield key, getattr(recipe, key)
+    for aim in recipe.aims:
+        for key in ("head", "predictor", "target"):
+            part = getattr(aim, key)
+            if part is not None:
+                yield aim.path(key), part
+        for key in ("negatives", "loss"):
+            yield from aim.parts_at(key)
     yield "optimizer", recipe.optimizer
     for key, protocol in recipe.evaluate.protocols.items():
         yield f"evaluate.{key}", protocol.part
