@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from contrastive.kinds import SpansRun
 from contrastive.parts import Backbone, Head, Request, Target
+from contrastive.schedules import Schedule, value_at
 from contrastive.values import Progress
 
 
@@ -35,7 +36,7 @@ class EMA(Target):
 
     def __init__(
         self,
-        momentum: Annotated[float, Field(ge=0, le=1)] = 0.99,
+        momentum: Annotated[float, Field(ge=0, le=1)] | Schedule = 0.99,
         schedule: Annotated[Literal["constant", "cosine"], SpansRun(unless=("constant",))] = "constant",
     ):
         super().__init__()
@@ -82,9 +83,10 @@ class EMA(Target):
 
     def momentum_at(self, progress: Progress) -> float:
         """m at a step of the schedule."""
+        momentum = value_at(self.momentum, progress)
         if self.schedule == "constant":
-            return self.momentum
-        return 1 - (1 - self.momentum) * (math.cos(math.pi * progress.fraction) + 1) / 2
+            return momentum
+        return 1 - (1 - momentum) * (math.cos(math.pi * progress.fraction) + 1) / 2
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
