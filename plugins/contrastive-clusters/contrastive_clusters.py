@@ -1,9 +1,11 @@
 """Methods whose targets are soft assignments to prototypes: DINO, and what iBOT and DINOv2 build on it.
 
-Sources: Caron et al. 2021, "Emerging properties in self-supervised vision transformers" (DINO); Zhou et al. 2022,
-"iBOT: image BERT pre-training with online tokenizer"; Oquab et al. 2024, "DINOv2"; Cuturi 2013 for Sinkhorn-Knopp.
+Sources: Caron et al. 2021, "Emerging properties in self-supervised vision transformers" (DINO); Zhou et al.
+2022, "iBOT: image BERT pre-training with online tokenizer"; Oquab et al. 2024, "DINOv2"; Cuturi 2013,
+"Sinkhorn distances".
 
-Shape letters: b images of a process's batch, n rows of an image in a view, R rows, K prototypes, W width before them.
+Shape letters: b images of a process's batch, n rows of an image in a view, R rows, K prototypes, W width
+before them.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class DINOHead(Head):
-    """An MLP, the direction of whose output is scored by prototypes of unit length (Caron et al. 2021, appendix C).
+    """An MLP, the direction of whose output is scored by prototypes of unit length (DINO, appendix C).
 
     Args:
         prototypes: number of scores, K (DINO and iBOT: 65536 and 8192; here small data needs fewer).
@@ -73,7 +75,7 @@ class DINOHead(Head):
 
 
 class DINO(Loss):
-    """Cross entropy of each query's scores with those of its key, centred and sharpened (DINO; patches: iBOT).
+    """Cross entropy of each query's scores with its key's, centred and sharpened (DINO; patches: iBOT).
 
     The centre is a moving average of the mean scores of all keys of all processes.
 
