@@ -123,6 +123,7 @@ class ObjectiveBuilder:
             hide=None if aim.keys.hide == "none" else aim.keys.hide,
             rows=aim.keys.chosen_rows,
             match=Match(match.by, match.of, match.keep),
+            by_label=aim.keys.positives == "label",
             weight=aim.keys.weight,
             token_head=NoHead(shape.width) if by_tokens and shape is not None else None,
         )

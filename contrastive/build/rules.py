@@ -63,7 +63,7 @@ def training_data(recipe: Recipe, data: Data, processes: int) -> Iterator[Mistak
         )
     if mistake := recipe.uneven_batch(processes):
         yield mistake
-    if recipe.positives == "label" and not len(data.division.fit_rows):
+    if recipe.reads_labels and not len(data.division.fit_rows):
         problem = "all its labels are of the held-out tenth" if data.labelled else "this data set has none"
         hint = f" ({data.label_hint})" if data.label_hint else ""
         yield recipe.mistake("positives", f"label needs labels, but {problem}{hint}; use image.", "dataset")

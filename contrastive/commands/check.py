@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.build import Composition, Data, DataSets, MemoryGuard, build
+from contrastive.commands.objectives import numbers_compared, objectives_of, parts_of
 from contrastive.commands.output import print_json
 from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
 from contrastive.datasets import reading_of, skipped_kinds
@@ -89,6 +90,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         "name": recipe.name,
         "fingerprint": training_fingerprint(recipe, data.fingerprint),
         "parts": _parts(recipe),
+        **({"objectives": objectives_of(recipe, method)} if recipe.objectives else {}),
         "images": {
             "train": len(data.train),
             **({} if data.validation is None else {"validation": len(data.validation)}),
@@ -104,7 +106,8 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
             "image": [channels, *(data.train.size or ("varies", "varies"))],
             "view": [channels, parts.image_size, parts.image_size],
             "h": method.backbone.features,
-            "z": method.head.out_features,
+            **({} if method.image_head is None else {"z": method.image_head.out_features}),
+            **{f"patches of view {view}": [*grid] for view, grid in method.grids.items()},
         },
         "parameters": {
             "backbone": _count(method.backbone),
@@ -112,6 +115,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
             "method": _count(method),
         },
         **({"frozen": frozen} if (frozen := _frozen(method)) else {}),
+        **({"reached_by_no_objective": abbreviate(method.unreached)} if method.unreached else {}),
         "steps_per_epoch": steps_per_epoch,
         "steps": min(steps, train.max_steps or steps),
         "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
@@ -134,15 +138,12 @@ def _decoding(recipe: Recipe, table: ImageTable) -> str:
 
 
 def _parts(recipe: Recipe) -> dict[str, str]:
+    of_aim = {} if recipe.objectives else parts_of(recipe.aims[0])
     return {
         "dataset": recipe.dataset.name,
         "augmentation": recipe.augmentation.name,
         "backbone": recipe.backbone.name,
-        "head": recipe.head.name,
-        "predictor": "none" if recipe.predictor is None else recipe.predictor.name,
-        "target": recipe.target.name,
-        "negatives": ", ".join(spec.name for spec in recipe.negatives),
-        "loss": ", ".join(spec.name for _, spec in recipe.losses),
+        **of_aim,
         "optimizer": recipe.optimizer.name,
         "protocols": ", ".join(recipe.evaluate.protocols),
     }
@@ -159,10 +160,10 @@ def _frozen(method: Method) -> dict[str, str]:
 
 def _candidates(method: Method, batch_size: int) -> str:
     """What a query is contrasted with, besides its positives."""
-    memories = (source.memory() for source in method.sources)
+    memories = (source.memory() for source in method.named_parts("negatives").values())
     earlier_key_count = sum(len(memory.z) for memory in memories if memory is not None)
     key_sources = []
-    if method.offers:
+    if any(objective.offers for objective in method.objectives):
         key_sources.append(f"keys of one batch of {quantity(batch_size, 'image')}; accumulation adds none")
     if earlier_key_count:
         key_sources.append(f"{quantity(earlier_key_count, 'key')} of earlier batches")
@@ -196,8 +197,7 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
     images = min(batch, recipe.train.chunk_size or batch)
     activations = few + per_image * (images - _PROBES[0])
     if images < batch:
-        vectors = len(method.online_views) + len(method.target_views)  # per image
-        activations += batch * vectors * method.head.out_features * 2 * 4
+        activations += batch * sum(map(numbers_compared, method.objectives)) * 2 * 4
     weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     state = parts.optimizer.states_per_parameter
@@ -230,7 +230,9 @@ def _evaluation_memory_mib(data: Data, parts: Composition) -> dict[str, float]:
         }
         return {"features": features, **working, "total": features + max(working.values(), default=0)}
 
-    of_encoder = bytes_of({"h": parts.method.backbone.features, "z": parts.method.head.out_features})
+    head = parts.method.image_head
+    widths = {"h": parts.method.backbone.features}
+    of_encoder = bytes_of(widths if head is None else {**widths, "z": head.out_features})
     width_of_pixels = data.train.channels * parts.image_size**2
     pixels = bytes_of({"h": width_of_pixels} if width_of_pixels <= PIXELS_LIMIT else {})["total"]
     total = max(of_encoder.pop("total"), pixels)
@@ -250,7 +252,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would train
     half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
-    labels = torch.arange(images) // 2 if recipe.positives == "label" else None
+    labels = torch.arange(images) // 2 if recipe.reads_labels else None
     own_pointers = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
     views = [torch.rand(images, channels, *size) for size in parts.view_sizes]
     before = BufferSnapshot([method])

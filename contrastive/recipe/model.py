@@ -412,6 +412,11 @@ class Recipe:
         }
 
     @property
+    def reads_labels(self) -> bool:
+        """Whether training reads labels."""
+        return any(aim.keys.positives == "label" for aim in self.aims)
+
+    @property
     def loss_parts(self) -> tuple[PartSpec, ...]:
         """The losses without their weights."""
         return tuple(part for _, part in self.losses)

@@ -130,7 +130,7 @@ def _train_loader(
         composition.pipelines,
         batch_size=train.batch_size,
         seed=train.seed,
-        labels=recipe.positives == "label",
+        labels=recipe.reads_labels,
         validation=data.validation,
         workers=train.workers,
         max_unreadable=train.max_unreadable,

@@ -228,7 +228,7 @@ class Job:
             self.display.log(f"backbone: {note}")
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")
-        if self.recipe.positives == "label":
+        if self.recipe.reads_labels:
             exception = "of all of train" if division.has_own else "except those of the held-out tenth"
             self.display.log(f"positives: label: training reads labels, {exception}")
         for note in split_notes(division, self.data.validation, self.data.test):

@@ -41,6 +41,7 @@ class Objective:
         hide: how the online passes hide the masked patches of their views; None: they see whole views.
         rows: at level patch, which patches are queries.
         match: at level patch, which key is a query's own.
+        by_label: whether keys of the same label are positives too, if labels are given.
         weight: in the sum of objectives.
         token_head: gives tokens as they are, if matches are found by them; otherwise None.
     """
@@ -58,6 +59,7 @@ class Objective:
     hide: Hiding | None = None
     rows: Rows = "all"
     match: Match = field(default_factory=Match)
+    by_label: bool = True
     weight: float = 1.0
     token_head: Head | None = None
 
@@ -253,7 +255,7 @@ class Objective:
         return Comparison.of(
             queries,
             None if same else candidates,
-            labels,
+            labels if self.by_label else None,
             images=ids,
             pairs=self.pairs,
             offers=self.offers,
