@@ -5,3 +5,4 @@ from .composition import Composition as Composition
 from .composition import Data as Data
 from .composition import DataSets as DataSets
 from .memory_guard import MemoryGuard as MemoryGuard
+from .reach import trial_views as trial_views

@@ -28,17 +28,18 @@ def trial_views(
     sizes: Sequence[tuple[int, int]],
     channels: int,
     grids: Mapping[int, tuple[int, int]],
+    images: int = IMAGES,
 ) -> list[View]:
-    """Views of random pixels, with the marks that the first epoch gives two images."""
+    """Views of random pixels, with the marks that the first epoch gives these images."""
     generator = torch.Generator().manual_seed(0)
-    ids = np.arange(IMAGES)
+    ids = np.arange(images)
     views = []
     for number, (pipeline, size) in enumerate(zip(pipelines, sizes, strict=True)):
-        pixels = torch.rand(IMAGES, channels, *size, generator=generator)
+        pixels = torch.rand(images, channels, *size, generator=generator)
         if number not in grids:
             views.append(View(pixels))
             continue
-        image_sizes = np.tile(size, (IMAGES, 1))
+        image_sizes = np.tile(size, (images, 1))
         views.append(View(pixels, pipeline.marks(ids, Key(0, 0, number), grids[number], image_sizes)))
     return views
 

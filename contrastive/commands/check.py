@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.build import Composition, Data, DataSets, MemoryGuard, build
+from contrastive.build import Composition, Data, DataSets, MemoryGuard, build, trial_views
 from contrastive.commands.objectives import numbers_compared, objectives_of, parts_of
 from contrastive.commands.output import print_json
 from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
@@ -254,7 +254,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
     half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
     labels = torch.arange(images) // 2 if recipe.reads_labels else None
     own_pointers = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
-    views = [torch.rand(images, channels, *size) for size in parts.view_sizes]
+    views = trial_views(parts.pipelines, parts.view_sizes, channels, method.grids, images)
     before = BufferSnapshot([method])
     with (
         MemoryGuard(),

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from contrastive.errors import PluginError
 from contrastive.kinds import KINDS
 from contrastive.recipe.marks import arms, item_of
-from contrastive.recipe.model import Heading, Train, Views
-from contrastive.recipe.resolver import KEYS, EvaluateEvery, LossWeight, Repeat, RunsAt
+from contrastive.recipe.model import SHARED, Heading, ObjectiveKeys, Train, Views
+from contrastive.recipe.part_resolver import Repeat
+from contrastive.recipe.resolver import KEYS, EvaluateEvery, LossWeight, RunsAt
 from contrastive.recipe.signature import Parameter, Signature, part_kind, signature_of
 from contrastive.registry import Entry, Registry
 
@@ -37,12 +38,30 @@ def recipe_schema(registry: Registry) -> Schema:
         "train": _model(Train, "train", definitions),
     }
     heading = _model(Heading, "recipe", definitions)["properties"]
-    special: Schema = {
-        **heading,
-        **sections,
+    of_objective: Schema = {
         "predictor": {"anyOf": [{"type": "null"}, _ref("head")]},
         "negatives": _one_or_many(_ref("negatives")),
         "loss": _one_or_many(_ref("loss")),
+    }
+    special: Schema = {
+        **heading,
+        **sections,
+        **of_objective,
+        "objectives": {
+            "type": "object",
+            "description": "Several aims: name -> what it compares, and its parts.",
+            "minProperties": 1,
+            "additionalProperties": {
+                "type": "object",
+                "properties": {
+                    **_model(ObjectiveKeys, "objective", definitions)["properties"],
+                    "views": sections["views"],
+                    **{key: _ref(key) for key in SHARED},
+                    **of_objective,
+                },
+                "additionalProperties": False,
+            },
+        },
         "evaluate": _evaluate(registry, definitions),
         "callbacks": {"anyOf": [{"type": "null"}, {"type": "array", "items": _ref("callback")}]},
     }
