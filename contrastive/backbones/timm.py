@@ -128,6 +128,20 @@ class Timm(Backbone):
                 setattr(module, name, None)
         return split_tokens(self.net, self.name, features, keep, x.shape[2:])
 
+    def block_outputs(self, view: View, count: int) -> list[Tensor]:
+        """What ``forward_intermediates`` gives."""
+        net = cast(Any, self.net)
+        blocks = getattr(net, "blocks", None)
+        if blocks is None or not hasattr(net, "forward_intermediates"):
+            return super().block_outputs(view, count)
+        if count > len(blocks):
+            raise UsageError(f"{self.name} has {len(blocks)} blocks, fewer than the {count} to average.")
+        return list(
+            net.forward_intermediates(
+                self._scaled(view.data), indices=count, output_fmt="NLC", intermediates_only=True
+            )
+        )
+
     def _check_hiding(self, keep: Tensor | None, hidden: Tensor | None) -> None:
         for way, value in (("drop", keep), ("replace", hidden)):
             if value is not None and way not in self.hides:

@@ -49,6 +49,13 @@ class Backbone(StepPart):
         """
         raise UsageError(f"{type(self).__name__} gives no tokens; use a timm or torchvision backbone.")
 
+    def block_outputs(self, view: View, count: int) -> list[Tensor]:
+        """The patches as the last ``count`` blocks give them, before the last norm: each [b, N, G].
+
+        Raises UsageError: this backbone has no blocks of tokens.
+        """
+        raise UsageError(f"{type(self).__name__} has no blocks of tokens; use a timm vision transformer.")
+
     def allow_replacing(self) -> None:
         """Called once, before training, if an objective hides by ``replace``: make the learnt token."""
 

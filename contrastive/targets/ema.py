@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from contrastive.kinds import SpansRun
+from contrastive.kinds import Addition, SpansRun
 from contrastive.parts import Backbone, Head, Request, Target
 from contrastive.schedules import Schedule, value_at
 from contrastive.values import Progress
+from contrastive.views import Tokens, View
 
 
 class EMA(Target):
@@ -29,6 +32,10 @@ class EMA(Target):
         momentum: m at the first step (MoCo 0.999; BYOL 0.99 for 300 epochs, 0.996 for 1000).
         schedule: ``cosine`` raises m to 1 over the run: 1 - (1 - m) (cos(pi k / K) + 1) / 2 at step k of K
             (BYOL, section 3.2; MoCo v3); ``constant`` keeps it (MoCo v1 and v2).
+        layers: at level patch, keys are the mean output of this many last blocks (data2vec); null: the last
+            output of the network.
+        layer_norm: at level patch, normalise what keys are made of, each output over its width (data2vec,
+            I-JEPA).
     """
 
     detached = True
@@ -38,9 +45,12 @@ class EMA(Target):
         self,
         momentum: Annotated[float, Field(ge=0, le=1)] | Schedule = 0.99,
         schedule: Annotated[Literal["constant", "cosine"], SpansRun(unless=("constant",))] = "constant",
+        layers: Annotated[int | None, Field(gt=0), Addition()] = None,
+        layer_norm: Annotated[bool, Addition()] = False,
     ):
         super().__init__()
         self.momentum, self.schedule = momentum, schedule
+        self.layers, self.layer_norm = layers, layer_norm
         self._online: list[nn.Module] = []  # a list keeps the online weights out of this module
         self._places: dict[str, int] = {}  # request -> place of its head in the encoder
 
@@ -68,8 +78,10 @@ class EMA(Target):
                 request.level == "patch" or heads[name].pools for name, request in users.items()
             )
             output = backbone.tokens(view) if reads_tokens else backbone(view.data)
+            patches = self._patches(backbone, view, output)
             for name, request in users.items():
-                keys[name][number] = heads[name].whole(output, request.level)
+                own = patches if request.level == "patch" else output
+                keys[name][number] = heads[name].whole(own, request.level)
         return keys
 
     @torch.no_grad()
@@ -80,6 +92,15 @@ class EMA(Target):
         encode: Callable[[Tensor], Tensor],
     ) -> dict[int, Tensor]:
         return {view: self.encoder(pixels) for view, pixels in views.items()}
+
+    def _patches(self, backbone: Backbone, view: View, output: Tensor | Tokens) -> Tensor | Tokens:
+        """What keys of patches are made of: the network's output, or the mean of several blocks."""
+        if isinstance(output, Tensor) or not (self.layers or self.layer_norm):
+            return output
+        outputs = [output.patches] if self.layers is None else backbone.block_outputs(view, self.layers)
+        if self.layer_norm:
+            outputs = [F.layer_norm(each, each.shape[-1:]) for each in outputs]
+        return replace(output, patches=torch.stack(outputs).mean(0))
 
     def momentum_at(self, progress: Progress) -> float:
         """m at a step of the schedule."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -47,8 +48,11 @@ class _Transformer(Head):
         self.enter = nn.Linear(in_features, width)
         self.hidden = nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.hidden, std=0.02)
-        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks = nn.Sequential(
+            *(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        )
+        self.norm = norm(width)
         self.leave = nn.Linear(width, out_features)
         self.apply(_initialise)
 
