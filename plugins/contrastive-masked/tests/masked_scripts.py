@@ -148,7 +148,7 @@ def data2vec(
     layers: int,
     beta: float,
 ) -> Tensor:
-    """The loss of data2vec on images (Baevski et al. 2022, section 3.3), with outputs at the ends of blocks."""
+    """The loss of data2vec on images (Baevski et al. 2022, section 3.3), of outputs at the ends of blocks."""
     with torch.no_grad():
         outputs = teacher(pixels)[:-1][-layers:]
         target = torch.stack([plain_norm(each[:, 1:], 1e-5) for each in outputs]).mean(0)
@@ -167,7 +167,7 @@ def ijepa(
     depth: int,
     heads: int,
 ) -> Tensor:
-    """The loss of I-JEPA (Assran et al. 2023, section 3): each block predicted from the context, one at a time."""
+    """The loss of I-JEPA (Assran et al. 2023, section 3): each block is predicted from the context alone."""
     with torch.no_grad():
         target = plain_norm(teacher(pixels)[-1], 1e-5)
     visible = torch.stack([(~m).nonzero()[:, 0] for m in mask])
