@@ -128,8 +128,8 @@ class MaskTargets(Marking):
         visible = count - self.blocks * height * width
         if visible <= 0:
             raise UsageError(
-                f"mask_targets: {self.blocks} targets of {height} x {width} patches leave no context in a grid "
-                f"of {rows} x {columns}; lower blocks or scale."
+                f"mask_targets: {self.blocks} targets of {height} x {width} patches leave no context in a "
+                f"grid of {rows} x {columns}; lower blocks or scale."
             )
         boxes = [_boxes(rng, (height, width), grid) for _ in range(self.blocks)]
         inside = _boxes(rng, around, grid)  # [b, n of the context's block]
