@@ -120,9 +120,10 @@ def script_loss(name: str, s: scripts.State, view: View) -> Tensor:
 
 
 def move_average(s: scripts.State) -> None:
+    copy = TEACHER.removesuffix(".net")  # of the backbone, with the token that a copy never uses
     for name in list(s):
-        if name.startswith(TEACHER):
-            online = s[name.replace(TEACHER, BACKBONE)].detach()
+        if name.startswith(copy):
+            online = s[name.replace(copy, "backbone")].detach()
             s[name] = MOMENTUM * s[name] + (1 - MOMENTUM) * online
 
 
