@@ -7,7 +7,7 @@ training, and writing the results (:mod:`~contrastive.runs.summary`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -75,12 +75,15 @@ def run(
     with (
         display,
         interrupts.guard(),
-        interrupts.printing(display.log, display.leave_terminal),
-        interrupts.responding(_BEFORE_TRAINING),
+        interrupts.printing(display.log_now, display.leave_terminal),
+        interrupts.responding(interrupts.Response()),
+        ExitStack() as before_training,
         _explain_lost_connections(resolved_recipe.train.timeout),
     ):
+        before_training.enter_context(interrupts.responding(_BEFORE_TRAINING))
         data, composition = on_each(lambda: build(resolved_recipe, announce=display.phase))
-        return Job(resolved_recipe, data, composition, registry, display).execute(out, resume)
+        job = Job(resolved_recipe, data, composition, registry, display, before_training.close)
+        return job.execute(out, resume)
 
 
 @contextmanager
@@ -104,6 +107,10 @@ _AFTER_TRAINING = interrupts.Response(
 )
 
 
+def _nothing() -> None:
+    pass
+
+
 class Job:
     """One execution of a recipe.
 
@@ -112,16 +119,24 @@ class Job:
         data, composition: what it was built into.
         registry: the registry that resolved it.
         display: shows progress and prints messages.
+        training_starts: called when everything is ready for the first step.
     """
 
     def __init__(
-        self, recipe: Recipe, data: Data, composition: Composition, registry: Registry, display: Display
+        self,
+        recipe: Recipe,
+        data: Data,
+        composition: Composition,
+        registry: Registry,
+        display: Display,
+        training_starts: Callable[[], None] = _nothing,
     ):
         self.recipe = recipe
         self.data = data
         self.composition = composition
         self.registry = registry
         self.display = display
+        self.training_starts = training_starts
         self.identity = RunIdentity.of(recipe, data, composition)
 
     def execute(self, out: str | Path | None, resume: Resume) -> Run:
@@ -260,6 +275,7 @@ class Job:
     def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> None:
         self._start_trackers(engine)
         self._start(engine, resume)
+        self.training_starts()
         try:
             with (
                 explain_compile_errors_if(self.recipe.train.compile),
