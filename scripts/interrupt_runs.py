@@ -138,7 +138,7 @@ class Row:
             "traceback": "Traceback" in text and not is_torchrun,
             "nothing said": not own_lines(self.output),
             "late answer": self.delay is None or self.delay > 1,
-            "slow end": self.seconds > SLOW + 10,
+            "slow end": self.seconds > SLOW + 20,
             "more lost than said": (self.steps_lost or 0) > (0 if is_saved else max(stated, default=0)),
             "damaged checkpoint": not self.whole,
             "does not resume": self.next_step is None,
