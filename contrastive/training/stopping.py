@@ -47,6 +47,6 @@ class Stopping:
 def _alternative(number: int) -> str:
     """What would lose the steps that the message names next."""
     if interrupts.is_under_torchrun():  # it passes on no second Ctrl-C
-        return "if torchrun ends it before, you lose"
+        return "if torchrun ends it first, you lose"
     press = "press again" if number == signal.SIGINT else "press Ctrl-C"
     return f"{press} to stop now and lose"

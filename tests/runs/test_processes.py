@@ -92,6 +92,7 @@ def test_a_stop_saves_a_death_ends_all_and_one_process_goes_on(tiny_recipe: Path
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, (out, err)
+    assert "stopping after the next step; press Ctrl-C to stop now and lose " in out  # they vote meanwhile
     stopped = int(re.search(r"stopped at step (\d+) of", err)[1])
 
     process = subprocess.Popen(start, **pipes)

@@ -48,4 +48,4 @@ def test_the_first_signal_names_what_a_second_ctrl_c_loses(breaks: bool):
 def test_torchrun_passes_on_no_second_ctrl_c_so_none_is_suggested(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     for number in (signal.SIGINT, signal.SIGTERM):
-        assert notice(number) == "stopping after this work; if torchrun ends it before, you lose 3 steps"
+        assert notice(number) == "stopping after this work; if torchrun ends it first, you lose 3 steps"
