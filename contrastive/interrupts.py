@@ -99,7 +99,7 @@ class _Guard:
         self.message = ""
         self.process = os.getpid()
         self._first_answer: float | None = None
-        self._answered = threading.Event()  # set once it is printed what the first signal does
+        self._answer_printed = threading.Event()  # set once it is printed what the first signal does
         self.closers: list[Callable[[], None]] = []
 
     def handle(self, number: int, _: FrameType | None) -> None:
@@ -108,7 +108,7 @@ class _Guard:
             return  # a worker that was forked from this process: its parent answers
         is_first, self.is_stopping = not self.is_stopping, True
         if is_first:
-            self._answered.wait(_LONGEST_ANSWER)  # or the stage would be over, and another one would answer
+            self._answer_printed.wait(_LONGEST_ANSWER)  # or another stage would answer
         if is_first and self.responses[-1].breaks:
             self.is_broken_off = self.responses[-1].ends
             raise KeyboardInterrupt
@@ -123,7 +123,7 @@ class _Guard:
             self.print(response.notice(number))
             if response.breaks and response.ends and self.owns_process:
                 self.exit_after(GRACE)
-            self._answered.set()
+            self._answer_printed.set()
         elif number == signal.SIGINT and now - self._first_answer >= _window():
             if self.owns_process:
                 self.exit_after(GRACE if response.pass_on else 0.5)  # even if printing waits for a lock

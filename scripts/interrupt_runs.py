@@ -125,13 +125,17 @@ class Row:
     whole: bool
     next_step: int | None
 
+    def stated_loss(self) -> int:
+        """How many steps the command said were lost; metrics.jsonl is written one step late."""
+        losses = re.findall(r"\blost (\d+) steps?", "\n".join(self.output))
+        return max(map(int, losses), default=0)
+
     def faults(self) -> list[str]:
         """What is wrong with it."""
         text = "\n".join(self.output)
         is_torchrun = (
             self.moment == "torchrun"
         )  # it prints a traceback of its own, and passes on no second SIGINT
-        stated = [int(number) for number in re.findall(r"\blost (\d+) steps?", text)]
         is_saved = self.way != "SIGINT twice" or is_torchrun or "saved in" in text
         faults = {
             "exit code": self.code != (1 if is_torchrun else 130),
@@ -139,7 +143,7 @@ class Row:
             "nothing said": not own_lines(self.output),
             "late answer": self.delay is None or self.delay > 1,
             "slow end": self.seconds > SLOW + 20,
-            "more lost than said": (self.steps_lost or 0) > (0 if is_saved else max(stated, default=0)),
+            "more lost than said": (self.steps_lost or 0) > (0 if is_saved else self.stated_loss()),
             "damaged checkpoint": not self.whole,
             "does not resume": self.next_step is None,
         }
@@ -154,7 +158,7 @@ def own_lines(output: Sequence[str]) -> list[str]:
 def attempt(name: str, way: str, place: Path) -> Row:
     """Come to the moment, send the signals, wait for the end, and start the same command again."""
     moment = MOMENTS[name]
-    with started(moment, place, is_slow=True) as (process, log):
+    with command_of(moment, place, is_slow=True) as (process, log):
         wait_for(lambda: has_come(moment, place), process)
         time.sleep(0.5)
         size = log.stat().st_size
@@ -188,7 +192,9 @@ def interrupt(
 
 
 @contextmanager
-def started(moment: Moment, place: Path, *, is_slow: bool) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def command_of(
+    moment: Moment, place: Path, *, is_slow: bool
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """The command of a moment and the file with its output; at the end all its processes are killed."""
     log, site = place / ("first.log" if is_slow else "second.log"), place.parent / "site"
     site.mkdir(exist_ok=True)
@@ -270,7 +276,7 @@ def resumption(moment: Moment, place: Path) -> int | None:
             step = 0
         return step is not None
 
-    with started(moment, place, is_slow=False) as (process, log), suppress(TimeoutError):
+    with command_of(moment, place, is_slow=False) as (process, log), suppress(TimeoutError):
         wait_for(has_resumed, process)
     return step
 
@@ -312,10 +318,11 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         words = "; then: ".join(
             dict.fromkeys(
-                re.sub(r"in \S*/\S+?([;.]?)(?= |$)", r"in DIR\1", line) for line in own_lines(row.output)
+                re.sub(r"in \S*/\S+?([;.]?)(?= |$)", r"in DIR\1", line).rstrip(".")
+                for line in own_lines(row.output)
             )
         )
-        loss = "no run folder" if row.steps_lost is None else row.steps_lost
+        loss = "no run folder" if row.steps_lost is None else max(row.steps_lost, row.stated_loss())
         start = f"step {row.next_step}" if row.next_step else "the beginning"
         lines.append(
             f"| {row.moment} | {row.way} | {words or 'nothing'} | {row.code} "
@@ -324,8 +331,9 @@ def table(rows: Sequence[Row]) -> str:
     whole = sum(row.whole for row in rows)
     delays = [row.delay for row in rows if row.delay is not None]
     total = (
-        f"Checkpoints were whole after {whole} of {len(rows)} attempts. The first line came at most "
-        f"{max(delays, default=0):.1f} s after the first signal. The second signal came {PAUSE:g} s later."
+        f"Checkpoints were whole after {whole} of {len(rows)} attempts. The first line came at most\n"
+        f"{1000 * max(delays, default=0):.0f} ms after the first signal. "
+        f"The second signal came {PAUSE:g} s later."
     )
     return "\n".join([*lines, "", total]) + "\n"
 
