@@ -123,16 +123,19 @@ def test_a_lost_connection_is_a_stop_if_the_launcher_then_stops_this_process(
     monkeypatch.setattr(distributed, "rank", lambda: 0)
     monkeypatch.setattr(job, "_LAUNCHER_DELAY", 1.0 if is_stopped else 0.1)
     response = interrupts.Response(lambda _: "", breaks=False, ends=False)
-    if is_stopped:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     expected, message = (Interrupted, "has stopped") if is_stopped else (ContrastiveError, "has exited")
-    with (
-        interrupts.guard(),
-        interrupts.responding(response),
-        pytest.raises(expected, match=message),
-        job.explain_lost_connections(10),
-    ):
-        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:44210")
+    launcher = threading.Timer(0.2 if is_stopped else 60, os.kill, (os.getpid(), signal.SIGTERM))
+    launcher.start()
+    try:
+        with (
+            interrupts.guard(),
+            interrupts.responding(response),
+            pytest.raises(expected, match=message),
+            job.explain_lost_connections(10),
+        ):
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:44210")
+    finally:
+        launcher.cancel()
 
 
 @pytest.mark.slow
