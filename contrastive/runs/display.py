@@ -174,6 +174,12 @@ class Display:
         """Print a message, above the live line if there is one."""
         self._print(Text(message))
 
+    def log_now(self, message: str) -> None:
+        """As :meth:`log`, from any thread; the phase is named no more, since it may end at once."""
+        if (phase := self._phase) is not None:
+            phase.end()
+        self.log(message)
+
     def warn(self, message: str) -> None:
         """Print a warning, above the live line if there is one."""
         self._print(Text("warning: ", style="bold yellow") + Text(message))

@@ -129,7 +129,7 @@ class Engine:
         """Train to the last step, evaluating and saving on the way. Raises Interrupted after saving."""
         self._clock = time.perf_counter()
         try:
-            with self._stopping.after("this step"):
+            with self._stopping.after("this step" if self.interrupted.is_immediate else "the next step"):
                 if self.state.evaluation_due:
                     self._finish_epoch()
                 while not self._is_over:

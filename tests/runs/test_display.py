@@ -190,6 +190,15 @@ def test_a_phase_that_takes_seconds_is_named_in_a_plain_line(monkeypatch):
     assert lines == ["building the model", "decoding 0 of 8,000 images", "decoding 3,000 of 8,000 images"]
 
 
+def test_a_phase_that_a_signal_ends_is_not_named_after_it():
+    out = io.StringIO()
+    with Display(out) as display:
+        display.phase("opening the data set", delay=0.05)
+        display.log_now("stopped")
+        time.sleep(0.2)
+    assert out.getvalue() == "stopped\n"
+
+
 def test_a_terminal_shows_the_phase_and_its_time(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     out = Terminal()

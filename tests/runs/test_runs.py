@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 import contrastive
+from contrastive import distributed
 from contrastive.build import build
 from contrastive.data import TrainLoader, augment
 from contrastive.errors import ContrastiveError, Interrupted, UsageError
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from contrastive.training import Checkpoints, MetricsFile
+from contrastive.training import Checkpoints, Engine, MetricsFile
 from tests.support.same import assert_same_run, final_state, metrics
 from tests.support.tiny import interrupted_after
 
@@ -125,6 +127,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_run: Path, tiny_reci
 def test_ctrl_c_saves_and_exits_130(tiny_recipe: Path, tmp_path: Path):
     command = [sys.executable, "-m", "contrastive", "run", str(tiny_recipe), "--out", str(tmp_path / "run")]
     command += [
+        "--json",
         "--set",
         "train.epochs=2000",
         "--set",
@@ -140,10 +143,47 @@ def test_ctrl_c_saves_and_exits_130(tiny_recipe: Path, tmp_path: Path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
-    assert "Traceback" not in out + err
+    assert "Traceback" not in err
+    assert out == "", "with --json standard output has one object, of a finished run, or nothing"
     step = final_state(tmp_path / "run")["progress"]["step"]
     assert step >= 1
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, step + 1))
+
+
+def test_a_signal_after_the_run_does_not_report_that_it_never_began(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def end_training(_: Accelerator) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(Accelerator, "end_training", end_training)
+    with pytest.raises(Interrupted, match=r"^interrupted$"):
+        contrastive.run(tiny_recipe, {"train.max_steps": 1, "evaluate": {}}, out=tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert "before the first step" not in capsys.readouterr().out
+
+
+def test_a_lost_connection_is_explained_although_the_run_leaves_the_group(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    processes = 1
+
+    def train(_: Engine) -> None:
+        nonlocal processes
+        processes = 2
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.77.0.2]:44210")
+
+    def end_training(_: Accelerator) -> None:
+        nonlocal processes
+        processes = 1  # the error can be told from others only before
+
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    monkeypatch.setattr(Engine, "train", train)
+    monkeypatch.setattr(Accelerator, "end_training", end_training)
+    with pytest.raises(ContrastiveError, match=r"^process 0 of 2 lost its connection to another process"):
+        contrastive.run(tiny_recipe, {"train.max_steps": 1, "evaluate": {}}, out=tmp_path / "run")
 
 
 def test_another_recipe_in_the_same_folder_is_refused_naming_the_difference(
