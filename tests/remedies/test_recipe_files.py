@@ -209,8 +209,11 @@ REMEDIES = [
         ["dataset={name: image_folder}", "dataset.root=images #2"],
         lambda message: [
             "dataset={name: image_folder}",
-            f"dataset.root={re.search(r'part of it: (.*)', message)[1]}",
+            shlex.split(message.partition("part of it: ")[2])[1],
         ],
+    ),
+    Remedy(
+        "recipe/sources.py", "remove it.", overridden, ["loss={name: nt_xent} # x"], ["loss={name: nt_xent}"]
     ),
     Remedy("recipe/locations.py", "write it elsewhere with --out", outside_data, "images/z.png", "z.png"),
     Remedy(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,8 +90,8 @@ def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
         contrastive.run(tiny_recipe, {"train.epochs": 4}, out=tiny_run)
     message = str(refused.value)
     assert "optimizer.schedule: cosine spans the epochs" in message
-    weights = message.split("--set ")[1].split()[0].removesuffix(".")
-    assert weights == f"backbone.weights={tiny_run / 'backbone'}"
+    option, weights = shlex.split(re.search(r"these weights: (.*)\. Name another", message)[1])
+    assert (option, weights) == ("--set", f"backbone.weights='{tiny_run / 'backbone'}'")
     sets = ["train.max_steps=1", "evaluate.every=0", "evaluate.linear=null", "optimizer.lr=1e-9", weights]
     new = contrastive.run(tiny_recipe, sets, out=tmp_path / "new")
     start, end = (
