@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from contrastive.backbones import Timm
 from contrastive.backbones import Torchvision as TorchvisionBackbone
@@ -34,6 +35,11 @@ def saved(name: str = "weights.pt", **arguments: Any) -> str:
     """A file with the state dict of a timm model."""
     torch.save(Timm(3, **{"image_size": 32, **arguments}).net.state_dict(), name)
     return name
+
+
+def saved_by_torchvision(_: str) -> dict[str, Any]:
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), "weights.pt")
+    return {"model": "squeezenet1_1", "weights": Path("weights.pt")}
 
 
 def with_state(change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -118,8 +124,8 @@ def networks() -> Iterator[Remedy]:
         "backbones/probe.py",
         "Choose another image size or model",
         of_torchvision,
-        lambda: {"model": "alexnet", "size": 16},
-        lambda _: {"model": "alexnet", "size": 64},
+        lambda: {"model": "squeezenet1_1", "size": 16},
+        lambda _: {"model": "squeezenet1_1", "size": 64},
     )
     yield Remedy(
         "backbones/probe.py",
@@ -158,7 +164,7 @@ def networks() -> Iterator[Remedy]:
         from_folder,
     )
     yield Remedy(
-        "backbones/timm.py", "is timm's old name", timm, lambda: {"model": "tv_resnet34"}, from_address
+        "backbones/timm.py", "is timm's old name", timm, lambda: {"model": "ssl_resnet18"}, from_address
     )
     yield Remedy(
         "backbones/timm.py",
@@ -206,15 +212,15 @@ def networks() -> Iterator[Remedy]:
         "backbones/torchvision.py",
         "names pretrained weights",
         of_torchvision,
-        lambda: {"model": "ResNet18_Weights.DEFAULT"},
-        lambda _: {"model": "resnet18", "weights": Path(saved(model="resnet18"))},
+        lambda: {"model": "SqueezeNet1_1_Weights.DEFAULT"},
+        saved_by_torchvision,
     )
     yield Remedy(
         "backbones/torchvision.py",
         "set the backbone's 'weights'",
         of_torchvision,
-        lambda: {"model": "resnet18", "options": {"pretrained": True}},
-        lambda _: {"model": "resnet18", "weights": Path(saved(model="resnet18"))},
+        lambda: {"model": "squeezenet1_1", "options": {"pretrained": True}},
+        saved_by_torchvision,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,7 @@ def with_strangers(sets: list[str]) -> None:
     build(load_recipe(TINY, sets, strangers()))
 
 
+@cache
 def strangers() -> Registry:
     own = load_registry()
     own.add(Strangers(), "strangers", "1.0")

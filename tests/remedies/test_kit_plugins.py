@@ -101,16 +101,15 @@ def pickled(function: Any) -> None:
 def plugins() -> Iterator[Remedy]:
     rules = "rules/every_part.py"
     known = {"contrastive_api": API_VERSION}
+    whole = {"register_negatives": register_negatives, **known}
     yield Remedy(
         rules,
         "write contrastive_api =",
         plugin_verdict,
         {"register_negatives": register_negatives},
-        {"register_negatives": register_negatives, **known},
+        whole,
     )
-    yield Remedy(
-        rules, "write a hook such as", plugin_verdict, known, {"register_negatives": register_negatives, **known}
-    )
+    yield Remedy(rules, "write a hook such as", plugin_verdict, known, whole)
     yield case("every_part", "define every abstract method", "loads", Abstract, WholeProtocol)
     yield case("every_part", "What it is, in one line", "documented", Undescribed, WholeLoss)
     yield case("every_part", "draw from your own generator or", "global state", SeedsAll, WholeLoss)

@@ -101,7 +101,7 @@ def augmentations() -> Iterator[Remedy]:
         "set the backbone's mean and std",
         lambda attempt: attempt(),
         lambda: lambda: transformed(normalize),
-        lambda _: lambda: Timm(3, 16, "resnet10", "small", mean=[0.5], std=[0.25]),
+        lambda _: lambda: Timm(3, 16, "resnet10", "small", mean=[0.5], std=[0.25], options={"width": 0.125}),
     )
     yield Remedy(
         "augmentations/torchvision.py",

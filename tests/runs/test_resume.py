@@ -24,8 +24,8 @@ from contrastive.protocols import KNN
 from contrastive.runs import job, resume
 from contrastive.runs.process_guard import folder_lock
 from contrastive.training import Engine
-from tests.support.same import assert_same, assert_same_run, final_state, metrics
-from tests.support.tiny import interrupted_after, write_data
+from tests.support.same import assert_same, assert_same_run, final_state, metrics, steps_of
+from tests.support.tiny import UNEVALUATED, interrupted_after, write_data
 
 #: What changes no weight, and may be changed while a run is under way.
 FREE: dict[str, dict[str, Any]] = {
@@ -49,8 +49,7 @@ def test_what_may_change_while_a_run_is_under_way(
     ours, theirs = final_state(Path("run")), final_state(tiny_run)
     for key in ("method", "optimizer"):
         assert_same(ours[key], theirs[key])
-    steps = [[line for line in metrics(folder) if "loss" in line] for folder in (Path("run"), tiny_run)]
-    assert steps[0] == steps[1]
+    assert steps_of(Path("run")) == steps_of(tiny_run)
 
 
 def test_a_run_of_constant_schedules_may_be_made_longer(tiny_recipe: Path, tmp_path: Path):
@@ -69,8 +68,8 @@ def test_a_run_of_constant_schedules_may_be_made_longer(tiny_recipe: Path, tmp_p
 def test_a_kill_between_recipe_and_environment_keeps_a_run_longer(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    folder = tmp_path / "run"
-    contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 1}, out=folder)
+    folder, sets = tmp_path / "run", {**UNEVALUATED, **CONSTANT}
+    contrastive.run(tiny_recipe, {**sets, "train.epochs": 1}, out=folder)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -78,9 +77,9 @@ def test_a_kill_between_recipe_and_environment_keeps_a_run_longer(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resume, "write_json", killed)
         with pytest.raises(Interrupted):
-            contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder)
+            contrastive.run(tiny_recipe, {**sets, "train.epochs": 2}, out=folder)
     assert "epochs: 2" in (folder / "recipe.yaml").read_text()
-    assert contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder).summary["epochs"] == 2
+    assert contrastive.run(tiny_recipe, {**sets, "train.epochs": 2}, out=folder).summary["epochs"] == 2
 
 
 def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
@@ -92,8 +91,8 @@ def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
     assert "optimizer.schedule: cosine spans the epochs" in message
     option, weights = shlex.split(re.search(r"these weights: (.*)\. Name another", message)[1])
     assert (option, weights) == ("--set", f"backbone.weights='{tiny_run / 'backbone'}'")
-    sets = ["train.max_steps=1", "evaluate.every=0", "evaluate.linear=null", "optimizer.lr=1e-9", weights]
-    new = contrastive.run(tiny_recipe, sets, out=tmp_path / "new")
+    short = ["train.max_steps=1", "optimizer.lr=1e-9", "evaluate={every: 0, knn: null, linear: null}"]
+    new = contrastive.run(tiny_recipe, [*short, weights], out=tmp_path / "new")
     start, end = (
         final_state(folder)["method"]["backbone.net.conv1.weight"] for folder in (tiny_run, new.folder)
     )
@@ -255,7 +254,7 @@ def test_a_run_that_began_and_ended_meanwhile_is_not_overwritten(
 ):
     """Another process took the folder after it was found free, and before it was locked."""
     folder, make = tmp_path / "run", job.make_accelerator
-    quick = {"train.max_steps": 1, "evaluate.every": 0, "evaluate.linear": None}
+    quick = {**UNEVALUATED, "train.max_steps": 1}
 
     def after_another(*arguments: Any) -> Any:
         monkeypatch.setattr(job, "make_accelerator", make)
