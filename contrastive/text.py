@@ -109,13 +109,13 @@ def byte_count(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
 
 
-def quoted(text: str) -> str:
+def quotation(text: str) -> str:
     """A line of text as YAML reads it, whatever its characters are."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def set_to_text(path: str, text: str) -> str:
     """The option ``--set`` that sets a value of a recipe to a line of text, as a shell takes it."""
-    assignment = f"{path}={quoted(text)}"
+    assignment = f"{path}={quotation(text)}"
     has_special = re.search(r'["$`\\!]', assignment)  # within double quotes
     return f"--set {shlex.quote(assignment)}" if has_special else f'--set "{assignment}"'

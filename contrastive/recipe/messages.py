@@ -15,7 +15,7 @@ from contrastive.errors import Mistake, did_you_mean
 from contrastive.recipe.marks import arms, item_of
 from contrastive.recipe.nodes import Node
 from contrastive.recipe.signature import type_text
-from contrastive.text import quoted, set_to_text
+from contrastive.text import quotation, set_to_text
 
 
 def describe(node: Node) -> str:
@@ -41,7 +41,7 @@ def missing_quotes(node: Node, path: str, errors: Iterable[ErrorDetails]) -> str
         return ""
     if node.where.override:
         return f"; quote it for YAML and for the shell: {set_to_text(path, node.source)}"
-    return f"; quote it: {quoted(node.source)}"
+    return f"; quote it: {quotation(node.source)}"
 
 
 def join(path: str, *steps: str | int) -> str:

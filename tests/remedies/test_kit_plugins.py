@@ -22,8 +22,8 @@ from tests.support.remedies import Remedy
 
 
 @hookimpl
-def register_negatives(register):
-    register("mine", "contrastive.negatives:InBatch")
+def register_protocol(register):
+    register("mine", "contrastive.protocols:KNN")
 
 
 def plugin(**content: Any) -> SimpleNamespace:
@@ -101,12 +101,12 @@ def pickled(function: Any) -> None:
 def plugins() -> Iterator[Remedy]:
     rules = "rules/every_part.py"
     known = {"contrastive_api": API_VERSION}
-    whole = {"register_negatives": register_negatives, **known}
+    whole = {"register_protocol": register_protocol, **known}
     yield Remedy(
         rules,
         "write contrastive_api =",
         plugin_verdict,
-        {"register_negatives": register_negatives},
+        {"register_protocol": register_protocol},
         whole,
     )
     yield Remedy(rules, "write a hook such as", plugin_verdict, known, whole)

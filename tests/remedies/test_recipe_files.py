@@ -196,7 +196,7 @@ REMEDIES = [
     ),
     Remedy(
         "recipe/messages.py",
-        "; quote it: '{}'",
+        "; quote it: {}",
         resolved,
         F + "  root: 2024\n",
         lambda message: F + f"  root: {re.search(r'quote it: (.*)', message)[1]}\n",

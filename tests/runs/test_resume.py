@@ -32,7 +32,7 @@ FREE: dict[str, dict[str, Any]] = {
     "workers": {"train.workers": 2, "train.memory_limit": 0, "train.cache": "none"},
     "memory_limit and cache": {"train.memory_limit": 0, "train.cache": "cache"},
     "checkpoint_every": {"train.checkpoint_every": 3},
-    "evaluation": {"evaluate.knn.k": 3, "evaluate.every": 3, "evaluate.linear": None},
+    "evaluation": {"evaluate.knn": {"k": 3}, "evaluate.every": 3},
     "name": {"name": "another"},
 }
 CONSTANT = {"optimizer.schedule": "constant", "evaluate.linear": None}
@@ -44,8 +44,8 @@ def test_what_may_change_while_a_run_is_under_way(
 ):
     monkeypatch.chdir(tmp_path)
     with interrupted_after(11), pytest.raises(Interrupted):
-        contrastive.run(tiny_recipe, out="run")
-    contrastive.run(tiny_recipe, FREE[changed], out="run", resume="must")
+        contrastive.run(tiny_recipe, UNEVALUATED, out="run")
+    contrastive.run(tiny_recipe, {**UNEVALUATED, **FREE[changed]}, out="run", resume="must")
     ours, theirs = final_state(Path("run")), final_state(tiny_run)
     for key in ("method", "optimizer"):
         assert_same(ours[key], theirs[key])
