@@ -10,6 +10,7 @@ import contrastive
 from contrastive.build import DataSets, build
 from contrastive.recipe import Recipe, dump_yaml, load_cells, resolve, shipped_recipes
 from contrastive.registry import load_registry
+from tests.support.tiny import UNEVALUATED
 
 #: Study -> how many recipes it stands for.
 STUDIES = {
@@ -74,4 +75,4 @@ def test_a_pair_of_operations_changes_one_view_alone(tmp_path: Path):
     path = tmp_path / "pair.yaml"
     path.write_text(dump_yaml(recipe))
     sets = {"train.max_steps": 2, "train.batch_size": 16, "augmentation.of.0.operations.1.size": 28}
-    assert contrastive.run(path, sets, out=tmp_path / "run").summary["steps"] == 2
+    assert contrastive.run(path, {**UNEVALUATED, **sets}, out=tmp_path / "run").summary["steps"] == 2

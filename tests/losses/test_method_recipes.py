@@ -28,7 +28,8 @@ def stand_in(root: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_recipe_of_the_sample_is_right_and_trains(name: str, tmp_path: Path):
-    run = contrastive.run(name, {**UNEVALUATED, "train.max_steps": 2}, out=tmp_path / "run")
+    short = {**UNEVALUATED, "train.max_steps": 2, "train.batch_size": 64}
+    run = contrastive.run(name, short, out=tmp_path / "run")
     assert run.summary["steps"] == 2
     losses = [line["loss"] for line in run.metrics if "loss" in line]
     assert len(losses) == 2
