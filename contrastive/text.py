@@ -1,7 +1,9 @@
-"""Numbers and lists formatted for people."""
+"""Numbers, lists and options formatted for people."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,3 +107,15 @@ def count_and_names(names: Sequence[str], noun: str) -> str:
 def byte_count(count: int) -> str:
     """``3145728`` -> ``3.0 MiB``."""
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
+def quotation(text: str) -> str:
+    """A line of text as YAML reads it, whatever its characters are."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def set_to_text(path: str, text: str) -> str:
+    """The option ``--set`` that sets a value of a recipe to a line of text, as a shell takes it."""
+    assignment = f"{path}={quotation(text)}"
+    has_special = re.search(r'["$`\\!]', assignment)  # within double quotes
+    return f"--set {shlex.quote(assignment)}" if has_special else f'--set "{assignment}"'

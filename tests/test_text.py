@@ -1,8 +1,11 @@
-"""Numbers and lists as people read them."""
+"""Numbers, lists and options as people and shells read them."""
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
+import yaml
 
 from contrastive.text import (
     MetricFormat,
@@ -12,6 +15,7 @@ from contrastive.text import (
     duration,
     percent,
     quantity,
+    set_to_text,
 )
 
 
@@ -80,3 +84,18 @@ def test_a_list_is_shortened_to_five():
 def test_bytes_are_in_the_unit_that_fits():
     assert byte_count(3 * 2**19) == "1.5 MiB"
     assert byte_count(5 * 2**29) == "2.5 GiB"
+
+
+@pytest.mark.parametrize(
+    "text", ["runs/my run", "it's", '"a" b', "$HOME and `x`", "wow!", "a\\b", "x # y", "- {a: 1}", "", "über"]
+)
+def test_an_option_reaches_yaml_through_a_shell_as_the_text(text):
+    script = f"printf '%s\\n' {set_to_text('dataset.root', text)}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    option, assignment = done.stdout.splitlines()
+    path, _, value = assignment.partition("=")
+    assert (option, path, yaml.safe_load(value)) == ("--set", "dataset.root", text)
+
+
+def test_an_option_is_in_double_quotes_if_they_suffice():
+    assert set_to_text("dataset.root", "a #1") == "--set \"dataset.root='a #1'\""

@@ -40,8 +40,8 @@ def test_there_are_faults_enough():
 
 
 @hookimpl
-def register_head(register):
-    register("my_head", "contrastive.heads:MLP")
+def register_protocol(register):
+    register("mine", "contrastive.protocols:KNN")
 
 
 def plugin(**content):
@@ -49,19 +49,21 @@ def plugin(**content):
 
 
 def test_a_plugin_of_another_interface_fails_that_check():
-    found = failed(check_plugin(plugin(register_head=register_head, contrastive_api=99)))
+    found = failed(check_plugin(plugin(register_protocol=register_protocol, contrastive_api=99)))
     assert set(found) == {"api version"}
     assert "99" in found["api version"]
 
 
 def test_a_plugin_that_does_not_say_its_interface_fails_that_check():
-    assert set(failed(check_plugin(plugin(register_head=register_head)))) == {"api version"}
+    assert set(failed(check_plugin(plugin(register_protocol=register_protocol)))) == {"api version"}
 
 
 def test_a_misspelt_hook_fails_registers():
     misspelt = hookimpl(lambda register: None)
     found = failed(
-        check_plugin(plugin(register_head=register_head, register_heads=misspelt, contrastive_api=1))
+        check_plugin(
+            plugin(register_protocol=register_protocol, register_protocols=misspelt, contrastive_api=1)
+        )
     )
     assert set(found) == {"registers"}
-    assert "register_head" in found["registers"]
+    assert "register_protocol" in found["registers"]
