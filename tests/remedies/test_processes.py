@@ -22,6 +22,7 @@ import contrastive.runs.launch as launch
 import contrastive.runs.network as network
 import contrastive.training.accelerator as accelerator
 from contrastive.recipe import load_recipe
+from contrastive.targets import SharedEncoder
 from contrastive.training.compilation import explain_compile_errors_if
 from tests.support.attempts import TINY, command, registry
 from tests.support.remedies import Remedy
@@ -59,13 +60,14 @@ def announced(arguments: tuple[str, list[Any]]) -> None:
     first, protocols = arguments
     own = SimpleNamespace(
         identity=SimpleNamespace(fingerprint="a" * 64),
-        composition=SimpleNamespace(protocols=protocols),
+        composition=SimpleNamespace(protocols=protocols, method=SimpleNamespace(target=SharedEncoder())),
         recipe=load_recipe(TINY, (), registry()),
         display=SimpleNamespace(log=lambda _: None),
     )
     with (
         mock.patch.object(job, "on_first", return_value=first),
         mock.patch.object(job, "world_size", return_value=2),
+        mock.patch.object(accelerator, "world_size", return_value=2),
     ):
         job.Job._announce_processes(own, torch.device("cuda"))
 
