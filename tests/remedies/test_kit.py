@@ -121,6 +121,13 @@ class LogsNumbers(Callback):
         run.log({"loss": float(torch.tensor(1.0))})
 
 
+class LogsSeededNoise(Callback):
+    """Logs a random number of a generator that is seeded with the step."""
+
+    def epoch_done(self, run, epoch):
+        run.log({"noise": float(np.random.default_rng(run.step).random())})
+
+
 class Remembers(callback.ForgetsPatience):
     """Restores all of its state."""
 
@@ -159,6 +166,9 @@ def altered(**values: Any) -> type:
 def data_sets() -> Iterator[Remedy]:
     yield case("callback", "convert with float()", "hooks", LogsTensors, LogsNumbers)
     yield case("callback", "return all of its state", "state_dict", callback.ForgetsPatience, Remembers)
+    yield case(
+        "callback", "with run.step for what it draws", "state_dict", callback.LogsNoise, LogsSeededNoise
+    )
     yield case("dataset", "; list train, and what else", "table", data_set(splits=lambda _: ("all",)), _Whole)
     empty = np.zeros(0, np.int64)
     yield case("dataset", "raise a DataError that names", "table", altered(ids=empty), _Whole)
