@@ -9,6 +9,7 @@ import torch
 
 from contrastive.build import build
 from contrastive.errors import Interrupted
+from contrastive.losses import NTXent
 from contrastive.parts import Callback
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
@@ -83,3 +84,17 @@ def test_a_run_that_is_stopped_and_extended_takes_the_same_steps(uninterrupted, 
     trained(tiny_recipe, tmp_path / "run", second, "train.max_steps=6")
     assert [step for step, _ in first.taken] == [1, 2]
     assert first.taken + second.taken == uninterrupted[0].taken
+
+
+def test_a_skipped_step_is_taken_and_never_reported(tiny_recipe, tmp_path, monkeypatch):
+    callback, compare = Digests(), NTXent.compare
+
+    def fail_once(self, comparison):
+        return compare(self, comparison) * (float("nan") if len(callback.taken) == 1 else 1.0)
+
+    monkeypatch.setattr(NTXent, "compare", fail_once)
+    trained(tiny_recipe, tmp_path / "run", callback, "train.nonfinite=skip", "train.max_steps=3")
+    (one, first), (two, second), (three, third) = callback.taken
+    assert (one, two, three) == (1, 2, 3)
+    assert first == second != third
+    assert [step for step, _ in callback.reported] == [1, 3]
