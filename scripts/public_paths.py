@@ -23,7 +23,7 @@ MARKS = re.compile(r"(<!-- public paths -->\n).*?(<!-- /public paths -->)", re.D
 _CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 #: In text: a path in backticks, and the names after it, as in `contrastive.kinds.InFeatures`, `InChannels`.
-_DOTTED = re.compile(r"`[^`\n]*?\b(contrastive(?:\.\w+)+)[^`\n]*`((?:, `[A-Za-z_]\w*`)*)")
+_PATH = re.compile(r"`[^`\n]*?\b(contrastive(?:\.\w+)+)[^`\n]*`((?:, `[A-Za-z_]\w*`)*)")
 #: A table of what a module has, and the first cell of its rows.
 _TABLE = re.compile(
     r"^\| [^|`]*\bof `(contrastive[\w.]*)`[^|`]* \|.*\n\|[-| :]+\n((?:\|.*\n?)+)", re.MULTILINE
@@ -66,8 +66,8 @@ def pages(checkout: Path) -> Iterator[str]:
 
 def paths_in_text(text: str, checkout: Path) -> Iterator[str]:
     """``module:name`` of what a page names by its path, or in a table of what a module has."""
-    for dotted, others in _DOTTED.findall(text):
-        module, names = _divided(dotted, checkout)
+    for whole, others in _PATH.findall(text):
+        module, names = _split(whole, checkout)
         if names:
             yield f"{module}:{names[0]}"
             yield from (f"{module}:{name}" for name in re.findall(r"\w+", others))
@@ -76,9 +76,9 @@ def paths_in_text(text: str, checkout: Path) -> Iterator[str]:
             yield from (f"{module}:{name}" for name in re.findall(r"`([A-Za-z_]\w*)", row))
 
 
-def _divided(dotted: str, checkout: Path) -> tuple[str, list[str]]:
-    """The longest module that a dotted path begins with, and the names after it."""
-    words = dotted.split(".")
+def _split(whole: str, checkout: Path) -> tuple[str, list[str]]:
+    """The longest module that a path begins with, and the names after it."""
+    words = whole.split(".")
     for length in range(len(words), 0, -1):
         path = checkout.joinpath(*words[:length])
         if path.with_suffix(".py").is_file() or path.is_dir():

@@ -91,9 +91,9 @@ def callback_state(subject: Subject) -> None:
     fail(f"it {difference}; return all of its state from state_dict, and restore it in load_state_dict")
 
 
-def _first_difference(straight: Sequence[Call], resumed: Sequence[Call]) -> str:
+def _first_difference(straight: Sequence[Call], continuation: Sequence[Call]) -> str:
     """``logs spread 0.3 at step 21 without a resume, and spread 0.4 with one``: the first that differs."""
-    pairs = zip_longest(straight, resumed)
+    pairs = zip_longest(straight, continuation)
     one, other = next(pair for pair in pairs if not same(*pair))
     if one is None or other is None:
         return f"{one or other} only {'after' if one is None else 'without'} a resume"
