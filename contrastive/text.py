@@ -60,10 +60,11 @@ class MetricFormat:
         """``71.2 %``, or ``0.413``."""
         return percent(value) if self.unit == "fraction" else self._number(value)
 
-    def change(self, difference: float) -> str:
-        """``+3.1`` percentage points, or ``+0.031``."""
-        sign = "" if difference < 0 else "+"
-        return f"{100 * difference:+.1f}" if self.unit == "fraction" else sign + self._number(difference)
+    def change(self, difference: float, value: float | None = None) -> str:
+        """``+3.1`` percentage points, or ``+0.031``: in the format of ``value``, if that is next to it."""
+        if self.unit == "fraction":
+            return f"{100 * difference:+.1f}"
+        return ("" if difference < 0 else "+") + self._number(difference, value)
 
     def margin(self, half_width: float) -> str:
         """``3.1`` percentage points, or ``0.031``: what follows a plus-minus sign."""
@@ -75,9 +76,15 @@ class MetricFormat:
         return " points" if self.unit == "fraction" else ""
 
     @staticmethod
-    def _number(value: float) -> str:
-        """Three decimals, or three digits of numbers for which they say little."""
-        return f"{value:,.3f}" if value == 0 or 0.01 <= abs(value) < 1e6 else f"{value:.3g}"
+    def _number(value: float, scale: float | None = None) -> str:
+        """Three decimals, or three digits if they say little of ``scale``, by default of the number."""
+        size = abs(value if scale is None else scale)
+        return f"{value:,.3f}" if size == 0 or 0.01 <= size < 1e6 else f"{value:.3g}"
+
+
+def metric_words(key: str) -> str:
+    """``linear_top1`` -> ``linear top1``; a key with more underscores stays as it is, as JSON has it."""
+    return key.replace("_", " ") if key.count("_") == 1 else key
 
 
 def duration(seconds: float) -> str:

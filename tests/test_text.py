@@ -13,6 +13,7 @@ from contrastive.text import (
     byte_count,
     count_and_names,
     duration,
+    metric_words,
     percent,
     quantity,
     set_to_text,
@@ -68,6 +69,23 @@ def test_a_number_is_shown_as_it_is_and_a_fraction_in_percent(value, words, chan
     assert (number.value(value), number.change(value)) == (words, change)
     assert fraction.value(value) == percent(value)
     assert (fraction.change(0.031), fraction.margin(0.031)) == ("+3.1", "3.1")
+
+
+def test_a_change_has_the_decimals_of_the_values_next_to_it():
+    number = MetricFormat("number")
+    assert [number.value(0.085), number.value(0.088), number.change(-0.00315, 0.088)] == [
+        "0.085", "0.088", "-0.003",
+    ]  # fmt: skip
+    assert number.change(1e-5, 2e-4) == "+1e-05"
+    assert MetricFormat("fraction").change(-0.0015, 0.7) == "-0.1"
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("knn_top1", "knn top1"), ("knn_z_top1", "knn_z_top1"), ("cluster_eval_ari", "cluster_eval_ari")],
+)
+def test_a_key_with_several_underscores_is_shown_as_json_has_it(key, words):
+    assert metric_words(key) == words
 
 
 def test_a_quantity_agrees_with_its_number():

@@ -274,14 +274,16 @@ class Job:
                 "give all machines the same recipe, data and versions."
             )
         tuning = [entry.name for entry in self.composition.protocols if entry.protocol.tunes]
-        shared = shares_statistics(self.composition.method.target, device)
-        if tuning and shared:
+        is_shared = shares_statistics(self.composition.method.target, device)
+        if tuning and is_shared:
             raise UsageError(
                 f"evaluate.{tuning[0]} trains the encoder in the first process alone, but batch norm waits "
                 "for all of them; remove it here, and run it on the finished run: contrastive evaluate."
             )
-        images = "the whole batch" if shared else "its own images"
-        reason = "" if shared or device.type == "cpu" else f", as target {self.recipe.target.name} requires"
+        images = "the whole batch" if is_shared else "its own images"
+        reason = (
+            "" if is_shared or device.type == "cpu" else f", as target {self.recipe.target.name} requires"
+        )
         self.display.log(
             f"{quantity(world_size(), 'process', 'processes')} with "
             f"{quantity(self.recipe.train.batch_size // world_size(), 'image')} each; "

@@ -170,7 +170,7 @@ def test_pytest_form_raises_skips_and_names():
     with pytest.raises(unittest.SkipTest, match="tried on small batches"):
         by_name["loss aligned: memory"]()
     broken = {check.check.name: check for check in part_checks(Constant)}
-    with pytest.raises(CheckFailed, match="loss constant: finite: raised ValueError"):
+    with pytest.raises(CheckFailed, match="loss constant: finite: it raises ValueError"):
         broken["finite"]()
     with pytest.raises(unittest.SkipTest, match="not run, because 'finite' failed"):
         broken["order"]()
