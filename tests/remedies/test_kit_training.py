@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,6 +32,13 @@ class LogsNumbers(Callback):
 
     def step_done(self, run, metrics):
         run.log({"loss": float(torch.tensor(1.0))})
+
+
+class LogsSeededNoise(Callback):
+    """Logs a random number of a generator that is seeded with the step."""
+
+    def epoch_done(self, run, epoch):
+        run.log({"noise": float(np.random.default_rng(run.step).random())})
 
 
 class Remembers(callback.ForgetsPatience):
@@ -111,6 +119,9 @@ class Copies(WholeProtocol):
 def callbacks() -> Iterator[Remedy]:
     yield case("callback", "convert with float()", "hooks", LogsTensors, LogsNumbers)
     yield case("callback", "return all of its state", "state_dict", callback.ForgetsPatience, Remembers)
+    yield case(
+        "callback", "with run.step for what it draws", "state_dict", callback.LogsNoise, LogsSeededNoise
+    )
 
 
 def optimizers_and_protocols() -> Iterator[Remedy]:

@@ -160,7 +160,7 @@ def test_a_signal_after_the_run_does_not_report_that_it_never_began(
 
     monkeypatch.setattr(Accelerator, "end_training", end_training)
     with pytest.raises(Interrupted, match=r"^interrupted$"):
-        contrastive.run(tiny_recipe, {"train.max_steps": 1, "evaluate": {}}, out=tmp_path / "run")
+        contrastive.run(tiny_recipe, {"train.max_steps": 1, **UNEVALUATED}, out=tmp_path / "run")
     assert (tmp_path / "run" / "summary.json").exists()
     assert "before the first step" not in capsys.readouterr().out
 

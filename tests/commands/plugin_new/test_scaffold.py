@@ -105,6 +105,7 @@ def test_ruff_finds_nothing(packages, tmp_path):
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_pip_builds_and_installs_one(packages, tmp_path, monkeypatch, capsys):
     pytest.importorskip("hatchling")
     target = tmp_path / "site"
