@@ -145,8 +145,13 @@ class Vote:
         self._group: Any = new_group() if world_size() > 1 else None
         self._running: tuple[Any, Tensor] | None = None
 
+    @property
+    def is_immediate(self) -> bool:
+        """Whether a call returns its own outcome: there is one process."""
+        return self._group is None
+
     def __call__(self) -> bool:
-        if self._group is None:
+        if self.is_immediate:
             return self._interrupted()
         before, votes = self._running, torch.tensor(int(self._interrupted()))
         self._running = dist.all_reduce(votes, group=self._group, async_op=True), votes

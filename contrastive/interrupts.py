@@ -25,6 +25,8 @@ from contrastive.errors import Interrupted
 
 #: Seconds in which a process that abandons its work cleans up.
 GRACE = 3.0
+#: Seconds after which the main thread no longer waits for the answer to a signal.
+_LONGEST_ANSWER = 1.0
 #: Seconds in which torchrun passes on a signal that its workers may have got themselves.
 _TORCHRUN_WINDOW = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -68,6 +70,14 @@ def is_first_process() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
+def is_under_torchrun() -> bool:
+    """Whether torchrun, or accelerate launch with it, started this process.
+
+    Each process then has a session of its own, which no terminal interrupts, and gets SIGINT or SIGTERM once.
+    """
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def print_on_stderr(message: str) -> None:
     """Print a message at once."""
     print(message, file=sys.stderr, flush=True)
@@ -89,6 +99,7 @@ class _Guard:
         self.message = ""
         self.process = os.getpid()
         self._first_answer: float | None = None
+        self._answer_printed = threading.Event()  # set once it is printed what the first signal does
         self.closers: list[Callable[[], None]] = []
 
     def handle(self, number: int, _: FrameType | None) -> None:
@@ -96,6 +107,8 @@ class _Guard:
         if os.getpid() != self.process:
             return  # a worker that was forked from this process: its parent answers
         is_first, self.is_stopping = not self.is_stopping, True
+        if is_first:
+            self._answer_printed.wait(_LONGEST_ANSWER)  # or another stage would answer
         if is_first and self.responses[-1].breaks:
             self.is_broken_off = self.responses[-1].ends
             raise KeyboardInterrupt
@@ -110,6 +123,7 @@ class _Guard:
             self.print(response.notice(number))
             if response.breaks and response.ends and self.owns_process:
                 self.exit_after(GRACE)
+            self._answer_printed.set()
         elif number == signal.SIGINT and now - self._first_answer >= _window():
             if self.owns_process:
                 self.exit_after(GRACE if response.pass_on else 0.5)  # even if printing waits for a lock
@@ -145,7 +159,7 @@ _guard: _Guard | None = None
 
 def _window() -> float:
     """Seconds after the first signal in which a SIGINT is the same request."""
-    return _TORCHRUN_WINDOW if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+    return _TORCHRUN_WINDOW if is_under_torchrun() else 0.0
 
 
 @contextmanager

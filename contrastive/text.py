@@ -1,7 +1,9 @@
-"""Numbers and lists formatted for people."""
+"""Numbers, lists and options formatted for people."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,10 +60,11 @@ class MetricFormat:
         """``71.2 %``, or ``0.413``."""
         return percent(value) if self.unit == "fraction" else self._number(value)
 
-    def change(self, difference: float) -> str:
-        """``+3.1`` percentage points, or ``+0.031``."""
-        sign = "" if difference < 0 else "+"
-        return f"{100 * difference:+.1f}" if self.unit == "fraction" else sign + self._number(difference)
+    def change(self, difference: float, value: float | None = None) -> str:
+        """``+3.1`` percentage points, or ``+0.031``: in the format of ``value``, if that is next to it."""
+        if self.unit == "fraction":
+            return f"{100 * difference:+.1f}"
+        return ("" if difference < 0 else "+") + self._number(difference, value)
 
     def margin(self, half_width: float) -> str:
         """``3.1`` percentage points, or ``0.031``: what follows a plus-minus sign."""
@@ -73,9 +76,15 @@ class MetricFormat:
         return " points" if self.unit == "fraction" else ""
 
     @staticmethod
-    def _number(value: float) -> str:
-        """Three decimals, or three digits of numbers for which they say little."""
-        return f"{value:,.3f}" if value == 0 or 0.01 <= abs(value) < 1e6 else f"{value:.3g}"
+    def _number(value: float, scale: float | None = None) -> str:
+        """Three decimals, or three digits if they say little of ``scale``, by default of the number."""
+        size = abs(value if scale is None else scale)
+        return f"{value:,.3f}" if size == 0 or 0.01 <= size < 1e6 else f"{value:.3g}"
+
+
+def metric_words(key: str) -> str:
+    """``linear_top1`` -> ``linear top1``; a key with more underscores stays as it is, as JSON has it."""
+    return key.replace("_", " ") if key.count("_") == 1 else key
 
 
 def duration(seconds: float) -> str:
@@ -105,3 +114,15 @@ def count_and_names(names: Sequence[str], noun: str) -> str:
 def byte_count(count: int) -> str:
     """``3145728`` -> ``3.0 MiB``."""
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
+def quotation(text: str) -> str:
+    """A line of text as YAML reads it, whatever its characters are."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def set_to_text(path: str, text: str) -> str:
+    """The option ``--set`` that sets a value of a recipe to a line of text, as a shell takes it."""
+    assignment = f"{path}={quotation(text)}"
+    has_special = re.search(r'["$`\\!]', assignment)  # within double quotes
+    return f"--set {shlex.quote(assignment)}" if has_special else f'--set "{assignment}"'

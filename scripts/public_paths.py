@@ -1,4 +1,5 @@
-"""The public paths of a checkout: what its documentation, templates and plugins import from contrastive.
+"""The public paths of a checkout: what its documentation, templates and plugins import from contrastive, and
+what the documentation names by its path.
 
     python scripts/public_paths.py [CHECKOUT]          print them, ``module:name`` per line
     python scripts/public_paths.py --page              rewrite the list in docs/plugins.md
@@ -19,7 +20,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "plugins.md"
 MARKS = re.compile(r"(<!-- public paths -->\n).*?(<!-- /public paths -->)", re.DOTALL)
+_CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+#: In text: a path in backticks, and the names after it, as in `contrastive.kinds.InFeatures`, `InChannels`.
+_PATH = re.compile(r"`[^`\n]*?\b(contrastive(?:\.\w+)+)[^`\n]*`((?:, `[A-Za-z_]\w*`)*)")
+#: A table of what a module has, and the first cell of its rows.
+_TABLE = re.compile(
+    r"^\| [^|`]*\bof `(contrastive[\w.]*)`[^|`]* \|.*\n\|[-| :]+\n((?:\|.*\n?)+)", re.MULTILINE
+)
+_ROW = re.compile(r"^\| ([^|]*)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*(from contrastive(?:\.[\w.]+)? import (?:\([^)]*\)|[^\n(]+))", re.MULTILINE)
 
 
@@ -49,9 +58,38 @@ def paths_in(code: str) -> Iterator[str]:
         yield "contrastive.timm_models:"
 
 
+def pages(checkout: Path) -> Iterator[str]:
+    """The text of the pages for users and authors, without code and the list of this script."""
+    for page in (checkout / "README.md", *checkout.glob("docs/*.md"), *checkout.glob("docs/plugins/*.md")):
+        yield _CODE.sub("", MARKS.sub("", page.read_text()))
+
+
+def paths_in_text(text: str, checkout: Path) -> Iterator[str]:
+    """``module:name`` of what a page names by its path, or in a table of what a module has."""
+    for whole, others in _PATH.findall(text):
+        module, names = _split(whole, checkout)
+        if names:
+            yield f"{module}:{names[0]}"
+            yield from (f"{module}:{name}" for name in re.findall(r"\w+", others))
+    for module, rows in _TABLE.findall(text):
+        for row in _ROW.findall(rows):
+            yield from (f"{module}:{name}" for name in re.findall(r"`([A-Za-z_]\w*)", row))
+
+
+def _split(whole: str, checkout: Path) -> tuple[str, list[str]]:
+    """The longest module that a path begins with, and the names after it."""
+    words = whole.split(".")
+    for length in range(len(words), 0, -1):
+        path = checkout.joinpath(*words[:length])
+        if path.with_suffix(".py").is_file() or path.is_dir():
+            return ".".join(words[:length]), words[length:]
+    return "contrastive", words[1:]
+
+
 def public_paths(checkout: Path) -> list[str]:
     """Every public path of a checkout, sorted."""
-    return sorted({path for code in sources(checkout) for path in paths_in(code)})
+    in_code = {path for code in sources(checkout) for path in paths_in(code)}
+    return sorted(in_code.union(*(paths_in_text(text, checkout) for text in pages(checkout))))
 
 
 def page_list(paths: list[str]) -> str:

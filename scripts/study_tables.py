@@ -17,9 +17,9 @@ from typing import Any
 
 from pages import put
 
-from contrastive.commands.compare.cells import accuracy, difference, words
+from contrastive.commands.compare.cells import accuracy, difference
 from contrastive.commands.compare.findings import Matrix, matrix
-from contrastive.text import duration, percent
+from contrastive.text import duration, metric_words, percent
 
 Row = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ def table(comparison: Mapping[str, Any], root: Path) -> str:
 def _lines(
     rows: Sequence[Row], key: str, more: Sequence[str], features: Sequence[Sequence[str]]
 ) -> list[str]:
-    titles = ["recipe", words(key), f"to {_short(rows[0])}", *(words(other) for other in more)]
+    titles = ["recipe", metric_words(key), f"to {_short(rows[0])}", *(metric_words(other) for other in more)]
     titles += ["z to h"] if features else []
     lines = [_line(titles), _line("---" for _ in titles)]
     for row in rows:
@@ -91,7 +91,7 @@ def _origin(comparison: Mapping[str, Any], root: Path) -> str:
     fewest, most = (pick(len(row["runs"]) for row in rows) for pick in (min, max))
     seeds = str(most) if fewest == most else f"{fewest} to {most}"
     return (
-        f"{words(key)} of {comparison['images']['scored']:,} images of {comparison['split']}, "
+        f"{metric_words(key)} of {comparison['images']['scored']:,} images of {comparison['split']}, "
         f"{seeds} seed{'s' * (most > 1)}; {floors}. "
         f"Wall time of a run {duration(min(seconds))} to {duration(max(seconds))}, "
         f"of all {duration(sum(seconds))}; commit {', '.join(sorted(commits))}; "

@@ -197,10 +197,13 @@ FAST = ("examples/dataset", "new/my-callback", "shipped/contrastive-negatives")
 QUICK_CHECK = """
 import sys
 import contrastive.testing
-checks = contrastive.testing.checks(sys.argv[1])
-results = [check.result() for check in checks if not str(check).endswith(": processes")]
-failures = [f"{each.part}: {each.check}: {each.reason}" for each in results if each.status == "failed"]
-sys.exit("\\n".join(failures) or len(results) < 10)
+failures = []
+for package in sys.argv[1:]:
+    checks = contrastive.testing.checks(package)
+    results = [check.result() for check in checks if not str(check).endswith(": processes")]
+    failures += [f"{each.part}: {each.check}: {each.reason}" for each in results if each.status == "failed"]
+    failures += [f"{package}: {len(results)} checks"] * (len(results) < 10)
+sys.exit("\\n".join(failures) or 0)
 """
 
 
@@ -216,9 +219,8 @@ def test_every_plugin_is_there():
     assert [groups.count(group) for group in ("shipped", "examples", "new")] == [3, 5, 10]
 
 
-@pytest.mark.parametrize("package", FAST)
-def test_a_plugin_of_each_group_passes_all_checks_but_one(package: str):
-    process = run_apart("-c", QUICK_CHECK, str(PLUGINS / package))
+def test_a_plugin_of_each_group_passes_all_checks_but_one():
+    process = run_apart("-c", QUICK_CHECK, *(str(PLUGINS / package) for package in FAST))
     assert process.returncode == 0, process.stdout + process.stderr
 
 

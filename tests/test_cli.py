@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ import pytest
 
 from contrastive import cli
 from contrastive.cli import main
+from contrastive.errors import UsageError
 from tests.support.command_line import refused
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -53,14 +54,19 @@ def test_what_would_change_nothing_of_a_finished_run_is_refused(
     assert told in capsys.readouterr().err
 
 
-def test_a_name_that_the_terminal_cannot_show_is_escaped(tiny_recipe: Path, tmp_path: Path):
-    (tmp_path / "naïve.yaml").write_text(tiny_recipe.read_text())
-    command = [sys.executable, "-m", "contrastive", "check", str(tmp_path / "naïve.yaml")]
-    done = subprocess.run(
-        command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"is valid" in done.stdout
+def test_a_name_that_the_terminal_cannot_show_is_escaped(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    Path("naïve.yaml").write_text(tiny_recipe.read_text())
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["check", "naïve.yaml"]) == 0
+    terminal.flush()
+    shown = terminal.buffer.getvalue()
+    assert rb"na\xefve.yaml" in shown
+    assert b"is valid" in shown
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["embed", "--out", "f.parquet"], ["export", "--out", "e"]])
@@ -86,13 +92,10 @@ def test_without_a_command_the_help_is_printed(
     assert "show this help message and exit" in text
 
 
-def test_debug_shows_the_traceback(tmp_path: Path):
-    command = [sys.executable, "-m", "contrastive", "check", "absent.yaml"]
-    plain = subprocess.run(command, capture_output=True, text=True)
-    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True)
-    assert plain.returncode == 2
-    assert "Traceback" not in plain.stderr
-    assert "Traceback" in debug.stderr
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]):
+    assert "Traceback" not in refused(capsys, "check", "absent.yaml")
+    with pytest.raises(UsageError, match=r"absent\.yaml"):  # which Python shows with its traceback
+        main(["check", "absent.yaml", "--debug"])
 
 
 def test_a_reader_that_goes_away_is_no_error():

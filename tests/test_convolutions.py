@@ -18,11 +18,11 @@ from contrastive.convolutions import SubsampledConv2d, in_channels_last
 CPU = torch.device("cpu")
 STEPS = """
 import torch
-from contrastive.training.accelerator import move_to_device
+from contrastive.convolutions import in_channels_last
 
 for channels in (1, 4, 7):
     net = torch.nn.Sequential(torch.nn.Conv2d(channels, 8, 1, 2, bias=False))
-    net = move_to_device(net, torch.device("cpu"))
+    net = in_channels_last(net, torch.device("cpu"))
     for size in (33, 64, 128):
         x = torch.randn(4, channels, size, size).contiguous(memory_format=torch.channels_last)
         net(x.requires_grad_()).square().sum().backward()

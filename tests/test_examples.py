@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +15,11 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """What comes of a Python program that runs in a folder and imports what these tests import."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-
-
 def output_of(name: str, folder: Path) -> str:
-    """What an example prints, run in an empty folder, where it leaves nothing."""
-    result = python(str(EXAMPLES / name), folder=folder)
+    """What an example prints in an empty folder, where it leaves nothing. It imports what these tests do."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    command = [sys.executable, str(EXAMPLES / name)]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert not any(folder.iterdir())
     return result.stdout
@@ -47,8 +43,11 @@ def test_simclr_in_your_own_loop(tmp_path):
     assert lines_of("simclr_loop.py") <= 40
 
 
-def test_your_own_loss(tmp_path):
-    losses = losses_in(output_of("own_loss.py", tmp_path))
+@pytest.mark.usefixtures("elsewhere")
+def test_your_own_loss(capsys):
+    runpy.run_path(str(EXAMPLES / "own_loss.py"), run_name="__main__")
+    losses = losses_in(capsys.readouterr().out)
+    assert not any(Path().iterdir())
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.6 < 1 < losses[0]
     assert lines_of("own_loss.py") <= 20
@@ -63,11 +62,10 @@ def test_an_encoder_in_a_scikit_learn_pipeline(tmp_path):
     assert float(accuracy[1]) > 60  # ten classes: chance is 10
 
 
-def test_without_scikit_learn_the_example_names_it(tmp_path):
-    program = "import runpy, sys; sys.modules['sklearn'] = None; runpy.run_path(sys.argv[1])"
-    result = python("-c", program, str(EXAMPLES / "encoder_in_sklearn.py"), folder=tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.strip() == "This example needs scikit-learn: pip install scikit-learn"
+def test_without_scikit_learn_the_example_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(SystemExit, match=r"^This example needs scikit-learn: pip install scikit-learn$"):
+        runpy.run_path(str(EXAMPLES / "encoder_in_sklearn.py"))
 
 
 def test_every_example_is_tested():

@@ -96,6 +96,15 @@ def test_a_second_signal_after_the_work_leaves_the_exit_code(number: signal.Sign
     assert process.wait(timeout=30) == 130
 
 
+def test_a_stopped_command_ends_although_its_process_does_not_shut_down():
+    end = "    interrupts.GRACE = 0.2\n    interrupts.end_soon()\nprint('over', flush=True)\nhold(60)\n"
+    process = start("0.5", code=SCRIPT + end)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["saved\n", "over\n"]
+    assert process.wait(timeout=30) == 130
+
+
 def test_a_signal_to_a_forked_worker_is_none_to_its_parent(capsys: pytest.CaptureFixture[str]):
     response = interrupts.Response(breaks=False, ends=False)
     with interrupts.guard(), interrupts.responding(response):

@@ -85,6 +85,32 @@ def test_the_plugin_guide_lists_todays_public_paths():
     )
 
 
+@pytest.mark.parametrize("path", public_paths.public_paths(ROOT))
+def test_every_listed_path_can_be_imported(path):
+    look_up(path)
+
+
+def test_paths_are_found_in_prose_and_tables():
+    text = (
+        "Return `contrastive.parts.ReducedImage(pixels)`, see `contrastive.testing`, `decode_image`.\n\n"
+        "| what | is |\n|---|---|\n| `contrastive.kinds.InFeatures`, `InChannels`, or a `Target` | x |\n"
+        "| `Annotated[str, contrastive.kinds.SpansRun(('a',))]` | `contrastive run`, `contrastive.run` |\n\n"
+        "| member of `contrastive.datasets.decoding` | is |\n|---|---|\n"
+        "| `EncodedTable.file_bytes(index)` | `bytes` |\n| `one(x)`, `two` | y |\n\n"
+        "| a part of `contrastive.parts` is no header | `Loss` |\n"
+    )
+    assert sorted(public_paths.paths_in_text(text, ROOT)) == [
+        "contrastive.datasets.decoding:EncodedTable",
+        "contrastive.datasets.decoding:one",
+        "contrastive.datasets.decoding:two",
+        "contrastive.kinds:InChannels",
+        "contrastive.kinds:InFeatures",
+        "contrastive.kinds:SpansRun",
+        "contrastive.parts:ReducedImage",
+        "contrastive:run",
+    ]
+
+
 def test_paths_are_found_in_code():
     code = (
         "import contrastive\nfrom contrastive.losses import NTXent\n"

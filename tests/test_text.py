@@ -1,8 +1,11 @@
-"""Numbers and lists as people read them."""
+"""Numbers, lists and options as people and shells read them."""
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
+import yaml
 
 from contrastive.text import (
     MetricFormat,
@@ -10,8 +13,10 @@ from contrastive.text import (
     byte_count,
     count_and_names,
     duration,
+    metric_words,
     percent,
     quantity,
+    set_to_text,
 )
 
 
@@ -66,6 +71,23 @@ def test_a_number_is_shown_as_it_is_and_a_fraction_in_percent(value, words, chan
     assert (fraction.change(0.031), fraction.margin(0.031)) == ("+3.1", "3.1")
 
 
+def test_a_change_has_the_decimals_of_the_values_next_to_it():
+    number = MetricFormat("number")
+    assert [number.value(0.085), number.value(0.088), number.change(-0.00315, 0.088)] == [
+        "0.085", "0.088", "-0.003",
+    ]  # fmt: skip
+    assert number.change(1e-5, 2e-4) == "+1e-05"
+    assert MetricFormat("fraction").change(-0.0015, 0.7) == "-0.1"
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("knn_top1", "knn top1"), ("knn_z_top1", "knn_z_top1"), ("cluster_eval_ari", "cluster_eval_ari")],
+)
+def test_a_key_with_several_underscores_is_shown_as_json_has_it(key, words):
+    assert metric_words(key) == words
+
+
 def test_a_quantity_agrees_with_its_number():
     assert [quantity(n, "step") for n in (0, 1, 1234)] == ["0 steps", "1 step", "1,234 steps"]
 
@@ -80,3 +102,18 @@ def test_a_list_is_shortened_to_five():
 def test_bytes_are_in_the_unit_that_fits():
     assert byte_count(3 * 2**19) == "1.5 MiB"
     assert byte_count(5 * 2**29) == "2.5 GiB"
+
+
+@pytest.mark.parametrize(
+    "text", ["runs/my run", "it's", '"a" b', "$HOME and `x`", "wow!", "a\\b", "x # y", "- {a: 1}", "", "über"]
+)
+def test_an_option_reaches_yaml_through_a_shell_as_the_text(text):
+    script = f"printf '%s\\n' {set_to_text('dataset.root', text)}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    option, assignment = done.stdout.splitlines()
+    path, _, value = assignment.partition("=")
+    assert (option, path, yaml.safe_load(value)) == ("--set", "dataset.root", text)
+
+
+def test_an_option_is_in_double_quotes_if_they_suffice():
+    assert set_to_text("dataset.root", "a #1") == "--set \"dataset.root='a #1'\""

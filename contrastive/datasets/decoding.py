@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323  # tags of a TIF
 _ORIENTATION_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 #: Starts of Pillow's messages that do not say what is wrong.
 _SAY_LITTLE = ("could not create decoder object", "decoder error", "AssertionError")
+#: Where an image's header is: the content of its file, its path, or the open binary file.
+Source = bytes | Path | IO[bytes]
 _UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange width and height
 
 
@@ -166,7 +168,7 @@ def reason(error: Exception) -> str:
     return message
 
 
-def common_size(sources: Iterable[bytes | Path]) -> tuple[int, int] | None:
+def common_size(sources: Iterable[Source]) -> tuple[int, int] | None:
     """(H, W) if all readable headers agree, otherwise None; stops at the first that disagrees."""
     return equal_size(map(header_size, sources))
 
@@ -181,7 +183,7 @@ def equal_size(sizes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | Non
     return common
 
 
-def header_size(source: bytes | Path) -> tuple[int, int] | None:
+def header_size(source: Source) -> tuple[int, int] | None:
     """(H, W) of an upright image, from its header; None if the header cannot be read."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:

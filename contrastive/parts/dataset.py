@@ -106,7 +106,10 @@ class Dataset(Part, ABC):
 
     @property
     def classes(self) -> list[str] | None:
-        """Names of the classes by label, or None if unknown."""
+        """Names of the classes by label, or None if unknown.
+
+        Read after :meth:`table`, so it may open files, and raise DataError.
+        """
         return None
 
     @property

@@ -156,6 +156,7 @@ class Listener(typing.Protocol):
     """What the engine calls: the interface of a callback, also for objects that are not parts (a display)."""
 
     def run_started(self, run: RunState) -> None: ...
+    def step_taken(self, run: RunState) -> None: ...
     def step_done(self, run: RunState, metrics: Mapping[str, float]) -> None: ...
     def epoch_done(self, run: RunState, epoch: int) -> None: ...
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None: ...
@@ -179,8 +180,19 @@ class Callback(Part):
     def run_started(self, run: RunState) -> None:
         """Called once, before the first step; again after a resume, with its state loaded."""
 
+    def step_taken(self, run: RunState) -> None:
+        """Called right after every optimizer step, skipped ones too, before its metrics are known.
+
+        ``run.step`` is the number of steps taken, and the weights are those after exactly that step.
+        """
+
     def step_done(self, run: RunState, metrics: Mapping[str, float]) -> None:
-        """Called after an optimizer step, one step late, with its line of metrics.jsonl."""
+        """Called one step late with an optimizer step's line of metrics.jsonl; never of a skipped step.
+
+        Within an epoch the weights are already those after the next step, while ``run.step`` is the reported
+        one. Only after the last step of an epoch or of the run, and before an interruption, are they its own.
+        What depends on the weights of a step belongs in :meth:`step_taken`.
+        """
 
     def epoch_done(self, run: RunState, epoch: int) -> None:
         """Called after the last step of the 1-based ``epoch``, before its evaluation if there is one."""

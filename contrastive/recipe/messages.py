@@ -15,6 +15,7 @@ from contrastive.errors import Mistake, did_you_mean
 from contrastive.recipe.marks import arms, item_of
 from contrastive.recipe.nodes import Node
 from contrastive.recipe.signature import type_text
+from contrastive.text import quotation, set_to_text
 
 
 def describe(node: Node) -> str:
@@ -38,9 +39,9 @@ def missing_quotes(node: Node, path: str, errors: Iterable[ErrorDetails]) -> str
     wants_text = any(error["type"] in ("string_type", "path_type") for error in errors)
     if not wants_text or not isinstance(node.value, bool | int | float) or node.source is None:
         return ""
-    if node.where.file.startswith("--set "):  # the shell removes one pair of quotes
-        return f"; quote it for YAML and for the shell: --set \"{path}='{node.source}'\""
-    return f"; quote it: '{node.source}'"
+    if node.where.override:
+        return f"; quote it for YAML and for the shell: {set_to_text(path, node.source)}"
+    return f"; quote it: {quotation(node.source)}"
 
 
 def join(path: str, *steps: str | int) -> str:

@@ -13,6 +13,7 @@ from contrastive.errors import Mistake, RecipeError, UsageError, Where, did_you_
 from contrastive.recipe.messages import describe
 from contrastive.recipe.nodes import Node, Tree, from_plain
 from contrastive.recipe.reader import MAX_BYTES, MAX_DEPTH, comment_in, read_yaml
+from contrastive.text import set_to_text
 
 #: Keys whose values are parts: a bare name is short for ``{name: ...}``.
 PART_KEYS = (
@@ -177,9 +178,10 @@ def _value(text: str, file: str) -> tuple[Node | None, list[Mistake]]:
     except RecipeError as error:
         return None, list(error.mistakes)
     if comment := comment_in(text):
-        message = (
-            f"YAML reads {comment!r} as a comment; quote the value if it is a part of it: '{text.strip()}'"
-        )
+        is_text = (value.is_absent or value.source is not None) and "\n" not in text
+        option = set_to_text(value.where.override, text.strip())
+        remedy = f"quote the value if it is a part of it: {option}" if is_text else "remove it."
+        message = f"YAML reads {comment!r} as a comment; {remedy}"
         return None, [*mistakes, Mistake(value.where, "", message)]
     if value.is_absent:
         message = "has no value; write a value after the '=', or null for none"

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from contrastive.kinds import MONITORS
 from contrastive.runs.phase import FIRST_LINE, Phase
-from contrastive.text import MetricFormat, count_and_names, duration, quantity
+from contrastive.text import MetricFormat, count_and_names, duration, metric_words, quantity
 
 #: Minimum number of seconds between plain lines, which report the end of an epoch.
 PLAIN_INTERVAL = 10.0
@@ -110,6 +110,9 @@ class Display:
         self._run, self._first, self._last_line_time = run, None, -math.inf
         self.phase("first step", PLAIN_INTERVAL)
 
+    def step_taken(self, run: Any) -> None:
+        """Show nothing: the metrics of the step follow."""
+
     def step_done(self, run: Any, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a step: step, epoch, loss, lr, images_per_second."""
         self._end_phase()
@@ -174,6 +177,12 @@ class Display:
         """Print a message, above the live line if there is one."""
         self._print(Text(message))
 
+    def log_now(self, message: str) -> None:
+        """As :meth:`log`, from any thread; the phase is named no more, since it may end at once."""
+        if (phase := self._phase) is not None:
+            phase.end()
+        self.log(message)
+
     def warn(self, message: str) -> None:
         """Print a warning, above the live line if there is one."""
         self._print(Text("warning: ", style="bold yellow") + Text(message))
@@ -181,7 +190,8 @@ class Display:
     def warn_of_unreadable(self, images: Sequence[str], outcome: str) -> None:
         """Name the images that could not be read, if there are any, and what became of them."""
         if images:
-            self.warn(f"{count_and_names(images, 'image')} could not be read and were {outcome}")
+            verb = "was" if len(images) == 1 else "were"
+            self.warn(f"{count_and_names(images, 'image')} could not be read and {verb} {outcome}")
 
     def _print(self, message: Text) -> None:
         """Print a message: broken between words on a terminal, on one line elsewhere."""
@@ -212,7 +222,8 @@ class Display:
             words.append(f"{duration(remaining_seconds)} left")
         if (ranking := run.ranking_metric) in m:
             value = MetricFormat.of(ranking, run.protocols).value(m[ranking])
-            words.append(f"{ranking.removesuffix('_top1').replace('_', ' ')} {value}")
+            name = metric_words(ranking).removesuffix(" top1").removesuffix("_top1")
+            words.append(f"{name} {value}")
         return "  ".join(words)
 
     def _remaining_seconds(self, run: Any, step: int) -> float | None:
@@ -273,14 +284,16 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     for key, value in trained.items():
         form = MetricFormat.of(key, summary.get("protocols"))
         cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key), form)]
-        table.add_row(Text(key.replace("_", " ")), form.value(value), *cells)
+        table.add_row(Text(metric_words(key)), form.value(value), *cells)
     lines = [Text(f"{name}: no metrics, because {reason}") for name, reason in omissions.items()]
     return Group(table, *lines, *costs)
 
 
 def _floor_and_gain(trained: float, floor: float | None, form: MetricFormat) -> tuple[str, str]:
     """A floor, and by how much (fractions: by how many percentage points) the trained encoder exceeds it."""
-    return ("-", "") if floor is None else (form.value(floor), form.change(trained - floor))
+    if floor is None:
+        return "-", ""
+    return form.value(floor), form.change(trained - floor, max(trained, floor, key=abs))
 
 
 def _costs(summary: Mapping[str, Any]) -> str:

@@ -7,7 +7,9 @@ training, and writing the results (:mod:`~contrastive.runs.summary`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from contrastive.registry import Registry, load_registry
 from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
 from contrastive.runs.folder import Run, RunIdentity, default_folder, environment_of, transform_of
-from contrastive.runs.launch import join_processes
+from contrastive.runs.launch import LAUNCHER_VARIABLE, join_processes
 from contrastive.runs.process_guard import folder_lock
 from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
 from contrastive.runs.resume import Resume, admit, begin
@@ -76,25 +78,39 @@ def run(
     with (
         display,
         interrupts.guard(),
-        interrupts.printing(display.log, display.leave_terminal),
-        interrupts.responding(_BEFORE_TRAINING),
-        _explain_lost_connections(resolved_recipe.train.timeout),
+        interrupts.printing(display.log_now, display.leave_terminal),
+        interrupts.responding(interrupts.Response()),
+        ExitStack() as before_training,
+        explain_lost_connections(resolved_recipe.train.timeout),
     ):
+        before_training.enter_context(interrupts.responding(_BEFORE_TRAINING))
         data, composition = on_each(lambda: build(resolved_recipe, announce=display.phase))
-        return Job(resolved_recipe, data, composition, registry, display).execute(out, resume)
+        job = Job(resolved_recipe, data, composition, registry, display, before_training.close)
+        return job.execute(out, resume)
 
 
 @contextmanager
-def _explain_lost_connections(minutes: float) -> Iterator[None]:
+def explain_lost_connections(minutes: float) -> Iterator[None]:
     """Turn the failure of a collective into one sentence; ``minutes`` are those of ``train.timeout``."""
     try:
         yield
     except RuntimeError as error:
         explanation = explain_lost_connection(error, minutes)
-        if explanation is not None and interrupts.stop_requested():
+        if explanation is not None and _is_being_stopped():
             raise Interrupted("another process of the run has stopped") from None
         raise (explanation or error) from None
 
+
+def _is_being_stopped() -> bool:
+    """Whether a signal has come, or comes soon: our launcher sends it if another process was stopped."""
+    deadline = time.monotonic() + (_LAUNCHER_DELAY if LAUNCHER_VARIABLE in os.environ else 0)
+    while not interrupts.stop_requested() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return interrupts.stop_requested()
+
+
+#: Seconds in which the launcher has seen that a process was stopped, and has stopped the others.
+_LAUNCHER_DELAY = 1.0
 
 _BEFORE_TRAINING = interrupts.Response(
     lambda _: "stopped before the first step, so nothing is lost", lambda: "stopped now; nothing is lost"
@@ -105,6 +121,10 @@ _AFTER_TRAINING = interrupts.Response(
 )
 
 
+def _nothing() -> None:
+    pass
+
+
 class Job:
     """One execution of a recipe.
 
@@ -113,16 +133,24 @@ class Job:
         data, composition: what it was built into.
         registry: the registry that resolved it.
         display: shows progress and prints messages.
+        training_starts: called when everything is ready for the first step.
     """
 
     def __init__(
-        self, recipe: Recipe, data: Data, composition: Composition, registry: Registry, display: Display
+        self,
+        recipe: Recipe,
+        data: Data,
+        composition: Composition,
+        registry: Registry,
+        display: Display,
+        training_starts: Callable[[], None] = _nothing,
     ):
         self.recipe = recipe
         self.data = data
         self.composition = composition
         self.registry = registry
         self.display = display
+        self.training_starts = training_starts
         self.identity = RunIdentity.of(recipe, data, composition)
 
     def execute(self, out: str | Path | None, resume: Resume) -> Run:
@@ -175,7 +203,7 @@ class Job:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:
                     ending.callback(callback.run_ended, engine.run)
-                with _explain_lost_connections(self.recipe.train.timeout):  # before the group is destroyed
+                with explain_lost_connections(self.recipe.train.timeout):  # before the group is destroyed
                     self._train_and_evaluate(engine, evaluation, resume)
         return Run(folder)
 
@@ -246,14 +274,16 @@ class Job:
                 "give all machines the same recipe, data and versions."
             )
         tuning = [entry.name for entry in self.composition.protocols if entry.protocol.tunes]
-        shared = shares_statistics(self.composition.method.target, device)
-        if tuning and shared:
+        is_shared = shares_statistics(self.composition.method.target, device)
+        if tuning and is_shared:
             raise UsageError(
                 f"evaluate.{tuning[0]} trains the encoder in the first process alone, but batch norm waits "
                 "for all of them; remove it here, and run it on the finished run: contrastive evaluate."
             )
-        images = "the whole batch" if shared else "its own images"
-        reason = "" if shared or device.type == "cpu" else f", as target {self.recipe.target.name} requires"
+        images = "the whole batch" if is_shared else "its own images"
+        reason = (
+            "" if is_shared or device.type == "cpu" else f", as target {self.recipe.target.name} requires"
+        )
         self.display.log(
             f"{quantity(world_size(), 'process', 'processes')} with "
             f"{quantity(self.recipe.train.batch_size // world_size(), 'image')} each; "
@@ -263,6 +293,7 @@ class Job:
     def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> None:
         self._start_trackers(engine)
         self._start(engine, resume)
+        self.training_starts()
         try:
             with (
                 explain_compile_errors_if(self.recipe.train.compile),

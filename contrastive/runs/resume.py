@@ -34,7 +34,7 @@ from contrastive.runs.display import Display
 from contrastive.runs.folder import TRANSFORM, Run, environment_of
 from contrastive.runs.inputs import WEIGHTS, data_difference, initial_weights, require_same_weights
 from contrastive.runs.process_guard import folder_lock
-from contrastive.text import quantity
+from contrastive.text import quantity, set_to_text
 from contrastive.training import LENGTH_WAS_READ, Checkpoints
 from contrastive.versions import git_commit, versions
 
@@ -206,7 +206,8 @@ def _refusal_of_length(folder: Path, before: Recipe, recipe: Recipe, images: int
         return ""
     advice = f" {'; '.join(obstacles)}, so a longer run is a different run."
     if "weights" in recipe.backbone.params:
-        advice += f" It can start from these weights: --set backbone.weights={folder / 'backbone'}."
+        option = set_to_text("backbone.weights", str(folder / "backbone"))
+        advice += f" It can start from these weights: {option}."
     return advice
 
 

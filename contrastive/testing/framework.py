@@ -21,7 +21,10 @@ from contrastive.kinds import KINDS
 from contrastive.testing.surroundings import isolated_state
 
 #: Increased whenever a check is added or becomes stricter: a part that passed before may then fail.
-VERSION = 3
+VERSION = 4
+
+#: Begins the note that the kit's run adds to an exception of a callback: at which step it was raised.
+STEP_NOTE = "at step "
 
 #: The kind of a check that concerns a plugin as a whole rather than one of its parts.
 PLUGIN = "plugin"
@@ -215,11 +218,16 @@ def _explanation(error: BaseException, source: str | None) -> str:
     location = _location(error, source)
     if isinstance(error, ContrastiveError) and location is None:
         return str(error)
-    return f"raised {one_line(error)}" + (f" at {location}" if location else "")
+    steps = [note for note in getattr(error, "__notes__", []) if note.startswith(STEP_NOTE)]
+    return " ".join([f"it raises {one_line(error)}", *([location] if location else []), *steps])
 
 
 def _location(error: BaseException, source: str | None) -> str | None:
-    """``file.py:12`` of the innermost line of the part's own file."""
+    """``in step_done (file.py, line 12)`` of the innermost line of the part's own file."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if source is not None and frame.filename == source]
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None
+    if not own:
+        return None
+    frame = own[-1]
+    function = "" if frame.name.startswith("<") else f"in {frame.name} "
+    return f"{function}({Path(frame.filename).name}, line {frame.lineno})"

@@ -14,7 +14,7 @@ from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
 from contrastive.testing.materials import VIEWS, comparison_for, embeddings, generator, pictures, pixels
 from contrastive.testing.networks import network
-from contrastive.testing.recorded_run import RecordedRun
+from contrastive.testing.recorded_run import EPOCHS, RecordedRun
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
 from contrastive.testing.surroundings import fixed_seed
 from contrastive.testing.trials import trial
@@ -81,7 +81,7 @@ def _use_callback(part: Any) -> None:
     with TemporaryDirectory(prefix="contrastive-conformance-") as folder:
         run = RecordedRun(Path(folder))
         part.run_started(run)
-        run.live(part, range(1, 3))
+        run.live(part, EPOCHS)
         part.state_dict()
 
 

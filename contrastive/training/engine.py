@@ -15,7 +15,8 @@ Who does what in one step. To follow it, read this file, gradients.py and method
       method.loss      the comparison, and the weighted sum of the losses        method.py, losses/
     health.norms       norms that locate the first non-finite number             health.py
     _update            before_step, the optimizer's step, after_batch, after_step
-    _record, _flush    metrics, one step late: health.check_step, metrics.jsonl, trackers, callbacks
+    _record, _flush    metrics, one step late: health.check_step, metrics.jsonl, trackers, step_done
+    run.notify         step_taken of the callbacks, with the weights of this step   live_run.py
 """
 
 from __future__ import annotations
@@ -80,11 +81,9 @@ class Engine:
         context: RunContext,
     ):
         self.folder, self.settings, self.loader = context.folder, settings, loader
-        self.accelerator = accelerator
-        self.evaluator = evaluator
+        self.accelerator, self.evaluator = accelerator, evaluator
         self.checkpoints, self.metrics, self.callbacks = checkpoints, metrics, callbacks
-        self.interrupted = Vote(interrupted)
-        self.rule = optimizer
+        self.interrupted, self.rule = Vote(interrupted), optimizer
         self.method = move_to_device(method, accelerator.device)
         self.stage = self.method.stage
         torch_optimizer = optimizer.build(method, settings.batch_size * settings.accumulate)
@@ -131,7 +130,7 @@ class Engine:
         """Train to the last step, evaluating and saving on the way. Raises Interrupted after saving."""
         self._clock = time.perf_counter()
         try:
-            with self._stopping.after("this step"):
+            with self._stopping.after("this step" if self.interrupted.is_immediate else "the next step"):
                 if self.state.evaluation_due:
                     self._finish_epoch()
                 while not self._is_over:
@@ -202,6 +201,7 @@ class Engine:
         state.step += 1
         values = values if norm is None else torch.cat([values, norm.reshape(1).to(total.dtype)])
         self._record({"lr": lr, **({"skipped": True} if skip else {})}, values, comparisons[-1][0])
+        self.run.notify(self.callbacks, lambda callback: callback.step_taken(self.run))
 
     def _update(self, progress: Progress, comparisons: Sequence[Comparisons]) -> None:
         """The optimizer's step, and what parts do around it; fp16's scaler may still skip it."""

@@ -29,9 +29,8 @@ class Stopping:
         """Within it, a signal ends training after this work, or breaks the work off; the run is saved."""
 
         def notice(number: int) -> str:
-            press = "press again" if number == signal.SIGINT else "press Ctrl-C"
             when = "" if breaks else "after "
-            return f"stopping {when}{work}; {press} to stop now and lose {self._unsaved_steps()}"
+            return f"stopping {when}{work}; {_alternative(number)} {self._unsaved_steps()}"
 
         response = interrupts.Response(notice, self._loss, breaks=breaks, ends=False)
         return interrupts.responding(response)
@@ -43,3 +42,11 @@ class Stopping:
         step = self._saved_step
         last = f"the checkpoint is of step {step}" if step else "there is no checkpoint yet"
         return f"stopped now, at step {self._state.step}, and lost {self._unsaved_steps()}: {last}"
+
+
+def _alternative(number: int) -> str:
+    """What would lose the steps that the message names next."""
+    if interrupts.is_under_torchrun():  # it passes on no second Ctrl-C
+        return "if torchrun ends it first, you lose"
+    press = "press again" if number == signal.SIGINT else "press Ctrl-C"
+    return f"{press} to stop now and lose"

@@ -184,12 +184,12 @@ class SplitBN(_RegroupedBatch):
             parts = [self.of({v: x[group] for v, x in views.items()}, {}, encode) for group in groups]
             back = order.argsort()
             return {view: torch.cat([part[view] for part in parts])[back] for view in views}
-        runs, order = _interleaved(groups)
+        runs, order = _runs_and_order(groups)
         layers = [module for module in self.of.modules() if isinstance(module, _Folding)]
         keys: dict[int, Tensor] = {}
         shares: list[list[tuple[_Share, ...]]] = []
         for view, pixels in views.items():
-            with _folded(layers, runs):
+            with _groups_apart(layers, runs):
                 keys |= self.of({view: pixels[order]}, {}, encode)
                 shares.append([layer.shares for layer in layers])
         for (momentum, count), members in _updates(layers, shares).items():
@@ -207,7 +207,7 @@ Run = tuple[int, int]
 Statistics = tuple[Tensor, Tensor]
 
 
-def _interleaved(groups: Sequence[Tensor]) -> tuple[list[Run], Tensor]:
+def _runs_and_order(groups: Sequence[Tensor]) -> tuple[list[Run], Tensor]:
     """Groups of images [s], the larger ones first, as runs and an order [b] of all images."""
     runs: list[Run] = []
     parts: list[Tensor] = []
@@ -235,18 +235,18 @@ class _Share:
 
     def normalise(self, x: Tensor, eps: float) -> Tensor:
         """[groups s, C, ...] -> the same, each group by its own statistics."""
-        folded = x.contiguous().view(self.size, self.groups * x.shape[1], *x.shape[2:])
+        wide = x.contiguous().view(self.size, self.groups * x.shape[1], *x.shape[2:])
         mean, variance = self._room()
-        out = functional.batch_norm(folded, mean, variance, self.weight, self.bias, True, 1.0, eps)
+        out = functional.batch_norm(wide, mean, variance, self.weight, self.bias, True, 1.0, eps)
         return out.reshape(x.shape)
 
     def _room(self) -> Sequence[Tensor | None]:
         """Where the layer's next use leaves its mean and variance."""
         if self.spare is None:
             return None, None
-        used = [torch.zeros_like(t) for t in self.spare] if self.statistics else self.spare
-        self.statistics.append(used)
-        return used
+        room = [torch.zeros_like(t) for t in self.spare] if self.statistics else self.spare
+        self.statistics.append(room)
+        return room
 
     def by_group(self) -> Iterator[list[Statistics]]:
         """Of each group, the statistics of each use."""
@@ -256,7 +256,7 @@ class _Share:
 
 
 class _Folding(_BatchNorm):
-    """A batch norm that keeps the groups of a batch apart in training, within :func:`_folded`.
+    """A batch norm that keeps the groups of a batch apart in training, within :func:`_groups_apart`.
 
     Modules get it as a base of their class (:func:`_folding`); their tensors and their names stay.
     """
@@ -329,7 +329,7 @@ def _keeps_groups_apart(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _folded(layers: Sequence[_Folding], runs: Sequence[Run]) -> Iterator[None]:
+def _groups_apart(layers: Sequence[_Folding], runs: Sequence[Run]) -> Iterator[None]:
     """Within it, these layers keep the groups of these runs apart."""
     for layer, shares in zip(layers, zip(*(_shares(layers, run) for run in runs), strict=True), strict=False):
         layer.shares = shares
@@ -345,17 +345,17 @@ def _shares(layers: Sequence[_Folding], run: Run) -> list[_Share]:
     groups, _ = run
     parameters = [t for layer in layers for t in (layer.weight, layer.bias) if t is not None]
     buffers = [t for layer in layers for t in _running(layer)]
-    repeated, spare = iter(()), iter(())
+    copies, spare = iter(()), iter(())
     if parameters:
         flat = torch.cat(list(chain.from_iterable([t] * groups for t in parameters)))
-        repeated = iter(flat.split([groups * len(t) for t in parameters]))
+        copies = iter(flat.split([groups * len(t) for t in parameters]))
     if buffers:
         lengths = [groups * len(t) for t in buffers]
         spare = iter(buffers[0].new_zeros(sum(lengths)).split(lengths))
     return [
         _Share(
             run,
-            [None if t is None else next(repeated) for t in (layer.weight, layer.bias)],
+            [None if t is None else next(copies) for t in (layer.weight, layer.bias)],
             [next(spare) for _ in _running(layer)] or None,
         )
         for layer in layers

@@ -22,7 +22,6 @@ from tests.support.encoders import Flat
 
 VIT = {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}
 CASES = {
-    "standard": (3, 32, lambda: Timm(3, 32, "test_resnet")),
     "small": (1, 16, lambda: Timm(1, 16, "resnet10", "small", options={"width": 0.125})),
     "transformer": (
         3,

@@ -132,19 +132,13 @@ def test_check_of_several_tells_the_mistakes_of_each(tiny_recipe: Path, capsys: 
     assert "Did you mean 'temperature'?" in shown.err
 
 
-@pytest.mark.parametrize(
-    "recipe", ["simclr", "photos", "cifar10/simclr", "cifar10/simclr-cpu", "imagenet/simclr"]
-)
-def test_every_shipped_recipe_is_right(recipe: str, capsys: pytest.CaptureFixture[str]):
-    """Absent data is the only thing that may be missing here, and is reported with its remedy."""
-    code = main(["check", recipe])
+@pytest.mark.parametrize("recipe", ["photos", "cifar10/simclr", "imagenet/simclr"])
+def test_absent_data_is_the_only_mistake_of_a_shipped_recipe(recipe: str, capsys: pytest.CaptureFixture[str]):
+    """On data that stand in for them, every shipped recipe is valid: tests/test_baselines.py."""
+    assert main(["check", recipe]) == 2
     shown = capsys.readouterr()
-    if recipe == "simclr":
-        assert code == 0
-    else:
-        assert code == 2
-        assert len(shown.err.strip().splitlines()) == 1, shown.err
-        assert "dataset" in shown.err
+    assert len(shown.err.strip().splitlines()) == 1, shown.err
+    assert "dataset" in shown.err
 
 
 def test_the_kinds_of_skipped_files_are_named(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]):

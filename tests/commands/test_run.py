@@ -38,8 +38,12 @@ def test_fp16_on_a_cpu_is_refused(tiny_recipe: Path, capsys: pytest.CaptureFixtu
     assert "train.precision" in message
 
 
+@pytest.mark.slow
 def test_torchrun_joins_its_processes(tiny_recipe: Path):
-    """On a CPU Accelerate would take each of them for the only one, and a batch of 15 would do."""
+    """On a CPU Accelerate would take each of them for the only one, and a batch of 15 would do.
+
+    ``--processes`` sets the same variables and joins processes likewise (tests/runs/test_processes.py).
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "contrastive", "run", str(tiny_recipe), "--out", "out", "--set", "train.batch_size=15"]
     done = subprocess.run(command, capture_output=True, text=True)

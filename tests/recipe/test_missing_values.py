@@ -1,5 +1,6 @@
 """A value that nobody wrote and a colon without its space are refused, with their place and the remedy."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -95,11 +96,22 @@ def test_keys_merge_into_the_short_form_of_a_map(sets):
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
-    "value", ["my photos #1", "#1", "photos   # the old ones", "{name: image_folder} # x"]
+    "value",
+    ["my photos #1", "#1", "photos   # the old ones", " it's #1", 'say "a" #1', "$HOME/`x`! #1", "a\\b #1"],
 )
-def test_a_comment_in_set_is_refused(value):
+def test_a_comment_in_set_is_refused_and_the_quotation_is_read_as_text(value):
+    message = mistakes("", "dataset=image_folder", f"dataset.root={value}")
     comment = value[value.index("#") :]
-    assert f"YAML reads '{comment}' as a comment; quote the value" in mistakes("", f"dataset.root={value}")
+    assert f"YAML reads '{comment}' as a comment; quote the value if it is a part of it: --set " in message
+    option, override = shlex.split(message[message.rindex("--set ") :])
+    recipe = load_recipe("r.yaml", ["dataset=image_folder", override], load_registry())
+    assert (option, recipe.dataset.params["root"]) == ("--set", value.strip())
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("value", ["{name: image_folder} # x", "[a] # x", "'photos' # x", "photos # x\n"])
+def test_a_comment_after_a_value_that_is_whole_goes(value):
+    assert "YAML reads '# x' as a comment; remove it." in mistakes("", f"dataset={value}")
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -128,7 +128,7 @@ VALUES = st.recursive(SCALARS, lambda of: st.lists(of) | st.dictionaries(st.text
 
 
 @given(VALUES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_written_is_read_back(value):
     try:
         found = read(write_yaml({"value": value}))["value"]
@@ -480,7 +480,7 @@ TREES = st.recursive(LEAVES, lambda of: st.lists(of) | st.dictionaries(KEYS | st
 
 
 @given(st.dictionaries(KEYS, TREES))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_tree_is_a_recipe_or_a_list_of_mistakes(value):
     try:
         found = resolve(parse_tree(write_yaml(value)), REGISTRY)
@@ -490,7 +490,7 @@ def test_any_tree_is_a_recipe_or_a_list_of_mistakes(value):
 
 
 @given(st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>'\"%@#?, \n\t\0<~")) | st.binary())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_text_is_a_tree_or_a_mistake(content):
     with suppress(RecipeError):
         read_yaml(content, "f.yaml")
@@ -499,7 +499,7 @@ def test_any_text_is_a_tree_or_a_mistake(content):
 @given(
     st.lists(st.tuples(st.lists(KEYS | st.sampled_from(["0", "1", "-1"]), min_size=1, max_size=4), st.text()))
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_set_is_applied_or_a_mistake(tmp_path_factory, pairs):
     file = tmp_path_factory.getbasetemp() / "set.yaml"
     file.write_text("dataset: fashion_mnist_sample\nloss: [nt_xent, margin]\n")

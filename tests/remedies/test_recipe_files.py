@@ -196,7 +196,7 @@ REMEDIES = [
     ),
     Remedy(
         "recipe/messages.py",
-        "; quote it: '{}'",
+        "; quote it: {}",
         resolved,
         F + "  root: 2024\n",
         lambda message: F + f"  root: {re.search(r'quote it: (.*)', message)[1]}\n",
@@ -209,8 +209,11 @@ REMEDIES = [
         ["dataset={name: image_folder}", "dataset.root=images #2"],
         lambda message: [
             "dataset={name: image_folder}",
-            f"dataset.root={re.search(r'part of it: (.*)', message)[1]}",
+            shlex.split(message.partition("part of it: ")[2])[1],
         ],
+    ),
+    Remedy(
+        "recipe/sources.py", "remove it.", overridden, ["loss={name: nt_xent} # x"], ["loss={name: nt_xent}"]
     ),
     Remedy("recipe/locations.py", "write it elsewhere with --out", outside_data, "images/z.png", "z.png"),
     Remedy(

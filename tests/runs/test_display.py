@@ -9,6 +9,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from contrastive import monitors
@@ -190,6 +191,15 @@ def test_a_phase_that_takes_seconds_is_named_in_a_plain_line(monkeypatch):
     assert lines == ["building the model", "decoding 0 of 8,000 images", "decoding 3,000 of 8,000 images"]
 
 
+def test_a_phase_that_a_signal_ends_is_not_named_after_it():
+    out = io.StringIO()
+    with Display(out) as display:
+        display.phase("opening the data set", delay=0.05)
+        display.log_now("stopped")
+        time.sleep(0.2)
+    assert out.getvalue() == "stopped\n"
+
+
 def test_a_terminal_shows_the_phase_and_its_time(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     out = Terminal()
@@ -266,6 +276,26 @@ def test_a_metric_is_shown_in_the_unit_that_its_protocol_declares():
     rows, _ = rendered({"trained": values, "untrained": floors, "protocols": CLUSTERS})
     assert ["clusters ari", "-0.160", "0.250", "-0.410"] in rows
     assert ["clusters purity", "40.0 %", "50.0 %", "-10.0"] in rows
+
+
+def test_a_gain_has_the_decimals_of_its_values_and_a_long_key_its_underscores():
+    protocols = {"cluster_eval": {"id": "cluster_eval/1", "metric_units": {"ari": "number"}}}
+    values, floors = {"cluster_eval_ari": 0.085}, {"cluster_eval_ari": 0.088}
+    rows, _ = rendered({"trained": values, "untrained": floors, "protocols": protocols})
+    assert ["cluster_eval_ari", "0.085", "0.088", "-0.003"] in rows
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (["a.png (empty file)"], "1 image (a.png (empty file)) could not be read and was left out"),
+        (["a", "b"], "2 images (a, b) could not be read and were left out"),
+    ],
+)
+def test_the_verb_agrees_with_the_number_of_unreadable_images(images, words):
+    out = io.StringIO()
+    Display(out).warn_of_unreadable(images, "left out")
+    assert out.getvalue() == f"warning: {words}\n"
 
 
 def test_the_live_line_shows_the_unit_too(monkeypatch):

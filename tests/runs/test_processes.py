@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 import contrastive
-from contrastive import distributed
+from contrastive import distributed, interrupts
 from contrastive.build import build
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
 from contrastive.recipe import load_recipe
@@ -117,6 +118,7 @@ def test_a_stop_saves_a_death_ends_all_and_one_process_goes_on(tiny_recipe: Path
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, (out, err)
+    assert "stopping after the next step; press Ctrl-C to stop now and lose " in out  # they vote meanwhile
     stopped = int(re.search(r"stopped at step (\d+) of", err)[1])
 
     process = subprocess.Popen(start, **pipes)
@@ -134,6 +136,31 @@ def test_a_stop_saves_a_death_ends_all_and_one_process_goes_on(tiny_recipe: Path
     steps = [line["step"] for line in MetricsFile(folder / "metrics.jsonl").read()]
     assert steps == list(range(1, steps[-1] + 1))
     assert steps[-1] > stopped
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_lost_connection_is_a_stop_if_the_launcher_then_stops_this_process(
+    is_stopped: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A signal to one of two processes while they decode: the other loses the connection before its own."""
+    monkeypatch.setenv(launch.LAUNCHER_VARIABLE, "1")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    monkeypatch.setattr(job, "_LAUNCHER_DELAY", 1.0 if is_stopped else 0.1)
+    response = interrupts.Response(lambda _: "", breaks=False, ends=False)
+    expected, message = (Interrupted, "has stopped") if is_stopped else (ContrastiveError, "has exited")
+    launcher = threading.Timer(0.2 if is_stopped else 60, os.kill, (os.getpid(), signal.SIGTERM))
+    launcher.start()
+    try:
+        with (
+            interrupts.guard(),
+            interrupts.responding(response),
+            pytest.raises(expected, match=message),
+            job.explain_lost_connections(10),
+        ):
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:44210")
+    finally:
+        launcher.cancel()
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,15 +24,15 @@ from contrastive.protocols import KNN
 from contrastive.runs import job, resume
 from contrastive.runs.process_guard import folder_lock
 from contrastive.training import Engine
-from tests.support.same import assert_same, assert_same_run, final_state, metrics
-from tests.support.tiny import interrupted_after, write_data
+from tests.support.same import assert_same, assert_same_run, final_state, metrics, steps_of
+from tests.support.tiny import UNEVALUATED, interrupted_after, write_data
 
 #: What changes no weight, and may be changed while a run is under way.
 FREE: dict[str, dict[str, Any]] = {
     "workers": {"train.workers": 2, "train.memory_limit": 0, "train.cache": "none"},
     "memory_limit and cache": {"train.memory_limit": 0, "train.cache": "cache"},
     "checkpoint_every": {"train.checkpoint_every": 3},
-    "evaluation": {"evaluate.knn.k": 3, "evaluate.every": 3, "evaluate.linear": None},
+    "evaluation": {"evaluate.knn": {"k": 3}, "evaluate.every": 3},
     "name": {"name": "another"},
 }
 CONSTANT = {"optimizer.schedule": "constant", "evaluate.linear": None}
@@ -42,13 +44,12 @@ def test_what_may_change_while_a_run_is_under_way(
 ):
     monkeypatch.chdir(tmp_path)
     with interrupted_after(11), pytest.raises(Interrupted):
-        contrastive.run(tiny_recipe, out="run")
-    contrastive.run(tiny_recipe, FREE[changed], out="run", resume="must")
+        contrastive.run(tiny_recipe, UNEVALUATED, out="run")
+    contrastive.run(tiny_recipe, {**UNEVALUATED, **FREE[changed]}, out="run", resume="must")
     ours, theirs = final_state(Path("run")), final_state(tiny_run)
     for key in ("method", "optimizer"):
         assert_same(ours[key], theirs[key])
-    steps = [[line for line in metrics(folder) if "loss" in line] for folder in (Path("run"), tiny_run)]
-    assert steps[0] == steps[1]
+    assert steps_of(Path("run")) == steps_of(tiny_run)
 
 
 def test_a_run_of_constant_schedules_may_be_made_longer(tiny_recipe: Path, tmp_path: Path):
@@ -67,8 +68,8 @@ def test_a_run_of_constant_schedules_may_be_made_longer(tiny_recipe: Path, tmp_p
 def test_a_kill_between_recipe_and_environment_keeps_a_run_longer(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    folder = tmp_path / "run"
-    contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 1}, out=folder)
+    folder, sets = tmp_path / "run", {**UNEVALUATED, **CONSTANT}
+    contrastive.run(tiny_recipe, {**sets, "train.epochs": 1}, out=folder)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -76,9 +77,9 @@ def test_a_kill_between_recipe_and_environment_keeps_a_run_longer(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resume, "write_json", killed)
         with pytest.raises(Interrupted):
-            contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder)
+            contrastive.run(tiny_recipe, {**sets, "train.epochs": 2}, out=folder)
     assert "epochs: 2" in (folder / "recipe.yaml").read_text()
-    assert contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 2}, out=folder).summary["epochs"] == 2
+    assert contrastive.run(tiny_recipe, {**sets, "train.epochs": 2}, out=folder).summary["epochs"] == 2
 
 
 def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
@@ -88,10 +89,10 @@ def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
         contrastive.run(tiny_recipe, {"train.epochs": 4}, out=tiny_run)
     message = str(refused.value)
     assert "optimizer.schedule: cosine spans the epochs" in message
-    weights = message.split("--set ")[1].split()[0].removesuffix(".")
-    assert weights == f"backbone.weights={tiny_run / 'backbone'}"
-    sets = ["train.max_steps=1", "evaluate.every=0", "evaluate.linear=null", "optimizer.lr=1e-9", weights]
-    new = contrastive.run(tiny_recipe, sets, out=tmp_path / "new")
+    option, weights = shlex.split(re.search(r"these weights: (.*)\. Name another", message)[1])
+    assert (option, weights) == ("--set", f"backbone.weights='{tiny_run / 'backbone'}'")
+    short = ["train.max_steps=1", "optimizer.lr=1e-9", "evaluate={every: 0, knn: null, linear: null}"]
+    new = contrastive.run(tiny_recipe, [*short, weights], out=tmp_path / "new")
     start, end = (
         final_state(folder)["method"]["backbone.net.conv1.weight"] for folder in (tiny_run, new.folder)
     )
@@ -253,7 +254,7 @@ def test_a_run_that_began_and_ended_meanwhile_is_not_overwritten(
 ):
     """Another process took the folder after it was found free, and before it was locked."""
     folder, make = tmp_path / "run", job.make_accelerator
-    quick = {"train.max_steps": 1, "evaluate.every": 0, "evaluate.linear": None}
+    quick = {**UNEVALUATED, "train.max_steps": 1}
 
     def after_another(*arguments: Any) -> Any:
         monkeypatch.setattr(job, "make_accelerator", make)

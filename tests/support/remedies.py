@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -149,3 +150,22 @@ def outcome(attempt: Callable[[Any], Any], value: Any) -> str:
     except (Exception, SystemExit) as error:
         return one_line(str(error)) or type(error).__name__
     return one_line(result).strip() if isinstance(result, str) else ""
+
+
+def number(message: str, before: str) -> str:
+    """The number after some words of a message."""
+    return re.search(rf"{re.escape(before)} (\d+)", message)[1]
+
+
+def first_listed(message: str, before: str = "one of: ") -> str:
+    """The first of the names that a message lists."""
+    return re.search(rf"{re.escape(before)}([\w-]+)", message)[1]
+
+
+def require_extra(message: str, packages: tuple[str, ...]) -> None:
+    """Checks that ``pip install 'contrastive-framework[x]'`` in a message installs one of the packages."""
+    match = re.search(r"contrastive-framework\[(\w+)\]", message)
+    assert match, message
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    needs = [need.lower().replace("_", "-") for need in extras[match[1]]]
+    assert any(need.startswith(packages) for need in needs), needs

@@ -21,6 +21,11 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    """Those lines that are of steps; the loss of each depends on all steps before."""
+    return [line for line in metrics(folder) if "loss" in line]
+
+
 def final_state(folder: Path) -> dict[str, Any]:
     """The newest checkpoint, which must be whole."""
     warnings: list[str] = []

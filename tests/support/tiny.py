@@ -26,6 +26,8 @@ optimizer: {{name: sgd, lr: 0.1, warmup_epochs: 1}}
 train: {{epochs: 3, batch_size: 16, precision: fp32}}
 evaluate: {{knn: {{k: 5}}, linear: {{l2: [0.1, 0.01]}}}}
 """
+#: Leaves the evaluation of a run out, for tests of training alone.
+UNEVALUATED: dict[str, Any] = {"evaluate.every": 0, "evaluate.knn": None, "evaluate.linear": None}
 CLASSES = ("stripes", "checks", "disc")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -40,8 +41,8 @@ def test_there_are_faults_enough():
 
 
 @hookimpl
-def register_head(register):
-    register("my_head", "contrastive.heads:MLP")
+def register_protocol(register):
+    register("mine", "contrastive.protocols:KNN")
 
 
 def plugin(**content):
@@ -49,19 +50,44 @@ def plugin(**content):
 
 
 def test_a_plugin_of_another_interface_fails_that_check():
-    found = failed(check_plugin(plugin(register_head=register_head, contrastive_api=99)))
+    found = failed(check_plugin(plugin(register_protocol=register_protocol, contrastive_api=99)))
     assert set(found) == {"api version"}
     assert "99" in found["api version"]
 
 
 def test_a_plugin_that_does_not_say_its_interface_fails_that_check():
-    assert set(failed(check_plugin(plugin(register_head=register_head)))) == {"api version"}
+    assert set(failed(check_plugin(plugin(register_protocol=register_protocol)))) == {"api version"}
 
 
 def test_a_misspelt_hook_fails_registers():
     misspelt = hookimpl(lambda register: None)
     found = failed(
-        check_plugin(plugin(register_head=register_head, register_heads=misspelt, contrastive_api=1))
+        check_plugin(
+            plugin(register_protocol=register_protocol, register_protocols=misspelt, contrastive_api=1)
+        )
     )
     assert set(found) == {"registers"}
-    assert "register_head" in found["registers"]
+    assert "register_protocol" in found["registers"]
+
+
+def test_a_late_exception_is_reported_with_its_method_step_and_line():
+    reason = failed(check_part(callback.RaisesLate))["hooks"]
+    assert re.fullmatch(
+        r"it raises RuntimeError: too late in step_taken \(callback\.py, line \d+\) at step 130", reason
+    )
+
+
+def test_what_a_callback_does_differently_after_a_resume_is_told_in_words():
+    noise = failed(check_part(callback.LogsNoise))["state_dict"]
+    assert re.match(
+        r"it logs noise 0\.\d+ at step 24 without a resume, and noise 0\.\d+ with one, and a second run",
+        noise,
+    )
+    patience = failed(check_part(callback.ForgetsPatience))["state_dict"]
+    assert patience.startswith("it stops the run with the reason 'no better for ten evaluations' at step 52 ")
+    assert "without a resume, and stops the run" in patience
+
+
+def test_the_unit_of_a_number_is_asked_for_next_to_those_that_are_declared():
+    reason = failed(check_part(protocol.CallsANumberAFraction))["metrics"]
+    assert reason.endswith("write metric_units = {'bits': 'number', 'margin': 'number'}")

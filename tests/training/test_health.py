@@ -16,7 +16,7 @@ from contrastive.training import Engine, Method, chunk_advice
 from contrastive.training import health as diagnosis
 from contrastive.training.health import out_of_memory
 from tests.support.same import assert_same_run, final_state, metrics
-from tests.support.tiny import interrupted_after
+from tests.support.tiny import UNEVALUATED, interrupted_after
 
 PARTS = {
     "the weights of backbone": "backbone",
@@ -29,7 +29,7 @@ BYOL = {
     "negatives": "none",
     "loss": "regression",
 }
-FEW = {"evaluate.every": 0, "train.epochs": 2}
+FEW = {**UNEVALUATED, "train.epochs": 2}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 from contrastive.commands.compare.records import COSTS, Records
 from contrastive.commands.compare.significance import Interval, half_width
 from contrastive.kinds import MONITORS
-from contrastive.text import MetricFormat, duration
+from contrastive.text import MetricFormat, duration, metric_words
 
 #: Cost -> its heading.
 _COST_TITLES = {
@@ -88,7 +88,7 @@ def _metric_table(comparison: Mapping[str, Any], key: str) -> CellTable:
                 *(_value_cell(row["floors"][floor][key], form) for floor in ("untrained", "pixels")),
             ]
         )
-    return CellTable(f"{words(key)} on {comparison['split']}, last epoch", columns, rows)
+    return CellTable(f"{metric_words(key)} on {comparison['split']}, last epoch", columns, rows)
 
 
 def _feature_table(comparison: Mapping[str, Any], h: str, z: str) -> CellTable:
@@ -100,7 +100,7 @@ def _feature_table(comparison: Mapping[str, Any], h: str, z: str) -> CellTable:
         means = (_mean_cell(of_h, form), _mean_cell(of_z, form))
         name = Cell(row["name"], row["name"])
         rows.append([name, _seed_count(of_z), *means, _difference_cell(of_z["to_h"], form)])
-    return CellTable(f"{words(z)} against {words(h)}, the same runs", columns, rows)
+    return CellTable(f"{metric_words(z)} against {metric_words(h)}, the same runs", columns, rows)
 
 
 def cost_table(comparison: Mapping[str, Any]) -> CellTable:
@@ -181,11 +181,6 @@ def _setting(value: Any) -> Cell:
 
 
 # -- words ------------------------------------------------------------------------------------------
-
-
-def words(key: str) -> str:
-    """``linear_top1`` -> ``linear top1``."""
-    return key.replace("_", " ")
 
 
 _FRACTION = MetricFormat("fraction")

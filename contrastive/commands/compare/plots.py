@@ -10,10 +10,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from contrastive.commands.compare.cells import words
 from contrastive.commands.compare.findings import matrix
 from contrastive.commands.compare.significance import Interval, half_width
-from contrastive.text import MetricFormat, quantity
+from contrastive.text import MetricFormat, metric_words, quantity
 
 #: Colours that people with colour blindness can tell apart, on light and on dark; after Okabe and Ito 2008.
 COLOURS = ("#2f7fd0", "#e08214", "#1a9e77", "#c65aa5", "#c9a400", "#56b4e9", "#d8452e", "#8a8a8a")
@@ -61,9 +60,9 @@ def _intervals(rows: Rows, key: str, form: MetricFormat) -> Chart:
             continue
         _seeds(figure, row["name"], metric["seeds"].values(), list(metric["seeds"]), index, form)
         _mean(figure, row["name"], metric["mean"], metric["interval"], index, form)
-    _by_recipe(figure, rows, words(key) + form.title_suffix)
+    _by_recipe(figure, rows, metric_words(key) + form.title_suffix)
     caption = "Bars: 95 % interval of the mean over seeds; small points: single seeds."
-    return _chart("accuracy", words(key), caption, figure)
+    return _chart("accuracy", metric_words(key), caption, figure)
 
 
 def _forest(rows: Rows, key: str, form: MetricFormat) -> Chart:
@@ -78,7 +77,7 @@ def _forest(rows: Rows, key: str, form: MetricFormat) -> Chart:
         _mean(figure, row["name"], difference["mean"], difference["interval"], index, form)
     _by_recipe(figure, rows[1:], f"{form.change_noun} above {rows[0]['name']}".strip())
     figure.update_xaxes(zeroline=True, zerolinewidth=2)
-    title = f"{words(key)}: paired difference to {rows[0]['name']}"
+    title = f"{metric_words(key)}: paired difference to {rows[0]['name']}"
     caption = "The same seeds, images and views. An interval that includes zero shows no difference."
     return _chart("accuracy", title, caption, figure)
 
@@ -158,7 +157,7 @@ def _heat_map(rows: Rows, key: str, form: MetricFormat) -> Iterator[Chart]:
     figure.update_xaxes(title=grid.axes[1], type="category")
     figure.update_yaxes(title=grid.axes[0], type="category", autorange="reversed", automargin=True)
     caption = "Means over seeds, in %." if is_fraction else "Means over seeds."
-    yield _chart("accuracy", f"{words(key)} over the grid", caption, figure)
+    yield _chart("accuracy", f"{metric_words(key)} over the grid", caption, figure)
 
 
 # -- compute ----------------------------------------------------------------------------------------
@@ -206,11 +205,11 @@ def _against(rows: Rows, key: str, cost: str, title: str, form: MetricFormat) ->
             hovertemplate=f"%{{x:,.1f}}, %{{y:{form.digits}}}" + (" %" if form.unit == "fraction" else ""),
         )
     figure.update_xaxes(title=title)
-    figure.update_yaxes(title=words(key) + form.title_suffix)
+    figure.update_yaxes(title=metric_words(key) + form.title_suffix)
     caption = (
         "Higher and further left is better. No recipe is both cheaper and more accurate than one on the line."
     )
-    yield _chart("compute", f"{words(key)} against {title.partition(',')[0]}", caption, figure)
+    yield _chart("compute", f"{metric_words(key)} against {title.partition(',')[0]}", caption, figure)
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -227,7 +226,7 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
 
 def _curves(rows: Rows, forms: Mapping[str, MetricFormat]) -> Iterator[Chart]:
     titles = {"loss": "loss"}
-    titles |= {key: f"{words(key)} in training{form.title_suffix}" for key, form in forms.items()}
+    titles |= {key: f"{metric_words(key)} in training{form.title_suffix}" for key, form in forms.items()}
     titles |= {"effective_rank": "effective rank of h"}
     captions = {
         "loss": "Mean per epoch. Losses of different kinds are not comparable.",

@@ -18,10 +18,9 @@ from contrastive.commands.compare.cells import (
     differing_table,
     metric_tables,
     p_value,
-    words,
 )
 from contrastive.commands.compare.plots import charts, colour
-from contrastive.text import MetricFormat, quantity
+from contrastive.text import MetricFormat, metric_words, quantity
 
 #: Sections of plots in their order: key -> heading.
 _SECTIONS = {
@@ -79,11 +78,11 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
             difference = row["figures"][key].get("difference")
             if difference and difference["verdict"] != "not shown":
                 lines.append(
-                    f"{row['name']} is {difference['verdict']} than {first['name']} in {words(key)} "
+                    f"{row['name']} is {difference['verdict']} than {first['name']} in {metric_words(key)} "
                     f"{_by(difference, MetricFormat.of(key, comparison['protocols']))}."
                 )
             elif difference:
-                not_shown.append(f"{row['name']} in {words(key)}")
+                not_shown.append(f"{row['name']} in {metric_words(key)}")
     if not_shown:
         lines.append(f"No difference to {first['name']} is shown for {', '.join(not_shown)}.")
     for h, z in comparison["features"]:
@@ -91,7 +90,7 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
             difference = row["figures"][z]["to_h"]
             if difference and difference["verdict"] != "not shown":
                 lines.append(
-                    f"For {row['name']}, {words(z)} is {difference['verdict']} than {words(h)} "
+                    f"For {row['name']}, {metric_words(z)} is {difference['verdict']} than {metric_words(h)} "
                     f"{_by(difference, MetricFormat.of(z, comparison['protocols']))}."
                 )
     return lines

@@ -101,7 +101,7 @@ def _train_or_wait(candidate: Candidate, seed: int, recipe: Path, log: Log) -> i
         # Another comparison began this very run while ours was starting.
         code = 0 if candidate.is_finished(seed) else _run(recipe, seed, folder)
     if code == Interrupted.exit_code:
-        raise Interrupted(f"stopped; the same command continues from the last checkpoint in {folder}.")
+        raise Interrupted(f"stopped; the same command continues with the run in {folder}.")
     return code
 
 

@@ -14,7 +14,7 @@ from contrastive.evaluation import Witness
 from contrastive.kinds import Unit
 from contrastive.parts import Protocol
 from contrastive.testing.equality import same
-from contrastive.testing.framework import check, require, skip
+from contrastive.testing.framework import check, fail, require, skip
 from contrastive.testing.materials import splits
 from contrastive.testing.subjects import Subject
 from contrastive.testing.surroundings import fixed_seed
@@ -36,7 +36,7 @@ def version(subject: Subject) -> None:
 
 @check("metrics", "protocol", after=("builds",))
 def metrics(subject: Subject) -> None:
-    """It returns finite numbers by name, accuracies between 0 and 1, with and without a test split."""
+    """It returns finite metrics by name, with and without test, in 0..1 unless ``metric_units`` differs."""
     for with_test in (False, True):
         scores = subject.part().evaluate(trial(with_test))
         require(isinstance(scores, dict) and scores, f"it returns {scores!r}, not metrics by name")
@@ -52,19 +52,18 @@ def metrics(subject: Subject) -> None:
 
 
 def _check_units(part: Protocol, scores: Mapping[str, float]) -> None:
-    """Its ``metric_units`` name metrics that it returns, and if there are any, all others are fractions."""
+    """Its ``metric_units`` name metrics that it returns, and all others are fractions."""
     for name, unit in part.metric_units.items():
         require(name in scores, f"metric_units names {name}, which it does not return ({', '.join(scores)})")
         require(
             unit in get_args(Unit),
             f"the unit of {name} in metric_units is {unit!r}; write {' or '.join(map(repr, get_args(Unit)))}",
         )
-    for name, value in scores.items():
-        if part.metric_units and part.metric_units.get(name, "fraction") == "fraction":
-            require(
-                0 <= value <= 1,
-                f"{name} is {value}, which is not a fraction; write metric_units = {{{name!r}: 'number'}}",
-            )
+    fractions = {k: v for k, v in scores.items() if part.metric_units.get(k, "fraction") == "fraction"}
+    others = {name: value for name, value in fractions.items() if not 0 <= value <= 1}
+    for name, value in others.items():
+        units = {**part.metric_units, **dict.fromkeys(others, "number")}
+        fail(f"{name} is {value}, which is not a fraction; write metric_units = {units}")
 
 
 @check("deterministic", "protocol", after=("metrics", "global state"))
@@ -96,7 +95,7 @@ def order(subject: Subject) -> None:
 
 @check("test unread", "protocol", after=("deterministic",))
 def test_unread(subject: Subject) -> None:
-    """It fits nothing to the labels of test, and chooses nothing by them.
+    """Its ``top1`` and ``accuracy...`` depend on no fit to test's labels and no choice by them.
 
     If predictions do not depend on test's labels, each image is correct under exactly one of the K cyclic
     renamings of its label, so the K accuracies add up to 1. Choosing by these labels gives more.
@@ -112,7 +111,7 @@ def test_unread(subject: Subject) -> None:
         name: total for name, total in totals.items() if name == "top1" or name.startswith("accuracy")
     }
     if not accuracies:
-        skip("it returns no accuracy (top1, accuracy...) that would show this")
+        skip("only accuracies (top1, accuracy...) show this, and it returns none")
     for name, total in accuracies.items():
         require(
             abs(total - 1) < 1e-6,

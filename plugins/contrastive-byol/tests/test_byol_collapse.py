@@ -94,6 +94,7 @@ def test_a_collapse_is_seen_its_cause_named_and_without_it_there_is_none(watch: 
     assert watch(remedy)[0] == []
 
 
+@pytest.mark.slow
 def test_where_nothing_else_is_wrong_rate_and_decay_are_named(watch: WatchedRun):
     """At so high a rate training is chaotic: most seeds collapse, which ones hangs on the last digit."""
     simsiam = {"target": "stop_grad"}
@@ -109,11 +110,16 @@ def test_where_nothing_else_is_wrong_rate_and_decay_are_named(watch: WatchedRun)
     ("changes", "also"),
     [
         ({"target.momentum": 0}, "The target's momentum of 0 lets the keys follow at once"),
-        (
+        pytest.param(
             {"target": "stop_grad", **of_predictor(lr_scale=0.01)},
             "The predictor learns at 0.001, slower than",
+            marks=pytest.mark.slow,
         ),
-        ({"target": "stop_grad", **of_predictor(freeze=True)}, "The predictor never learns"),
+        pytest.param(
+            {"target": "stop_grad", **of_predictor(freeze=True)},
+            "The predictor never learns",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_hastens_a_collapse_is_named_too(watch: WatchedRun, changes: dict[str, Any], also: str):

@@ -59,9 +59,9 @@ def test_z_is_compared_with_h_within_the_same_runs(runs, capsys):
     assert (a["verdict"], b["verdict"], b["mean"]) == ("worse", "not shown", 0)
     assert a["p_holm"] == pytest.approx(2 * a["p"])  # two recipes, two comparisons
     assert main(["compare", *folders, "--out", "here"]) == 0
-    assert "linear z top1 against linear top1, the same runs" in capsys.readouterr().out
+    assert "linear_z_top1 against linear top1, the same runs" in capsys.readouterr().out
     report = Path("here/report.html").read_text()
-    assert "For a, linear z top1 is worse than linear top1 by 5.3 points" in report
+    assert "For a, linear_z_top1 is worse than linear top1 by 5.3 points" in report
     assert "For b" not in report
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contrastive.commands.compare.significance import holm, interval, paired_difference, sampling_error
 
-SIMULATIONS = 2000
+SIMULATIONS = 500
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -95,7 +95,7 @@ def test_a_p_that_is_no_number_corrects_no_other():
 
 def test_sampling_error_covers_the_rate_it_was_drawn_from():
     rng = np.random.default_rng(0)
-    drawn = rng.binomial(2000, 0.85, SIMULATIONS) / 2000
+    drawn = rng.binomial(2000, 0.85, 2000) / 2000
     covered = np.mean([abs(p - 0.85) <= sampling_error(p, 2000) for p in drawn])
     assert abs(covered - 0.95) < 0.02
     assert sampling_error(1.0, 10) == 0.0

@@ -1,5 +1,6 @@
 """Broken callbacks."""
 
+import numpy as np
 import torch
 
 from contrastive.parts import Callback
@@ -22,6 +23,36 @@ class ForgetsPatience(Callback):
 
     def load_state_dict(self, state):
         self.best = state["best"]
+
+
+class RarelyLeavesTraining(Callback):
+    """Leaves the method in evaluation mode after a hundred steps.
+
+    Args:
+        every: steps between two looks.
+    """
+
+    def __init__(self, every: int = 100):
+        self.every = every
+
+    def step_done(self, run, metrics):
+        if run.step % self.every == 0:
+            run.method.eval()
+
+
+class RaisesLate(Callback):
+    """Raises an exception in step 130."""
+
+    def step_taken(self, run):
+        if run.step == 130:
+            raise RuntimeError("too late")
+
+
+class LogsNoise(Callback):
+    """Logs a random number of a generator without a seed."""
+
+    def epoch_done(self, run, epoch):
+        run.log({"noise": float(np.random.default_rng().random())})
 
 
 class ClipsWeights(Callback):
@@ -54,4 +85,7 @@ FAULTS = {
     StaysInEvaluationMode: "weights kept",
     ForgetsPatience: "state_dict",
     ClipsWeights: "weights kept",
+    RarelyLeavesTraining: "weights kept",
+    RaisesLate: "hooks",
+    LogsNoise: "state_dict",
 }

@@ -83,7 +83,17 @@ class CallsANumberAFraction(Protocol):
         return {**KNN(5).score(fit, validation, test), "bits": 3.5, "margin": -0.5}
 
 
+class NegativeWithoutUnits(Protocol):
+    """Returns a metric that is no fraction, and declares no unit."""
+
+    version = 1
+
+    def score(self, fit, validation, test=None):
+        return {**KNN(5).score(fit, validation, test), "ari": -0.2}
+
+
 FAULTS = {
+    NegativeWithoutUnits: "metrics",
     NamesAnAbsentMetric: "metrics",
     CallsANumberAFraction: "metrics",
     ChoosesOnTest: "test unread",
