@@ -111,6 +111,11 @@ def count_and_names(names: Sequence[str], noun: str) -> str:
     return f"{quantity(len(names), noun)} ({abbreviate(names)})"
 
 
+def was(count: int) -> str:
+    """The verb that agrees with a count: ``was`` or ``were``."""
+    return "was" if count == 1 else "were"
+
+
 def byte_count(count: int) -> str:
     """``3145728`` -> ``3.0 MiB``."""
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from contrastive.kinds import MONITORS
 from contrastive.runs.phase import FIRST_LINE, Phase
-from contrastive.text import MetricFormat, count_and_names, duration, metric_words, quantity
+from contrastive.text import MetricFormat, count_and_names, duration, metric_words, quantity, was
 
 #: Minimum number of seconds between plain lines, which report the end of an epoch.
 PLAIN_INTERVAL = 10.0
@@ -190,8 +190,9 @@ class Display:
     def warn_of_unreadable(self, images: Sequence[str], outcome: str) -> None:
         """Name the images that could not be read, if there are any, and what became of them."""
         if images:
-            verb = "was" if len(images) == 1 else "were"
-            self.warn(f"{count_and_names(images, 'image')} could not be read and {verb} {outcome}")
+            self.warn(
+                f"{count_and_names(images, 'image')} could not be read and {was(len(images))} {outcome}"
+            )
 
     def _print(self, message: Text) -> None:
         """Print a message: broken between words on a terminal, on one line elsewhere."""

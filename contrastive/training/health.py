@@ -16,7 +16,7 @@ from torch import Tensor
 
 from contrastive.comparison import Comparison
 from contrastive.errors import ContrastiveError
-from contrastive.text import quantity
+from contrastive.text import quantity, was
 from contrastive.training.checkpoints import Checkpoints
 from contrastive.training.method import Method
 from contrastive.training.state import Metrics
@@ -164,7 +164,7 @@ class Health:
                 f"step {step:g}: skipping steps cannot recover from non-finite weights{where}.{rest}"
             )
         if len(self.skipped) >= self.max_skipped:
-            verb = "was" if len(self.skipped) == 1 else "were"
+            verb = was(len(self.skipped))
             raise ContrastiveError(
                 f"step {step:g}: {quantity(len(self.skipped), 'step')} in a row {verb} not finite and {verb} "
                 f"skipped{where}; the run no longer learns.{rest}"

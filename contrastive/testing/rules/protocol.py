@@ -61,7 +61,8 @@ def _check_units(part: Protocol, scores: Mapping[str, float]) -> None:
         )
     fractions = {k: v for k, v in scores.items() if part.metric_units.get(k, "fraction") == "fraction"}
     others = {name: value for name, value in fractions.items() if not 0 <= value <= 1}
-    for name, value in others.items():
+    if others:
+        name, value = next(iter(others.items()))
         units = {**part.metric_units, **dict.fromkeys(others, "number")}
         fail(f"{name} is {value}, which is not a fraction; write metric_units = {units}")
 
