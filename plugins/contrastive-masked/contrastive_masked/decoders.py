@@ -123,8 +123,8 @@ class Positional(_Transformer):
         """Patches [b, n, G] -> predictions [b, M, k, D] at blocks of positions [b, M, k]."""
         places = sincos(tokens.grid, self.width, tokens.patches)  # [N, W]
         visible = self.enter(tokens.patches)
-        given = tokens.everywhere() if tokens.positions is None else tokens.positions
-        visible = (visible + places[given]).repeat_interleave(positions.shape[1], 0)  # [b M, n, W]
-        wanted = (self.hidden.to(visible.dtype) + places[positions]).flatten(0, 1)  # [b M, k, W]
-        x = self.blocks(torch.cat([visible, wanted], 1))[:, -positions.shape[2] :]
+        context = tokens.everywhere() if tokens.positions is None else tokens.positions  # [b, n]
+        visible = (visible + places[context]).repeat_interleave(positions.shape[1], 0)  # [b M, n, W]
+        queries = (self.hidden.to(visible.dtype) + places[positions]).flatten(0, 1)  # [b M, k, W]
+        x = self.blocks(torch.cat([visible, queries], 1))[:, -positions.shape[2] :]
         return self.leave(self.norm(x)).unflatten(0, positions.shape[:2])

@@ -22,18 +22,26 @@ class MaskPatches(Marking):
 
     Args:
         ratio: share of the patches that are hidden; the visible ones are rounded down, as in MAE.
+        unit: side, in patches, of the squares that are hidden or visible as one (SimMIM: 32 pixels).
     """
 
     name = "mask_patches"
 
-    def __init__(self, ratio: Share = 0.75):
-        self.ratio = ratio
+    def __init__(self, ratio: Share = 0.75, unit: Annotated[int, Field(gt=0)] = 1):
+        self.ratio, self.unit = ratio, unit
 
     def mark(self, common: Draws, rng: Draws, grid: tuple[int, int]) -> Marks:
-        """``mask`` [b, N]."""
-        count = grid[0] * grid[1]
-        hidden = count - int(count * (1 - self.ratio))
-        return Marks.of_mask(_first(rng.permutation(count), hidden))
+        """``mask`` [b, N]. Raises UsageError if the grid is no multiple of the unit."""
+        if grid[0] % self.unit or grid[1] % self.unit:
+            raise UsageError(
+                f"mask_patches: a grid of {grid[0]} x {grid[1]} patches does not divide into squares of {self.unit} x "
+                f"{self.unit}; choose a unit that divides both sides."
+            )
+        rows, columns = grid[0] // self.unit, grid[1] // self.unit
+        count = rows * columns
+        squares = _first(rng.permutation(count), count - int(count * (1 - self.ratio)))
+        mask = squares.reshape(-1, rows, columns).repeat(self.unit, 1).repeat(self.unit, 2)
+        return Marks.of_mask(mask.reshape(len(mask), -1))
 
 
 class MaskBlocks(Marking):
