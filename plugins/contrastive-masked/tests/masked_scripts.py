@@ -1,4 +1,4 @@
-"""MAE, SimMIM, data2vec and I-JEPA as plain scripts on a vision transformer, in float64, for tests.
+"""MAE, SimMIM, data2vec, I-JEPA, and SimCLR with MAE as plain scripts on a vision transformer, in float64, for tests.
 
 Written from the papers and their authors' code; they share no code with the package, and views and masks are
 given. Weights have the names of the method's ``state_dict``.
@@ -175,12 +175,32 @@ def ijepa(
     places = grid_positions(math.isqrt(mask.shape[1]), context.shape[2])
     losses = []
     for number in range(targets.shape[1]):
-        wanted = targets[:, number]
-        x = torch.cat([context + places[visible], s[f"{predictor}.hidden"] + places[wanted]], 1)
+        own = targets[:, number]
+        x = torch.cat([context + places[visible], s[f"{predictor}.hidden"] + places[own]], 1)
         for layer in range(depth):
             x = block(x, s, f"{predictor}.blocks.{layer}", heads, 1e-6)
         x = linear(layer_norm(x, s, f"{predictor}.norm", 1e-6), s, f"{predictor}.leave")
-        x = x[:, -wanted.shape[1] :]
-        own = torch.stack([each[index] for each, index in zip(target, wanted, strict=True)])
-        losses.append(smooth_l1(x, own, 1.0).mean())
+        x = x[:, -own.shape[1] :]
+        keys = torch.stack([each[index] for each, index in zip(target, own, strict=True)])
+        losses.append(smooth_l1(x, keys, 1.0).mean())
     return torch.stack(losses).mean()
+
+
+def nt_xent(z: Tensor, temperature: float) -> Tensor:
+    """SimCLR's loss of two views [2 b, D], one below the other (Chen et al. 2020, equation 1)."""
+    z = z / z.square().sum(1, keepdim=True).sqrt()
+    b = len(z) // 2
+    similarity = (z @ z.T / temperature).exp()
+    losses = []
+    for i in range(2 * b):
+        own = similarity[i, (i + b) % (2 * b)]
+        losses.append(-torch.log(own / (similarity[i].sum() - similarity[i, i])))
+    return torch.stack(losses).mean()
+
+
+def projection(h: Tensor, s: State, head: str) -> Tensor:
+    """Linear, batch norm, ReLU, linear: h [n, F] -> z [n, D]."""
+    x = h @ s[f"{head}.layers.0.weight"].T
+    mean, variance = x.mean(0), (x - x.mean(0)).square().mean(0)
+    x = (x - mean) / (variance + 1e-5).sqrt() * s[f"{head}.layers.1.weight"] + s[f"{head}.layers.1.bias"]
+    return linear(x.clamp(min=0), s, f"{head}.layers.3")
