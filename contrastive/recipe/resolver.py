@@ -201,15 +201,20 @@ class _Resolver(PartResolver):
         if "objectives" not in self.root.value:
             return self._aim(top)
         section = self._map_of("objectives")
+        # Null removes what a recipe inherits from one with a single objective.
+        written = [key for key, node in self.root.value.items() if node.value is not None]
         for key in ("predictor", "positives", "negatives", "loss"):
-            if key in self.root.value:
-                message = "belongs into the objectives of this recipe; write it in each that it is for"
+            if key in written:
+                message = (
+                    "belongs in the objectives of this recipe; write it in each that it is for, or "
+                    f"{key}: null here to remove an inherited one"
+                )
                 self.mistakes.append(Mistake(self.root.key(key), key, message))
         if section is None:
             return {}
         if not section.value:
             self.wrong(section, "objectives", "is empty; name at least one objective, or leave the key out")
-        shared = {key: self._shared(key, top) for key in _TOP_LEVEL if key in self.root.value}
+        shared = {key: self._shared(key, top) for key in _TOP_LEVEL if key in written}
         objectives = [self._objective(name, node, shared) for name, node in section.value.items()]
         complete = tuple(objective for objective in objectives if objective is not None)
         if not complete:

@@ -172,6 +172,12 @@ def test_state_survives_a_round_trip():
     assert torch.equal(head.eval()(h), other.eval()(h))
 
 
+def test_a_linear_predictor_is_as_wide_as_the_keys():
+    assert Linear(64).out_features == 128
+    assert Linear(64, out_features=16).out_features == 16
+    assert Linear(64, dim=8, out_features=16).out_features == 8
+
+
 def test_linear_and_no_head():
     linear, none = Linear(64, dim=16), NoHead(64)
     h = torch.randn(8, 64)

@@ -85,10 +85,18 @@ def test_a_recipe_is_written_back_as_it_was(tmp_path: Path):
     assert again.aims == recipe.aims
 
 
+def test_null_removes_what_a_recipe_with_one_objective_has(tmp_path: Path):
+    recipe = resolved(tmp_path, objectives={"whole": {}}, head=None, negatives=None, loss=None)
+    assert recipe.aims == resolved(tmp_path, objectives={"whole": {}}).aims
+
+
 @pytest.mark.parametrize("key", ["predictor", "negatives", "loss"])
 def test_other_keys_belong_into_the_objectives(tmp_path: Path, key: str):
     found = mistakes(tmp_path, objectives={"whole": {}}, **{key: "none" if key != "loss" else "nt_xent"})
-    assert found == [f"{key}: belongs into the objectives of this recipe; write it in each that it is for"]
+    assert found == [
+        f"{key}: belongs in the objectives of this recipe; write it in each that it is for, or "
+        f"{key}: null here to remove an inherited one"
+    ]
 
 
 @pytest.mark.parametrize(
