@@ -172,8 +172,7 @@ def measure(recipe: Recipe) -> StepCalls:
             engine, _ = assemble(recipe, data, composition, Path(folder), accelerator, Display.silent())
         engine.method.stages = ledger.stages
         target = engine.method.target  # a stage of its own, within the forward pass
-        target.register_forward_pre_hook(lambda *_: ledger.stages.enter("target"))
-        target.register_forward_hook(lambda *_: ledger.stages.leave())
+        target.give = ledger.stages.stage("target")(target.give)
         for callback in engine.callbacks:
             callback.run_started(engine.run)
         engine.model.train()

@@ -147,7 +147,7 @@ def test_training_side_says_no_name_of_a_method_or_part(place):
 #: the part declares.
 NAMES_NO_PART = {"training", "evaluation", "build", "runs", "commands.check"}
 #: Names of parts that these modules use in another meaning: keys of recipes, and what a report calls nothing.
-OTHER_MEANINGS = {"build.rules": {"views"}, "commands.check": {"none"}}
+OTHER_MEANINGS = {"build.rules": {"none", "views"}, "build.objectives": {"none"}, "commands.check": {"none"}}
 
 
 def part_names_in(path: Path) -> set[str]:

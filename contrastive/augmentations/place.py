@@ -29,13 +29,13 @@ class Place:
 
     def crop(self, boxes: np.ndarray, size: tuple[int, int]) -> Place:
         """Boxes [b, 4] cut out of the views and resized to (h, w)."""
-        top, left, height, width = boxes.astype(np.float64).T
-        left = np.where(self.mirrored, self.sizes[:, 1] - left - width, left)
+        y, x, height, width = boxes.astype(np.float64).T
+        x = np.where(self.mirrored, self.sizes[:, 1] - x - width, x)
         down, along = (self.box[:, 2:] / self.sizes).T  # pixels of the image per pixel of the view
-        box = np.stack([top * down, left * along, height * down, width * along], axis=1)
+        box = np.stack([y * down, x * along, height * down, width * along], axis=1)
         box[:, :2] += self.box[:, :2]
         return replace(self, box=box, sizes=np.tile(size, (len(box), 1)))
 
-    def mirror(self, chosen: np.ndarray) -> Place:
-        """The views of ``chosen`` bool [b] mirrored."""
-        return replace(self, mirrored=self.mirrored ^ chosen)
+    def mirror(self, choice: np.ndarray) -> Place:
+        """The views of ``choice`` bool [b] mirrored."""
+        return replace(self, mirrored=self.mirrored ^ choice)

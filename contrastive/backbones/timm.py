@@ -92,9 +92,9 @@ class Timm(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """float [b, C, h, w] in [0, 1] -> features [b, F]."""
-        return self.net(self._scaled(x))
+        return self.net(self._standardise(x))
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _standardise(self, x: Tensor) -> Tensor:
         if self.mean is not None:
             x = x - self.mean
         return x if self.std is None else x / self.std
@@ -115,7 +115,7 @@ class Timm(Backbone):
         """What ``forward_features`` gives."""
         self._check_hiding(keep, hidden)
         net = cast(Any, self.net)
-        x = self._scaled(view.data)
+        x = self._standardise(view.data)
         slots = [(keep_module(self.net), "positions", keep)] if keep is not None else []
         if hidden is not None:
             slots.append((self.replace, "hidden", hidden))
@@ -138,7 +138,7 @@ class Timm(Backbone):
             raise UsageError(f"{self.name} has {len(blocks)} blocks, fewer than the {count} to average.")
         return list(
             net.forward_intermediates(
-                self._scaled(view.data), indices=count, output_fmt="NLC", intermediates_only=True
+                self._standardise(view.data), indices=count, output_fmt="NLC", intermediates_only=True
             )
         )
 

@@ -14,7 +14,7 @@ from contrastive.build import rules
 from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.build.objectives import ObjectiveBuilder
-from contrastive.build.reach import freeze, trial_views, unreached_parameters
+from contrastive.build.reach import freeze, trial_views, unused_parameters
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError, SizeError
@@ -217,10 +217,10 @@ class Builder:
             rules.masks(self.recipe, method, views), rules.hiding(self.recipe, method, views)
         ):
             return
-        names = self.attempt("objectives", lambda: unreached_parameters(method, views))
+        names = self.attempt("objectives", lambda: unused_parameters(method, views))
         if names:
             freeze(method, names)
-            method.unreached = tuple(names)
+            method.unused_parameters = tuple(names)
 
     def _fit_optimizer(self, optimizer: Optimizer, method: Method) -> None:
         """Set the mode of the modules that the optimizer will freeze.

@@ -1,4 +1,4 @@
-"""Builds the objectives of a recipe: parts of their own and shared ones, each once, in a fixed order."""
+"""Builds the objectives of a recipe: parts of their own and common ones, each once, in a fixed order."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ObjectiveBuilder:
     ):
         self.builder, self.recipe = builder, builder.recipe
         self.backbone, self.channels, self.image_size, self.sizes = backbone, channels, image_size, sizes
-        self.shared: dict[str, StepPart] = {}
+        self.common: dict[str, StepPart] = {}
         self.shapes: dict[int, TokenShape] = {}
 
     def method(self) -> Method | None:
@@ -68,7 +68,7 @@ class ObjectiveBuilder:
         joint = all(aim.views.batch_norm == "joint" for aim in self.recipe.aims)
         backbone = self.backbone
         method: Method | None = self.builder.attempt(
-            "target", lambda: Method.of(backbone, complete, self.shared, joint)
+            "target", lambda: Method.of(backbone, complete, self.common, joint)
         )
         if method is not None:
             method.grids = self._marked_grids()
@@ -129,16 +129,16 @@ class ObjectiveBuilder:
         )
 
     def _single(self, key: str, aim: ObjectiveSpec, **offers: Any) -> Any:
-        """The head or target of an objective: its own, or the shared one, which is built once."""
+        """The head or target of an objective: its own, or the common one, which is built once."""
         spec: PartSpec = getattr(aim, key)
         path = aim.path(key)
-        if key not in aim.shared:
+        if key not in aim.common:
             return self.builder.build_part(path, spec, **offers)
-        if key not in self.shared:
+        if key not in self.common:
             part = self.builder.build_part(path, spec, **offers)
             if part is not None:
-                self.shared[key] = part
-        return self.shared.get(key)
+                self.common[key] = part
+        return self.common.get(key)
 
     def _views(self, aim: ObjectiveSpec, side: str) -> tuple[int, ...]:
         indices = getattr(aim.views, side)

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from contrastive.augmentations import Pipeline
 from contrastive.parts import Backbone, Hiding
 from contrastive.rng import Key
-from contrastive.training import Method
-from contrastive.training.gradients import BufferSnapshot
+from contrastive.training import BufferSnapshot, Method
 from contrastive.views import View
 
 IMAGES = 2
@@ -62,7 +61,7 @@ def leaks(backbone: Backbone, view: View, hide: Hiding) -> bool:
     return bool((by_patch[marks.mask] > 0).any())
 
 
-def unreached_parameters(method: Method, views: Sequence[View]) -> list[str]:
+def unused_parameters(method: Method, views: Sequence[View]) -> list[str]:
     """Names of the trained parameters that no loss has a gradient for.
 
     In several processes they would fail the first step, and in one a weight decay would shrink them.

@@ -115,7 +115,11 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
             "method": _count(method),
         },
         **({"frozen": frozen} if (frozen := _frozen(method)) else {}),
-        **({"reached_by_no_objective": abbreviate(method.unreached)} if method.unreached else {}),
+        **(
+            {"reached_by_no_objective": abbreviate(method.unused_parameters)}
+            if method.unused_parameters
+            else {}
+        ),
         "steps_per_epoch": steps_per_epoch,
         "steps": min(steps, train.max_steps or steps),
         "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),

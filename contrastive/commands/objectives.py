@@ -25,7 +25,7 @@ def objectives_of(recipe: Recipe, method: Method) -> dict[str, dict[str, Any]]:
         aim.name: {
             "level": objective.level,
             **parts_of(aim),
-            "shared": ", ".join(sorted(aim.shared)) or "none",
+            "shared": ", ".join(sorted(aim.common)) or "none",
             "pairs": ", ".join(f"{o} with {t}" for o, t in objective.pairs),
             "hide": objective.hide or "none",
             **({"rows": objective.rows} if objective.level == "patch" else {}),

@@ -28,6 +28,7 @@ from contrastive.comparison.candidates import (
 from contrastive.comparison.rows import Block, Rows
 from contrastive.comparison.rowstats import Scale
 from contrastive.errors import UsageError
+from contrastive.text import quantity
 from contrastive.values import Memory, Progress, Side
 
 #: Comparisons of at most this many scores (512 images in two views) run in float64 throughout. Larger ones
@@ -350,7 +351,8 @@ def _matches(
     keys = next(iter(target.values()))
     if keys.shape[1] != n:
         raise UsageError(
-            f"{n} queries and {keys.shape[1]} keys of an image do not match by position; give matches."
+            f"{quantity(n, 'query', 'queries')} and {quantity(keys.shape[1], 'key')} of an image do not match by "
+            "position; give matches."
         )
     same = torch.arange(n, device=keys.device).expand(b, n)
     return dict.fromkeys(pairs, same)

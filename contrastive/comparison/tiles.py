@@ -130,8 +130,8 @@ class Mask:
             scores[row : row + count, column : column + count].diagonal().fill_(value)
             return
         for image in range(count):
-            top, left = row + image * n, column + image * m
-            scores[max(0, top) : max(0, top + n), max(0, left) : max(0, left + m)].fill_(value)
+            y, x = row + image * n, column + image * m
+            scores[max(0, y) : max(0, y + n), max(0, x) : max(0, x + m)].fill_(value)
 
 
 Turn = Callable[[Tensor], Tensor]

@@ -7,7 +7,8 @@ from typing import Any
 
 from contrastive.kinds import ChangedDefault
 from contrastive.recipe.marks import MarkedType
-from contrastive.recipe.model import PartSpec, Recipe
+from contrastive.recipe.model import Recipe
+from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.signature import plain_values, signature_of
 
 

@@ -14,7 +14,8 @@ from contrastive.errors import UsageError
 from contrastive.kinds import Location
 from contrastive.paths import user_path
 from contrastive.recipe.marks import MarkedType, arms
-from contrastive.recipe.model import PartSpec, Recipe
+from contrastive.recipe.model import Recipe
+from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.signature import signature_of
 
 

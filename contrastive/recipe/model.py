@@ -12,162 +12,16 @@ from pydantic import BaseModel, Field
 
 from contrastive.errors import Mistake, RecipeError
 from contrastive.kinds import Addition
-from contrastive.recipe.additions import part_values, section_values
 from contrastive.recipe.culprits import culprit
 from contrastive.recipe.nodes import Node
+from contrastive.recipe.objective_spec import ObjectiveKeys, ObjectiveSpec, Views, WeightedLoss, dump_section
+from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.reader import write_yaml
-from contrastive.recipe.signature import STRICT, python_values, signature_of, validate
-from contrastive.registry import Entry
+from contrastive.recipe.signature import STRICT
 from contrastive.text import quantity
 
 #: Keys of ``train`` that do not affect the weights and are left out of the training fingerprint.
 NOT_TRAINING = ("workers", "memory_limit", "cache", "checkpoint_every", "trackers", "timeout")
-
-
-@dataclass(frozen=True)
-class PartSpec:
-    """A part as a recipe names it: plain parameters with all defaults, nested parts as PartSpecs."""
-
-    kind: str
-    name: str
-    params: Mapping[str, Any]
-    entry: Entry = field(repr=False)
-
-    def build(self, **offers: Any) -> Any:
-        """Construct the part; parameters marked Injected are taken from ``offers`` by their ``what``."""
-        signature = signature_of(self.entry)
-        plain = {
-            name: value for name, value in self.params.items() if not signature.parameters[name].takes_part
-        }
-        values = python_values(validate(signature.model, plain))
-        parts = {
-            name: _build_value(value, offers) for name, value in self.params.items() if name not in plain
-        }
-        injected = {name: offers[what] for name, what in signature.injected.items() if what in offers}
-        return self.entry.load()(**values, **parts, **injected)
-
-    def dump(self, additions: bool = True) -> dict[str, Any]:
-        """The part as a recipe would name it, with every parameter.
-
-        Args:
-            additions: whether parameters marked :class:`contrastive.kinds.Addition` that have their default
-                are included.
-        """
-        params = self.params if additions else part_values(self.params, signature_of(self.entry))
-        return {"name": self.name, **{key: _dump_value(value, additions) for key, value in params.items()}}
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the part declares that it needs, see :data:`contrastive.parts.NEEDS`."""
-        return self.entry.load().needs  # type: ignore[attr-defined]
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the part is a head that declares that it returns its input."""
-        return getattr(self.entry.load(), "is_identity", False)
-
-    def walk(self) -> Iterator[PartSpec]:
-        """This part and all parts nested in it."""
-        yield self
-        for value in self.params.values():
-            yield from _walk_value(value)
-
-
-def _build_value(value: Any, offers: Mapping[str, Any]) -> Any:
-    if isinstance(value, PartSpec):
-        return value.build(**offers)
-    return [_build_value(item, offers) for item in value] if isinstance(value, list) else value
-
-
-def _dump_value(value: Any, additions: bool) -> Any:
-    if isinstance(value, PartSpec):
-        return value.dump(additions)
-    return [_dump_value(item, additions) for item in value] if isinstance(value, list) else value
-
-
-def _walk_value(value: Any) -> Iterator[PartSpec]:
-    if isinstance(value, PartSpec):
-        yield from value.walk()
-    elif isinstance(value, list):
-        for item in value:
-            yield from _walk_value(item)
-
-
-class WeightedLoss(NamedTuple):
-    """A loss and its weight in the sum of losses."""
-
-    weight: float
-    part: PartSpec
-
-
-#: The keys of a recipe that take a part and that the objectives of a recipe may share.
-SHARED = ("head", "target")
-
-
-@dataclass(frozen=True)
-class ObjectiveSpec:
-    """An objective as a recipe names it.
-
-    Attributes:
-        shared: which of its parts stand at the top level of the recipe.
-        own_views: whether it names its own views.
-    """
-
-    name: str
-    keys: ObjectiveKeys
-    views: Views
-    head: PartSpec
-    predictor: PartSpec | None
-    target: PartSpec
-    negatives: tuple[PartSpec, ...]
-    losses: tuple[WeightedLoss, ...]
-    shared: frozenset[str] = frozenset()
-    own_views: bool = True
-
-    @property
-    def prefix(self) -> str:
-        """The beginning of the paths of its keys in a recipe."""
-        return f"objectives.{self.name}." if self.name else ""
-
-    @property
-    def views_path(self) -> str:
-        """The path of its views in the recipe."""
-        return f"{self.prefix}views" if self.own_views else "views"
-
-    def path(self, key: str) -> str:
-        """The path of a key in the recipe."""
-        return key if key in self.shared else self.prefix + key
-
-    def shared_parts(self) -> dict[str, PartSpec]:
-        """The parts that stand at the top level."""
-        parts = {"head": self.head, "target": self.target}
-        return {key: part for key, part in parts.items() if key in self.shared}
-
-    def parts(self) -> Iterator[PartSpec]:
-        """Its parts, each once."""
-        single = (self.head, self.predictor, self.target)
-        several = (*self.negatives, *(part for _, part in self.losses))
-        yield from (part for part in (*single, *several) if part is not None)
-
-    def parts_at(self, key: str) -> list[tuple[str, PartSpec]]:
-        """The parts of a key that takes several, with their paths: ``loss``, or ``loss.1`` in a list."""
-        specs = self.negatives if key == "negatives" else tuple(part for _, part in self.losses)
-        path = self.prefix + key
-        return [(f"{path}.{index}" if len(specs) > 1 else path, spec) for index, spec in enumerate(specs)]
-
-    def dump(self, additions: bool = True) -> dict[str, Any]:
-        """Plain values, as in :meth:`Recipe.dump`."""
-        losses = [{**loss.part.dump(additions), "weight": loss.weight} for loss in self.losses]
-        values = {
-            **self.keys.model_dump(mode="json"),
-            "views": _section(self.views, additions) if self.own_views else None,
-            "head": self.head.dump(additions),
-            "predictor": self.predictor.dump(additions) if self.predictor else "none",
-            "target": self.target.dump(additions),
-            "negatives": _one_or_many([part.dump(additions) for part in self.negatives]),
-            "loss": _one_or_many(losses),
-        }
-        return {key: value for key, value in values.items() if value is not None and key not in self.shared}
 
 
 class ProtocolSpec(NamedTuple):
@@ -192,90 +46,6 @@ class Heading(BaseModel):
     allow: list[Literal["collapse"]] = Field(
         [], description="[collapse]: allow a composition that is known to collapse, for studies."
     )
-
-
-ViewList = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-
-class Views(BaseModel):
-    """Which views each encoder encodes."""
-
-    model_config = STRICT
-
-    online: Literal["all"] | ViewList = Field(
-        "all", description="Views that the online encoder turns into queries."
-    )
-    target: Literal["all"] | ViewList = Field("all", description="Views that the target encodes as keys.")
-    batch_norm: Literal["joint", "separate"] = Field(
-        "joint", description="joint: views of one size form one batch; separate: one forward pass per view."
-    )
-    pairs: Annotated[Literal["other", "same"], Addition()] = Field(
-        "other",
-        description="other: each online view with every other target view; same: each view with itself, "
-        "whose key must come from another encoder or from pixels.",
-    )
-
-
-class MatchKeys(BaseModel):
-    """Which key is a patch's own."""
-
-    model_config = STRICT
-
-    by: Literal["position", "location", "features"] = Field(
-        "position",
-        description="position: the same one in the grid; location: the nearest in the image; features: the "
-        "most similar one.",
-    )
-    of: Literal["z", "tokens"] = Field(
-        "z", description="Which features are compared: embeddings of the head, or tokens of the backbone."
-    )
-    keep: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="Only this many of an image's patches, those with the closest matches."
-    )
-
-
-class ObjectiveKeys(BaseModel):
-    """What an objective compares, besides its parts."""
-
-    model_config = STRICT
-
-    level: Literal["image", "patch"] = Field("image", description="Whole images are compared, or patches.")
-    positives: Literal["image", "label"] = Field(
-        "image",
-        description="image: keys of the same image are positives; label: also keys of the same label.",
-    )
-    hide: Literal["none", "drop", "replace"] = Field(
-        "none",
-        description="How the online encoder does not see masked patches: drop leaves them out, replace puts "
-        "a learnt token in their place.",
-    )
-    rows: Literal["auto", "all", "masked", "targets"] = Field(
-        "auto",
-        description="Patches that are compared: all, the masked ones, or the targets that the augmentation "
-        "marks; auto: masked if some are hidden, else all.",
-    )
-    match: MatchKeys = Field(MatchKeys(), description="Which key is a patch's own.")
-    weight: float = Field(1.0, gt=0, description="Factor of the objective in the sum of objectives.")
-
-    @property
-    def chosen_rows(self) -> Literal["all", "masked", "targets"]:
-        """Which patches are compared."""
-        if self.rows == "auto":
-            return "all" if self.hide == "none" else "masked"
-        return self.rows
-
-    @property
-    def reads_marks(self) -> bool:
-        """Whether masks, targets or places of views are read."""
-        is_patch = self.level == "patch"
-        return self.hide != "none" or (
-            is_patch and (self.chosen_rows != "all" or self.match.by == "location")
-        )
-
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether patches are read or hidden."""
-        return self.level == "patch" or self.hide != "none"
 
 
 class Train(BaseModel):
@@ -391,7 +161,7 @@ class Recipe:
             "backbone": self.backbone.dump(additions),
             **self._dump_objectives(additions),
             "optimizer": self.optimizer.dump(additions),
-            "train": _section(self.train, additions),
+            "train": dump_section(self.train, additions),
             "evaluate": {"every": self.evaluate.every, **self._protocols(additions)},
             "callbacks": [part.dump(additions) for part in self.callbacks],
             "allow": list(self.allow),
@@ -403,10 +173,10 @@ class Recipe:
             order = ("head", "predictor", "views", "positives", "target", "negatives", "loss")
             values = first.dump(additions)
             return {key: values[key] for key in order}
-        shared = {key: part for aim in self.aims for key, part in aim.shared_parts().items()}
-        views = [_section(aim.views, additions) for aim in self.aims if not aim.own_views]
+        common = {key: part for aim in self.aims for key, part in aim.common_parts().items()}
+        views = [dump_section(aim.views, additions) for aim in self.aims if not aim.own_views]
         return {
-            **{key: part.dump(additions) for key, part in shared.items()},
+            **{key: part.dump(additions) for key, part in common.items()},
             **({"views": views[0]} if views else {}),
             "objectives": {aim.name: aim.dump(additions) for aim in self.aims},
         }
@@ -475,14 +245,6 @@ class Recipe:
             name = params.pop("name")
             sections[key] = {**({} if name == key else {"protocol": name}), **params, "at": spec.at}
         return sections
-
-
-def _section(values: BaseModel, additions: bool) -> dict[str, Any]:
-    return values.model_dump(mode="json") if additions else section_values(values)
-
-
-def _one_or_many(dumps: list[dict[str, Any]]) -> Any:
-    return dumps[0] if len(dumps) == 1 else dumps
 
 
 def dump_yaml(recipe: Recipe) -> str:

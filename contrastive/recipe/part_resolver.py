@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field, ValidationError
 from contrastive.errors import Mistake, PluginError, RecipeError, UsageError, Where
 from contrastive.recipe.marks import MarkedType, arms, item_of
 from contrastive.recipe.messages import describe, join, missing_space, mistakes_of, unknown_key
-from contrastive.recipe.model import PartSpec
 from contrastive.recipe.nodes import Node, from_plain
+from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.signature import (
     STRICT,
     Parameter,

@@ -17,24 +17,12 @@ from pydantic import BaseModel, Field
 from contrastive.errors import Mistake, PluginError, RecipeError, Where
 from contrastive.recipe.grid import grid_key
 from contrastive.recipe.messages import describe, join, missing_space
-from contrastive.recipe.model import (
-    SHARED,
-    Evaluate,
-    Heading,
-    ObjectiveKeys,
-    ObjectiveSpec,
-    PartSpec,
-    ProtocolSpec,
-    Recipe,
-    Train,
-    Views,
-    WeightedLoss,
-)
+from contrastive.recipe.model import Evaluate, Heading, ProtocolSpec, Recipe, Train
 from contrastive.recipe.nodes import Node, Tree, from_plain
+from contrastive.recipe.objective_spec import COMMON, ObjectiveKeys, ObjectiveSpec, Views, WeightedLoss
 from contrastive.recipe.part_resolver import PartResolver
-from contrastive.recipe.signature import (
-    STRICT,
-)
+from contrastive.recipe.part_spec import PartSpec
+from contrastive.recipe.signature import STRICT
 from contrastive.recipe.sources import load_tree
 from contrastive.registry import Registry
 
@@ -57,7 +45,7 @@ KEYS = (
 )  # fmt: skip
 #: Every key of an objective.
 OBJECTIVE_KEYS = (*ObjectiveKeys.model_fields, "views", "head", "predictor", "target", "negatives", "loss")
-#: The keys of an objective whose values at the top level are shared by all that name none of their own.
+#: The keys of an objective whose values at the top level are common to all that name none of their own.
 _TOP_LEVEL = ("views", "head", "target")
 #: The parts of an objective at level patch that names none.
 _PATCH_DEFAULTS = {**DEFAULTS, "head": {"name": "none"}, "negatives": {"name": "none"}}
@@ -202,9 +190,9 @@ class _Resolver(PartResolver):
             return self._aim(top)
         section = self._map_of("objectives")
         # Null removes what a recipe inherits from one with a single objective.
-        written = [key for key, node in self.root.value.items() if node.value is not None]
+        keys = [key for key, node in self.root.value.items() if node.value is not None]
         for key in ("predictor", "positives", "negatives", "loss"):
-            if key in written:
+            if key in keys:
                 message = (
                     "belongs in the objectives of this recipe; write it in each that it is for, or "
                     f"{key}: null here to remove an inherited one"
@@ -214,8 +202,8 @@ class _Resolver(PartResolver):
             return {}
         if not section.value:
             self.wrong(section, "objectives", "is empty; name at least one objective, or leave the key out")
-        shared = {key: self._shared(key, top) for key in _TOP_LEVEL if key in written}
-        objectives = [self._objective(name, node, shared) for name, node in section.value.items()]
+        common = {key: self._common(key, top) for key in _TOP_LEVEL if key in keys}
+        objectives = [self._objective(name, node, common) for name, node in section.value.items()]
         complete = tuple(objective for objective in objectives if objective is not None)
         if not complete:
             return {}
@@ -224,10 +212,10 @@ class _Resolver(PartResolver):
         fields = {key: getattr(first, key) for key in parts}
         return {**fields, "positives": first.keys.positives, "objectives": complete}
 
-    def _shared(self, key: str, top: Scope) -> Any:
+    def _common(self, key: str, top: Scope) -> Any:
         return self._section(Views, "views") if key == "views" else self._part_of(key, top)
 
-    def _objective(self, name: str, node: Node, shared: Mapping[str, Any]) -> ObjectiveSpec | None:
+    def _objective(self, name: str, node: Node, common: Mapping[str, Any]) -> ObjectiveSpec | None:
         path = f"objectives.{name}"
         if not KEY.fullmatch(name):
             where = self.root.value["objectives"].key(name)
@@ -246,12 +234,12 @@ class _Resolver(PartResolver):
         if is_patch and "loss" not in node.value:
             self.wrong(node, path, "an objective at level patch must name its loss")
         scope = Scope(node, _PATCH_DEFAULTS if is_patch else DEFAULTS, path)
-        inherited = {key: value for key, value in shared.items() if key not in node.value}
-        fields = {**self._aim(scope, leave_out=inherited), **inherited}
+        defaults = {key: value for key, value in common.items() if key not in node.value}
+        fields = {**self._aim(scope, leave_out=defaults), **defaults}
         if any(fields[key] is None for key in ("views", "head", "target")):
             return None
         return ObjectiveSpec(
-            name, keys, **fields, shared=frozenset(inherited) & {*SHARED}, own_views="views" not in inherited
+            name, keys, **fields, common=frozenset(defaults) & {*COMMON}, own_views="views" not in defaults
         )
 
     def _aim(self, scope: Scope, leave_out: Iterable[str] = ()) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from contrastive.kinds import SpansRun
 from contrastive.recipe.marks import MarkedType
-from contrastive.recipe.model import PartSpec, Recipe
+from contrastive.recipe.model import Recipe
+from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.signature import signature_of
 
 #: Parameters that count by their name, unless a mark decides: the first plugins had no marks.

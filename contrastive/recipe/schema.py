@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from contrastive.errors import PluginError
 from contrastive.kinds import KINDS
 from contrastive.recipe.marks import arms, item_of
-from contrastive.recipe.model import SHARED, Heading, ObjectiveKeys, Train, Views
+from contrastive.recipe.model import Heading, Train
+from contrastive.recipe.objective_spec import COMMON, ObjectiveKeys, Views
 from contrastive.recipe.part_resolver import Repeat
 from contrastive.recipe.resolver import KEYS, EvaluateEvery, LossWeight, RunsAt
 from contrastive.recipe.signature import Parameter, Signature, part_kind, signature_of
@@ -56,7 +57,7 @@ def recipe_schema(registry: Registry) -> Schema:
                 "properties": {
                     **_model(ObjectiveKeys, "objective", definitions)["properties"],
                     "views": sections["views"],
-                    **{key: _ref(key) for key in SHARED},
+                    **{key: _ref(key) for key in COMMON},
                     **of_objective,
                 },
                 "additionalProperties": False,

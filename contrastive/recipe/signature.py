@@ -77,7 +77,8 @@ def signature_of(entry: Entry) -> Signature:
     """
     part = entry.load()
     doc = inspect.cleandoc(vars(part).get("__doc__") or "")
-    docs = argument_docs(doc)
+    inherited_doc = inspect.cleandoc(vars(_owner_of_init(part)).get("__doc__") or "")
+    docs = {**argument_docs(inherited_doc), **argument_docs(doc)}
     parameters: dict[str, Parameter] = {}
     injected: dict[str, str] = {}
     for name, annotation, default in _arguments(entry, part):
@@ -96,9 +97,13 @@ def signature_of(entry: Entry) -> Signature:
     return Signature(summary, doc, parameters, injected, _model(entry, plain))
 
 
+def _owner_of_init(part: type) -> type:
+    return next(base for base in part.__mro__ if "__init__" in vars(base))
+
+
 def _arguments(entry: Entry, part: type) -> list[tuple[str, Any, Any]]:
     """(name, annotation, default) of the keyword arguments of the nearest ``__init__`` outside torch."""
-    owner = next(base for base in part.__mro__ if "__init__" in vars(base))
+    owner = _owner_of_init(part)
     if owner is object or owner.__module__.partition(".")[0] == "torch":
         return []
     init: Any = vars(owner)["__init__"]

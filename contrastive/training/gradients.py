@@ -27,7 +27,7 @@ from contrastive.device import to_device
 from contrastive.distributed import rank, world_size
 from contrastive.rng import derive
 from contrastive.text import quantity
-from contrastive.training.method import Method, Output, numbered
+from contrastive.training.method import Method, Output, by_number
 from contrastive.training.objective import Sides, keep
 from contrastive.values import Batch, Progress
 from contrastive.views import View
@@ -44,7 +44,7 @@ class Gradients:
 
     queries: Vectors
     keys: Vectors
-    kept: Vectors
+    subset: Vectors
 
 
 class Passes(Protocol):
@@ -121,11 +121,11 @@ class Chunk(nn.Module):
             gradients: of each objective; if none has gradients of keys, no target runs.
             last: whether gradients are reduced over processes after this chunk.
         """
-        by_view = numbered(views)
+        by_view = by_number(views)
         encodings = self.method.encode(by_view)
         terms: list[Tensor] = []
         for encoding, own in zip(encodings, gradients, strict=True):
-            queries = keep({view: encoding[view].p for view in own.queries}, own.kept)
+            queries = keep({view: encoding[view].p for view in own.queries}, own.subset)
             terms += [(queries[view] * gradient).sum() for view, gradient in own.queries.items()]
         if any(own.keys for own in gradients):
             for keys, own in zip(self.method.keys(by_view, encodings), gradients, strict=True):
@@ -198,7 +198,7 @@ class GradientCache:
         """What each objective compares of the whole batch, as leaves of the graph that follows."""
         sides_of_chunks: list[list[Sides]] = []
         for views in chunks:
-            by_view = numbered(views)
+            by_view = by_number(views)
             with torch.no_grad(), self.accelerator.autocast():
                 encodings = self.method.encode(by_view)
                 sides_of_chunks.append(
@@ -233,7 +233,7 @@ def _whole(parts: Sequence[Sides], needs_gradient: bool) -> Sides:
             for pair in first.matches
         }
     return Sides(
-        queries, keys, matches, {view: torch.cat([p.kept[view] for p in parts]) for view in first.kept}
+        queries, keys, matches, {view: torch.cat([p.subset[view] for p in parts]) for view in first.subset}
     )
 
 
@@ -291,10 +291,10 @@ def _gradients(sides: Sides, sizes: list[int]) -> list[Gradients]:
         {view: leaf.grad.split(sizes) for view, leaf in leaves.items() if leaf.grad is not None}
         for leaves in (sides.queries, own_keys)
     )
-    kept = {view: rows.split(sizes) for view, rows in sides.kept.items()}
+    subset = {view: rows.split(sizes) for view, rows in sides.subset.items()}
     return [
         Gradients(
-            *({view: parts[chunk] for view, parts in vectors.items()} for vectors in (queries, keys, kept))
+            *({view: parts[chunk] for view, parts in vectors.items()} for vectors in (queries, keys, subset))
         )
         for chunk in range(len(sizes))
     ]

@@ -144,8 +144,8 @@ class Health:
             return {**pending, "skipped": True}
         if not finite:
             raise self.divergence_error(pending["step"], loss, norms)
-        clipped = {"grad_norm": gradient_norm[0]} if gradient_norm else {}
-        self.last = {**pending, "loss": loss, **losses, **clipped}
+        of_gradient = {"grad_norm": gradient_norm[0]} if gradient_norm else {}
+        self.last = {**pending, "loss": loss, **losses, **of_gradient}
         self.skipped = []
         return self.last
 

@@ -64,7 +64,7 @@ class Method(nn.Module):
     """A backbone and objectives: what a recipe trains.
 
     A method with one objective without a name is made of its parts; :meth:`of` composes several. Parts that
-    are one objective's own are registered as ``objectives.<name>.<part>``, shared ones and those of an
+    are one objective's own are registered as ``objectives.<name>.<part>``, common ones and those of an
     objective without a name as ``<part>``.
 
     Args:
@@ -81,7 +81,7 @@ class Method(nn.Module):
     Attributes:
         frozen_modules: the modules that :meth:`freeze_modules` has set to evaluation mode.
         grids: view -> rows and columns of patches, of the views whose marks are read.
-        unreached: names of parameters that are frozen because no objective reaches them.
+        unused_parameters: names of parameters that are frozen because no objective reaches them.
     """
 
     def __init__(
@@ -102,49 +102,50 @@ class Method(nn.Module):
 
     @classmethod
     def of(
-        cls, backbone: Backbone, objectives: Sequence[Objective], shared: Mapping[str, StepPart], joint: bool
+        cls, backbone: Backbone, objectives: Sequence[Objective], common: Mapping[str, StepPart], joint: bool
     ) -> Method:
         """A method of objectives with different names.
 
         Args:
             backbone: pixels -> h, or tokens.
             objectives: in the recipe's order.
-            shared: ``head`` and ``target`` of the top level, if they are there; objectives that name none of
+            common: ``head`` and ``target`` of the top level, if they are there; objectives that name none of
                 their own have them.
             joint: as for one objective.
         """
         method = cls.__new__(cls)
         nn.Module.__init__(method)
-        method._compose(backbone, objectives, shared, joint)
+        method._compose(backbone, objectives, common, joint)
         return method
 
     def _compose(
-        self, backbone: Backbone, objectives: Sequence[Objective], shared: Mapping[str, StepPart], joint: bool
+        self, backbone: Backbone, objectives: Sequence[Objective], common: Mapping[str, StepPart], joint: bool
     ) -> None:
         self.backbone = backbone
         self._objectives = tuple(objectives)
-        self._shared = dict(shared)
+        self._common = dict(common)
         self.joint = joint
         self._register()
         self.stages = Stages()
         if any(objective.hide == "replace" for objective in objectives):
             backbone.allow_replacing()
         self.grids: dict[int, tuple[int, int]] = {}
-        self.unreached: tuple[str, ...] = ()
+        self.unused_parameters: tuple[str, ...] = ()
         self._copies = self._join_targets()
         self.frozen_modules = FrozenModules()
 
     def _register(self) -> None:
         """Register every part of the objectives as a module, once."""
-        self._modules.update(self._shared)
-        shared_ids = {id(part) for part in self._shared.values()}
+        self._modules.update(self._common)
+        common_ids = {id(part) for part in self._common.values()}
         own = nn.Module()
         for objective in self.objectives:
             place = own._modules.setdefault(objective.name, nn.Module()) if objective.name else self
             assert place is not None
-            place._modules.update(
-                {key: part for key, part in objective.single_parts.items() if id(part) not in shared_ids}
-            )
+            single = objective.single_parts
+            for key in ("head", "target", "predictor"):  # the order of an optimizer's state in checkpoints
+                if key in single and id(single[key]) not in common_ids:
+                    place._modules[key] = single[key]
             place._modules["negatives"] = nn.ModuleList(objective.negatives)
             place._modules["losses"] = nn.ModuleList(objective.loss_parts)
         if own._modules:
@@ -243,11 +244,11 @@ class Method(nn.Module):
             kind: leaves out the parts of other kinds.
         """
         paths: dict[str, StepPart] = {"backbone": self.backbone}
-        shared_ids = {id(part) for part in self._shared.values()}
+        common_ids = {id(part) for part in self._common.values()}
         for objective in self.objectives:
             prefix = f"objectives.{objective.name}." if objective.name else ""
             for key, part in objective.single_parts.items():
-                paths[key if id(part) in shared_ids else prefix + key] = part
+                paths[key if id(part) in common_ids else prefix + key] = part
             for key, parts in (("negatives", objective.negatives), ("loss", objective.loss_parts)):
                 paths |= {f"{prefix}{key}.{number}": part for number, part in enumerate(parts)}
         return {path: part for path, part in paths.items() if kind in (None, part.kind)}
@@ -369,8 +370,8 @@ class Method(nn.Module):
                 for objective, own in zip(self.objectives, sides, strict=True)
             )
             values = [each.value(c) for each, c in zip(self.objectives, comparisons, strict=True)]
-            weighted = [each.weight * value for each, value in zip(self.objectives, values, strict=True)]
-            return Output(torch.stack(weighted).sum(), comparisons, tuple(values))
+            terms = [each.weight * value for each, value in zip(self.objectives, values, strict=True)]
+            return Output(torch.stack(terms).sum(), comparisons, tuple(values))
 
     def forward(
         self,
@@ -387,7 +388,7 @@ class Method(nn.Module):
             labels: [b] int64 (-1 unknown) if positives are by label.
             progress: of the run.
         """
-        by_view = numbered(views)
+        by_view = by_number(views)
         encodings = self.encode(by_view)
         sides = self.sides(by_view, encodings, self.keys(by_view, encodings))
         return self.loss(sides, ids, labels, progress or Progress())
@@ -434,7 +435,7 @@ class Method(nn.Module):
     def after_batch(self, *comparisons: Comparison) -> None:
         """Called once per micro-batch, after its step was taken, with the comparison of every objective.
 
-        A shared part hears of each.
+        A common part hears of each.
         """
         for objective, comparison in zip(self.objectives, comparisons, strict=True):
             for part in (self.backbone, *objective.parts):
@@ -447,7 +448,7 @@ class Method(nn.Module):
             part.after_step(progress)
 
 
-def numbered(views: Sequence[View | Tensor]) -> dict[int, View]:
+def by_number(views: Sequence[View | Tensor]) -> dict[int, View]:
     """Number of a view -> the view."""
     return {number: View(x) if isinstance(x, Tensor) else x for number, x in enumerate(views)}
 

@@ -215,14 +215,14 @@ class Objective:
             rows = {pair: encoding[pair[0]].rows for pair in self.pairs}
             return Sides(queries, keys, {pair: r for pair, r in rows.items() if r is not None} or None)
         matches: dict[tuple[int, int], Tensor] = {}
-        kept: dict[int, Tensor] = {}
+        subset: dict[int, Tensor] = {}
         for o, t in self.pairs:
             matches[o, t], kept_rows = self.match.closest(
                 self._distances(views, encoding, keys, tokens, o, t)
             )
             if kept_rows is not None:
-                kept[o] = kept_rows  # each view is in one pair; checked when the recipe is built
-        return Sides(keep(queries, kept), keys, matches, kept)
+                subset[o] = kept_rows  # each view is in one pair; checked when the recipe is built
+        return Sides(keep(queries, subset), keys, matches, subset)
 
     def _distances(
         self,
@@ -280,13 +280,13 @@ class Sides:
         queries: online view -> [b, D], of patches [b, n, D].
         keys: target view -> [b, D], of patches [b, N, D].
         matches: of patches, pair -> positions of the queries' own keys, [b, n]; None: the queries' positions.
-        kept: online view -> which of an image's rows the queries are, [b, n]; empty if they are all of them.
+        subset: online view -> which of an image's rows the queries are, [b, n]; empty if all are.
     """
 
     queries: dict[int, Tensor]
     keys: dict[int, Tensor]
     matches: dict[tuple[int, int], Tensor] | None = None
-    kept: dict[int, Tensor] = field(default_factory=dict)
+    subset: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -329,9 +329,9 @@ class Online:
 Encoding = dict[int, Online]
 
 
-def keep(queries: dict[int, Tensor], kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def keep(queries: dict[int, Tensor], subset: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Only the rows of the queries that are compared."""
-    return {view: take(q, kept[view]) if view in kept else q for view, q in queries.items()}
+    return {view: take(q, subset[view]) if view in subset else q for view, q in queries.items()}
 
 
 def _patches(backbone: Backbone, pixels: Tensor) -> Tensor:

@@ -68,13 +68,13 @@ def test_patches_of_networks_of_both_kinds_are_compared(recipe_file):
 
 def test_a_parameter_that_no_objective_reaches_is_frozen(recipe_file):
     method = built(recipe_file, VIT, {"dense": DENSE}).method
-    assert method.unreached == ()  # the class token is in every attention
+    assert method.unused_parameters == ()  # the class token is in every attention
     method = built(recipe_file, VIT, {"whole": {"head": "linear"}}).method
-    assert method.unreached == ()
+    assert method.unused_parameters == ()
     pooled = {**VIT, "options": {**VIT["options"], "global_pool": "avg", "fc_norm": True}}
     method = built(recipe_file, pooled, {"dense": DENSE}).method
     frozen = [name for name, p in method.named_parameters() if not p.requires_grad]
-    assert set(method.unreached) == set(frozen)
+    assert set(method.unused_parameters) == set(frozen)
 
 
 def test_what_a_backbone_or_views_cannot_do_is_refused(recipe_file):

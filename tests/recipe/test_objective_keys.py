@@ -54,7 +54,7 @@ def test_parts_of_the_top_level_are_shared_and_others_are_their_own(tmp_path: Pa
     whole, dense = recipe.aims
     assert whole.target.name == "ema"
     assert dense.target.name == "shared"
-    assert (whole.shared, dense.shared) == ({"target"}, frozenset())
+    assert (whole.common, dense.common) == ({"target"}, frozenset())
     assert (whole.views.online, dense.views.online) == ([0], "all")
     assert whole.path("target") == "target"
     assert dense.path("target") == "objectives.dense.target"

@@ -144,7 +144,19 @@ def test_of_shipped_recipes_it_is_what_was_found_by_its_name(name):
             path: value
             for path, value in flatten(recipe.dump()).items()
             if path.rpartition(".")[2] == "schedule" and value not in ("constant", None)
-        }
+        } | scheduled_numbers(recipe.dump())
+
+
+def scheduled_numbers(dump: Any, path: str = "") -> dict[str, Any]:
+    """The numbers of a recipe that are written as ``{from: ..., to: ...}``, by their paths."""
+    if isinstance(dump, list):
+        dump = dict(enumerate(dump))
+    if not isinstance(dump, dict):
+        return {}
+    if {"from", "to"} <= dump.keys():
+        return {path: dump}
+    inside = (scheduled_numbers(value, f"{path}.{key}".strip(".")) for key, value in dump.items())
+    return {key: value for each in inside for key, value in each.items()}
 
 
 def test_built_in_schedules_are_marked():

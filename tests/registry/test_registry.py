@@ -74,7 +74,7 @@ BROKEN = {
     ),
     "broken-api": (
         "contrastive_api = '1'\n" + GOOD.replace('"fine', '"texts'),
-        "contrastive_api must be an integer, such as 1, not '1'",
+        "contrastive_api must be an integer, such as 2, not '1'",
     ),
 }
 

@@ -278,7 +278,7 @@ REMEDIES = [
         D + "evaluate: {few_shot: {protocol: knn}}\n",
     ),
     Remedy(
-        "recipe/resolver.py",
+        "recipe/part_resolver.py",
         "counting repeats; repeat fewer times",
         resolved,
         "dataset: fashion_mnist_sample\n"

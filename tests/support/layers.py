@@ -18,7 +18,7 @@ KIND_PACKAGES = {
 FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
-    "monitors", "lazy", "moved", "timm_models", "paths", "convolutions",
+    "monitors", "lazy", "moved", "timm_models", "paths", "convolutions", "schedules", "views",
     "interrupts", "rendezvous",
 }  # fmt: skip
 
@@ -72,8 +72,10 @@ IMPORTS: dict[str, set[str]] = {
     "distributed": {"errors", "rendezvous"},
     "rendezvous": set(),
     "interrupts": {"errors"},
+    "schedules": {"kinds", "values"},
+    "views": {"device", "errors"},
     "comparison": {"errors", "values", "distributed"},
-    "parts": {"kinds", "errors", "values", "rng", "comparison"},
+    "parts": {"kinds", "errors", "values", "rng", "views", "comparison"},
     **{
         package: {"comparison", "parts", *GROUND} - {"hookspecs", "device", "files", "versions"}
         for package in KIND_PACKAGES - {"augmentations"}
@@ -82,8 +84,8 @@ IMPORTS: dict[str, set[str]] = {
     "registry": {"kinds", "errors", "hookspecs", "versions"},
     "recipe": {"kinds", "errors", "registry", "paths"},
     "training.method": {
-        *{"kinds", "errors", "values", "parts", "comparison", "rng", "training.stages"},
-        "training.frozen_modules",
+        *{"kinds", "errors", "values", "views", "parts", "comparison", "rng", "training.stages"},
+        *{"training.frozen_modules", "training.objective"},
     },
     "training.frozen_modules": {"parts"},
     "training.stages": set(),
@@ -94,7 +96,7 @@ IMPORTS: dict[str, set[str]] = {
     "testing": {
         *{"kinds", "errors", "values", "versions", "distributed", "timm_models", "comparison", "parts"},
         *{"registry", "recipe", "augmentations", "heads", "losses", "negatives", "optimizers", "targets"},
-        *{"data", "evaluation", "training"},
+        *{"data", "evaluation", "training", "schedules", "views"},
     },
 }
 

@@ -26,7 +26,7 @@ from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.processes import two_processes
 from contrastive.training import Chunk, GradientCache, Method, OnePass, Output, Passes
 from contrastive.training.gradients import split_batch
-from contrastive.training.method import numbered
+from contrastive.training.method import by_number
 from contrastive.training.objective import Sides
 from contrastive.values import Batch, Progress
 from tests.support.methods.nnclr import Neighbours
@@ -278,7 +278,7 @@ def graph_of_chunks(method: Method, whole: Batch, size: int) -> Output:
     queries: list[dict[int, Tensor]] = []
     keys: list[dict[int, Tensor]] = []
     for chunk, piece in enumerate(split_batch(whole, size)):
-        views = numbered(as_they_are(piece))
+        views = by_number(as_they_are(piece))
         torch.manual_seed(derive(SEED, "step", 0, 0, "chunk", chunk, 0))
         encodings = method.encode(views)
         [sides] = method.sides(views, encodings, method.keys(views, encodings))

@@ -14,7 +14,7 @@ from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Loss, TargetWrapper
 from contrastive.targets import SharedEncoder, StopGrad
 from contrastive.training import Method
-from contrastive.training.method import numbered
+from contrastive.training.method import by_number
 from tests.support.encoders import Flat
 
 
@@ -45,8 +45,8 @@ def test_simclr_is_nt_xent_of_the_two_embeddings(views: list[Tensor]):
 def test_joint_views_share_their_batch_statistics_and_separate_ones_do_not(views: list[Tensor]):
     torch.manual_seed(1)
     net = Flat(batch_norm=True)
-    [joint] = method(net, joint=True).encode(numbered(views))
-    [separate] = method(net, joint=False).encode(numbered(views))
+    [joint] = method(net, joint=True).encode(by_number(views))
+    [separate] = method(net, joint=False).encode(by_number(views))
     together = torch.cat([joint[0].z, joint[1].z])
     torch.testing.assert_close(together.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
     assert joint[0].z.mean(0).abs().max() > 1e-2
@@ -92,7 +92,7 @@ def test_the_comparison_carries_the_keys_as_the_target_made_them(views: list[Ten
 
 def test_moco_style_views_give_queries_of_one_and_keys_of_the_other(views: list[Tensor]):
     moco = method(online_views=(0,), target_views=(1,), target=StopGrad())
-    assert list(moco.encode(numbered(views))[0]) == [0]
+    assert list(moco.encode(by_number(views))[0]) == [0]
     comparison = moco(views, torch.arange(5)).comparison
     assert comparison.queries.view.tolist() == [0] * 5
     assert comparison.keys.view.tolist() == [1] * 5
@@ -122,10 +122,10 @@ def test_stopped_keys_change_the_gradient_but_not_the_value(views: list[Tensor])
 def test_the_predictor_makes_the_queries_and_not_the_keys(views: list[Tensor]):
     predictor = MLP(6, [8, 6], "none")
     byol = method(predictor=predictor, target=StopGrad())
-    encodings = byol.encode(numbered(views))
+    encodings = byol.encode(by_number(views))
     [encoding] = encodings
     torch.testing.assert_close(encoding[0].p, predictor(encoding[0].z))
-    [keys] = byol.keys(numbered(views), encodings)
+    [keys] = byol.keys(by_number(views), encodings)
     torch.testing.assert_close(keys.keys[1], encoding[1].z)
 
 

@@ -14,7 +14,7 @@ from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Head, Loss
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.training import Match, Method, Objective
-from contrastive.training.method import numbered
+from contrastive.training.method import by_number
 from contrastive.values import Progress
 from contrastive.views import Marks, Tokens, View
 from tests.support.patches import TinyPatches
@@ -315,7 +315,7 @@ def test_gradients_equal_those_of_a_plain_graph(target):
 def test_views_without_a_mask_pass_whole():
     views = [view(0, hidden=5), view(1)]
     method = compose(image(hide="drop"))
-    encodings = method.encode(numbered(views))
+    encodings = method.encode(by_number(views))
     torch.testing.assert_close(encodings[0][1].z, method.objectives[0].head(method.backbone(views[1].data)))
     masked = method.backbone.tokens(views[0], keep=views[0].marks.visible)
     torch.testing.assert_close(encodings[0][0].z, method.objectives[0].head(masked.h))

@@ -88,7 +88,7 @@ def test_norms_without_gradients_copy_nothing_from_the_host():
     side = SimpleNamespace(z=torch.ones(2, 6, device=META))
     devices: set[torch.device] = set()
     with Devices():
-        norms = StepNorms(method).read([SimpleNamespace(queries=side, own_keys=side)])
+        norms = StepNorms(method).read([[SimpleNamespace(queries=side, own_keys=side)]])
     assert devices == {META}
     assert norms.dtype == torch.float32
     on_cpu = StepNorms(two_encoders(EMA()))

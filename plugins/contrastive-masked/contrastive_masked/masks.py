@@ -34,8 +34,8 @@ class MaskPatches(Marking):
         """``mask`` [b, N]. Raises UsageError if the grid is no multiple of the unit."""
         if grid[0] % self.unit or grid[1] % self.unit:
             raise UsageError(
-                f"mask_patches: a grid of {grid[0]} x {grid[1]} patches does not divide into squares of {self.unit} x "
-                f"{self.unit}; choose a unit that divides both sides."
+                f"mask_patches: a grid of {grid[0]} x {grid[1]} patches does not divide into squares of "
+                f"{self.unit} x {self.unit}; choose a unit that divides both sides."
             )
         rows, columns = grid[0] // self.unit, grid[1] // self.unit
         count = rows * columns
@@ -73,7 +73,7 @@ class MaskBlocks(Marking):
         """``mask`` [b, N]."""
         count = grid[0] * grid[1]
         share = common.uniform(*self.ratio)[0] * common.chance(self.p)[0]
-        hidden = int(round(share * count))
+        hidden = round(share * count)
         draws = rng.uniforms(4 * self.tries).reshape(len(rng), self.tries, 4)
         order = rng.permutation(count)
         return Marks.of_mask(
@@ -92,22 +92,22 @@ class MaskBlocks(Marking):
                 break
             area = self.least + area_draw * max(0, missing - self.least)
             aspect = np.exp(low + aspect_draw * (high - low))
-            height = min(grid[0], max(1, int(round(np.sqrt(area * aspect)))))
-            width = min(grid[1], max(1, int(round(np.sqrt(area / aspect)))))
-            top = int(top_draw * (grid[0] - height + 1))
-            left = int(left_draw * (grid[1] - width + 1))
-            mask[top : top + height, left : left + width] = True
+            height = min(grid[0], max(1, round(np.sqrt(area * aspect))))
+            width = min(grid[1], max(1, round(np.sqrt(area / aspect))))
+            y = int(top_draw * (grid[0] - height + 1))
+            x = int(left_draw * (grid[1] - width + 1))
+            mask[y : y + height, x : x + width] = True
         # Hidden patches first, each group in the random order; the first ``hidden`` of them stay.
         flat = mask.flatten()
-        ranked = order[np.argsort(~flat[order], kind="stable")]
-        return _first(ranked[None], hidden)[0]
+        ranking = order[np.argsort(~flat[order], kind="stable")]
+        return _first(ranking[None], hidden)[0]
 
 
 class MaskTargets(Marking):
     """Blocks of patches to predict, and a context without them (I-JEPA, Assran et al. 2023).
 
     All blocks of an epoch have one size. The context is a large block without the targets; of its patches as
-    many are visible as are left in every image, N - M n, in a random order.
+    many are visible as remain in every image, N - M n, in a random order.
 
     Args:
         blocks: number of targets, M.
@@ -154,8 +154,8 @@ class MaskTargets(Marking):
 def _sides(share: float, aspect: float, grid: tuple[int, int]) -> tuple[int, int]:
     """Height and width in patches of a block with a share of the grid."""
     area = share * grid[0] * grid[1]
-    height = int(round(np.sqrt(area * aspect)))
-    width = int(round(np.sqrt(area / aspect)))
+    height = round(np.sqrt(area * aspect))
+    width = round(np.sqrt(area / aspect))
     return min(max(1, height), grid[0]), min(max(1, width), grid[1])
 
 

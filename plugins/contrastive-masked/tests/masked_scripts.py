@@ -1,4 +1,4 @@
-"""MAE, SimMIM, data2vec, I-JEPA, and SimCLR with MAE as plain scripts on a vision transformer, in float64, for tests.
+"""MAE, SimMIM, data2vec, I-JEPA, and SimCLR with MAE as plain scripts on a vision transformer, in float64.
 
 Written from the papers and their authors' code; they share no code with the package, and views and masks are
 given. Weights have the names of the method's ``state_dict``.
@@ -69,10 +69,7 @@ class ViT:
         if hidden is not None:
             x = torch.where(hidden[:, :, None], token, x)
         positions = s[f"{prefix}.pos_embed"]
-        if self.class_token:
-            x = x + positions[:, 1:]
-        else:
-            x = x + positions
+        x = x + positions[:, 1:] if self.class_token else x + positions
         if visible is not None:
             x = torch.stack([each[index] for each, index in zip(x, visible, strict=True)])
         if self.class_token:

@@ -1,9 +1,9 @@
-"""The shipped recipes against plain scripts of their papers: loss and weights after three steps, in float64."""
+"""The shipped recipes against plain scripts of the papers: loss and weights after three steps, in float64."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import masked_scripts as scripts

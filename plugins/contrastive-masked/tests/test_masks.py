@@ -22,7 +22,10 @@ OPERATIONS = [
 ]
 
 
-def marks_of(operation, ids, key: Key = Key(0, 0, 0), grid: tuple[int, int] = (8, 8)) -> Marks:
+START = Key(0, 0, 0)  # seed, epoch, view
+
+
+def marks_of(operation, ids, key: Key = START, grid: tuple[int, int] = (8, 8)) -> Marks:
     ids = np.asarray(ids)
     return Pipeline([operation]).marks(ids, key, grid, np.full((len(ids), 2), 32))
 
