@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contrastive.kinds import SpansRun
 from contrastive.values import Progress
@@ -32,6 +32,10 @@ class ScheduleKeys(BaseModel):
             x = (1 - math.cos(math.pi * x)) / 2
         return self.start + (self.to - self.start) * x
 
+    def __str__(self) -> str:
+        share = "" if self.over == 1 else f" over the first {100 * self.over:g} % of the run"
+        return f"{self.start:g} -> {self.to:g} ({self.shape}{share})"
+
 
 class _SpansIfScheduled(SpansRun):
     """Marks a number that may be a schedule: only then do steps depend on the length of the run."""
@@ -47,3 +51,11 @@ Schedule = Annotated[ScheduleKeys, _SpansIfScheduled()]
 def value_at(value: float | ScheduleKeys, progress: Progress) -> float:
     """A parameter's value at a step: a plain number stays as it is."""
     return value.at(progress) if isinstance(value, ScheduleKeys) else value
+
+
+def schedule_text(value: Any) -> str | None:
+    """A recipe's value in words if it is a schedule: ``0.04 -> 0.4 (cosine)``."""
+    try:
+        return str(ScheduleKeys.model_validate(value))
+    except ValidationError:
+        return None

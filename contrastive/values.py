@@ -21,12 +21,16 @@ from torch import Tensor
 class Progress:
     """How far training has got: optimizer steps taken before this one, and steps of the whole schedule.
 
+    ``seed`` is the run's. What a part draws from it, the step and the ids of images (with
+    :func:`contrastive.rng.derive`) is the same in a resumed run and for any number of processes.
+
     A part that follows ``steps`` or ``fraction`` declares it with a parameter ``schedule``, which is
     ``constant`` if it does not: a run may be extended if all its schedules are constant.
     """
 
     step: int = 0
     steps: int = 1
+    seed: int = 0
 
     @property
     def fraction(self) -> float:

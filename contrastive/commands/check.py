@@ -22,9 +22,17 @@ from contrastive.datasets import reading_of, skipped_kinds
 from contrastive.errors import ContrastiveError, Mistakes
 from contrastive.evaluation import PIXELS_LIMIT
 from contrastive.parts import ImageTable
-from contrastive.recipe import Recipe, load_cells, load_recipe, resolve, training_fingerprint
+from contrastive.recipe import (
+    Recipe,
+    load_cells,
+    load_recipe,
+    resolve,
+    spanning_parameters,
+    training_fingerprint,
+)
 from contrastive.registry import Registry, load_registry
 from contrastive.runs import skipped_files
+from contrastive.schedules import schedule_text
 from contrastive.text import abbreviate, byte_count, quantity
 from contrastive.training import BufferSnapshot, Method, chunk_warning, is_chunked, resolve_precision
 
@@ -123,6 +131,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         "steps_per_epoch": steps_per_epoch,
         "steps": min(steps, train.max_steps or steps),
         "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
+        **({"schedules": schedules} if (schedules := _schedules(recipe)) else {}),
         "candidates": _candidates(method, train.batch_size),
         "chunks": _chunks(recipe, parts),
         "memory_mib": _memory_mib(recipe, parts, channels),
@@ -151,6 +160,12 @@ def _parts(recipe: Recipe) -> dict[str, str]:
         "optimizer": recipe.optimizer.name,
         "protocols": ", ".join(recipe.evaluate.protocols),
     }
+
+
+def _schedules(recipe: Recipe) -> dict[str, str]:
+    """The scheduled values of the recipe, in words."""
+    texts = {path: schedule_text(value) for path, value in spanning_parameters(recipe).items()}
+    return {path: text for path, text in texts.items() if text}
 
 
 def _frozen(method: Method) -> dict[str, str]:

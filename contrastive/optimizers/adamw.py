@@ -9,8 +9,8 @@ from pydantic import Field
 
 from contrastive.optimizers import scheduled
 from contrastive.optimizers.groups import Group
-from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
-from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer
+from contrastive.optimizers.rates import FinalRate, LearningRate, NonNegative, ScaledRate, Schedule
+from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer, WeightDecay
 
 
 class AdamWPart(ScheduledOptimizer):
@@ -26,6 +26,7 @@ class AdamWPart(ScheduledOptimizer):
         groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
             ``lr_scale`` and ``weight_decay``, or with ``freeze: true`` (and ``statistics: moving`` to let
             batch norm gather statistics); the first match applies.
+        final_lr: rate at which the cosine ends, whatever the batch size (DINO: 1e-6).
     """
 
     states_per_parameter = 2  # the first and the second moment
@@ -33,14 +34,15 @@ class AdamWPart(ScheduledOptimizer):
     def __init__(
         self,
         lr: LearningRate = ScaledRate(per_256=1.5e-4),  # noqa: B008 - frozen
-        weight_decay: NonNegative = 0.1,
+        weight_decay: WeightDecay = 0.1,
         betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.999],  # noqa: B006
         warmup_epochs: NonNegative = 0.0,
         schedule: Schedule = "cosine",
         decay_norm_and_bias: bool = False,
         groups: list[Group] = [],  # noqa: B006 - read, never changed
+        final_lr: FinalRate = 0.0,
     ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups, final_lr)
         self.betas = betas
 
     def create(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from contrastive.optimizers.groups import Group
-from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
-from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer
+from contrastive.optimizers.rates import FinalRate, LearningRate, NonNegative, ScaledRate, Schedule
+from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer, WeightDecay
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -139,6 +139,7 @@ class LARSPart(ScheduledOptimizer):
         groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
             ``lr_scale`` and ``weight_decay``, or with ``freeze: true`` (and ``statistics: moving`` to let
             batch norm gather statistics); the first match applies.
+        final_lr: rate at which the cosine ends, whatever the batch size (DINO: 1e-6).
     """
 
     norm_and_bias_options = {"adapt": False}  # noqa: RUF012
@@ -146,15 +147,16 @@ class LARSPart(ScheduledOptimizer):
     def __init__(
         self,
         lr: LearningRate = ScaledRate(per_256=0.3),  # noqa: B008 - frozen
-        weight_decay: NonNegative = 1e-6,
+        weight_decay: WeightDecay = 1e-6,
         momentum: Fraction = 0.9,
         trust_coefficient: Annotated[float, Field(gt=0)] = 0.001,
         warmup_epochs: NonNegative = 10.0,
         schedule: Schedule = "cosine",
         decay_norm_and_bias: bool = False,
         groups: list[Group] = [],  # noqa: B006 - read, never changed
+        final_lr: FinalRate = 0.0,
     ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups, final_lr)
         self.momentum = momentum
         self.trust_coefficient = trust_coefficient
 

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from contrastive.kinds import SpansRun
+from contrastive.kinds import Addition, SpansRun
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Schedule = Annotated[Literal["cosine", "constant"], SpansRun(unless=("constant",))]
+#: The rate at which a cosine ends, whatever the batch size.
+FinalRate = Annotated[NonNegative, Addition()]
 
 
 class ScaledRate(BaseModel):

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from contrastive import schedules
+from contrastive.errors import UsageError
 from contrastive.optimizers.groups import Group, RuleParameters, assign, split_parameters
-from contrastive.optimizers.rates import LearningRate, ScaledRate, Schedule, peak_rate
+from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule, peak_rate
 from contrastive.parts import Optimizer, ParameterGroup
+from contrastive.schedules import ScheduleKeys, value_at
+from contrastive.values import Progress
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+WeightDecay = NonNegative | schedules.Schedule
 
 
 class ScheduledGroup(ParameterGroup):
@@ -23,10 +28,14 @@ class ScheduledGroup(ParameterGroup):
 
     Attributes:
         schedule: what :meth:`ScheduledOptimizer.factor` follows after the warm-up.
+        final_factor: where its cosine ends, if not at 0.
+        has_scheduled_decay: true if ``weight_decay`` follows the optimizer's schedule.
     """
 
     weight_decay: float
     schedule: Schedule
+    final_factor: NotRequired[float]
+    has_scheduled_decay: NotRequired[bool]
 
 
 class ScheduledOptimizer(Optimizer):
@@ -35,18 +44,26 @@ class ScheduledOptimizer(Optimizer):
     def __init__(
         self,
         lr: LearningRate,
-        weight_decay: float,
+        weight_decay: float | ScheduleKeys,
         warmup_epochs: float,
         schedule: Schedule,
         decay_norm_and_bias: bool,
         groups: list[Group],
+        final_lr: float = 0.0,
     ) -> None:
         self.lr: float | ScaledRate = ScaledRate.model_validate(lr) if isinstance(lr, dict) else lr
+        if isinstance(weight_decay, dict):
+            weight_decay = ScheduleKeys.model_validate(weight_decay)
+        if isinstance(weight_decay, ScheduleKeys) and min(weight_decay.start, weight_decay.to) < 0:
+            raise UsageError(f"optimizer: weight_decay must not be negative, and {weight_decay} is.")
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
         self.schedule = schedule
         self.decay_norm_and_bias = decay_norm_and_bias
         self.groups = [Group.model_validate(group) for group in groups]
+        self.final_lr = final_lr
+        if final_lr and all(own == "constant" for own in (schedule, *(g.schedule for g in self.groups))):
+            raise UsageError("optimizer: final_lr is where a cosine ends; set schedule: cosine or drop it.")
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """The torch optimizer over the trainable parameters of ``model``.
@@ -66,22 +83,52 @@ class ScheduledOptimizer(Optimizer):
         """Those of ``groups`` with ``freeze: true`` and fixed statistics."""
         return split_parameters(model, self.groups).at_rest
 
+    def settle(self, group: dict[str, Any], progress: Progress) -> None:
+        """Move the weight decay of ``group`` along the optimizer's schedule, if it follows that."""
+        if group.get("has_scheduled_decay"):
+            group["weight_decay"] = value_at(self.weight_decay, progress)
+
     def _over(self, rules: Sequence[RuleParameters], batch_size: int) -> torch.optim.Optimizer:
         """The torch optimizer over the parameters of each rule."""
         peak = peak_rate(self.lr, batch_size)
         groups: list[dict[str, Any]] = []
         for rule, weights, norms_and_biases in rules:
-            decay = self.weight_decay if rule.weight_decay is None else rule.weight_decay
-            norm_and_bias_decay = decay if self.decay_norm_and_bias else 0.0
-            own, schedule = peak * rule.lr_scale, rule.schedule or self.schedule
             groups += [
-                {**_group(weights, decay, own, schedule)},
+                {**self._group(weights, rule, peak, is_decayed=True)},
                 {
-                    **_group(norms_and_biases, norm_and_bias_decay, own, schedule),
+                    **self._group(norms_and_biases, rule, peak, is_decayed=self.decay_norm_and_bias),
                     **self.norm_and_bias_options,
                 },
             ]
         return self.create([group for group in groups if group["params"]], peak)
+
+    def _group(
+        self, params: list[nn.Parameter], rule: Group, peak: float, is_decayed: bool
+    ) -> ScheduledGroup:
+        """A group with the settings of its rule; ``peak`` is the optimizer's rate."""
+        decay = self.weight_decay if rule.weight_decay is None else rule.weight_decay
+        own = peak * rule.lr_scale
+        group: ScheduledGroup = {
+            "params": params,
+            "weight_decay": value_at(decay, Progress()) if is_decayed else 0.0,
+            "lr": own,
+            "peak_lr": own,
+            "schedule": rule.schedule or self.schedule,
+        }
+        if self.final_lr:
+            group["final_factor"] = self._final_factor(peak)
+        if is_decayed and isinstance(decay, ScheduleKeys):
+            group["has_scheduled_decay"] = True
+        return group
+
+    def _final_factor(self, peak: float) -> float:
+        """Where a cosine from 1 ends."""
+        if self.final_lr > peak:
+            raise UsageError(
+                f"optimizer.final_lr: {self.final_lr:g} is above the peak rate {peak:g}; lower final_lr or "
+                "raise lr."
+            )
+        return self.final_lr / peak
 
     #: Options of the group of norms and biases, besides its weight decay.
     norm_and_bias_options: dict[str, Any] = {}  # noqa: RUF012
@@ -94,23 +141,23 @@ class ScheduledOptimizer(Optimizer):
         """The factor of the peak rate of ``group`` at the 0-based ``step`` of ``steps``.
 
         Warm-up is step / warm, so the first update has rate 0, as in the official SimCLR code. Then the
-        group's ``schedule`` is 1, or a cosine from 1 at step ``warm`` to 0 at step ``steps``.
+        group's ``schedule`` is 1, or a cosine from 1 at step ``warm`` to its ``final_factor``, or 0, at step
+        ``steps``.
         """
         warm = round(self.warmup_epochs * steps_per_epoch)
         if step < warm:
             return step / warm
         if group["schedule"] == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+        final = group.get("final_factor", 0.0)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+        return final + (1 - final) * cosine
 
     def lr_at(self, step: int, steps: int, steps_per_epoch: int, batch_size: int) -> float:
         """The rate outside ``groups`` at the 0-based ``step``, for ``batch_size`` images per step."""
-        rest = {"schedule": self.schedule}
-        return peak_rate(self.lr, batch_size) * self.factor(rest, step, steps, steps_per_epoch)
-
-
-def _group(params: list[nn.Parameter], decay: float, peak: float, schedule: Schedule) -> ScheduledGroup:
-    return {"params": params, "weight_decay": decay, "lr": peak, "peak_lr": peak, "schedule": schedule}
+        peak = peak_rate(self.lr, batch_size)
+        rest = {"schedule": self.schedule, "final_factor": self._final_factor(peak)}
+        return peak * self.factor(rest, step, steps, steps_per_epoch)
 
 
 def has_fused_kernels(groups: list[dict[str, Any]]) -> bool:

@@ -9,8 +9,8 @@ import torch
 from contrastive.errors import UsageError
 from contrastive.optimizers import scheduled
 from contrastive.optimizers.groups import Group
-from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule
-from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer
+from contrastive.optimizers.rates import FinalRate, LearningRate, NonNegative, ScaledRate, Schedule
+from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer, WeightDecay
 
 
 class SGDPart(ScheduledOptimizer):
@@ -27,20 +27,22 @@ class SGDPart(ScheduledOptimizer):
         groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
             ``lr_scale`` and ``weight_decay``, or with ``freeze: true`` (and ``statistics: moving`` to let
             batch norm gather statistics); the first match applies.
+        final_lr: rate at which the cosine ends, whatever the batch size (DINO: 1e-6).
     """
 
     def __init__(
         self,
         lr: LearningRate = ScaledRate(per_256=0.03),  # noqa: B008 - frozen
-        weight_decay: NonNegative = 1e-4,
+        weight_decay: WeightDecay = 1e-4,
         momentum: Fraction = 0.9,
         nesterov: bool = False,
         warmup_epochs: NonNegative = 0.0,
         schedule: Schedule = "cosine",
         decay_norm_and_bias: bool = True,
         groups: list[Group] = [],  # noqa: B006 - read, never changed
+        final_lr: FinalRate = 0.0,
     ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups)
+        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups, final_lr)
         if nesterov and not momentum:
             raise UsageError("optimizer sgd: nesterov needs a momentum above 0.")
         self.momentum = momentum

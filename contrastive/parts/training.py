@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
 from contrastive.parts.base import Part
-from contrastive.values import Feature, ImageSample, RunData
+from contrastive.values import Feature, ImageSample, Progress, RunData
 
 
 class ParameterGroup(typing.TypedDict):
@@ -77,6 +77,12 @@ class Optimizer(Part, ABC):
     @abstractmethod
     def factor(self, group: Mapping[str, Any], step: int, steps: int, steps_per_epoch: int) -> float:
         """The factor on the peak learning rate of ``group`` at the 0-based optimizer step."""
+
+    def settle(self, group: dict[str, Any], progress: Progress) -> None:
+        """Set what else is scheduled in ``group``, such as ``weight_decay``.
+
+        Called before every optimizer step, after the engine has set ``lr``. By default nothing is.
+        """
 
 
 class RunState(typing.Protocol):

@@ -63,6 +63,13 @@ def is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
+def keys_of(annotation: Any) -> list[str]:
+    """The keys of a model or a typed dictionary, as a recipe writes them; none of another type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [field.alias or name for name, field in annotation.model_fields.items()]
+    return list(getattr(annotation, "__annotations__", {}))
+
+
 def item_of(annotation: Any) -> Any:
     """The type of a sequence's items, or None if the annotation is not a sequence."""
     if get_origin(annotation) in (list, tuple, Sequence):

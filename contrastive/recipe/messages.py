@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from contrastive.errors import Mistake, did_you_mean
-from contrastive.recipe.marks import arms, item_of
+from contrastive.recipe.marks import arms, item_of, keys_of
 from contrastive.recipe.nodes import Node
 from contrastive.recipe.signature import type_text
 from contrastive.text import quotation, set_to_text
@@ -95,7 +95,7 @@ def _one(
         key = str(steps[-1])
         parent = node.at(steps[:-1])[0]
         maps = [inner for arm in arms(field.annotation) for inner in arms(item_of(arm) or arm)]
-        known_keys = [name for each in maps for name in getattr(each, "__annotations__", {})]
+        known_keys = [name for each in maps for name in keys_of(each)]
         return Mistake(parent.key(key), here, unknown_key(path, key, known_keys, "key"))
     value = node.at(steps)[0]
     if errors[0]["type"] in (

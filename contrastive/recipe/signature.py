@@ -23,7 +23,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, PydanticUndefined
 
 from contrastive.kinds import KINDS, Addition, Injected
-from contrastive.recipe.marks import MarkedType, is_union, item_of
+from contrastive.recipe.marks import MarkedType, is_union, item_of, keys_of
 from contrastive.registry import Entry
 
 #: No coercion (``true`` is not a number), no unknown keys, no infinities.
@@ -219,8 +219,8 @@ def type_text(annotation: Any) -> str:
 def _class_text(annotation: type) -> str:
     if issubclass(annotation, PurePath):
         return "path"
-    fields = getattr(annotation, "__annotations__", {})
-    return f"map of {', '.join(fields)}" if fields else getattr(annotation, "__name__", str(annotation))
+    keys = keys_of(annotation)
+    return f"map of {', '.join(keys)}" if keys else getattr(annotation, "__name__", str(annotation))
 
 
 def _constraint_text(mark: Any) -> str:

@@ -34,6 +34,7 @@ from contrastive.runs.display import Display
 from contrastive.runs.folder import TRANSFORM, Run, environment_of
 from contrastive.runs.inputs import WEIGHTS, data_difference, initial_weights, require_same_weights
 from contrastive.runs.process_guard import folder_lock
+from contrastive.schedules import schedule_text
 from contrastive.text import quantity, set_to_text
 from contrastive.training import LENGTH_WAS_READ, Checkpoints
 from contrastive.versions import git_commit, versions
@@ -234,7 +235,8 @@ def _obstacles_to_extension(folder: Path, before: Recipe, recipe: Recipe, ends_e
     epochs, every = before.train.epochs, recipe.evaluate.every
     if recipe.train.epochs > epochs:
         obstacles = [
-            f"{path}: {value} spans the epochs" for path, value in spanning_parameters(recipe).items()
+            f"{path}: {schedule_text(value) or value} spans the epochs"
+            for path, value in spanning_parameters(recipe).items()
         ]
         if not ends_early and recipe.acts_on_validation and (every == 0 or epochs % every):
             obstacles.append(

@@ -74,6 +74,7 @@ def _use_optimizer(part: Any) -> None:
     model(pixels(4, size=10)).square().sum().backward()
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * part.factor(group, 5, 10, 5)
+        part.settle(group, Progress(5, 10))
     optimizer.step()
 
 

@@ -8,6 +8,7 @@ Who does what in one step. To follow it, read this file, gradients.py and method
 
     loader.epoch       source images of its micro-batches                        data/loader.py
     rule.factor        the learning rate of each parameter group                 optimizers/
+    rule.settle        what else is scheduled in it, such as weight decay
     passes.backward    loss and gradients of a micro-batch, whole or in chunks   gradients.py
       views_of         its views, drawn from (seed, epoch, image, view)          data/loader.py
       method.encode    views -> embeddings z and predictions p                   method.py
@@ -40,7 +41,7 @@ from contrastive.parts import Listener, Optimizer
 from contrastive.rng import derive
 from contrastive.training.accelerator import move_to_device
 from contrastive.training.checkpoints import Checkpoints
-from contrastive.training.gradients import BufferSnapshot, Chunk, GradientCache, OnePass, Passes
+from contrastive.training.gradients import BufferSnapshot, prepare_passes
 from contrastive.training.health import Health
 from contrastive.training.live_run import LiveRun, RunContext
 from contrastive.training.method import Comparisons, Method
@@ -90,13 +91,8 @@ class Engine:
         self.views_of = partial(
             make_views, pipelines=pipelines, grids=method.grids, seed=settings.seed, device=accelerator.device
         )
-        images = settings.batch_size // accelerator.num_processes
-        chunk = min(images, settings.chunk_size or images)
-        module = self.method if chunk == images else Chunk(self.method)
-        self.model, self.optimizer = accelerator.prepare(module, torch_optimizer)
-        self.passes: Passes = OnePass(self.method, self.model, accelerator)
-        if chunk < images:
-            self.passes = GradientCache(self.method, self.model, accelerator, chunk, settings.seed)
+        self.passes, self.optimizer = prepare_passes(self.method, torch_optimizer, accelerator, settings)
+        self.model = self.passes.model
         self.state = State()
         self._stopping = Stopping(self.state)
         self.steps_per_epoch = loader.steps_per_epoch // settings.accumulate
@@ -170,11 +166,12 @@ class Engine:
     def _step(self, micro: Sequence[Batch]) -> None:
         """One optimizer step over its micro-batches; candidates come from one micro-batch only."""
         settings, state, accelerator = self.settings, self.state, self.accelerator
+        progress = Progress(state.step, self.total_steps, settings.seed)
         for group in self.optimizer.param_groups:
             factor = self.rule.factor(group, state.step, self.total_steps, self.steps_per_epoch)
             group["lr"] = group["peak_lr"] * factor
+            self.rule.settle(group, progress)
         torch.manual_seed(derive(settings.seed, "step", state.step, *filter(None, [rank()])))  # dropout
-        progress = Progress(state.step, self.total_steps)
         total = torch.zeros(1 + len(self.health.losses), device=accelerator.device)
         comparisons: list[Comparisons] = []
         views_of = partial(self.views_of, epoch=state.epoch)

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from contrastive.device import to_device
@@ -29,6 +30,7 @@ from contrastive.rng import derive
 from contrastive.text import quantity
 from contrastive.training.method import Method, Output, by_number
 from contrastive.training.objective import Sides, keep
+from contrastive.training.state import Settings
 from contrastive.values import Batch, Progress
 from contrastive.views import View
 
@@ -48,7 +50,13 @@ class Gradients:
 
 
 class Passes(Protocol):
-    """Adds a batch's gradient to the parameters' gradients."""
+    """Adds a batch's gradient to the parameters' gradients.
+
+    Attributes:
+        model: what it runs, as the accelerator prepared it.
+    """
+
+    model: nn.Module
 
     def backward(self, batch: Batch, augment: Augment, progress: Progress, micro: tuple[int, int]) -> Output:
         """The batch's loss, detached, and its comparison.
@@ -210,6 +218,19 @@ class GradientCache:
                 self.method.objectives, zip(*sides_of_chunks, strict=True), strict=True
             )
         ]
+
+
+def prepare_passes(
+    method: Method, optimizer: torch.optim.Optimizer, accelerator: Accelerator, settings: Settings
+) -> tuple[Passes, AcceleratedOptimizer]:
+    """The passes that these settings ask for, and the optimizer, as the accelerator prepares them."""
+    images = settings.batch_size // accelerator.num_processes
+    chunk = min(images, settings.chunk_size or images)
+    if chunk == images:
+        model, optimizer = accelerator.prepare(method, optimizer)
+        return OnePass(method, model, accelerator), optimizer
+    model, optimizer = accelerator.prepare(Chunk(method), optimizer)
+    return GradientCache(method, model, accelerator, chunk, settings.seed), optimizer
 
 
 def _whole(parts: Sequence[Sides], needs_gradient: bool) -> Sides:

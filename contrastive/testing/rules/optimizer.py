@@ -15,6 +15,7 @@ from contrastive.testing.materials import pixels
 from contrastive.testing.networks import Network, network
 from contrastive.testing.subjects import Subject
 from contrastive.text import quantity
+from contrastive.values import Progress
 
 _BATCH = 16
 _STEPS, _STEPS_PER_EPOCH = 60, 6
@@ -109,6 +110,7 @@ def _network_after(
     for number in range(start, stop):
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * part.factor(group, number, _STEPS, _STEPS_PER_EPOCH)
+            part.settle(group, Progress(number, _STEPS))
         optimizer.zero_grad()
         model(pixels(_BATCH, seed=number, size=10)).square().sum().backward()
         optimizer.step()
