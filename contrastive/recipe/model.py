@@ -66,6 +66,11 @@ class PartSpec:
         """Whether the part is a head that declares that it returns its input."""
         return getattr(self.entry.load(), "is_identity", False)
 
+    @property
+    def pools(self) -> bool:
+        """Whether the part is a head that reads the tokens of images."""
+        return getattr(self.entry.load(), "pools", False)
+
     def walk(self) -> Iterator[PartSpec]:
         """This part and all parts nested in it."""
         yield self
@@ -128,6 +133,11 @@ class ObjectiveSpec:
     def prefix(self) -> str:
         """The beginning of the paths of its keys in a recipe."""
         return f"objectives.{self.name}." if self.name else ""
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it reads more of the backbone than one vector per image."""
+        return self.keys.reads_tokens or self.head.pools
 
     @property
     def views_path(self) -> str:
