@@ -1,5 +1,6 @@
 from .blur import Blur as Blur
 from .color_jitter import ColorJitter as ColorJitter
+from .crop_of import CropOf as CropOf
 from .cutout import Cutout as Cutout
 from .flip import Flip as Flip
 from .grayscale import Grayscale as Grayscale
@@ -15,6 +16,7 @@ from .pipeline import takes_batches as takes_batches
 from .random_resized_crop import RandomResizedCrop as RandomResizedCrop
 from .rotation import Rotation as Rotation
 from .sequence import Sequence as Sequence
+from .shift import Shift as Shift
 from .simclr import SimCLR as SimCLR
 from .sobel import Sobel as Sobel
 from .solarize import Solarize as Solarize

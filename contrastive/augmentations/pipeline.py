@@ -9,11 +9,13 @@ the work between the decoding worker, per image (:class:`ImageView`, ``before``)
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
@@ -23,15 +25,18 @@ from pydantic import Field
 from torch import Tensor
 
 from contrastive.augmentations.kernels.resample import Interpolation, crop_and_resize, crop_one
+from contrastive.augmentations.pixels import Params as Params  # plugins import it from here
+from contrastive.augmentations.pixels import checked_range as checked_range
+from contrastive.augmentations.pixels import on_chosen as on_chosen
+from contrastive.augmentations.pixels import one_by_one as one_by_one
+from contrastive.augmentations.pixels import to_float
+from contrastive.augmentations.pixels import to_uint8 as to_uint8
 from contrastive.augmentations.place import Place
 from contrastive.device import to_device as to_device  # plugins import it from here
 from contrastive.errors import UsageError
 from contrastive.parts import Augmentation, ReducedImage, ViewPipeline
 from contrastive.rng import Draws, Key
 from contrastive.views import Marks
-
-#: Parameters of an operation: name -> one row per image, [b, ...].
-Params = dict[str, np.ndarray]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -121,7 +126,7 @@ class Placing(Operation):
 
     def cut_each(self, images: Tensor, boxes: np.ndarray, mirror: np.ndarray | None) -> Tensor:
         """:meth:`cut` and mirror (bool [b]) images one by one: uint8 [b, C, H, W] -> float32 [b, C, h, w],
-        laid out as by :func:`_to_float`."""
+        laid out as by :func:`contrastive.augmentations.pixels.to_float`."""
         planes = images.new_empty((images.shape[1], len(images), *self.size), dtype=torch.float32)
         for index, (image, box) in enumerate(zip(images, boxes, strict=True)):
             part = self.cut(image, box)
@@ -157,6 +162,19 @@ class Marking(Operation):
         return pixels
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The crop and flips of another view.
+
+    Attributes:
+        view: whose key they are drawn with.
+        count: how many operations they are.
+    """
+
+    view: int
+    count: int
+
+
 class Pipeline:
     """Operations in order, on one view of a batch.
 
@@ -169,9 +187,11 @@ class Pipeline:
 
     Args:
         operations: at least one. A :class:`Placing` one costs least as the first.
+        frame: the crop and flips of another view with which the operations start, which are drawn as there.
 
     Attributes:
         operations: as passed.
+        frame: as passed.
         placing: the first operation if it is a :class:`Placing` one, otherwise None.
         per_sample: whether an operation works image by image, so that batches cannot be augmented.
         crops_first: whether :meth:`before` only crops.
@@ -180,10 +200,10 @@ class Pipeline:
         UsageError: there are no operations.
     """
 
-    def __init__(self, operations: Sequence[Operation]):
+    def __init__(self, operations: Sequence[Operation], frame: Frame | None = None):
         if not operations:
             raise UsageError("An augmentation pipeline needs at least one operation.")
-        self.operations = list(operations)
+        self.operations, self.frame = list(operations), frame
         first = operations[0]
         self.placing = first if isinstance(first, Placing) else None
         self.per_sample = any(operation.per_sample for operation in operations)
@@ -317,8 +337,16 @@ class Pipeline:
 
     def draw(self, index: int, ids: np.ndarray | Tensor, key: Key) -> Params:
         """The parameters of the operation at ``index`` for the images ``ids``."""
+        if self.frame is not None and index < self.frame.count:
+            key = replace(key, view=self.frame.view)
         rng = Draws(key, np.asarray(ids, dtype=np.int64), self._streams[index])
         return self.operations[index].draw(rng)
+
+    @property
+    def start(self) -> list[Operation]:
+        """The crop and flips that the pipeline starts with: what a :class:`Frame` for other views is of."""
+        crop = [] if self.placing is None else [self.placing]
+        return [*crop, *itertools.takewhile(lambda each: each.mirrors, self.operations[len(crop) :])]
 
     def marks(self, ids: np.ndarray | Tensor, key: Key, grid: tuple[int, int], sizes: np.ndarray) -> Marks:
         """What the pipeline marks in the view, and where the view lies in its image if that is known.
@@ -331,15 +359,16 @@ class Pipeline:
         numbers = np.asarray(ids, dtype=np.int64)
         marks, place = Marks(), Place.whole(sizes)
         for index, operation in enumerate(self.operations):
-            stream = self._streams[index]
             if isinstance(operation, Marking):
+                stream = self._streams[index]
                 common = Draws(key, np.zeros(1, np.int64), f"{stream}:count")
                 marks = marks.updated(operation.mark(common, Draws(key, numbers, stream), grid))
             elif isinstance(operation, Placing):
-                params = operation.draw(Draws(key, numbers, stream))
-                place = place.crop(operation.place(params, place.sizes), operation.size)
+                place = place.crop(
+                    operation.place(self.draw(index, numbers, key), place.sizes), operation.size
+                )
             elif operation.mirrors:
-                place = place.mirror(operation.draw(Draws(key, numbers, stream))["chosen"])
+                place = place.mirror(self.draw(index, numbers, key)["chosen"])
             elif not operation.keeps_place:
                 return marks
         return marks.updated(
@@ -380,14 +409,14 @@ class Pipeline:
     def _run(self, images: Tensor, params: list[Params], boxes: np.ndarray | None, start: int) -> Tensor:
         fused_count = 0
         if boxes is None or self.placing is None:
-            pixels = _to_float(images)
+            pixels = to_float(images)
         else:
             fused_count = 2 if len(params) > 1 and self.operations[1].mirrors else 1
             mirror = params[1]["chosen"] if fused_count == 2 else None
             if one_by_one(images):
                 pixels = self.placing.cut_each(images, boxes, mirror)
             else:
-                pixels = self.placing.resample(_to_float(images), boxes, mirror)
+                pixels = self.placing.resample(to_float(images), boxes, mirror)
         for operation, own in zip(self.operations[start + fused_count :], params[fused_count:], strict=True):
             pixels = operation.render(pixels, own)
         return pixels
@@ -455,50 +484,6 @@ def takes_batches(pipelines: Sequence[ViewPipeline], size: tuple[int, int] | Non
 #: temporaries they fit in a cache of 2 MiB.
 VALUES_IN_CACHE = 3 * 2**16
 
-#: Side in pixels above which a CPU gains more by skipping unneeded pixels per image than by batching.
-LARGE = 64
-
-
-def one_by_one(images: Tensor) -> bool:
-    """Whether images [b, C, H, W] are better processed one by one: large ones on a CPU."""
-    return images.device.type == "cpu" and min(images.shape[2:]) > LARGE
-
-
-def _to_float(images: Tensor) -> Tensor:
-    """uint8 [b, C, h, w] -> float32 in [0, 1], each channel of the batch one block of memory."""
-    planes = images.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-    return planes.div_(255).transpose(0, 1)
-
 
 def _as_reduced(image: Tensor, size: tuple[int, int] | None, factor: int) -> ReducedImage:
     return ReducedImage(image, size or (image.shape[1], image.shape[2]), factor)
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """float in [0, 1] -> uint8, rounded."""
-    return pixels.mul(255).round_().to(torch.uint8)
-
-
-def on_chosen(pixels: Tensor, params: Params, change: Callable[[Tensor, Params], Tensor]) -> Tensor:
-    """Apply ``change`` to the images of the ``chosen`` parameter (bool [b]); the others stay, at no cost.
-
-    ``change`` gets those images [n, C, h, w] and their rows of every parameter.
-    """
-    rows = np.flatnonzero(params["chosen"])
-    if len(rows) == 0:
-        return pixels
-    if len(rows) == len(pixels):
-        return change(pixels, params)
-    index = to_device(rows, pixels)
-    changed_pixels = change(
-        pixels.index_select(0, index), {name: values[rows] for name, values in params.items()}
-    )
-    return pixels.index_copy(0, index, changed_pixels)
-
-
-def checked_range(name: str, values: tuple[float, float]) -> tuple[float, float]:
-    """A range as a pair of floats; raises UsageError if its ends are in the wrong order."""
-    low, high = values
-    if not low <= high:
-        raise UsageError(f"{name} must go from low to high, but is [{low}, {high}].")
-    return float(low), float(high)

@@ -10,7 +10,8 @@ class Views(Augmentation):
     """A separate augmentation for each view.
 
     Args:
-        of: one augmentation per view; the view uses its first pipeline.
+        of: one augmentation per view; the view uses its first pipeline. ``{crop_of: 0, pipeline: [...]}``
+            shows the place that view 0 shows.
     """
 
     def __init__(self, of: list[Augmentation]):
@@ -20,4 +21,7 @@ class Views(Augmentation):
 
     def pipelines(self) -> list[ViewPipeline]:
         """One pipeline per entry of ``of``."""
-        return [augmentation.pipelines()[0] for augmentation in self._of]
+        views: list[ViewPipeline] = []
+        for augmentation in self._of:
+            views.append(augmentation.view_after(views))
+        return views

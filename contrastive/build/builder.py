@@ -156,12 +156,12 @@ class Builder:
         return self.build_part("backbone", self.recipe.backbone, in_channels=channels, image_size=image_size)
 
     def encoder(self, channels: int, image_size: int) -> tuple[Backbone | None, Head | None]:
-        """Backbone and the head of z; None for one that rejects its parameters."""
+        """Backbone, and the head that makes z of h, if any; None for one that rejects its parameters."""
         backbone = self.backbone(channels, image_size)
         head: Head | None = None
         if backbone is not None:
             aim = next((aim for aim in self.recipe.aims if aim.keys.level == "image"), None)
-            if aim is not None:
+            if aim is not None and not aim.head.pools:
                 head = self.build_part(aim.path("head"), aim.head, in_features=backbone.features)
         return backbone, head
 
@@ -190,7 +190,7 @@ class Builder:
         if size and pipelines:
             backbone = self.backbone(channels, size)
             method = ObjectiveBuilder(self, backbone, channels, size, sizes).method()
-        if method is not None and any(aim.keys.reads_tokens for aim in self.recipe.aims):
+        if method is not None and any(aim.reads_tokens for aim in self.recipe.aims):
             self._try_objectives(method, pipelines, sizes, channels)
         optimizer: Optimizer | None = self.attempt("optimizer", self.recipe.optimizer.build)
         protocols, callbacks = self.protocols(), self.callbacks()
@@ -241,7 +241,7 @@ def untrained_of(
 ) -> tuple[Backbone, Head | None]:
     """Backbone and head of a composition as before the first step, rebuilt from the seed.
 
-    The head is that of z; None if all objectives compare patches.
+    The head is what makes z of h; None if all objectives compare patches, or the head reads tokens.
     """
     backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
     assert backbone is not None  # it has been built before

@@ -148,13 +148,13 @@ class ObjectiveBuilder:
 
     def _input_width(self, aim: ObjectiveSpec, shape: TokenShape | None) -> int | None:
         """The width of what the head reads; None without a backbone, or without its tokens."""
-        if aim.keys.level == "patch":
+        if aim.keys.level == "patch" or aim.head.pools:
             return None if shape is None else shape.width
         return None if self.backbone is None else self.backbone.features
 
     def _token_shape(self, aim: ObjectiveSpec, views: Mapping[str, Sequence[int]]) -> TokenShape | None:
         """The tokens of an objective's views, which at level patch have one grid; None if it reads none."""
-        if self.backbone is None or not aim.keys.reads_tokens:
+        if self.backbone is None or not aim.reads_tokens:
             return None
         numbers = sorted({*views["online"], *views["target"]})
         for number in numbers:

@@ -79,6 +79,10 @@ class Augmentation(Part, ABC):
     def pipelines(self) -> Sequence[ViewPipeline]:
         """One pipeline per view (two for most methods)."""
 
+    def view_after(self, views: Sequence[ViewPipeline]) -> ViewPipeline:
+        """The pipeline of its view in a list of views, after those of ``views``; by default its first."""
+        return self.pipelines()[0]
+
     def __call__(
         self, images: Tensor, ids: np.ndarray | Tensor, seed: int = 0, epoch: int = 0
     ) -> list[Tensor]:

@@ -134,6 +134,11 @@ class ObjectiveSpec:
         return f"objectives.{self.name}." if self.name else ""
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether it reads more of the backbone than one vector per image."""
+        return self.keys.reads_tokens or self.head.pools
+
+    @property
     def views_path(self) -> str:
         """The path of its views in the recipe."""
         return f"{self.prefix}views" if self.own_views else "views"

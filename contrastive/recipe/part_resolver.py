@@ -155,15 +155,21 @@ class PartResolver:
         return None
 
     def _items(self, node: Node, path: str) -> Iterable[tuple[Node, str]]:
-        """The items of a list; ``{times: 6, pipeline: ...}`` yields its pipeline six times."""
+        """The items of a list.
+
+        ``{times: 6, pipeline: ...}`` yields its pipeline six times; ``{crop_of: 0, ...}`` is the part of that
+        name.
+        """
         for index, item in enumerate(node.value):
             where = f"{path}.{index}"
-            if not item.is_map or "pipeline" not in item.value or "name" in item.value:
+            if item.is_map and "crop_of" in item.value and "name" not in item.value:
+                yield replace(item, value={"name": Node("crop_of", item.key("crop_of")), **item.value}), where
+            elif not item.is_map or "pipeline" not in item.value or "name" in item.value:
                 yield item, where
-                continue
-            repeat = self.validate(Repeat, item.without("pipeline"), where, "a repeated pipeline")
-            for _ in range(repeat.times if isinstance(repeat, Repeat) else 1):
-                yield item.value["pipeline"], f"{where}.pipeline"
+            else:
+                repeat = self.validate(Repeat, item.without("pipeline"), where, "a repeated pipeline")
+                for _ in range(repeat.times if isinstance(repeat, Repeat) else 1):
+                    yield item.value["pipeline"], f"{where}.pipeline"
 
     # Checking values
 

@@ -53,6 +53,11 @@ class PartSpec:
         """Whether the part is a head that declares that it returns its input."""
         return getattr(self.entry.load(), "is_identity", False)
 
+    @property
+    def pools(self) -> bool:
+        """Whether the part is a head that reads the tokens of images."""
+        return getattr(self.entry.load(), "pools", False)
+
     def walk(self) -> Iterator[PartSpec]:
         """This part and all parts nested in it."""
         yield self

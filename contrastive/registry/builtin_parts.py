@@ -24,6 +24,7 @@ def register_dataset(register: Register) -> None:
 def register_augmentation(register: Register) -> None:
     register("simclr", "contrastive.augmentations:SimCLR")
     register("random_resized_crop", "contrastive.augmentations:RandomResizedCrop")
+    register("shift", "contrastive.augmentations:Shift")
     register("flip", "contrastive.augmentations:Flip")
     register("color_jitter", "contrastive.augmentations:ColorJitter")
     register("grayscale", "contrastive.augmentations:Grayscale")
@@ -36,6 +37,7 @@ def register_augmentation(register: Register) -> None:
     register("torchvision", "contrastive.augmentations:TorchvisionTransform")
     register("sequence", "contrastive.augmentations:Sequence")
     register("views", "contrastive.augmentations:Views")
+    register("crop_of", "contrastive.augmentations:CropOf")
 
 
 @hookimpl

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from contrastive import hookimpl
-from contrastive_masked.decoders import Decoder, Positional
+from contrastive_masked.decoders import Decoder, FeatureDecoder, Positional
 from contrastive_masked.losses import L1, MSE, SmoothL1
 from contrastive_masked.masks import MaskBlocks, MaskPatches, MaskTargets
 from contrastive_masked.pixels import OwnPixels
@@ -26,6 +26,7 @@ def register_augmentation(register: Register) -> None:
 def register_head(register: Register) -> None:
     register("decoder", Decoder)
     register("positional", Positional)
+    register("feature_decoder", FeatureDecoder)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Predictors that give patches which the encoder did not see."""
+"""Heads and predictors that give patches which the encoder did not see."""
 
 from __future__ import annotations
 
@@ -98,6 +98,45 @@ class Decoder(_Transformer):
         prefix = self.enter(tokens.prefix)
         x = self.blocks(torch.cat([prefix, everywhere], 1))[:, prefix.shape[1] :]
         return self.leave(self.norm(take(x, positions)))
+
+
+class FeatureDecoder(Head):
+    """CMAE's projector of images: the mean of the patches, hidden ones decoded first (Huang et al. 2022).
+
+    Whole views skip the decoder, as the target's view does.
+
+    Args:
+        projector: the mean of the patches -> z.
+        width: of the decoder's tokens.
+        depth: number of its blocks.
+        heads: attention heads per block.
+    """
+
+    pools = True
+
+    def __init__(
+        self,
+        in_features: InFeatures,
+        projector: Head,
+        width: Count = 512,
+        depth: Count = 2,
+        heads: Count = 16,
+    ):
+        super().__init__()
+        self.decoder = Decoder(in_features, in_features, width, depth, heads)
+        self.projector = projector
+        self.out_features = projector.out_features
+
+    def image(self, tokens: Tokens) -> Tensor:
+        """The tokens of a view, whole or without its hidden patches -> z [b, D]."""
+        patches = tokens.patches  # [b, n, G]
+        if tokens.positions is not None:
+            patches = self.decoder.at(tokens, tokens.everywhere())  # [b, N, G]
+        return self(patches.mean(1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The mean of patches [b, G] -> z [b, D]."""
+        return self.projector(h)
 
 
 class Positional(_Transformer):
