@@ -1,4 +1,4 @@
-"""Methods whose targets are soft assignments to prototypes: DINO, iBOT and DINOv2, which build on it, and MSN.
+"""Methods whose targets are soft assignments to prototypes: DINO, iBOT, DINOv2 and MSN.
 
 Sources: Caron et al. 2021, "Emerging properties in self-supervised vision transformers" (DINO); Zhou et al.
 2022, "iBOT: image BERT pre-training with online tokenizer"; Oquab et al. 2024, "DINOv2"; Assran et al. 2022,
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,7 +63,7 @@ class DINOHead(Head):
         self.out_features, self.frozen = prototypes, frozen
         widths = [in_features, *[hidden] * (layers - 1), bottleneck]
         modules: list[nn.Module] = []
-        for n, m in zip(widths, widths[1:], strict=False):
+        for n, m in pairwise(widths):
             linear = nn.Linear(n, m)
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
@@ -116,9 +117,7 @@ class DINO(Loss):
         super().__init__()
         for progress in (Progress(0, 1), Progress(1, 1)):
             if value_at(target_temperature, progress) <= 0:
-                raise UsageError(
-                    "target_temperature: a temperature is above 0 throughout; raise from and to."
-                )
+                raise UsageError("target_temperature: it must stay above 0; raise from and to.")
         self.temperature, self.target_temperature = temperature, target_temperature
         self.momentum, self.codes = momentum, codes
         self.register_buffer("centre", torch.zeros(in_features))
@@ -213,7 +212,7 @@ def _cross_entropy(codes: Sequence[Tensor], logs: Sequence[Tensor]) -> Tensor:
 
 
 def _once(rows: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """What a function makes of each pair's rows. Pairs of a view share its rows, one tensor, and the result."""
+    """What a function makes of each pair's rows; pairs of a view share its rows, one tensor."""
     distinct = {id(x): x for x in rows}
     results = {key: function(x) for key, x in distinct.items()}
     return [results[id(x)] for x in rows]

@@ -59,7 +59,7 @@ def authors_sinkhorn(scores: Tensor, steps: int = 3) -> Tensor:
     return (q * q.shape[1]).T
 
 
-# -- the head -------------------------------------------------------------------------------------------------
+# -- the head -----------------------------------------------------------------------------------------------
 
 
 def test_the_head_scores_a_direction_by_weights_of_unit_length():
@@ -101,7 +101,7 @@ def test_prototypes_are_frozen_at_the_start_of_the_run():
     assert frozen == [True, True, False, False, False]
 
 
-# -- DINO -----------------------------------------------------------------------------------------------------
+# -- DINO ---------------------------------------------------------------------------------------------------
 
 
 def test_dino_is_the_papers():
@@ -170,11 +170,11 @@ def test_the_target_temperature_may_rise():
 
 
 def test_a_temperature_that_falls_to_zero_is_refused():
-    with pytest.raises(UsageError, match="above 0 throughout"):
+    with pytest.raises(UsageError, match="must stay above 0"):
         DINO(K, target_temperature=ScheduleKeys(start=0.04, to=0.0))
 
 
-# -- Sinkhorn -------------------------------------------------------------------------------------------------
+# -- Sinkhorn -----------------------------------------------------------------------------------------------
 
 sizes = st.integers(1, 9)
 
@@ -216,7 +216,7 @@ def test_sinkhorn_is_finite_at_any_temperature(dtype):
     torch.testing.assert_close(codes.sum(1), torch.ones(50))
 
 
-# -- MSN ------------------------------------------------------------------------------------------------------
+# -- MSN ----------------------------------------------------------------------------------------------------
 
 
 def msn(q: dict[int, Tensor], k: Tensor, prototypes: Tensor, even: bool, weight: float) -> Tensor:
@@ -271,7 +271,7 @@ def test_prototypes_of_msn_are_not_decayed():
     assert [tuple(p.shape) for p in group.weights] == [(2, 2)]
 
 
-# -- processes ------------------------------------------------------------------------------------------------
+# -- processes ----------------------------------------------------------------------------------------------
 
 LOSSES = {
     "centre": lambda: DINO(K, target_temperature=0.5),
