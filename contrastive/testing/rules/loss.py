@@ -92,13 +92,17 @@ def float64(subject: Subject) -> None:
 
 @check("gradients", "loss", after=("differentiable", "float64", "pure"))
 def gradients(subject: Subject) -> None:
-    """Gradients of embeddings, keys and its own parameters equal finite differences in float64."""
+    """Gradients of embeddings, keys and its own parameters equal finite differences in float64.
+
+    Parameters of a loss that ``stops_gradient`` are left out: targets made with them are constants.
+    """
     loss = subject.part().double()
     views = [view.requires_grad_() for view in embeddings(_IMAGES)]
     keys = None
     if "predictor" in loss.needs and "detached_keys" not in loss.needs:
         keys = [view.requires_grad_() for view in embeddings(_IMAGES, seed=20)]
-    inputs = [*views, *(keys or ()), *(p for p in loss.parameters() if p.requires_grad)]
+    own = [] if loss.stops_gradient else [p for p in loss.parameters() if p.requires_grad]
+    inputs = [*views, *(keys or ()), *own]
     for memories in ((), (entries(5),)):
         value = _value(loss, views, keys=keys, memories=memories)
         grads = torch.autograd.grad(value, inputs, materialize_grads=True)
