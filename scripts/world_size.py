@@ -1,4 +1,4 @@
-"""Compare training steps on one and two processes, for every loss x negatives x target that ships.
+"""Compare training steps on one and two processes, for every loss x negatives x target and every method that ships.
 
 Each composition is built from a recipe and trained for two steps by the engine, once in one process and
 once in two with half of each batch, without batch norm. Losses, gradients and the state afterwards are
@@ -89,6 +89,23 @@ FORMS: dict[str, dict[str, Any]] = {
     "chunks and two batches per step": {"train.chunk_size": 4, "train.accumulate": 2},
     "clipped": {"train.clip_grad_norm": 0.1},
     "lars": {"optimizer": {"name": "lars", "lr": 0.1}},
+}
+
+
+#: Recipes of several objectives, of patches or of masks, made small; the table names them as losses.
+VIT = {"options": {"depth": 2, "embed_dim": 24, "num_heads": 3}}
+SMALL_DECODER = {"objectives": {"rebuild": {"predictor": {"width": 16, "depth": 1, "heads": 4}}}}
+METHODS: dict[str, dict[str, Any]] = {
+    "mae": {"backbone": VIT, **SMALL_DECODER},
+    "simmim": {"backbone": VIT},
+    "data2vec": {"backbone": VIT},
+    "ijepa": {"backbone": VIT, **SMALL_DECODER},
+    "simclr_mae": {"backbone": VIT, **SMALL_DECODER, "head": None},
+}
+#: How a step of a method runs.
+METHOD_FORMS: dict[str, dict[str, Any]] = {
+    "whole batches": {},
+    "chunks and two batches per step": {"train.chunk_size": 4, "train.accumulate": 2},
 }
 
 

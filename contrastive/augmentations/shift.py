@@ -55,8 +55,10 @@ class Shift(Placing):
         if mirror is not None:
             columns = np.where(mirror[:, None], columns[:, ::-1], columns)
         images = np.arange(len(boxes))[:, None, None]
-        index = (to_device(part, pixels) for part in (images, rows[:, :, None], columns[:, None]))
-        return pixels.transpose(0, 1)[:, *index].transpose(0, 1)
+        image, row, column = (
+            to_device(part, pixels) for part in (images, rows[:, :, None], columns[:, None])
+        )
+        return pixels.transpose(0, 1)[:, image, row, column].transpose(0, 1)
 
     def _check(self, side: int) -> None:
         if side < self.size[0] + self.pixels:

@@ -100,7 +100,7 @@ class Timm(Backbone):
         return x if self.std is None else x / self.std
 
     @property
-    def hides(self) -> frozenset[Hiding]:
+    def hides(self) -> frozenset[Hiding]:  # type: ignore[override] # depends on the network
         """``drop`` and ``replace``, as far as the network lets patches be hidden."""
         return ways_to_hide(self.net)
 
@@ -116,7 +116,9 @@ class Timm(Backbone):
         self._check_hiding(keep, hidden)
         net = cast(Any, self.net)
         x = self._standardise(view.data)
-        slots = [(keep_module(self.net), "positions", keep)] if keep is not None else []
+        slots: list[tuple[nn.Module | None, str, Tensor]] = []
+        if keep is not None:
+            slots.append((keep_module(self.net), "positions", keep))
         if hidden is not None:
             slots.append((self.replace, "hidden", hidden))
         for module, name, value in slots:

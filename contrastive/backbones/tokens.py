@@ -112,9 +112,8 @@ def split_tokens(
     if features.ndim == 4:
         is_last = getattr(net, "output_fmt", "NCHW") == "NHWC"
         patches = features if is_last else features.permute(0, 2, 3, 1)  # [b, rows, columns, G]
-        grid = (patches.shape[1], patches.shape[2])
         flat = patches.flatten(1, 2)
-        return Tokens(h, flat[:, :0], flat, None, grid)
+        return Tokens(h, flat[:, :0], flat, None, (patches.shape[1], patches.shape[2]))
     tokens = features
     if isinstance(getattr(net, "norm", None), nn.Identity) and hasattr(net, "fc_norm"):
         tokens = cast(nn.Module, net.fc_norm)(tokens)  # the network norms after pooling

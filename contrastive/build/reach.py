@@ -56,7 +56,7 @@ def leaks(backbone: Backbone, view: View, hide: Hiding) -> bool:
         tokens = backbone.tokens(View(pixels), keep, hidden)
         total = tokens.h.sum() + tokens.prefix.sum() + tokens.patches.sum()
         [gradient] = torch.autograd.grad(total, pixels)
-    sides = [side // count for side, count in zip(pixels.shape[2:], tokens.grid, strict=True)]
+    sides = (pixels.shape[2] // tokens.grid[0], pixels.shape[3] // tokens.grid[1])
     by_patch = F.unfold(gradient, sides, stride=sides).abs().sum(1)  # [b, N]
     return bool((by_patch[marks.mask] > 0).any())
 

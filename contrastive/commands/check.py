@@ -179,7 +179,7 @@ def _frozen(method: Method) -> dict[str, str]:
 
 def _candidates(method: Method, batch_size: int) -> str:
     """What a query is contrasted with, besides its positives."""
-    memories = (source.memory() for source in method.named_parts("negatives").values())
+    memories = (source.memory() for objective in method.objectives for source in objective.negatives)
     earlier_key_count = sum(len(memory.z) for memory in memories if memory is not None)
     key_sources = []
     if any(objective.offers for objective in method.objectives):

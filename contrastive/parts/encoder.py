@@ -251,7 +251,7 @@ class TargetWrapper(Target):
         """By ``forward``, which encodes whole images only. Raises UsageError for patches."""
         if self.encodes and any(request.level == "patch" for request in requests.values()):
             raise UsageError(
-                f"{type(self).__name__} encodes whole images, not patches; use the target that it wraps alone."
+                f"A patch has no key from {type(self).__name__}; use the target that it wraps alone."
             )
         return super().give(requests)
 

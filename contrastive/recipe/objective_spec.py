@@ -41,15 +41,15 @@ class MatchKeys(BaseModel):
     model_config = STRICT
 
     by: Literal["position", "location", "features"] = Field(
-        "position",
+        default="position",
         description="position: the same one in the grid; location: the nearest in the image; features: the "
         "most similar one.",
     )
     of: Literal["z", "tokens"] = Field(
-        "z", description="Which features are compared: embeddings of the head, or tokens of the backbone."
+        default="z", description="Which features are compared: embeddings of the head, or tokens of the backbone."
     )
     keep: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="Only this many of an image's patches, those with the closest matches."
+        default=None, description="Only this many of an image's patches, those with the closest matches."
     )
 
 
@@ -58,23 +58,23 @@ class ObjectiveKeys(BaseModel):
 
     model_config = STRICT
 
-    level: Literal["image", "patch"] = Field("image", description="Whole images are compared, or patches.")
+    level: Literal["image", "patch"] = Field(default="image", description="Whole images are compared, or patches.")
     positives: Literal["image", "label"] = Field(
-        "image",
+        default="image",
         description="image: keys of the same image are positives; label: also keys of the same label.",
     )
     hide: Literal["none", "drop", "replace"] = Field(
-        "none",
+        default="none",
         description="How the online encoder does not see masked patches: drop leaves them out, replace puts "
         "a learnt token in their place.",
     )
     rows: Literal["auto", "all", "masked", "targets"] = Field(
-        "auto",
+        default="auto",
         description="Patches that are compared: all, the masked ones, or the targets that the augmentation "
         "marks; auto: masked if some are hidden, else all.",
     )
-    match: MatchKeys = Field(MatchKeys(), description="Which key is a patch's own.")
-    weight: float = Field(1.0, gt=0, description="Factor of the objective in the sum of objectives.")
+    match: MatchKeys = Field(default=MatchKeys(), description="Which key is a patch's own.")
+    weight: float = Field(default=1.0, gt=0, description="Factor of the objective in the sum of objectives.")
 
     @property
     def chosen_rows(self) -> Literal["all", "masked", "targets"]:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -68,8 +68,9 @@ class EMA(Target):
     @torch.no_grad()
     def give(self, requests: Mapping[str, Request]) -> dict[str, dict[int, Tensor]]:
         """One pass per view for all objectives."""
-        backbone, *_ = self.encoder.children()
-        heads = {name: self.encoder.get_submodule(str(self._places[name])) for name in requests}
+        copies: list[Any] = list(self.encoder.children())
+        backbone = copies[0]
+        heads = {name: copies[self._places[name]] for name in requests}
         keys: dict[str, dict[int, Tensor]] = {name: {} for name in requests}
         views = {number: view for request in requests.values() for number, view in request.views.items()}
         for number, view in views.items():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from contrastive.parts import Head, Target
+from contrastive.parts import Backbone, Head, Target
 
 #: The attribute by which a copy of a module knows the name of the original, while a target makes copies.
 _ORIGIN = "_name_of_original"
@@ -55,7 +55,9 @@ def frozen_modules(model: nn.Module, parameters: Collection[nn.Parameter]) -> Fr
     return FrozenModules(tuple(whole), tuple(partial))
 
 
-def join_target(method: nn.Module, target: Target, heads: Mapping[str, Head]) -> dict[str, list[str]]:
+def join_target(
+    method: nn.Module, backbone: Backbone, target: Target, heads: Mapping[str, Head]
+) -> dict[str, list[str]]:
     """Join a target of a method with the online backbone and the heads that it serves.
 
     Returns:
@@ -63,12 +65,12 @@ def join_target(method: nn.Module, target: Target, heads: Mapping[str, Head]) ->
         registered.
     """
     names = {id(module): name for name, module in method.named_modules()}
-    encoders = (method.backbone, *heads.values())
+    encoders = (backbone, *heads.values())
     originals = {id(each): each for part in encoders for each in part.modules() if id(each) in names}
     for key, module in originals.items():
         module.__dict__[_ORIGIN] = names[key]
     try:
-        target.join(method.backbone, heads)
+        target.join(backbone, heads)
     finally:
         for module in originals.values():
             module.__dict__.pop(_ORIGIN, None)

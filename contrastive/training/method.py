@@ -156,7 +156,7 @@ class Method(nn.Module):
         copies: dict[str, list[str]] = {}
         for target in self.targets:
             heads = {name: head for each in self._served_by(target) for name, head in each.heads.items()}
-            for name, of in join_target(self, target, heads).items():
+            for name, of in join_target(self, self.backbone, target, heads).items():
                 copies.setdefault(name, []).extend(of)
         return copies
 

@@ -126,15 +126,14 @@ class Objective:
             vectors [views b, ...].
         """
         if self.level == "image":
-            z = self.head.whole(output, "image")
-            return Online(z, z if self.predictor is None else self.predictor(z))
+            own = self.head.whole(output, "image")
+            return Online(own, own if self.predictor is None else self.predictor(own))
         assert isinstance(output, Tokens)
         rows = self._positions(output, views)  # None: all
         whole = output.everywhere() if rows is None or self.shares_online else None
         z = None if whole is None else self.head.at(output, whole)  # [views b, N, D]
-        at_rows = None
         if self.predictor is not None and self.predictor.fills:
-            p = self.predictor.at(output, output.everywhere() if rows is None else rows)
+            at_rows, p = None, self.predictor.at(output, output.everywhere() if rows is None else rows)
         else:
             at_rows = self._at_rows(output, z, rows)
             p = at_rows if self.predictor is None else self.predictor.of_rows(at_rows)

@@ -93,7 +93,7 @@ def test_norms_without_gradients_copy_nothing_from_the_host():
     assert norms.dtype == torch.float32
     on_cpu = StepNorms(two_encoders(EMA()))
     side = SimpleNamespace(z=torch.ones(2, 6))
-    values = on_cpu.read([SimpleNamespace(queries=side, own_keys=side)]).tolist()
+    values = on_cpu.read([[SimpleNamespace(queries=side, own_keys=side)]]).tolist()
     assert dict(zip(on_cpu.names, values, strict=True))["the gradient of target"] == 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -48,7 +48,7 @@ class _Transformer(Head):
         self.enter = nn.Linear(in_features, width)
         self.hidden = nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.hidden, std=0.02)
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)  # as timm's networks have it
         self.blocks = nn.Sequential(
             *(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
         )
