@@ -1,10 +1,10 @@
-"""Compare training steps on one and two processes, for every loss x negatives x target and every method that ships.
+"""Compare training steps on one and two processes, for every loss x negatives x target and method that ships.
 
 Each composition is built from a recipe and trained for two steps by the engine, once in one process and
 once in two with half of each batch, without batch norm. Losses, gradients and the state afterwards are
 compared with those of the second of the two processes.
 
-python scripts/world_size.py                         print the table (about ten minutes on two cores)
+python scripts/world_size.py                         print the table (about fifteen minutes on two cores)
 python scripts/world_size.py docs/reliability.md     put it between the page's markers
 """
 
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from contrastive.registry import load_registry
 from contrastive.runs import Display, assemble
 from contrastive.runs.launch import join_processes
 from contrastive.training import make_accelerator
+from contrastive.views import View
 
 ROOT = Path(__file__).parent.parent
 STEPS, BATCH = 2, 16
@@ -92,50 +94,59 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-#: Recipes of several objectives, of patches or of masks, made small; the table names them as losses.
-VIT = {"options": {"depth": 2, "embed_dim": 24, "num_heads": 3}}
-SMALL_DECODER = {"objectives": {"rebuild": {"predictor": {"width": 16, "depth": 1, "heads": 4}}}}
-METHODS: dict[str, dict[str, Any]] = {
-    "mae": {"backbone": VIT, **SMALL_DECODER},
-    "simmim": {"backbone": VIT},
-    "data2vec": {"backbone": VIT},
-    "ijepa": {"backbone": VIT, **SMALL_DECODER},
-    "simclr_mae": {"backbone": VIT, **SMALL_DECODER, "head": None},
+#: Of recipes of patches, masks or several objectives: what makes them small.
+VIT = {
+    "backbone.options.depth": 2,
+    "backbone.options.embed_dim": 24,
+    "backbone.options.num_heads": 3,
 }
-#: How a step of a method runs.
+DECODER = {f"objectives.rebuild.predictor.{key}": value for key, value in (("width", 16), ("heads", 4))}
+PROJECTION = {"objectives.contrast.head": {"name": "mlp", "dims": [16, 8], "batch_norm": "none"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "mae": {**VIT, **DECODER},
+    "simmim": VIT,
+    "data2vec": {**VIT, "backbone.options.depth": 3},
+    "ijepa": {**VIT, **DECODER},
+    "simclr_mae": {**VIT, **DECODER, **PROJECTION},
+}
 METHOD_FORMS: dict[str, dict[str, Any]] = {
     "whole batches": {},
     "chunks and two batches per step": {"train.chunk_size": 4, "train.accumulate": 2},
 }
+#: The keys of SMALL that hold for every recipe.
+TRAINING = {key: SMALL[key] for key in ("train", "evaluate", "optimizer")}
 
 
-def compositions() -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
-    """(loss, negatives, target) -> overrides."""
+def compositions() -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
+    """((loss, negatives, target) or (recipe, form), the recipe to start from, overrides)."""
     for (loss, a), (negatives, b), (target, c) in itertools.product(
         LOSSES.items(), NEGATIVES.items(), TARGETS.items()
     ):
         predictor = {} if target == "shared" else {"predictor": PREDICTOR}
-        yield (loss, negatives, target), {"loss": a, "negatives": b, "target": c, **predictor}
+        parts = {"loss": a, "negatives": b, "target": c, **predictor}
+        yield (loss, negatives, target), "simclr", {**SMALL, **parts}
     moco_parts = {"negatives": NEGATIVES["in_batch + queue"], "target": EMA}
     for form, changes in FORMS.items():
-        yield ("nt_xent", form, "ema"), {**moco_parts, **changes}
+        yield ("nt_xent", form, "ema"), "simclr", {**SMALL, **moco_parts, **changes}
+    for (recipe, small), (form, changes) in itertools.product(METHODS.items(), METHOD_FORMS.items()):
+        yield (recipe, form), recipe, {**TRAINING, **small, **changes}
 
 
-def steps(overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def steps(name: str, overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """Losses and gradients of the engine's first steps, and the method's state after them.
 
     Raises:
         RecipeError: these parts cannot be combined.
     """
-    recipe = load_recipe("simclr", {**SMALL, **overrides}, load_registry())
+    recipe = load_recipe(name, overrides, load_registry())
     data, parts = building.build(recipe)
     parts.method.to(dtype)
     accelerator = make_accelerator("fp32", str(folder), [])
     engine, _ = assemble(recipe, data, parts, folder, accelerator, Display.silent())
     views_of, backward, measurements = engine.views_of, engine.passes.backward, {}
 
-    def views(*positional: Any, **keywords: Any) -> list[Tensor]:
-        return [view.to(dtype) for view in views_of(*positional, **keywords)]
+    def views(*positional: Any, **keywords: Any) -> list[View]:
+        return [replace(view, data=view.data.to(dtype)) for view in views_of(*positional, **keywords)]
 
     def recording_backward(batch: Any, *positional: Any) -> Any:
         output = backward(batch, *positional)
@@ -163,14 +174,14 @@ def measure(out: Path, only: list[str]) -> None:
     """Save the measurements of every composition in this process."""
     join_processes(10)
     results: dict[str, Any] = {}
-    for names, overrides in compositions():
+    for names, recipe, overrides in compositions():
         if only and not {"/".join(names)} & set(only):
             continue
-        if world_size() == 1 and names[2].startswith("shuffle_bn"):  # shuffles nothing in one process
+        if world_size() == 1 and names[-1].startswith("shuffle_bn"):  # shuffles nothing in one process
             overrides = {**overrides, "target": TARGETS["ema"]}
         try:
             results["/".join(names)] = {
-                str(dtype): steps(overrides, out, dtype) for dtype in (torch.float64, torch.float32)
+                str(dtype): steps(recipe, overrides, out, dtype) for dtype in (torch.float64, torch.float32)
             }
         except RecipeError:
             results["/".join(names)] = None
@@ -238,22 +249,28 @@ def compare(only: list[str]) -> dict[str, dict[str, float] | None]:
     return table
 
 
-def markdown(table: dict[str, dict[str, float] | None]) -> str:
-    """A row for each loss and negatives, a column for each target: gradients in float64 and float32."""
-    targets = list(TARGETS)
-    rows: dict[tuple[str, str], dict[str, str]] = {}
+def grid(table: dict[str, dict[str, float] | None], heading: str, columns: list[str]) -> list[str]:
+    """A Markdown table: the last word of a name is its column; gradients in float64 and float32."""
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
     for name, distances_of in table.items():
-        loss, negatives, target = name.split("/")
-        cell = (
-            "-"
-            if distances_of is None
-            else f"{distances_of['gradient64']:.0e}, {distances_of['gradient32']:.0e}"
-        )
-        rows.setdefault((loss, negatives), {})[target] = cell
-    lines = [f"| loss | negatives | {' | '.join(targets)} |", "|---" * (len(targets) + 2) + "|"]
-    for (loss, negatives), cells in rows.items():
+        *row, column = name.split("/")
+        is_refused = distances_of is None
+        cell = "-" if is_refused else f"{distances_of['gradient64']:.0e}, {distances_of['gradient32']:.0e}"
+        rows.setdefault(tuple(row), {})[column] = cell
+    lines = [f"| {heading} | {' | '.join(columns)} |"]
+    lines.append("|---" * (lines[0].count("|") - 1) + "|")
+    for row, cells in rows.items():
         if set(cells.values()) != {"-"}:
-            lines.append(f"| {loss} | {negatives} | {' | '.join(cells.get(t, '') for t in targets)} |")
+            lines.append(f"| {' | '.join([*row, *(cells.get(column, '') for column in columns)])} |")
+    return lines
+
+
+def markdown(table: dict[str, dict[str, float] | None]) -> str:
+    """Two tables: losses and negatives by targets, and methods by how a step runs."""
+    methods = {name: row for name, row in table.items() if name.split("/")[0] in METHODS}
+    compositions_of_one = {name: row for name, row in table.items() if name not in methods}
+    lines = grid(compositions_of_one, "loss | negatives", list(TARGETS))
+    lines += ["", *grid(methods, "recipe", list(METHOD_FORMS))]
     comparable = [row for row in table.values() if row is not None]
     worst = {what: max(row[what] for row in comparable) for what in comparable[0]}
     lines += [
@@ -269,7 +286,7 @@ def markdown(table: dict[str, dict[str, float] | None]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path, nargs="?", help="a page with markers for the table")
-    parser.add_argument("--only", action="append", default=[], metavar="LOSS/NEGATIVES/TARGET")
+    parser.add_argument("--only", action="append", default=[], metavar="LOSS/NEGATIVES/TARGET or RECIPE/FORM")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

@@ -7,8 +7,10 @@ call the parts at each step.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -370,8 +372,8 @@ class Method(nn.Module):
                 for objective, own in zip(self.objectives, sides, strict=True)
             )
             values = [each.value(c) for each, c in zip(self.objectives, comparisons, strict=True)]
-            terms = [each.weight * value for each, value in zip(self.objectives, values, strict=True)]
-            return Output(torch.stack(terms).sum(), comparisons, tuple(values))
+            terms = (each.weight * value for each, value in zip(self.objectives, values, strict=True))
+            return Output(reduce(operator.add, terms), comparisons, tuple(values))
 
     def forward(
         self,
