@@ -351,8 +351,8 @@ def _matches(
     keys = next(iter(target.values()))
     if keys.shape[1] != n:
         raise UsageError(
-            f"{quantity(n, 'query', 'queries')} and {quantity(keys.shape[1], 'key')} of an image do not match by "
-            "position; give matches."
+            f"{quantity(n, 'query', 'queries')} and {quantity(keys.shape[1], 'key')} of an image do not match "
+            "by position; give matches."
         )
     same = torch.arange(n, device=keys.device).expand(b, n)
     return dict.fromkeys(pairs, same)

@@ -46,7 +46,8 @@ class MatchKeys(BaseModel):
         "most similar one.",
     )
     of: Literal["z", "tokens"] = Field(
-        default="z", description="Which features are compared: embeddings of the head, or tokens of the backbone."
+        default="z",
+        description="Which features are compared: embeddings of the head, or tokens of the backbone.",
     )
     keep: Annotated[int, Field(gt=0)] | None = Field(
         default=None, description="Only this many of an image's patches, those with the closest matches."
@@ -58,7 +59,9 @@ class ObjectiveKeys(BaseModel):
 
     model_config = STRICT
 
-    level: Literal["image", "patch"] = Field(default="image", description="Whole images are compared, or patches.")
+    level: Literal["image", "patch"] = Field(
+        default="image", description="Whole images are compared, or patches."
+    )
     positives: Literal["image", "label"] = Field(
         default="image",
         description="image: keys of the same image are positives; label: also keys of the same label.",
