@@ -19,10 +19,7 @@ TOKEN = "backbone.replace.token"
 
 
 class ViT:
-    """timm's vision transformer with a class token, for crops of any size.
-
-    Its positions are learnt for one grid and resampled for others, by timm in float32.
-    """
+    """timm's vision transformer with a class token; positions are learnt for one grid, resampled for others."""
 
     def __init__(self, s: State, prefix: str, patch: int, depth: int, heads: int):
         self.s, self.prefix, self.patch, self.depth, self.heads = s, prefix, patch, depth, heads
@@ -33,11 +30,10 @@ class ViT:
         positions, side = self.s[name], pixels.shape[2] // self.patch
         old = math.isqrt(positions.shape[1] - 1)
         if side != old:
-            grid = positions[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+            grid = positions[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
             grid = F.interpolate(grid, (side, side), mode="bicubic", antialias=True)
-            own = grid.permute(0, 2, 3, 1).reshape(1, side * side, -1).double()
-            # timm adds the class token's own position in float32 too.
-            positions = torch.cat([positions[:, :1].float().double(), own], 1)
+            own = grid.permute(0, 2, 3, 1).reshape(1, side * side, -1)
+            positions = torch.cat([positions[:, :1], own], 1)
         net = masked_scripts.ViT({**self.s, name: positions}, self.prefix, self.patch, self.depth, self.heads)
         return net(pixels, **hiding)[-1]
 

@@ -6,36 +6,33 @@ frozen prototypes and crops of two sizes.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from contrastive.build import build
-from contrastive.recipe import load_recipe
-from contrastive.registry import load_registry
-from contrastive.training import Method
 from contrastive.values import Progress
-from contrastive.views import Marks, View
+from contrastive.views import View
 from tests.papers import clusters_scripts as scripts
+from tests.papers.clusters_recipes import (
+    DEPTH,
+    HEAD,
+    HEADS,
+    LARGE,
+    OVERRIDES,
+    PATCH,
+    SMALL,
+    STEPS,
+    exact_positions,
+    method_of,
+    resampled,
+    views_of,
+)
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-B, LARGE, SMALL, PATCH, DEPTH, HEADS, STEPS, RATE = 4, 28, 12, 4, 2, 3, 3, 0.3
-HIDDEN = {"ibot": 15, "dinov2": 15, "msn": 8}  # of 49 patches
-VIT = {"depth": DEPTH, "embed_dim": 24, "num_heads": HEADS}
-HEAD = {"prototypes": 12, "hidden": 16, "bottleneck": 8, "frozen": 0.4}  # in two of the three steps
-#: Of the recipes, made small; and where the average keeps which part.
-OVERRIDES = {
-    "dino": {"head": HEAD},
-    "ibot": {"head": HEAD},
-    "dinov2": {"objectives.whole.head": HEAD, "objectives.patch.head": HEAD},
-    "msn": {"objectives.whole.head": {"dims": [16, 16, 8]}, "objectives.whole.loss": {"prototypes": 12}},
-}
+B, RATE = 4, 0.3
+#: Where the average keeps which head.
 COPIES = {
     "dino": {"target.encoder.1.": "head."},
     "ibot": {"target.encoder.1.": "head."},
@@ -48,40 +45,9 @@ COPIES = {
 TARGET = {name: next(iter(copies)).removesuffix("1.") + "0." for name, copies in COPIES.items()}
 
 
-@functools.cache
-def registry():
-    return load_registry()
-
-
-def method_of(name: str) -> Method:
-    """The method of a shipped recipe, with few and narrow blocks."""
-    values = {f"backbone.options.{key}": value for key, value in VIT.items()}
-    values |= {f"{path}.{key}": v for path, own in OVERRIDES[name].items() for key, v in own.items()}
-    composition = build(load_recipe(RECIPES / f"{name}.yaml", values, registry()))[1]
-    assert composition is not None
-    assert composition.view_sizes == [(LARGE, LARGE)] * 2 + [(SMALL, SMALL)] * 4
-    return composition.method.double().train()
-
-
-def mask(numbers: np.random.Generator, hidden: int) -> Marks:
-    """Masks that differ from image to image."""
-    order = np.argsort(numbers.random((B, (LARGE // PATCH) ** 2)), axis=1)
-    drawn = np.zeros(order.shape, bool)
-    np.put_along_axis(drawn, order[:, :hidden], True, 1)
-    return Marks.of_mask(drawn)
-
-
 def batches(name: str) -> list[list[View]]:
-    """The views of every step: two large crops, of which some have masks, and four small ones."""
-    generator, numbers = torch.Generator().manual_seed(1), np.random.default_rng(1)
-    masked = {"dino": (), "msn": (1,)}.get(name, (0, 1))
-
-    def view(number: int) -> View:
-        side = LARGE if number < 2 else SMALL
-        pixels = torch.rand(B, 1, side, side, generator=generator, dtype=torch.float64)
-        return View(pixels, mask(numbers, HIDDEN[name]) if number in masked else Marks())
-
-    return [[view(number) for number in range(6)] for _ in range(STEPS)]
+    """The views of every step."""
+    return [views_of(name, torch.arange(step * B, (step + 1) * B)) for step in range(STEPS)]
 
 
 def script_loss(name: str, s: scripts.State, views: Sequence[View], step: int) -> Tensor:
@@ -108,7 +74,17 @@ def move_average(name: str, s: scripts.State, step: int) -> None:
                 s[key] = m * s[key] + (1 - m) * online
 
 
+def test_positions_are_resampled_as_timm_does():
+    from timm.layers import resample_abs_pos_embed
+
+    positions = torch.randn(1, 1 + 49, 6)
+    for size in ([3, 3], [7, 7], [9, 9]):
+        ours, theirs = (f(positions, size, [7, 7], 1) for f in (resampled, resample_abs_pos_embed))
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("name", OVERRIDES)
+@exact_positions()
 def test_three_steps_equal_the_script(name: str):
     method = method_of(name)
     s = {key: value.clone() for key, value in method.state_dict().items()}
