@@ -147,8 +147,8 @@ class Marking(Operation):
         """The marks of every image, on the CPU.
 
         Args:
-            common: draws of one row that every image of an epoch shares: they decide counts, so that every
-                image hides the same number of patches.
+            common: draws of one row that every image and view of an epoch shares: they decide counts, so that
+                every image hides the same number of patches, in each view to which the operation belongs.
             rng: draws of each image: they decide places.
             grid: rows and columns of patches.
         """
@@ -361,7 +361,8 @@ class Pipeline:
         for index, operation in enumerate(self.operations):
             if isinstance(operation, Marking):
                 stream = self._streams[index]
-                common = Draws(key, np.zeros(1, np.int64), f"{stream}:count")
+                every_view = Key(key.seed, key.epoch, 0)
+                common = Draws(every_view, np.zeros(1, np.int64), f"{stream}:count")
                 marks = marks.updated(operation.mark(common, Draws(key, numbers, stream), grid))
             elif isinstance(operation, Placing):
                 place = place.crop(

@@ -1,0 +1,154 @@
+"""The shipped recipes of methods with prototypes: chunks, micro-batches, processes and stopped runs.
+
+Encoders here have no batch norm, which sees one chunk at a time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import contrastive
+from contrastive.distributed import rank, world_size
+from contrastive.errors import Interrupted
+from contrastive.testing.processes import two_processes
+from contrastive.training.gradients import Chunk, GradientCache, OnePass
+from contrastive.values import Batch, Progress
+from contrastive.views import View
+from tests.papers.clusters_recipes import OVERRIDES, STEPS, exact_positions, method_of, small, views_of
+from tests.runs.test_runs import assert_same_run
+from tests.support.tiny import UNEVALUATED, interrupted_after
+from tests.training.test_gradients import accelerator, mean
+
+IMAGES, RATE = 8, 0.3
+WITHOUT_NORM = {"msn": {"objectives.whole.head.batch_norm": "none"}}
+
+
+@exact_positions()
+def train(
+    name: str, chunk: int | None = None, rows: slice = slice(None), micro: int = 1
+) -> dict[str, Tensor]:
+    """Losses and gradients of a few steps on these rows of each micro-batch, and the state afterwards."""
+    method = method_of(name, WITHOUT_NORM.get(name, {}))
+    found: dict[str, Tensor] = {}
+
+    def augment(part: Batch) -> list[View]:
+        return views_of(name, part.ids)
+
+    with accelerator() as accelerate:
+        model = accelerate.prepare(method if chunk is None else Chunk(method))
+        passes = (
+            OnePass(method, model, accelerate)
+            if chunk is None
+            else GradientCache(method, model, accelerate, chunk, 0)
+        )
+        for step in range(STEPS):
+            progress = Progress(step, STEPS)
+            batches = [torch.arange(IMAGES) + IMAGES * (step * micro + number) for number in range(micro)]
+            outputs = [
+                passes.backward(Batch(ids[rows], []), augment, progress, (number, micro))
+                for number, ids in enumerate(batches)
+            ]
+            found[f"loss {step}"] = mean(torch.stack([output.loss for output in outputs]).mean())
+            method.before_step(progress)
+            for key, p in method.named_parameters():
+                if p.requires_grad and p.grad is not None:
+                    found[f"gradient {step} {key}"] = p.grad.clone()
+                    p.data -= RATE * p.grad
+                p.grad = None
+            for output in outputs:
+                method.after_batch(*output.comparisons)
+            method.after_step(progress)
+    return found | {f"state {key}": value for key, value in method.state_dict().items()}
+
+
+def agree(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert any(value.abs().max() > 1e-3 for key, value in expected.items() if key.startswith("gradient 0"))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-11, msg=key)
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_chunks_give_the_gradient_of_the_batch(name: str):
+    agree(train(name, chunk=3), train(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_chunks_of_micro_batches_give_their_gradient(name: str):
+    agree(train(name, chunk=4, micro=2), train(name, micro=2))
+
+
+@exact_positions()
+def test_every_micro_batch_moves_the_centre_and_their_gradients_add_up():
+    """As for separate batches from the same weights."""
+    both = train("ibot", micro=2)
+    method = method_of("ibot")
+    gradients: list[dict[str, Tensor]] = []
+    for number in range(2):
+        ids = torch.arange(IMAGES) + IMAGES * number
+        output = method(views_of("ibot", ids), ids, progress=Progress(0, STEPS))
+        output.loss.backward()
+        gradients.append({key: p.grad.clone() for key, p in method.named_parameters() if p.grad is not None})
+        method.zero_grad()
+    for key in gradients[0]:
+        if not key.endswith("prototypes"):  # which are frozen
+            expected = (gradients[0][key] + gradients[1][key]) / 2
+            torch.testing.assert_close(both[f"gradient 0 {key}"], expected, rtol=1e-9, atol=1e-11, msg=key)
+
+
+def share_of_rank(names: list[str]) -> dict[str, dict[str, Tensor]]:
+    size = IMAGES // world_size()
+    rows = slice(rank() * size, (rank() + 1) * size)
+    return {name: train(name, rows=rows) for name in names}
+
+
+def two_give_what_one_gives(names: list[str]) -> None:
+    for found in two_processes(share_of_rank, names):
+        for name in names:
+            agree(found[name], train(name))
+
+
+def test_two_processes_give_what_one_gives():
+    two_give_what_one_gives(["dinov2"])
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives_in_every_recipe():
+    two_give_what_one_gives([name for name in OVERRIDES if name != "dinov2"])
+
+
+def stopped(name: str, data: Path, folder: Path, changes: dict[str, Any]) -> None:
+    """A run that is stopped and goes on ends as one that was not."""
+    sets = {
+        **UNEVALUATED,
+        **small(name),
+        "dataset": {"name": "image_folder", "root": str(data)},
+        "train.batch_size": 16,
+        "train.epochs": 2,
+        "train.max_steps": 6,
+        **changes,
+    }
+    contrastive.run(name, sets, out=folder / "whole")
+    with interrupted_after(3), pytest.raises(Interrupted):
+        contrastive.run(name, sets, out=folder / "stopped")
+    contrastive.run(name, sets, out=folder / "stopped", resume="must")
+    assert_same_run(folder / "whole", folder / "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OVERRIDES)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"train.accumulate": 2, "train.max_steps": 5}, {"train.chunk_size": 5}],
+    ids=["plain", "accumulation", "chunks"],
+)
+def test_a_stopped_run_ends_as_if_it_never_was(
+    name: str, changes: dict[str, Any], tiny_data: Path, tmp_path: Path
+):
+    stopped(name, tiny_data, tmp_path, changes)

@@ -1,0 +1,128 @@
+"""The shipped recipes of methods with prototypes against plain scripts of their papers, and their passes.
+
+Loss and weights after three steps, in float64: with the average, centres, Sinkhorn's assignments, KoLeo,
+frozen prototypes and crops of two sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from contrastive.values import Progress
+from contrastive.views import View
+from tests.papers import clusters_scripts as scripts
+from tests.papers.clusters_recipes import (
+    DEPTH,
+    HEAD,
+    HEADS,
+    LARGE,
+    OVERRIDES,
+    PATCH,
+    SMALL,
+    STEPS,
+    exact_positions,
+    method_of,
+    resampled,
+    views_of,
+)
+
+B, RATE = 4, 0.3
+#: Where the average keeps which head.
+COPIES = {
+    "dino": {"target.encoder.1.": "head."},
+    "ibot": {"target.encoder.1.": "head."},
+    "dinov2": {
+        "target.encoder.1.": "objectives.whole.head.",
+        "target.encoder.2.": "objectives.patch.head.",
+    },
+    "msn": {"objectives.whole.target.encoder.1.": "objectives.whole.head."},
+}
+TARGET = {name: next(iter(copies)).removesuffix("1.") + "0." for name, copies in COPIES.items()}
+
+
+def batches(name: str) -> list[list[View]]:
+    """The views of every step."""
+    return [views_of(name, torch.arange(step * B, (step + 1) * B)) for step in range(STEPS)]
+
+
+def script_loss(name: str, s: scripts.State, views: Sequence[View], step: int) -> Tensor:
+    student = scripts.ViT(s, "backbone.net", PATCH, DEPTH, HEADS)
+    teacher = scripts.ViT(s, f"{TARGET[name]}net", PATCH, DEPTH, HEADS)
+    pixels = [view.data for view in views]
+    masks = [view.marks.mask for view in views if view.marks.mask is not None]
+    t = 0.04 + 0.03 * min(1.0, step / STEPS / 0.3)
+    if name == "dino":
+        return scripts.dino(s, student, teacher, pixels, t)
+    if name == "msn":
+        return scripts.msn(s, student, teacher, pixels, masks[0])
+    return {"ibot": scripts.ibot, "dinov2": scripts.dinov2}[name](s, student, teacher, pixels, masks, t)
+
+
+def move_average(name: str, s: scripts.State, step: int) -> None:
+    """Of the weights; each encoder has its own statistics of batch norm."""
+    x = step / STEPS
+    m = 0.99 + 0.01 * (x if name == "msn" else (1 - math.cos(math.pi * x)) / 2)
+    for copy, original in {TARGET[name]: "backbone.", **COPIES[name]}.items():
+        for key in [key for key in s if key.startswith(copy) and ".running" not in key]:
+            online = s[original + key.removeprefix(copy)].detach()
+            if online.is_floating_point():
+                s[key] = m * s[key] + (1 - m) * online
+
+
+def test_positions_are_resampled_as_timm_does():
+    from timm.layers import resample_abs_pos_embed
+
+    positions = torch.randn(1, 1 + 49, 6)
+    for size in ([3, 3], [7, 7], [9, 9]):
+        ours, theirs = (f(positions, size, [7, 7], 1) for f in (resampled, resample_abs_pos_embed))
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+@exact_positions()
+def test_three_steps_equal_the_script(name: str):
+    method = method_of(name)
+    s = {key: value.clone() for key, value in method.state_dict().items()}
+    start = {key: value.clone() for key, value in s.items()}
+    trained = [key for key, p in method.named_parameters() if p.requires_grad]
+    for step, views in enumerate(batches(name)):
+        progress = Progress(step, STEPS)
+        output = method(views, torch.arange(B), progress=progress)
+        output.loss.backward()
+        method.before_step(progress)
+        for parameter in method.parameters():
+            if parameter.grad is not None:
+                parameter.data -= RATE * parameter.grad
+                parameter.grad = None
+        method.after_batch(*output.comparisons)
+        method.after_step(progress)
+
+        leaves = [s[key].requires_grad_() for key in trained]
+        value = script_loss(name, s, views, step)
+        torch.testing.assert_close(output.loss, value, rtol=1e-9, atol=1e-12)
+        for key, gradient in zip(trained, torch.autograd.grad(value, leaves), strict=True):
+            frozen = key.endswith("head.prototypes") and step / STEPS < HEAD["frozen"]
+            s[key] = s[key].detach() - (0 if frozen else RATE * gradient)
+        move_average(name, s, step)
+    for key, tensor in method.state_dict().items():
+        if tensor.is_floating_point() and ".running" not in key:
+            torch.testing.assert_close(tensor, s[key].detach(), rtol=1e-9, atol=1e-11, msg=key)
+            assert (tensor - start[key]).abs().max() > 1e-8, key  # everything moves
+
+
+def test_dinov2_passes_each_view_once():
+    """One online pass for the crops of a size, and one of the average for each large crop."""
+    method = method_of("dinov2")
+    passes: dict[str, list[tuple[int, ...]]] = {"online": [], "target": []}
+    for side, backbone in (("online", method.backbone), ("target", method.targets[0].encoder[0])):
+        backbone.net.patch_embed.register_forward_pre_hook(
+            lambda _, inputs, side=side: passes[side].append(tuple(inputs[0].shape))
+        )
+    method(batches("dinov2")[0], torch.arange(B))
+    assert passes["online"] == [(2 * B, 1, LARGE, LARGE), (4 * B, 1, SMALL, SMALL)]
+    assert passes["target"] == [(B, 1, LARGE, LARGE)] * 2
