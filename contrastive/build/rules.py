@@ -325,6 +325,7 @@ def _capabilities(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> d
         "detached_keys": fixed or objective.target.detached,
         "single_positive": aim.keys.positives == "image"
         and all(sum(o == view for o, _ in objective.pairs) <= 1 for view in objective.online_views),
+        "patches": aim.keys.level == "patch",
         "processes": True,  # checked where training starts: other commands load any run in one process
     }
 

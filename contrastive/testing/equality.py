@@ -35,15 +35,20 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b) or (a != a and b != b)
 
 
-def far(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two tensors, relative to the largest value; infinite if shapes differ."""
+def far(a: Tensor, b: Tensor, least: float = 1e-300) -> float:
+    """The largest difference of two tensors, relative to the largest value; infinite if shapes differ.
+
+    Args:
+        a, b: the tensors.
+        least: what the largest value counts as if it is smaller.
+    """
     if a.shape != b.shape:
         return float("inf")
     if not a.numel():
         return 0.0
     a, b = a.detach().double(), b.detach().double()
     difference = (a - b).abs()
-    scale = max(1e-300, float(a.abs().nan_to_num(posinf=0, neginf=0).max()))
+    scale = max(least, float(a.abs().nan_to_num(posinf=0, neginf=0).max()))
     return float(difference.max()) / scale if torch.isfinite(difference).all() else _both_infinite(a, b)
 
 

@@ -63,8 +63,8 @@ def comparison_for(
     memories: Sequence[Memory] = (),
     progress: Progress | None = None,
 ) -> Comparison:
-    """The comparison that ``loss`` gets for these embeddings: with labels, separate keys or detached keys
-    if its ``needs`` declare them."""
+    """The comparison that ``loss`` gets for these embeddings: with labels, separate keys, detached keys or
+    patches if its ``needs`` declare them."""
     apart = bool(loss.needs & {"predictor", "detached_keys"})
     if apart and keys is None:
         keys = embeddings(len(views[0]), views[0].dtype, seed=20)
@@ -72,6 +72,8 @@ def comparison_for(
         keys = [key.detach() for key in keys]
     if "labels" in loss.needs and labels is None:
         labels = classes(len(views[0]))
+    if "patches" in loss.needs:
+        views, keys = patches_of(views), None if keys is None else patches_of(keys)
     return Comparison.of(
         list(views),
         keys,
@@ -81,6 +83,11 @@ def comparison_for(
         normalise=loss.normalised,
         progress=progress or Progress(3, 10),
     )
+
+
+def patches_of(views: Sequence[Tensor]) -> list[Tensor]:
+    """Embeddings [b, D] of each view -> four patches of each image, [b, 4, D]: shifted coordinates."""
+    return [torch.stack([view.roll(shift, 1) for shift in range(4)], 1) for view in views]
 
 
 def pictures(b: int, seed: int = 0, size: int = 32, channels: int = IN_CHANNELS) -> Tensor:

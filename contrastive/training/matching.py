@@ -31,11 +31,15 @@ class Match:
     keep: int | None = None
 
     def closest(self, distances: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Matches [b, n], and None; or [b, k], and the queries kept [b, k]; from distances [b, n, N]."""
+        """Matches [b, n], and None; or [b, k], and the queries kept [b, k]; from distances [b, n, N].
+
+        Of equal distances the first one counts. The queries kept are in the order of their positions.
+        """
         nearest, match = distances.min(2)  # [b, n]
         if self.keep is None or self.keep >= nearest.shape[1]:
             return match, None
-        kept_rows = nearest.topk(self.keep, dim=1, largest=False).indices
+        closest = nearest.sort(dim=1, stable=True).indices[:, : self.keep]
+        kept_rows = closest.sort(dim=1).values
         return match.gather(1, kept_rows), kept_rows
 
 
@@ -71,3 +75,8 @@ def distances(queries: Tensor, keys: Tensor, directions: bool) -> Tensor:
     if directions:
         return -F.normalize(queries, dim=2) @ F.normalize(keys, dim=2).mT
     return torch.cdist(queries, keys)
+
+
+def places_apart(queries: Tensor, keys: Tensor) -> Tensor:
+    """Distances of places [b, n, 2] to [b, N, 2], exact for equal ones: [b, n, N]."""
+    return torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from contrastive.comparison import Comparison
 from contrastive.parts import Backbone, Head, Hiding, Level, Loss, Negatives, Request, StepPart, Target
-from contrastive.training.matching import Match, centres, distances
+from contrastive.training.matching import Match, centres, distances, places_apart
 from contrastive.values import Progress
 from contrastive.views import Tokens, View, take
 
@@ -237,7 +237,7 @@ class Objective:
         if self.match.by == "location":
             own = centres(views[o].marks, online.grid)
             own = own if online.rows is None else take(own, online.rows)
-            return distances(own, centres(views[t].marks, online.grid), directions=False)
+            return places_apart(own, centres(views[t].marks, online.grid))
         if self.token_head is not None:
             assert online.features is not None
             own = online.features if online.rows is None else take(online.features, online.rows)

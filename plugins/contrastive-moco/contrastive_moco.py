@@ -5,14 +5,16 @@ Chen et al. 2020, "Improved baselines with momentum contrastive learning" (v2). 
 the framework's target ``ema``.
 
 Shape letters: b images of a process's batch, B of all processes, D embedding width, K keys of a batch
-(all target views of all processes), S size of the queue, C channels of a layer.
+(all target views of all processes), V target views, S size of the queue, C channels of a layer.
 """
 
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -27,11 +29,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from contrastive.comparison import Comparison
 from contrastive.distributed import broadcast, gather, local, world_size
 from contrastive.errors import UsageError
-from contrastive.kinds import InFeatures, hookimpl
-from contrastive.parts import Negatives, Target, TargetWrapper
+from contrastive.kinds import Addition, InFeatures, hookimpl
+from contrastive.parts import Backbone, Head, Negatives, Request, Target, TargetWrapper
 from contrastive.values import Memory
+from contrastive.views import View
 
-contrastive_api = 1
+contrastive_api = 2
 
 
 class Queue(Negatives):
@@ -40,12 +43,14 @@ class Queue(Negatives):
     Keys of all processes are stored as they were compared, in the same order everywhere, and only after
     the losses have used the batch, so that a positive is never its own negative. Entries not yet written
     are not candidates: the queue offers no negatives at the first step. Any batch size fits any ``size``.
-    Source: He et al. 2020, section 3.2 and algorithm 1.
+    Source: He et al. 2020, section 3.2 and algorithm 1; of patches, Wang et al. 2021 (DenseCL).
 
     Args:
         size: number of keys in the queue (the papers: 65,536 on ImageNet).
         same_image: how to treat a key of the query's own image from an earlier epoch: as a negative, as
             in the papers, or ignored.
+        pool: of patches, whether a view of an image enters as one key, the mean of its patches' keys before
+            they are normalised (DenseCL, section 3.3 and its code), instead of as all of them.
     """
 
     z: Tensor  # [S, D]
@@ -59,9 +64,10 @@ class Queue(Negatives):
         in_features: InFeatures,
         size: Annotated[int, Field(ge=1)] = 4096,
         same_image: Literal["negative", "ignore"] = "negative",
+        pool: Annotated[bool, Addition()] = False,
     ):
         super().__init__()
-        self.same_image = same_image
+        self.same_image, self.pool = same_image, pool
         self.register_buffer("z", torch.zeros(size, in_features))
         self.register_buffer("image", torch.full((size,), -1))
         self.register_buffer("label", torch.full((size,), -1))
@@ -76,14 +82,29 @@ class Queue(Negatives):
     def after_batch(self, comparison: Comparison) -> None:
         """Overwrite the oldest entries with the K keys of the batch; of more than S, with the last S."""
         keys, size = comparison.keys, len(self.valid)
-        surplus = max(0, len(keys.z) - size)
-        order = torch.arange(surplus, len(keys.z), device=self.pointer.device)
+        z, image, label = keys.z, keys.image, keys.label
+        if self.pool:
+            z, image, label = _pooled(comparison), image[:: keys.positions], label[:: keys.positions]
+        surplus = max(0, len(z) - size)
+        order = torch.arange(surplus, len(z), device=self.pointer.device)
         entries = (self.pointer + order) % size  # each at most once; only the device knows them
-        self.z.index_copy_(0, entries, keys.z[surplus:].to(self.z.dtype))
-        self.image.index_copy_(0, entries, keys.image[surplus:])
-        self.label.index_copy_(0, entries, keys.label[surplus:])
+        self.z.index_copy_(0, entries, z[surplus:].to(self.z.dtype))
+        self.image.index_copy_(0, entries, image[surplus:])
+        self.label.index_copy_(0, entries, label[surplus:])
         self.valid.index_fill_(0, entries, True)
-        self.pointer.add_(len(keys.z)).remainder_(size)
+        self.pointer.add_(len(z)).remainder_(size)
+
+
+def _pooled(comparison: Comparison) -> Tensor:
+    """The mean key of each view of each image of all processes, as keys are compared: [V B, D]."""
+    keys = [comparison.target_keys[view].to(comparison.own_keys.z.dtype) for view in comparison.key_views]
+    means = torch.stack([z.mean(1) if z.ndim == 3 else z for z in keys], 1)  # [b, V, D]
+    z = comparison.gather(means).transpose(0, 1).flatten(0, 1)
+    return functional.normalize(z, dim=1) if comparison.normalised else z
+
+
+#: What encodes some views: view -> pixels [b, C, h, w], to objective -> view -> keys.
+Encode = Callable[[Mapping[int, Tensor]], dict[str, dict[int, Tensor]]]
 
 
 class _RegroupedBatch(TargetWrapper):
@@ -93,14 +114,64 @@ class _RegroupedBatch(TargetWrapper):
     label: str
     own_statistics = True
 
+    def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
+        """Raises UsageError if the wrapped target has no encoder of its own."""
+        self._check()
+        self.of.join(backbone, heads)
+        self.prepare()
+
     def bind(self, encoder: nn.Module) -> None:
         """Raises UsageError if the wrapped target has no encoder of its own."""
+        self._check()
+        super().bind(encoder)
+        self.prepare()
+
+    def _check(self) -> None:
         if not self.of.encodes:
             raise UsageError(
                 f"{self.label} regroups the batch of the target's own encoder, but the target in 'of' has "
                 "none; set of: {name: ema}."
             )
-        super().bind(encoder)
+
+    def prepare(self) -> None:
+        """Called once, with the wrapped target's encoder in place."""
+
+    def give(self, requests: Mapping[str, Request]) -> dict[str, dict[int, Tensor]]:
+        """The keys of every objective, all from the same groups."""
+        views = {number: view for request in requests.values() for number, view in request.views.items()}
+
+        def encode(pixels: Mapping[int, Tensor]) -> dict[str, dict[int, Tensor]]:
+            some = {number: View(x, field=views[number].field) for number, x in pixels.items()}
+            own = {
+                name: {number: some[number] for number in request.views if number in some}
+                for name, request in requests.items()
+            }
+            return self.of.give(
+                {name: replace(requests[name], views=own[name], online={}) for name in requests if own[name]}
+            )
+
+        has_patches = any(request.level == "patch" for request in requests.values())
+        return self.regroup({number: view.data for number, view in views.items()}, encode, has_patches)
+
+    def forward(
+        self,
+        views: Mapping[int, Tensor],
+        online: Mapping[int, Tensor],
+        encode: Callable[[Tensor], Tensor],
+    ) -> dict[int, Tensor]:
+        return self.regroup(views, lambda pixels: {"": self.of(pixels, {}, encode)}, False)[""]
+
+    @abstractmethod
+    def regroup(
+        self, views: Mapping[int, Tensor], encode: Encode, has_patches: bool
+    ) -> dict[str, dict[int, Tensor]]:
+        """Encode views in other groups; their keys, in the order of the views.
+
+        Args:
+            views: view -> pixels [b, C, h, w].
+            encode: the wrapped target.
+            has_patches: whether some keys are of patches, [b, N, D].
+        """
 
     @classmethod
     def example(cls, folder: Path) -> dict[str, Any]:
@@ -125,17 +196,14 @@ class ShuffleBN(_RegroupedBatch):
     def __init__(self, of: Target):
         super().__init__(of)
 
-    def forward(
-        self,
-        views: Mapping[int, Tensor],
-        online: Mapping[int, Tensor],
-        encode: Callable[[Tensor], Tensor],
-    ) -> dict[int, Tensor]:
+    def regroup(
+        self, views: Mapping[int, Tensor], encode: Encode, has_patches: bool
+    ) -> dict[str, dict[int, Tensor]]:
         first = next(iter(views.values()))
         order = broadcast(torch.randperm(world_size() * len(first), device=first.device))  # [B]
         here, back = local(order), local(order.argsort())  # [b]
-        shuffled_views = {view: gather(pixels)[here] for view, pixels in views.items()}
-        return {view: gather(z)[back] for view, z in self.of(shuffled_views, {}, encode).items()}
+        keys = encode({view: gather(pixels)[here] for view, pixels in views.items()})
+        return {name: {view: gather(z)[back] for view, z in own.items()} for name, own in keys.items()}
 
 
 class SplitBN(_RegroupedBatch):
@@ -146,9 +214,10 @@ class SplitBN(_RegroupedBatch):
     group contributes 1/groups. Source: He et al. 2020, section 3.3, and the authors' demonstration on
     CIFAR-10, where both encoders normalise in 8 groups.
 
-    All groups pass the encoder at once, and its batch norms keep them apart. If the encoder has modules of
-    other packages than torch, torchvision, timm and the framework, which may mix the images of a batch in
-    ways of their own, each group passes alone, at the cost of that many times more calls.
+    All groups pass the encoder at once, and its batch norms keep them apart. If keys are of patches, or the
+    encoder has modules of other packages than torch, torchvision, timm and the framework, which may mix the
+    images of a batch in ways of their own, each group passes alone, at the cost of that many times more
+    calls.
 
     Args:
         of: the target that encodes, such as ``ema``.
@@ -162,40 +231,46 @@ class SplitBN(_RegroupedBatch):
         self.groups = groups
         self.is_foldable = False
 
-    def bind(self, encoder: nn.Module) -> None:
-        """Raises UsageError if the wrapped target has no encoder of its own."""
-        super().bind(encoder)
+    def prepare(self) -> None:
+        """Make the batch norms of the encoder able to keep groups apart."""
         modules = list(self.of.modules())
         self.is_foldable = all(map(_keeps_groups_apart, modules))
         for module in modules if self.is_foldable else ():
             if isinstance(module, _BatchNorm):
                 module.__class__ = _folding(type(module))  # type: ignore[arg-type]  # types are hashable
 
-    def forward(
-        self,
-        views: Mapping[int, Tensor],
-        online: Mapping[int, Tensor],
-        encode: Callable[[Tensor], Tensor],
-    ) -> dict[int, Tensor]:
+    def regroup(
+        self, views: Mapping[int, Tensor], encode: Encode, has_patches: bool
+    ) -> dict[str, dict[int, Tensor]]:
         first = next(iter(views.values()))
         order = torch.randperm(len(first), device=first.device)  # [b]
         groups = order.tensor_split(max(1, min(self.groups, len(first) // 2)))
-        if not self.is_foldable:
-            parts = [self.of({v: x[group] for v, x in views.items()}, {}, encode) for group in groups]
+        if has_patches or not self.is_foldable:
+            parts = [encode({v: x[group] for v, x in views.items()}) for group in groups]
             back = order.argsort()
-            return {view: torch.cat([part[view] for part in parts])[back] for view in views}
+            return {
+                name: {view: torch.cat([part[name][view] for part in parts])[back] for view in own}
+                for name, own in parts[0].items()
+            }
+        return self._regroup_together(views, encode, groups)
+
+    def _regroup_together(
+        self, views: Mapping[int, Tensor], encode: Encode, groups: Sequence[Tensor]
+    ) -> dict[str, dict[int, Tensor]]:
+        """Encode all groups in one pass per view."""
         runs, order = _runs_and_order(groups)
         layers = [module for module in self.of.modules() if isinstance(module, _Folding)]
-        keys: dict[int, Tensor] = {}
+        keys: dict[str, dict[int, Tensor]] = {}
         shares: list[list[tuple[_Share, ...]]] = []
+        back = order.argsort()
         for view, pixels in views.items():
             with _groups_apart(layers, runs):
-                keys |= self.of({view: pixels[order]}, {}, encode)
+                for name, own in encode({view: pixels[order]}).items():
+                    keys.setdefault(name, {}).update({number: z[back] for number, z in own.items()})
                 shares.append([layer.shares for layer in layers])
         for (momentum, count), members in _updates(layers, shares).items():
             _update_running_statistics(momentum, count, members)
-        back = order.argsort()
-        return {view: keys[view][back] for view in views}
+        return keys
 
 
 # -- batch norm of several groups in one call -----------------------------------------------------------

@@ -200,7 +200,7 @@ def labels(subject: Subject) -> None:
     if "labels" in loss.needs:
         skip("it declares that it needs labels")
     comparison = comparison_for(loss, embeddings(_IMAGES))
-    true_labels = classes(_IMAGES).repeat(2)
+    true_labels = classes(_IMAGES).repeat_interleave(comparison.queries.positions).repeat(2)
     other = replace(
         comparison,
         queries=replace(comparison.queries, label=true_labels),
