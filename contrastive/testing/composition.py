@@ -14,21 +14,27 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from contrastive.distributed import rank, world_size
+from contrastive.errors import UsageError
 from contrastive.heads import NoHead
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch
-from contrastive.parts import Backbone, Head, Target
+from contrastive.parts import Backbone, Head, Level, Target
 from contrastive.recipe import PartSpec
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.materials import VIEWS, classes, generator
-from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS
+from contrastive.testing.networks import TinyPatches
+from contrastive.testing.patches import marks_of
+from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS, PATCH
 from contrastive.testing.surroundings import fixed_seed
-from contrastive.training import Method, Output
+from contrastive.training import Method, Objective, Output
 from contrastive.values import Progress
+from contrastive.views import View
 
 STEPS = 20  # in the whole schedule
 IMAGES = 12  # per batch, over all processes
-SIDE = 8  # pixels, if the backbone is TinyBackbone
+SIDE = 8  # pixels, if the backbone is one of the kit's
+TINY_GRID = (SIDE // PATCH, SIDE // PATCH)  # of patches, if it is TinyPatches
+_HIDDEN = 9  # patches of a view, if the method hides any
 
 
 class TinyBackbone(Backbone):
@@ -48,11 +54,10 @@ class TinyBackbone(Backbone):
 class TinyHead(Head):
     """One layer, as head and as predictor."""
 
-    out_features = IN_FEATURES
-
-    def __init__(self) -> None:
+    def __init__(self, out_features: int = IN_FEATURES) -> None:
         super().__init__()
-        self.layer = nn.Linear(IN_FEATURES, IN_FEATURES)
+        self.out_features = out_features
+        self.layer = nn.Linear(IN_FEATURES, out_features)
 
     def forward(self, h: Tensor) -> Tensor:
         """[b, D] -> [b, D]."""
@@ -60,27 +65,76 @@ class TinyHead(Head):
 
 
 def compose(spec: PartSpec, seed: int = 0) -> Method:
-    """A method with the part in it, and around the part what its ``needs`` declare."""
+    """A method with the part in it, and around the part what its ``needs`` declare.
+
+    It compares images, or patches if the part is a target or a predictor that works on patches only.
+    """
+    if spec.kind == "head" and (filling := _filling(spec, seed)) is not None:
+        return filling
+    method = compose_at("image", spec, seed)
+    if spec.kind == "target" and gives_patches(method):
+        return compose_at("patch", spec, seed)
+    return method
+
+
+def compose_at(level: Level, spec: PartSpec, seed: int = 0) -> Method:
+    """A method that compares images or patches, with the part in it."""
     with fixed_seed(seed):
         part = spec.build(**OFFERS)
-        backbone = part if spec.kind == "backbone" else TinyBackbone()
         head: Head = TinyHead()
+        pools = spec.kind == "head" and part.pools
+        backbone: Backbone = TinyPatches() if level == "patch" or pools else TinyBackbone()
         if spec.kind == "head":
             head = part
         elif spec.kind == "backbone":
-            head = NoHead(part.features)
+            backbone, head = part, NoHead(part.features)
         needs: frozenset[str] = part.needs
         apart = spec.kind in ("target", "negatives") or "predictor" in needs
-        method = Method(
-            backbone=backbone,
+        fixed_width = part.features if spec.kind == "target" and part.fixed else None
+        objective = Objective(
             head=head,
-            predictor=TinyHead() if apart else None,
+            predictor=TinyHead(fixed_width or IN_FEATURES) if apart else None,
             target=_target(spec.kind, part, needs),
             negatives=[InBatch(), part] if spec.kind == "negatives" else [InBatch()],
             losses=[(1.0, part if spec.kind == "loss" else NTXent())],
-            joint=False,
+            level=level,
         )
+        method = Method.of(backbone, [objective], {}, joint=False)
     return method if spec.kind in ("backbone", "head") else method.double()
+
+
+def _filling(spec: PartSpec, seed: int) -> Method | None:
+    """A method that predicts hidden patches with the part, if it is a predictor that fills them in."""
+    with fixed_seed(seed):
+        part: Head = spec.build(**OFFERS)
+        if not part.fills:
+            return None
+        objective = Objective(
+            head=NoHead(IN_FEATURES),
+            predictor=part,
+            target=EMA(0.9),
+            negatives=[InBatch()],
+            losses=[(1.0, NTXent())],
+            level="patch",
+            same=True,
+            hide="drop",
+            rows="masked",
+        )
+        return Method.of(TinyPatches(), [objective], {}, joint=False)
+
+
+@torch.no_grad()
+def gives_patches(method: Method) -> bool:
+    """Whether the keys of a method's target are of patches whatever is asked for, such as pixels."""
+    if not method.target.fixed:
+        return False
+    views, _, _ = batch(method, 0)
+    encode = method.embed
+    try:
+        keys = method.target(dict(enumerate(views)), {}, encode)
+    except UsageError:
+        return False
+    return all(key.ndim == 3 for key in keys.values())
 
 
 def _target(kind: str, part: Any, needs: frozenset[str]) -> Target:
@@ -102,7 +156,7 @@ def sgd(method: nn.Module) -> torch.optim.Optimizer:
 def batch(method: Method, number: int) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """This process's share of a batch over all processes: views, ids, and labels if a part needs them."""
     first = next(method.backbone.parameters(), torch.zeros(()))
-    side = SIDE if isinstance(method.backbone, TinyBackbone) else IMAGE_SIZE
+    side = SIDE if isinstance(method.backbone, TinyBackbone | TinyPatches) else IMAGE_SIZE
     draw = generator(1000 + number)
     common = torch.rand(IMAGES, IN_CHANNELS, side, side, generator=draw, dtype=torch.float64)
     views = [
@@ -155,9 +209,19 @@ def train(
 def _passes(method: Method, step: int, micro: int) -> Iterator[Output]:
     for _ in range(micro):
         views, ids, labels = batch(method, step)
-        output = method(views, ids, labels, Progress(step, STEPS))
+        output = method(_marked(method, views, step), ids, labels, Progress(step, STEPS))
         (output.loss / micro).backward()
         yield output
+
+
+def _marked(method: Method, views: Sequence[Tensor], step: int) -> list[View]:
+    """Views with masks, if the method hides patches."""
+    if all(objective.hide is None for objective in method.objectives):
+        return [View(x) for x in views]
+    return [
+        View(x, marks_of(len(x), TINY_GRID, _HIDDEN, seed=VIEWS * step + view))
+        for view, x in enumerate(views)
+    ]
 
 
 def _average(value: Tensor) -> Tensor:

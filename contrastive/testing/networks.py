@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from contrastive.parts import Backbone
-from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
+from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES, PATCH
 from contrastive.testing.surroundings import fixed_seed
+from contrastive.views import Tokens, View, take
 
 
 class SmallEncoder(Backbone):
@@ -22,6 +24,34 @@ class SmallEncoder(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.convolution(x)).relu().mean((2, 3))
+
+
+class TinyPatches(Backbone):
+    """Every patch through one layer, on its own, and its position; h is their mean. It hides in both ways."""
+
+    features = IN_FEATURES
+    hides = frozenset(("drop", "replace"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(IN_CHANNELS * PATCH**2, IN_FEATURES)
+        self.place = nn.Linear(1, IN_FEATURES)
+        self.stand_in = nn.Parameter(torch.zeros(IN_FEATURES), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, C, h, w] -> [b, F]."""
+        return self.tokens(View(x)).h
+
+    def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
+        """One prefix token, the mean of the patches."""
+        x = self.layer(F.unfold(view.data - 0.5, PATCH, stride=PATCH).mT)  # [b, N, F]
+        if hidden is not None:
+            x = torch.where(hidden[:, :, None], self.stand_in, x)
+        x = x + self.place(torch.linspace(-1, 1, x.shape[1], dtype=x.dtype)[:, None])
+        patches = (x if keep is None else take(x, keep)).tanh()
+        h = patches.mean(1)
+        rows, columns = (side // PATCH for side in view.data.shape[2:])
+        return Tokens(h, h[:, None], patches, keep, (rows, columns))
 
 
 class Network(nn.Module):

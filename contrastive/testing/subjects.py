@@ -26,9 +26,15 @@ from contrastive.testing.framework import PLUGIN, fail
 from contrastive.testing.surroundings import fixed_seed
 from contrastive.versions import CORE, core_version
 
-#: What the builder offers: pictures of 32 x 32 RGB pixels, and vectors of width 8.
-IN_CHANNELS, IMAGE_SIZE, IN_FEATURES = 3, 32, 8
-OFFERS = {"in_channels": IN_CHANNELS, "image_size": IMAGE_SIZE, "in_features": IN_FEATURES}
+#: What the builder offers: pictures of 32 x 32 RGB pixels, vectors of width 8, and patches of 2 x 2 pixels.
+IN_CHANNELS, IMAGE_SIZE, IN_FEATURES, PATCH = 3, 32, 8, 2
+OFFERS = {
+    "in_channels": IN_CHANNELS,
+    "image_size": IMAGE_SIZE,
+    "in_features": IN_FEATURES,
+    "out_features": IN_FEATURES,
+    "patch_size": PATCH,
+}
 
 #: Recipe parameters of a part under test, or a function that gives them and writes the files they name.
 Params = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] | None

@@ -12,8 +12,10 @@ from torch import nn
 
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
-from contrastive.testing.materials import VIEWS, comparison_for, embeddings, generator, pictures, pixels
+from contrastive.rng import Key
+from contrastive.testing.materials import VIEWS, comparison_for, embeddings, pictures, pixels
 from contrastive.testing.networks import network
+from contrastive.testing.patches import encode, encoder_input
 from contrastive.testing.recorded_run import EPOCHS, RecordedRun
 from contrastive.testing.subjects import IN_CHANNELS, IN_FEATURES
 from contrastive.testing.surroundings import fixed_seed
@@ -33,11 +35,13 @@ def _use_dataset(part: Any) -> None:
 
 def _use_augmentation(part: Any) -> None:
     part(pictures(4), np.arange(4), seed=1, epoch=2)
+    for pipeline in part.pipelines():
+        if hasattr(pipeline, "marks"):  # pipelines of a plugin's own need not mark anything
+            pipeline.marks(np.arange(4), Key(1, 2, 0), (14, 14), np.full((4, 2), 32))
 
 
 def _use_encoder(part: Any) -> None:
-    x = pixels(4) if part.kind == "backbone" else torch.randn(4, IN_FEATURES, generator=generator(0))
-    part.train()(x.requires_grad_()).sum().backward()
+    encode(part.train(), encoder_input(part, 4).requires_grad_()).sum().backward()
 
 
 def _use_target(part: Any) -> None:

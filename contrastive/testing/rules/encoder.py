@@ -9,18 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contrastive.errors import UsageError
+from contrastive.parts import Backbone, Hiding
 from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import check, fail, require, skip
 from contrastive.testing.materials import generator, pixels
-from contrastive.testing.subjects import IN_FEATURES, Subject
+from contrastive.testing.patches import (
+    GRID,
+    HIDDEN,
+    encode,
+    encoder_input,
+    head_marks,
+    marks_of,
+    token_vectors,
+    tokens_of,
+)
+from contrastive.testing.subjects import Subject
 from contrastive.testing.surroundings import fixed_seed
+from contrastive.views import Tokens, View
 
 _ENCODERS = ("backbone", "head")
 _BATCH = 6
 
 
-def _input(kind: str, b: int = _BATCH) -> Tensor:
-    return pixels(b) if kind == "backbone" else torch.randn(b, IN_FEATURES, generator=generator(5))
+#: Where a message sends the author.
+_PAGE = "(docs/plugins.md, section 'Tokens')"
 
 
 def _width(part: Any) -> Any:
@@ -30,7 +43,7 @@ def _width(part: Any) -> Any:
 def _run(part: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
     """The output, with its random draws (dropout) from ``seed``."""
     with fixed_seed(seed):
-        return part(x)
+        return encode(part, x)
 
 
 @check("width", *_ENCODERS, after=("builds",))
@@ -38,13 +51,15 @@ def width(subject: Subject) -> None:
     """Its output is [b, width] as declared: ``features`` of a backbone, ``out_features`` of a head."""
     part = subject.part()
     for mode in (True, False):
-        out = _run(part.train(mode), _input(subject.kind))
+        out = _run(part.train(mode), encoder_input(part, _BATCH))
         declared_width = _width(part)
         require(isinstance(declared_width, int), f"the declared width is {declared_width!r}, not an integer")
+        fills = part.kind == "head" and part.fills
+        expected = [_BATCH, *([HIDDEN] if fills else []), declared_width]
         require(
-            isinstance(out, Tensor) and out.shape == (_BATCH, declared_width),
+            isinstance(out, Tensor) and list(out.shape) == expected,
             f"{_BATCH} inputs give {list(out.shape) if isinstance(out, Tensor) else type(out).__name__}; "
-            f"its declared width is {declared_width}, so [{_BATCH}, {declared_width}] was expected",
+            f"its declared width is {declared_width}, so {expected} was expected",
         )
 
 
@@ -54,7 +69,7 @@ def finite(subject: Subject) -> None:
     for precision in (torch.float32, torch.bfloat16):
         part = subject.part().train()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            out = _run(part, _input(subject.kind))
+            out = _run(part, encoder_input(part, _BATCH))
         require(out.isfinite().all(), f"its output is not finite in {precision}")
         if out.requires_grad:
             out.float().square().mean().backward()
@@ -68,7 +83,7 @@ def finite(subject: Subject) -> None:
 def gradients(subject: Subject) -> None:
     """The gradient reaches the input and every trainable parameter."""
     part = subject.part().train()
-    x = _input(subject.kind).requires_grad_()
+    x = encoder_input(part, _BATCH).requires_grad_()
     _run(part, x).square().sum().backward()
     require(
         x.grad is not None and x.grad.abs().sum() > 0,
@@ -90,7 +105,7 @@ def deterministic(subject: Subject) -> None:
         same(first.state_dict(), second.state_dict()),
         "built twice with one seed, its weights differ; draw them from torch's default generator",
     )
-    x = _input(subject.kind)
+    x = encoder_input(first, _BATCH)
     require(
         torch.equal(_run(first.train(), x), _run(second.train(), x)),
         "two equal instances give different outputs with one seed; draw from torch's default generator",
@@ -101,10 +116,10 @@ def deterministic(subject: Subject) -> None:
 def rows(subject: Subject) -> None:
     """In evaluation every row is encoded on its own: the rest of the batch does not change it."""
     part = _with_moved_buffers(subject).eval()
-    x = _input(subject.kind)
+    x = encoder_input(part, _BATCH)
     with torch.no_grad():
-        whole = part(x)
-        pieces = torch.cat([part(x[:1]), part(x[1:4]), part(x[4:])])
+        whole = encode(part, x)
+        pieces = torch.cat([encode(part, piece) for piece in (x[:1], x[1:4], x[4:])])
     require(
         far(whole, pieces) < 1e-4,
         "in evaluation a row's output depends on the other rows; use running statistics unless self.training",
@@ -117,7 +132,7 @@ def state_dict(subject: Subject) -> None:
     part = _with_moved_buffers(subject)
     fresh = subject.part(seed=9)
     fresh.load_state_dict(through_checkpoint(part.state_dict(), "its state_dict"))
-    x = _input(subject.kind)
+    x = encoder_input(part, _BATCH)
     for mode in (False, True):
         require(
             torch.equal(_run(part.train(mode), x), _run(fresh.train(mode), x)),
@@ -130,7 +145,7 @@ def state_dict(subject: Subject) -> None:
 def copies(subject: Subject) -> None:
     """It can be copied (as a moving average does) and pickled, and the copy gives the same outputs."""
     part = _with_moved_buffers(subject).eval()
-    x = _input(subject.kind)
+    x = encoder_input(part, _BATCH)
     for how, duplicate in (
         ("copy.deepcopy", copy.deepcopy),
         ("pickle", lambda p: pickle.loads(pickle.dumps(p))),
@@ -147,8 +162,6 @@ def copies(subject: Subject) -> None:
 @check("export", "backbone", after=("width",))
 def export(subject: Subject) -> None:
     """export writes a folder that timm loads, or raises a UsageError that explains why timm cannot."""
-    from contrastive.errors import UsageError
-
     folder = subject.folder / "export"
     part = subject.part().eval()
     try:
@@ -164,10 +177,208 @@ def export(subject: Subject) -> None:
     require(loaded_encoder.num_features == part.features, "timm loads an encoder of another width")
 
 
+@check("tokens", "backbone", after=("width", "deterministic"))
+def tokens(subject: Subject) -> None:
+    """If it gives tokens, patches are those of the grid, prefix tokens are apart, and ``h`` is forward's."""
+    part, view = subject.part().eval(), View(pixels(_BATCH))
+    with torch.no_grad():
+        found = _tokens(part, view)
+        h = part(view.data)
+    b, n, width = found.patches.shape
+    rows, columns = found.grid
+    require(
+        (b, n) == (_BATCH, rows * columns),
+        f"its grid of {rows} x {columns} has {rows * columns} patches, but tokens() gives {n} of them; class "
+        f"and register tokens belong in prefix, not in patches {_PAGE}",
+    )
+    require(
+        found.positions is None,
+        "tokens() gives positions for a whole view; they are None if all patches are there, in order "
+        f"{_PAGE}",
+    )
+    require(
+        found.prefix.ndim == 3 and found.prefix.shape[::2] == (_BATCH, width),
+        f"prefix is {list(found.prefix.shape)}; it must be [{_BATCH}, P, {width}], with P = 0 if there are "
+        f"no such tokens {_PAGE}",
+    )
+    require(
+        far(found.h, h) < 1e-4,
+        f"h of tokens() is not what forward gives; pool the same tokens in both {_PAGE}",
+    )
+
+
+@check("hides", "backbone", after=("tokens",))
+def hides(subject: Subject) -> None:
+    """No hidden pixel reaches what it gives: with each way to hide that it declares, its gradient is zero."""
+    part = subject.part().eval()
+    if not part.hides:
+        skip("it hides no patches (hides is empty)")
+    if "replace" in part.hides:
+        part.allow_replacing()
+    for way in sorted(part.hides):
+        _require_hidden(part, way)
+        _require_kept(part, way)
+
+
+def _require_hidden(part: Backbone, way: Hiding) -> None:
+    """Only pixels of visible patches have a gradient, and all of those do."""
+    data = pixels(2).requires_grad_()
+    grid = part.tokens(View(data)).grid
+    count = grid[0] * grid[1]
+    marks = marks_of(2, grid, count // 2)
+    assert marks.mask is not None
+    assert marks.visible is not None
+    found = part.tokens(View(data), *((marks.visible, None) if way == "drop" else (None, marks.mask)))
+    if way == "drop":
+        require(
+            found.positions is not None and torch.equal(found.positions, marks.visible),
+            f"with keep, tokens() must give the positions that it kept, as keep lists them {_PAGE}",
+        )
+    draw = generator(1)  # random weights: the sum of a normalised token would have no gradient at all
+    total = sum(
+        (x * torch.randn(x.shape, generator=draw)).sum() for x in (found.h, found.prefix, found.patches)
+    )
+    (gradient,) = torch.autograd.grad(total, data)
+    sides = [side // lines for side, lines in zip(data.shape[2:], grid, strict=True)]
+    of_patches = nn.functional.unfold(gradient, sides, stride=sides).abs().sum(1)  # [b, N]
+    leaks = int((of_patches[marks.mask] > 0).sum())
+    require(
+        leaks == 0,
+        f"hides declares '{way}', but pixels of {leaks} of the {2 * (count // 2)} hidden patches have a "
+        "gradient: a network would see what it is to predict. Hide patches before any layer mixes them, or "
+        f"remove '{way}' from hides {_PAGE}",
+    )
+    require(
+        (of_patches[~marks.mask] > 0).all(),
+        f"with '{way}', some visible patches have no gradient: it hides other patches than those it is told "
+        f"to. keep lists visible patches, and hidden marks the others with True {_PAGE}",
+    )
+
+
+@torch.no_grad()
+def _require_kept(part: Backbone, way: Hiding) -> None:
+    """With nothing hidden, its tokens are those of the whole view."""
+    view = View(pixels(2))
+    whole = part.tokens(view)
+    everywhere = whole.everywhere()
+    none = torch.zeros(everywhere.shape, dtype=torch.bool)
+    found = part.tokens(view, *((everywhere, None) if way == "drop" else (None, none)))
+    require(
+        far(found.patches, whole.patches) < 1e-4,
+        f"with '{way}' and nothing hidden, it gives other tokens than without; add position embeddings "
+        f"before patches are left out {_PAGE}",
+    )
+
+
+def _tokens(part: Backbone, view: View) -> Tokens:
+    """The tokens of a view; skips if the backbone gives none."""
+    try:
+        return part.tokens(view)
+    except UsageError as error:
+        skip(str(error))
+
+
+# -- heads on tokens --------------------------------------------------------------------------------------
+
+
+@check("positions", "head", after=("width", "deterministic"))
+def positions(subject: Subject) -> None:
+    """at gives [b, n, D] for positions [b, n] and [b, M, n, D] for blocks of them, each where it was asked."""
+    part = subject.part().eval()
+    if part.pools:
+        skip("it pools tokens, for whole images")
+    marks = head_marks(_BATCH)
+    assert marks.visible is not None
+    assert marks.hidden is not None
+    found = tokens_of(token_vectors(_BATCH), marks.visible)
+    asked = marks.hidden if part.fills else marks.visible  # [b, k]
+    with torch.no_grad():
+        out = part.at(found, asked)
+        backwards = part.at(found, asked.flip(1))
+        blocks = part.at(found, asked.unflatten(1, (2, -1)))
+    k = asked.shape[1]
+    for what, given, expected in (
+        ("[b, n]", out, [_BATCH, k, part.out_features]),
+        ("[b, M, n]", blocks, [_BATCH, 2, k // 2, part.out_features]),
+    ):
+        require(
+            list(given.shape) == expected,
+            f"at gives {list(given.shape)} for positions {what}, not {expected}; flatten the blocks with "
+            f"positions.flatten(1), and restore them with unflatten(1, positions.shape[1:]) {_PAGE}",
+        )
+    require(
+        far(backwards.flip(1), out) < 1e-4,
+        "at gives other vectors if the same positions are asked for in another order; answer each position "
+        f"in its place {_PAGE}",
+    )
+    if not part.fills:
+        require(
+            far(blocks.flatten(1, 2), out) < 1e-4,
+            f"at gives other vectors if positions come in blocks {_PAGE}",
+        )
+
+
+@check("fills", "head", after=("positions",))
+def fills(subject: Subject) -> None:
+    """If it fills, its predictions depend on the tokens given and on positions, and on no earlier call."""
+    part = subject.part().train()
+    if not part.fills:
+        skip("it gives only positions whose patches it was given (fills = False)")
+    marks = head_marks(_BATCH)
+    assert marks.visible is not None
+    assert marks.hidden is not None
+    x = token_vectors(_BATCH)
+    found = tokens_of(x, marks.visible)
+    out = _at(part, found, marks.hidden)
+    require(
+        far(out[:, :1].expand_as(out), out) > 1e-7,
+        f"it predicts the same at every hidden position; add an embedding of positions to its tokens {_PAGE}",
+    )
+    elsewhere = Tokens(found.h, found.prefix, found.patches, marks.hidden, GRID)  # the same, at other places
+    require(
+        far(_at(part, elsewhere, marks.hidden), _at(part, found, marks.hidden)) > 1e-7,
+        "its predictions do not depend on where the patches are that it was given; read tokens.positions "
+        f"{_PAGE}",
+    )
+    _at(part, tokens_of(x), marks.hidden)  # a pass of whole views, such as another objective's
+    require(
+        far(_at(part, found, marks.hidden), out) == 0,
+        "after a pass of whole views it gives other predictions of the same visible patches, so it has seen "
+        f"what it is to predict; keep nothing from one call to the next {_PAGE}",
+    )
+
+
+def _at(part: Any, found: Tokens, asked: Tensor) -> Tensor:
+    """Predictions, with random draws of their own."""
+    with torch.no_grad(), fixed_seed(0):
+        return part.at(found, asked)
+
+
+@check("pools", "head", after=("width", "deterministic"))
+def pools(subject: Subject) -> None:
+    """Its declaration ``pools`` is true: image reads tokens other than ``h`` if, and only if, it is set."""
+    part = subject.part().eval()
+    if part.fills:
+        skip("it predicts patches")
+    x, other = token_vectors(_BATCH), token_vectors(_BATCH, seed=6)
+    other[:, 0] = x[:, 0]  # the same h
+    with torch.no_grad():
+        differs = far(part.image(tokens_of(x)), part.image(tokens_of(other))) > 1e-7
+    require(
+        part.pools or not differs,
+        "image reads patches or prefix tokens, but a run gives it h alone unless it declares pools = True "
+        f"{_PAGE}",
+    )
+    require(
+        differs or not part.pools,
+        f"pools is True, but image reads no tokens other than h; remove it, which saves making them {_PAGE}",
+    )
+
+
 def _with_moved_buffers(subject: Subject) -> Any:
     """An instance whose buffers have left their initial values, after two passes in training."""
     part = subject.part().train()
     with torch.no_grad():
         for seed in (1, 2):
-            _run(part, _input(subject.kind) + 0.1 * seed, seed)
+            _run(part, encoder_input(part, _BATCH) + 0.1 * seed, seed)
     return part

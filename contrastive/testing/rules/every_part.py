@@ -12,7 +12,7 @@ from contrastive.kinds import API_VERSION
 from contrastive.recipe import dump_yaml, parse_tree, recipe_schema, resolve, signature_of
 from contrastive.registry import Registry, interface_misfit
 from contrastive.testing.framework import EVERY_KIND, PLUGIN, STEP_PARTS, check, fail, require, skip
-from contrastive.testing.subjects import PluginSubject, Subject, part_of
+from contrastive.testing.subjects import OFFERS, PluginSubject, Subject, part_of
 from contrastive.testing.surroundings import TORCH, differing_names, fixed_seed, snapshot
 from contrastive.testing.usage import use
 from contrastive.versions import CORE
@@ -144,7 +144,7 @@ def global_state(subject: Subject) -> None:
     for seed in (0, 1):
         with fixed_seed(seed):
             before = snapshot()
-            part = subject.spec.build(in_channels=3, image_size=32, in_features=8)
+            part = subject.spec.build(**OFFERS)
             try:
                 use(subject.kind, part)
             except Exception:  # a more specific check reports what fails here

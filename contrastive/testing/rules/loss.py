@@ -12,9 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from contrastive.comparison import Comparison, tiles
+from contrastive.errors import UsageError
 from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import classes, comparison_for, embeddings, entries, generator
+from contrastive.testing.patches import patch_comparison, patch_vectors
 from contrastive.testing.subjects import Subject
 from contrastive.values import Progress
 
@@ -309,3 +311,59 @@ def memory(subject: Subject) -> None:
         f"twice the batch makes its largest tensor {largest[1] / largest[0]:.1f} times as large "
         f"({largest[1] / 1e6:.1f} million elements of 1600 images); use comparison.rows()",
     )
+
+
+# -- patches ----------------------------------------------------------------------------------------------
+
+_PAGE = "(docs/plugins.md, section 'Losses of patches')"
+
+
+@check("own keys", "loss", after=("finite", "float64"))
+def own_patches(subject: Subject) -> None:
+    """Of patches, a query is compared with the key that it matches, wherever that is in its image."""
+    loss = subject.part().double()
+    queries, keys = patch_vectors(3, 5), patch_vectors(3, 5, seed=1)
+    positions = torch.tensor([2, 0, 4, 1, 3])
+    plain = _of_patches(loss, queries, keys, torch.arange(5).expand(3, -1))
+    moved = [key[:, positions.argsort()] for key in keys]  # key i is now at positions[i]
+    require(
+        far(plain, _of_patches(loss, queries, moved, positions.expand(3, -1))) < 1e-9,
+        "it compares a query with a key that is not its own: keys of patches at other positions, with "
+        "matches that say so, give another loss. Read pairs from comparison.aligned(), or use "
+        f"comparison.rows() {_PAGE}",
+    )
+
+
+@check("unmatched", "loss", after=("own keys",))
+def unmatched(subject: Subject) -> None:
+    """Of patches, keys of a query's image that match no query change nothing: they are in no statistics."""
+    loss = subject.part().double()
+    queries, keys = patch_vectors(1, 4), patch_vectors(1, 9, seed=1)
+    matches = torch.tensor([[7, 2, 0, 5]])
+    rest = torch.tensor([position for position in range(9) if position not in matches])
+    plain = _of_patches(loss, queries, keys, matches)
+    others = [key.clone() for key in keys]
+    for key in others:
+        key[:, rest] = 3 * key[:, rest].flip(2)
+    require(
+        far(plain, _of_patches(loss, queries, others, matches)) < 1e-9,
+        "keys of patches that match no query change the loss, so it compares, or takes statistics of, "
+        "patches that its objective does not select (visible ones, if it compares the hidden ones). Take the "
+        f"vectors of comparison.aligned() rather than comparison.keys {_PAGE}",
+    )
+
+
+def _of_patches(loss: Any, queries: list[Tensor], keys: list[Tensor], matches: Tensor) -> Tensor:
+    """The loss of patches; skips if it compares whole images only."""
+    comparison = patch_comparison(loss, queries, keys, matches)
+    try:
+        rows = loss.compare(comparison)
+    except UsageError as error:
+        skip(str(error))
+    count = len(comparison.queries.z)
+    require(
+        rows.ndim <= 1 and rows.isfinite().all(),
+        f"compare returns {list(rows.shape)} for {count} rows of patches, or is not finite; return "
+        f"[{count}] or a scalar {_PAGE}",
+    )
+    return loss(comparison).detach()

@@ -98,6 +98,25 @@ def optimizer_state(subject: Subject) -> None:
     )
 
 
+@check("unreached", "optimizer", after=("step",))
+def unreached(subject: Subject) -> None:
+    """A parameter without a gradient stays as it is: neither weight decay nor momentum moves it."""
+    model, part = network(), subject.part()
+    optimizer = part.build(model, _BATCH)
+    before = model.head.weight.clone()
+    for number in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * part.factor(group, number, _STEPS, _STEPS_PER_EPOCH)
+        optimizer.zero_grad(set_to_none=True)
+        model.backbone(pixels(_BATCH, seed=number, size=10)).square().sum().backward()  # not through the head
+        optimizer.step()
+    require(
+        torch.equal(model.head.weight, before),
+        "it changes a weight whose gradient is None, so one and several processes, where such gradients are "
+        "zero, would train differently; skip parameters whose grad is None",
+    )
+
+
 def _network_after(
     subject: Subject, start: int, stop: int, weights: Any = None, state: Any = None
 ) -> tuple[Network, torch.optim.Optimizer]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from contrastive.errors import UsageError
 from contrastive.optimizers import SGDPart
-from contrastive.testing.composition import batch, compose, sgd, train
-from contrastive.testing.equality import far
+from contrastive.testing.composition import TINY_GRID, batch, compose, compose_at, sgd, train
+from contrastive.testing.equality import far, same
 from contrastive.testing.framework import check, require, skip
-from contrastive.testing.subjects import IN_FEATURES, Subject
+from contrastive.testing.patches import marks_of
+from contrastive.testing.subjects import IN_FEATURES, PATCH, Subject
 from contrastive.testing.surroundings import fixed_seed
 from contrastive.training import Method
+from contrastive.views import View
+
+_PAGE = "(docs/plugins.md, section 'Keys of patches')"
 
 
 def compose_or_skip(subject: Subject, seed: int = 0) -> Method:
@@ -27,26 +33,31 @@ def compose_or_skip(subject: Subject, seed: int = 0) -> Method:
 def _keys(method: Method, view_numbers: tuple[int, ...] = (0, 1), number: int = 0) -> dict[int, Tensor]:
     """Keys of the requested views, when the online encoder has seen view 0 alone."""
     views, _, _ = batch(method, number)
-    online = {0: method.embed(views[0])}
+    online = {0: _embed(method, views[0])}
     with fixed_seed(number):
-        return method.target({view: views[view] for view in view_numbers}, online, method.embed)
+        own_views = {view: views[view] for view in view_numbers}
+        return method.target(own_views, online, partial(_embed, method))
+
+
+def _embed(method: Method, pixels: Tensor) -> Tensor:
+    """The online embeddings: [b, D], of patches [b, N, D]."""
+    return method.objectives[0].encode(method.backbone, pixels)
 
 
 @check("keys", "target", after=("builds",))
 def keys(subject: Subject) -> None:
     """It returns finite keys [b, D] of the requested views, seen by the online encoder or not."""
     method = compose_or_skip(subject).train()
-    b = len(batch(method, 0)[1])
+    width = method.target.features if method.target.fixed and method.target.features else IN_FEATURES
+    is_image = method.objectives[0].level == "image"
+    expected = [len(batch(method, 0)[1]), *([] if is_image else [TINY_GRID[0] * TINY_GRID[1]]), width]
     for view_numbers in ((0, 1), (1,), (0,)):
         target_keys = _keys(method, view_numbers)
         _require_views(target_keys, view_numbers, "it returns")
         substitutes = method.target.substitute(target_keys)
         _require_views(substitutes, view_numbers, "substitute returns")
         for view, key in [*target_keys.items(), *substitutes.items()]:
-            require(
-                key.shape == (b, IN_FEATURES),
-                f"keys of view {view} are {list(key.shape)}, not [{b}, {IN_FEATURES}]",
-            )
+            require(list(key.shape) == expected, f"keys of view {view} are {list(key.shape)}, not {expected}")
             require(key.isfinite().all(), f"keys of view {view} are not finite")
 
 
@@ -97,8 +108,8 @@ def frozen(subject: Subject) -> None:
 def starts_equal(subject: Subject) -> None:
     """Before the first step, its own encoder gives the outputs of the online encoder."""
     method = compose_or_skip(subject).train()
-    if not method.target.encodes:
-        skip("it has no encoder of its own")
+    if not method.target.encodes or method.target.fixed:
+        skip("it has no encoder of its own that follows the online one")
     views, _, _ = batch(method, 0)
     for view, key in _keys(method).items():
         require(
@@ -121,6 +132,90 @@ def once_per_step(subject: Subject) -> None:
         not differing_keys,
         f"{', '.join(differing_keys[:3])} differ with two micro-batches per step; update in after_step",
     )
+
+
+@check("fixed", "target", after=("keys", "frozen"))
+def fixed(subject: Subject) -> None:
+    """If it is ``fixed``, neither training nor training mode changes its keys, and no checkpoint holds it."""
+    method = compose_or_skip(subject)
+    if not method.target.fixed:
+        skip("it may follow the online encoder (fixed = False)")
+    held = list(method.target.state_dict())
+    require(
+        not held,
+        f"its {', '.join(held[:3])} would be in every checkpoint, though a fixed target is built again from "
+        f"the recipe; keep them out of state_dict {_PAGE}",
+    )
+    before = _keys(method.eval())
+    require(
+        same(before, _keys(method.train())),
+        "in training mode it gives other keys; keep what it runs in evaluation mode by overriding train "
+        f"{_PAGE}",
+    )
+    train(method, sgd(method), range(3))
+    require(
+        same(before, _keys(method)),
+        "it declares fixed = True, but its keys change while the online encoder trains; remove fixed, or "
+        f"its updates in after_step {_PAGE}",
+    )
+
+
+@check("patches", "target", after=("keys",))
+def patches(subject: Subject) -> None:
+    """Asked for patches, it gives keys [b, N, D] of the whole grid, each of its own position."""
+    method, (view, *_) = _patch_method(subject)
+    keys = _patch_keys(method, [view])
+    b, count = len(view.data), TINY_GRID[0] * TINY_GRID[1]
+    require(
+        keys.shape[:2] == (b, count),
+        f"{b} views of {TINY_GRID[0]} x {TINY_GRID[1]} patches give keys {list(keys.shape)}, not "
+        f"[{b}, {count}, D]; give all positions of the grid, row by row, and no prefix tokens {_PAGE}",
+    )
+    require(keys.isfinite().all(), "keys of patches are not finite")
+    for position in (0, 1, count - 2):
+        row, column = divmod(position, TINY_GRID[1])
+        pixels = view.data.clone()
+        pixels[:, :, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] *= 0.3
+        changed = (_patch_keys(method, [View(pixels)]) != keys).flatten(2).any(2).any(0)  # [N]
+        require(
+            changed[position] or not changed.any(),
+            f"other pixels in patch {position} change keys {changed.nonzero().flatten().tolist()[:4]}, but "
+            f"not key {position}; keys are in the order of the grid, row by row, of the view as it is {_PAGE}",
+        )
+
+
+@check("whole views", "target", after=("patches",))
+def whole_views(subject: Subject) -> None:
+    """Keys are of whole views: masks, which hide patches from the online encoder, do not change them."""
+    method, views = _patch_method(subject)
+    plain = _patch_keys(method, views)
+    for seed in (1, 2):
+        marks = marks_of(len(views[0].data), TINY_GRID, 5, seed=seed)
+        masked = [View(view.data, marks) for view in views]
+        require(
+            same(plain, _patch_keys(method, masked)),
+            f"its keys depend on the masks of its views; encode whole views, without keep or hidden {_PAGE}",
+        )
+
+
+def _patch_method(subject: Subject) -> tuple[Method, list[View]]:
+    """A method that compares patches with the target in it, and two views; skips if it gives none."""
+    try:
+        method = compose_at("patch", subject.spec).train()
+        views = [View(x) for x in batch(method, 0)[0]]
+        keys = _patch_keys(method, views)
+    except UsageError as error:
+        skip(str(error))
+    if keys.ndim == 2:
+        skip(f"it gives keys of whole images only; override give for patches {_PAGE}")
+    return method, views
+
+
+def _patch_keys(method: Method, views: list[View]) -> Tensor:
+    """Keys of the first view, [b, N, D], as a step asks for them."""
+    by_view = dict(enumerate([*views, views[0]][:2]))
+    with torch.no_grad(), fixed_seed(0):
+        return method.keys(by_view, method.encode(by_view))[0].keys[0]
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any], limit: float = 1e-9) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -56,6 +57,11 @@ class _Transformer(Head):
         self.leave = nn.Linear(width, out_features)
         self.apply(_initialise)
 
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        """A small one."""
+        return {"width": 8, "depth": 1, "heads": 2}
+
     def forward(self, h: Tensor) -> Tensor:
         """Raises UsageError: it works on the tokens of patches."""
         raise UsageError(f"{type(self).__name__} predicts patches; use it as predictor at level patch.")
@@ -88,7 +94,7 @@ class Decoder(_Transformer):
         super().__init__(in_features, out_features, width, depth, heads)
 
     def at(self, tokens: Tokens, positions: Tensor) -> Tensor:
-        """Patches [b, n, G] and prefix -> predictions [b, k, D] at positions [b, k]."""
+        """Patches [b, n, G] and prefix -> predictions [b, k, D] at positions [b, k], or in blocks."""
         visible = self.enter(tokens.patches)  # [b, n, W]
         everywhere = visible
         if tokens.positions is not None:
@@ -97,7 +103,7 @@ class Decoder(_Transformer):
         everywhere = everywhere + sincos(tokens.grid, self.width, visible)
         prefix = self.enter(tokens.prefix)
         x = self.blocks(torch.cat([prefix, everywhere], 1))[:, prefix.shape[1] :]
-        return self.leave(self.norm(take(x, positions)))
+        return self.leave(self.norm(take(x, positions.flatten(1)))).unflatten(1, positions.shape[1:])
 
 
 class FeatureDecoder(Head):
@@ -159,7 +165,9 @@ class Positional(_Transformer):
         super().__init__(in_features, out_features, width, depth, heads)
 
     def at(self, tokens: Tokens, positions: Tensor) -> Tensor:
-        """Patches [b, n, G] -> predictions [b, M, k, D] at blocks of positions [b, M, k]."""
+        """Patches [b, n, G] -> predictions [b, M, k, D] at blocks of positions [b, M, k]; [b, k] is one."""
+        if positions.ndim == 2:
+            return self.at(tokens, positions[:, None])[:, 0]
         places = sincos(tokens.grid, self.width, tokens.patches)  # [N, W]
         visible = self.enter(tokens.patches)
         context = tokens.everywhere() if tokens.positions is None else tokens.positions  # [b, n]
