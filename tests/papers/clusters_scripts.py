@@ -19,7 +19,7 @@ TOKEN = "backbone.replace.token"
 
 
 class ViT:
-    """timm's vision transformer with a class token; positions are learnt for one grid, resampled for others."""
+    """timm's vision transformer with a class token; positions of one grid, resampled for others."""
 
     def __init__(self, s: State, prefix: str, patch: int, depth: int, heads: int):
         self.s, self.prefix, self.patch, self.depth, self.heads = s, prefix, patch, depth, heads

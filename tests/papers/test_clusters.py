@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from contrastive.recipe import load_recipe
+from contrastive.rng import Key
 from contrastive.values import Progress
 from contrastive.views import View
 from tests.papers import clusters_scripts as scripts
@@ -23,10 +26,12 @@ from tests.papers.clusters_recipes import (
     LARGE,
     OVERRIDES,
     PATCH,
+    RECIPES,
     SMALL,
     STEPS,
     exact_positions,
     method_of,
+    registry,
     resampled,
     views_of,
 )
@@ -126,3 +131,17 @@ def test_dinov2_passes_each_view_once():
     method(batches("dinov2")[0], torch.arange(B))
     assert passes["online"] == [(2 * B, 1, LARGE, LARGE), (4 * B, 1, SMALL, SMALL)]
     assert passes["target"] == [(B, 1, LARGE, LARGE)] * 2
+
+
+def test_every_large_crop_of_an_epoch_hides_equally_many_patches():
+    """So that the patches of both form rows; how many is drawn for each epoch, and which for each image."""
+    pipelines = load_recipe(RECIPES / "ibot.yaml", (), registry()).augmentation.build().pipelines()[:2]
+    ids, sizes, counts = np.arange(5), np.full((5, 2), LARGE), []
+    for epoch in range(6):
+        masks = [p.marks(ids, Key(0, epoch, v), (7, 7), sizes).mask for v, p in enumerate(pipelines)]
+        hidden = {int(count) for mask in masks for count in mask.sum(1)}
+        assert len(hidden) == 1
+        assert not torch.equal(*masks)
+        counts += hidden
+    assert len(set(counts)) > 2
+    assert all(0.1 <= count / 49 <= 0.51 for count in counts)
