@@ -205,24 +205,3 @@ def test_a_view_may_be_paired_with_itself_if_it_has_keys_of_its_own():
 def test_what_patches_cannot_do_is_refused(make, message: str):
     with pytest.raises(UsageError, match=message):
         make()
-
-
-def test_memory_is_linear_in_patches(monkeypatch: pytest.MonkeyPatch):
-    """No tensor of the comparison has more elements than its rows take, times a constant."""
-    largest_tensor = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest_tensor
-            out = func(*args, **(kwargs or {}))
-            for tensor in torch.utils._pytree.tree_leaves(out):
-                if isinstance(tensor, torch.Tensor):
-                    largest_tensor = max(largest_tensor, tensor.numel())
-            return out
-
-    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 2**10)
-    b, n, width = 16, 64, 8
-    views = [torch.randn(b, n, width, requires_grad=True) for _ in range(2)]
-    with Watch():
-        NTXent()(*views).backward()
-    assert largest_tensor <= 2 * b * n * width
