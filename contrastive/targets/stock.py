@@ -89,9 +89,9 @@ class Stock(Target):
 
     @classmethod
     def example(cls, folder: Path) -> dict[str, Any]:
-        """An exported transformer with features of width 8."""
+        """An exported transformer of 4 x 4 patches, with features of width 8."""
         options = {"patch_size": 8, "embed_dim": 8, "depth": 1, "num_heads": 2}
-        Timm(3, 16, "vit_tiny_patch16_224", options=options).export(str(folder))
+        Timm(3, 32, "vit_tiny_patch16_224", options=options).export(str(folder))
         return {"weights": str(folder)}
 
     @property
