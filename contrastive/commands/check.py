@@ -156,11 +156,6 @@ def _parts(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def _frozen_networks(method: Method) -> list[torch.nn.Module]:
-    """The networks that parts hold besides the method's own weights."""
-    return [module.network for module in method.modules() if isinstance(module, FrozenNetwork)]
-
-
 def _frozen(method: Method) -> dict[str, str]:
     """The modules that are frozen, whole or in part, by the mode in which a step runs them."""
     whole, partial = method.frozen_modules
@@ -194,6 +189,11 @@ def _chunks(recipe: Recipe, parts: Composition) -> str:
 
 def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def _frozen_networks(method: Method) -> list[torch.nn.Module]:
+    """The networks that parts hold besides the method's own weights."""
+    return [module.network for module in method.modules() if isinstance(module, FrozenNetwork)]
 
 
 def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, float]:
