@@ -10,7 +10,6 @@ import masked_scripts
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.papers.clusters_recipes import DEPTH, HEAD, HEADS, PATCH
 from torch import Tensor
 
 from contrastive.backbones import Timm
@@ -21,6 +20,7 @@ from contrastive.training import Method
 from contrastive.values import Progress
 from contrastive.views import View
 from tests.papers import clusters_recipes, clusters_scripts, teachers_scripts
+from tests.papers.clusters_recipes import DEPTH, HEAD, HEADS, PATCH
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 B, STEPS, RATE = 4, 3, 0.3
