@@ -75,9 +75,13 @@ def key_widths(method: Method) -> dict[str, int]:
 
 
 def _without_lost_targets(environment: Mapping[str, Any], recipe: Recipe) -> Recipe:
-    """A recipe in which targets whose weights are gone give no keys, if their width is known."""
-    widths = environment.get(KEY_WIDTHS) or {}
-    lost = {key for key, _, digest in _weights_files(recipe) if digest is None}
+    """A recipe in which targets whose weights are gone or replaced give no keys, if their width is known."""
+    widths, earlier = environment.get(KEY_WIDTHS) or {}, environment.get(WEIGHTS) or {}
+    lost = {
+        key
+        for key, _, digest in _weights_files(recipe)
+        if digest is None or digest != earlier.get(key, digest)
+    }
     for aim in recipe.aims:
         path = aim.path("target")
         if path in widths and any(key.startswith(f"{path}.") for key in lost):
