@@ -104,6 +104,15 @@ class Location:
     """
 
 
+@dataclass(frozen=True)
+class Content:
+    """Marks the path of a file that training reads whenever it starts or resumes: a teacher's weights.
+
+    The training fingerprint holds the SHA-256 of the file instead of its path: a run continues if the file
+    has moved, and not if it is another one. A folder stands for the model.safetensors in it.
+    """
+
+
 InChannels = Annotated[int, Injected("in_channels")]
 ImageSize = Annotated[int, Injected("image_size")]
 InFeatures = Annotated[int, Injected("in_features")]

@@ -34,3 +34,9 @@ def user_path(path: str | Path) -> Path:
         )
 
     return Path(os.path.expanduser(_VARIABLE.sub(value, text)))
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that holds the weights: ``path`` itself, or model.safetensors in a folder."""
+    path = user_path(path)
+    return path / "model.safetensors" if os.path.isdir(path) else path

@@ -11,8 +11,12 @@ A call is that of an operator of torch that is not a view, about one kernel on a
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import json
+import shutil
 import sys
+import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +31,7 @@ import yaml
 from fake_device import Wait, fake_gpu
 from torch import Tensor
 
+from contrastive.backbones import Timm
 from contrastive.build import Data, build
 from contrastive.parts import Dataset, ImageTable, Split
 from contrastive.recipe import Recipe, load_cells, resolve
@@ -52,6 +57,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name} with ema alone": (name, {"target": {"name": "ema", "momentum": 0.99}})
     for name in ("imagenet/moco_v2", "cifar10/moco_v2")
 }
+#: Recipe that names a teacher trained elsewhere -> channels, side and patches of a small one in its place.
+TEACHERS: dict[str, tuple[int, int, int]] = {"distill": (1, 28, 4), "imagenet/distill": (3, 224, 14)}
 #: Images per batch: enough for every branch of the augmentation to have some.
 BATCH = 64
 #: Steps taken; the calls of the last are counted, the waits of all.
@@ -146,9 +153,21 @@ def recipe_names() -> list[str]:
 def load(name: str) -> list[tuple[str, Recipe]]:
     """A recipe, or the cells of a study, with their names."""
     recipe, sets = VARIANTS.get(name, (name, {}))
+    if recipe in TEACHERS:
+        sets = {**sets, "target.weights": _teacher(*TEACHERS[recipe])}
     cells = load_cells(recipe, {**OVERRIDES, **sets})
     names = [" ".join([name, *cell.labels.values()]) for cell in cells] if len(cells) > 1 else [name]
     return [(label, resolve(cell.tree, load_registry())) for label, cell in zip(names, cells, strict=True)]
+
+
+@functools.cache
+def _teacher(channels: int, size: int, patch: int) -> str:
+    """A folder with an exported transformer, which goes when this process ends."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    options = {"patch_size": patch, "depth": 1, "embed_dim": 48}
+    Timm(channels, size, "vit_tiny_patch16_224", options=options).export(folder)
+    return folder
 
 
 def selection(names: Sequence[str], studies: bool) -> Iterator[tuple[str, Recipe]]:

@@ -1,4 +1,6 @@
+from .declaration import DeclaredNetwork as DeclaredNetwork
 from .declaration import declare_transform as declare_transform
+from .declaration import declared_network as declared_network
 from .declaration import declares_other_transform as declares_other_transform
 from .loading import load_backbone as load_backbone
 from .onnx import export_onnx as export_onnx
@@ -7,5 +9,6 @@ from .onnx import require_onnx as require_onnx
 from .probe import flops as flops
 from .timm import Timm as Timm
 from .torchvision import Torchvision as Torchvision
-from .weight_files import weights_file as weights_file
+from .weight_files import WeightsFile as WeightsFile
+from .weight_files import read_weights as read_weights
 from .weights import mismatch as mismatch

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from contrastive.parts import EvaluationTransform
+from contrastive.paths import user_path
 
 #: Key of an export's config.json that holds the transform; exports of earlier versions lack it.
 KEY = "evaluation_transform"
@@ -49,6 +51,46 @@ def declare_transform(folder: Path, transform: EvaluationTransform) -> None:
             transform=transform, mode="L" if channels == 1 else "RGB", **transform.timm_config()
         )
         readme.write_text(text + _HEADING + section, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class DeclaredNetwork:
+    """What a folder that ``export`` or timm wrote says of its network."""
+
+    architecture: str
+    options: dict[str, Any]
+    mean: list[float] | None
+    std: list[float] | None
+    image_size: int | None  # pixels
+
+
+def declared_network(path: str | Path) -> DeclaredNetwork | None:
+    """The network in a folder; None if ``path`` is no folder whose config.json names one."""
+    config = _config(user_path(path))
+    cfg = config.get("pretrained_cfg")
+    cfg = cfg if isinstance(cfg, dict) else {}
+    architecture = config.get("architecture") or cfg.get("architecture")
+    if not isinstance(architecture, str):
+        return None
+    arguments = config.get("model_args")
+    options = {} if not isinstance(arguments, dict) else dict(arguments)
+    for key in ("num_classes", "in_chans"):  # they follow from the data
+        options.pop(key, None)
+    size = cfg.get("input_size")
+    return DeclaredNetwork(
+        architecture,
+        options,
+        _unless_all(cfg.get("mean"), 0),
+        _unless_all(cfg.get("std"), 1),
+        int(size[-1]) if isinstance(size, list) and size else None,
+    )
+
+
+def _unless_all(values: Any, value: float) -> list[float] | None:
+    """One number per channel; None if there are none, or all are ``value`` and change nothing."""
+    if not isinstance(values, list) or all(each == value for each in values):
+        return None
+    return [float(each) for each in values]
 
 
 def declares_other_transform(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from contrastive.errors import UsageError
-from contrastive.paths import user_path
+from contrastive.paths import user_path, weights_file
 from contrastive.text import abbreviate
 
 State = dict[str, Tensor]
@@ -55,12 +55,6 @@ class WeightsFile(BaseModel):
 
     path: Path
     prefix: str | None = None
-
-
-def weights_file(path: Path) -> Path:
-    """The file that holds the weights: ``path`` itself, or model.safetensors in a folder."""
-    path = user_path(path)
-    return path / "model.safetensors" if os.path.isdir(path) else path
 
 
 def read_weights(path: Path) -> State:

@@ -10,7 +10,7 @@ import torch
 from contrastive.build import rules
 from contrastive.evaluation import frozen
 from contrastive.heads import NoHead
-from contrastive.parts import Backbone, Head, StepPart
+from contrastive.parts import Backbone, Head, StepPart, Target
 from contrastive.recipe import ObjectiveSpec, PartSpec, Recipe
 from contrastive.training import Match, Method, Objective
 from contrastive.views import View
@@ -89,7 +89,7 @@ class ObjectiveBuilder:
             image_size=self.image_size,
             patch_size=1 if shape is None else shape.patch,
         )
-        keys = d if target is None or target.features is None else target.features
+        keys = self._key_width(aim, target) or d
         predictor: Head | None = None
         if head is not None and aim.predictor is not None:
             predictor = self.builder.build_part(
@@ -105,7 +105,9 @@ class ObjectiveBuilder:
         if not valid or any(part is None for part in (*single, *negatives, *losses)):
             return None
         assert head is not None
-        if not self.builder.check(rules.key_width(self.recipe, aim, head, predictor, keys)):
+        if not self.builder.check(
+            rules.key_width(self.recipe, aim, head, predictor, keys), rules.matching(self.recipe, aim, target)
+        ):
             return None
         match = aim.keys.match
         by_tokens = aim.keys.level == "patch" and (match.by, match.of) == ("features", "tokens")
@@ -139,6 +141,12 @@ class ObjectiveBuilder:
             if part is not None:
                 self.common[key] = part
         return self.common.get(key)
+
+    def _key_width(self, aim: ObjectiveSpec, target: Target | None) -> int | None:
+        """Width of the keys if the target decides it, not the head."""
+        if target is None:
+            return None
+        return self.builder.attempt(aim.path("target"), lambda: target.width(aim.keys.level))
 
     def _views(self, aim: ObjectiveSpec, side: str) -> tuple[int, ...]:
         indices = getattr(aim.views, side)

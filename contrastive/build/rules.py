@@ -17,7 +17,7 @@ from contrastive.build.reach import leaks
 from contrastive.errors import Mistake
 from contrastive.evaluation import TimedProtocol, frozen, periodic_obstacle
 from contrastive.kinds import MONITORS
-from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
+from contrastive.parts import NEEDS, Backbone, Callback, Head, Part, Target
 from contrastive.recipe import ObjectiveSpec, PartSpec, Recipe
 from contrastive.text import quantity
 from contrastive.training import Method, Objective, tracker_problem
@@ -176,6 +176,17 @@ def key_width(
             aim.path(path),
             f"outputs vectors of {width}, but the keys have {keys}; give both the same width.",
             aim.path(partner),
+        )
+
+
+def matching(recipe: Recipe, aim: ObjectiveSpec, target: Target) -> Iterator[Mistake]:
+    """Patches are matched by features only with keys of the same space."""
+    if aim.keys.level == "patch" and aim.keys.match.by == "features" and target.fixed:
+        yield recipe.mistake(
+            f"{aim.prefix}match",
+            f"the keys of {aim.target.name} are not features that the encoder learns to give, so the most "
+            "similar key means nothing; match by position or location.",
+            aim.path("target"),
         )
 
 

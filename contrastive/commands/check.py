@@ -21,7 +21,7 @@ from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
 from contrastive.datasets import reading_of, skipped_kinds
 from contrastive.errors import ContrastiveError, Mistakes
 from contrastive.evaluation import PIXELS_LIMIT
-from contrastive.parts import ImageTable
+from contrastive.parts import FrozenNetwork, ImageTable
 from contrastive.recipe import (
     Recipe,
     load_cells,
@@ -121,6 +121,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
             "backbone": _count(method.backbone),
             "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),
             "method": _count(method),
+            **({"frozen_networks": count} if (count := sum(map(_count, _frozen_networks(method)))) else {}),
         },
         **({"frozen": frozen} if (frozen := _frozen(method)) else {}),
         **(
@@ -136,8 +137,14 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         "chunks": _chunks(recipe, parts),
         "memory_mib": _memory_mib(recipe, parts, channels),
         **({"evaluation_memory_mib": memory} if (memory := _evaluation_memory_mib(data, parts)) else {}),
-        **({"notes": list(method.backbone.notes)} if method.backbone.notes else {}),
+        **({"notes": notes} if (notes := _notes(method)) else {}),
     }
+
+
+def _notes(method: Method) -> list[str]:
+    """How parts were built; the backbone's without its name."""
+    own = {path: part.notes for path, part in method.named_parts().items() if path != "backbone"}
+    return [*method.backbone.notes, *(f"{path}: {note}" for path, notes in own.items() for note in notes)]
 
 
 def _decoding(recipe: Recipe, table: ImageTable) -> str:
@@ -203,6 +210,11 @@ def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def _frozen_networks(method: Method) -> list[torch.nn.Module]:
+    """The networks that parts hold besides the method's own weights."""
+    return [module.network for module in method.modules() if isinstance(module, FrozenNetwork)]
+
+
 def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, float]:
     """An estimate in MiB of what a step holds: weights, gradients, optimizer state and saved activations.
 
@@ -217,7 +229,9 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
     activations = few + per_image * (images - _PROBES[0])
     if images < batch:
         activations += batch * sum(map(numbers_compared, method.objectives)) * 2 * 4
-    weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
+    held = [method, *_frozen_networks(method)]
+    tensors = [tensor for module in held for tensor in (*module.parameters(), *module.buffers())]
+    weights = sum(t.numel() * t.element_size() for t in tensors)
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     state = parts.optimizer.states_per_parameter
     mib = {

@@ -18,6 +18,8 @@ from .encoder import Level as Level
 from .encoder import Request as Request
 from .encoder import Target as Target
 from .encoder import TargetWrapper as TargetWrapper
+from .encoder import by_view as by_view
+from .frozen_network import FrozenNetwork as FrozenNetwork
 from .loss import Loss as Loss
 from .loss import Negatives as Negatives
 from .protocol import Images as Images

@@ -57,7 +57,13 @@ class StepPart(Part, nn.Module):
 
     Keep state in buffers and parameters, so that it is in ``state_dict``. All three methods run without
     gradients, on every process; ``progress`` is the same in all calls of a step.
+
+    Attributes:
+        notes: sentences about how it was built that a run and ``contrastive check`` print, such as which of
+            several networks in a file its weights come from.
     """
+
+    notes: tuple[str, ...] = ()
 
     def before_step(self, progress: Progress) -> None:
         """Called after the gradients are computed, before the optimizer takes its step."""

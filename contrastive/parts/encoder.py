@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,13 +27,10 @@ class Backbone(StepPart):
     Attributes:
         hides: the ways in which :meth:`tokens` can hide patches, such that no hidden pixel reaches what it
             returns of the others.
-        notes: sentences about how it was built that a run and ``contrastive check`` print, such as which of
-            several networks in a file its weights come from.
     """
 
     kind = "backbone"
     features: int
-    notes: tuple[str, ...] = ()
     hides: frozenset[Hiding] = frozenset()
 
     def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
@@ -123,12 +120,21 @@ class Request:
         online: view -> what the objective's online encoder has already computed of it: z [b, D], or
             [b, N, D] of all patches (before the predictor).
         encode: the online encoder, for views that are not in ``online``: pixels [b, C, h, w] -> z.
+        grid: at level patch, rows and columns of the online encoder's patches, which the keys must have.
     """
 
     level: Level
     views: Mapping[int, View]
     online: Mapping[int, Tensor]
     encode: Callable[[Tensor], Tensor]
+    grid: tuple[int, int] | None = None
+
+
+def by_view(requests: Mapping[str, Request]) -> Iterator[tuple[int, View, dict[str, Request]]]:
+    """Each view that is asked for, once: its number, the view, and the requests for it."""
+    views = {number: view for request in requests.values() for number, view in request.views.items()}
+    for number, view in views.items():
+        yield number, view, {name: each for name, each in requests.items() if number in each.views}
 
 
 class Target(StepPart):
@@ -152,6 +158,10 @@ class Target(StepPart):
     own_statistics: bool = False
     fixed: bool = False
     features: int | None = None
+
+    def width(self, level: Level) -> int | None:
+        """Width of its keys of images or of patches; None: that of the head. By default ``features``."""
+        return self.features
 
     def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
         """Called once, before training, with the online backbone and the head of every objective that asks

@@ -1,3 +1,4 @@
+from .contents import content_digest as content_digest
 from .differences import changed_keys as changed_keys
 from .differences import flatten as flatten
 from .former_defaults import present_defaults as present_defaults

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from contrastive.kinds import Addition, ChangedDefault
+from contrastive.kinds import Addition, ChangedDefault, Content
+from contrastive.recipe.contents import with_contents
 from contrastive.recipe.marks import MarkedType
 from contrastive.recipe.signature import Signature, plain_values
 
@@ -28,6 +29,8 @@ def part_values(params: Mapping[str, Any], signature: Signature) -> dict[str, An
         is_default = value == defaults.get(name)
         if is_default and (change := next(marked_type.marks(ChangedDefault), None)):
             values[name] = change.former
+        elif any(marked_type.marks(Content)):
+            values[name] = with_contents(value, marked_type)
         elif not (is_default and any(marked_type.marks(Addition))):
             values[name] = _plain(value, marked_type)
     return values

@@ -7,21 +7,23 @@ import glob
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from contrastive.errors import UsageError
 from contrastive.kinds import Location
 from contrastive.paths import user_path
-from contrastive.recipe.marks import MarkedType, arms
+from contrastive.recipe.marks import MarkedType
 from contrastive.recipe.model import Recipe
 from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.signature import signature_of
 
 
 def location_paths(recipe: Recipe) -> dict[str, str]:
-    """The paths of data set and backbone, as the recipe writes them: ``{"dataset.root": "photos"}``."""
-    return {**dataset_paths(recipe), **dict(_of_part(recipe.backbone, "backbone"))}
+    """The paths of data set, backbone and targets, as the recipe writes them: ``{"dataset.root": "x"}``."""
+    parts = {"backbone": recipe.backbone, **{aim.path("target"): aim.target for aim in recipe.aims}}
+    own = (item for path, part in parts.items() for item in _of_part(part, path))
+    return {**dataset_paths(recipe), **dict(own)}
 
 
 def dataset_paths(recipe: Recipe) -> dict[str, str]:
@@ -85,5 +87,4 @@ def _of_value(value: Any, marked_type: MarkedType, path: str) -> Iterator[tuple[
 
 
 def _is_location(marked_type: MarkedType) -> bool:
-    is_path = any(isinstance(arm, type) and issubclass(arm, PurePath) for arm in arms(marked_type.annotation))
-    return is_path or any(marked_type.marks(Location))
+    return marked_type.is_path or any(marked_type.marks(Location))

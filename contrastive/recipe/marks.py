@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -26,6 +27,11 @@ class MarkedType(NamedTuple):
         elif is_union(self.annotation):
             for arm in get_args(self.annotation):
                 yield from MarkedType(arm).marks(kind)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether a value may be a ``Path``."""
+        return any(isinstance(arm, type) and issubclass(arm, PurePath) for arm in arms(self.annotation))
 
     def models(self) -> Iterator[type[BaseModel]]:
         """The pydantic models among the alternatives."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
@@ -209,6 +209,15 @@ class Recipe:
         single = (self.dataset, self.augmentation, self.backbone)
         for part in (*single, *of_aims, *self.callbacks, self.optimizer):
             yield from part.walk()
+
+    def with_target(self, path: str, target: PartSpec) -> Recipe:
+        """The recipe with another target at a path of :meth:`ObjectiveSpec.path`."""
+
+        def own(aim: ObjectiveSpec) -> PartSpec:
+            return target if aim.path("target") == path else aim.target
+
+        objectives = tuple(replace(aim, target=own(aim)) for aim in self.objectives)
+        return replace(self, target=own(self.aims[0]), objectives=objectives)
 
     def mistake(self, path: str, message: str, *partners: str) -> Mistake:
         """A mistake at a dotted path that shows only after validation: a batch larger than the data set.

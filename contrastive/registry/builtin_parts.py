@@ -58,6 +58,8 @@ def register_target(register: Register) -> None:
     register("shared", "contrastive.targets:SharedEncoder")
     register("stop_grad", "contrastive.targets:StopGrad")
     register("ema", "contrastive.targets:EMA")
+    register("stock", "contrastive.targets:Stock")
+    register("snapshot", "contrastive.targets:Snapshot")
 
 
 @hookimpl

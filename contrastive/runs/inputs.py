@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from contrastive.backbones import weights_file
 from contrastive.build import Data
 from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.errors import UsageError
-from contrastive.files import sha256_of
-from contrastive.recipe import Recipe, location_paths, signature_of
+from contrastive.parts import Target
+from contrastive.recipe import Recipe, content_digest, location_paths, signature_of
+from contrastive.targets import Absent
+from contrastive.training import Method
 
-#: Key of environment.json: SHA-256 of each file of weights that the backbone started from.
+#: Key of environment.json: SHA-256 of each file of weights that backbone and targets started from.
 WEIGHTS = "initial_weights"
+#: Key of environment.json: width of the keys of each target that decides it, by dotted path in the recipe.
+KEY_WIDTHS = "key_widths"
 
 
 def initial_weights(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 (hex) of each file that the backbone starts from, by dotted path of the recipe.
+    """SHA-256 (hex) of each file that backbone and targets start from, by dotted path of the recipe.
 
-    The fingerprint of training holds their paths, not their content. Files that do not exist are left out.
+    Of a backbone's, the fingerprint of training holds the path, not the content. Files that do not exist are
+    left out.
     """
     return {key: digest for key, _, digest in _weights_files(recipe) if digest is not None}
 
@@ -42,13 +45,18 @@ def require_same_weights(environment: Mapping[str, Any], recipe: Recipe, folder:
 def without_lost_weights(environment: Mapping[str, Any], recipe: Recipe) -> tuple[Recipe, str | None]:
     """A recipe from which a trained run can be rebuilt: without initial weights that are gone or replaced.
 
+    Frozen targets whose weights are gone get stand-ins.
+
     Returns:
         The recipe, and why the encoder before the first step cannot be rebuilt; None if it can.
     """
+    recipe = _without_lost_targets(environment, recipe)
     earlier = environment.get(WEIGHTS) or {}
     params, reasons = dict(recipe.backbone.params), []
     parameters = signature_of(recipe.backbone.entry).parameters
     for key, path, digest in _weights_files(recipe):
+        if not key.startswith("backbone."):
+            continue
         name = key.split(".")[1]
         if parameters[name].default is not None or digest == earlier.get(key, digest) is not None:
             continue
@@ -60,23 +68,34 @@ def without_lost_weights(environment: Mapping[str, Any], recipe: Recipe) -> tupl
     return replace(recipe, backbone=replace(recipe.backbone, params=params)), "; ".join(reasons)
 
 
+def key_widths(method: Method) -> dict[str, int]:
+    """What environment.json holds under :data:`KEY_WIDTHS`."""
+    targets = {path: part for path, part in method.named_parts("target").items() if isinstance(part, Target)}
+    return {path: target.features for path, target in targets.items() if target.features is not None}
+
+
+def _without_lost_targets(environment: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """A recipe in which targets whose weights are gone or replaced give no keys, if their width is known."""
+    widths, earlier = environment.get(KEY_WIDTHS) or {}, environment.get(WEIGHTS) or {}
+    lost = {
+        key
+        for key, _, digest in _weights_files(recipe)
+        if digest is None or digest != earlier.get(key, digest)
+    }
+    for aim in recipe.aims:
+        path = aim.path("target")
+        if path in widths and any(key.startswith(f"{path}.") for key in lost):
+            entry = replace(aim.target.entry, reference=Absent)
+            stand_in = replace(aim.target, params={"features": widths[path]}, entry=entry)
+            recipe = recipe.with_target(path, stand_in)
+    return recipe
+
+
 def _weights_files(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
-    """Dotted path, path as written, and SHA-256 of each file of the backbone; None if there is none."""
+    """Dotted path, path as written, and SHA-256 of each file of weights; None if there is none."""
     for key, path in location_paths(recipe).items():
-        if not key.startswith("backbone."):
-            continue
-        try:
-            file = weights_file(Path(path))
-            status = file.stat()
-        except (OSError, UsageError):  # gone, or a variable in its path is
-            yield key, path, None
-        else:
-            yield key, path, _digest(file, status.st_mtime_ns, status.st_size) if file.is_file() else None
-
-
-@functools.lru_cache(maxsize=64)
-def _digest(file: Path, _time: int, _size: int) -> str:
-    return sha256_of(file)
+        if not key.startswith("dataset."):
+            yield key, path, content_digest(path)
 
 
 def data_difference(before: str | None, data: Data) -> str:

@@ -30,6 +30,7 @@ from contrastive.registry import Registry, load_registry
 from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
 from contrastive.runs.folder import Run, RunIdentity, default_folder, environment_of, transform_of
+from contrastive.runs.inputs import KEY_WIDTHS, key_widths
 from contrastive.runs.launch import LAUNCHER_VARIABLE, join_processes
 from contrastive.runs.process_guard import folder_lock
 from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
@@ -213,7 +214,10 @@ class Job:
         Returns:
             What environment.json records of where this run's files are, and of how its backbone was built.
         """
-        origin = {**origin_of(self.recipe), "backbone": list(self.composition.method.backbone.notes)}
+        method = self.composition.method
+        origin = {**origin_of(self.recipe), "backbone": list(method.backbone.notes)}
+        if widths := key_widths(method):
+            origin[KEY_WIDTHS] = widths
         if resume == "never":
             return origin
         first = on_first(lambda: first_paths(folder, self.recipe, self.data, self.registry))
@@ -252,8 +256,9 @@ class Job:
         warn_of_skipped(skipped_files(self.data), self.display)
         if self.data.label_hint:
             self.display.warn(f"no labels: {self.data.label_hint}")
-        for note in self.composition.method.backbone.notes:
-            self.display.log(f"backbone: {note}")
+        for path, part in self.composition.method.named_parts().items():
+            for note in part.notes:
+                self.display.log(f"{path}: {note}")
         if warning := chunk_warning(self.composition.method, train.chunk_size, train.batch_size):
             self.display.warn(f"train.chunk_size: {warning}")
         if self.recipe.reads_labels:

@@ -26,6 +26,7 @@ from contrastive.recipe import (
     deciding,
     dump_yaml,
     flatten,
+    location_paths,
     spanning_parameters,
     training_fingerprint,
 )
@@ -176,6 +177,8 @@ def earlier_fingerprints(folder: Path, recipe: Recipe, data: Data, registry: Reg
         advice = _refusal_of_length(folder, before, recipe, len(data.train))
         if not advice:
             return [*earlier, trained_as]
+    if location_paths(before) == location_paths(recipe):
+        require_same_weights(environment, recipe, folder)
     differences = _differences(before, recipe)
     if environment.get("data") != data.fingerprint:
         differences.append(data_difference(environment.get("data"), data))
@@ -255,4 +258,6 @@ def _obstacles_to_extension(folder: Path, before: Recipe, recipe: Recipe, ends_e
 def _differences(before: Recipe, after: Recipe) -> list[str]:
     """The differences between two recipes that decide the weights: ``train.epochs (10, now 20)``."""
     old, new = flatten(deciding(before)), flatten(deciding(after))
-    return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in changed_keys(old, new)]
+    keys = changed_keys(old, new)
+    old, new = ({**values, **location_paths(r)} for values, r in ((old, before), (new, after)))  # no digests
+    return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in keys]

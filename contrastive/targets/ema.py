@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from contrastive.kinds import Addition, SpansRun
-from contrastive.parts import Backbone, Head, Request, Target
+from contrastive.parts import Backbone, Head, Request, Target, by_view
 from contrastive.schedules import Schedule, value_at
 from contrastive.values import Progress
 from contrastive.views import Tokens, View
@@ -72,9 +72,7 @@ class EMA(Target):
         backbone = copies[0]
         heads = {name: copies[self._places[name]] for name in requests}
         keys: dict[str, dict[int, Tensor]] = {name: {} for name in requests}
-        views = {number: view for request in requests.values() for number, view in request.views.items()}
-        for number, view in views.items():
-            users = {name: request for name, request in requests.items() if number in request.views}
+        for number, view, users in by_view(requests):
             reads_tokens = any(
                 request.level == "patch" or heads[name].pools for name, request in users.items()
             )

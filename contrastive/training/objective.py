@@ -184,10 +184,13 @@ class Objective:
         """What the objective asks its target for."""
         own_views = {view: views[view] for view in self.target_views}
         online = {view: each.z for view, each in encoding.items() if each.z is not None}
-        requests = {self.name: Request(self.level, own_views, online, partial(self.encode, backbone))}
+        grid = next(iter(encoding.values())).grid if self.level == "patch" else None  # all views have one
+        encode = partial(self.encode, backbone)
+        requests = {self.name: Request(self.level, own_views, online, encode, grid)}
         if self.token_head is not None:
             tokens = {view: each.features for view, each in encoding.items() if each.features is not None}
-            requests[self.tokens_name] = Request("patch", own_views, tokens, partial(_patches, backbone))
+            encode = partial(_patches, backbone)
+            requests[self.tokens_name] = Request("patch", own_views, tokens, encode, grid)
         return requests
 
     # -- the comparison -------------------------------------------------------------------------------

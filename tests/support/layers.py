@@ -33,7 +33,8 @@ LAYERS: dict[str, set[str]] = {
     "recipe": {"recipe"},
     "comparison": {"comparison"},
     "parts": {"parts"},
-    "the kinds": KIND_PACKAGES,
+    "backbones": {"backbones"},
+    "the kinds": KIND_PACKAGES - {"backbones"},
     "data": {"data"},
     "training": {"training"},
     "evaluation": {"evaluation"},
@@ -78,11 +79,13 @@ IMPORTS: dict[str, set[str]] = {
     "parts": {"kinds", "errors", "values", "rng", "views", "comparison"},
     **{
         package: {"comparison", "parts", *GROUND} - {"hookspecs", "device", "files", "versions"}
-        for package in KIND_PACKAGES - {"augmentations"}
+        for package in KIND_PACKAGES - {"augmentations", "targets"}
     },
     "augmentations": {"comparison", "parts", *GROUND} - {"hookspecs", "files", "versions"},
+    # a stock target loads a backbone
+    "targets": {"comparison", "parts", "backbones", *GROUND} - {"hookspecs", "device", "files", "versions"},
     "registry": {"kinds", "errors", "hookspecs", "versions"},
-    "recipe": {"kinds", "errors", "registry", "paths"},
+    "recipe": {"kinds", "errors", "files", "registry", "paths"},
     "training.method": {
         *{"kinds", "errors", "values", "views", "parts", "comparison", "rng", "training.stages"},
         *{"training.frozen_modules", "training.objective"},
