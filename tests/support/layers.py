@@ -19,7 +19,7 @@ FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
     "monitors", "lazy", "moved", "timm_models", "paths", "convolutions",
-    "interrupts", "rendezvous",
+    "interrupts", "rendezvous", "device_draws",
 }  # fmt: skip
 
 #: The Python files directly in the package.
@@ -71,6 +71,7 @@ IMPORTS: dict[str, set[str]] = {
     "hookspecs": {"kinds"},
     "distributed": {"errors", "rendezvous"},
     "rendezvous": set(),
+    "device_draws": {"rng"},
     "interrupts": {"errors"},
     "comparison": {"errors", "values", "distributed"},
     "parts": {"kinds", "errors", "values", "rng", "comparison"},
