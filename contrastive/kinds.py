@@ -48,9 +48,10 @@ class Injected:
     """Marks a parameter of a part's ``__init__`` that the builder supplies, not the recipe.
 
     Hidden from the schema. ``what`` is one of the values the builder supplies: ``in_channels`` or
-    ``image_size`` (backbones and targets), ``in_features``, the width of the part's input: F for heads (of
-    patches the width of the tokens), D for predictors, targets, negatives and losses, ``out_features``, the
-    width of the keys (predictors), or ``patch_size``, the side of a patch in pixels (targets).
+    ``image_size`` (backbones, targets and negatives), ``in_features``, the width of the part's input: F for
+    heads (of patches the width of the tokens), D for predictors, targets, negatives and losses,
+    ``out_features``, the width of the keys (predictors), or ``patch_size``, the side of a patch in pixels
+    (targets and negatives).
     """
 
     what: str

@@ -8,7 +8,7 @@ M entries of a memory.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Literal
@@ -31,10 +31,16 @@ class Progress:
     step: int = 0
     steps: int = 1
     seed: int = 0
+    steps_per_epoch: int = 1
 
     @property
     def fraction(self) -> float:
         return self.step / max(1, self.steps)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs before this step, with the share of the current one."""
+        return self.step / self.steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,28 @@ class Memory:
     label: Tensor  # [M] int64, -1 unknown
     valid: Tensor  # [M] bool; other entries are not candidates
     ignore_same_image: bool = False
+
+
+@dataclass(frozen=True)
+class OwnCandidates:
+    """Candidates that each query has for itself, all negative; they carry no gradient."""
+
+    z: Tensor  # [R, m, D], in the form in which they are compared
+    valid: Tensor  # [R, m] bool; others are not candidates
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Vectors of another network, by whose similarities candidates are left out; they carry no gradient.
+
+    A key of another image is no negative of a query if the guide finds the two more similar than the query's
+    bound. Entries of memories have no such vectors, so they stay.
+    """
+
+    queries: Mapping[int, Tensor]  # online view -> [b, G], of patches [b, n, G]
+    keys: Mapping[int, Tensor]  # target view -> [b, G], of patches [b, N, G]
+    #: Similarity of each row to its own key, the largest of several, [R] -> the row's bound [R].
+    bounds: Callable[[Tensor], Tensor]
 
 
 def never() -> bool:

@@ -81,14 +81,12 @@ class ObjectiveBuilder:
         width = self._input_width(aim, shape)
         head = self._single("head", aim, in_features=width) if width is not None else None
         d = 1 if head is None else head.out_features
-        target = self._single(
-            "target",
-            aim,
-            in_features=d,
-            in_channels=self.channels,
-            image_size=self.image_size,
-            patch_size=1 if shape is None else shape.patch,
-        )
+        pixels = {
+            "in_channels": self.channels,
+            "image_size": self.image_size,
+            "patch_size": 1 if shape is None else shape.patch,
+        }
+        target = self._single("target", aim, in_features=d, **pixels)
         keys = self._key_width(aim, target) or d
         predictor: Head | None = None
         if head is not None and aim.predictor is not None:
@@ -96,7 +94,8 @@ class ObjectiveBuilder:
                 aim.prefix + "predictor", aim.predictor, in_features=d, out_features=keys
             )
         negatives = [
-            self.builder.build_part(path, spec, in_features=keys) for path, spec in aim.parts_at("negatives")
+            self.builder.build_part(path, spec, in_features=keys, **pixels)
+            for path, spec in aim.parts_at("negatives")
         ]
         losses = [
             self.builder.build_part(path, spec, in_features=keys) for path, spec in aim.parts_at("loss")

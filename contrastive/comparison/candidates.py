@@ -1,8 +1,8 @@
-"""The candidates of each row of a comparison: keys of the batch, and memories."""
+"""The candidates of each row of a comparison: keys of the batch, memories, and candidates of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -11,13 +11,30 @@ from torch import Tensor
 
 from contrastive.comparison import vectors
 from contrastive.comparison.rows import Block
-from contrastive.comparison.tiles import Mask
-from contrastive.values import Memory, Side
+from contrastive.comparison.tiles import GuideRows, Mask
+from contrastive.values import Memory, OwnCandidates, Side
 
 #: View -> its vectors, [b, D].
 VectorsByView = Mapping[int, Tensor]
 #: (view of a row, view of a column).
 ViewPair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GuideSides:
+    """A guide's unit vectors of rows and columns.
+
+    Attributes:
+        rows: row view -> [b n, G].
+        opposite: column view -> [b N, G], of this process.
+        columns: [C, G], of all processes, in the order of :attr:`Candidates.columns`.
+        bounds: similarity of each row to its own key [R] -> the row's bound [R].
+    """
+
+    rows: VectorsByView
+    opposite: VectorsByView
+    columns: Tensor
+    bounds: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class Candidates:
     normalised: bool
     first: int
     matches: Mapping[ViewPair, Tensor] = field(default_factory=dict)  # [b, n]; see Comparison.matches
+    own: OwnCandidates | None = None
+    guides: tuple[GuideSides, ...] = ()
 
     def blocks(self) -> list[Block]:
         """The rows, split wherever the candidates change from one view to the next."""
@@ -57,13 +76,14 @@ class Candidates:
             rows,
             self.rows.z[rows],
             self._keys(candidate_views),
-            self._mask(rows, height // self.rows.positions, candidate_views),
+            self._mask(rows, height // self.rows.positions, views, candidate_views),
             self.normalised and not self.memories,  # their entries may have any length
-            self._pair_scores(views),
+            self._pair_scores(views, split_views(self.rows.z, self.row_views), self.opposite),
             tuple(tuple(map(self.column_views.index, self._pairs_of(view))) for view in views),
             tuple(map(self.column_views.index, candidate_views)),
             len(self.column_views),
             self._pair_patches(views),
+            self._own_scores(rows),
         )
 
     def _keys(self, candidate_views: tuple[int, ...]) -> Tensor:
@@ -75,7 +95,7 @@ class Candidates:
             [self.columns.z[:0], *(by_view[view] for view in candidate_views), *(m.z for m in self.memories)]
         )
 
-    def _mask(self, rows: slice, images: int, candidate_views: tuple[int, ...]) -> Mask:
+    def _mask(self, rows: slice, images: int, views: Sequence[int], candidate_views: tuple[int, ...]) -> Mask:
         width = len(self.columns.z) // len(self.column_views)  # of a view
         in_batch = width * len(candidate_views)
         row_label = column_label = hidden = row_image = column_image = None
@@ -110,12 +130,15 @@ class Candidates:
             column_image=column_image,
             row_positions=self.rows.positions,
             column_positions=self.columns.positions,
+            guides=tuple(self._guide_rows(guide, views, candidate_views) for guide in self.guides),
         )
 
     def _is_symmetric(self, rows: slice, candidate_views: tuple[int, ...]) -> bool:
-        """Whether the block holds all rows, and its columns, apart from memories, are these same rows."""
+        """Whether the block holds all rows, its columns, apart from memories, are these same rows, and a row
+        leaves out only what leaves that row out too."""
         return (
             self.rows is self.columns
+            and not self.guides
             and rows == slice(0, len(self.rows.z))
             and candidate_views == self.column_views
         )
@@ -124,13 +147,37 @@ class Candidates:
         """The column views that a view of the rows is paired with."""
         return [column for row, column in self.pairs if row == view]
 
-    def _pair_scores(self, views: list[int]) -> Tensor:
-        """Similarities of the rows with their own pairs: [r, P]."""
-        rows = split_views(self.rows.z, self.row_views)
+    def _own_scores(self, rows: slice) -> Tensor | None:
+        """Similarities of the rows with candidates of their own: [r, m], minus infinity if not valid."""
+        if self.own is None:
+            return None
+        scores = vectors.dots(self.rows.z[rows], self.own.z[rows])
+        return scores.masked_fill(~self.own.valid[rows], -torch.inf)
+
+    def _guide_rows(
+        self, guide: GuideSides, views: Sequence[int], candidate_views: tuple[int, ...]
+    ) -> GuideRows:
+        """What a guide says of the rows of some views and the columns of others."""
+        columns = guide.columns
+        if candidate_views != self.column_views:
+            by_view = split_views(columns, self.column_views)
+            columns = torch.cat([columns[:0], *(by_view[view] for view in candidate_views)])
+        rows = torch.cat([guide.rows[view] for view in views])
+        own = self._pair_scores(views, guide.rows, guide.opposite).amax(1)
+        return GuideRows(rows, columns, guide.bounds(own))
+
+    def _pair_scores(self, views: Sequence[int], rows: VectorsByView, opposite: VectorsByView) -> Tensor:
+        """Similarities of rows with their own pairs: [r, P].
+
+        Args:
+            views: of the rows.
+            rows: row view -> vectors of all its rows.
+            opposite: column view -> vectors, of this process.
+        """
 
         def of_view(view: int) -> Tensor:
             own = [
-                own_keys(self.opposite[column], self.matches.get((view, column)))
+                own_keys(opposite[column], self.matches.get((view, column)))
                 for column in self._pairs_of(view)
             ]
             return torch.stack([vectors.dot(rows[view], key) for key in own], 1)

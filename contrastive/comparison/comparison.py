@@ -19,6 +19,7 @@ from contrastive import distributed
 from contrastive.comparison import vectors
 from contrastive.comparison.candidates import (
     Candidates,
+    GuideSides,
     VectorsByView,
     ViewPair,
     own_keys,
@@ -29,7 +30,7 @@ from contrastive.comparison.rows import Block, Rows
 from contrastive.comparison.rowstats import Scale
 from contrastive.errors import UsageError
 from contrastive.text import quantity
-from contrastive.values import Memory, Progress, Side
+from contrastive.values import Guide, Memory, OwnCandidates, Progress, Side
 
 #: Comparisons of at most this many scores (512 images in two views) run in float64 throughout. Larger ones
 #: have float32 scores and float64 row statistics; tests hold the gradient to 1e-5 of its norm.
@@ -42,10 +43,11 @@ Anchor = Literal["queries", "keys"]
 class Comparison:
     """Queries against keys, as a loss sees them. Made by :meth:`of`.
 
-    A row's candidates are its own pairs, the keys of the views it is offered, and the memories. A key of the
-    same image is positive if the views are paired and ignored otherwise; of patches, only the match of a row
-    is its pair. A key of another image, or an entry of a memory, is positive if both labels are known and
-    equal and negative otherwise; a memory may ignore entries of the row's own image.
+    A row's candidates are its own pairs, the keys of the views it is offered, the memories, and what it is
+    offered alone. A key of the same image is positive if the views are paired and ignored otherwise; of
+    patches, only the match of a row is its pair. A key of another image, or an entry of a memory, is positive
+    if both labels are known and equal and negative otherwise; a memory may ignore entries of the row's own
+    image, and guides may leave out negatives of the batch. What a row is offered alone is negative.
 
     Attributes:
         queries: rows of this process's online views that are in a pair, so every row has a positive.
@@ -64,6 +66,8 @@ class Comparison:
             gradient; of patches, [b, N, D].
         matches: pair -> position of each query's own key among the N keys of its image, [b, n] int64; empty
             if whole images are compared.
+        guides: what leaves negatives out, with unit vectors of rows: view -> [b n, G].
+        own_candidates: what each query is offered alone, see :meth:`with_own_candidates`.
     """
 
     queries: Side
@@ -80,6 +84,8 @@ class Comparison:
     normalised: bool = False
     target_keys: Mapping[int, Tensor] = field(default_factory=dict)
     matches: Mapping[ViewPair, Tensor] = field(default_factory=dict)
+    guides: tuple[Guide, ...] = ()
+    own_candidates: OwnCandidates | None = None
 
     @classmethod
     def of(
@@ -97,6 +103,7 @@ class Comparison:
         across_processes: bool = False,
         target_keys: VectorsByView | None = None,
         matches: Mapping[ViewPair, Tensor] | None = None,
+        guides: Iterable[Guide] = (),
     ) -> Comparison:
         """Compare embeddings; row i of every view is the same image.
 
@@ -115,6 +122,7 @@ class Comparison:
                 own; all processes must then make the same comparison.
             target_keys: view -> [b, D], the target's keys if ``keys`` replace them; ``keys`` if None.
             matches: of patches, pair -> [b, n] int64, see :attr:`matches`; the same position if None.
+            guides: vectors of other networks, [b, G] or [b, n, G] as queries and keys are.
 
         Raises:
             UsageError: shapes do not match, or no two views are paired.
@@ -153,6 +161,7 @@ class Comparison:
             is_shared = all(target.get(view) is online[view] for view in views)
             query_rows = {view: key_rows[view] if is_shared else prepare(online[view]) for view in views}
             key_side = stack_views(key_rows, images, side_labels)
+            guides = tuple(_directions(guide, views, precision) for guide in guides)
             whole = is_shared and views == list(target)
             query_side = key_side if whole else stack_views(query_rows, images, side_labels)
         return cls(
@@ -170,7 +179,23 @@ class Comparison:
             normalised=normalise,
             target_keys={view: z.detach() for view, z in (target_keys or whole_keys).items()},
             matches=matches,
+            guides=guides,
         )
+
+    def with_own_candidates(self, offers: Sequence[OwnCandidates]) -> Comparison:
+        """The same comparison, in which each row has candidates of its own too.
+
+        Args:
+            offers: [R, m, D] each, in the order of the rows of ``queries``; m may differ.
+        """
+        if not offers:
+            return self
+        z = torch.cat([own.z.detach().to(self.queries.z.dtype) for own in offers], 1)
+        own = OwnCandidates(z, torch.cat([own.valid for own in offers], 1))
+        other = replace(self, own_candidates=own)
+        gathered = {"keys", "_all_queries", "_guide_columns"} & self.__dict__.keys()
+        other.__dict__.update({name: self.__dict__[name] for name in gathered})  # never exchanged twice
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -184,7 +209,8 @@ class Comparison:
                 which may require a gradient.
             anchor: ``queries``: a row is a query and its candidates are keys; ``keys``: a row is a key of
                 this process that is in a pair, and its candidates are the queries of all processes, with
-                the same pairs and offers (NNCLR). Memories hold keys, so they are not candidates then.
+                the same pairs and offers (NNCLR). Memories hold keys, and queries' own candidates are
+                theirs, so neither are candidates then.
 
         Raises:
             UsageError: a scale is not positive.
@@ -193,7 +219,8 @@ class Comparison:
             if self.matches:
                 raise UsageError("Rows of keys compare whole images; compare patches with anchor='queries'.")
             return Rows(self._key_blocks, scales, self._all_queries)
-        return Rows(self._blocks, scales, self.keys, self.memories)
+        own = None if self.own_candidates is None else self.own_candidates.z
+        return Rows(self._blocks, scales, self.keys, self.memories, own)
 
     def aligned(self) -> list[tuple[Tensor, Tensor]]:
         """(query, its own key) per pair, in the order of ``pairs``: both [b, D], of patches [b n, D]."""
@@ -233,13 +260,21 @@ class Comparison:
     def _gather_side(self, side: Side, views: int) -> Side:
         if not self.across_processes or distributed.world_size() == 1:
             return side
-
-        def gather(x: Tensor) -> Tensor:  # [V b, ...] -> [V B, ...], in one collective
-            by_image = x.unflatten(0, (views, -1)).transpose(0, 1)  # [b, V, ...]
-            return distributed.gather(by_image).transpose(0, 1).flatten(0, 1)
-
-        rows = (gather(side.z), gather(side.image), gather(side.view), gather(side.label))
+        rows = (self._gather_rows(x, views) for x in (side.z, side.image, side.view, side.label))
         return Side(*rows, side.positions)
+
+    def _gather_rows(self, x: Tensor, views: int) -> Tensor:
+        """Rows of this process -> those of all: [V b, ...] -> [V B, ...], in one collective."""
+        if not self.across_processes or distributed.world_size() == 1:
+            return x
+        by_image = x.unflatten(0, (views, -1)).transpose(0, 1)  # [b, V, ...]
+        return distributed.gather(by_image).transpose(0, 1).flatten(0, 1)
+
+    @cached_property
+    def _guide_columns(self) -> list[Tensor]:
+        """Each guide's vectors of :attr:`keys`: [V B N, G]."""
+        views = self.key_views
+        return [self._gather_rows(torch.cat([g.keys[v] for v in views]), len(views)) for g in self.guides]
 
     @cached_property
     def _blocks(self) -> list[Block]:
@@ -256,6 +291,11 @@ class Comparison:
             normalised=self.normalised,
             first=self._first,
             matches=self.matches,
+            own=self.own_candidates,
+            guides=tuple(
+                GuideSides(guide.queries, guide.keys, columns, guide.bounds)
+                for guide, columns in zip(self.guides, self._guide_columns, strict=True)
+            ),
         ).blocks()
 
     @cached_property
@@ -275,13 +315,33 @@ class Comparison:
             labelled=self.labelled,
             normalised=self.normalised,
             first=self._first,
+            guides=tuple(self._reversed(guide) for guide in self.guides),
         ).blocks()
+
+    def _reversed(self, guide: Guide) -> GuideSides:
+        """A guide of rows that are keys."""
+        queries = torch.cat([guide.queries[view] for view in self.query_views])
+        columns = self._gather_rows(queries, len(self.query_views))
+        return GuideSides(guide.keys, guide.queries, columns, guide.bounds)
 
     @property
     def _first(self) -> int:
         """Index of this process's first image in the global batch."""
         b = len(self.own_keys.z) // (len(self.key_views) * self.own_keys.positions)
         return distributed.rank() * b if self.across_processes else 0
+
+
+def _directions(guide: Guide, views: Sequence[int], dtype: torch.dtype) -> Guide:
+    """A guide's vectors as rows of unit length: view -> [b n, G]."""
+
+    def rows(z: Tensor) -> Tensor:
+        return vectors.direction(z.detach().flatten(0, -2) if z.ndim == 3 else z.detach(), dtype)
+
+    return Guide(
+        {view: rows(guide.queries[view]) for view in views},
+        {view: rows(z) for view, z in guide.keys.items()},
+        guide.bounds,
+    )
 
 
 def _by_view(embeddings: Sequence[Tensor] | VectorsByView, what: str) -> dict[int, Tensor]:

@@ -1,20 +1,21 @@
 """Statistics of each row of a comparison, separately over its positives and its negatives.
 
-Shape letters: R rows, r rows of a block, C columns of a block, P pairs per row, D width.
+Shape letters: R rows, r rows of a block, C columns of a block, P pairs per row, m candidates of a row's own,
+D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal, NamedTuple, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contrastive.comparison import rowstats
+from contrastive.comparison import ownstats, rowstats
 from contrastive.comparison.rowstats import Scale
 from contrastive.comparison.tiles import Mask, Relation
 from contrastive.errors import UsageError
@@ -39,6 +40,9 @@ class Block:
     pair_patches: Tensor | None = (
         None  # [r, P] int64, positions of the pairs in their images; None at level image
     )
+    own_scores: Tensor | None = (
+        None  # [r, m], similarities of a row with candidates of its own; minus infinity if not valid
+    )
 
     def pair_indices(self) -> Tensor:
         """The pairs' positions in :attr:`Rows.candidates`: [r, P] int64."""
@@ -59,6 +63,13 @@ class Block:
         width = mask.batch * mask.column_positions  # of a view
         index = (columns // width).clamp(max=mask.views)
         return columns + torch.tensor(shifts, device=columns.device)[index] * width
+
+    def own_indices(self, shared: int) -> Tensor:
+        """The rows' own candidates as positions in :attr:`Rows.candidates`, after the shared ones: [r, m]."""
+        assert self.own_scores is not None
+        rows, count = self.own_scores.shape
+        first = shared + self.rows.start * count
+        return torch.arange(first, first + rows * count, device=self.keys.device).view(rows, count)
 
 
 class Top(NamedTuple):
@@ -91,9 +102,10 @@ class Rows:
         scales: Sequence[Scale],
         columns: Side,
         memories: Sequence[Memory] = (),
+        own: Tensor | None = None,
     ):
         self.scales = scales
-        self._columns, self._memories = columns, memories
+        self._columns, self._memories, self._own = columns, memories, own  # own: [R, m, D]
         labelled = blocks[0].mask.row_label is not None
         self.positives = RowStatistics(self, blocks, with_pairs=True, relation="same" if labelled else None)
         self.negatives = RowStatistics(self, blocks, with_pairs=False, relation="other")
@@ -102,17 +114,25 @@ class Rows:
     @cached_property
     def candidates(self) -> Side:
         """The keys of all views and processes, [view, position in the global batch], and then the entries of
-        every memory, whose ``view`` is -1; for ``anchor="keys"`` the queries of all processes."""
-        if not self._memories:
+        every memory, whose ``view`` is -1; for ``anchor="keys"`` the queries of all processes. Then the own
+        candidates of each row of this process, in the order of rows, whose image, view and label are -1."""
+        if not self._memories and self._own is None:
             return self._columns
         columns, memories = self._columns, self._memories
         labels = [torch.where(memory.valid, memory.label, -1) for memory in memories]
+        own = columns.z[:0] if self._own is None else self._own.flatten(0, 1)
+        unknown = columns.image.new_full((len(own),), -1)
         return Side(
-            torch.cat([columns.z, *(memory.z for memory in memories)]),
-            torch.cat([columns.image, *(memory.image for memory in memories)]),
-            torch.cat([columns.view, *(torch.full_like(memory.image, -1) for memory in memories)]),
-            torch.cat([columns.label, *labels]),
+            torch.cat([columns.z, *(memory.z for memory in memories), own]),
+            torch.cat([columns.image, *(memory.image for memory in memories), unknown]),
+            torch.cat([columns.view, *(torch.full_like(memory.image, -1) for memory in memories), unknown]),
+            torch.cat([columns.label, *labels, unknown]),
         )
+
+    @property
+    def shared_candidates(self) -> int:
+        """How many of :attr:`candidates` come before those of single rows."""
+        return len(self._columns.z) + sum(len(memory.z) for memory in self._memories)
 
     @cached_property
     def lse_by_block(self) -> list[dict[Relation, tuple[Tensor, ...]]]:
@@ -142,18 +162,20 @@ class RowStatistics:
         def of_sweep(block: Block, relation: Relation) -> Tensor:
             return rowstats.row_count(block.mask, relation, block.keys.device).to(block.pair_scores)
 
-        return self._merge(of_pairs, of_sweep, torch.add)
+        return self._merge(of_pairs, of_sweep, lambda block, scores: ownstats.count(scores), torch.add)
 
     @cached_property
     def mean(self) -> Tensor:
         """Mean similarity of each row: [R]."""
 
+        def of_pairs(block: Block) -> Tensor:
+            return block.pair_scores.sum(1)
+
         def of_sweep(block: Block, relation: Relation) -> Tensor:
             return rowstats.row_total(block.queries, block.keys, block.mask, relation)
 
-        return self._merge(
-            lambda block: block.pair_scores.sum(1), of_sweep, torch.add
-        ) / self.count.clamp_min(1)
+        total = self._merge(of_pairs, of_sweep, lambda block, scores: ownstats.total(scores), torch.add)
+        return total / self.count.clamp_min(1)
 
     @cached_property
     def lse(self) -> tuple[Tensor, ...]:
@@ -188,7 +210,10 @@ class RowStatistics:
         def of_sweep(block: Block, relation: Relation) -> Tensor:
             return rowstats.row_sum(block.queries, block.keys, block.mask, relation, f, *args_of(block))
 
-        return self._merge(of_pairs, of_sweep, torch.add)
+        def of_own(block: Block, scores: Tensor) -> Tensor:
+            return ownstats.sum(f, scores, args_of(block))
+
+        return self._merge(of_pairs, of_sweep, of_own, torch.add)
 
     @overload
     def top(self, k: int, below: Tensor | None = None, *, indices: Literal[False] = False) -> Tensor: ...
@@ -213,67 +238,85 @@ class RowStatistics:
         def limit_of(block: Block) -> Tensor | None:
             return None if below is None else below[block.rows]
 
-        def of_pairs(block: Block) -> Tensor:
-            limit = limit_of(block)
-            if limit is None:
-                return largest(block.pair_scores)
-            return largest(block.pair_scores.masked_fill(block.pair_scores >= limit[:, None], -torch.inf))
+        def of_scores(block: Block, scores: Tensor) -> Tensor:
+            return largest(_below(scores, limit_of(block)))
 
         def of_sweep(block: Block, relation: Relation) -> Tensor:
-            limit = limit_of(block)
-            values = rowstats.row_top(block.queries, block.keys, block.mask, relation, k, limit)
+            values = rowstats.row_top(block.queries, block.keys, block.mask, relation, k, limit_of(block))
             return values.to(block.pair_scores)
 
-        return self._merge(of_pairs, of_sweep, lambda a, b: largest(torch.cat([a, b], 1)))
+        def join(a: Tensor, b: Tensor) -> Tensor:
+            return largest(torch.cat([a, b], 1))
+
+        return self._merge(lambda block: of_scores(block, block.pair_scores), of_sweep, of_scores, join)
 
     def _indexed_top(self, k: int, below: Tensor | None) -> Top:
+        def limit_of(block: Block) -> Tensor | None:
+            return None if below is None else below[block.rows]
+
         def of_pairs(block: Block) -> Top:
-            scores = block.pair_scores
-            if below is not None:
-                scores = scores.masked_fill(scores >= below[block.rows][:, None], -torch.inf)
-            return _first_of(Top(scores, block.pair_indices()), k)
+            return _first_of(Top(_below(block.pair_scores, limit_of(block)), block.pair_indices()), k)
 
         def of_sweep(block: Block, relation: Relation) -> Top:
-            limit = None if below is None else below[block.rows]
             values, columns = rowstats.row_top_indices(
-                block.queries, block.keys, block.mask, relation, k, limit
+                block.queries, block.keys, block.mask, relation, k, limit_of(block)
             )
             return _first_of(Top(values.to(block.pair_scores), block.candidate_indices(columns)), k)
+
+        def of_own(block: Block, scores: Tensor) -> Top:
+            indices = block.own_indices(self._rows.shared_candidates)
+            return _first_of(Top(_below(scores, limit_of(block)), indices), k)
 
         def join(a: Top, b: Top) -> Top:
             return _first_of(Top(torch.cat([a.values, b.values], 1), torch.cat([a.indices, b.indices], 1)), k)
 
-        tops = list(self._by_block(of_pairs, of_sweep, join))
+        tops = list(self._by_block(of_pairs, of_sweep, of_own, join))
         return Top(torch.cat([top.values for top in tops]), torch.cat([top.indices for top in tops]))
 
     def _lse(self, i: int, scale: Scale) -> Tensor:
         def of_pairs(block: Block) -> Tensor:
             return (block.pair_scores * scale).logsumexp(1)
 
+        def of_own(block: Block, scores: Tensor) -> Tensor:
+            return ownstats.logsumexp(scores, scale)
+
         lses = iter(self._rows.lse_by_block)
-        return self._merge(of_pairs, lambda block, relation: next(lses)[relation][i], torch.logaddexp)
+        join = torch.logaddexp if self._with_pairs else ownstats.logaddexp
+        return self._merge(of_pairs, lambda block, relation: next(lses)[relation][i], of_own, join)
 
     def _merge(
         self,
         of_pairs: Callable[[Block], Tensor],
         of_sweep: Callable[[Block, Relation], Tensor],
+        of_own: Callable[[Block, Tensor], Tensor],
         join: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         """The statistic of every row, from :meth:`_by_block`."""
-        return torch.cat(list(self._by_block(of_pairs, of_sweep, join)))
+        return torch.cat(list(self._by_block(of_pairs, of_sweep, of_own, join)))
 
     def _by_block(
         self,
         of_pairs: Callable[[Block], T],
         of_sweep: Callable[[Block, Relation], T],
+        of_own: Callable[[Block, Tensor], T],
         join: Callable[[T, T], T],
     ) -> Iterator[T]:
-        """Combine the statistic of the pairs, of the other candidates, or of both, block by block."""
+        """Combine the statistics of pairs, of shared candidates and of rows' own ones, block by block.
+
+        Own candidates are negatives.
+        """
         for block in self._blocks:
             parts = [of_pairs(block)] if self._with_pairs else []
             if self._relation is not None:
                 parts.append(of_sweep(block, self._relation))
-            yield parts[0] if len(parts) == 1 else join(*parts)
+            if self._relation == "other" and block.own_scores is not None:
+                parts.append(of_own(block, block.own_scores))
+            yield reduce(join, parts)
+
+
+def _below(scores: Tensor, limit: Tensor | None) -> Tensor:
+    """Scores [r, n] with minus infinity where they are not strictly below their row's limit [r]."""
+    return scores if limit is None else scores.masked_fill(scores >= limit[:, None], -torch.inf)
 
 
 def _first_of(top: Top, k: int) -> Top:

@@ -24,11 +24,10 @@ from contrastive.comparison.tiles import (
     Tile,
     Turn,
     buffer,
-    full_precision,
     sweep,
     tiles,
 )
-from contrastive.comparison.vectors import wide
+from contrastive.comparison.vectors import full_precision, wide
 from contrastive.errors import UsageError
 
 Scale = float | Tensor
@@ -77,7 +76,7 @@ def _in_range(scale: Scale, dtype: torch.dtype) -> bool:
 
 def row_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor:
     """Number of columns in ``relation`` to each row: [R] int64."""
-    if mask.column_image is not None:
+    if mask.is_irregular:
         return _swept_count(mask, relation, device)
     hidden = 0 if mask.hidden is None else mask.hidden.sum()
     own = mask.views * mask.column_positions
@@ -93,10 +92,11 @@ def _swept_count(mask: Mask, relation: Relation, device: torch.device) -> Tensor
     """:func:`row_count` if each row leaves out columns of its own."""
     count = torch.zeros(mask.rows, dtype=torch.int64, device=device)
     flat = buffer(torch.empty(0, device=device), mask)
-    for tile in tiles(mask, device):
-        ones = mask.fill(tile.of(flat).fill_(1), tile, relation, 0)
-        for rows, _, turn in tile.faces:
-            count[rows] += turn(ones).sum(1).to(count)
+    with full_precision(flat):
+        for tile in tiles(mask, device):
+            ones = mask.fill(tile.of(flat).fill_(1), tile, relation, 0)
+            for rows, _, turn in tile.faces:
+                count[rows] += turn(ones).sum(1).to(count)
     return count
 
 
@@ -106,7 +106,7 @@ def row_total(queries: Tensor, keys: Tensor, mask: Mask, relation: Relation) -> 
     It is linear in the keys: a product with sums of keys, without a sweep, unless rows leave out columns
     that their position in the batch does not determine.
     """
-    if mask.column_image is not None:
+    if mask.is_irregular:
         return row_sum(queries, keys, mask, relation, lambda s: s)
     queries, keys = queries.to(wide(queries)), keys.to(wide(keys))
     if mask.hidden is not None:
@@ -309,7 +309,7 @@ class _RowSum(torch.autograd.Function):
             for tile, (scores,) in _relations(queries, keys, mask, relation):
                 for faces in _face_groups(tile, args):
                     rows, _, turn = faces[0]
-                    safe_scores, _ = _safe_scores(turn(scores), mask.touches(tile))
+                    safe_scores, _ = replace_absent(turn(scores), mask.touches(tile))
                     values = turn(evaluate(f, safe_scores, [_rows(a, rows).to(safe_scores) for a in args]))
                     values = _only(values, tile, mask, relation)
                     for rows, _, turn in faces:
@@ -337,7 +337,7 @@ class _RowSum(torch.autograd.Function):
                         turn(seed).add_(gradient[rows, None])
                     seed = _only(seed, tile, mask, relation)
                     rows, _, turn = faces[0]
-                    safe_scores, present = _safe_scores(turn(scores), mask.touches(tile))
+                    safe_scores, present = replace_absent(turn(scores), mask.touches(tile))
                     slope, *slopes = _slopes(
                         ctx.f, safe_scores, [_rows(a, rows) for a in args], needs_gradient, turn(seed)
                     )
@@ -358,7 +358,7 @@ def _face_groups(tile: Tile, args: Sequence[Tensor]) -> Iterator[tuple[Face, ...
         yield tile.faces
 
 
-def _safe_scores(scores: Tensor, may_be_masked: bool) -> tuple[Tensor, Tensor | None]:
+def replace_absent(scores: Tensor, may_be_masked: bool) -> tuple[Tensor, Tensor | None]:
     """Scores [r, c] with the row's peak in columns outside the relation, and which rows have a peak.
 
     So a function is never called with a score that the loss may not see: with the row's own, for example, a

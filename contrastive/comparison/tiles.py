@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +22,26 @@ TILE_ELEMENTS = 2**18
 _ON_ACCELERATOR = 64
 
 Relation = Literal["other", "same"]
+
+
+@dataclass(frozen=True)
+class GuideRows:
+    """Vectors of another network: a column is in no relation ``other`` to a row that they find too similar.
+
+    Attributes:
+        rows: [R, G], unit vectors.
+        columns: [C, G] of the columns that are no memories.
+        bound: [R], the similarity above which a column is left out.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    bound: Tensor
+
+    def excludes(self, tile: Tile) -> Tensor:
+        """Which columns of a tile its rows leave out: [r, c] bool, with fewer columns at its memories."""
+        similarity = self.rows[tile.rows] @ self.columns[tile.columns].T
+        return similarity > self.bound[tile.rows, None]
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,7 @@ class Mask:
         row_image, column_image: [R] and [C] int64, or None. A column of the row's image is left out
             too; -1 matches no row.
         row_positions, column_positions: rows and columns of an image in a view.
+        guides: what else leaves columns out of ``other``.
     """
 
     rows: int
@@ -61,6 +81,12 @@ class Mask:
     column_image: Tensor | None = None
     row_positions: int = 1
     column_positions: int = 1
+    guides: tuple[GuideRows, ...] = ()
+
+    @property
+    def is_irregular(self) -> bool:
+        """Whether rows leave out columns that their position in the batch does not determine."""
+        return self.column_image is not None or bool(self.guides)
 
     @property
     def in_batch(self) -> int:
@@ -73,7 +99,12 @@ class Mask:
 
     def touches(self, tile: Tile) -> bool:
         """Whether a tile may hold entries that :meth:`fill` overwrites."""
-        return self.row_label is not None or self._has_memories(tile) or any(self._own_images(tile))
+        return (
+            self.row_label is not None
+            or bool(self.guides)
+            or self._has_memories(tile)
+            or any(self._own_images(tile))
+        )
 
     def fill(self, scores: Tensor, tile: Tile, relation: Relation, value: float) -> Tensor:
         """Overwrite the columns that are not in ``relation`` to their row, in place; [r, c]."""
@@ -88,6 +119,9 @@ class Mask:
             label = torch.where(label < 0, -2, label)[:, None]  # an unknown label equals no column's
             columns = self.column_label[tile.columns]
             scores.masked_fill_(label == columns if relation == "other" else label != columns, value)
+        for guide in self.guides if relation == "other" else ():
+            excluded = guide.excludes(tile)
+            scores[:, : excluded.shape[1]].masked_fill_(excluded, value)
         return scores
 
     def own_sums(self, keys: Tensor) -> Tensor:
@@ -234,30 +268,3 @@ class GradientAccumulator:
         of_columns = self.of_queries if rows_too else self.of_keys
         if of_columns is not None:
             of_columns[tile.columns].addmm_(slope.T, self._queries[tile.rows])
-
-
-@contextmanager
-def full_precision(reference: Tensor) -> Iterator[None]:
-    """Products in the dtype of their inputs: no autocast, no TF32 or bfloat16 inside float32 products.
-
-    An error of 1e-4 in a score would be one of 1e-2 in its logit at temperature 0.01.
-    """
-    backends = [b.matmul for b in (torch.backends.cuda, torch.backends.mkldnn) if _has_precision(b)]
-    before = [backend.fp32_precision for backend in backends]
-    setting = None if backends else torch.get_float32_matmul_precision()  # before torch 2.9, one for all
-    with torch.autocast(reference.device.type, enabled=False):
-        try:
-            for backend in backends:
-                backend.fp32_precision = "ieee"
-            if setting is not None:
-                torch.set_float32_matmul_precision("highest")
-            yield
-        finally:
-            for backend, precision in zip(backends, before, strict=True):
-                backend.fp32_precision = precision
-            if setting is not None:
-                torch.set_float32_matmul_precision(setting)
-
-
-def _has_precision(backend: Any) -> bool:
-    return hasattr(getattr(backend, "matmul", None), "fp32_precision")  # since torch 2.9

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from contrastive.comparison import Comparison
 from contrastive.parts.base import StepPart
-from contrastive.values import Memory
+from contrastive.parts.encoder import Target
+from contrastive.values import Memory, OwnCandidates
 
 
 class Negatives(StepPart):
@@ -30,6 +31,30 @@ class Negatives(StepPart):
     def memory(self) -> Memory | None:
         """Entries from earlier batches, read once per batch; the same on every process."""
         return None
+
+    def own_candidates(self, comparison: Comparison) -> OwnCandidates | None:
+        """Candidates that each query has for itself, all negative; called once per batch. They
+        get no gradient.
+
+        Args:
+            comparison: with every other source's candidates. What is drawn at random depends on its
+                ``progress.seed``, ``progress.step`` and the images' ids (:mod:`contrastive.device_draws`).
+        """
+        return None
+
+    def guide(self) -> Target | None:
+        """A fixed target by whose similarities the recipe's candidates of the batch are left out: those above
+        :meth:`bounds`. It encodes the online and the target views of every batch.
+        """
+        return None
+
+    def bounds(self, similarity: Tensor) -> Tensor:
+        """With a :meth:`guide`: the similarity above which a candidate of a query is left out, [R].
+
+        Args:
+            similarity: that of each query to its own key in the guide's eyes, the largest of several: [R].
+        """
+        return similarity
 
 
 class Loss(StepPart):

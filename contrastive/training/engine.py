@@ -166,7 +166,7 @@ class Engine:
     def _step(self, micro: Sequence[Batch]) -> None:
         """One optimizer step over its micro-batches; candidates come from one micro-batch only."""
         settings, state, accelerator = self.settings, self.state, self.accelerator
-        progress = Progress(state.step, self.total_steps, settings.seed)
+        progress = Progress(state.step, self.total_steps, settings.seed, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             factor = self.rule.factor(group, state.step, self.total_steps, self.steps_per_epoch)
             group["lr"] = group["peak_lr"] * factor

@@ -29,7 +29,7 @@ from contrastive.distributed import rank, world_size
 from contrastive.rng import derive
 from contrastive.text import quantity
 from contrastive.training.method import Method, Output, by_number
-from contrastive.training.objective import Sides, keep
+from contrastive.training.objective import GuideVectors, Sides, keep
 from contrastive.training.state import Settings
 from contrastive.values import Batch, Progress
 from contrastive.views import View
@@ -253,9 +253,17 @@ def _whole(parts: Sequence[Sides], needs_gradient: bool) -> Sides:
             pair: torch.cat([p.matches[pair] for p in parts if p.matches is not None])
             for pair in first.matches
         }
-    return Sides(
-        queries, keys, matches, {view: torch.cat([p.subset[view] for p in parts]) for view in first.subset}
-    )
+    subset = {view: torch.cat([p.subset[view] for p in parts]) for view in first.subset}
+    guides = {
+        name: GuideVectors(
+            *(
+                {view: torch.cat([p.guides[name][side][view] for p in parts]) for view in vectors}
+                for side, vectors in enumerate(first.guides[name])
+            )
+        )
+        for name in first.guides
+    }
+    return Sides(queries, keys, matches, subset, guides)
 
 
 def split_batch(batch: Batch, size: int) -> list[Batch]:

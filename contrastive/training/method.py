@@ -56,10 +56,14 @@ class Output(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Of one objective: target view -> its keys, and tokens [b, N, G] if matches are found by them."""
+    """Of one objective: target view -> its keys, and tokens [b, N, G] if matches are found by them.
+
+    ``guides`` are what the guides of its negatives answer: request -> view -> vectors.
+    """
 
     keys: dict[int, Tensor]
     tokens: dict[int, Tensor]
+    guides: dict[str, dict[int, Tensor]]
 
 
 class Method(nn.Module):
@@ -263,8 +267,9 @@ class Method(nn.Module):
 
     @property
     def targets(self) -> list[Target]:
-        """The targets of all objectives, each once."""
-        return list({id(objective.target): objective.target for objective in self.objectives}.values())
+        """The targets of all objectives and the guides of their negatives, each once."""
+        targets = [target for objective in self.objectives for target in objective.targets]
+        return list({id(target): target for target in targets}.values())
 
     def _served_by(self, target: Target) -> list[Objective]:
         return [objective for objective in self.objectives if objective.target is target]
@@ -346,8 +351,16 @@ class Method(nn.Module):
                 for objective, encoding in zip(self.objectives, encodings, strict=True):
                     if objective.target is target:
                         requests |= objective.requests(self.backbone, views, encoding)
+                    requests |= objective.guide_requests(target, self.backbone, views, encoding)
                 answers |= target.give(requests)
-        return [Keys(answers[each.name], answers.get(each.tokens_name, {})) for each in self.objectives]
+        return [
+            Keys(
+                answers[each.name],
+                answers.get(each.tokens_name, {}),
+                {name: answers[name] for name in each.guides},
+            )
+            for each in self.objectives
+        ]
 
     def sides(
         self, views: Mapping[int, View], encodings: Sequence[Encoding], keys: Sequence[Keys]

@@ -7,9 +7,9 @@ M blocks of patches, D embedding width, G width of tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from contrastive.comparison import Comparison
 from contrastive.parts import Backbone, Head, Hiding, Level, Loss, Negatives, Request, StepPart, Target
 from contrastive.training.matching import Match, centres, distances, places_apart
-from contrastive.values import Progress
+from contrastive.values import Guide, Progress
 from contrastive.views import Tokens, View, take
 
 #: Which patches of a view are queries: all, those that its pass hides, or the targets of its marks.
@@ -103,6 +103,21 @@ class Objective:
     def reads_tokens(self) -> bool:
         """Whether it reads more of a pass than h."""
         return self.level == "patch" or self.hide is not None or self.head.pools
+
+    @property
+    def guides(self) -> dict[str, tuple[Negatives, Target]]:
+        """Request -> a source of negatives and its guide, which answers it."""
+        guides = [(source, source.guide()) for source in self.negatives]
+        return {
+            f"{self.name}.guide{number}": (source, guide)
+            for number, (source, guide) in enumerate(guides)
+            if guide is not None
+        }
+
+    @property
+    def targets(self) -> list[Target]:
+        """What encodes views for it: its target, and the guides of its negatives."""
+        return [self.target, *(guide for _, guide in self.guides.values())]
 
     @property
     def shares_online(self) -> bool:
@@ -193,6 +208,17 @@ class Objective:
             requests[self.tokens_name] = Request("patch", own_views, tokens, encode, grid)
         return requests
 
+    def guide_requests(
+        self, target: Target, backbone: Backbone, views: Mapping[int, View], encoding: Encoding
+    ) -> dict[str, Request]:
+        """What the objective asks a guide for: what it asks its target for, of all views that it compares."""
+        names = [name for name, (_, guide) in self.guides.items() if guide is target]
+        if not names:
+            return {}
+        own_views = {view: views[view] for view in (*self.online_views, *self.target_views)}
+        request = self.requests(backbone, views, encoding)[self.name]
+        return dict.fromkeys(names, replace(request, views=own_views, online={}))
+
     # -- the comparison -------------------------------------------------------------------------------
 
     def sides(
@@ -201,6 +227,7 @@ class Objective:
         encoding: Encoding,
         keys: dict[int, Tensor],
         tokens: Mapping[int, Tensor],
+        guides: Mapping[str, Mapping[int, Tensor]],
     ) -> Sides:
         """What is compared.
 
@@ -209,14 +236,16 @@ class Objective:
             encoding: of the online views.
             keys: of the target views.
             tokens: of the target views [b, N, G], if matches are found by them.
+            guides: request -> view -> vectors of all views, [b, G] or [b, N, G].
         """
         queries = {view: encoding[view].p for view in self.online_views}
         if self.level == "image":
-            return Sides(queries, keys)
+            return Sides(queries, keys, guides=self._guided(encoding, {}, guides))
         if self.match.by == "position":
             rows = {pair: encoding[pair[0]].rows for pair in self.pairs}
-            return Sides(queries, keys, {pair: r for pair, r in rows.items() if r is not None} or None)
-        matches: dict[tuple[int, int], Tensor] = {}
+            matches = {pair: r for pair, r in rows.items() if r is not None}
+            return Sides(queries, keys, matches or None, guides=self._guided(encoding, {}, guides))
+        matches = {}
         subset: dict[int, Tensor] = {}
         for o, t in self.pairs:
             matches[o, t], kept_rows = self.match.closest(
@@ -224,7 +253,25 @@ class Objective:
             )
             if kept_rows is not None:
                 subset[o] = kept_rows  # each view is in one pair; checked when the recipe is built
-        return Sides(keep(queries, subset), keys, matches, subset)
+        return Sides(keep(queries, subset), keys, matches, subset, self._guided(encoding, subset, guides))
+
+    def _guided(
+        self,
+        encoding: Encoding,
+        subset: Mapping[int, Tensor],
+        guides: Mapping[str, Mapping[int, Tensor]],
+    ) -> dict[str, GuideVectors]:
+        """A guide's vectors of the queries and of the keys."""
+
+        def of_queries(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            rows = {view: encoding[view].rows for view in self.online_views}
+            own = {v: vectors[v] if (r := rows[v]) is None else take(vectors[v], r) for v in rows}
+            return keep(own, subset)
+
+        return {
+            name: GuideVectors(of_queries(vectors), {view: vectors[view] for view in self.target_views})
+            for name, vectors in guides.items()
+        }
 
     def _distances(
         self,
@@ -254,7 +301,8 @@ class Objective:
         candidates = self.target.substitute(keys)
         same = candidates.keys() == queries.keys() and all(candidates[v] is queries[v] for v in candidates)
         memories = (source.memory() for source in self.negatives)
-        return Comparison.of(
+        sources = {name: source for name, (source, _) in self.guides.items()}
+        comparison = Comparison.of(
             queries,
             None if same else candidates,
             labels if self.by_label else None,
@@ -267,11 +315,21 @@ class Objective:
             across_processes=True,
             target_keys=keys,
             matches=sides.matches,
+            guides=[Guide(*sides.guides[name], source.bounds) for name, source in sources.items()],
         )
+        own_candidates = (source.own_candidates(comparison) for source in self.negatives)
+        return comparison.with_own_candidates([own for own in own_candidates if own is not None])
 
     def value(self, comparison: Comparison) -> Tensor:
         """The weighted sum of the losses."""
         return torch.stack([weight * loss(comparison) for weight, loss in self.losses]).sum()
+
+
+class GuideVectors(NamedTuple):
+    """A guide's vectors: online view -> [b, G] or [b, n, G], and target view -> [b, G] or [b, N, G]."""
+
+    queries: dict[int, Tensor]
+    keys: dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -283,12 +341,14 @@ class Sides:
         keys: target view -> [b, D], of patches [b, N, D].
         matches: of patches, pair -> positions of the queries' own keys, [b, n]; None: the queries' positions.
         subset: online view -> which of an image's rows the queries are, [b, n]; empty if all are.
+        guides: request -> a guide's vectors of both sides.
     """
 
     queries: dict[int, Tensor]
     keys: dict[int, Tensor]
     matches: dict[tuple[int, int], Tensor] | None = None
     subset: dict[int, Tensor] = field(default_factory=dict)
+    guides: dict[str, GuideVectors] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,35 @@
-"""Losses that account for false negatives: images of a batch that are of the query's own class.
+"""Better negatives: losses that account for false ones, a guide that leaves them out, synthetic hard ones.
 
 Decoupled contrastive learning leaves the positive out of the denominator (Yeh et al. 2022); the debiased
-loss estimates and subtracts what false negatives add to it (Chuang et al. 2020); hard negative sampling
-also weights each negative by its similarity (Robinson et al. 2021). None of them reads labels.
+loss estimates and subtracts what false negatives add to it, the images of a batch that are of the query's
+own class (Chuang et al. 2020); hard negative sampling also weights each negative by its similarity
+(Robinson et al. 2021). A guide leaves out what another network finds too similar (Solatorio 2024); MoCHi
+mixes the hardest negatives of each query (Kalantidis et al. 2020). None of them reads labels.
 
-Shape letters: R rows (queries, ordered [view, position]), V query views, b images of a process's batch.
+Shape letters: R rows (queries, ordered [view, image, position]), V query views, b images of a process's
+batch, N hardest negatives of a row, m mixtures, D embedding width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, normalize
 
 from contrastive.comparison import Comparison
+from contrastive.device_draws import uniforms
+from contrastive.errors import UsageError
 from contrastive.kinds import hookimpl
-from contrastive.parts import Loss
+from contrastive.parts import Loss, Negatives, Target
+from contrastive.values import OwnCandidates
 
-contrastive_api = 1
+contrastive_api = 2
 
 Temperature = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -141,6 +148,130 @@ class HardNegative(_ReweightingLoss):
         hardness: Annotated[float, Field(ge=0)] = 1.0,
     ):
         super().__init__(temperature, class_share, hardness)
+
+
+class MoCHi(Negatives):
+    """Synthetic hard negatives: mixtures of each query's hardest negatives, and of these with the query.
+
+    The N hardest negatives of a query are the most similar ones that the other sources offer (in the paper,
+    those of a queue). ``mixtures`` of them are a n + (1 - a) n', with a uniform in [0, 1), and
+    ``query_mixtures`` are b q + (1 - b) n, with b uniform in [0, 0.5); n and n' are drawn among the N,
+    independently. All are scaled to unit length if the loss compares directions (Kalantidis et al. 2020,
+    sections 4.1 and 4.2). No gradient passes through them, as none passes through a queue's keys; the paper
+    leaves that open, and later code on top of it (SynCo) does the same. What is drawn depends on the seed,
+    the step, and the query's image, view and position, not on the number of processes.
+
+    Args:
+        hardest: N, of which the mixtures are made (the paper: 1024; all, if there are fewer).
+        mixtures: s, the mixtures of two negatives per query.
+        query_mixtures: s', the mixtures of a negative with the query.
+        warmup_epochs: epochs before the first mixture (the paper: 15 of 200 on ImageNet).
+    """
+
+    needs = frozenset({"negatives"})
+
+    def __init__(
+        self,
+        hardest: Annotated[int, Field(ge=1)] = 1024,
+        mixtures: Annotated[int, Field(ge=0)] = 512,
+        query_mixtures: Annotated[int, Field(ge=0)] = 256,
+        warmup_epochs: Annotated[float, Field(ge=0)] = 0.0,
+    ):
+        super().__init__()
+        if not mixtures + query_mixtures:
+            raise UsageError("negatives mochi: set mixtures or query_mixtures above 0.")
+        self.hardest, self.mixtures, self.query_mixtures = hardest, mixtures, query_mixtures
+        self.warmup_epochs = warmup_epochs
+
+    def own_candidates(self, comparison: Comparison) -> OwnCandidates | None:
+        """Mixtures for every row; none during the warm-up, nor for rows without negatives."""
+        if comparison.progress.epoch < self.warmup_epochs:
+            return None
+        rows = comparison.rows()
+        hardest = rows.negatives.top(self.hardest, indices=True).indices  # [R, N], -1 if there are fewer
+        count = (hardest >= 0).sum(1, keepdim=True)  # [R, 1]
+        keys = rows.candidates.z.detach()
+
+        def negatives(draws: Tensor) -> Tensor:
+            """Each draw's negative: [R, m] -> [R, m, D]."""
+            number = torch.minimum((draws * count).long(), count - 1)
+            return keys[hardest.gather(1, number.clamp_min(0)).clamp_min(0)]
+
+        s, with_query = self.mixtures, self.query_mixtures
+        of_first, of_second, a, of_third, b = (
+            draws for draws in self._draws(comparison).split([s, s, s, with_query, with_query], 1)
+        )
+        a, b = a.to(keys.dtype)[:, :, None], b.to(keys.dtype)[:, :, None] / 2
+        query = comparison.queries.z.detach()[:, None]  # [R, 1, D]
+        mixtures = [
+            a * negatives(of_first) + (1 - a) * negatives(of_second),
+            b * query + (1 - b) * negatives(of_third),
+        ]
+        z = torch.cat(mixtures, 1)
+        if comparison.normalised:
+            z = normalize(z, dim=2)
+        return OwnCandidates(z, (count > 0).expand(-1, z.shape[1]))
+
+    def _draws(self, comparison: Comparison) -> Tensor:
+        """Uniforms in [0, 1) of every row: [R, 3 mixtures + 2 query_mixtures]."""
+        queries, progress = comparison.queries, comparison.progress
+        position = torch.arange(len(queries.z), device=comparison.device) % queries.positions
+        count = 3 * self.mixtures + 2 * self.query_mixtures
+        words = (progress.seed, "mochi", progress.step)
+        return uniforms(count, words, queries.image, queries.view, position)
+
+
+class Guided(Negatives):
+    """Leaves out candidates of the batch that a guide finds too similar to the query: likely false negatives.
+
+    The guide is a network that does not follow the one in training. It encodes every view that is compared; a
+    candidate is left out if its cosine similarity to the query is above that of the query to its own key
+    (Solatorio 2024, GISTEmbed, section 3, for texts), whichever source offers it. A queue's entries stay.
+
+    Args:
+        guide: a fixed target, such as ``stock``.
+        margin: subtracted from the similarity of the query to its own key: a larger one leaves more out.
+        bound: the similarity above which candidates are left out, for every query alike; null: that of the
+            query to its own key, less the margin.
+    """
+
+    needs = frozenset({"negatives"})
+
+    def __init__(
+        self,
+        guide: Target,
+        margin: float = 0.0,
+        bound: Annotated[float, Field(ge=-1, le=1)] | None = None,
+    ):
+        super().__init__()
+        if not guide.fixed:
+            raise UsageError("guide: it must not follow the encoder; use a fixed target, such as stock.")
+        if bound is not None and margin:
+            raise UsageError("margin: it has no effect with a bound; set one of the two.")
+        self.network = guide
+        self.margin, self.bound = margin, bound
+
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        """A small exported encoder as the guide."""
+        from contrastive.backbones import Timm  # only here, because it imports timm
+
+        Timm(3, 32, "resnet10", stem="small", options={"width": 0.125}).export(str(folder))
+        return {"guide": {"name": "stock", "weights": str(folder)}}
+
+    def guide(self) -> Target:
+        return self.network
+
+    def bounds(self, similarity: Tensor) -> Tensor:
+        if self.bound is None:
+            return similarity - self.margin
+        return torch.full_like(similarity, self.bound)
+
+
+@hookimpl
+def register_negatives(register: Callable[[str, Any], None]) -> None:
+    register("mochi", MoCHi)
+    register("guided", Guided)
 
 
 @hookimpl

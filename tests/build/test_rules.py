@@ -17,9 +17,10 @@ from contrastive.errors import Mistake, RecipeError, UsageError
 from contrastive.heads import MLP, NoHead
 from contrastive.kinds import InFeatures, hookimpl
 from contrastive.optimizers import AdamWPart, LARSPart, SGDPart
-from contrastive.parts import Callback, Negatives, Optimizer
+from contrastive.parts import Callback, Negatives, Optimizer, Target
 from contrastive.recipe import Recipe, load_recipe, training_fingerprint
 from contrastive.registry import Registry, load_registry
+from tests.support.guides import Pixels
 from tests.support.same import assert_same
 
 FREEZE_CONV = "optimizer.groups=[{match: 'backbone.conv1.*', freeze: true}]"
@@ -228,6 +229,17 @@ class Nothing(Negatives):
     stands_alone = True
 
 
+class Watched(Negatives):
+    """A plugin's source that leaves candidates of the batch out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels = Pixels()
+
+    def guide(self) -> Target:
+        return self.pixels
+
+
 class Same(NoHead):
     """A plugin's head that returns what it is given."""
 
@@ -237,6 +249,7 @@ class Identities:
     @hookimpl
     def register_negatives(register: Any) -> None:
         register("nothing", Nothing)
+        register("watched", Watched)
 
     @staticmethod
     @hookimpl
@@ -258,3 +271,12 @@ def test_what_stands_alone_and_what_is_no_predictor_is_declared_by_the_part(tiny
     ]
     assert load_recipe(tiny_recipe, ["predictor=same"], identities).predictor is None
     assert load_recipe(tiny_recipe, ["predictor=none"], identities).predictor is None
+
+
+def test_a_guide_needs_candidates_to_leave_out(tiny_recipe, identities):
+    loss = "loss={name: margin, weight: 1}"
+    recipe = load_recipe(tiny_recipe, ["negatives=watched", loss, "allow=[collapse]"], identities)
+    assert mistakes_of(recipe) == [
+        ("negatives", "watched leaves out keys of the batch, and none are candidates; add in_batch.")
+    ]
+    build(load_recipe(tiny_recipe, ["negatives=[in_batch, watched]"], identities))

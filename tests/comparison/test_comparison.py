@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contrastive.comparison import Comparison, tiles
+from contrastive.comparison import Comparison, tiles, vectors
 from contrastive.errors import UsageError
 from contrastive.values import Memory, Progress
 from tests.support import dense
@@ -356,7 +356,7 @@ def test_fast_products_are_off_within_and_as_they_were_after():
     torch.set_float32_matmul_precision("medium")
     try:
         as_set = [backend.fp32_precision for backend in backends]
-        with tiles.full_precision(torch.ones(1)):
+        with vectors.full_precision(torch.ones(1)):
             assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
         assert [backend.fp32_precision for backend in backends] == as_set != ["ieee", "ieee"]
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from contrastive_negatives import Guided, MoCHi
 from torch import Tensor
 
 from contrastive.distributed import rank, world_size
@@ -19,6 +20,7 @@ from contrastive.training import Match, Method, Objective
 from contrastive.training.gradients import Chunk, GradientCache, OnePass
 from contrastive.values import Batch, Progress
 from contrastive.views import Marks, View
+from tests.support.guides import Pixels
 from tests.support.patches import TinyPatches
 from tests.training.test_gradients import accelerator, mean
 from tests.training.test_objectives import G, Guess, MeanSquare
@@ -60,6 +62,17 @@ CASES: dict[str, Callable[[], list[Objective]]] = {
         dense(target=EMA(), match=Match("features", "z", keep=5), losses=[(1.0, MeanSquare())])
     ],
     "by location": lambda: [dense(match=Match("location", keep=7))],
+    "mixtures": lambda: [
+        whole(negatives=[InBatch(), MoCHi(6, 3, 2)]),
+        dense(negatives=[InBatch("other"), MoCHi(20, 2, 0)]),
+    ],
+    "guided": lambda: [
+        whole(negatives=[InBatch(), Guided(Pixels())]),
+        dense(negatives=[InBatch(), Guided(Pixels(), bound=0.9)], match=Match("location", keep=7)),
+    ],
+    "guided, of hidden patches": lambda: [
+        masked(hide="drop", negatives=[InBatch(), Guided(Pixels())], losses=[(1.0, NTXent(0.5))])
+    ],
 }
 
 
