@@ -14,7 +14,8 @@ import pluggy
 GROUP = "contrastive"
 
 #: The version of the interface between this framework and plugins: hooks, base classes, what a loss sees.
-#: A plugin module may declare which version it was written for: ``contrastive_api = 1``.
+#: A plugin module declares the oldest version that has all it uses: ``contrastive_api = 1``. docs/plugins.md
+#: lists what each version added.
 API_VERSION = 2
 #: The oldest interface that still works.
 OLDEST_API_VERSION = 1

@@ -37,7 +37,8 @@ def _heading() -> str:
     return (
         f"# Hooks\n\n<!-- {origin} -->\n\n{_summary(hookspecs)}\n\n"
         f"This is interface {API_VERSION}; plugins for interface {OLDEST_API_VERSION} and later work. "
-        f"A plugin's module declares the one it was written for: `contrastive_api = {API_VERSION}`."
+        "A plugin's module declares the oldest one that has all it uses, such as "
+        f"`contrastive_api = {OLDEST_API_VERSION}` ([which interface](../plugins.md#which-interface))."
     )
 
 

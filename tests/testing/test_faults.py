@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from contrastive import hookimpl
-from contrastive.testing import check_part, check_plugin
+from contrastive.testing import check_part, check_plugin, part_checks
 from tests.support.faults import (
     augmentation,
     callback,
     dataset,
     encoder,
     loss,
+    marks,
     negatives,
     optimizer,
+    patches,
     protocol,
     target,
+    tokens,
 )
 
-MODULES = (augmentation, callback, dataset, encoder, loss, negatives, optimizer, protocol, target)
-FAULTS = {part: check for module in MODULES for part, check in module.FAULTS.items()}
+ROOT = Path(__file__).parents[2]
+OF_PATCHES = (marks, tokens, patches)
+OF_IMAGES = (augmentation, callback, dataset, encoder, loss, negatives, optimizer, protocol, target)
+FAULTS = {part: check for module in (*OF_IMAGES, *OF_PATCHES) for part, check in module.FAULTS.items()}
 
 
 def failed(results):
@@ -36,8 +42,47 @@ def test_each_fault_fails_exactly_its_check(part):
     assert all(found.values())
 
 
+@pytest.mark.parametrize(
+    "part", [part for module in OF_PATCHES for part in module.WHOLE], ids=lambda part: part.__name__
+)
+def test_parts_like_those_without_the_fault_pass(part):
+    results = {result.check: result for result in check_part(part)}
+    assert not failed(results.values())
+
+
+@pytest.mark.parametrize(
+    ("part", "check"),
+    [
+        (marks.HidesHalf, "pure marks"),
+        (marks.HidesHalf, "place"),
+        (marks.Flip, "place"),
+        (tokens.Patches, "hides"),
+        (tokens.Fills, "fills"),
+        (tokens.Fills, "resume"),
+        (tokens.Pools, "pools"),
+        (patches.Spread, "unmatched"),
+        (patches.PatchPixels, "patches"),
+        (patches.PatchPixels, "whole views"),
+        (patches.PatchPixels, "processes"),
+        (patches.Stock, "fixed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_checks_of_patches_run_on_parts_of_that_sort(part, check):
+    (result,) = [each.result() for each in part_checks(part) if each.check.name == check]
+    assert result.status == "passed", result.reason
+
+
+def test_what_is_said_of_patches_names_the_page_that_explains_it():
+    for part in (marks.OfTheBatch, tokens.MixesFirst, patches.SpreadOfAll, patches.EntersCheckpoints):
+        (reason,) = failed(check_part(part)).values()
+        page, section = re.search(r"\((docs/\S+\.md), section '(.+)'\)", reason).groups()
+        assert f"\n## {section}\n" in (ROOT / page).read_text(encoding="utf-8")
+
+
 def test_there_are_faults_enough():
     assert len(FAULTS) >= 20
+    assert sum(len(module.FAULTS) for module in OF_PATCHES) >= 14
 
 
 @hookimpl

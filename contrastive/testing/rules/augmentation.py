@@ -20,7 +20,7 @@ from contrastive.testing.materials import pictures, shape_of
 from contrastive.testing.subjects import Subject
 from contrastive.views import Marks
 
-_PAGE = "(docs/plugins.md, section 'Marks')"
+_PAGE = "(docs/plugins/patches.md, section 'Marks')"
 _MANY = 24
 _SEEDS = 6
 
@@ -166,15 +166,15 @@ def _places(marks: Marks) -> Tensor:
 
 @check("marks", "augmentation", after=("views", "global state"))
 def marks(subject: Subject) -> None:
-    """All images hide the same number of patches, marks are positions of the grid, and no pixel is changed."""
+    """All images hide the same number of patches, marks are positions of the grid, and no pixel changes."""
     for number, pipeline in _marking(subject):
         for operation in pipeline.operations:
             canvas = pictures(2).float() / 255
             require(
                 not isinstance(operation, Marking)
                 or torch.equal(operation.render(canvas.clone(), {}), canvas),
-                f"{operation.name} marks patches and changes pixels; leave render as it is, since the backbone "
-                f"hides what is marked {_PAGE}",
+                f"{operation.name} marks patches and changes pixels; leave render as it is, since the "
+                f"backbone hides what is marked {_PAGE}",
             )
         for grid in _GRIDS:
             for epoch in range(4):

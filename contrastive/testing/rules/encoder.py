@@ -32,8 +32,9 @@ _ENCODERS = ("backbone", "head")
 _BATCH = 6
 
 
-#: Where a message sends the author.
-_PAGE = "(docs/plugins.md, section 'Tokens')"
+#: Where messages send the author.
+_PAGE = "(docs/plugins/patches.md, section 'Tokens')"
+_HEADS = "(docs/plugins/patches.md, section 'Heads on tokens')"
 
 
 def _width(part: Any) -> Any:
@@ -283,7 +284,7 @@ def _tokens(part: Backbone, view: View) -> Tokens:
 
 @check("positions", "head", after=("width", "deterministic"))
 def positions(subject: Subject) -> None:
-    """at gives [b, n, D] for positions [b, n] and [b, M, n, D] for blocks of them, each where it was asked."""
+    """at gives [b, n, D] for positions [b, n], [b, M, n, D] for blocks of them, in their order."""
     part = subject.part().eval()
     if part.pools:
         skip("it pools tokens, for whole images")
@@ -304,17 +305,17 @@ def positions(subject: Subject) -> None:
         require(
             list(given.shape) == expected,
             f"at gives {list(given.shape)} for positions {what}, not {expected}; flatten the blocks with "
-            f"positions.flatten(1), and restore them with unflatten(1, positions.shape[1:]) {_PAGE}",
+            f"positions.flatten(1), and restore them with unflatten(1, positions.shape[1:]) {_HEADS}",
         )
     require(
         far(backwards.flip(1), out) < 1e-4,
         "at gives other vectors if the same positions are asked for in another order; answer each position "
-        f"in its place {_PAGE}",
+        f"in its place {_HEADS}",
     )
     if not part.fills:
         require(
             far(blocks.flatten(1, 2), out) < 1e-4,
-            f"at gives other vectors if positions come in blocks {_PAGE}",
+            f"at gives other vectors if positions come in blocks {_HEADS}",
         )
 
 
@@ -332,19 +333,20 @@ def fills(subject: Subject) -> None:
     out = _at(part, found, marks.hidden)
     require(
         far(out[:, :1].expand_as(out), out) > 1e-7,
-        f"it predicts the same at every hidden position; add an embedding of positions to its tokens {_PAGE}",
+        "it predicts the same at every hidden position; add an embedding of positions to its tokens "
+        f"{_HEADS}",
     )
     elsewhere = Tokens(found.h, found.prefix, found.patches, marks.hidden, GRID)  # the same, at other places
     require(
         far(_at(part, elsewhere, marks.hidden), _at(part, found, marks.hidden)) > 1e-7,
         "its predictions do not depend on where the patches are that it was given; read tokens.positions "
-        f"{_PAGE}",
+        f"{_HEADS}",
     )
     _at(part, tokens_of(x), marks.hidden)  # a pass of whole views, such as another objective's
     require(
         far(_at(part, found, marks.hidden), out) == 0,
         "after a pass of whole views it gives other predictions of the same visible patches, so it has seen "
-        f"what it is to predict; keep nothing from one call to the next {_PAGE}",
+        f"what it is to predict; keep nothing from one call to the next {_HEADS}",
     )
 
 
@@ -367,11 +369,11 @@ def pools(subject: Subject) -> None:
     require(
         part.pools or not differs,
         "image reads patches or prefix tokens, but a run gives it h alone unless it declares pools = True "
-        f"{_PAGE}",
+        f"{_HEADS}",
     )
     require(
         differs or not part.pools,
-        f"pools is True, but image reads no tokens other than h; remove it, which saves making them {_PAGE}",
+        f"pools is True, but image reads no tokens other than h; remove it, which saves making them {_HEADS}",
     )
 
 

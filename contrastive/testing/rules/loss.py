@@ -315,7 +315,7 @@ def memory(subject: Subject) -> None:
 
 # -- patches ----------------------------------------------------------------------------------------------
 
-_PAGE = "(docs/plugins.md, section 'Losses of patches')"
+_PAGE = "(docs/plugins/patches.md, section 'Losses of patches')"
 
 
 @check("own keys", "loss", after=("finite", "float64"))

@@ -24,7 +24,7 @@ from contrastive.views import View
 _HALF = 3
 _CHUNK = 5  # images, from a batch of twelve
 _ACROSS_PROCESSES = ("target", "negatives", "loss")
-_BEFORE = ("finite", "keys", "offers", "width", "state_dict", "pure")
+_BEFORE = ("finite", "keys", "offers", "width", "state_dict", "pure", "fixed")
 
 
 @check("repeats", "target", "negatives", after=("keys", "offers"))

@@ -19,7 +19,7 @@ from contrastive.testing.surroundings import fixed_seed
 from contrastive.training import Method
 from contrastive.views import View
 
-_PAGE = "(docs/plugins.md, section 'Keys of patches')"
+_PAGE = "(docs/plugins/patches.md, section 'Keys of patches')"
 
 
 def compose_or_skip(subject: Subject, seed: int = 0) -> Method:
@@ -180,7 +180,7 @@ def patches(subject: Subject) -> None:
         require(
             changed[position] or not changed.any(),
             f"other pixels in patch {position} change keys {changed.nonzero().flatten().tolist()[:4]}, but "
-            f"not key {position}; keys are in the order of the grid, row by row, of the view as it is {_PAGE}",
+            f"not key {position}; give keys in the order of the grid, row by row, as the view is {_PAGE}",
         )
 
 
