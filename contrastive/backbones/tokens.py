@@ -54,10 +54,11 @@ class Replace(nn.Module):
 
     def hook(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
         """[b, N, G], or [b, H, W, G], as ``register_forward_hook`` hands it over."""
-        if self.hidden is None:
-            return output
-        hidden = self.hidden.view(*output.shape[:-1], 1)
-        return torch.where(hidden, self.token.to(output.dtype), output)
+        return output if self.hidden is None else self.put(output, self.hidden)
+
+    def put(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """x [b, N, G] or [b, H, W, G], with the token at the patches of ``hidden`` [b, N]."""
+        return torch.where(hidden.view(*x.shape[:-1], 1), self.token.to(x.dtype), x)
 
 
 def ways_to_hide(net: nn.Module) -> frozenset[Hiding]:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from torch import Tensor, nn
 
 from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import feature_width
+from contrastive.backbones.tokens import Replace
+from contrastive.backbones.torchvision_tokens import (
+    last_map,
+    token_hooks,
+    tokens_of_map,
+    tokens_of_sequence,
+    ways_to_hide,
+)
 from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import UsageError, did_you_mean
 from contrastive.kinds import Addition, ImageSize, InChannels
-from contrastive.parts import Backbone
+from contrastive.parts import Backbone, Hiding
+from contrastive.views import Tokens, View
 
 #: torchvision module -> the argument that sets the image size of its models.
 _SIZE_ARGUMENT = {"vision_transformer": "image_size", "maxvit": "input_size"}
@@ -53,6 +62,8 @@ class Torchvision(Backbone):
         classifier = _remove_classifier(self.net)
         if in_channels != 3:
             _replace_first_convolution(self.net, in_channels)
+        self.name, self.classifier = model, classifier
+        self.replace: Replace | None = None
         self.features = feature_width(self.net, model, in_channels, image_size)
         if weights is not None:
             self.notes = load_weights(self.net, weights, (classifier,), _convert)
@@ -60,6 +71,34 @@ class Torchvision(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """float [b, C, h, w] in [0, 1] -> features [b, F]."""
         return self.net(x)
+
+    @property
+    def hides(self) -> frozenset[Hiding]:
+        """``drop`` and ``replace`` for vision transformers; other networks mix patches from the start."""
+        return ways_to_hide(self.net)
+
+    def allow_replacing(self) -> None:
+        """Make the token that stands for hidden patches."""
+        if self.replace is None:
+            self.replace = Replace(cast(int, self.net.hidden_dim))
+
+    def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
+        """The sequence that a vision transformer gives, or the last map of another network."""
+        for way, value in (("drop", keep), ("replace", hidden)):
+            if value is not None and way not in self.hides:
+                raise UsageError(f"{self.name} cannot hide patches by {way}.")
+        source, is_input = last_map(self.net, self.classifier)
+        with token_hooks(self.net, source, is_input, self.replace, keep, hidden) as outputs:
+            h = self.net(view.data)
+        if len(outputs) != 1:
+            raise UsageError(
+                f"{self.name} gives no last map; at level patch use another torchvision or timm model."
+            )
+        if outputs[0].ndim == 3:
+            patch = cast(int, self.net.patch_size)
+            rows, columns = (side // patch for side in view.data.shape[2:])
+            return tokens_of_sequence(h, outputs[0], keep, (rows, columns))
+        return tokens_of_map(h, outputs[0])
 
 
 def _create(model: str, image_size: int, options: dict[str, Any]) -> nn.Module:
