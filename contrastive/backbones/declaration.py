@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from contrastive.parts import EvaluationTransform
 
 #: Key of an export's config.json that holds the transform; exports of earlier versions lack it.
 KEY = "evaluation_transform"
+#: Key of an export's config.json that names the parameters that were left out.
+OMITTED = "left_out"
 _HEADING = "\n## Images\n"
 _README = """
 Images are resized and cropped as they were in the encoder's evaluation: {transform}.
@@ -49,6 +52,23 @@ def declare_transform(folder: Path, transform: EvaluationTransform) -> None:
             transform=transform, mode="L" if channels == 1 else "RGB", **transform.timm_config()
         )
         readme.write_text(text + _HEADING + section, encoding="utf-8")
+
+
+def declare_omissions(folder: Path, names: Sequence[str]) -> None:
+    """Write into an export's config.json and README.md which parameters were left out, if any."""
+    if not names:
+        return
+    file, readme = folder / "config.json", folder / "README.md"
+    file.write_text(json.dumps({**_config(folder), OMITTED: [*names]}, indent=2) + "\n", encoding="utf-8")
+    listing = ", ".join(f"`{name}`" for name in names)
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(f"{text}\nLeft out, because only training needs it: {listing}.\n", encoding="utf-8")
+
+
+def omissions_of(folder: Path) -> list[str]:
+    """The names that :func:`declare_omissions` wrote."""
+    names = _config(folder).get(OMITTED, [])
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def declares_other_transform(folder: Path) -> bool:

@@ -27,6 +27,7 @@ class Backbone(StepPart):
     Attributes:
         hides: the ways in which :meth:`tokens` can hide patches, such that no hidden pixel reaches what it
             returns of the others.
+        has_class_token: whether the first of the tokens before the patches is a class token.
         notes: sentences about how it was built that a run and ``contrastive check`` print, such as which of
             several networks in a file its weights come from.
     """
@@ -35,6 +36,7 @@ class Backbone(StepPart):
     features: int
     notes: tuple[str, ...] = ()
     hides: frozenset[Hiding] = frozenset()
+    has_class_token: bool = False
 
     def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
         """The tokens of a view; their ``h`` is what ``forward`` gives.
