@@ -158,9 +158,10 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--out", metavar="FILE.parquet", required=True, help="the table to write")
     embed.add_argument(
         "--output",
-        choices=("h", "z"),
+        choices=("h", "z", "tokens", "map"),
         default="h",
-        help="features h of the backbone, or embedding z of the head",
+        help="features h of the backbone (default), embedding z of the head, or the patches, as rows or in "
+        "their grid",
     )
     embed.add_argument(
         "--neighbours",

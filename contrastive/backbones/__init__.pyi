@@ -2,6 +2,7 @@ from .declaration import DeclaredNetwork as DeclaredNetwork
 from .declaration import declare_transform as declare_transform
 from .declaration import declared_network as declared_network
 from .declaration import declares_other_transform as declares_other_transform
+from .declaration import omissions_of as omissions_of
 from .loading import load_backbone as load_backbone
 from .onnx import export_onnx as export_onnx
 from .onnx import require_free as require_free

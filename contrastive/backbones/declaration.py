@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from contrastive.paths import user_path
 
 #: Key of an export's config.json that holds the transform; exports of earlier versions lack it.
 KEY = "evaluation_transform"
+#: Key of an export's config.json that names the parameters that were left out.
+OMITTED = "left_out"
 _HEADING = "\n## Images\n"
 _README = """
 Images are resized and cropped as they were in the encoder's evaluation: {transform}.
@@ -91,6 +94,23 @@ def _unless_all(values: Any, value: float) -> list[float] | None:
     if not isinstance(values, list) or all(each == value for each in values):
         return None
     return [float(each) for each in values]
+
+
+def declare_omissions(folder: Path, names: Sequence[str]) -> None:
+    """Write into an export's config.json and README.md which parameters were left out, if any."""
+    if not names:
+        return
+    file, readme = folder / "config.json", folder / "README.md"
+    file.write_text(json.dumps({**_config(folder), OMITTED: [*names]}, indent=2) + "\n", encoding="utf-8")
+    listing = ", ".join(f"`{name}`" for name in names)
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(f"{text}\nLeft out, because only training needs it: {listing}.\n", encoding="utf-8")
+
+
+def omissions_of(folder: Path) -> list[str]:
+    """The names that :func:`declare_omissions` wrote."""
+    names = _config(folder).get(OMITTED, [])
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def declares_other_transform(folder: Path) -> bool:

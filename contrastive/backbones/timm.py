@@ -13,10 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from contrastive.backbones.declaration import declare_transform
+from contrastive.backbones.declaration import declare_omissions, declare_transform
 from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import OTHER_SIZE, feature_width
-from contrastive.backbones.tokens import Replace, keep_module, split_tokens, ways_to_hide
+from contrastive.backbones.tokens import Replace, keep_module, norms_after_pooling, split_tokens, ways_to_hide
 from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import SizeError, UsageError, did_you_mean
 from contrastive.kinds import ImageSize, InChannels
@@ -35,7 +35,11 @@ import timm
 {registration}
 encoder = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
 ```
-{note}"""
+{tokens}{note}"""
+_TOKENS = """
+Tokens: `{call}` gives [b, {prefix} + N, {width}]: {prefix} tokens of the whole image, then the N patches,
+row by row.
+"""
 _NOTE = """
 The one import is needed because timm itself has no `{architecture}`: `contrastive.timm_models` registers it
 (`pip install contrastive-framework`). `contrastive.load_backbone("PATH/TO/THIS/FOLDER")` does both.
@@ -104,6 +108,11 @@ class Timm(Backbone):
         """``drop`` and ``replace``, as far as the network lets patches be hidden."""
         return ways_to_hide(self.net)
 
+    @property
+    def has_class_token(self) -> bool:  # type: ignore[override] # a plain attribute of the base class
+        """Whether the network has one."""
+        return isinstance(getattr(self.net, "cls_token", None), Tensor)
+
     def allow_replacing(self) -> None:
         """Make the token that stands for hidden patches."""
         if self.replace is None:
@@ -152,6 +161,8 @@ class Timm(Backbone):
     def export(self, folder: str) -> None:
         """Write config.json, model.safetensors and README.md, from which timm loads this encoder.
 
+        Class token, registers and positions are the network's; what only training needs is left out, and
+        named.
         Standard stems load with timm alone; small stems after ``import contrastive.timm_models``. timm's
         transform for it resizes whole images to the encoder's input; a run declares that of its evaluation.
         """
@@ -167,7 +178,13 @@ class Timm(Backbone):
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError(f"{folder} is not a folder; name a new or an existing folder.") from error
         Path(folder, "README.md").write_text(self._readme(cfg), encoding="utf-8")
+        declare_omissions(Path(folder), self._training_only)
         declare_transform(Path(folder), self._transform)
+
+    @property
+    def _training_only(self) -> list[str]:
+        """Names of the parameters that are not the network's: the token that stands for hidden patches."""
+        return [name for name, _ in self.named_parameters() if not name.startswith("net.")]
 
     @property
     def _transform(self) -> EvaluationTransform:
@@ -199,8 +216,19 @@ class Timm(Backbone):
             mean=list(cfg["mean"]),
             std=list(cfg["std"]),
             registration="import contrastive.timm_models\n" if needs_import else "",
+            tokens=self._token_note(),
             note=_NOTE.format(architecture=cfg["architecture"]) if needs_import else "",
         )
+
+    def _token_note(self) -> str:
+        """How timm gives the tokens of this encoder; empty if it has none before a map."""
+        prefix = getattr(self.net, "num_prefix_tokens", None)
+        if prefix is None:
+            return ""
+        call = "encoder.forward_features(images)"
+        if norms_after_pooling(self.net):
+            call = f"encoder.fc_norm({call})"
+        return _TOKENS.format(call=call, prefix=prefix, width=self.net.num_features)
 
 
 def _architecture(model: str, stem: str) -> str:

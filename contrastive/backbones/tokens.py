@@ -116,8 +116,8 @@ def split_tokens(
         flat = patches.flatten(1, 2)
         return Tokens(h, flat[:, :0], flat, None, (patches.shape[1], patches.shape[2]))
     tokens = features
-    if isinstance(getattr(net, "norm", None), nn.Identity) and hasattr(net, "fc_norm"):
-        tokens = cast(nn.Module, net.fc_norm)(tokens)  # the network norms after pooling
+    if norms_after_pooling(net):
+        tokens = cast(nn.Module, net.fc_norm)(tokens)
     prefix = cast(int, getattr(net, "num_prefix_tokens", 0))
     grid = _grid(net, size)
     patches = tokens[:, prefix:]
@@ -129,6 +129,11 @@ def split_tokens(
             "network at level patch."
         )
     return Tokens(h, tokens[:, :prefix], patches, keep, grid)
+
+
+def norms_after_pooling(net: nn.Module) -> bool:
+    """Whether a network norms the pooled patches, not each of them."""
+    return isinstance(getattr(net, "norm", None), nn.Identity) and hasattr(net, "fc_norm")
 
 
 def _grid(net: nn.Module, size: torch.Size) -> tuple[int, int] | None:

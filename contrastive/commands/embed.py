@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from contrastive.build import Data
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import frozen
@@ -17,8 +20,12 @@ from contrastive.parts import ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.recipe import require_outside_data
 from contrastive.registry import load_registry
-from contrastive.runs import Display, Overrides, load, skipped_files, warn_of_omissions
+from contrastive.runs import Display, Overrides, TrainedRun, load, skipped_files, warn_of_omissions
 from contrastive.text import abbreviate, quantity
+from contrastive.views import View
+
+#: Features h of the backbone, the embedding z of the head, or the patches, as rows or in their grid.
+Output = Literal["h", "z", "tokens", "map"]
 
 _COLUMNS = ("split", "id", "name", "label", "features")
 _NEIGHBOUR_COLUMNS = ("neighbours", "similarities")
@@ -39,7 +46,8 @@ def main(arguments: argparse.Namespace) -> int:
         print_json(table)
     else:
         images = quantity(table["rows"], "image")
-        print(f"{table['out']}: {images}, {arguments.output} of width {table['width']}")
+        grid = f" on a grid of {table['grid'][0]} x {table['grid'][1]}" if "grid" in table else ""
+        print(f"{table['out']}: {images}, {arguments.output} of width {table['width']}{grid}")
     return 0
 
 
@@ -47,7 +55,7 @@ def embed(
     folder: str | Path,
     out: str | Path,
     *,
-    output: Literal["h", "z"] = "h",
+    output: Output = "h",
     neighbours: int = 0,
     overrides: Overrides = (),
 ) -> dict[str, Any]:
@@ -57,48 +65,114 @@ def embed(
     width F or D) and, with ``neighbours`` = k, ``neighbours`` (names of the k images of the split that
     are nearest in cosine similarity, nearest first) and ``similarities``.
 
+    With ``tokens`` or ``map`` the features of an image are those of its patches, a tensor [N, G] or
+    [G, rows, columns] (:func:`pyarrow.fixed_shape_tensor`), written batch by batch; the metadata of the file
+    have the ``grid``, its rows and columns.
+
     Raises:
         UsageError: not a run folder; ``out`` cannot be written, holds anything else than such a table, or
-            belongs to the data set.
+            belongs to the data set; the backbone has no tokens, or neighbours of more than one vector are
+            asked for.
         DataError: none of the images can be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     out = Path(out)
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent} does not exist; make the folder first.")
     require_replaceable(out, _is_table_of_features, "a table that embed wrote")
     if neighbours < 0:
         raise UsageError(f"--neighbours is {neighbours}; must be 0 (none) or more.")
+    if neighbours and output in ("tokens", "map"):
+        raise UsageError(
+            f"--neighbours compares one vector per image, and --output {output} gives many; use --output h."
+        )
     run = load(folder, load_registry(), overrides)
     require_outside_data(out, run.recipe)
-    method = run.parts.method
-    encode = method.backbone if output == "h" else method.embed
-    tables = []
-    data = run.data
+    if output == "z" and run.parts.method.image_head is None:
+        raise UsageError("no objective of this run compares whole images, so there is no z; use --output h.")
+    partial = out.with_name(f".{out.name}.tmp")
+    with writable_by_user(out):
+        try:
+            if output in ("tokens", "map"):
+                about = _write_patches(partial, run, in_grid=output == "map")
+            else:
+                about = _write_vectors(partial, run, output == "z", neighbours)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
+    return {
+        "out": str(out),
+        **about,
+        "unreadable": sorted(run.evaluation.unreadable),
+        "skipped_files": skipped_files(run.data),
+    }
+
+
+def _splits(data: Data) -> Iterator[tuple[str, ImageTable]]:
     for split, images in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        if images is None:
-            continue
+        if images is not None:
+            yield split, images
+
+
+def _nothing_to_read(run: TrainedRun) -> DataError:
+    return DataError(f"no image can be read: {abbreviate(sorted(run.evaluation.unreadable), '; ')}.")
+
+
+def _write_vectors(file: Path, run: TrainedRun, of_head: bool, neighbours: int) -> dict[str, Any]:
+    """Write h or z; returns the number of rows and their width."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    method = run.parts.method
+    encode = method.embed if of_head else method.backbone
+    tables = []
+    for split, images in _splits(run.data):
         with frozen(method):
             features = run.evaluation.reader.features(encode, images)
         if len(features):
             tables.append(_table(split, images, features.ids, features.labels, features.vectors, neighbours))
     if not tables:
-        raise DataError(f"no image can be read: {abbreviate(sorted(run.evaluation.unreadable), '; ')}.")
+        raise _nothing_to_read(run)
     table = pa.concat_tables(tables)
-    partial = out.with_name(f".{out.name}.tmp")
-    with writable_by_user(out):
-        pq.write_table(table, partial)
-        partial.replace(out)
-    width = int(table.schema.field("features").type.list_size)
-    return {
-        "out": str(out),
-        "rows": len(table),
-        "width": width,
-        "unreadable": sorted(run.evaluation.unreadable),
-        "skipped_files": skipped_files(run.data),
-    }
+    pq.write_table(table, file)
+    return {"rows": len(table), "width": int(table.schema.field("features").type.list_size)}
+
+
+def _write_patches(file: Path, run: TrainedRun, in_grid: bool) -> dict[str, Any]:
+    """Write the patches of every image, batch by batch; returns the number of rows, width and grid."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    backbone, reader = run.parts.method.backbone, run.evaluation.reader
+    writer: pq.ParquetWriter | None = None
+    about: dict[str, Any] = {"rows": 0}
+    try:
+        for split, images in _splits(run.data):
+            labels = np.full(len(images), -1) if images.labels is None else images.labels
+            for rows, pixels in reader.whole(images, np.arange(len(images))):
+                with frozen(backbone):
+                    tokens = backbone.tokens(View(reader.send(pixels)))
+                patches = tokens.patches.float()  # [b, N, G]
+                if in_grid:
+                    patches = patches.mT.unflatten(2, tokens.grid)  # [b, G, rows, columns]
+                values = patches.cpu().contiguous().numpy()
+                columns = _image_columns(split, images, rows, labels[rows])
+                columns["features"] = pa.FixedShapeTensorArray.from_numpy_ndarray(
+                    values, dim_names=["channel", "row", "column"] if in_grid else ["patch", "channel"]
+                )
+                table = pa.table(columns, metadata={"grid": json.dumps(tokens.grid)})
+                writer = writer or pq.ParquetWriter(file, table.schema)
+                writer.write_table(table)
+                about = {
+                    "rows": about["rows"] + len(table),
+                    "width": tokens.patches.shape[2],
+                    "grid": [*tokens.grid],
+                }
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        raise _nothing_to_read(run)
+    return about
 
 
 def _is_table_of_features(file: Path) -> bool:
@@ -112,22 +186,32 @@ def _is_table_of_features(file: Path) -> bool:
     return names[: len(_COLUMNS)] == list(_COLUMNS) and set(names) <= {*_COLUMNS, *_NEIGHBOUR_COLUMNS}
 
 
+def _image_columns(split: str, images: ImageTable, rows: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The columns that identify the images of some rows of a split."""
+    import pyarrow as pa
+
+    return {
+        "split": pa.array([split] * len(rows), pa.string()),
+        "id": pa.array(images.ids[rows].tolist(), pa.int64()),
+        "name": pa.array([images.name(row) for row in rows.tolist()], pa.string()),
+        "label": pa.array([None if label < 0 else label for label in labels.tolist()], pa.int64()),
+    }
+
+
 def _table(
     split: str, images: ImageTable, ids: Tensor, labels: Tensor, features: Tensor, neighbours: int
 ) -> Any:
     import pyarrow as pa
 
     row_of = {int(i): row for row, i in enumerate(images.ids)}
-    names = np.array([images.name(row_of[int(i)]) for i in ids.tolist()], dtype=object)
+    rows = np.array([row_of[i] for i in ids.tolist()], dtype=np.int64)
     flat = pa.array(features.cpu().numpy().ravel())
     columns = {
-        "split": pa.array([split] * len(names), pa.string()),
-        "id": pa.array(ids.tolist(), pa.int64()),
-        "name": pa.array(names, pa.string()),
-        "label": pa.array([None if label < 0 else label for label in labels.tolist()], pa.int64()),
+        **_image_columns(split, images, rows, labels.cpu().numpy()),
         "features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
     }
     if neighbours:
+        names = np.array(columns["name"].to_pylist(), dtype=object)
         similarity, column = nearest_others(features, neighbours)
         columns["neighbours"] = pa.array(
             [list(names[row]) for row in column.cpu().numpy()], pa.list_(pa.string())

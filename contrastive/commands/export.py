@@ -11,6 +11,7 @@ from contrastive.backbones import (
     declare_transform,
     declares_other_transform,
     export_onnx,
+    omissions_of,
     require_free,
     require_onnx,
 )
@@ -21,8 +22,11 @@ from contrastive.runs import Run, load, to_stderr
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Export the backbone and print its path."""
-    print(export(arguments.run, arguments.out, arguments.format))
+    """Export the backbone and print its path, and on standard error what was left out."""
+    out = export(arguments.run, arguments.out, arguments.format)
+    if names := omissions_of(out):
+        to_stderr(f"left out, because only training needs it: {', '.join(names)}")
+    print(out)
     return 0
 
 

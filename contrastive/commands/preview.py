@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,26 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from contrastive.build import Builder
+from contrastive.build import Builder, Data
 from contrastive.errors import DataError, UnreadableImage
 from contrastive.files import require_replaceable, writable_by_user
 from contrastive.parts import ImageTable, ViewPipeline
-from contrastive.recipe import load_recipe, require_outside_data
+from contrastive.recipe import Recipe, load_recipe, require_outside_data
 from contrastive.registry import load_registry
 from contrastive.rng import Key
 from contrastive.text import quantity
+from contrastive.views import Marks
 
 #: Pixels: side of a cell (small views are enlarged by a whole factor to about this), gap, and heading.
 CELL, GAP, HEADER = 96, 6, 18
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PAPER, _INK = (255, 255, 255), (90, 90, 90)
+#: Of hidden patches, and how much of 255 it covers them.
+_GREY, _VEIL = (145, 155, 180), 215
+#: Of blocks of targets, and of views whose boxes are drawn; Okabe and Ito's, distinct for everyone.
+_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178))
+#: Pixels: legs of the filled corner of a box.
+_CORNER = 9
 #: Number of images shown.
 IMAGES = 6
 
@@ -34,14 +42,33 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Marked:
+    """Which marks of views are drawn.
+
+    Attributes:
+        grids: view -> rows and columns of its patches.
+        located: the views whose boxes in the image are drawn.
+        masked: whether patches are hidden, or are targets.
+    """
+
+    grids: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    located: Collection[int] = ()
+    masked: bool = True
+
+
 def grid(
     table_images: Sequence[Tensor],
     ids: Sequence[int] | np.ndarray,
     pipelines: Sequence[ViewPipeline],
     seed: int,
     draws: int = 3,
+    marked: Marked | None = None,
 ) -> Image.Image:
     """A picture with one row per image: the image itself, then each view as in the first epochs.
+
+    Hidden patches are grey and targets are outlined. Boxes in the image itself show where the views of the
+    first epoch lie; the filled corner is the view's top left, so a mirrored view has it on the right.
 
     Args:
         table_images: uint8 [C, H, W] each, of any sizes.
@@ -49,38 +76,122 @@ def grid(
         pipelines: one per view.
         seed: of the run.
         draws: epochs shown.
+        marked: which marks are drawn; None for none.
 
     Returns:
         An RGB picture.
     """
+    marked = marked or Marked()
     starts = [GAP]  # left edge of each group of columns: the image, then the views
     for columns in [1, *[draws] * len(pipelines)]:
         starts.append(starts[-1] + columns * (CELL + GAP) + 2 * GAP)
     size = (starts[-1] - 2 * GAP, HEADER + GAP + len(table_images) * (CELL + GAP))
-    picture = Image.new("RGB", size, _PAPER)
+    legend = _legend(marked)
+    picture = Image.new("RGB", (size[0], size[1] + HEADER * len(legend)), _PAPER)
     pen = ImageDraw.Draw(picture)
-    for x, title in zip(starts, ["image", *(f"view {view}" for view in range(len(pipelines)))], strict=False):
-        pen.text((x, GAP), title, fill=_INK)
+    titles = ["image", *(f"view {view}" for view in range(len(pipelines)))]
+    for view, (x, title) in enumerate(zip(starts, titles, strict=False), start=-1):
+        pen.text((x, GAP), title, fill=_colour(view) if view in marked.located else _INK)
+    for line, text in enumerate(legend):
+        pen.text((GAP, size[1] + line * HEADER), text, fill=_INK)
     for row, (image, identity) in enumerate(zip(table_images, ids, strict=True)):
         y = HEADER + GAP + row * (CELL + GAP)
-        _paste(picture, image, starts[0], y)
+        original = _tile(image)
         for view, pipeline in enumerate(pipelines):
             for epoch in range(draws):
-                sample = pipeline.sample(image, int(identity), Key(seed, epoch, view))
-                _paste(picture, sample, starts[1 + view] + epoch * (CELL + GAP), y)
+                key = Key(seed, epoch, view)
+                tile = _tile(pipeline.sample(image, int(identity), key))
+                if view in marked.grids:
+                    sizes = np.array([image.shape[1:]])
+                    marks = pipeline.marks(np.array([identity]), key, marked.grids[view], sizes)
+                    _draw_patches(tile, marks, marked.grids[view])
+                    if epoch == 0 and view in marked.located:
+                        _draw_box(original, marks, sizes[0], _colour(view))
+                _paste(picture, tile, starts[1 + view] + epoch * (CELL + GAP), y)
+        _paste(picture, original, starts[0], y)
     return picture
 
 
-def _paste(picture: Image.Image, image: Tensor, x: int, y: int) -> None:
-    """Put uint8 [C, H, W] in the middle of a cell: enlarged by a whole factor, or reduced to fit."""
+def _legend(marked: Marked) -> list[str]:
+    """What the marks mean, one line each."""
+    lines = ["grey: hidden patches; outlines: targets"] if marked.grids and marked.masked else []
+    return (
+        [*lines, "boxes: views of the first epoch; the corner is their top left"] if marked.located else lines
+    )
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _tile(image: Tensor) -> Image.Image:
+    """uint8 [C, H, W] as an RGB picture: enlarged by a whole factor, or reduced to fit a cell."""
     height, width = image.shape[1:]
     tile = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
     if max(height, width) > CELL:
         tile.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-    else:
-        factor = CELL // max(height, width)
-        tile = tile.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+        return tile
+    factor = CELL // max(height, width)
+    return tile.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+
+
+def _paste(picture: Image.Image, tile: Image.Image, x: int, y: int) -> None:
+    """Put a tile in the middle of a cell."""
     picture.paste(tile, (x + (CELL - tile.width) // 2, y + (CELL - tile.height) // 2))
+
+
+def _draw_patches(tile: Image.Image, marks: Marks, grid: tuple[int, int]) -> None:
+    """Grey out the hidden patches of a view, and outline its targets, each block in its colour.
+
+    Args:
+        tile: of the view.
+        marks: of one image.
+        grid: rows and columns of patches.
+    """
+
+    def edges(position: int) -> tuple[int, int, int, int]:  # left, top, right and bottom
+        row, column = divmod(position, grid[1])
+        ends = (column, tile.width, grid[1]), (row, tile.height, grid[0])
+        (left, right), (top, bottom) = (
+            (at * side // count, (at + 1) * side // count) for at, side, count in ends
+        )
+        return left, top, right, bottom
+
+    if marks.mask is not None:
+        veil = Image.new("L", tile.size)
+        pen = ImageDraw.Draw(veil)
+        for position in marks.mask[0].nonzero()[:, 0].tolist():
+            left, top, right, bottom = edges(position)
+            pen.rectangle((left, top, right - 1, bottom - 1), fill=_VEIL)
+        tile.paste(_GREY, (0, 0, *tile.size), veil)
+    pen = ImageDraw.Draw(tile)
+    blocks = [] if marks.targets is None else marks.targets[0].tolist()
+    for number, block in enumerate(blocks):
+        for position in block:
+            left, top, right, bottom = edges(position)
+            sides = [
+                (position - grid[1], (left, top, right - 1, top)),
+                (position + grid[1], (left, bottom - 1, right - 1, bottom - 1)),
+                (position - 1 if position % grid[1] else None, (left, top, left, bottom - 1)),
+                (position + 1 if (position + 1) % grid[1] else None, (right - 1, top, right - 1, bottom - 1)),
+            ]
+            for neighbour, line in sides:
+                if neighbour not in block:
+                    pen.line(line, fill=_colour(number), width=1)
+
+
+def _draw_box(tile: Image.Image, marks: Marks, size: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Draw where a view lies in its image, of (H, W), if that is known."""
+    if marks.box is None or marks.mirrored is None:
+        return
+    scale = np.array([tile.height, tile.width]) / size
+    top, left = marks.box[0, :2].numpy() * scale
+    height, width = marks.box[0, 2:].numpy() * scale
+    right, bottom = left + width - 1, top + height - 1
+    pen = ImageDraw.Draw(tile)
+    pen.rectangle((left, top, right, bottom), outline=colour)
+    x, inwards = (right, -_CORNER) if marks.mirrored[0] else (left, _CORNER)
+    pen.polygon([(x, top), (x + inwards, top), (x, top + _CORNER)], fill=colour)
 
 
 def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], out: str | Path) -> Path:
@@ -100,13 +211,34 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
     builder.view_sizes(pipelines, data)
     builder.raise_if_any()
     assert data is not None  # or there were mistakes
+    marked = _marked(resolved_recipe, builder, data)
     images, ids = _first_readable(data.train, IMAGES)
     if not images:
         raise DataError(f"none of the {quantity(len(data.train), 'training image')} can be read.")
-    picture = grid(images, ids, pipelines, resolved_recipe.train.seed)
+    picture = grid(images, ids, pipelines, resolved_recipe.train.seed, marked=marked)
     with writable_by_user(out):
         picture.save(out, format="PNG")
     return out
+
+
+def _marked(recipe: Recipe, builder: Builder, data: Data) -> Marked:
+    """The marks that objectives read; their grids are known once the backbone is built."""
+    if not any(aim.keys.reads_marks for aim in recipe.aims):
+        return Marked()
+    composition = builder.compose(data)
+    builder.raise_if_any()
+    assert composition is not None  # or there were mistakes
+    located = {
+        view
+        for objective in composition.method.objectives
+        if objective.level == "patch" and objective.match.by == "location"
+        for view in (*objective.online_views, *objective.target_views)
+    }
+    masked = any(
+        objective.hide or (objective.level == "patch" and objective.rows != "all")
+        for objective in composition.method.objectives
+    )
+    return Marked(composition.method.grids, located, masked)
 
 
 def _is_picture(file: Path) -> bool:

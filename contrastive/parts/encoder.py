@@ -27,11 +27,13 @@ class Backbone(StepPart):
     Attributes:
         hides: the ways in which :meth:`tokens` can hide patches, such that no hidden pixel reaches what it
             returns of the others.
+        has_class_token: whether the first of the tokens before the patches is a class token.
     """
 
     kind = "backbone"
     features: int
     hides: frozenset[Hiding] = frozenset()
+    has_class_token: bool = False
 
     def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
         """The tokens of a view; their ``h`` is what ``forward`` gives.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 import contrastive
 from tests.support.command_line import json_of, refused
+from tests.support.masked_recipes import recipe_of, write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -99,3 +101,46 @@ def test_embed_replaces_nothing_but_its_own_tables(
     assert not any(tiny_data.rglob("new.parquet"))
     for neighbours in ("0", "2"):
         json_of(capsys, "embed", str(run), "--out", "f.parquet", "--neighbours", neighbours)
+
+
+@pytest.fixture(scope="module")
+def masked_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """The folder of a run of MAE without evaluation; to be read, not written."""
+    folder = tmp_path_factory.mktemp("masked")
+    tree = recipe_of(tiny_data, "mae")
+    tree["evaluate"] = {"every": 0, "knn": "none"}
+    contrastive.run(write(folder / "mae.yaml", tree), out=folder / "run")
+    return folder / "run"
+
+
+def test_embed_writes_patches_as_rows_and_in_their_grid(
+    masked_run: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("contrastive.data.reading.BATCH", 50)  # several batches per split
+    values = {}
+    for output, shape in (("tokens", (16, 24)), ("map", (24, 4, 4))):
+        about = json_of(capsys, "embed", str(masked_run), "--out", "f.parquet", "--output", output)
+        assert (about["rows"], about["width"], about["grid"]) == (150, 24, [4, 4])
+        table = pq.read_table("f.parquet")
+        assert table.column_names == ["split", "id", "name", "label", "features"]
+        assert json.loads(table.schema.metadata[b"grid"]) == [4, 4]
+        assert table["split"].to_pylist() == ["train"] * 120 + ["test"] * 30
+        values[output] = table["features"].combine_chunks().to_numpy_ndarray()
+        assert values[output].shape == (150, *shape)
+    np.testing.assert_array_equal(values["map"].reshape(150, 24, 16), values["tokens"].transpose(0, 2, 1))
+    name = table["name"][149].as_py()
+    file = next(tiny_data.rglob(name), None) or tiny_data / name
+    pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        tokens = contrastive.load_backbone(masked_run / "backbone").forward_features(pixels)[0]
+    np.testing.assert_allclose(values["tokens"][149], tokens[1:], rtol=1e-4, atol=1e-5)
+
+
+def test_patches_have_no_neighbours_and_patch_only_runs_no_z(
+    masked_run: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = ("embed", str(masked_run), "--out", "f.parquet")
+    told = refused(capsys, *command, "--output", "map", "--neighbours", "2")
+    assert "--output map gives many; use --output h" in told
+    told = refused(capsys, *command, "--output", "z")
+    assert "no objective of this run compares whole images, so there is no z" in told

@@ -11,6 +11,7 @@ import torch
 import contrastive.timm_models  # noqa: F401 - registers the small stem
 from contrastive.cli import main
 from tests.support.command_line import refused
+from tests.support.masked_recipes import recipe_of, write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -32,3 +33,21 @@ def test_a_folder_that_cannot_be_written_is_told(tiny_run: Path, capsys: pytest.
     Path("file").write_text("")
     told = refused(capsys, "export", str(tiny_run), "--out", "file/encoder")
     assert "error: file/encoder cannot be written (Not a directory)" in told
+
+
+def test_what_is_left_out_of_an_export_is_named(
+    tmp_path: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+):
+    tree = recipe_of(tiny_data, "mae")
+    tree["objectives"]["rebuild"] |= {"hide": "replace", "predictor": {"name": "linear", "dim": 48}}
+    tree |= {
+        "evaluate": {"every": 0, "knn": "none"},
+        "train": {"epochs": 1, "max_steps": 1, "batch_size": 16},
+    }
+    assert main(["run", str(write(tmp_path / "simmim.yaml", tree)), "--out", "run"]) == 0
+    capsys.readouterr()
+    assert main(["export", "run", "--out", "encoder"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "encoder\n"
+    assert "left out, because only training needs it: replace.token" in shown.err
+    assert timm.create_model("local-dir:encoder", pretrained=True)(torch.rand(1, 3, 16, 16)).shape == (1, 24)
