@@ -73,7 +73,7 @@ class Torchvision(Backbone):
         return self.net(x)
 
     @property
-    def hides(self) -> frozenset[Hiding]:
+    def hides(self) -> frozenset[Hiding]:  # type: ignore[override] # depends on the network
         """``drop`` and ``replace`` for vision transformers; other networks mix patches from the start."""
         return ways_to_hide(self.net)
 

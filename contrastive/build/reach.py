@@ -57,7 +57,7 @@ def leaks(backbone: Backbone, view: View, hide: Hiding) -> bool:
         tokens = backbone.tokens(View(pixels), keep, hidden)
         generator = torch.Generator().manual_seed(0)
         outputs = [x.cpu().flatten() for x in (tokens.h, tokens.prefix, tokens.patches)]
-        total = sum((x * torch.rand(x.shape, generator=generator)).sum() for x in outputs)
+        total = torch.stack([(x * torch.rand(x.shape, generator=generator)).sum() for x in outputs]).sum()
         [gradient] = torch.autograd.grad(total, pixels)
     sides = (pixels.shape[2] // tokens.grid[0], pixels.shape[3] // tokens.grid[1])
     by_patch = F.unfold(gradient, sides, stride=sides).abs().sum(1)  # [b, N]

@@ -260,8 +260,10 @@ class Comparison:
     def _gather_side(self, side: Side, views: int) -> Side:
         if not self.across_processes or distributed.world_size() == 1:
             return side
-        rows = (self._gather_rows(x, views) for x in (side.z, side.image, side.view, side.label))
-        return Side(*rows, side.positions)
+        z, image, view, label = (
+            self._gather_rows(x, views) for x in (side.z, side.image, side.view, side.label)
+        )
+        return Side(z, image, view, label, side.positions)
 
     def _gather_rows(self, x: Tensor, views: int) -> Tensor:
         """Rows of this process -> those of all: [V b, ...] -> [V B, ...], in one collective."""
@@ -411,8 +413,8 @@ def _matches(
     keys = next(iter(target.values()))
     if keys.shape[1] != n:
         raise UsageError(
-            f"{quantity(n, 'query', 'queries')} and {quantity(keys.shape[1], 'key')} of an image do not match "
-            "by position; give matches."
+            f"{quantity(n, 'query', 'queries')} and {quantity(keys.shape[1], 'key')} of an image do not "
+            "match by position; give matches."
         )
     same = torch.arange(n, device=keys.device).expand(b, n)
     return dict.fromkeys(pairs, same)

@@ -24,7 +24,7 @@ class Absent(Target):
 
     def __init__(self, features: int):
         super().__init__()
-        self.features = features
+        self.features: int = features
 
     def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
         """Nothing to keep."""
