@@ -33,6 +33,7 @@ NAMES = (
     "knn",
     "losses",
     "losses_large",
+    "masked",
     "probe",
     "startup",
 )
