@@ -137,7 +137,7 @@ def dinov2(
     loss = across(codes, [*scores[0].chunk(2), *scores[1].chunk(len(views) - 2)])
     patches = head(hidden[:, 1:][mask], s, "objectives.patch.head") / 0.1
     errors = -(patch_codes * softmax(patches).log()).sum(1)
-    weights = (1 / mask.sum(1))[:, None].expand_as(mask)[mask]
+    weights = (1 / mask.sum(1).double())[:, None].expand_as(mask)[mask]
     loss = loss + (errors * weights).sum() / len(mask)
     return loss + 0.1 * (koleo(hidden[: len(mask) // 2, 0]) + koleo(hidden[len(mask) // 2 :, 0]))
 

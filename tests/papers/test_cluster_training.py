@@ -152,3 +152,21 @@ def test_a_stopped_run_ends_as_if_it_never_was(
     name: str, changes: dict[str, Any], tiny_data: Path, tmp_path: Path
 ):
     stopped(name, tiny_data, tmp_path, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_the_authors_settings_take_two_steps(name: str, tiny_data: Path, tmp_path: Path):
+    small_crops = {"dino": 8, "ibot": 10, "dinov2": 8, "msn": 10}[name]
+    sizes = {f"augmentation.of.{n}.0.size": 48 if n < 2 else 24 for n in range(2 + small_crops)}
+    sets = {
+        **UNEVALUATED,
+        **small(name),
+        **sizes,
+        "backbone.model": "vit_tiny_patch16_224",
+        "backbone.options.patch_size": 8,
+        "dataset.root": str(tiny_data),
+        "train.batch_size": 16,
+        "train.max_steps": 2,
+    }
+    assert contrastive.run(f"imagenet/{name}", sets, out=tmp_path / "run").summary["steps"] == 2

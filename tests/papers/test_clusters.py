@@ -117,7 +117,8 @@ def test_three_steps_equal_the_script(name: str):
     for key, tensor in method.state_dict().items():
         if tensor.is_floating_point() and ".running" not in key:
             torch.testing.assert_close(tensor, s[key].detach(), rtol=1e-9, atol=1e-11, msg=key)
-            assert (tensor - start[key]).abs().max() > 1e-8, key  # everything moves
+            cancelled = name == "msn" and key.endswith(".norm.bias")  # by the batch norm of the head
+            assert cancelled or (tensor - start[key]).abs().max() > 1e-8, key
 
 
 def test_dinov2_passes_each_view_once():
