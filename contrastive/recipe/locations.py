@@ -15,15 +15,25 @@ from contrastive.kinds import Location
 from contrastive.paths import user_path
 from contrastive.recipe.marks import MarkedType
 from contrastive.recipe.model import Recipe
+from contrastive.recipe.objective_spec import ObjectiveSpec
 from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.signature import signature_of
 
 
 def location_paths(recipe: Recipe) -> dict[str, str]:
-    """The paths of data set, backbone and targets, as the recipe writes them: ``{"dataset.root": "x"}``."""
-    parts = {"backbone": recipe.backbone, **{aim.path("target"): aim.target for aim in recipe.aims}}
+    """The paths of data set, backbone and objectives, as a recipe writes them: ``{"dataset.root": "x"}``."""
+    of_aims = (named for aim in recipe.aims for named in _parts_of(aim))
+    parts = {"backbone": recipe.backbone, **dict(of_aims)}
     own = (item for path, part in parts.items() for item in _of_part(part, path))
     return {**dataset_paths(recipe), **dict(own)}
+
+
+def _parts_of(aim: ObjectiveSpec) -> Iterator[tuple[str, PartSpec]]:
+    """The parts of an objective, with their paths in the recipe."""
+    yield from ((aim.path(key), part) for key, part in (("head", aim.head), ("target", aim.target)))
+    if aim.predictor is not None:
+        yield f"{aim.prefix}predictor", aim.predictor
+    yield from (*aim.parts_at("negatives"), *aim.parts_at("loss"))
 
 
 def dataset_paths(recipe: Recipe) -> dict[str, str]:

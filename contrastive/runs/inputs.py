@@ -15,14 +15,14 @@ from contrastive.recipe import Recipe, content_digest, location_paths, signature
 from contrastive.targets import Absent
 from contrastive.training import Method
 
-#: Key of environment.json: SHA-256 of each file of weights that backbone and targets started from.
+#: Key of environment.json: SHA-256 of each file of weights that parts started from.
 WEIGHTS = "initial_weights"
 #: Key of environment.json: width of the keys of each target that decides it, by dotted path in the recipe.
 KEY_WIDTHS = "key_widths"
 
 
 def initial_weights(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 (hex) of each file that backbone and targets start from, by dotted path of the recipe.
+    """SHA-256 (hex) of each file that parts start from, by dotted path of the recipe.
 
     Of a backbone's, the fingerprint of training holds the path, not the content. Files that do not exist are
     left out.
