@@ -26,6 +26,7 @@ import torch
 from pages import put
 from torch import Tensor
 
+from contrastive.backbones import Timm
 from contrastive.build import builder as building
 from contrastive.distributed import mean, rank, world_size
 from contrastive.errors import RecipeError
@@ -94,25 +95,86 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-#: Of recipes of patches, masks or several objectives: what makes them small.
-VIT = {
-    "backbone.options.depth": 2,
-    "backbone.options.embed_dim": 24,
-    "backbone.options.num_heads": 3,
-}
+#: Stands for the folder of a frozen encoder.
+TEACHER = "{teacher}"
+WITHOUT_NORM = "none"
+VIT = {f"backbone.options.{key}": value for key, value in (("depth", 2), ("embed_dim", 24), ("num_heads", 3))}
+RESNET = {"backbone.options.width": 0.125, "backbone.options.norm_layer": "layernorm2d"}
 DECODER = {f"objectives.rebuild.predictor.{key}": value for key, value in (("width", 16), ("heads", 4))}
-PROJECTION = {"objectives.contrast.head": {"name": "mlp", "dims": [16, 8], "batch_norm": "none"}}
+PROTOTYPES = {"prototypes": 12, "hidden": 16, "bottleneck": 8, "frozen": 0.4}
+
+
+def _mlp(path: str, dims: tuple[int, ...] = (16, 8)) -> dict[str, Any]:
+    return {f"{path}.dims": list(dims), f"{path}.batch_norm": WITHOUT_NORM}
+
+
+def _within(path: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{path}.{key}": value for key, value in values.items()}
+
+
+_DINOV2 = {
+    **VIT,
+    **_within("objectives.whole.head", PROTOTYPES),
+    **_within("objectives.patch.head", PROTOTYPES),
+}
+#: Recipes of patches, masks, several objectives or candidates per query -> what makes them small.
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {**VIT, **DECODER},
     "simmim": VIT,
     "data2vec": {**VIT, "backbone.options.depth": 3},
     "ijepa": {**VIT, **DECODER},
-    "simclr_mae": {**VIT, **DECODER, **PROJECTION},
+    "simclr_mae": {**VIT, **DECODER, **_mlp("objectives.contrast.head")},
+    "cmae": {
+        **VIT,
+        **DECODER,
+        **_within("objectives.contrast.head", {"width": 16, "heads": 4}),
+        **_mlp("objectives.contrast.head.projector"),
+        **_mlp("objectives.contrast.predictor"),
+    },
+    "dino": {**VIT, **_within("head", PROTOTYPES)},
+    "ibot": {**VIT, **_within("head", PROTOTYPES)},
+    "dinov2": _DINOV2,
+    "dinov2_gram": {**_DINOV2, "objectives.gram.target.every": 2},
+    "msn": {**VIT, **_mlp("objectives.whole.head", (16, 16, 8)), "objectives.whole.loss.prototypes": 12},
+    "densecl": {
+        **RESNET,
+        **_mlp("objectives.whole.head"),
+        **_mlp("objectives.dense.head"),
+        "objectives.whole.negatives.size": 24,
+        "objectives.dense.negatives.size": 24,
+        "target": {"name": "ema", "momentum": 0.9},
+    },
+    "vicreg": {**RESNET, **_mlp("head", (16, 16, 12))},
+    "vicregl": {**RESNET, **_mlp("head", (12, 12, 8)), **_mlp("objectives.whole.head", (16, 16, 12))},
+    "mochi": {
+        **RESNET,
+        **_mlp("head"),
+        "negatives.0.size": 24,
+        **_within("negatives.1", {"hardest": 6, "mixtures": 8, "query_mixtures": 4, "warmup_epochs": 0}),
+        "target": {"name": "ema", "momentum": 0.9},
+    },
+    "guided": {**RESNET, **_mlp("head"), "negatives.1.guide.weights": TEACHER},
+    "distill": {**VIT, "target.weights": TEACHER},
 }
 METHOD_FORMS: dict[str, dict[str, Any]] = {
     "whole batches": {},
     "chunks and two batches per step": {"train.chunk_size": 4, "train.accumulate": 2},
 }
+
+
+def small(name: str, channels: int, folder: Path) -> dict[str, Any]:
+    """The overrides of a method; writes the frozen encoder that it needs into ``folder``."""
+    overrides = METHODS[name]
+    if TEACHER not in overrides.values():
+        return overrides
+    teacher = folder / "teacher"
+    if not teacher.exists():
+        torch.manual_seed(0)
+        options = {"patch_size": 4, "depth": 2, "embed_dim": 32, "num_heads": 2}
+        Timm(channels, 28, "vit_tiny_patch16_224", options=options).export(str(teacher))
+    return {key: str(teacher) if value == TEACHER else value for key, value in overrides.items()}
+
+
 #: The keys of SMALL that hold for every recipe.
 TRAINING = {key: SMALL[key] for key in ("train", "evaluate", "optimizer")}
 
@@ -128,8 +190,8 @@ def compositions() -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
     moco_parts = {"negatives": NEGATIVES["in_batch + queue"], "target": EMA}
     for form, changes in FORMS.items():
         yield ("nt_xent", form, "ema"), "simclr", {**SMALL, **moco_parts, **changes}
-    for (recipe, small), (form, changes) in itertools.product(METHODS.items(), METHOD_FORMS.items()):
-        yield (recipe, form), recipe, {**TRAINING, **small, **changes}
+    for recipe, (form, changes) in itertools.product(METHODS, METHOD_FORMS.items()):
+        yield (recipe, form), recipe, {**TRAINING, **changes}
 
 
 def steps(name: str, overrides: dict[str, Any], folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -179,6 +241,8 @@ def measure(out: Path, only: list[str]) -> None:
             continue
         if world_size() == 1 and names[-1].startswith("shuffle_bn"):  # shuffles nothing in one process
             overrides = {**overrides, "target": TARGETS["ema"]}
+        if recipe in METHODS:
+            overrides = {**overrides, **small(recipe, channels=1, folder=out / str(rank()))}
         try:
             results["/".join(names)] = {
                 str(dtype): steps(recipe, overrides, out, dtype) for dtype in (torch.float64, torch.float32)
