@@ -14,7 +14,7 @@ from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
 from contrastive.testing.processes import two_processes
 
-repeatable = settings(deadline=None, derandomize=True, max_examples=30)
+repeatable = settings(deadline=None, derandomize=True, max_examples=15)
 WEIGHTS = (25.0, 24.0, 0.5)
 
 
