@@ -20,6 +20,7 @@ from torch import Tensor
 
 from contrastive import hookimpl
 from contrastive.comparison import Comparison
+from contrastive.errors import UsageError
 from contrastive.parts import Loss
 
 contrastive_api = 2
@@ -57,7 +58,7 @@ class VICReg(Loss):
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
 
     def compare(self, comparison: Comparison) -> Tensor:
-        """A scalar, the same on every process."""
+        """A scalar, the same on every process. Raises UsageError for one image, which has no variance."""
         # Of whole images that are both queries and keys, (b, a) compares what (a, b) does.
         mirrored = comparison.queries is comparison.own_keys and not comparison.matches
         values: dict[Hashable, Tensor] = {}
@@ -71,6 +72,8 @@ class VICReg(Loss):
         """The value of queries and their keys, both [b n, D]."""
         own = torch.stack([q, k], 1).unflatten(0, (-1, comparison.queries.positions))  # [b, n, 2, D]
         q, k = comparison.gather(own).unbind(2)  # [B, n, D]
+        if len(q) < 2:
+            raise UsageError("vicreg takes variances over images; give it a batch of at least two.")
         hinges = (hinge(q) + hinge(k)) / 2
         covariances = squared_covariance(q) + squared_covariance(k)
         error = F.mse_loss(q, k)

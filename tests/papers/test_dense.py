@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+import contrastive
 from contrastive.build import build
-from contrastive.recipe import resolve
+from contrastive.recipe import load_recipe, resolve
 from contrastive.recipe.sources import load_tree
 from contrastive.registry import load_registry
 from contrastive.training import Method
 from contrastive.values import Progress
 from contrastive.views import Marks, View
 from tests.papers import dense_scripts as scripts
+from tests.support.tiny import UNEVALUATED
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 B, SIDE, STEPS, RATE, MOMENTUM, KEEP = 6, 28, 3, 0.02, 0.97, 8
@@ -106,3 +108,51 @@ def test_three_steps_equal_the_script(name: str):
     for key, tensor in method.state_dict().items():
         if "running" not in key and "num_batches" not in key:
             torch.testing.assert_close(tensor, s[key], rtol=1e-9, atol=1e-12, msg=key)
+
+
+SMALL_HEADS = {
+    "vicreg": ["head"],
+    "vicregl": ["head", "objectives.whole.head"],
+    "densecl": ["objectives.whole.head", "objectives.dense.head"],
+}
+
+
+@pytest.mark.parametrize("name", SMALL_HEADS)
+def test_the_imagenet_recipe_trains_on_a_stand_in(name: str, tiny_data: Path, tmp_path: Path):
+    """A small network with maps of 6 x 6, on images of 48 pixels."""
+    sets = {
+        **UNEVALUATED,
+        "dataset.root": str(tiny_data),
+        "train.max_steps": 2,
+        "train.batch_size": 16,
+        "backbone.model": "resnet18",
+        "backbone.options": {"output_stride": 8},
+        **{f"{head}.dims": [16, 8] for head in SMALL_HEADS[name]},
+    }
+    sets["augmentation.0.size" if name == "densecl" else "augmentation.size"] = 48
+    if name == "densecl":
+        sets |= {f"objectives.{part}.negatives.size": 64 for part in ("whole", "dense")}
+    run = contrastive.run(f"imagenet/{name}", sets, out=tmp_path / "run")
+    losses = [line["loss"] for line in run.metrics if "loss" in line]
+    assert len(losses) == 2
+    assert losses[1] > 0
+
+
+def test_the_imagenet_recipes_have_the_settings_of_the_papers():
+    """Configurations of the authors' code: VICReg, VICRegL for ResNet-50, DenseCL for 200 epochs."""
+    registry = load_registry()
+    dense, vicreg, vicregl = (
+        load_recipe(f"imagenet/{name}", (), registry) for name in ("densecl", "vicreg", "vicregl")
+    )
+    assert [r.train.epochs for r in (dense, vicreg, vicregl)] == [200, 1000, 300]
+    assert [r.train.batch_size for r in (dense, vicreg, vicregl)] == [256, 2048, 2048]
+    assert [r.optimizer.build().lr.at(256) for r in (dense, vicreg, vicregl)] == [0.03, 0.2, 0.2]
+    assert vicreg.losses[0].part.params == {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
+    whole, place, feature = vicregl.aims
+    assert [aim.keys.weight for aim in vicregl.aims] == [0.75, 0.25, 0.25]
+    assert [aim.keys.match.keep for aim in (place, feature)] == [20, 20]
+    assert [aim.losses[0].part.params["covariance"] for aim in vicregl.aims] == [0.5] * 3
+    assert place.head is feature.head
+    assert [head.params["dims"] for head in (whole.head, place.head)] == [[8192] * 3, [512] * 3]
+    assert [aim.negatives[0].params["pool"] for aim in dense.aims] == [False, True]
+    assert [aim.keys.weight for aim in dense.aims] == [0.5, 0.5]

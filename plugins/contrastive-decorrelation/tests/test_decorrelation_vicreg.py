@@ -11,9 +11,10 @@ from torch import Tensor
 
 from contrastive import distributed
 from contrastive.comparison import Comparison
+from contrastive.errors import UsageError
 from contrastive.testing.processes import two_processes
 
-repeatable = settings(deadline=None, derandomize=True, max_examples=30)
+repeatable = settings(deadline=None, derandomize=True, max_examples=15)
 WEIGHTS = (25.0, 24.0, 0.5)
 
 
@@ -90,6 +91,11 @@ def test_each_term_of_vicreg_is_least_where_it_should_be():
     assert VICReg(variance=0, covariance=0)(z, z + 1) == pytest.approx(25)
     assert VICReg(invariance=0, covariance=0)(0 * z, 0 * z) == pytest.approx(25 * 0.99)
     assert VICReg(invariance=0, variance=0)(z[[0, 3]], z[[0, 3]]) == pytest.approx(2 * 8.0**2)
+
+
+def test_one_image_has_no_variance():
+    with pytest.raises(UsageError, match="at least two"):
+        VICReg()(*patches(0, 1, 4))
 
 
 def gram(q: Tensor, k: Tensor) -> Tensor:
