@@ -60,19 +60,19 @@ class Stock(Target):
     ) -> None:
         super().__init__()
         path = weights.path if isinstance(weights, WeightsFile) else weights
-        declared = declared_network(path)
-        if declared is not None:
-            if options is None and model in (None, declared.architecture):
-                options = declared.options
-            model = model or declared.architecture
-            mean, std = mean or declared.mean, std or declared.std
+        declaration = declared_network(path)
+        if declaration is not None:
+            if options is None and model in (None, declaration.architecture):
+                options = declaration.options
+            model = model or declaration.architecture
+            mean, std = mean or declaration.mean, std or declaration.std
         if model is None:
             read_weights(path)  # that there are none is the first thing to report
             raise UsageError(
                 f"weights: {path} does not say which network it is of; set model to its timm architecture, "
                 "or weights to a folder that contrastive export wrote."
             )
-        own_size = size or (declared.image_size if declared is not None else None) or image_size
+        own_size = size or (declaration.image_size if declaration is not None else None) or image_size
         options = dict(options or {})
         if size is not None and "img_size" in options:
             options["img_size"] = size
