@@ -116,7 +116,7 @@ class Stock(Target):
         """One pass per view for all objectives."""
         keys: dict[str, dict[int, Tensor]] = {name: {} for name in requests}
         for number, view, users in by_view(requests):
-            own_view = replace(view, data=self._resized(view.data))
+            own_view = replace(view, data=self._at_own_size(view.data))
             if all(request.level == "image" for request in users.values()):
                 h = self.backbone(own_view.data)
                 for name in users:
@@ -135,9 +135,9 @@ class Stock(Target):
         online: Mapping[int, Tensor],
         encode: Callable[[Tensor], Tensor],
     ) -> dict[int, Tensor]:
-        return {view: self.backbone(self._resized(pixels)) for view, pixels in views.items()}
+        return {view: self.backbone(self._at_own_size(pixels)) for view, pixels in views.items()}
 
-    def _resized(self, pixels: Tensor) -> Tensor:
+    def _at_own_size(self, pixels: Tensor) -> Tensor:
         """Pixels at the encoder's size: [b, C, h, w] -> [b, C, S, S]."""
         size = (self.size, self.size)
         if tuple(pixels.shape[2:]) == size:
