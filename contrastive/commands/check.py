@@ -229,8 +229,8 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
     activations = few + per_image * (images - _PROBES[0])
     if images < batch:
         activations += batch * sum(map(numbers_compared, method.objectives)) * 2 * 4
-    held = [method, *_frozen_networks(method)]
-    tensors = [tensor for module in held for tensor in (*module.parameters(), *module.buffers())]
+    modules = [method, *_frozen_networks(method)]
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     weights = sum(t.numel() * t.element_size() for t in tensors)
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     state = parts.optimizer.states_per_parameter

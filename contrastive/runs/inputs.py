@@ -77,14 +77,14 @@ def key_widths(method: Method) -> dict[str, int]:
 def _without_lost_targets(environment: Mapping[str, Any], recipe: Recipe) -> Recipe:
     """A recipe in which targets whose weights are gone or replaced give no keys, if their width is known."""
     widths, earlier = environment.get(KEY_WIDTHS) or {}, environment.get(WEIGHTS) or {}
-    lost = {
+    missing = {
         key
         for key, _, digest in _weights_files(recipe)
         if digest is None or digest != earlier.get(key, digest)
     }
     for aim in recipe.aims:
         path = aim.path("target")
-        if path in widths and any(key.startswith(f"{path}.") for key in lost):
+        if path in widths and any(key.startswith(f"{path}.") for key in missing):
             entry = replace(aim.target.entry, reference=Absent)
             stand_in = replace(aim.target, params={"features": widths[path]}, entry=entry)
             recipe = recipe.with_target(path, stand_in)

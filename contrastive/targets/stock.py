@@ -60,19 +60,19 @@ class Stock(Target):
     ) -> None:
         super().__init__()
         path = weights.path if isinstance(weights, WeightsFile) else weights
-        declared = declared_network(path)
-        if declared is not None:
-            if options is None and model in (None, declared.architecture):
-                options = declared.options
-            model = model or declared.architecture
-            mean, std = mean or declared.mean, std or declared.std
+        declaration = declared_network(path)
+        if declaration is not None:
+            if options is None and model in (None, declaration.architecture):
+                options = declaration.options
+            model = model or declaration.architecture
+            mean, std = mean or declaration.mean, std or declaration.std
         if model is None:
             read_weights(path)  # that there are none is the first thing to report
             raise UsageError(
                 f"weights: {path} does not say which network it is of; set model to its timm architecture, "
                 "or weights to a folder that contrastive export wrote."
             )
-        own_size = size or (declared.image_size if declared is not None else None) or image_size
+        own_size = size or (declaration.image_size if declaration is not None else None) or image_size
         options = dict(options or {})
         if size is not None and "img_size" in options:
             options["img_size"] = size
@@ -116,7 +116,7 @@ class Stock(Target):
         """One pass per view for all objectives."""
         keys: dict[str, dict[int, Tensor]] = {name: {} for name in requests}
         for number, view, users in by_view(requests):
-            own_view = replace(view, data=self._resized(view.data))
+            own_view = replace(view, data=self._at_own_size(view.data))
             if all(request.level == "image" for request in users.values()):
                 h = self.backbone(own_view.data)
                 for name in users:
@@ -135,9 +135,9 @@ class Stock(Target):
         online: Mapping[int, Tensor],
         encode: Callable[[Tensor], Tensor],
     ) -> dict[int, Tensor]:
-        return {view: self.backbone(self._resized(pixels)) for view, pixels in views.items()}
+        return {view: self.backbone(self._at_own_size(pixels)) for view, pixels in views.items()}
 
-    def _resized(self, pixels: Tensor) -> Tensor:
+    def _at_own_size(self, pixels: Tensor) -> Tensor:
         """Pixels at the encoder's size: [b, C, h, w] -> [b, C, S, S]."""
         size = (self.size, self.size)
         if tuple(pixels.shape[2:]) == size:

@@ -271,8 +271,8 @@ class Engine:
             self.health.check_weights(self.method, self.state.step)
             check_equal(dict(self.method.named_children()))
             self.tick()
-            snapshot = self.state_dict()
-            on_first(lambda: self.checkpoints.save(self.state.step, snapshot, self.state.best_step))
+            content = self.state_dict()
+            on_first(lambda: self.checkpoints.save(self.state.step, content, self.state.best_step))
             self._stopping.note_save()
 
     def state_dict(self) -> dict[str, Any]:

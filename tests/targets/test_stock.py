@@ -98,7 +98,7 @@ def test_a_file_with_a_model_gives_the_same_keys(transformer):
 
 def test_larger_views_are_reduced_with_antialiasing(transformer):
     x = pixels(1, 80)
-    small = Stock(2, 80, transformer)._resized(x)
+    small = Stock(2, 80, transformer)._at_own_size(x)
     for channel in range(2):
         picture = Image.fromarray(x[0, channel].numpy())  # PIL antialiases
         expected = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))
