@@ -212,12 +212,8 @@ def _require_positions(batch_marks: Marks, count: int) -> None:
         require(
             not mask.all(1).any(), f"it hides every patch of an image, so nothing is left to encode {_PAGE}"
         )
-        agree = batch_marks.hidden is not None and batch_marks.visible is not None
-        for positions, own in ((batch_marks.hidden, mask), (batch_marks.visible, ~mask)):
-            agree = agree and positions is not None and int(own.sum()) == positions.numel()
-            agree = agree and bool(own.gather(1, positions).all()) and bool((positions.diff(dim=1) > 0).all())
         require(
-            agree,
+            _lists(batch_marks.hidden, mask) and _lists(batch_marks.visible, ~mask),
             "hidden and visible are not the positions where the mask is True and False, ascending; make all "
             f"three with Marks.of_mask(mask) {_PAGE}",
         )
@@ -289,12 +285,23 @@ def pure_marks(subject: Subject) -> None:
         )
 
 
+def _lists(positions: Tensor | None, own: Tensor) -> bool:
+    """Whether positions [b, n] are those where ``own`` bool [b, N] is True, ascending."""
+    if positions is None or int(own.sum()) != positions.numel():
+        return False
+    return bool(own.gather(1, positions).all()) and bool((positions.diff(dim=1) > 0).all())
+
+
 @contextmanager
 def _second_of_two_processes() -> Iterator[None]:
     """Within it, torch and the environment say that this is the second of two processes."""
     ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
-    two = {"is_initialized": lambda: True, "get_rank": lambda *_: 1, "get_world_size": lambda *_: 2}
-    with mock.patch.multiple(dist, **two), mock.patch.dict("os.environ", ranks):
+    with (
+        mock.patch.object(dist, "is_initialized", return_value=True),
+        mock.patch.object(dist, "get_rank", return_value=1),
+        mock.patch.object(dist, "get_world_size", return_value=2),
+        mock.patch.dict("os.environ", ranks),
+    ):
         yield
 
 

@@ -236,12 +236,10 @@ def _require_hidden(part: Backbone, way: Hiding) -> None:
             f"with keep, tokens() must give the positions that it kept, as keep lists them {_PAGE}",
         )
     draw = generator(1)  # random weights: the sum of a normalised token would have no gradient at all
-    total = sum(
-        (x * torch.randn(x.shape, generator=draw)).sum()
-        for x in (view_tokens.h, view_tokens.prefix, view_tokens.patches)
-    )
+    outputs = (view_tokens.h, view_tokens.prefix, view_tokens.patches)
+    total = torch.stack([(x * torch.randn(x.shape, generator=draw)).sum() for x in outputs]).sum()
     (gradient,) = torch.autograd.grad(total, data)
-    sides = [side // lines for side, lines in zip(data.shape[2:], grid, strict=True)]
+    sides = (data.shape[2] // grid[0], data.shape[3] // grid[1])
     of_patches = nn.functional.unfold(gradient, sides, stride=sides).abs().sum(1)  # [b, N]
     leaks = int((of_patches[marks.mask] > 0).sum())
     require(
