@@ -144,13 +144,13 @@ def fixed_target(subject: Subject) -> None:
     require(
         not entries,
         f"its {', '.join(entries[:3])} would be in every checkpoint, though a fixed target is built again "
-        f"from the recipe; keep them out of state_dict {_PAGE}",
+        f"from the recipe; hold the network in a FrozenNetwork {_PAGE}",
     )
     before = _keys(method.eval())
     require(
         same(before, _keys(method.train())),
-        "in training mode it gives other keys; keep what it runs in evaluation mode by overriding train "
-        f"{_PAGE}",
+        "in training mode it gives other keys; hold its network in a FrozenNetwork, which is always in "
+        f"evaluation mode {_PAGE}",
     )
     train(method, sgd(method), range(3))
     require(
