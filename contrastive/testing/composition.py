@@ -209,12 +209,12 @@ def train(
 def _passes(method: Method, step: int, micro: int) -> Iterator[Output]:
     for _ in range(micro):
         views, ids, labels = batch(method, step)
-        output = method(_marked(method, views, step), ids, labels, Progress(step, STEPS))
+        output = method(_views_with_marks(method, views, step), ids, labels, Progress(step, STEPS))
         (output.loss / micro).backward()
         yield output
 
 
-def _marked(method: Method, views: Sequence[Tensor], step: int) -> list[View]:
+def _views_with_marks(method: Method, views: Sequence[Tensor], step: int) -> list[View]:
     """Views with masks, if the method hides patches."""
     if all(objective.hide is None for objective in method.objectives):
         return [View(x) for x in views]

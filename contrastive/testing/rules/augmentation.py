@@ -138,13 +138,13 @@ _GRIDS = ((14, 14), (12, 16))
 
 def _marking(subject: Subject) -> list[tuple[int, Any]]:
     """The numbers of the views with an operation that marks patches, and their pipelines; skips if none."""
-    numbered = list(enumerate(subject.part().pipelines()))
-    found = [
+    pipelines = enumerate(subject.part().pipelines())
+    marking = [
         (number, pipeline)
-        for number, pipeline in numbered
+        for number, pipeline in pipelines
         if any(isinstance(operation, Marking) for operation in getattr(pipeline, "operations", ()))
     ]
-    return found or skip("it marks no patches")
+    return marking or skip("it marks no patches")
 
 
 def _marks(
@@ -182,9 +182,14 @@ def marks(subject: Subject) -> None:
                     _marks(pipeline, number, ids, epoch=epoch, grid=grid)
                     for ids in (np.arange(8), np.arange(100, 103))
                 ]
-                for found in batches:
-                    _require_positions(found, grid[0] * grid[1])
-                counts = {int(c) for found in batches if found.mask is not None for c in found.mask.sum(1)}
+                for batch_marks in batches:
+                    _require_positions(batch_marks, grid[0] * grid[1])
+                counts = {
+                    int(c)
+                    for batch_marks in batches
+                    if batch_marks.mask is not None
+                    for c in batch_marks.mask.sum(1)
+                }
                 require(
                     len(counts) < 2,
                     f"images of one epoch hide between {min(counts, default=0)} and {max(counts, default=0)} "
@@ -192,9 +197,9 @@ def marks(subject: Subject) -> None:
                 )
 
 
-def _require_positions(found: Marks, count: int) -> None:
+def _require_positions(batch_marks: Marks, count: int) -> None:
     """Marks that belong together, of a grid of ``count`` patches."""
-    mask, targets = found.mask, found.targets
+    mask, targets = batch_marks.mask, batch_marks.targets
     require(
         mask is not None or targets is not None,
         f"mark returns neither a mask nor targets; return Marks.of_mask(mask) {_PAGE}",
@@ -208,7 +213,7 @@ def _require_positions(found: Marks, count: int) -> None:
             not mask.all(1).any(), f"it hides every patch of an image, so nothing is left to encode {_PAGE}"
         )
         require(
-            _lists(found.hidden, mask) and _lists(found.visible, ~mask),
+            _lists(batch_marks.hidden, mask) and _lists(batch_marks.visible, ~mask),
             "hidden and visible are not the positions where the mask is True and False, ascending; make all "
             f"three with Marks.of_mask(mask) {_PAGE}",
         )
@@ -303,29 +308,29 @@ def _second_of_two_processes() -> Iterator[None]:
 # -- where a view lies in its image -----------------------------------------------------------------------
 
 _SIZE = (48, 32)  # (H, W) of the images
-_TOLERATED = 0.15  # share of images in which an operation hides the edge behind another one (noise, cut-outs)
+_TOLERANCE = 0.15  # share of images in which an operation hides the edge behind another one (noise, cut-outs)
 
 
-@check("place", "augmentation", after=("pure",))
+@check("place", "augmentation", after=("pure", "marks"))
 def place(subject: Subject) -> None:
     """Pixels are where the view's box and mirrored say: an edge in the image is at that place in the view."""
-    known = False
+    has_box = False
     for number, pipeline in enumerate(subject.part().pipelines()):
         if not hasattr(pipeline, "marks"):
             continue
         off: list[bool] = []
         for axis in (0, 1):  # rows, columns
-            found = _displacements(pipeline, number, axis)
-            known = known or found is not None
-            off += found or []
+            displacements = _displacements(pipeline, number, axis)
+            has_box = has_box or displacements is not None
+            off += displacements or []
         require(
-            sum(off) <= _TOLERATED * len(off),
+            sum(off) <= _TOLERANCE * len(off),
             f"view {number} shows {sum(off)} of {len(off)} edges elsewhere than its box and mirrored say, so "
             "patches would be matched with those of other places. An operation that moves pixels must not "
             "declare keeps_place = True; a Placing one renders the box that place returns, and one that "
             f"mirrors exactly the images of its parameter chosen {_PAGE}",
         )
-    if not known:
+    if not has_box:
         skip(
             "it is not known where its views lie, because an operation moves pixels; if it does not, declare "
             f"keeps_place = True {_PAGE}"
@@ -348,17 +353,17 @@ def _displacements(pipeline: Any, number: int, axis: int) -> list[bool] | None:
         return None
     view = pipeline.batch_view(images, ids, key, "cpu")
     length = view.shape[2 + axis]
-    found: list[bool] = []
+    displacements: list[bool] = []
     for row, edge in enumerate(edges):
         start, extent = marks.box[row, axis].item(), marks.box[row, 2 + axis].item()
         scale = length / extent  # pixels of the view per pixel of the image
         expected = (edge - start) * scale
         if axis == 1 and marks.mirrored is not None and marks.mirrored[row]:
             expected = length - expected
-        shown = _edge(view[row].movedim(1 + axis, 0), scale)
-        if shown is not None and 2 + scale < expected < length - 2 - scale:
-            found.append(abs(shown - expected) > 1 + scale)
-    return found
+        edge_in_view = _edge(view[row].movedim(1 + axis, 0), scale)
+        if edge_in_view is not None and 2 + scale < expected < length - 2 - scale:
+            displacements.append(abs(edge_in_view - expected) > 1 + scale)
+    return displacements
 
 
 def _edge(lines: Tensor, scale: float) -> float | None:

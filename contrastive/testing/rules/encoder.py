@@ -183,27 +183,27 @@ def tokens(subject: Subject) -> None:
     """If it gives tokens, patches are those of the grid, prefix tokens are apart, and ``h`` is forward's."""
     part, view = subject.part().eval(), View(pixels(_BATCH))
     with torch.no_grad():
-        found = _tokens(part, view)
+        view_tokens = _tokens(part, view)
         h = part(view.data)
-    b, n, width = found.patches.shape
-    rows, columns = found.grid
+    b, n, width = view_tokens.patches.shape
+    rows, columns = view_tokens.grid
     require(
         (b, n) == (_BATCH, rows * columns),
         f"its grid of {rows} x {columns} has {rows * columns} patches, but tokens() gives {n} of them; class "
         f"and register tokens belong in prefix, not in patches {_PAGE}",
     )
     require(
-        found.positions is None,
+        view_tokens.positions is None,
         "tokens() gives positions for a whole view; they are None if all patches are there, in order "
         f"{_PAGE}",
     )
     require(
-        found.prefix.ndim == 3 and found.prefix.shape[::2] == (_BATCH, width),
-        f"prefix is {list(found.prefix.shape)}; it must be [{_BATCH}, P, {width}], with P = 0 if there are "
-        f"no such tokens {_PAGE}",
+        view_tokens.prefix.ndim == 3 and view_tokens.prefix.shape[::2] == (_BATCH, width),
+        f"prefix is {list(view_tokens.prefix.shape)}; it must be [{_BATCH}, P, {width}], with P = 0 if there "
+        f"are no such tokens {_PAGE}",
     )
     require(
-        far(found.h, h) < 1e-4,
+        far(view_tokens.h, h) < 1e-4,
         f"h of tokens() is not what forward gives; pool the same tokens in both {_PAGE}",
     )
 
@@ -229,14 +229,14 @@ def _require_hidden(part: Backbone, way: Hiding) -> None:
     marks = marks_of(2, grid, count // 2)
     assert marks.mask is not None
     assert marks.visible is not None
-    found = part.tokens(View(data), *((marks.visible, None) if way == "drop" else (None, marks.mask)))
+    view_tokens = part.tokens(View(data), *((marks.visible, None) if way == "drop" else (None, marks.mask)))
     if way == "drop":
         require(
-            found.positions is not None and torch.equal(found.positions, marks.visible),
+            view_tokens.positions is not None and torch.equal(view_tokens.positions, marks.visible),
             f"with keep, tokens() must give the positions that it kept, as keep lists them {_PAGE}",
         )
     draw = generator(1)  # random weights: the sum of a normalised token would have no gradient at all
-    outputs = (found.h, found.prefix, found.patches)
+    outputs = (view_tokens.h, view_tokens.prefix, view_tokens.patches)
     total = torch.stack([(x * torch.randn(x.shape, generator=draw)).sum() for x in outputs]).sum()
     (gradient,) = torch.autograd.grad(total, data)
     sides = (data.shape[2] // grid[0], data.shape[3] // grid[1])
@@ -262,11 +262,28 @@ def _require_kept(part: Backbone, way: Hiding) -> None:
     whole = part.tokens(view)
     everywhere = whole.everywhere()
     none = torch.zeros(everywhere.shape, dtype=torch.bool)
-    found = part.tokens(view, *((everywhere, None) if way == "drop" else (None, none)))
+    view_tokens = part.tokens(view, *((everywhere, None) if way == "drop" else (None, none)))
     require(
-        far(found.patches, whole.patches) < 1e-4,
+        far(view_tokens.patches, whole.patches) < 1e-4,
         f"with '{way}' and nothing hidden, it gives other tokens than without; add position embeddings "
         f"before patches are left out {_PAGE}",
+    )
+    if way == "drop":
+        _require_positions(part, View(torch.full_like(view.data, 0.5)))
+
+
+def _require_positions(part: Backbone, view: View) -> None:
+    """Of equal patches, tokens depend on where they are, if they do in a whole view."""
+    whole = part.tokens(view)
+    half = whole.count // 2
+    first, last = (
+        part.tokens(view, keep).patches
+        for keep in (whole.everywhere()[:, :half], whole.everywhere()[:, -half:])
+    )
+    require(
+        far(whole.patches[:, :1].expand_as(whole.patches), whole.patches) < 1e-6 or far(first, last) > 1e-6,
+        "with 'drop', equal patches at other positions give the same tokens, so positions are counted among "
+        f"the patches that it keeps; add the embeddings of their positions in the grid first {_PAGE}",
     )
 
 
@@ -290,20 +307,20 @@ def positions(subject: Subject) -> None:
     marks = head_marks(_BATCH)
     assert marks.visible is not None
     assert marks.hidden is not None
-    found = tokens_of(token_vectors(_BATCH), marks.visible)
-    asked = marks.hidden if part.fills else marks.visible  # [b, k]
+    view_tokens = tokens_of(token_vectors(_BATCH), marks.visible)
+    places = marks.hidden if part.fills else marks.visible  # [b, k]
     with torch.no_grad():
-        out = part.at(found, asked)
-        backwards = part.at(found, asked.flip(1))
-        blocks = part.at(found, asked.unflatten(1, (2, -1)))
-    k = asked.shape[1]
-    for what, given, expected in (
+        out = part.at(view_tokens, places)
+        backwards = part.at(view_tokens, places.flip(1))
+        blocks = part.at(view_tokens, places.unflatten(1, (2, -1)))
+    k = places.shape[1]
+    for what, vectors, expected in (
         ("[b, n]", out, [_BATCH, k, part.out_features]),
         ("[b, M, n]", blocks, [_BATCH, 2, k // 2, part.out_features]),
     ):
         require(
-            list(given.shape) == expected,
-            f"at gives {list(given.shape)} for positions {what}, not {expected}; flatten the blocks with "
+            list(vectors.shape) == expected,
+            f"at gives {list(vectors.shape)} for positions {what}, not {expected}; flatten the blocks with "
             f"positions.flatten(1), and restore them with unflatten(1, positions.shape[1:]) {_HEADS}",
         )
     require(
@@ -328,31 +345,33 @@ def fills(subject: Subject) -> None:
     assert marks.visible is not None
     assert marks.hidden is not None
     x = token_vectors(_BATCH)
-    found = tokens_of(x, marks.visible)
-    out = _at(part, found, marks.hidden)
+    view_tokens = tokens_of(x, marks.visible)
+    out = _at(part, view_tokens, marks.hidden)
     require(
         far(out[:, :1].expand_as(out), out) > 1e-7,
         "it predicts the same at every hidden position; add an embedding of positions to its tokens "
         f"{_HEADS}",
     )
-    elsewhere = Tokens(found.h, found.prefix, found.patches, marks.hidden, GRID)  # the same, at other places
+    elsewhere = Tokens(
+        view_tokens.h, view_tokens.prefix, view_tokens.patches, marks.hidden, GRID
+    )  # the same, at other places
     require(
-        far(_at(part, elsewhere, marks.hidden), _at(part, found, marks.hidden)) > 1e-7,
+        far(_at(part, elsewhere, marks.hidden), _at(part, view_tokens, marks.hidden)) > 1e-7,
         "its predictions do not depend on where the patches are that it was given; read tokens.positions "
         f"{_HEADS}",
     )
     _at(part, tokens_of(x), marks.hidden)  # a pass of whole views, such as another objective's
     require(
-        far(_at(part, found, marks.hidden), out) == 0,
+        far(_at(part, view_tokens, marks.hidden), out) == 0,
         "after a pass of whole views it gives other predictions of the same visible patches, so it has seen "
         f"what it is to predict; keep nothing from one call to the next {_HEADS}",
     )
 
 
-def _at(part: Any, found: Tokens, asked: Tensor) -> Tensor:
+def _at(part: Any, view_tokens: Tokens, places: Tensor) -> Tensor:
     """Predictions, with random draws of their own."""
     with torch.no_grad(), fixed_seed(0):
-        return part.at(found, asked)
+        return part.at(view_tokens, places)
 
 
 @check("pools", "head", after=("width", "deterministic"))

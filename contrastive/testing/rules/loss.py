@@ -318,16 +318,16 @@ def memory(subject: Subject) -> None:
 _PAGE = "(docs/plugins/patches.md, section 'Losses of patches')"
 
 
-@check("own keys", "loss", after=("finite", "float64"))
+@check("own keys", "loss", after=("finite", "float64", "pure"))
 def own_patches(subject: Subject) -> None:
     """Of patches, a query is compared with the key that it matches, wherever that is in its image."""
     loss = subject.part().double()
     queries, keys = patch_vectors(3, 5), patch_vectors(3, 5, seed=1)
     positions = torch.tensor([2, 0, 4, 1, 3])
     plain = _of_patches(loss, queries, keys, torch.arange(5).expand(3, -1))
-    moved = [key[:, positions.argsort()] for key in keys]  # key i is now at positions[i]
+    elsewhere = [key[:, positions.argsort()] for key in keys]  # key i is now at positions[i]
     require(
-        far(plain, _of_patches(loss, queries, moved, positions.expand(3, -1))) < 1e-9,
+        far(plain, _of_patches(loss, queries, elsewhere, positions.expand(3, -1))) < 1e-9,
         "it compares a query with a key that is not its own: keys of patches at other positions, with "
         "matches that say so, give another loss. Read pairs from comparison.aligned(), or use "
         f"comparison.rows() {_PAGE}",
@@ -335,7 +335,7 @@ def own_patches(subject: Subject) -> None:
 
 
 @check("unmatched", "loss", after=("own keys",))
-def unmatched(subject: Subject) -> None:
+def unmatched_keys(subject: Subject) -> None:
     """Of patches, keys of a query's image that match no query change nothing: they are in no statistics."""
     loss = subject.part().double()
     queries, keys = patch_vectors(1, 4), patch_vectors(1, 9, seed=1)

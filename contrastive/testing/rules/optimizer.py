@@ -99,7 +99,7 @@ def optimizer_state(subject: Subject) -> None:
 
 
 @check("unreached", "optimizer", after=("step",))
-def unreached(subject: Subject) -> None:
+def unreached_parameters(subject: Subject) -> None:
     """A parameter without a gradient stays as it is: neither weight decay nor momentum moves it."""
     model, part = network(), subject.part()
     optimizer = part.build(model, _BATCH)

@@ -135,22 +135,22 @@ def once_per_step(subject: Subject) -> None:
 
 
 @check("fixed", "target", after=("keys", "frozen"))
-def fixed(subject: Subject) -> None:
+def fixed_target(subject: Subject) -> None:
     """If it is ``fixed``, neither training nor training mode changes its keys, and no checkpoint holds it."""
     method = compose_or_skip(subject)
     if not method.target.fixed:
         skip("it may follow the online encoder (fixed = False)")
-    held = list(method.target.state_dict())
+    entries = list(method.target.state_dict())
     require(
-        not held,
-        f"its {', '.join(held[:3])} would be in every checkpoint, though a fixed target is built again from "
-        f"the recipe; keep them out of state_dict {_PAGE}",
+        not entries,
+        f"its {', '.join(entries[:3])} would be in every checkpoint, though a fixed target is built again "
+        f"from the recipe; hold the network in a FrozenNetwork {_PAGE}",
     )
     before = _keys(method.eval())
     require(
         same(before, _keys(method.train())),
-        "in training mode it gives other keys; keep what it runs in evaluation mode by overriding train "
-        f"{_PAGE}",
+        "in training mode it gives other keys; hold its network in a FrozenNetwork, which is always in "
+        f"evaluation mode {_PAGE}",
     )
     train(method, sgd(method), range(3))
     require(
@@ -176,10 +176,10 @@ def patches(subject: Subject) -> None:
         row, column = divmod(position, TINY_GRID[1])
         pixels = view.data.clone()
         pixels[:, :, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] *= 0.3
-        changed = (_patch_keys(method, [View(pixels)]) != keys).flatten(2).any(2).any(0)  # [N]
+        differs = (_patch_keys(method, [View(pixels)]) != keys).flatten(2).any(2).any(0)  # [N]
         require(
-            changed[position] or not changed.any(),
-            f"other pixels in patch {position} change keys {changed.nonzero().flatten().tolist()[:4]}, but "
+            differs[position] or not differs.any(),
+            f"other pixels in patch {position} change keys {differs.nonzero().flatten().tolist()[:4]}, but "
             f"not key {position}; give keys in the order of the grid, row by row, as the view is {_PAGE}",
         )
 
@@ -191,9 +191,9 @@ def whole_views(subject: Subject) -> None:
     plain = _patch_keys(method, views)
     for seed in (1, 2):
         marks = marks_of(len(views[0].data), TINY_GRID, 5, seed=seed)
-        masked = [View(view.data, marks) for view in views]
+        views_with_masks = [View(view.data, marks) for view in views]
         require(
-            same(plain, _patch_keys(method, masked)),
+            same(plain, _patch_keys(method, views_with_masks)),
             f"its keys depend on the masks of its views; encode whole views, without keep or hidden {_PAGE}",
         )
 

@@ -115,7 +115,7 @@ class MeanPerProcess(Loss):
     """A variance over the images of this process rather than of all."""
 
     def compare(self, comparison):
-        z = comparison.own_keys.z
+        z = torch.cat([k for _, k in comparison.aligned()])
         return torch.stack([2 - 2 * (q * k).sum(1) for q, k in comparison.aligned()]).sum(
             0
         ).mean() - _variance(z)

@@ -103,7 +103,7 @@ class SeesTheMask(EMA):
 
 
 class _Stock(Target):
-    """A frozen network, in evaluation mode, which no checkpoint holds."""
+    """A frozen network, which no checkpoint holds."""
 
     detached = True
     fixed = True
@@ -111,8 +111,9 @@ class _Stock(Target):
     def __init__(self, in_channels: InChannels):
         super().__init__()
         self.features = 4
-        net = nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.BatchNorm2d(4))
-        self.hold(net.double().requires_grad_(False).eval())
+        net = nn.Conv2d(in_channels, 4, 3, bias=False).double().requires_grad_(False)
+        net.weight.copy_(torch.linspace(-1, 1, net.weight.numel()).view_as(net.weight))  # as if from a file
+        self.hold(net)
 
     def hold(self, net):
         self.nets = [net]  # a list keeps it out of state_dict
@@ -144,6 +145,9 @@ class EntersCheckpoints(_Stock):
 
 class TrainsItsStatistics(_Stock):
     """Follows the mode of the method: in training, keys depend on the batch."""
+
+    def hold(self, net):
+        super().hold(nn.Sequential(net, nn.BatchNorm2d(4, affine=False).double().eval()))
 
     def train(self, mode=True):
         self.net.train(mode)

@@ -13,6 +13,8 @@ class UpdatesPerMicroBatch(EMA):
     Args:
         momentum: m.
         schedule: constant or cosine.
+        layers: number of blocks.
+        layer_norm: whether keys are normalised.
     """
 
     def after_batch(self, comparison):
@@ -28,6 +30,8 @@ class Trainable(EMA):
     Args:
         momentum: m.
         schedule: constant or cosine.
+        layers: number of blocks.
+        layer_norm: whether keys are normalised.
     """
 
     def bind(self, encoder):
@@ -41,6 +45,8 @@ class LeaksGradient(EMA):
     Args:
         momentum: m.
         schedule: constant or cosine.
+        layers: number of blocks.
+        layer_norm: whether keys are normalised.
     """
 
     def forward(self, views, online, encode):
@@ -53,6 +59,8 @@ class StartsElsewhere(EMA):
     Args:
         momentum: m.
         schedule: constant or cosine.
+        layers: number of blocks.
+        layer_norm: whether keys are normalised.
     """
 
     def bind(self, encoder):
@@ -68,6 +76,8 @@ class CountsItself(EMA):
     Args:
         momentum: m.
         schedule: constant or cosine.
+        layers: number of blocks.
+        layer_norm: whether keys are normalised.
     """
 
     taken = 0
@@ -86,6 +96,8 @@ class LosesAView(EMA):
     Args:
         momentum: m.
         schedule: constant or cosine.
+        layers: number of blocks.
+        layer_norm: whether keys are normalised.
     """
 
     @torch.no_grad()

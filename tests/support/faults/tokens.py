@@ -80,9 +80,8 @@ class PlacesAfterwards(_Patches):
         x = self.enter(F.unfold(view.data, PATCH, stride=PATCH).mT)
         if hidden is not None:
             x = torch.where(hidden[:, :, None], self.stand_in, x)
-        if keep is not None:
-            x = take(x, keep)
-            x = x + torch.linspace(0, 1, x.shape[1])[:, None]
+        x = x if keep is None else take(x, keep)
+        x = x + self.places(torch.linspace(-1, 1, x.shape[1])[:, None])
         return self.encode(x, keep, view)
 
 
