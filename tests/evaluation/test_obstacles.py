@@ -208,7 +208,7 @@ def test_early_stopping_needs_metrics_that_labels_allow(parts, tiny_recipe):
 
     def validates(train: Pictures, validation: Pictures | None = None) -> bool:
         data = Data(None, train, None, "", validation)  # type: ignore[arg-type]
-        return rules.capabilities_of(recipe, parts.method, data, protocols)["validation"]
+        return rules.has_validation(recipe, data, protocols)
 
     assert validates(pictures(LABELS))
     assert not any(validates(pictures(labels)) for labels in (LABELS * 0, OUTSIDE, INSIDE, None))
