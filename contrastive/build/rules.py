@@ -359,7 +359,7 @@ def callback_metrics(
     protocols: Sequence[TimedProtocol],
     monitors: Sequence[str] = MONITORS,
 ) -> Iterator[Mistake]:
-    """Callbacks read only metrics that evaluations during training report: monitors, and those of protocols."""
+    """Callbacks read only what evaluations during training report: monitors, and metrics of protocols."""
     prefixes = [f"{entry.name}_" for entry in protocols if entry.at == "every"]
     for (path, spec), callback in zip(recipe.parts_at("callbacks"), callbacks, strict=True):
         for metric in callback.reads if callback is not None else ():
