@@ -205,14 +205,14 @@ def _memory_mib(
     activations = few + per_image * (images - _PROBES[0])
     if images < batch:
         activations += batch * objectives.numbers_compared() * 2 * 4
-    held = (recipe.train.accumulate - 1) * batch * objectives.numbers_held() * 4
+    earlier = (recipe.train.accumulate - 1) * batch * objectives.numbers_held() * 4
     weights = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     state = parts.optimizer.states_per_parameter
     mib = {
         "weights_gradients_optimizer": (weights + trained * (1 + state)) / 2**20,
         "activations": activations / 2**20,
-        **({"accumulated_comparisons": held / 2**20} if held else {}),
+        **({"accumulated_comparisons": earlier / 2**20} if earlier else {}),
     }
     return {**{k: round(v, 1) for k, v in mib.items()}, "total": round(sum(mib.values()), 1)}
 
