@@ -99,6 +99,46 @@ def embedding_std(z: Tensor) -> float:
     return _unit(z).std(dim=0, correction=0).double().mean().item()
 
 
+def std_within_images(z: Tensor) -> float:
+    """Spread of the patches of an image on the unit sphere: 0 if they all get the same vector.
+
+    :func:`embedding_std` over the patches of each image, averaged over images.
+
+    Args:
+        z: embeddings [n, k, D] of k patches of each of n images; scaled to unit length here.
+    """
+    if z.numel() == 0 or z.shape[1] < 2 or not _finite(z):
+        return math.nan
+    return _spread_within(z).mean().item()
+
+
+def std_across_images(z: Tensor) -> float:
+    """Spread on the unit sphere of the patches at one position of all images: 0 if a patch shows only where
+    it is.
+
+    :func:`embedding_std` over images at each position, averaged over positions.
+
+    Args:
+        z: as for :func:`std_within_images`.
+    """
+    if z.numel() == 0 or len(z) < 2 or not _finite(z):
+        return math.nan
+    return _unit_patches(z).std(dim=0, correction=0).double().mean().item()
+
+
+def dead_patches(z: Tensor) -> float:
+    """Share of the patches that get the same vector as all others of their image, 0 to 1.
+
+    An image's patches count as the same below a twentieth of the healthy spread 1 / sqrt(D).
+
+    Args:
+        z: as for :func:`std_within_images`.
+    """
+    if z.numel() == 0 or z.shape[1] < 2 or not _finite(z):
+        return math.nan
+    return (_spread_within(z) < FULL_COLLAPSE / math.sqrt(z.shape[2])).double().mean().item()
+
+
 def embedding_norm(z: Tensor) -> float:
     """Mean length of embeddings before normalisation.
 
@@ -158,6 +198,43 @@ def collapse_warning(std: float, rank: float, width: int, features: int) -> str 
     return None
 
 
+def patch_collapse_warning(
+    within: float, across: float, rank: float, width: int, features: int
+) -> str | None:
+    """What is wrong with embeddings of patches, in plain words, or None; thresholds as in
+    :func:`collapse_warning`.
+
+    Args:
+        within: :func:`std_within_images`.
+        across: :func:`std_across_images`.
+        rank: :func:`effective_rank` of the tokens of patches.
+        width: D, the width of the embeddings.
+        features: the largest possible rank: width of the tokens, or the number of patches if that is smaller.
+    """
+    least = FULL_COLLAPSE / math.sqrt(width)
+    remedy = "Check that negatives, a predictor or the target keep them apart, and lower the learning rate."
+    if within < least and across < least:
+        return (
+            f"the patches have collapsed: nearly every one gets the same vector (spread {within:.2g}). "
+            f"{remedy}"
+        )
+    if within < least:
+        return (
+            f"the patches of an image have collapsed: nearly all of them get the same vector (spread "
+            f"{within:.2g}). {remedy}"
+        )
+    if across < least:
+        return (
+            "the patches have collapsed to their positions: nearly every image gets the same vectors (spread "
+            f"{across:.2g}). {remedy}"
+        )
+    if features > 1 and rank < max(2.0, DIMENSIONAL_COLLAPSE * features):
+        return (
+            f"the patches have collapsed to few directions: they use about {rank:.1f} of {features}. {remedy}"
+        )
+    return None
+
+
 def memory_warning(z: Tensor, valid: Tensor, before: Tensor | None) -> str | None:
     """What is wrong with a memory of keys, in plain words, or None.
 
@@ -177,6 +254,16 @@ def memory_warning(z: Tensor, valid: Tensor, before: Tensor | None) -> str | Non
             "collapsed, and lower the learning rate."
         )
     return None
+
+
+def _unit_patches(z: Tensor) -> Tensor:
+    """[n, k, D] at unit length."""
+    return _unit(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+
+def _spread_within(z: Tensor) -> Tensor:
+    """The spread of the patches of each image, from [n, k, D]: [n]."""
+    return _unit_patches(z).std(dim=1, correction=0).double().mean(1)
 
 
 def _unit(z: Tensor) -> Tensor:

@@ -145,15 +145,18 @@ class ImageSample:
     ids: Tensor  # [n] int64
 
 
-#: What an evaluation protocol reads: features h of the backbone, or the head's embedding z.
-Feature = Literal["h", "z"]
+#: What an evaluation protocol reads: features h of the backbone, the head's embedding z, the class token, the
+#: mean of the patches, or class token and mean of patches side by side.
+Feature = Literal["h", "z", "class", "patches", "class+patches"]
+#: Those that are made of a backbone's tokens.
+TOKEN_FEATURES: tuple[Feature, ...] = ("class", "patches", "class+patches")
 
 
 @dataclass(frozen=True)
 class Features:
     """Frozen features of a split: what an evaluation protocol sees."""
 
-    vectors: Tensor  # [n, F] float32: h, or z [n, D] for a protocol whose feature is z
+    vectors: Tensor  # [n, F] float32: h, or the feature that a protocol declares
     labels: Tensor  # [n] int64, -1 unknown
     ids: Tensor  # [n] int64
 

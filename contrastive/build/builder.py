@@ -18,7 +18,7 @@ from contrastive.build.reach import freeze, trial_views, unused_parameters
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError, SizeError
-from contrastive.evaluation import TimedProtocol
+from contrastive.evaluation import TimedProtocol, monitor_names
 from contrastive.kinds import KINDS
 from contrastive.parts import Backbone, Callback, Dataset, Head, Optimizer, Protocol
 from contrastive.recipe import PartSpec, Recipe
@@ -199,7 +199,8 @@ class Builder:
             self.check(
                 rules.encodable_views(self.recipe, method.backbone, sizes, channels, size),
                 rules.composition(self.recipe, method, has_validation, callbacks),
-                rules.callback_metrics(self.recipe, callbacks, protocols),
+                rules.callback_metrics(self.recipe, callbacks, protocols, monitor_names(method)),
+                rules.features(self.recipe, method, protocols, channels, size),
             )
             if optimizer is not None:
                 self._fit_optimizer(optimizer, method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.build import Composition, Data, DataSets, MemoryGuard, build, trial_views
-from contrastive.commands.objectives import numbers_compared, objectives_of, parts_of
+from contrastive.commands.objectives import ObjectivesReport, objective_rows, parts_of, pass_text
 from contrastive.commands.output import print_json
 from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
 from contrastive.datasets import reading_of, skipped_kinds
 from contrastive.errors import ContrastiveError, Mistakes
-from contrastive.evaluation import PIXELS_LIMIT
+from contrastive.evaluation import PIXELS_LIMIT, frozen
 from contrastive.parts import FrozenNetwork, ImageTable
 from contrastive.recipe import (
     Recipe,
@@ -35,6 +35,8 @@ from contrastive.runs import skipped_files
 from contrastive.schedules import schedule_text
 from contrastive.text import abbreviate, byte_count, quantity
 from contrastive.training import BufferSnapshot, Method, chunk_warning, is_chunked, resolve_precision
+from contrastive.values import TOKEN_FEATURES
+from contrastive.views import View
 
 _PROBES = (4, 8)  # images of the forward passes that measure activations
 
@@ -93,12 +95,13 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
     steps_per_epoch = len(data.train) // train.batch_size // train.accumulate
     channels, skipped = data.train.channels, skipped_files(data)
     steps = steps_per_epoch * train.epochs
+    objectives = ObjectivesReport(recipe, parts, channels)
     return {
         "recipe": file,
         "name": recipe.name,
         "fingerprint": training_fingerprint(recipe, data.fingerprint),
         "parts": _parts(recipe),
-        **({"objectives": objectives_of(recipe, method)} if recipe.objectives else {}),
+        **objectives.report(),
         "images": {
             "train": len(data.train),
             **({} if data.validation is None else {"validation": len(data.validation)}),
@@ -135,9 +138,10 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         **({"schedules": schedules} if (schedules := _schedules(recipe)) else {}),
         "candidates": _candidates(method, train.batch_size),
         "chunks": _chunks(recipe, parts),
-        "memory_mib": _memory_mib(recipe, parts, channels),
+        "memory_mib": _memory_mib(recipe, parts, channels, objectives),
         **({"evaluation_memory_mib": memory} if (memory := _evaluation_memory_mib(data, parts)) else {}),
         **({"notes": notes} if (notes := _notes(method)) else {}),
+        **({"warnings": warnings} if (warnings := objectives.warnings()) else {}),
     }
 
 
@@ -215,12 +219,15 @@ def _frozen_networks(method: Method) -> list[torch.nn.Module]:
     return [module.network for module in method.modules() if isinstance(module, FrozenNetwork)]
 
 
-def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, float]:
+def _memory_mib(
+    recipe: Recipe, parts: Composition, channels: int, objectives: ObjectivesReport
+) -> dict[str, float]:
     """An estimate in MiB of what a step holds: weights, gradients, optimizer state and saved activations.
 
     Activations are measured: forward passes of two sizes in the training precision count the bytes that
     autograd saves, of which some grow with the batch and some (a queue) do not. With chunks they are those of
-    one chunk, plus the embeddings of the batch and their gradients in float32.
+    one chunk, plus the embeddings of the batch and their gradients in float32. With ``accumulate`` the
+    comparisons of the earlier batches of a step are held, too.
     """
     few, more = (_saved_bytes(recipe, parts, channels, images) for images in _PROBES)
     per_image = (more - few) / (_PROBES[1] - _PROBES[0])
@@ -228,7 +235,8 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
     images = min(batch, recipe.train.chunk_size or batch)
     activations = few + per_image * (images - _PROBES[0])
     if images < batch:
-        activations += batch * sum(map(numbers_compared, method.objectives)) * 2 * 4
+        activations += batch * objectives.numbers_compared() * 2 * 4
+    earlier = (recipe.train.accumulate - 1) * batch * objectives.numbers_held() * 4
     modules = [method, *_frozen_networks(method)]
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     weights = sum(t.numel() * t.element_size() for t in tensors)
@@ -237,6 +245,7 @@ def _memory_mib(recipe: Recipe, parts: Composition, channels: int) -> dict[str, 
     mib = {
         "weights_gradients_optimizer": (weights + trained * (1 + state)) / 2**20,
         "activations": activations / 2**20,
+        **({"accumulated_comparisons": earlier / 2**20} if earlier else {}),
     }
     return {**{k: round(v, 1) for k, v in mib.items()}, "total": round(sum(mib.values()), 1)}
 
@@ -253,9 +262,9 @@ def _evaluation_memory_mib(data: Data, parts: Composition) -> dict[str, float]:
     classes = len(np.unique(data.train.labels[has_label(data.train)]))
     images = sum(int(has_label(table).sum()) for table in data.tables)
 
-    def bytes_of(widths: Mapping[str, int]) -> dict[str, int]:
+    def bytes_of(widths: Mapping[str, int], tables: Collection[str]) -> dict[str, int]:
         readers = [entry for entry in entries if entry.protocol.feature in widths]
-        features = 4 * images * sum(widths[name] for name in {entry.protocol.feature for entry in readers})
+        features = 4 * images * sum(widths[name] for name in tables if readers)
         width_of = {entry.name: widths[entry.protocol.feature] for entry in readers}
         working = {
             entry.name: entry.protocol.working_bytes(train, width_of[entry.name], classes)
@@ -263,14 +272,29 @@ def _evaluation_memory_mib(data: Data, parts: Composition) -> dict[str, float]:
         }
         return {"features": features, **working, "total": features + max(working.values(), default=0)}
 
-    head = parts.method.image_head
-    widths = {"h": parts.method.backbone.features}
-    of_encoder = bytes_of(widths if head is None else {**widths, "z": head.out_features})
+    features = {entry.protocol.feature for entry in entries}
+    if features & {*TOKEN_FEATURES}:
+        features.add("h")  # made in the same pass
+    of_encoder = bytes_of(_feature_widths(parts, data.train.channels), features)
     width_of_pixels = data.train.channels * parts.image_size**2
-    pixels = bytes_of({"h": width_of_pixels} if width_of_pixels <= PIXELS_LIMIT else {})["total"]
+    of_pixels = dict.fromkeys(["h", *map(str, TOKEN_FEATURES)], width_of_pixels)
+    pixels = bytes_of(of_pixels, ["h"])["total"] if width_of_pixels <= PIXELS_LIMIT else 0
     total = max(of_encoder.pop("total"), pixels)
     sizes = {**of_encoder, "pixels": pixels, "total": total}
     return {name: round(size / 2**20, 1) for name, size in sizes.items() if size}
+
+
+def _feature_widths(parts: Composition, channels: int) -> dict[str, int]:
+    """The widths of the features that an encoder has; of its tokens only if a protocol reads them."""
+    method, size = parts.method, parts.image_size
+    widths = {"h": method.backbone.features}
+    if method.image_head is not None:
+        widths["z"] = method.image_head.out_features
+    if any(entry.protocol.feature in TOKEN_FEATURES for entry in parts.protocols):
+        with frozen(method.backbone):
+            width = method.backbone.tokens(View(torch.zeros(1, channels, size, size))).patches.shape[2]
+        widths |= {"class": width, "patches": width, "class+patches": 2 * width}
+    return widths
 
 
 def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int) -> int:
@@ -311,13 +335,24 @@ def render(report: Mapping[str, Any]) -> None:
     for key, value in report.items():
         if key == "recipe":
             continue
-        if isinstance(value, Mapping):
-            value = "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
-        elif isinstance(value, list):
-            value = ", ".join(_text(v) for v in value) or "none"
-        heading = key.replace("_mib", " (MiB)").replace("_", " ")
-        table.add_row(heading, Text(_text(value)))  # as Text, because paths may hold square brackets
+        rows = objective_rows(value) if key == "objectives" else [(_heading(key), _cell(key, value))]
+        for heading, text in rows:
+            table.add_row(heading, Text(text))  # as Text, because paths may hold square brackets
     console.print(table)
+
+
+def _heading(key: str) -> str:
+    return key.replace("_mib", " (MiB)").replace("_", " ")
+
+
+def _cell(key: str, value: Any) -> str:
+    if key in ("passes", "notes", "warnings"):
+        return "\n".join(each if isinstance(each, str) else pass_text(each) for each in value)
+    if isinstance(value, Mapping):
+        return "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(_text(v) for v in value) or "none"
+    return _text(value)
 
 
 def _text(value: Any) -> str:

@@ -30,6 +30,7 @@ from contrastive.runs import Display, assemble, refuse_processes
 from contrastive.text import duration, percent, quantity
 from contrastive.training import (
     Engine,
+    Method,
     StageStack,
     explain_compile_errors_if,
     make_accelerator,
@@ -40,6 +41,9 @@ from contrastive.training import (
 WARM_UP = 3
 #: In the order of a step; ``other`` is the engine's own work.
 STAGES = ("load", "augment", "forward", "loss", "backward", "optimizer", "other", "evaluation")
+#: If objectives have names: what the stages ``forward`` and ``loss`` consist of. ``loss`` alone
+#: is then the backward pass of the losses to the embeddings.
+_PARTS = {"forward": ("encoder", "target", "{}/head"), "loss": ("{}/loss", "loss")}
 ADVICE = {
     "load": "Reading and decoding limits the speed: raise train.workers, resize the images to one size so "
     "that they are kept in memory, or put them on a faster disk.",
@@ -114,9 +118,9 @@ def profile(
         steps: number of measured optimizer steps, after :data:`WARM_UP` others.
 
     Returns:
-        Seconds per step and share of each of :data:`STAGES`, of which ``evaluation`` is one evaluation spread
-        over the steps between two; source images per second without and with it; peak memory in MiB; the
-        bottleneck and what to change.
+        Seconds per step and share of each of :func:`stages_of`, of which ``evaluation`` is one evaluation
+        spread over the steps between two; source images per second without and with it; peak memory in MiB;
+        the bottleneck and what to change.
 
     Raises:
         RecipeError: every mistake of the recipe at once.
@@ -136,7 +140,8 @@ def profile(
         memory = peak_memory_mib(accelerator.device)
     between = _steps_between_evaluations(full_recipe, len(data.train))
     stages = {
-        stage: seconds.get(stage, 0.0) / (between if stage == "evaluation" else steps) for stage in STAGES
+        stage: seconds.get(stage, 0.0) / (between if stage == "evaluation" else steps)
+        for stage in stages_of(engine.method)
     }
     step_seconds = sum(stages.values())
     images = full_recipe.train.batch_size * full_recipe.train.accumulate
@@ -159,6 +164,15 @@ def profile(
         "bottleneck": bottleneck,
         "advice": _advice(bottleneck, full_recipe, accelerator.device),
     }
+
+
+def stages_of(method: Method) -> list[str]:
+    """The stages of a step in order: :data:`STAGES`, some of them in parts if objectives have names."""
+    if not method.names_objectives:
+        return [*STAGES]
+    names = [objective.name for objective in method.objectives]
+    parts = (part for stage in STAGES for part in _PARTS.get(stage, (stage,)))
+    return [stage for part in parts for stage in dict.fromkeys(part.format(name) for name in names)]
 
 
 def _short_recipe(recipe: Recipe, images: int, steps: int) -> Recipe:
@@ -217,9 +231,12 @@ class _TrainingWatch(Stopwatch):
 
 
 def _bottleneck(stages: Mapping[str, float]) -> str:
-    """The most expensive stage; forward and backward count as one, the encoder."""
-    costs = {stage: stages[stage] for stage in ADVICE if stage in stages}
-    costs["encoder"] = stages["forward"] + stages["backward"]
+    """The most expensive stage; all that encodes and its backward pass count as one, the encoder, and so do
+    all losses."""
+    costs: dict[str, float] = dict.fromkeys(ADVICE, 0.0)
+    for stage, cost in stages.items():
+        kind = stage.rpartition("/")[2]
+        costs["encoder" if kind in ("forward", "target", "head", "backward") else kind] += cost
     return max(costs, key=costs.__getitem__)
 
 

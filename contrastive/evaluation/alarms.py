@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from contrastive.monitors import collapse_warning, length_warning, memory_warning
+from contrastive.evaluation.objective_monitors import PATCH_IMAGES, PATCHES, prefix_of
+from contrastive.monitors import collapse_warning, length_warning, memory_warning, patch_collapse_warning
 from contrastive.parts import Callback, RunState
+from contrastive.training import Method
 
 
 class Alarms(Callback):
@@ -29,15 +31,7 @@ class Alarms(Callback):
         if "effective_rank" not in metrics:
             run.warn("no image that validates can be read, so there are no monitors")
             return
-        image = method.image_objective
-        collapse = collapse_warning(
-            metrics.get("embedding_std", math.nan),
-            metrics["effective_rank"],
-            1 if image is None else image.head.out_features,
-            min(method.backbone.features, self._images),
-        )
-        length = length_warning(metrics.get("embedding_norm", math.nan))
-        for message in filter(None, (collapse, length)):
+        for message in self._warnings(method, metrics):
             run.warn(message)
         for path, source in method.named_parts("negatives").items():
             memory = source.memory()
@@ -47,3 +41,29 @@ class Alarms(Callback):
                 run.warn(f"{path}: {reason}")
                 self._warned_sources.add(path)
             self._before[path] = memory.z.clone()
+
+    def _warnings(self, method: Method, metrics: Mapping[str, float]) -> Iterator[str]:
+        """What is wrong with the embeddings of each objective; the rank of h counts once."""
+        image = method.image_objective
+        width = 1 if image is None else image.head.out_features
+        features, rank = method.backbone.features, metrics["effective_rank"]
+        std = metrics.get("embedding_std", math.nan)
+        yield from filter(None, [collapse_warning(std, rank, width, min(features, self._images))])
+        yield from filter(None, [length_warning(metrics.get("embedding_norm", math.nan))])
+        for objective in method.objectives:
+            prefix = prefix_of(method, objective)
+            own = {
+                key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)
+            }
+            width = objective.head.out_features
+            messages: list[str | None] = []
+            if objective.level == "patch":
+                spread = own.get("std_within_images", math.nan), own.get("std_across_images", math.nan)
+                most = min(features, PATCHES * min(self._images, PATCH_IMAGES))
+                messages = [patch_collapse_warning(*spread, own.get("effective_rank", math.nan), width, most)]
+            elif objective is not image:
+                messages = [
+                    collapse_warning(own.get("embedding_std", math.nan), math.nan, width, features),
+                    length_warning(own.get("embedding_norm", math.nan)),
+                ]
+            yield from (f"{objective.name}: {message}" for message in messages if message)

@@ -18,13 +18,22 @@ from torch import Tensor, nn
 
 from contrastive.data import BATCH, Division, Reader, has_label, reading_version
 from contrastive.errors import PluginError, UsageError
+from contrastive.evaluation.features import feature_of
+from contrastive.evaluation.objective_monitors import (
+    PATCH_IMAGES,
+    compared_views,
+    image_monitors,
+    patch_monitors,
+    prefix_of,
+)
 from contrastive.evaluation.obstacles import LabelledImages, obstacle
-from contrastive.evaluation.trial import EncoderTrial, SplitImages, Witness
-from contrastive.monitors import alignment, effective_rank, embedding_norm, embedding_std, uniformity
+from contrastive.evaluation.trial import EncoderTrial, PixelTrial, SplitImages, Witness
+from contrastive.monitors import effective_rank
 from contrastive.parts import EvaluationTransform, ImageTable, Protocol, ViewPipeline
 from contrastive.rng import Key, derive, hash_sample
-from contrastive.training import Method, Metrics, without_compilation
+from contrastive.training import Method, Metrics, Objective, without_compilation
 from contrastive.values import Feature, Features, ImageSample, never
+from contrastive.views import View
 
 BANK, QUERIES = 10_000, 2_000  # the most images that kNN reads during training
 PIXELS_LIMIT = 32 * 32 * 3  # raw pixels are a floor only if they are cheap: for small images
@@ -82,8 +91,19 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def encode(method: Method, pixels: Tensor, feature: Feature = "h") -> Tensor:
-    """Features of the online encoder, in evaluation mode: [n, C, s, s] -> float32 h [n, F], or z [n, D]."""
-    encoder: Callable[[Tensor], Tensor] = method.backbone if feature == "h" else method.embed
+    """Features of the online encoder, in evaluation mode: [n, C, s, s] -> float32 h [n, F], z [n, D], or what
+    is made of tokens.
+
+    Raises UsageError: the method has no such feature.
+    """
+
+    def of_tokens(pixels: Tensor) -> Tensor:
+        tokens = method.backbone.tokens(View(pixels))
+        return feature_of(method.backbone, method.image_head, tokens, feature)
+
+    encoder: Callable[[Tensor], Tensor] = method.backbone if feature == "h" else of_tokens
+    if feature == "z" and method.image_head is not None:
+        encoder = method.embed
     with frozen(method):
         return torch.cat([encoder(part).float().flatten(1) for part in pixels.split(BATCH)])
 
@@ -141,10 +161,11 @@ class Evaluation:
 
     def during(self, method: Method) -> Metrics:
         """Monitors, and the protocols that run at every evaluation, on the images that validate."""
-        trial = self._periodic_trial(method.backbone, method.image_head)
+        protocols = self._periodic_protocols()
+        trial = self._periodic_trial(method.backbone, method.image_head, protocols)
         with frozen(method):
             metrics = self.monitor(method, trial.features_of(trial.validation))
-            metrics |= self._metrics_of(self._periodic_protocols(), trial)[0]
+            metrics |= self._metrics_of(protocols, trial)[0]
         self.remarks = {}  # they are of the final metrics
         return metrics
 
@@ -188,39 +209,63 @@ class Evaluation:
         return min(candidates)[1] if candidates else None
 
     def monitor(self, method: Method, validation: Features) -> Metrics:
-        """Alignment, uniformity, spread and length of z over two views of the images that validate; rank of
-        h. Empty if no image can be read."""
+        """Alignment, uniformity, spread and length of each z over two views of the images that validate; rank
+        of h; and what patches do. Empty if no image can be read."""
         if not len(validation):
             return {}
         rank = {"effective_rank": float(effective_rank(validation.vectors))}
-        image = method.image_objective
-        if image is None:
-            return rank
-        views = [self._views(method, view) for view in _compared_views(image.pairs)]
-        a = views[0]
-        spread = {
-            "uniformity": float(uniformity(a)),
-            "embedding_std": float(embedding_std(a)),
-            "embedding_norm": embedding_norm(a),
-        }
-        if len(views) == 1:
-            return {**spread, **rank}
-        return {"alignment": float(alignment(*views)), **spread, **rank}
+        of_images = self._image_monitors(method)
+        first = of_images.pop("", {})
+        metrics: Metrics = {**first, **rank}
+        for prefix, values in (of_images | self._patch_monitors(method)).items():
+            metrics |= {f"{prefix}{name}": value for name, value in values.items()}
+        return metrics
 
-    def _views(self, method: Method, view: int) -> Tensor:
-        """z [n, D] of one augmented view per image, the same in every epoch, so that epochs compare."""
-        key, pipeline, out = Key(0, 0, view), self.pipelines[view], []
+    def _image_monitors(self, method: Method) -> dict[str, Metrics]:
+        """Prefix of an objective of whole images -> its monitors; a view passes once for all of them."""
+        objectives = [each for each in method.objectives if each.level == "image"]
+        views = {objective.name: compared_views(objective.pairs) for objective in objectives}
+        z: dict[str, list[Tensor]] = {name: [] for name in views}
+        for view in sorted({view for numbers in views.values() for view in numbers}):
+            users = [objective for objective in objectives if view in views[objective.name]]
+            reads_tokens = any(objective.head.pools for objective in users)
+            batches: list[list[Tensor]] = [[] for _ in users]
+            for pixels in self._augmented(view, self.monitor_rows):
+                output = method.backbone.tokens(View(pixels)) if reads_tokens else method.backbone(pixels)
+                for objective, own in zip(users, batches, strict=True):
+                    own.append(objective.head.whole(output, "image").float())
+            for objective, own in zip(users, batches, strict=True):
+                z[objective.name].append(torch.cat(own))
+        return {prefix_of(method, each): image_monitors(z[each.name]) for each in objectives}
+
+    def _patch_monitors(self, method: Method) -> dict[str, Metrics]:
+        """Prefix of an objective of patches -> its monitors; a view passes once for all of them."""
         table = self.division.validation
-        for indices, pixels in self.reader.whole(table, self.monitor_rows):
+        rows = self.monitor_rows[hash_sample(table.ids[self.monitor_rows], PATCH_IMAGES, "patches")]
+        users: dict[int, list[Objective]] = {}
+        for objective in method.objectives:
+            if objective.level == "patch":
+                users.setdefault(compared_views(objective.pairs)[0], []).append(objective)
+        monitors: dict[str, Metrics] = {}
+        for view, objectives in users.items():
+            if not (batches := list(self._augmented(view, rows))):
+                continue
+            tokens = method.backbone.tokens(View(torch.cat(batches)))
+            monitors |= {prefix_of(method, each): patch_monitors(each, tokens) for each in objectives}
+        return monitors
+
+    def _augmented(self, view: int, rows: np.ndarray) -> Iterator[Tensor]:
+        """Batches of one augmented view per image, the same in every epoch, so that epochs compare."""
+        key, pipeline, table = Key(0, 0, view), self.pipelines[view], self.division.validation
+        for indices, pixels in self.reader.whole(table, rows):
             images = (pixels * 255).round().to(torch.uint8)
-            ids = table.ids[indices]
-            pixels_of_view = pipeline.batch_view(images, ids, key, self.device)
-            out.append(method.embed(pixels_of_view.contiguous(memory_format=torch.channels_last)).float())
-        return torch.cat(out)
+            pixels_of_view = pipeline.batch_view(images, table.ids[indices], key, self.device)
+            yield pixels_of_view.contiguous(memory_format=torch.channels_last)
 
     @property
     def periodic_images(self) -> int:
-        """How many images an evaluation during training encodes, at most: two views of some of them."""
+        """How many images an evaluation during training encodes, at most: two views of some of them, if there
+        is one objective."""
         return 3 * len(self.monitor_rows) + len(self._bank_rows)
 
     # -- for callbacks ------------------------------------------------------------------------------
@@ -280,38 +325,39 @@ class Evaluation:
         return metrics
 
     def pixels(self) -> Metrics:
-        """The same protocols on raw pixels: the floor that an encoder has to beat. Protocols of z, and those
-        that train the encoder, have none."""
+        """The same protocols on raw pixels, whatever feature of the encoder they read: the floor that it has
+        to beat. Protocols of z, and those that train the encoder, have none."""
         if self.train.channels * self.size**2 > PIXELS_LIMIT:
             return {}
         frozen_protocols = [
-            entry for entry in self.protocols if entry.protocol.feature == "h" and not entry.protocol.tunes
+            entry for entry in self.protocols if entry.protocol.feature != "z" and not entry.protocol.tunes
         ]
-        return self._metrics_of(frozen_protocols, self._final_trial(nn.Flatten(), None))[0]
+        division = self.division
+        images = self._images(division.fit_rows, division.validation_rows, self.test)
+        return self._metrics_of(frozen_protocols, PixelTrial(*images))[0]
 
     # -- trials -------------------------------------------------------------------------------------
 
-    def _periodic_trial(self, backbone: nn.Module, head: nn.Module | None) -> EncoderTrial:
-        return self._trial(backbone, head, self._bank_rows, self.monitor_rows, None)
+    def _periodic_trial(
+        self, backbone: nn.Module, head: nn.Module | None, protocols: Sequence[TimedProtocol] = ()
+    ) -> EncoderTrial:
+        images = self._images(self._bank_rows, self.monitor_rows, None)
+        return EncoderTrial(backbone, head, *images, reads=_features_read(protocols))
 
     def _final_trial(self, backbone: nn.Module, head: nn.Module | None) -> EncoderTrial:
         division = self.division
-        return self._trial(backbone, head, division.fit_rows, division.validation_rows, self.test)
+        images = self._images(division.fit_rows, division.validation_rows, self.test)
+        return EncoderTrial(backbone, head, *images, reads=_features_read(self.protocols))
 
-    def _trial(
-        self,
-        backbone: nn.Module,
-        head: nn.Module | None,
-        fit: np.ndarray,
-        validation: np.ndarray,
-        test: ImageTable | None,
-    ) -> EncoderTrial:
-        test_images = (
-            None if test is None else SplitImages(self.reader, test, np.flatnonzero(has_label(test)))
+    def _images(
+        self, fit: np.ndarray, validation: np.ndarray, test: ImageTable | None
+    ) -> tuple[SplitImages, SplitImages, SplitImages | None]:
+        """The images of a trial, by the rows that are fitted on and that validate."""
+        return (
+            SplitImages(self.reader, self.train, fit),
+            SplitImages(self.reader, self.division.validation, validation),
+            None if test is None else SplitImages(self.reader, test, np.flatnonzero(has_label(test))),
         )
-        fit_images = SplitImages(self.reader, self.train, fit)
-        validation_images = SplitImages(self.reader, self.division.validation, validation)
-        return EncoderTrial(backbone, head, fit_images, validation_images, test_images)
 
     def _roles(self, trial: EncoderTrial) -> tuple[LabelledImages, LabelledImages]:
         """The images that the metrics of a trial are fitted on, and those that they score."""
@@ -399,11 +445,10 @@ class Evaluation:
         return {name: ids.tolist() for name, ids in self._labelled_ids.items()}
 
 
+def _features_read(protocols: Sequence[TimedProtocol]) -> list[Feature]:
+    return [entry.protocol.feature for entry in protocols if not entry.protocol.tunes]
+
+
 def _sample(ids: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
     """At most ``most`` of ``rows``: those whose ids have the smallest hash, the same for every seed."""
     return rows[hash_sample(ids[rows], most, "evaluation")]
-
-
-def _compared_views(pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """The views of the first pair of different ones, or the only view."""
-    return next((sorted(pair) for pair in sorted(pairs) if pair[0] != pair[1]), [pairs[0][0]])

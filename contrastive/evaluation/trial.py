@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from contrastive.data import BATCH, Encoder, Reader
 from contrastive.errors import UsageError
-from contrastive.parts import Images, ImageTable
-from contrastive.values import Feature, Features
+from contrastive.evaluation.features import feature_of
+from contrastive.parts import Backbone, Images, ImageTable
+from contrastive.values import TOKEN_FEATURES, Feature, Features
+from contrastive.views import View
 
 #: Features of the images fitted on, chosen on and tested on.
 Splits = tuple[Features, Features, Features | None]
@@ -71,8 +74,9 @@ class EncoderTrial:
 
     Args:
         encoder: pixels float32 [b, C, s, s] in [0, 1] -> h [b, F], in evaluation mode.
-        head: h -> z [b, D]; None if there is none.
+        head: h -> z [b, D], or tokens -> z if it pools them; None if there is none.
         fit, validation, test: labelled images; ``test`` is None if the metrics are those of ``validation``.
+        reads: the features that protocols will read; those that take tokens are made in one pass, with h.
 
     Attributes:
         encoder: never changed by a protocol, which trains a ``copy.deepcopy`` of it.
@@ -91,6 +95,7 @@ class EncoderTrial:
         fit: SplitImages,
         validation: SplitImages,
         test: SplitImages | None = None,
+        reads: Iterable[Feature] = (),
     ):
         self.encoder, self.head = encoder, head
         self.fit, self.validation, self.test = fit, validation, test
@@ -100,6 +105,11 @@ class EncoderTrial:
         self.labelled_ids: np.ndarray | None = None
         self.remarks: list[str] = []
         self._features: dict[tuple[Feature, int], Features] = {}
+        self._of_tokens: tuple[Feature, ...] = TOKEN_FEATURES
+        if getattr(head, "pools", False):
+            self._of_tokens = (*TOKEN_FEATURES, "z")
+        of_tokens = [feature for feature in dict.fromkeys(reads) if feature in self._of_tokens]
+        self._together: list[Feature] = ["h", *of_tokens] if of_tokens else []
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -111,7 +121,7 @@ class EncoderTrial:
         protocols.
 
         Raises:
-            UsageError: z of an encoder that has no head.
+            UsageError: the encoder has no such feature, such as z without a head.
         """
         test = None if self.test is None else self.features_of(self.test, feature)
         return self.features_of(self.fit, feature), self.features_of(self.validation, feature), test
@@ -127,16 +137,41 @@ class EncoderTrial:
 
     def features_of(self, images: Images, feature: Feature = "h") -> Features:
         """Features of images; those of ``fit``, ``validation`` and ``test`` are kept."""
-        make = self._encode if feature == "h" else self._embed
         if not any(images is split for split in (self.fit, self.validation, self.test)):
-            return make(images)
+            return self._make(images, [feature])[feature]
         key = (feature, id(images))  # which is theirs while this trial lives
         if key not in self._features:
-            self._features[key] = make(images)
+            together = self._together if feature in self._together else [feature]
+            made = self._make(images, together)
+            self._features |= {(name, id(images)): features for name, features in made.items()}
         return self._features[key]
 
-    def _encode(self, images: Images) -> Features:
-        return images.features(self.encoder)
+    def _make(self, images: Images, names: Sequence[Feature]) -> dict[Feature, Features]:
+        """Features of images, in one pass."""
+        if any(name in self._of_tokens for name in names):
+            return self._of_one_pass(images, names)
+        [name] = names
+        return {name: images.features(self.encoder) if name == "h" else self._embed(images)}
+
+    def _of_one_pass(self, images: Images, names: Sequence[Feature]) -> dict[Feature, Features]:
+        """Features that are made of tokens, and h with them."""
+        backbone = cast(Backbone, self.encoder)
+        widths: list[int] = []
+
+        def encode(pixels: Tensor) -> Tensor:
+            tokens = backbone.tokens(View(pixels))
+            parts = [feature_of(backbone, self.head, tokens, name).float() for name in names]
+            widths[:] = [part.shape[1] for part in parts]
+            return torch.cat(parts, 1)
+
+        table = images.features(encode)
+        if not len(table):
+            return dict.fromkeys(names, table)
+        columns = table.vectors.split(widths, 1)
+        return {
+            name: Features(part.contiguous(), table.labels, table.ids)
+            for name, part in zip(names, columns, strict=True)
+        }
 
     @torch.no_grad()
     def _embed(self, images: Images) -> Features:
@@ -155,6 +190,21 @@ class EncoderTrial:
     def remark(self, text: str) -> None:
         """Note what a reader of a protocol's metrics must know: the run reports it next to them."""
         self.remarks.append(text)
+
+
+class PixelTrial(EncoderTrial):
+    """A trial of raw pixels, [b, C s s]: they take the place of whatever feature of an encoder is read.
+
+    Args:
+        fit, validation, test: as of an :class:`EncoderTrial`.
+    """
+
+    def __init__(self, fit: SplitImages, validation: SplitImages, test: SplitImages | None = None):
+        super().__init__(nn.Flatten(), None, fit, validation, test)
+
+    def features_of(self, images: Images, feature: Feature = "h") -> Features:
+        """The pixels of images; raises UsageError for z."""
+        return super().features_of(images, "h" if feature in TOKEN_FEATURES else feature)
 
 
 class Witness:

@@ -55,7 +55,7 @@ class Trial(typing.Protocol):
     Attributes:
         encoder: pixels float32 [b, C, s, s] in [0, 1] -> h [b, F], in evaluation mode; a protocol never
             changes it, but trains a ``copy.deepcopy`` of it.
-        head: h -> z [b, D], or None.
+        head: h -> z [b, D], or tokens -> z if it pools them; or None.
         fit, validation: the train split without the held-out tenth, and that tenth; if the data set has a
             validation split, the whole train split, and that split.
         train: the whole train split.
@@ -96,7 +96,8 @@ class Protocol(Part, ABC):
     Attributes:
         version: raised whenever the figures this protocol gives for the same features change.
         at: when a recipe that only names the protocol runs it: at ``every`` evaluation, or the ``end``.
-        feature: which features ``score`` is given; a parameter of a protocol that leaves the choice.
+        feature: which features ``score`` is given, one of :data:`contrastive.values.Feature`; a parameter of
+            a protocol that leaves the choice.
         fits: whether it learns from labels of train, which must then have two classes or more.
         tunes: whether it trains a copy of the encoder instead; then there are no figures of raw pixels.
         precedence: of several protocols the one with the highest ranks encoders, of equals the first by key

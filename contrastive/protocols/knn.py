@@ -31,7 +31,8 @@ class KNN(Protocol):
     Args:
         k: neighbours that vote; the whole bank if it is smaller.
         temperature: of the votes' weights; a smaller one gives the nearest more weight.
-        feature: what is compared: features h of the backbone, or the head's embedding z.
+        feature: what is compared: features h of the backbone, the head's embedding z, the class token, the
+            mean of the patches, or class+patches side by side.
     """
 
     version = 1

@@ -29,7 +29,8 @@ class LinearProbe(Protocol):
 
     Args:
         l2: strengths of the penalty to choose from; the middle one if no image with a label validates.
-        feature: what is classified: features h of the backbone, or the head's embedding z.
+        feature: what is classified: features h of the backbone, the head's embedding z, the class token, the
+            mean of the patches, or class+patches side by side.
     """
 
     version = 1

@@ -34,7 +34,8 @@ class Retrieval(Protocol):
 
     Args:
         k: number of most similar images that recall counts.
-        feature: what is compared: features h of the backbone, or the head's embedding z.
+        feature: what is compared: features h of the backbone, the head's embedding z, the class token, the
+            mean of the patches, or class+patches side by side.
     """
 
     version = 1

@@ -40,9 +40,9 @@ def recipe_schema(registry: Registry) -> Schema:
     }
     heading = _model(Heading, "recipe", definitions)["properties"]
     of_objective: Schema = {
-        "predictor": {"anyOf": [{"type": "null"}, _ref("head")]},
-        "negatives": _one_or_many(_ref("negatives")),
-        "loss": _one_or_many(_ref("loss")),
+        "predictor": {"anyOf": [{"type": "null"}, _ref("head")], "description": KINDS["head"]},
+        "negatives": {**_one_or_many(_ref("negatives")), "description": KINDS["negatives"]},
+        "loss": {**_one_or_many(_ref("loss")), "description": KINDS["loss"]},
     }
     special: Schema = {
         **heading,

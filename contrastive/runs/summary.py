@@ -69,7 +69,7 @@ def conclude(
         **metrics,
         "omitted": omissions,
         "protocols": evaluation.describe(),
-        "monitors": {k: monitors[k] for k in MONITORS if k in monitors},
+        "monitors": {k: v for k, v in monitors.items() if k in MONITORS or "/" in k},
         **_costs(engine, data, composition),
         "images": {
             "train": len(data.train),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import NamedTuple
 
@@ -170,6 +170,19 @@ class Method(nn.Module):
         """A stage of a step, for the profiler (:mod:`contrastive.training.stages`)."""
         return self.stages.stage(name)
 
+    @property
+    def names_objectives(self) -> bool:
+        """Whether its objectives have names, so that stages and metrics are told apart by them."""
+        return bool(self._first.name)
+
+    def _forward_stage(self, name: str) -> AbstractContextManager[None]:
+        """The stage ``name`` of a forward pass; all of the pass is one if objectives have no names."""
+        return self.stage(name if self.names_objectives else "forward")
+
+    def _own_stage(self, objective: Objective, name: str) -> AbstractContextManager[None]:
+        """A stage of one objective, within one of all; without a name it has none of its own."""
+        return self.stage(f"{objective.name}/{name}") if objective.name else nullcontext()
+
     # -- its parts ------------------------------------------------------------------------------------
 
     @property
@@ -193,9 +206,8 @@ class Method(nn.Module):
 
     @property
     def image_head(self) -> Head | None:
-        """What makes that z of h; None if there is no such z."""
-        image = self.image_objective
-        return None if image is None or image.head.pools else image.head
+        """What makes that z, of h or, if it pools them, of tokens; None if there is no such z."""
+        return None if self.image_objective is None else self.image_objective.head
 
     @property
     def predictor(self) -> Head | None:
@@ -284,21 +296,22 @@ class Method(nn.Module):
     def encode(self, views: Mapping[int, View]) -> list[Encoding]:
         """What the online encoder makes of the views of each objective."""
         encodings: list[Encoding] = [{} for _ in self.objectives]
-        with self.stage("forward"):
-            for passes in self._passes(views):
+        with self._forward_stage("encoder"):
+            for passes in self.passes(views):
                 users = [self._users(objective, passes, views) for objective in self.objectives]
                 output = self._output(passes, views, users)
                 for objective, members, encoding in zip(self.objectives, users, encodings, strict=True):
                     if members:
                         own_views = [passes[index][0] for index in members]
                         own = _some(output, members, len(passes))
-                        online = objective.embed(own, [views[view] for view in own_views])
+                        with self._own_stage(objective, "head"):
+                            online = objective.embed(own, [views[view] for view in own_views])
                         encoding |= zip(own_views, online.chunk(len(own_views)), strict=True)
         queries = [online.p for encoding in encodings for online in encoding.values()]
         self.stages.turn_at_gradient(queries, "backward")
         return encodings
 
-    def _passes(self, views: Mapping[int, View]) -> list[list[Pass]]:
+    def passes(self, views: Mapping[int, View]) -> list[list[Pass]]:
         """The online passes, each (view, how it hides); those of a list pass the encoder together."""
         together: dict[object, list[Pass]] = {}
         for objective in self.objectives:
@@ -345,7 +358,7 @@ class Method(nn.Module):
     def keys(self, views: Mapping[int, View], encodings: Sequence[Encoding]) -> list[Keys]:
         """The keys of each objective's target views, and its encodings of them to find matches by."""
         answers: dict[str, dict[int, Tensor]] = {}
-        with self.stage("forward"):
+        with self._forward_stage("target"):
             for target in self.targets:
                 requests: dict[str, Request] = {}
                 for objective, encoding in zip(self.objectives, encodings, strict=True):
@@ -379,14 +392,17 @@ class Method(nn.Module):
         progress: Progress,
     ) -> Output:
         """The weighted sum of the objectives on embeddings of a whole batch, outside autocast."""
+        comparisons: list[Comparison] = []
+        values: list[Tensor] = []
         with self.stage("loss"), torch.autocast(ids.device.type, enabled=False):
-            comparisons = tuple(
-                objective.compare(own, ids, labels, progress)
-                for objective, own in zip(self.objectives, sides, strict=True)
-            )
-            values = [each.value(c) for each, c in zip(self.objectives, comparisons, strict=True)]
+            for objective, own in zip(self.objectives, sides, strict=True):
+                with self._own_stage(objective, "loss"):
+                    comparisons.append(objective.compare(own, ids, labels, progress))
+            for objective, comparison in zip(self.objectives, comparisons, strict=True):
+                with self._own_stage(objective, "loss"):
+                    values.append(objective.value(comparison))
             terms = (each.weight * value for each, value in zip(self.objectives, values, strict=True))
-            return Output(reduce(operator.add, terms), comparisons, tuple(values))
+            return Output(reduce(operator.add, terms), tuple(comparisons), tuple(values))
 
     def forward(
         self,

@@ -19,6 +19,7 @@ from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.runs import Display, assemble
 from contrastive.training import Engine, make_accelerator
+from tests.support.masked_recipes import recipe_of, write
 
 CPU = torch.device("cpu")
 
@@ -158,3 +159,20 @@ def test_every_bottleneck_has_its_advice():
 
 def test_a_recipe_is_profiled_from_python(tiny_recipe: Path):
     assert profile(tiny_recipe, {"train.batch_size": 8, "evaluate.every": 0}, steps=1)["steps"] == 1
+
+
+def test_objectives_with_names_have_stages_of_their_own(tiny_data: Path, tmp_path: Path):
+    report = profile(write(tmp_path / "recipe.yaml", recipe_of(tiny_data, "simclr_mae")), steps=2)
+    assert list(report["stages"]) == [
+        "load", "augment", "encoder", "target", "contrast/head", "rebuild/head", "contrast/loss",
+        "rebuild/loss", "loss", "backward", "optimizer", "other", "evaluation",
+    ]  # fmt: skip
+    assert all(figures["seconds"] > 0 for figures in report["stages"].values())
+    assert sum(figures["share"] for figures in report["stages"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_time_of_objectives_counts_to_the_whole_that_limits():
+    stages = {"load": 2.0, "encoder": 1.0, "a/head": 0.8, "b/head": 0.8, "backward": 0.1, "a/loss": 0.2}
+    assert profiling._bottleneck(stages) == "encoder"
+    losses = {"load": 2.0, "encoder": 1.0, "a/loss": 1.2, "b/loss": 0.7, "loss": 0.3}
+    assert profiling._bottleneck(losses) == "loss"

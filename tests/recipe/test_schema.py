@@ -144,6 +144,9 @@ def test_the_schema_is_json_and_describes(real):
     assert loss["description"]
     assert loss["properties"]["temperature"]["description"]
     assert set(KINDS) <= set(real["$defs"])
+    objective = real["properties"]["objectives"]["additionalProperties"]["properties"]
+    assert {"level", "hide", "rows", "match", "views", "predictor", "weight"} <= objective.keys()
+    assert all(key.get("description") for key in objective.values()), objective
 
 
 def broken_registry() -> Registry:

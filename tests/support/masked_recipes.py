@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def recipe_of(data: Path, name: str) -> dict[str, Any]:
         ),
         "dense": ([simclr], {"dense": DENSE}, VIT),
     }[name]
-    return {
+    tree = {
         "name": name,
         "dataset": {"name": "image_folder", "root": str(data)},
         "backbone": backbone,
@@ -77,6 +78,7 @@ def recipe_of(data: Path, name: str) -> dict[str, Any]:
         "train": {"epochs": 1, "batch_size": 16, "precision": "fp32"},
         "evaluate": {"knn": {"k": 5}},
     }
+    return copy.deepcopy(tree)  # a test may change it
 
 
 def write(path: Path, recipe: dict[str, Any]) -> Path:

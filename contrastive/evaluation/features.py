@@ -1,0 +1,42 @@
+"""The features that protocols read: of a backbone, of its tokens, or of a head."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from contrastive.errors import UsageError
+from contrastive.parts import Backbone, Head
+from contrastive.values import Feature
+from contrastive.views import Tokens
+
+
+def feature_of(backbone: Backbone, head: nn.Module | None, tokens: Tokens, feature: Feature) -> Tensor:
+    """A feature that is made of tokens, or h: [b, width].
+
+    Args:
+        backbone: that gave the tokens.
+        head: makes z of tokens; None if there is none.
+        tokens: of whole images.
+        feature: which one.
+
+    Raises:
+        UsageError: the backbone has no class token, or there is no head.
+    """
+    if feature == "h":
+        return tokens.h
+    if feature == "z":
+        if head is None:
+            raise UsageError("feature: z needs a head, and this encoder has none; set feature: h.")
+        return cast(Head, head).image(tokens)
+    patches = tokens.patches.mean(1)
+    if feature == "patches":
+        return patches
+    if not backbone.has_class_token:
+        raise UsageError(
+            f"feature: {feature} needs a class token, and this backbone has none; set feature: patches."
+        )
+    first = tokens.prefix[:, 0]
+    return first if feature == "class" else torch.cat([first, patches], 1)
