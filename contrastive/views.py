@@ -46,7 +46,7 @@ class Marks:
         hidden, visible = np.split(order, [int(counts[0]) if len(counts) else 0], axis=1)
         return cls(*map(torch.from_numpy, (mask, hidden, visible)))
 
-    def updated(self, later: Marks) -> Marks:
+    def overlay(self, later: Marks) -> Marks:
         """These marks, overwritten by those that ``later`` has."""
         return Marks(*(a if b is None else b for a, b in zip(self.tensors, later.tensors, strict=True)))
 

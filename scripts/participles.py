@@ -60,6 +60,10 @@ PROMISES = {
     ("contrastive/testing/framework.py", "unchecked"): "an attribute that parts declare",
     ("contrastive/testing/subjects.py", "unchecked"): "an attribute that parts declare",
     ("plugins/contrastive-negatives/contrastive_negatives.py", "weighted"): "a parameter of recipes",
+    (
+        "plugins/contrastive-negatives/contrastive_negatives.py",
+        "guided",
+    ): "the name of a source, from its paper",
 }
 
 

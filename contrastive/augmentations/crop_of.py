@@ -64,12 +64,12 @@ class CropOf(Augmentation):
                 raise UsageError(
                     f"crop_of: size needs a crop, but view {self._view} starts with {crop.name}; remove size."
                 )
-            operations[0] = _Resized(crop, self._size)
+            operations[0] = _OtherSize(crop, self._size)
         own = [] if self._own is None else _pipeline(self._own.pipelines()[0]).operations
         return Pipeline([*operations, *own], frame)
 
 
-class _Resized(Placing):
+class _OtherSize(Placing):
     """The boxes of another crop, at another resolution."""
 
     def __init__(self, of: Placing, size: int):

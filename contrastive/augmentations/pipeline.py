@@ -363,7 +363,7 @@ class Pipeline:
                 stream = self._streams[index]
                 every_view = Key(key.seed, key.epoch, 0)
                 common = Draws(every_view, np.zeros(1, np.int64), f"{stream}:count")
-                marks = marks.updated(operation.mark(common, Draws(key, numbers, stream), grid))
+                marks = marks.overlay(operation.mark(common, Draws(key, numbers, stream), grid))
             elif isinstance(operation, Placing):
                 place = place.crop(
                     operation.place(self.draw(index, numbers, key), place.sizes), operation.size
@@ -372,7 +372,7 @@ class Pipeline:
                 place = place.mirror(self.draw(index, numbers, key)["chosen"])
             elif not operation.keeps_place:
                 return marks
-        return marks.updated(
+        return marks.overlay(
             Marks(box=torch.from_numpy(place.box), mirrored=torch.from_numpy(place.mirrored))
         )
 

@@ -22,7 +22,7 @@ from contrastive.recipe.signature import signature_of
 
 def location_paths(recipe: Recipe) -> dict[str, str]:
     """The paths of data set, backbone and objectives, as a recipe writes them: ``{"dataset.root": "x"}``."""
-    of_aims = (named for aim in recipe.aims for named in _parts_of(aim))
+    of_aims = (item for aim in recipe.aims for item in _parts_of(aim))
     parts = {"backbone": recipe.backbone, **dict(of_aims)}
     own = (item for path, part in parts.items() for item in _of_part(part, path))
     return {**dataset_paths(recipe), **dict(own)}

@@ -88,8 +88,8 @@ def hinge(z: Tensor) -> Tensor:
 def squared_covariance(z: Tensor) -> Tensor:
     """Squared covariances over images of two different dimensions, summed and divided by D, on average over
     the n matches: [B, n, D] -> scalar."""
-    centred = (z - z.mean(0)).transpose(0, 1)  # [n, B, D]
-    covariance = centred.mT @ centred / (len(z) - 1)  # [n, D, D]
+    deviations = (z - z.mean(0)).transpose(0, 1)  # [n, B, D]
+    covariance = deviations.mT @ deviations / (len(z) - 1)  # [n, D, D]
     covariance.diagonal(dim1=1, dim2=2).zero_()
     return covariance.square().sum((1, 2)).mean() / z.shape[2]
 

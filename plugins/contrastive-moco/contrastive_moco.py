@@ -84,7 +84,7 @@ class Queue(Negatives):
         keys, size = comparison.keys, len(self.valid)
         z, image, label = keys.z, keys.image, keys.label
         if self.pool:
-            z, image, label = _pooled(comparison), image[:: keys.positions], label[:: keys.positions]
+            z, image, label = _mean_keys(comparison), image[:: keys.positions], label[:: keys.positions]
         surplus = max(0, len(z) - size)
         order = torch.arange(surplus, len(z), device=self.pointer.device)
         entries = (self.pointer + order) % size  # each at most once; only the device knows them
@@ -95,7 +95,7 @@ class Queue(Negatives):
         self.pointer.add_(len(z)).remainder_(size)
 
 
-def _pooled(comparison: Comparison) -> Tensor:
+def _mean_keys(comparison: Comparison) -> Tensor:
     """The mean key of each view of each image of all processes, as keys are compared: [V B, D]."""
     keys = [comparison.target_keys[view].to(comparison.own_keys.z.dtype) for view in comparison.key_views]
     means = torch.stack([z.mean(1) if z.ndim == 3 else z for z in keys], 1)  # [b, V, D]

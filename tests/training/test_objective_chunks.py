@@ -93,7 +93,7 @@ def views_of(part: Batch) -> list[View]:
         np.put_along_axis(mask, order[:, :6], True, 1)
         box = torch.tensor(np.array([rng.uniform(1, 8, 4) for rng in draws]))
         flip = torch.tensor([bool(rng.integers(2)) for rng in draws])
-        views.append(View(pixels, Marks.of_mask(mask).updated(Marks(box=box, mirrored=flip))))
+        views.append(View(pixels, Marks.of_mask(mask).overlay(Marks(box=box, mirrored=flip))))
     return views
 
 

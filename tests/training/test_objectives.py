@@ -57,7 +57,7 @@ def view(seed: int, side: int = 8, hidden: int | None = None, targets: Tensor | 
         mask = np.zeros((B, count), bool)
         np.put_along_axis(mask, order[:, :hidden], True, 1)
         marks = Marks.of_mask(mask)
-    return View(pixels, marks.updated(Marks(targets=targets)))
+    return View(pixels, marks.overlay(Marks(targets=targets)))
 
 
 def image(**changes) -> Objective:

@@ -148,7 +148,7 @@ class MaskTargets(Marking):
             np.put_along_axis(far, box, 4.0 * count, 1)  # targets are never visible
         order = np.argsort(ranks + far, axis=1, kind="stable")
         marks = Marks.of_mask(~_first(order, visible))
-        return marks.updated(Marks(targets=torch.from_numpy(np.stack(boxes, 1))))
+        return marks.overlay(Marks(targets=torch.from_numpy(np.stack(boxes, 1))))
 
 
 def _sides(share: float, aspect: float, grid: tuple[int, int]) -> tuple[int, int]:

@@ -74,7 +74,7 @@ def blocks(generator: np.random.Generator) -> Marks:
         mask[image, [*set(own.flatten()), *generator.permutation(others)]] = True
         visible = generator.permutation(others)[:20]
         mask[image, visible] = False
-    return Marks.of_mask(mask).updated(Marks(targets=torch.from_numpy(targets)))
+    return Marks.of_mask(mask).overlay(Marks(targets=torch.from_numpy(targets)))
 
 
 def batches(name: str) -> list[list[View]]:

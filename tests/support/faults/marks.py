@@ -92,7 +92,7 @@ class VisibleTargets(HidesHalf):
 
     def mark(self, common, rng, grid):
         marks = super().mark(common, rng, grid)
-        return marks.updated(Marks(targets=marks.visible[:, None, :4]))
+        return marks.overlay(Marks(targets=marks.visible[:, None, :4]))
 
 
 class PaintsHidden(HidesHalf):
