@@ -62,7 +62,7 @@ PROMISES = {
     ("plugins/contrastive-negatives/contrastive_negatives.py", "weighted"): "a parameter of recipes",
     (
         "plugins/contrastive-negatives/contrastive_negatives.py",
-        "guided",
+        "Guided",
     ): "the name of a source, from its paper",
 }
 
