@@ -104,7 +104,7 @@ class DINO(Loss):
 
     normalised = False
     needs = frozenset({"detached_keys"})
-    centre: Tensor
+    centre: Tensor | None
 
     def __init__(
         self,
@@ -119,23 +119,24 @@ class DINO(Loss):
             if value_at(target_temperature, progress) <= 0:
                 raise UsageError("target_temperature: it must stay above 0; raise from and to.")
         self.temperature, self.target_temperature = temperature, target_temperature
-        self.momentum, self.codes = momentum, codes
-        self.register_buffer("centre", torch.zeros(in_features))
+        self.momentum = momentum
+        self.register_buffer("centre", torch.zeros(in_features) if codes == "centre" else None)
 
     def compare(self, comparison: Comparison) -> Tensor:
         """The cross entropy of each pair: [pairs b n]."""
         t = value_at(self.target_temperature, comparison.progress)
         queries, keys = zip(*comparison.aligned(), strict=True)
-        if self.codes == "sinkhorn":
+        centre = self.centre
+        if centre is None:
             codes = _even(comparison, keys, lambda key: key / t)
         else:
-            codes = _once(keys, lambda key: F.softmax((key - self.centre) / t, 1))
+            codes = _once(keys, lambda key: F.softmax((key - centre) / t, 1))
         logs = _once(queries, lambda query: F.log_softmax(query / self.temperature, 1))
         return _cross_entropy(codes, logs)
 
     def after_batch(self, comparison: Comparison) -> None:
         """Move the centre towards the mean scores of the keys of all processes."""
-        if self.codes == "centre":
+        if self.centre is not None:
             mean = _mean(comparison, comparison.own_keys.z)  # [K]
             self.centre.lerp_(mean.to(self.centre), 1 - self.momentum)
 
