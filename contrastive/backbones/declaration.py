@@ -12,7 +12,7 @@ from contrastive.parts import EvaluationTransform
 #: Key of an export's config.json that holds the transform; exports of earlier versions lack it.
 KEY = "evaluation_transform"
 #: Key of an export's config.json that names the parameters that were left out.
-OMITTED = "left_out"
+OMISSIONS = "left_out"
 _HEADING = "\n## Images\n"
 _README = """
 Images are resized and cropped as they were in the encoder's evaluation: {transform}.
@@ -59,7 +59,7 @@ def declare_omissions(folder: Path, names: Sequence[str]) -> None:
     if not names:
         return
     file, readme = folder / "config.json", folder / "README.md"
-    file.write_text(json.dumps({**_config(folder), OMITTED: [*names]}, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps({**_config(folder), OMISSIONS: [*names]}, indent=2) + "\n", encoding="utf-8")
     listing = ", ".join(f"`{name}`" for name in names)
     text = readme.read_text(encoding="utf-8")
     readme.write_text(f"{text}\nLeft out, because only training needs it: {listing}.\n", encoding="utf-8")
@@ -67,7 +67,7 @@ def declare_omissions(folder: Path, names: Sequence[str]) -> None:
 
 def omissions_of(folder: Path) -> list[str]:
     """The names that :func:`declare_omissions` wrote."""
-    names = _config(folder).get(OMITTED, [])
+    names = _config(folder).get(OMISSIONS, [])
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
