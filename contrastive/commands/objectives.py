@@ -47,8 +47,8 @@ class Patches:
             return self.hidden
         if objective.rows == "targets":
             return self.targets
-        kept = min(objective.match.keep or self.count, self.count)
-        return (kept, kept)
+        most = min(objective.match.keep or self.count, self.count)
+        return (most, most)
 
 
 def parts_of(aim: ObjectiveSpec) -> dict[str, str]:
@@ -160,10 +160,10 @@ class ObjectivesReport:
         for number in numbers:
             with frozen(self.method):
                 tokens = self.method.backbone.tokens(View(self.views[number].data[:1]))
-            patches[number] = self._marked(number, Patches(tokens.grid, tokens.patches.shape[2]))
+            patches[number] = self._with_counts(number, Patches(tokens.grid, tokens.patches.shape[2]))
         return patches
 
-    def _marked(self, number: int, patches: Patches) -> Patches:
+    def _with_counts(self, number: int, patches: Patches) -> Patches:
         """A view's patches, counted in some epochs of the run: all images of an epoch have equally many."""
         if number not in self.method.grids:
             return patches
@@ -275,8 +275,8 @@ def objective_rows(objectives: Mapping[str, Mapping[str, Any]]) -> Iterator[tupl
 
 
 def _lines(own: Mapping[str, Any]) -> Iterator[str]:
-    widths, shared = own["widths"], own["shared"].split(", ")
-    whose = {key: "top level" if key in shared else "own" for key in ("head", "target")}
+    widths, common = own["widths"], own["shared"].split(", ")
+    whose = {key: "top level" if key in common else "own" for key in ("head", "target")}
     yield f"level: {own['level']}; weight: {own['weight']:g}"
     yield f"head: {own['head']} ({whose['head']}), {widths['input']} -> {widths['z']}"
     if own["predictor"] != "none":

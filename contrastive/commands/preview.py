@@ -43,18 +43,18 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True)
-class Marked:
+class MarkChoice:
     """Which marks of views are drawn.
 
     Attributes:
         grids: view -> rows and columns of its patches.
-        located: the views whose boxes in the image are drawn.
-        masked: whether patches are hidden, or are targets.
+        by_location: the views whose boxes in the image are drawn.
+        has_masks: whether patches are hidden, or are targets.
     """
 
     grids: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    located: Collection[int] = ()
-    masked: bool = True
+    by_location: Collection[int] = ()
+    has_masks: bool = True
 
 
 def grid(
@@ -63,7 +63,7 @@ def grid(
     pipelines: Sequence[ViewPipeline],
     seed: int,
     draws: int = 3,
-    marked: Marked | None = None,
+    choice: MarkChoice | None = None,
 ) -> Image.Image:
     """A picture with one row per image: the image itself, then each view as in the first epochs.
 
@@ -76,22 +76,22 @@ def grid(
         pipelines: one per view.
         seed: of the run.
         draws: epochs shown.
-        marked: which marks are drawn; None for none.
+        choice: which marks are drawn; None for none.
 
     Returns:
         An RGB picture.
     """
-    marked = marked or Marked()
+    choice = choice or MarkChoice()
     starts = [GAP]  # left edge of each group of columns: the image, then the views
     for columns in [1, *[draws] * len(pipelines)]:
         starts.append(starts[-1] + columns * (CELL + GAP) + 2 * GAP)
     size = (starts[-1] - 2 * GAP, HEADER + GAP + len(table_images) * (CELL + GAP))
-    legend = _legend(marked)
+    legend = _legend(choice)
     picture = Image.new("RGB", (size[0], size[1] + HEADER * len(legend)), _PAPER)
     pen = ImageDraw.Draw(picture)
     titles = ["image", *(f"view {view}" for view in range(len(pipelines)))]
     for view, (x, title) in enumerate(zip(starts, titles, strict=False), start=-1):
-        pen.text((x, GAP), title, fill=_colour(view) if view in marked.located else _INK)
+        pen.text((x, GAP), title, fill=_colour(view) if view in choice.by_location else _INK)
     for line, text in enumerate(legend):
         pen.text((GAP, size[1] + line * HEADER), text, fill=_INK)
     for row, (image, identity) in enumerate(zip(table_images, ids, strict=True)):
@@ -101,22 +101,24 @@ def grid(
             for epoch in range(draws):
                 key = Key(seed, epoch, view)
                 tile = _tile(pipeline.sample(image, int(identity), key))
-                if view in marked.grids:
+                if view in choice.grids:
                     sizes = np.array([image.shape[1:]])
-                    marks = pipeline.marks(np.array([identity]), key, marked.grids[view], sizes)
-                    _draw_patches(tile, marks, marked.grids[view])
-                    if epoch == 0 and view in marked.located:
+                    marks = pipeline.marks(np.array([identity]), key, choice.grids[view], sizes)
+                    _draw_patches(tile, marks, choice.grids[view])
+                    if epoch == 0 and view in choice.by_location:
                         _draw_box(original, marks, sizes[0], _colour(view))
                 _paste(picture, tile, starts[1 + view] + epoch * (CELL + GAP), y)
         _paste(picture, original, starts[0], y)
     return picture
 
 
-def _legend(marked: Marked) -> list[str]:
+def _legend(choice: MarkChoice) -> list[str]:
     """What the marks mean, one line each."""
-    lines = ["grey: hidden patches; outlines: targets"] if marked.grids and marked.masked else []
+    lines = ["grey: hidden patches; outlines: targets"] if choice.grids and choice.has_masks else []
     return (
-        [*lines, "boxes: views of the first epoch; the corner is their top left"] if marked.located else lines
+        [*lines, "boxes: views of the first epoch; the corner is their top left"]
+        if choice.by_location
+        else lines
     )
 
 
@@ -149,31 +151,30 @@ def _draw_patches(tile: Image.Image, marks: Marks, grid: tuple[int, int]) -> Non
         grid: rows and columns of patches.
     """
 
-    def edges(position: int) -> tuple[int, int, int, int]:  # left, top, right and bottom
+    def edges(position: int) -> tuple[int, int, int, int]:  # x and y of the top left, of the bottom right
         row, column = divmod(position, grid[1])
-        ends = (column, tile.width, grid[1]), (row, tile.height, grid[0])
-        (left, right), (top, bottom) = (
-            (at * side // count, (at + 1) * side // count) for at, side, count in ends
+        xs, ys = (
+            [line * side // count for line in (number, number + 1)]
+            for number, side, count in ((column, tile.width, grid[1]), (row, tile.height, grid[0]))
         )
-        return left, top, right, bottom
+        return xs[0], ys[0], xs[1] - 1, ys[1] - 1
 
     if marks.mask is not None:
         veil = Image.new("L", tile.size)
         pen = ImageDraw.Draw(veil)
         for position in marks.mask[0].nonzero()[:, 0].tolist():
-            left, top, right, bottom = edges(position)
-            pen.rectangle((left, top, right - 1, bottom - 1), fill=_VEIL)
+            pen.rectangle(edges(position), fill=_VEIL)
         tile.paste(_GREY, (0, 0, *tile.size), veil)
     pen = ImageDraw.Draw(tile)
     blocks = [] if marks.targets is None else marks.targets[0].tolist()
     for number, block in enumerate(blocks):
         for position in block:
-            left, top, right, bottom = edges(position)
+            x0, y0, x1, y1 = edges(position)
             sides = [
-                (position - grid[1], (left, top, right - 1, top)),
-                (position + grid[1], (left, bottom - 1, right - 1, bottom - 1)),
-                (position - 1 if position % grid[1] else None, (left, top, left, bottom - 1)),
-                (position + 1 if (position + 1) % grid[1] else None, (right - 1, top, right - 1, bottom - 1)),
+                (position - grid[1], (x0, y0, x1, y0)),
+                (position + grid[1], (x0, y1, x1, y1)),
+                (position - 1 if position % grid[1] else None, (x0, y0, x0, y1)),
+                (position + 1 if (position + 1) % grid[1] else None, (x1, y0, x1, y1)),
             ]
             for neighbour, line in sides:
                 if neighbour not in block:
@@ -185,13 +186,13 @@ def _draw_box(tile: Image.Image, marks: Marks, size: np.ndarray, colour: tuple[i
     if marks.box is None or marks.mirrored is None:
         return
     scale = np.array([tile.height, tile.width]) / size
-    top, left = marks.box[0, :2].numpy() * scale
+    y0, x0 = marks.box[0, :2].numpy() * scale
     height, width = marks.box[0, 2:].numpy() * scale
-    right, bottom = left + width - 1, top + height - 1
+    x1, y1 = x0 + width - 1, y0 + height - 1
     pen = ImageDraw.Draw(tile)
-    pen.rectangle((left, top, right, bottom), outline=colour)
-    x, inwards = (right, -_CORNER) if marks.mirrored[0] else (left, _CORNER)
-    pen.polygon([(x, top), (x + inwards, top), (x, top + _CORNER)], fill=colour)
+    pen.rectangle((x0, y0, x1, y1), outline=colour)
+    x, inwards = (x1, -_CORNER) if marks.mirrored[0] else (x0, _CORNER)
+    pen.polygon([(x, y0), (x + inwards, y0), (x, y0 + _CORNER)], fill=colour)
 
 
 def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], out: str | Path) -> Path:
@@ -211,34 +212,34 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
     builder.view_sizes(pipelines, data)
     builder.raise_if_any()
     assert data is not None  # or there were mistakes
-    marked = _marked(resolved_recipe, builder, data)
+    choice = _mark_choice(resolved_recipe, builder, data)
     images, ids = _first_readable(data.train, IMAGES)
     if not images:
         raise DataError(f"none of the {quantity(len(data.train), 'training image')} can be read.")
-    picture = grid(images, ids, pipelines, resolved_recipe.train.seed, marked=marked)
+    picture = grid(images, ids, pipelines, resolved_recipe.train.seed, choice=choice)
     with writable_by_user(out):
         picture.save(out, format="PNG")
     return out
 
 
-def _marked(recipe: Recipe, builder: Builder, data: Data) -> Marked:
+def _mark_choice(recipe: Recipe, builder: Builder, data: Data) -> MarkChoice:
     """The marks that objectives read; their grids are known once the backbone is built."""
     if not any(aim.keys.reads_marks for aim in recipe.aims):
-        return Marked()
+        return MarkChoice()
     composition = builder.compose(data)
     builder.raise_if_any()
     assert composition is not None  # or there were mistakes
-    located = {
+    by_location = {
         view
         for objective in composition.method.objectives
         if objective.level == "patch" and objective.match.by == "location"
         for view in (*objective.online_views, *objective.target_views)
     }
-    masked = any(
+    has_masks = any(
         objective.hide or (objective.level == "patch" and objective.rows != "all")
         for objective in composition.method.objectives
     )
-    return Marked(composition.method.grids, located, masked)
+    return MarkChoice(composition.method.grids, by_location, has_masks)
 
 
 def _is_picture(file: Path) -> bool:

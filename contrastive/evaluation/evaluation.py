@@ -230,7 +230,7 @@ class Evaluation:
             users = [objective for objective in objectives if view in views[objective.name]]
             reads_tokens = any(objective.head.pools for objective in users)
             batches: list[list[Tensor]] = [[] for _ in users]
-            for pixels in self._augmented(view, self.monitor_rows):
+            for pixels in self._augmented_views(view, self.monitor_rows):
                 output = method.backbone.tokens(View(pixels)) if reads_tokens else method.backbone(pixels)
                 for objective, own in zip(users, batches, strict=True):
                     own.append(objective.head.whole(output, "image").float())
@@ -248,13 +248,13 @@ class Evaluation:
                 users.setdefault(compared_views(objective.pairs)[0], []).append(objective)
         monitors: dict[str, Metrics] = {}
         for view, objectives in users.items():
-            if not (batches := list(self._augmented(view, rows))):
+            if not (batches := list(self._augmented_views(view, rows))):
                 continue
             tokens = method.backbone.tokens(View(torch.cat(batches)))
             monitors |= {prefix_of(method, each): patch_monitors(each, tokens) for each in objectives}
         return monitors
 
-    def _augmented(self, view: int, rows: np.ndarray) -> Iterator[Tensor]:
+    def _augmented_views(self, view: int, rows: np.ndarray) -> Iterator[Tensor]:
         """Batches of one augmented view per image, the same in every epoch, so that epochs compare."""
         key, pipeline, table = Key(0, 0, view), self.pipelines[view], self.division.validation
         for indices, pixels in self.reader.whole(table, rows):

@@ -142,8 +142,8 @@ class EncoderTrial:
         key = (feature, id(images))  # which is theirs while this trial lives
         if key not in self._features:
             together = self._together if feature in self._together else [feature]
-            made = self._make(images, together)
-            self._features |= {(name, id(images)): features for name, features in made.items()}
+            of_pass = self._make(images, together)
+            self._features |= {(name, id(images)): features for name, features in of_pass.items()}
         return self._features[key]
 
     def _make(self, images: Images, names: Sequence[Feature]) -> dict[Feature, Features]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from contrastive.augmentations import Flip, Pipeline
 from contrastive.cli import main
-from contrastive.commands.preview import CELL, GAP, HEADER, Marked, grid, preview
+from contrastive.commands.preview import CELL, GAP, HEADER, MarkChoice, grid, preview
 from contrastive.errors import UsageError
 from contrastive.recipe import load_recipe, require_outside_data
 from contrastive.registry import load_registry
@@ -63,7 +63,7 @@ def test_hidden_patches_are_grey_and_targets_outlined():
     marks = Marks(mask=mask, targets=targets)
     pipeline = FixedMarks(marks)
     black = torch.zeros(3, 16, 16, dtype=torch.uint8)
-    picture = np.asarray(grid([black], [0], [pipeline], 0, draws=1, marked=Marked({0: (2, 2)})))
+    picture = np.asarray(grid([black], [0], [pipeline], 0, draws=1, choice=MarkChoice({0: (2, 2)})))
     left, top = GAP + CELL + GAP + 2 * GAP, HEADER + GAP
     view = picture[top : top + CELL, left : left + CELL].astype(int)  # one cell
     half = CELL // 2
@@ -80,8 +80,8 @@ def test_the_box_of_a_view_shows_where_its_top_left_is(mirrored: bool):
     box = torch.tensor([[4.0, 0.0, 8.0, 16.0]], dtype=torch.float64)
     pipeline = FixedMarks(Marks(box=box, mirrored=torch.tensor([mirrored])))
     black = torch.zeros(1, 16, 16, dtype=torch.uint8)
-    marked = Marked({0: (2, 2)}, {0})
-    picture = np.asarray(grid([black], [0], [pipeline], 0, draws=1, marked=marked))
+    choice = MarkChoice({0: (2, 2)}, {0})
+    picture = np.asarray(grid([black], [0], [pipeline], 0, draws=1, choice=choice))
     image = picture[HEADER + GAP :, GAP : GAP + CELL][:CELL].any(axis=-1)  # bool, what is drawn
     assert np.flatnonzero(image.any(1)).tolist() == list(range(CELL // 4, CELL * 3 // 4))
     below = image[CELL // 4 + 2]
