@@ -23,32 +23,32 @@ def uniforms(n: int, words: tuple[int | str, ...], *columns: Tensor) -> Tensor:
         columns: int64 [R], what tells rows apart: the images' ids, their views.
     """
     first = columns[0]
-    state = torch.full_like(first, _signed(int(hash_words(*words)[0])))
+    state = torch.full_like(first, _as_int64(int(hash_words(*words)[0])))
     for column in columns:
         state = _absorb(state, column)
     numbers = torch.arange(1, n + 1, device=first.device)
     bits = _absorb(state[:, None], numbers)  # [R, n]
     if first.device.type == "mps":
-        return _shifted(bits, 40).float() * 2.0**-24
-    return _shifted(bits, 11).double() * 2.0**-53
+        return _shift_right(bits, 40).float() * 2.0**-24
+    return _shift_right(bits, 11).double() * 2.0**-53
 
 
-def _signed(word: int) -> int:
+def _as_int64(word: int) -> int:
     """The int64 with the bits of a uint64."""
     return word - 2**64 if word >= 2**63 else word
 
 
-def _shifted(x: Tensor, bits: int) -> Tensor:
+def _shift_right(x: Tensor, bits: int) -> Tensor:
     """x >> bits as if x were uint64."""
     return (x >> bits) & (2 ** (64 - bits) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
     """The finaliser of SplitMix64, as in :mod:`contrastive.rng`."""
-    x = (x ^ _shifted(x, 30)) * _signed(_M1)
-    x = (x ^ _shifted(x, 27)) * _signed(_M2)
-    return x ^ _shifted(x, 31)
+    x = (x ^ _shift_right(x, 30)) * _as_int64(_M1)
+    x = (x ^ _shift_right(x, 27)) * _as_int64(_M2)
+    return x ^ _shift_right(x, 31)
 
 
 def _absorb(state: Tensor, word: Tensor) -> Tensor:
-    return _mix((state ^ word) + _signed(_GAMMA))
+    return _mix((state ^ word) + _as_int64(_GAMMA))

@@ -238,11 +238,11 @@ class Objective:
         """
         queries = {view: encoding[view].p for view in self.online_views}
         if self.level == "image":
-            return Sides(queries, keys, guides=self._guided(encoding, {}, guides))
+            return Sides(queries, keys, guides=self._guide_vectors(encoding, {}, guides))
         if self.match.by == "position":
             rows = {pair: encoding[pair[0]].rows for pair in self.pairs}
             matches = {pair: r for pair, r in rows.items() if r is not None}
-            return Sides(queries, keys, matches or None, guides=self._guided(encoding, {}, guides))
+            return Sides(queries, keys, matches or None, guides=self._guide_vectors(encoding, {}, guides))
         matches = {}
         kept: dict[int, Tensor] = {}
         for o, t in self.pairs:
@@ -251,9 +251,9 @@ class Objective:
             )
             if kept_rows is not None:
                 kept[o] = kept_rows  # each view is in one pair; checked when the recipe is built
-        return Sides(keep(queries, kept), keys, matches, kept, self._guided(encoding, kept, guides))
+        return Sides(keep(queries, kept), keys, matches, kept, self._guide_vectors(encoding, kept, guides))
 
-    def _guided(
+    def _guide_vectors(
         self,
         encoding: Encoding,
         kept: Mapping[int, Tensor],
