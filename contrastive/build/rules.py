@@ -426,15 +426,15 @@ def _negatives(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iter
             f"{aim.prefix}negatives",
             f"{alone[0]} cannot be combined with other negatives; remove it or the others.",
         )
-    guides = [
+    with_guide = [
         spec.name
         for spec, source in zip(aim.negatives, objective.negatives, strict=True)
         if source.guide() is not None
     ]
-    if guides and not objective.offers:
+    if with_guide and not objective.offers:
         yield recipe.mistake(
             f"{aim.prefix}negatives",
-            f"{guides[0]} leaves out keys of the batch, and none are candidates; add in_batch.",
+            f"{with_guide[0]} leaves out keys of the batch, and none are candidates; add in_batch.",
         )
 
 

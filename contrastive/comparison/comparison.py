@@ -193,10 +193,8 @@ class Comparison:
         z = torch.cat([own.z.detach().to(self.queries.z.dtype) for own in offers], 1)
         own = OwnCandidates(z, torch.cat([own.valid for own in offers], 1))
         other = replace(self, own_candidates=own)
-        of_all_processes = {"keys", "_all_queries", "_guide_columns"} & self.__dict__.keys()
-        other.__dict__.update(
-            {name: self.__dict__[name] for name in of_all_processes}
-        )  # never exchanged twice
+        names = {"keys", "_all_queries", "_guide_columns"} & self.__dict__.keys()
+        other.__dict__.update({name: self.__dict__[name] for name in names})  # never exchanged twice
         return other
 
     @property
@@ -319,10 +317,10 @@ class Comparison:
             labelled=self.labelled,
             normalised=self.normalised,
             first=self._first,
-            guides=tuple(self._with_sides_swapped(guide) for guide in self.guides),
+            guides=tuple(self._anchored_on_keys(guide) for guide in self.guides),
         ).blocks()
 
-    def _with_sides_swapped(self, guide: Guide) -> GuideSides:
+    def _anchored_on_keys(self, guide: Guide) -> GuideSides:
         """A guide of rows that are keys."""
         queries = torch.cat([guide.queries[view] for view in self.query_views])
         columns = self._gather_rows(queries, len(self.query_views))

@@ -64,11 +64,11 @@ class Block:
         index = (columns // width).clamp(max=mask.views)
         return columns + torch.tensor(shifts, device=columns.device)[index] * width
 
-    def own_indices(self, common: int) -> Tensor:
-        """The rows' own candidates as positions in :attr:`Rows.candidates`, after the common ones: [r, m]."""
+    def own_indices(self, first: int) -> Tensor:
+        """The rows' own candidates as positions in :attr:`Rows.candidates`, after the shared ones: [r, m]."""
         assert self.own_scores is not None
         rows, count = self.own_scores.shape
-        first = common + self.rows.start * count
+        first += self.rows.start * count
         return torch.arange(first, first + rows * count, device=self.keys.device).view(rows, count)
 
 

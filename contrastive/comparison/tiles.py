@@ -120,8 +120,8 @@ class Mask:
             columns = self.column_label[tile.columns]
             scores.masked_fill_(label == columns if relation == "other" else label != columns, value)
         for guide in self.guides if relation == "other" else ():
-            exclusion = guide.excludes(tile)
-            scores[:, : exclusion.shape[1]].masked_fill_(exclusion, value)
+            out = guide.excludes(tile)
+            scores[:, : out.shape[1]].masked_fill_(out, value)
         return scores
 
     def own_sums(self, keys: Tensor) -> Tensor:

@@ -221,7 +221,7 @@ class MoCHi(Negatives):
         return uniforms(count, words, queries.image, queries.view, position)
 
 
-class Guided(Negatives):
+class GuidedNegatives(Negatives):
     """Leaves out candidates of the batch that a guide finds too similar to the query: likely false negatives.
 
     The guide is a network that does not follow the one in training. It encodes every view that is compared; a
@@ -271,7 +271,7 @@ class Guided(Negatives):
 @hookimpl
 def register_negatives(register: Callable[[str, Any], None]) -> None:
     register("mochi", MoCHi)
-    register("guided", Guided)
+    register("guided", GuidedNegatives)
 
 
 @hookimpl

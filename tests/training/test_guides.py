@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contrastive_negatives import Guided
+from contrastive_negatives import GuidedNegatives
 
 from contrastive.heads import NoHead
 from contrastive.losses import NTXent
@@ -18,7 +18,7 @@ from tests.training.test_objectives import IDS, B, G, Guess, compose, image, pat
 
 
 def guided(guide: Pixels, **changes) -> dict:
-    return {"negatives": [InBatch(), Guided(guide)], "losses": [(1.0, NTXent(0.5))]} | changes
+    return {"negatives": [InBatch(), GuidedNegatives(guide)], "losses": [(1.0, NTXent(0.5))]} | changes
 
 
 def test_a_guide_sees_the_views_that_are_compared_once_and_is_no_target():
@@ -72,7 +72,7 @@ def test_its_candidates_follow_the_guide_alone():
     guide = Pixels()
     (plain,) = compose(image()).forward(views, IDS).comparisons
     (own,) = (
-        compose(image(**guided(guide, negatives=[InBatch(), Guided(guide, bound=0.999)])))
+        compose(image(**guided(guide, negatives=[InBatch(), GuidedNegatives(guide, bound=0.999)])))
         .forward(views, IDS)
         .comparisons
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contrastive_negatives import Guided, MoCHi
+from contrastive_negatives import GuidedNegatives, MoCHi
 from torch import Tensor
 
 from contrastive.distributed import rank, world_size
@@ -67,11 +67,11 @@ CASES: dict[str, Callable[[], list[Objective]]] = {
         dense(negatives=[InBatch("other"), MoCHi(20, 2, 0)]),
     ],
     "guided": lambda: [
-        whole(negatives=[InBatch(), Guided(Pixels())]),
-        dense(negatives=[InBatch(), Guided(Pixels(), bound=0.9)], match=Match("location", keep=7)),
+        whole(negatives=[InBatch(), GuidedNegatives(Pixels())]),
+        dense(negatives=[InBatch(), GuidedNegatives(Pixels(), bound=0.9)], match=Match("location", keep=7)),
     ],
     "guided, of hidden patches": lambda: [
-        masked(hide="drop", negatives=[InBatch(), Guided(Pixels())], losses=[(1.0, NTXent(0.5))])
+        masked(hide="drop", negatives=[InBatch(), GuidedNegatives(Pixels())], losses=[(1.0, NTXent(0.5))])
     ],
 }
 

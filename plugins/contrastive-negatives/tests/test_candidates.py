@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contrastive_negatives import Guided, MoCHi
+from contrastive_negatives import GuidedNegatives, MoCHi
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -135,14 +135,14 @@ class Fixed(StopGrad):
     ("params", "bound"), [({}, 0.7), ({"margin": 0.2}, 0.5), ({"margin": -0.1}, 0.8), ({"bound": 0.3}, 0.3)]
 )
 def test_bounds(params: dict, bound: float):
-    part = Guided(Fixed(), **params)
+    part = GuidedNegatives(Fixed(), **params)
     torch.testing.assert_close(part.bounds(torch.tensor([0.7])), torch.tensor([bound]))
 
 
 def test_guided_negatives_are_those_of_gistembed():
     """Of each query, keys that the guide finds closer than its own key get a similarity of minus infinity."""
     z, g = views(6), views(6, d=3, seed=2)
-    part = Guided(Fixed())
+    part = GuidedNegatives(Fixed())
     own = dict(enumerate(g))
     loss = NTXent(0.2)(Comparison.of(z, guides=[Guide(own, own, part.bounds)]))
     q, guide = (normalize(torch.cat(x), dim=1) for x in (z, g))
@@ -160,8 +160,8 @@ def test_guided_negatives_are_those_of_gistembed():
     ("make", "message"),
     [
         (lambda: MoCHi(mixtures=0, query_mixtures=0), "set mixtures or query_mixtures"),
-        (lambda: Guided(StopGrad()), "use a fixed target"),
-        (lambda: Guided(Fixed(), margin=0.1, bound=0.5), "set one of the two"),
+        (lambda: GuidedNegatives(StopGrad()), "use a fixed target"),
+        (lambda: GuidedNegatives(Fixed(), margin=0.1, bound=0.5), "set one of the two"),
     ],
 )
 def test_what_means_nothing_is_refused(make, message: str):
