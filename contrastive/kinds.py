@@ -50,8 +50,7 @@ class Injected:
     Hidden from the schema. ``what`` is one of the values the builder supplies: ``in_channels`` or
     ``image_size`` (backbones and targets), ``in_features``, the width of the part's input: F for heads (of
     patches the width of the tokens), D for predictors, targets, negatives and losses, ``out_features``, the
-    width of the keys (predictors), ``patch_size``, the side of a patch in pixels (targets), or ``epochs`` of
-    the run (augmentations).
+    width of the keys (predictors), or ``patch_size``, the side of a patch in pixels (targets).
     """
 
     what: str
@@ -110,4 +109,4 @@ ImageSize = Annotated[int, Injected("image_size")]
 InFeatures = Annotated[int, Injected("in_features")]
 OutFeatures = Annotated[int, Injected("out_features")]
 PatchSize = Annotated[int, Injected("patch_size")]
-Epochs = Annotated[int, Injected("epochs")]
+Epochs = Annotated[int, Injected("epochs")]  # of the run, for augmentations

@@ -76,7 +76,7 @@ class _Resized(Placing):
         self.of, self.size = of, (size, size)
         self.name, self.interpolation = of.name, of.interpolation
 
-    def at(self, epoch: int) -> _Resized:
+    def at(self, epoch: int) -> Placing:
         """Itself: the size of the other crop does not matter."""
         return self
 

@@ -15,6 +15,7 @@ from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.build.objectives import ObjectiveBuilder
 from contrastive.build.reach import freeze, trial_views, unreached_parameters
+from contrastive.build.resolution import resolutions
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError, SizeError
@@ -208,7 +209,7 @@ class Builder:
                 rules.encodable_views(
                     self.recipe, method.backbone, [*chain.from_iterable(over_run)], channels, size
                 ),
-                rules.resolutions(self.recipe, method, over_run),
+                resolutions(self.recipe, method, over_run),
                 rules.composition(self.recipe, method, has_validation, callbacks),
                 rules.callback_metrics(self.recipe, callbacks, protocols),
             )
