@@ -12,10 +12,10 @@ import torch
 from contrastive.augmentations import Pipeline, sizes_over
 from contrastive.build import rules
 from contrastive.build.composition import Composition, Data, DataSets
+from contrastive.build.crop_sizes import resolutions
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.build.objectives import ObjectiveBuilder
 from contrastive.build.reach import freeze, trial_views, unreached_parameters
-from contrastive.build.resolution import resolutions
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError, SizeError
