@@ -120,3 +120,4 @@ ImageSize = Annotated[int, Injected("image_size")]
 InFeatures = Annotated[int, Injected("in_features")]
 OutFeatures = Annotated[int, Injected("out_features")]
 PatchSize = Annotated[int, Injected("patch_size")]
+Epochs = Annotated[int, Injected("epochs")]  # of the run, for augmentations

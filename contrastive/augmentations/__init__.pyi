@@ -12,10 +12,11 @@ from .pipeline import Marking as Marking
 from .pipeline import Operation as Operation
 from .pipeline import Pipeline as Pipeline
 from .pipeline import Placing as Placing
-from .pipeline import takes_batches as takes_batches
 from .random_resized_crop import RandomResizedCrop as RandomResizedCrop
 from .rotation import Rotation as Rotation
 from .sequence import Sequence as Sequence
+from .several import sizes_over as sizes_over
+from .several import takes_batches as takes_batches
 from .shift import Shift as Shift
 from .simclr import SimCLR as SimCLR
 from .sobel import Sobel as Sobel

@@ -76,6 +76,10 @@ class _OtherSize(Placing):
         self.of, self.size = of, (size, size)
         self.name, self.interpolation = of.name, of.interpolation
 
+    def at(self, epoch: int) -> Placing:
+        """Itself: the size of the other crop does not matter."""
+        return self
+
     def draw(self, rng: Draws) -> Params:
         return self.of.draw(rng)
 

@@ -10,7 +10,6 @@ the work between the decoding worker, per image (:class:`ImageView`, ``before``)
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
 from abc import abstractmethod
 from collections import Counter
@@ -34,7 +33,7 @@ from contrastive.augmentations.pixels import to_uint8 as to_uint8
 from contrastive.augmentations.place import Place
 from contrastive.device import to_device as to_device  # plugins import it from here
 from contrastive.errors import UsageError
-from contrastive.parts import Augmentation, ReducedImage, ViewPipeline
+from contrastive.parts import Augmentation, ReducedImage
 from contrastive.rng import Draws, Key
 from contrastive.views import Marks
 
@@ -60,6 +59,10 @@ class Operation(Augmentation):
     mirrors: ClassVar[bool] = False
     keeps_place: ClassVar[bool] = False
     size: tuple[int, int] | None = None
+
+    def at(self, epoch: int) -> Operation:
+        """The operation as it is in an epoch: itself, unless it changes over the run."""
+        return self
 
     @abstractmethod
     def draw(self, rng: Draws) -> Params:
@@ -216,8 +219,15 @@ class Pipeline:
 
     @cached_property
     def size(self) -> tuple[int, int] | None:
-        """(h, w) of the output if the pipeline fixes one; None if it follows from the input's."""
+        """(h, w) of the output, at the end of the run, if the pipeline fixes one; None if it follows from the
+        input's."""
         return self.output_size(None)
+
+    def at(self, epoch: int) -> Pipeline:
+        """The pipeline as it is in an epoch: itself, unless an operation changes over the run."""
+        operations = [operation.at(epoch) for operation in self.operations]
+        same = all(own is operation for own, operation in zip(operations, self.operations, strict=True))
+        return self if same else Pipeline(operations, self.frame)
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         """(h, w) of the views of images of ``size`` (H, W; None if they vary); None if view sizes vary."""
@@ -235,7 +245,7 @@ class Pipeline:
         Returns:
             float32 [b, C, h, w] in [0, 1], on the same device.
         """
-        return self._apply(images, ids, key, 0)
+        return self.at(key.epoch)._apply(images, ids, key, 0)
 
     def for_image(self, id: int, key: Key) -> ImageView:  # noqa: A002
         """The view of the image ``id``; nothing is drawn yet."""
@@ -304,7 +314,7 @@ class Pipeline:
 
     def rest(self, pixels: Tensor, ids: np.ndarray | Tensor, key: Key) -> Tensor:
         """All operations after the first, on cropped images: uint8 [b, C, h, w] -> float32 [b, C, h, w]."""
-        return self._apply(pixels, ids, key, 1)
+        return self.at(key.epoch)._apply(pixels, ids, key, 1)
 
     def sample(
         self,
@@ -353,9 +363,15 @@ class Pipeline:
 
         Args:
             ids: int64 [b].
-            grid: rows and columns of patches of the view.
+            grid: rows and columns of patches of the view; at the end of the run, if its size changes.
             sizes: int [b, 2], (H, W) of the images.
         """
+        own = self.at(key.epoch)
+        if own is not self:
+            full, now = self.output_size(None), own.output_size(None)
+            if full is not None and now is not None:
+                grid = (grid[0] * now[0] // full[0], grid[1] * now[1] // full[1])
+            return own.marks(ids, key, grid, sizes)
         numbers = np.asarray(ids, dtype=np.int64)
         marks, place = Marks(), Place.whole(sizes)
         for index, operation in enumerate(self.operations):
@@ -433,7 +449,7 @@ class ImageView:
     """
 
     def __init__(self, pipeline: Pipeline, id: int, key: Key):  # noqa: A002
-        self.pipeline, self.key = pipeline, key
+        self.pipeline, self.key = pipeline.at(key.epoch), key
         self.ids = np.array([id], dtype=np.int64)
 
     @cached_property
@@ -466,19 +482,6 @@ class ImageView:
         else:
             pixels = self.pipeline.rest(self.crop(image)[None], self.ids, self.key)
         return to_uint8(pixels)[0]
-
-
-def takes_batches(pipelines: Sequence[ViewPipeline], size: tuple[int, int] | None, limit: int) -> bool:
-    """Whether to make all views from batches of whole images, by calling the pipelines. Otherwise they start
-    image by image, with ``before`` and ``after``.
-
-    Args:
-        size: (H, W) of the images; None if they differ.
-        limit: pixels of an image above which cropping comes first, if every view crops first.
-    """
-    if size is None or any(pipeline.per_sample for pipeline in pipelines):
-        return False
-    return math.prod(size) <= limit or not all(pipeline.crops_first for pipeline in pipelines)
 
 
 #: Values (of a view in float32) that a CPU processes at a time, per thread. Together with an operation's

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Annotated
 
 import numpy as np
@@ -9,7 +11,11 @@ from pydantic import Field
 
 from contrastive.augmentations.kernels.resample import Interpolation
 from contrastive.augmentations.pipeline import Params, Placing, Positive, checked_range
+from contrastive.errors import UsageError
+from contrastive.kinds import Epochs
 from contrastive.rng import Draws
+from contrastive.schedules import Schedule, ScheduleKeys
+from contrastive.values import Progress
 
 
 class RandomResizedCrop(Placing):
@@ -19,7 +25,8 @@ class RandomResizedCrop(Placing):
     allowed shape. A flip after it is part of the same resampling.
 
     Args:
-        size: side of the square output in pixels.
+        size: side of the square output in pixels. As a schedule it changes from epoch to epoch (progressive
+            resolution), in steps of the largest number that divides both ends.
         scale: range of the box's share of the image's area.
         ratio: range of the box's width / height, uniform in its logarithm.
         interpolation: filter of the resizing, with antialiasing.
@@ -30,14 +37,30 @@ class RandomResizedCrop(Placing):
 
     def __init__(
         self,
-        size: Annotated[int, Field(ge=1)],
+        size: Annotated[int, Field(ge=1)] | Schedule,
         scale: tuple[Positive, Positive] = (0.08, 1.0),
         ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3),
         interpolation: Interpolation = "bilinear",
+        epochs: Epochs = 1,
     ):
-        self.size = (size, size)
+        self.schedule = _checked(size) if isinstance(size, ScheduleKeys) else None
+        side = int(size.to) if isinstance(size, ScheduleKeys) else size
+        self.size, self.epochs = (side, side), epochs
         self.scale, self.ratio = checked_range("scale", scale), checked_range("ratio", ratio)
         self.interpolation = interpolation
+
+    def at(self, epoch: int) -> RandomResizedCrop:
+        """The crop at the size of an epoch; those of the first and the last one are the schedule's ends."""
+        if self.schedule is None:
+            return self
+        side, start = self.size[0], int(self.schedule.start)
+        if epoch < self.epochs - 1:
+            step = math.gcd(start, side)
+            value = self.schedule.at(Progress(epoch, self.epochs - 1))
+            side = start + round((value - start) / step) * step
+        own = copy.copy(self)
+        own.schedule, own.size = None, (side, side)
+        return own
 
     def draw(self, rng: Draws) -> Params:
         """``area`` and ``ratio`` [b, tries], ``position`` [b, 2] in [0, 1)."""
@@ -74,3 +97,12 @@ class RandomResizedCrop(Placing):
             ],
             axis=1,
         ).astype(np.int64)
+
+
+def _checked(size: ScheduleKeys) -> ScheduleKeys:
+    """A schedule of whole pixels. Raises UsageError for another one."""
+    if not all(end >= 1 and end == int(end) for end in (size.start, size.to)):
+        raise UsageError(
+            f"size goes from {size.start:g} to {size.to:g}, but both must be whole numbers of pixels."
+        )
+    return size

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from contrastive.augmentations import Pipeline
+from contrastive.augmentations import Pipeline, sizes_over
 from contrastive.build import rules
 from contrastive.build.composition import Composition, Data, DataSets
+from contrastive.build.crop_sizes import resolutions
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.build.objectives import ObjectiveBuilder
 from contrastive.build.reach import freeze, trial_views, unused_parameters
@@ -132,7 +133,8 @@ class Builder:
     # -- composition --------------------------------------------------------------------------------
 
     def pipelines(self) -> list[Pipeline]:
-        augmentation = self.attempt("augmentation", self.recipe.augmentation.build)
+        epochs = self.recipe.train.epochs
+        augmentation = self.attempt("augmentation", lambda: self.recipe.augmentation.build(epochs=epochs))
         return [] if augmentation is None else augmentation.pipelines()
 
     def view_sizes(self, pipelines: Sequence[Pipeline], data: Data | None) -> list[tuple[int, int]]:
@@ -145,6 +147,12 @@ class Builder:
         if not sizes or (data is None and len(fixed_sizes) < len(sizes)):
             return []
         return fixed_sizes if self.check(rules.view_sizes(self.recipe, sizes, image)) else []
+
+    def sizes_over_run(self, pipelines: Sequence[Pipeline], data: Data | None) -> list[list[tuple[int, int]]]:
+        """(h, w) of every view in every epoch; an empty list if an operation cannot take a size."""
+        image, epochs = data.train.size if data else None, self.recipe.train.epochs
+        views = self.attempt("augmentation", lambda: [sizes_over(each, epochs, image) for each in pipelines])
+        return [[size for size in sizes if size is not None] for sizes in views or ()]
 
     def image_size(self, sizes: Sequence[tuple[int, int]]) -> int | None:
         """Side of the images that an encoder takes, in training (its first view) and in evaluation."""
@@ -186,6 +194,7 @@ class Builder:
         sizes = self.view_sizes(pipelines, data)
         size = self.image_size(sizes)
         channels = data.train.channels if data else 3
+        over_run = self.sizes_over_run(pipelines, data) if sizes else []
         method: Method | None = None
         if size and pipelines:
             backbone = self.backbone(channels, size)
@@ -194,10 +203,13 @@ class Builder:
             self._try_objectives(method, pipelines, sizes, channels)
         optimizer: Optimizer | None = self.attempt("optimizer", self.recipe.optimizer.build)
         protocols, callbacks = self.protocols(), self.callbacks()
-        if method is not None and size is not None:
+        if method is not None and size is not None and over_run:
             has_validation = rules.has_validation(self.recipe, data, protocols)
             self.check(
-                rules.encodable_views(self.recipe, method.backbone, sizes, channels, size),
+                rules.encodable_views(
+                    self.recipe, method.backbone, [*chain.from_iterable(over_run)], channels, size
+                ),
+                resolutions(self.recipe, method, over_run),
                 rules.composition(self.recipe, method, has_validation, callbacks),
                 rules.callback_metrics(self.recipe, callbacks, protocols, monitor_names(method)),
                 rules.features(self.recipe, method, protocols, channels, size),

@@ -5,6 +5,7 @@ One pass of two images tells. It leaves weights, statistics, gradients and gener
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from contrastive.training import BufferSnapshot, Method
 from contrastive.views import View
 
 IMAGES = 2
+END = sys.maxsize  # an epoch after the last one of any run
 
 
 def trial_views(
@@ -29,7 +31,8 @@ def trial_views(
     grids: Mapping[int, tuple[int, int]],
     images: int = IMAGES,
 ) -> list[View]:
-    """Views of random pixels, with the marks that the first epoch gives these images."""
+    """Views of random pixels, of the sizes at the end of the run, with the marks that the first epoch gives
+    these images."""
     generator = torch.Generator().manual_seed(0)
     ids = np.arange(images)
     views = []
@@ -39,7 +42,8 @@ def trial_views(
             views.append(View(pixels))
             continue
         image_sizes = np.tile(size, (images, 1))
-        views.append(View(pixels, pipeline.marks(ids, Key(0, 0, number), grids[number], image_sizes)))
+        marks = pipeline.at(END).marks(ids, Key(0, 0, number), grids[number], image_sizes)
+        views.append(View(pixels, marks))
     return views
 
 
