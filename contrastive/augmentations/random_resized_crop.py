@@ -43,7 +43,7 @@ class RandomResizedCrop(Placing):
         interpolation: Interpolation = "bilinear",
         epochs: Epochs = 1,
     ):
-        self.schedule = _checked(size) if isinstance(size, ScheduleKeys) else None
+        self.schedule = _of_whole_pixels(size) if isinstance(size, ScheduleKeys) else None
         side = int(size.to) if isinstance(size, ScheduleKeys) else size
         self.size, self.epochs = (side, side), epochs
         self.scale, self.ratio = checked_range("scale", scale), checked_range("ratio", ratio)
@@ -99,7 +99,7 @@ class RandomResizedCrop(Placing):
         ).astype(np.int64)
 
 
-def _checked(size: ScheduleKeys) -> ScheduleKeys:
+def _of_whole_pixels(size: ScheduleKeys) -> ScheduleKeys:
     """A schedule of whole pixels. Raises UsageError for another one."""
     if not all(end >= 1 and end == int(end) for end in (size.start, size.to)):
         raise UsageError(
