@@ -14,6 +14,9 @@ import torch
 from python_engine import PythonEngine
 from torch import nn
 
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
+
 step_calls = pytest.importorskip("step_calls", exc_type=ImportError)  # an older torch cannot fake a GPU
 
 ROOT = Path(__file__).parents[2]
