@@ -51,8 +51,8 @@ class MaskBlocks(Marking):
     one is shown again, in a random order.
 
     Args:
-        ratio: range of the share of hidden patches, drawn once per epoch and view.
-        p: probability, per epoch and view, that anything is hidden at all.
+        ratio: range of the share of hidden patches, drawn once per epoch, for all views alike.
+        p: probability, per epoch, that anything is hidden at all.
         least: fewest patches of a rectangle.
         aspect: range of height / width, uniform in its logarithm.
     """
