@@ -102,25 +102,18 @@ def test_every_micro_batch_moves_the_centre_and_their_gradients_add_up():
             torch.testing.assert_close(both[f"gradient 0 {key}"], expected, rtol=1e-9, atol=1e-11, msg=key)
 
 
-def share_of_rank(names: list[str]) -> dict[str, dict[str, Tensor]]:
+def share_of_rank(name: str) -> dict[str, Tensor]:
     size = IMAGES // world_size()
-    rows = slice(rank() * size, (rank() + 1) * size)
-    return {name: train(name, rows=rows) for name in names}
+    return train(name, rows=slice(rank() * size, (rank() + 1) * size))
 
 
-def two_give_what_one_gives(names: list[str]) -> None:
-    for found in two_processes(share_of_rank, names):
-        for name in names:
-            agree(found[name], train(name))
-
-
-def test_two_processes_give_what_one_gives():
-    two_give_what_one_gives(["dinov2"])
-
-
-@pytest.mark.slow
-def test_two_processes_give_what_one_gives_in_every_recipe():
-    two_give_what_one_gives([name for name in OVERRIDES if name != "dinov2"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "dinov2" else []) for name in OVERRIDES]
+)
+def test_two_processes_give_what_one_gives(name: str):
+    expected = train(name)
+    for found in two_processes(share_of_rank, name):
+        agree(found, expected)
 
 
 def stopped(name: str, data: Path, folder: Path, changes: dict[str, Any]) -> None:
