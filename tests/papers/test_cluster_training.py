@@ -1,4 +1,4 @@
-"""The shipped recipes of methods with prototypes: chunks, micro-batches, processes and stopped runs.
+"""The shipped recipes of methods with prototypes: chunks, micro-batches and processes.
 
 Encoders here have no batch norm, which sees one chunk at a time.
 """
@@ -6,7 +6,6 @@ Encoders here have no batch norm, which sees one chunk at a time.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,14 +13,12 @@ from torch import Tensor
 
 import contrastive
 from contrastive.distributed import rank, world_size
-from contrastive.errors import Interrupted
 from contrastive.testing.processes import two_processes
 from contrastive.training.gradients import Chunk, GradientCache, OnePass
 from contrastive.values import Batch, Progress
 from contrastive.views import View
 from tests.papers.clusters_recipes import OVERRIDES, STEPS, exact_positions, method_of, small, views_of
-from tests.runs.test_runs import assert_same_run
-from tests.support.tiny import UNEVALUATED, interrupted_after
+from tests.support.tiny import UNEVALUATED
 from tests.training.test_gradients import accelerator, mean
 
 IMAGES, RATE = 8, 0.3
@@ -102,56 +99,16 @@ def test_every_micro_batch_moves_the_centre_and_their_gradients_add_up():
             torch.testing.assert_close(both[f"gradient 0 {key}"], expected, rtol=1e-9, atol=1e-11, msg=key)
 
 
-def share_of_rank(names: list[str]) -> dict[str, dict[str, Tensor]]:
+def share_of_rank() -> dict[str, Tensor]:
     size = IMAGES // world_size()
-    rows = slice(rank() * size, (rank() + 1) * size)
-    return {name: train(name, rows=rows) for name in names}
-
-
-def two_give_what_one_gives(names: list[str]) -> None:
-    for found in two_processes(share_of_rank, names):
-        for name in names:
-            agree(found[name], train(name))
+    return train("dinov2", rows=slice(rank() * size, (rank() + 1) * size))
 
 
 def test_two_processes_give_what_one_gives():
-    two_give_what_one_gives(["dinov2"])
-
-
-@pytest.mark.slow
-def test_two_processes_give_what_one_gives_in_every_recipe():
-    two_give_what_one_gives([name for name in OVERRIDES if name != "dinov2"])
-
-
-def stopped(name: str, data: Path, folder: Path, changes: dict[str, Any]) -> None:
-    """A run that is stopped and goes on ends as one that was not."""
-    sets = {
-        **UNEVALUATED,
-        **small(name),
-        "dataset": {"name": "image_folder", "root": str(data)},
-        "train.batch_size": 16,
-        "train.epochs": 2,
-        "train.max_steps": 6,
-        **changes,
-    }
-    contrastive.run(name, sets, out=folder / "whole")
-    with interrupted_after(3), pytest.raises(Interrupted):
-        contrastive.run(name, sets, out=folder / "stopped")
-    contrastive.run(name, sets, out=folder / "stopped", resume="must")
-    assert_same_run(folder / "whole", folder / "stopped")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OVERRIDES)
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"train.accumulate": 2, "train.max_steps": 5}, {"train.chunk_size": 5}],
-    ids=["plain", "accumulation", "chunks"],
-)
-def test_a_stopped_run_ends_as_if_it_never_was(
-    name: str, changes: dict[str, Any], tiny_data: Path, tmp_path: Path
-):
-    stopped(name, tiny_data, tmp_path, changes)
+    """The other recipes: ``test_every_recipe``."""
+    expected = train("dinov2")
+    for found in two_processes(share_of_rank):
+        agree(found, expected)
 
 
 @pytest.mark.slow
