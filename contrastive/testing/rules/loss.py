@@ -325,7 +325,7 @@ def own_patches(subject: Subject) -> None:
     require(
         far(plain, _of_patches(loss, queries, elsewhere, positions.expand(3, -1))) < 1e-9,
         "it compares a query with a key that is not its own: keys of patches at other positions, with "
-        "matches that say so, give another loss. Read pairs from comparison.aligned(), or use "
+        "matches to that effect, give another loss. Read pairs from comparison.aligned(), or use "
         f"comparison.rows() {_PAGE}",
     )
 
