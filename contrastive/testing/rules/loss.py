@@ -18,6 +18,7 @@ from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import classes, comparison_for, embeddings, entries, generator
 from contrastive.testing.patches import patch_comparison, patch_vectors
 from contrastive.testing.subjects import Subject
+from contrastive.text import quantity
 from contrastive.values import Progress
 
 _IMAGES = 8
@@ -359,7 +360,7 @@ def _of_patches(loss: Any, queries: list[Tensor], keys: list[Tensor], matches: T
     count = len(comparison.queries.z)
     require(
         rows.ndim <= 1 and rows.isfinite().all(),
-        f"compare returns {list(rows.shape)} for {count} rows of patches, or is not finite; return "
+        f"compare returns {list(rows.shape)} for {quantity(count, 'row')} of patches, or is not finite; return "
         f"[{count}] or a scalar {_PAGE}",
     )
     return loss(comparison).detach()
