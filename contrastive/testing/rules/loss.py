@@ -360,7 +360,7 @@ def _of_patches(loss: Any, queries: list[Tensor], keys: list[Tensor], matches: T
     count = len(comparison.queries.z)
     require(
         rows.ndim <= 1 and rows.isfinite().all(),
-        f"compare returns {list(rows.shape)} for {quantity(count, 'row')} of patches, or is not finite; return "
-        f"[{count}] or a scalar {_PAGE}",
+        f"compare returns {list(rows.shape)} for {quantity(count, 'row')} of patches, or is not finite; "
+        f"return [{count}] or a scalar {_PAGE}",
     )
     return loss(comparison).detach()

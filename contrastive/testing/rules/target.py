@@ -180,8 +180,9 @@ def patches(subject: Subject) -> None:
         differs = (_patch_keys(method, [View(pixels)]) != keys).flatten(2).any(2).any(0)  # [N]
         require(
             differs[position] or not differs.any(),
-            f"keys {differs.nonzero().flatten().tolist()[:4]} change with the pixels of patch {position}, but "
-            f"key {position} does not; give keys in the order of the grid, row by row, as the view is {_PAGE}",
+            f"keys {differs.nonzero().flatten().tolist()[:4]} change with the pixels of patch {position}, "
+            f"but key {position} does not; give keys in the order of the grid, row by row, of the view "
+            f"as it is {_PAGE}",
         )
 
 
