@@ -171,7 +171,7 @@ METHODS = {
     "cmae", "mochi", "gram", "koleo",
 }  # fmt: skip
 #: Names of parts that are everyday words of any training loop.
-EVERYDAY = {"none", "sequence", "shared", "views"}
+EVERYDAY = {"none", "sequence", "shared", "subset", "views"}
 
 
 def words_of(path: Path) -> set[str]:

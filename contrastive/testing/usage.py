@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from contrastive.augmentations import Key
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
-from contrastive.rng import Key
 from contrastive.testing.materials import VIEWS, comparison_for, embeddings, pictures, pixels
 from contrastive.testing.networks import network
 from contrastive.testing.patches import encode, encoder_input

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 from import_graph import imports
 
-from contrastive.errors import RecipeError
+from contrastive.errors import PluginError
 from contrastive.kinds import API_VERSION, OLDEST_API_VERSION, hookimpl
 from contrastive.parts import Head
 from contrastive.recipe import parse_tree, resolve
@@ -62,7 +62,7 @@ def test_a_framework_of_interface_1_refuses_a_plugin_of_2_in_one_sentence():
     sentence = f"was written for interface 2, this contrastive-framework {core_version()} has 1; upgrade "
     assert problem.reason == sentence + "contrastive-framework"
     assert "flat" not in registry.names("head")
-    with pytest.raises(RecipeError, match=re.escape(sentence)):
+    with pytest.raises(PluginError, match=re.escape(sentence)):
         resolve(parse_tree(RECIPE), registry)
     shown = f"`{sentence}contrastive-framework`".replace(core_version(), "0.1")
     assert shown in " ".join(PAGE.read_text(encoding="utf-8").split())

@@ -138,7 +138,7 @@ def of_tokens() -> Iterator[Remedy]:
 def of_patches() -> Iterator[Remedy]:
     yield case("loss", "Read pairs from", "own keys", patches.RowByRow, patches.Spread)
     yield case("loss", "Take the vectors of", "unmatched", patches.SpreadOfAll, patches.Spread)
-    yield case("loss", "rows of patches, or is not", "own keys", OneByOne, patches.Spread)
+    yield case("loss", "of patches, or is not", "own keys", OneByOne, patches.Spread)
     yield case("target", "remove fixed, or its", "fixed", patches.LearnsAfterAll, patches.Stock)
     yield case("target", "and no prefix tokens", "patches", KeysOfPrefix, EMA)
     yield case("target", "give keys in the order", "patches", patches.MirrorsKeys, patches.PatchPixels)

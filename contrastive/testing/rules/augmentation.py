@@ -12,8 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from contrastive.augmentations import Marking
-from contrastive.rng import Key
+from contrastive.augmentations import Key, Marking
 from contrastive.testing.equality import far, same
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import pictures, shape_of
@@ -325,7 +324,7 @@ def place(subject: Subject) -> None:
             off += displacements or []
         require(
             sum(off) <= _TOLERANCE * len(off),
-            f"view {number} shows {sum(off)} of {len(off)} edges elsewhere than its box and mirrored say, so "
+            f"view {number} shows {sum(off)} of {len(off)} edges elsewhere than at its box and mirrored, so "
             "patches would be matched with those of other places. An operation that moves pixels must not "
             "declare keeps_place = True; a Placing one renders the box that place returns, and one that "
             f"mirrors exactly the images of its parameter chosen {_PAGE}",

@@ -250,8 +250,8 @@ def _require_hidden(part: Backbone, way: Hiding) -> None:
     )
     require(
         (of_patches[~marks.mask] > 0).all(),
-        f"with '{way}', some visible patches have no gradient: it hides other patches than those it is told "
-        f"to. keep lists visible patches, and hidden marks the others with True {_PAGE}",
+        f"with '{way}', some visible patches have no gradient: it hides other patches than it is given. "
+        f"keep lists visible patches, and hidden marks the others with True {_PAGE}",
     )
 
 

@@ -18,6 +18,7 @@ from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import classes, comparison_for, embeddings, entries, generator
 from contrastive.testing.patches import patch_comparison, patch_vectors
 from contrastive.testing.subjects import Subject
+from contrastive.text import quantity
 from contrastive.values import Progress
 
 _IMAGES = 8
@@ -329,7 +330,7 @@ def own_patches(subject: Subject) -> None:
     require(
         far(plain, _of_patches(loss, queries, elsewhere, positions.expand(3, -1))) < 1e-9,
         "it compares a query with a key that is not its own: keys of patches at other positions, with "
-        "matches that say so, give another loss. Read pairs from comparison.aligned(), or use "
+        "matches to that effect, give another loss. Read pairs from comparison.aligned(), or use "
         f"comparison.rows() {_PAGE}",
     )
 
@@ -363,7 +364,7 @@ def _of_patches(loss: Any, queries: list[Tensor], keys: list[Tensor], matches: T
     count = len(comparison.queries.z)
     require(
         rows.ndim <= 1 and rows.isfinite().all(),
-        f"compare returns {list(rows.shape)} for {count} rows of patches, or is not finite; return "
-        f"[{count}] or a scalar {_PAGE}",
+        f"compare returns {list(rows.shape)} for {quantity(count, 'row')} of patches, or is not finite; "
+        f"return [{count}] or a scalar {_PAGE}",
     )
     return loss(comparison).detach()

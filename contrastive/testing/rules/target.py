@@ -16,6 +16,7 @@ from contrastive.testing.framework import check, require, skip
 from contrastive.testing.patches import marks_of
 from contrastive.testing.subjects import IN_FEATURES, PATCH, Subject
 from contrastive.testing.surroundings import fixed_seed
+from contrastive.text import quantity
 from contrastive.training import Method
 from contrastive.views import View
 
@@ -168,7 +169,7 @@ def patches(subject: Subject) -> None:
     b, count = len(view.data), TINY_GRID[0] * TINY_GRID[1]
     require(
         keys.shape[:2] == (b, count),
-        f"{b} views of {TINY_GRID[0]} x {TINY_GRID[1]} patches give keys {list(keys.shape)}, not "
+        f"{quantity(b, 'view')} of {TINY_GRID[0]} x {TINY_GRID[1]} patches give keys {list(keys.shape)}, not "
         f"[{b}, {count}, D]; give all positions of the grid, row by row, and no prefix tokens {_PAGE}",
     )
     require(keys.isfinite().all(), "keys of patches are not finite")
@@ -179,8 +180,9 @@ def patches(subject: Subject) -> None:
         differs = (_patch_keys(method, [View(pixels)]) != keys).flatten(2).any(2).any(0)  # [N]
         require(
             differs[position] or not differs.any(),
-            f"other pixels in patch {position} change keys {differs.nonzero().flatten().tolist()[:4]}, but "
-            f"not key {position}; give keys in the order of the grid, row by row, as the view is {_PAGE}",
+            f"keys {differs.nonzero().flatten().tolist()[:4]} change with the pixels of patch {position}, "
+            f"but key {position} does not; give keys in the order of the grid, row by row, of the view "
+            f"as it is {_PAGE}",
         )
 
 
