@@ -185,8 +185,8 @@ def matching(recipe: Recipe, aim: ObjectiveSpec, target: Target) -> Iterator[Mis
     if aim.keys.level == "patch" and aim.keys.match.by == "features" and target.fixed:
         yield recipe.mistake(
             f"{aim.prefix}match",
-            f"the keys of {aim.target.name} are not features that the encoder learns to give, so the most "
-            "similar key means nothing; match by position or location.",
+            f"the encoder does not learn to give the keys of target {aim.target.name}, so the most similar "
+            "key means nothing; match by position or location.",
             aim.path("target"),
         )
 
@@ -434,7 +434,7 @@ def _negatives(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iter
     if with_guide and not objective.offers:
         yield recipe.mistake(
             f"{aim.prefix}negatives",
-            f"{with_guide[0]} leaves out keys of the batch, and none are candidates; add in_batch.",
+            f"no key of the batch is a candidate for {with_guide[0]} to leave out; add in_batch.",
         )
 
 

@@ -44,10 +44,14 @@ def recipe_schema(registry: Registry) -> Schema:
         "negatives": {**_one_or_many(_ref("negatives")), "description": KINDS["negatives"]},
         "loss": {**_one_or_many(_ref("loss")), "description": KINDS["loss"]},
     }
+    removable = {
+        key: {"anyOf": [{"type": "null"}, schema], "description": schema["description"]}
+        for key, schema in {**of_objective, **{key: _ref(key) for key in COMMON}}.items()
+    }
     special: Schema = {
         **heading,
         **sections,
-        **of_objective,
+        **removable,
         "objectives": {
             "type": "object",
             "description": "Several aims: name -> what it compares, and its parts.",
@@ -55,7 +59,7 @@ def recipe_schema(registry: Registry) -> Schema:
             "additionalProperties": {
                 "type": "object",
                 "properties": {
-                    **_model(ObjectiveKeys, "objective", definitions)["properties"],
+                    **_objective_keys(definitions),
                     "views": sections["views"],
                     **{key: _ref(key) for key in COMMON},
                     **of_objective,
@@ -79,6 +83,13 @@ def recipe_schema(registry: Registry) -> Schema:
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _objective_keys(definitions: Schema) -> Schema:
+    """The keys of an objective that are not parts, each with its description."""
+    keys = _model(ObjectiveKeys, "objective", definitions)["properties"]
+    fields = ObjectiveKeys.model_fields
+    return {key: {**schema, "description": fields[key].description} for key, schema in keys.items()}
 
 
 def _several() -> Schema:

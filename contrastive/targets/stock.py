@@ -69,7 +69,7 @@ class Stock(Target):
         if model is None:
             read_weights(path)  # that there are none is the first thing to report
             raise UsageError(
-                f"weights: {path} does not say which network it is of; set model to its timm architecture, "
+                f"weights: {path} does not declare its network; set model to its timm architecture, "
                 "or weights to a folder that contrastive export wrote."
             )
         own_size = size or (declaration.image_size if declaration is not None else None) or image_size

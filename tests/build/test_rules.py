@@ -277,6 +277,6 @@ def test_a_guide_needs_candidates_to_leave_out(tiny_recipe, identities):
     loss = "loss={name: margin, weight: 1}"
     recipe = load_recipe(tiny_recipe, ["negatives=watched", loss, "allow=[collapse]"], identities)
     assert mistakes_of(recipe) == [
-        ("negatives", "watched leaves out keys of the batch, and none are candidates; add in_batch.")
+        ("negatives", "no key of the batch is a candidate for watched to leave out; add in_batch.")
     ]
     build(load_recipe(tiny_recipe, ["negatives=[in_batch, watched]"], identities))

@@ -135,6 +135,10 @@ def test_what_spans_a_run(sets, spanning, tiny_recipe, registry):
     assert spanning_parameters(load_recipe(tiny_recipe, [*CONSTANT, *sets], registry)) == spanning
 
 
+#: Parameters of shipped recipes that span a run: schedules, and the share in which a head is frozen.
+SPANNING_NAMES = ("schedule", "frozen")
+
+
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_of_shipped_recipes_it_is_what_was_found_by_its_name(name):
     registry = load_registry()
@@ -143,7 +147,7 @@ def test_of_shipped_recipes_it_is_what_was_found_by_its_name(name):
         assert spanning_parameters(recipe) == {
             path: value
             for path, value in flatten(recipe.dump()).items()
-            if path.rpartition(".")[2] == "schedule" and value not in ("constant", None)
+            if path.rpartition(".")[2] in SPANNING_NAMES and value not in ("constant", None)
         } | scheduled_numbers(recipe.dump())
 
 

@@ -190,6 +190,7 @@ def test_the_engine_steps_alike_in_one_process_and_two():
 
 
 def test_the_table_names_every_loss_source_and_target():
+    from contrastive.recipe import load_recipe
     from contrastive.registry import load_registry
 
     registry = load_registry()
@@ -198,6 +199,9 @@ def test_the_table_names_every_loss_source_and_target():
         "negatives": {"in_batch", "queue", "none"},
         "target": {"shared", "stop_grad", "ema", "shuffle_bn"},
     }
+    for recipe in table.METHODS:
+        for spec in load_recipe(recipe, (), registry).parts():
+            named.get(spec.kind, set()).add(spec.name)
     for kind, names in named.items():
         parts = [entry for entry in registry if entry.kind == kind]
         ours = {entry.name for entry in parts if entry.provider.startswith("contrastive-")}

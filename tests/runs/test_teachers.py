@@ -116,12 +116,12 @@ def test_check_shows_the_teacher(project):
         ),
         (
             {"objectives.patch.match.by": "features"},
-            "the keys of stock are not features that the encoder learns to give",
+            "the encoder does not learn to give the keys of target stock",
         ),
         ({"target.model": "resnet10_small"}, "does not fit the model"),
         (
             {"target.weights": "teacher/model.safetensors"},
-            "does not say which network it is of; set model to",
+            "does not declare its network; set model to",
         ),
     ],
 )

@@ -58,7 +58,7 @@ def test_rows_of_patches_have_the_vectors_of_their_positions(keep):
     (vectors,) = sides[0].guides.values()
     for number, each in enumerate(views):
         rows = each.marks.hidden
-        rows = rows if same else rows.gather(1, sides[0].kept[number])
+        rows = rows if same else rows.gather(1, sides[0].subset[number])
         patches = Pixels._vectors(each.data, "patch")
         assert torch.equal(vectors.queries[number], take(patches, rows))
         assert torch.equal(vectors.keys[number], patches)

@@ -133,6 +133,11 @@ class FeatureDecoder(Head):
         self.projector = projector
         self.out_features = projector.out_features
 
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        """One narrow block, and one layer."""
+        return {"projector": "linear", "width": 8, "depth": 1, "heads": 2}
+
     def image(self, tokens: Tokens) -> Tensor:
         """The tokens of a view, whole or without its hidden patches -> z [b, D]."""
         patches = tokens.patches  # [b, n, G]
