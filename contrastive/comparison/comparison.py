@@ -260,11 +260,10 @@ class Comparison:
     def _gather_side(self, side: Side, views: int) -> Side:
         if not self.across_processes or distributed.world_size() == 1:
             return side
-
-        def gather(x: Tensor) -> Tensor:
-            return self._gather_rows(x, views)
-
-        return Side(gather(side.z), gather(side.image), gather(side.view), gather(side.label), side.positions)
+        z, image, view, label = (
+            self._gather_rows(x, views) for x in (side.z, side.image, side.view, side.label)
+        )
+        return Side(z, image, view, label, side.positions)
 
     def _gather_rows(self, x: Tensor, views: int) -> Tensor:
         """Rows of this process -> those of all: [V b, ...] -> [V B, ...], in one collective."""
