@@ -152,7 +152,7 @@ def test_the_imagenet_recipes_have_the_settings_of_the_papers():
     assert [aim.keys.weight for aim in vicregl.aims] == [0.75, 0.25, 0.25]
     assert [aim.keys.match.keep for aim in (place, feature)] == [20, 20]
     assert [aim.losses[0].part.params["covariance"] for aim in vicregl.aims] == [0.5] * 3
-    assert all("head" in aim.shared for aim in (place, feature))
+    assert all("head" in aim.common for aim in (place, feature))
     assert [head.params["dims"] for head in (whole.head, place.head)] == [[8192] * 3, [512] * 3]
     assert [aim.negatives[0].params["pool"] for aim in dense.aims] == [False, True]
     assert [aim.keys.weight for aim in dense.aims] == [0.5, 0.5]

@@ -116,6 +116,7 @@ def follow(s: State, step: int) -> None:
             s[key] = s[key.replace(".teacher.", ".of.")].clone()
 
 
+@clusters_recipes.exact_positions()
 def test_dinov2_gram():
     changes = clusters_recipes.small("dinov2") | {f"{GRAM}.every": EVERY}
     method = method_of("dinov2_gram", changes)

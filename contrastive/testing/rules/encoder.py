@@ -86,6 +86,8 @@ def gradients(subject: Subject) -> None:
     part = subject.part().train()
     x = encoder_input(part, _BATCH).requires_grad_()
     _run(part, x).square().sum().backward()
+    if part.kind == "head" and part.pools:  # some of its parameters may be for hidden patches
+        part.image(tokens_of(x, head_marks(_BATCH).visible)).square().sum().backward()
     require(
         x.grad is not None and x.grad.abs().sum() > 0,
         "no gradient reaches its input; do not detach in forward",

@@ -52,7 +52,6 @@ class MaskBlocks(Marking):
 
     Args:
         ratio: range of the share of hidden patches, drawn once per epoch, for all views alike.
-        p: probability, per epoch, that anything is hidden at all.
         least: fewest patches of a rectangle.
         aspect: range of height / width, uniform in its logarithm.
     """
@@ -63,17 +62,15 @@ class MaskBlocks(Marking):
     def __init__(
         self,
         ratio: tuple[Share, Share] = (0.1, 0.5),
-        p: Annotated[float, Field(gt=0, le=1)] = 1.0,
         least: Annotated[int, Field(gt=0)] = 4,
         aspect: tuple[Aspect, Aspect] = (0.3, 1 / 0.3),
     ):
-        self.ratio, self.p, self.least, self.aspect = ratio, p, least, aspect
+        self.ratio, self.least, self.aspect = ratio, least, aspect
 
     def mark(self, common: Draws, rng: Draws, grid: tuple[int, int]) -> Marks:
         """``mask`` [b, N]."""
         count = grid[0] * grid[1]
-        share = common.uniform(*self.ratio)[0] * common.chance(self.p)[0]
-        hidden = round(share * count)
+        hidden = round(common.uniform(*self.ratio)[0] * count)
         draws = rng.uniforms(4 * self.tries).reshape(len(rng), self.tries, 4)
         order = rng.permutation(count)
         return Marks.of_mask(
