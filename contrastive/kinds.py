@@ -51,8 +51,8 @@ class Injected:
     Hidden from the schema. ``what`` is one of the values the builder supplies: ``in_channels`` or
     ``image_size`` (backbones, targets and negatives), ``in_features``, the width of the part's input: F for
     heads (of patches the width of the tokens), D for predictors, targets, negatives and losses,
-    ``out_features``, the width of the keys (predictors), or ``patch_size``, the side of a patch in pixels
-    (targets and negatives).
+    ``out_features``, the width of the keys (predictors), ``patch_size``, the side of a patch in pixels
+    (targets and negatives), or ``epochs``, the length of the run (augmentations).
     """
 
     what: str

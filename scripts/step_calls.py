@@ -57,8 +57,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name} with ema alone": (name, {"target": {"name": "ema", "momentum": 0.99}})
     for name in ("imagenet/moco_v2", "cifar10/moco_v2")
 }
-#: Recipe that names a teacher trained elsewhere -> channels, side and patches of a small one in its place.
-TEACHERS: dict[str, tuple[int, int, int]] = {"distill": (1, 28, 4), "imagenet/distill": (3, 224, 14)}
+#: Recipe that names a network trained elsewhere -> the key that does, and channels, side and patches of a small
+#: one in its place.
+TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "distill": ("target.weights", (1, 28, 4)),
+    "imagenet/distill": ("target.weights", (3, 224, 14)),
+    "guided": ("negatives.1.guide.weights", (1, 28, 4)),
+}
 #: Images per batch: enough for every branch of the augmentation to have some.
 BATCH = 64
 #: Steps taken; the calls of the last are counted, the waits of all.
@@ -154,7 +159,8 @@ def load(name: str) -> list[tuple[str, Recipe]]:
     """A recipe, or the cells of a study, with their names."""
     recipe, sets = VARIANTS.get(name, (name, {}))
     if recipe in TEACHERS:
-        sets = {**sets, "target.weights": _teacher(*TEACHERS[recipe])}
+        key, form = TEACHERS[recipe]
+        sets = {**sets, key: _teacher(*form)}
     cells = load_cells(recipe, {**OVERRIDES, **sets})
     names = [" ".join([name, *cell.labels.values()]) for cell in cells] if len(cells) > 1 else [name]
     return [(label, resolve(cell.tree, load_registry())) for label, cell in zip(names, cells, strict=True)]

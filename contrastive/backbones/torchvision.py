@@ -12,6 +12,7 @@ from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import feature_width
 from contrastive.backbones.tokens import Replace
 from contrastive.backbones.torchvision_tokens import (
+    is_transformer,
     last_map,
     token_hooks,
     tokens_of_map,
@@ -76,6 +77,11 @@ class Torchvision(Backbone):
     def hides(self) -> frozenset[Hiding]:  # type: ignore[override] # depends on the network
         """``drop`` and ``replace`` for vision transformers; other networks mix patches from the start."""
         return ways_to_hide(self.net)
+
+    @property
+    def has_class_token(self) -> bool:  # type: ignore[override] # a plain attribute of the base class
+        """Whether the network is a vision transformer."""
+        return is_transformer(self.net)
 
     def allow_replacing(self) -> None:
         """Make the token that stands for hidden patches."""

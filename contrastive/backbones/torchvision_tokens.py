@@ -22,7 +22,8 @@ from contrastive.views import Tokens, take
 PREFIX = 1  # the class token of torchvision's vision transformers
 
 
-def _is_transformer(net: nn.Module) -> bool:
+def is_transformer(net: nn.Module) -> bool:
+    """Whether it is torchvision's vision transformer, whose first token is a class token."""
     from torchvision.models import VisionTransformer
 
     return isinstance(net, VisionTransformer)
@@ -30,7 +31,7 @@ def _is_transformer(net: nn.Module) -> bool:
 
 def ways_to_hide(net: nn.Module) -> frozenset[Hiding]:
     """In which ways patches may be hidden: in both if a vision transformer embeds each on its own."""
-    embeds_alone = _is_transformer(net) and isinstance(net.conv_proj, nn.Conv2d)
+    embeds_alone = is_transformer(net) and isinstance(net.conv_proj, nn.Conv2d)
     return frozenset(("drop", "replace")) if embeds_alone else frozenset()
 
 
@@ -43,7 +44,7 @@ def last_map(net: nn.Module, classifier: str) -> tuple[nn.Module, bool]:
     Args:
         classifier: name of the layer that was the last one.
     """
-    if _is_transformer(net):
+    if is_transformer(net):
         return net.get_submodule("encoder"), False
     pools = [module for module in net.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
     if pools:

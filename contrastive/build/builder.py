@@ -14,7 +14,7 @@ from contrastive.build import rules
 from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.crop_sizes import resolutions
 from contrastive.build.memory_guard import MemoryGuard
-from contrastive.build.objectives import ObjectiveBuilder
+from contrastive.build.objectives import ObjectiveBuilder, token_shape
 from contrastive.build.reach import freeze, trial_views, unused_parameters
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
@@ -164,13 +164,16 @@ class Builder:
         return self.build_part("backbone", self.recipe.backbone, in_channels=channels, image_size=image_size)
 
     def encoder(self, channels: int, image_size: int) -> tuple[Backbone | None, Head | None]:
-        """Backbone, and the head that makes z of h, if any; None for one that rejects its parameters."""
+        """Backbone, and the head that makes z, if any; None for one that rejects its parameters."""
         backbone = self.backbone(channels, image_size)
         head: Head | None = None
         if backbone is not None:
             aim = next((aim for aim in self.recipe.aims if aim.keys.level == "image"), None)
-            if aim is not None and not aim.head.pools:
-                head = self.build_part(aim.path("head"), aim.head, in_features=backbone.features)
+            if aim is not None:
+                size = (image_size, image_size)
+                pools = aim.head.pools
+                width = token_shape(backbone, channels, size).width if pools else backbone.features
+                head = self.build_part(aim.path("head"), aim.head, in_features=width)
         return backbone, head
 
     def protocols(self) -> list[TimedProtocol]:
@@ -254,7 +257,7 @@ def untrained_of(
 ) -> tuple[Backbone, Head | None]:
     """Backbone and head of a composition as before the first step, rebuilt from the seed.
 
-    The head is what makes z of h; None if all objectives compare patches, or the head reads tokens.
+    The head is what makes z; None if all objectives compare patches.
     """
     backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
     assert backbone is not None  # it has been built before

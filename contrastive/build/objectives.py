@@ -163,10 +163,13 @@ class ObjectiveBuilder:
         """The tokens of an objective's views, which at level patch have one grid; None if it reads none."""
         if self.backbone is None or not aim.reads_tokens:
             return None
+        backbone = self.backbone
         numbers = sorted({*views["online"], *views["target"]})
         for number in numbers:
             if number not in self.shapes:
-                shape = self.builder.attempt("backbone", lambda size=self.sizes[number]: self._measure(size))
+                shape = self.builder.attempt(
+                    "backbone", lambda size=self.sizes[number]: token_shape(backbone, self.channels, size)
+                )
                 if shape is None:
                     return None
                 self.shapes[number] = shape
@@ -175,13 +178,6 @@ class ObjectiveBuilder:
             if not self.builder.check(rules.one_grid(self.recipe, aim, grids)):
                 return None
         return self.shapes[numbers[0]]
-
-    def _measure(self, size: Size) -> TokenShape:
-        """The tokens of a black view."""
-        assert self.backbone is not None
-        with frozen(self.backbone):
-            tokens = self.backbone.tokens(View(torch.zeros(1, self.channels, *size)))
-        return TokenShape(tokens.grid, tokens.patches.shape[2], size[0] // tokens.grid[0])
 
     def _marked_grids(self) -> dict[int, tuple[int, int]]:
         """The grids of the views whose marks an objective reads."""
@@ -193,3 +189,10 @@ class ObjectiveBuilder:
             for number in self._views(aim, side)
         }
         return {number: self.shapes[number].grid for number in sorted(numbers) if number in self.shapes}
+
+
+def token_shape(backbone: Backbone, channels: int, size: Size) -> TokenShape:
+    """The tokens of a black view of (h, w) pixels. Raises UsageError if the backbone gives none."""
+    with frozen(backbone):
+        tokens = backbone.tokens(View(torch.zeros(1, channels, *size)))
+    return TokenShape(tokens.grid, tokens.patches.shape[2], size[0] // tokens.grid[0])

@@ -56,9 +56,17 @@ class EMA(Target):
 
     def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
         """Copy backbone and heads together: one average of what objectives share."""
+        if self._encodes_by_forward:
+            super().join(backbone, heads)
+            return
         several = list({id(head): head for head in heads.values()}.values())
         self._places = {name: 1 + several.index(head) for name, head in heads.items()}
         self.bind(nn.Sequential(backbone, *several))
+
+    @property
+    def _encodes_by_forward(self) -> bool:
+        """Whether a subclass encodes in its own way, as those of interface 1 do."""
+        return type(self).forward is not EMA.forward
 
     def bind(self, encoder: nn.Module) -> None:
         """Copy the online encoder and freeze every parameter of the copy."""
@@ -68,6 +76,8 @@ class EMA(Target):
     @torch.no_grad()
     def give(self, requests: Mapping[str, Request]) -> dict[str, dict[int, Tensor]]:
         """One pass per view for all objectives."""
+        if self._encodes_by_forward:
+            return super().give(requests)
         copies: list[Any] = list(self.encoder.children())
         backbone = copies[0]
         heads = {name: copies[self._places[name]] for name in requests}

@@ -67,10 +67,12 @@ class TinyHead(Head):
 def compose(spec: PartSpec, seed: int = 0) -> Method:
     """A method with the part in it, and around the part what its ``needs`` declare.
 
-    It compares images, or patches if the part is a target or a predictor that works on patches only.
+    It compares images, or patches if the part works on patches only.
     """
     if spec.kind == "head" and (filling := _filling(spec, seed)) is not None:
         return filling
+    if "patches" in spec.needs:
+        return compose_at("patch", spec, seed)
     method = compose_at("image", spec, seed)
     if spec.kind == "target" and gives_patches(method):
         return compose_at("patch", spec, seed)

@@ -15,6 +15,7 @@ from contrastive.negatives import InBatch
 from contrastive.parts import TargetWrapper
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.training import Method
+from contrastive.training.method import by_number
 from contrastive.values import Progress
 from tests.support.encoders import Flat
 
@@ -207,3 +208,20 @@ def test_a_head_that_is_none_is_averaged_too():
     step(method, sgd(method), [batches(1)[0]], Progress(0, 1))
     for average, online in zip(method.target.encoder.parameters(), online_weights(method), strict=True):
         torch.testing.assert_close(average, online)
+
+
+def test_a_subclass_that_encodes_in_its_own_way_is_asked_to():
+    """As plugins of interface 1 do, which know nothing of requests."""
+
+    class Negated(EMA):
+        def forward(self, views, online, encode):
+            return {view: -keys for view, keys in super().forward(views, online, encode).items()}
+
+    views = batches(1)[0]
+    keys = []
+    for target in (EMA(), Negated()):
+        method = composed(target)
+        encodings = method.encode(by_number(views))
+        keys.append(method.keys(by_number(views), encodings)[0].keys)
+    for view in keys[0]:
+        torch.testing.assert_close(keys[1][view], -keys[0][view])
