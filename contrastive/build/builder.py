@@ -132,8 +132,8 @@ class Builder:
     # -- composition --------------------------------------------------------------------------------
 
     def pipelines(self) -> list[Pipeline]:
-        augmentation = self.attempt("augmentation", self.recipe.augmentation.build)
-        return [] if augmentation is None else augmentation.pipelines()
+        pipelines = self.attempt("augmentation", lambda: self.recipe.augmentation.build().pipelines())
+        return [] if pipelines is None else pipelines
 
     def view_sizes(self, pipelines: Sequence[Pipeline], data: Data | None) -> list[tuple[int, int]]:
         """(h, w) of every view; an empty list if one is too large, varies with the image, or is unknown."""

@@ -250,8 +250,8 @@ def _require_hidden(part: Backbone, way: Hiding) -> None:
     )
     require(
         (of_patches[~marks.mask] > 0).all(),
-        f"with '{way}', some visible patches have no gradient: it hides other patches than those it is told "
-        f"to. keep lists visible patches, and hidden marks the others with True {_PAGE}",
+        f"with '{way}', some visible patches have no gradient: it hides the wrong patches. keep lists "
+        f"visible patches, and hidden marks the others with True {_PAGE}",
     )
 
 
@@ -265,8 +265,8 @@ def _require_kept(part: Backbone, way: Hiding) -> None:
     view_tokens = part.tokens(view, *((everywhere, None) if way == "drop" else (None, none)))
     require(
         far(view_tokens.patches, whole.patches) < 1e-4,
-        f"with '{way}' and nothing hidden, it gives other tokens than without; add position embeddings "
-        f"before patches are left out {_PAGE}",
+        f"with '{way}' and nothing hidden, its tokens are not those of the whole view; add position "
+        f"embeddings before patches are left out {_PAGE}",
     )
     if way == "drop":
         _require_positions(part, View(torch.full_like(view.data, 0.5)))
@@ -357,13 +357,13 @@ def fills(subject: Subject) -> None:
     )  # the same, at other places
     require(
         far(_at(part, elsewhere, marks.hidden), _at(part, view_tokens, marks.hidden)) > 1e-7,
-        "its predictions do not depend on where the patches are that it was given; read tokens.positions "
+        "its predictions do not depend on the positions of the visible patches; read tokens.positions "
         f"{_HEADS}",
     )
     _at(part, tokens_of(x), marks.hidden)  # a pass of whole views, such as another objective's
     require(
         far(_at(part, view_tokens, marks.hidden), out) == 0,
-        "after a pass of whole views it gives other predictions of the same visible patches, so it has seen "
+        "after a pass of whole views its predictions from the same visible patches differ, so it has seen "
         f"what it is to predict; keep nothing from one call to the next {_HEADS}",
     )
 

@@ -179,8 +179,8 @@ def patches(subject: Subject) -> None:
         differs = (_patch_keys(method, [View(pixels)]) != keys).flatten(2).any(2).any(0)  # [N]
         require(
             differs[position] or not differs.any(),
-            f"other pixels in patch {position} change keys {differs.nonzero().flatten().tolist()[:4]}, but "
-            f"not key {position}; give keys in the order of the grid, row by row, as the view is {_PAGE}",
+            f"new pixels in patch {position} change keys {differs.nonzero().flatten().tolist()[:4]}, but "
+            f"not key {position}; give keys in the order of the view's grid, row by row {_PAGE}",
         )
 
 
