@@ -40,7 +40,7 @@ class Marks:
         if len(counts) and (counts != counts[0]).any():
             raise UsageError(
                 f"Every image must hide the same number of patches, but they hide {counts.min()} to "
-                f"{counts.max()}; draw the number once for all (docs/plugins.md)."
+                f"{counts.max()}; draw the number once for all (docs/plugins/patches.md)."
             )
         order = np.argsort(~mask, axis=1, kind="stable")  # hidden ones first
         hidden, visible = np.split(order, [int(counts[0]) if len(counts) else 0], axis=1)

@@ -57,7 +57,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name} with ema alone": (name, {"target": {"name": "ema", "momentum": 0.99}})
     for name in ("imagenet/moco_v2", "cifar10/moco_v2")
 }
-#: Recipe that names a network trained elsewhere -> the key that does, and channels, side and patches of a small
+#: Recipe that names a network trained elsewhere -> the key, and channels, side and patches of a small
 #: one in its place.
 TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "distill": ("target.weights", (1, 28, 4)),

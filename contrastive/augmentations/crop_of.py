@@ -91,7 +91,7 @@ def _pipeline(pipeline: ViewPipeline) -> Pipeline:
     """The pipeline, whose operations can be combined; raises UsageError for one of another class."""
     if not isinstance(pipeline, Pipeline):
         raise UsageError(
-            f"crop_of combines operations of pipelines, but {type(pipeline).__name__} is none of "
+            f"crop_of needs views made of operations, but {type(pipeline).__name__} is not a "
             "contrastive.augmentations.Pipeline; use an augmentation made of operations."
         )
     return pipeline

@@ -124,9 +124,9 @@ def split_tokens(
     count = patches.shape[1] if keep is None else None
     if grid is None or (count is not None and count != grid[0] * grid[1]):
         raise UsageError(
-            f"{name} gives {tokens.shape[1]} tokens for views of {size[0]} x {size[1]} pixels, {prefix} of "
-            "them no patches by its own account, and the others form no grid that it declares; use another "
-            "network at level patch."
+            f"{name} gives {tokens.shape[1]} tokens for views of {size[0]} x {size[1]} pixels, of which it "
+            f"declares {prefix} as class or register tokens. The others do not match a grid of patches that "
+            "it declares; use another network at level patch."
         )
     return Tokens(h, tokens[:, :prefix], patches, keep, grid)
 

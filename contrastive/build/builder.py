@@ -134,8 +134,9 @@ class Builder:
 
     def pipelines(self) -> list[Pipeline]:
         epochs = self.recipe.train.epochs
-        augmentation = self.attempt("augmentation", lambda: self.recipe.augmentation.build(epochs=epochs))
-        return [] if augmentation is None else augmentation.pipelines()
+        augmentation = self.recipe.augmentation
+        pipelines = self.attempt("augmentation", lambda: augmentation.build(epochs=epochs).pipelines())
+        return [] if pipelines is None else pipelines
 
     def view_sizes(self, pipelines: Sequence[Pipeline], data: Data | None) -> list[tuple[int, int]]:
         """(h, w) of every view; an empty list if one is too large, varies with the image, or is unknown."""

@@ -217,10 +217,11 @@ def masks(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mis
         for number, own in marks.items():
             if (rows == "masked" and own.hidden is None) or (rows == "targets" and own.targets is None):
                 missing = "mask" if rows == "masked" else "targets"
+                operation = "mask_patches" if rows == "masked" else "mask_targets"
                 yield recipe.mistake(
                     f"{aim.prefix}rows",
-                    f"view {number} has no {missing}; add an operation that marks them to its augmentation, "
-                    "or set rows: all.",
+                    f"view {number} has no {missing}; add an operation such as {operation} to its "
+                    "augmentation, or set rows: all.",
                     "augmentation",
                 )
         yield from _boxes(recipe, aim, objective, views)
@@ -257,7 +258,7 @@ def _filling(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterat
     if objective.hide == "drop" and not fills:
         yield recipe.mistake(
             f"{aim.prefix}hide",
-            "with drop the encoder gives no vectors of hidden patches; set a predictor that fills them in, "
+            "with drop the encoder gives no vectors for hidden patches; set a predictor that fills them in, "
             "such as decoder, or hide: replace.",
             f"{aim.prefix}predictor",
         )
@@ -273,7 +274,7 @@ def hiding(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mi
             ways = " or ".join(sorted(method.backbone.hides)) or "none"
             yield recipe.mistake(
                 path,
-                f"this backbone cannot hide patches by {objective.hide} (it can by: {ways}); use a vision "
+                f"this backbone cannot hide patches by {objective.hide} (supported: {ways}); use a vision "
                 "transformer such as timm's vit_small_patch16_224.",
                 "backbone",
             )
@@ -301,6 +302,7 @@ def composition(
     """
     for aim, objective in zip(recipe.aims, method.objectives, strict=True):
         yield from _pairs(recipe, aim, objective)
+        yield from _predictor(recipe, aim, objective)
         yield from _negatives(recipe, aim, objective)
         yield from _normalisation(recipe, aim, objective)
         capabilities = {**_capabilities(recipe, aim, objective), "validation": has_validation}
@@ -412,6 +414,16 @@ def _pairs(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterator
             f"a view is paired with itself, but {aim.target.name} gives its query as its key; use a target "
             "with an encoder of its own, such as ema, or pairs: other.",
             aim.path("target"),
+        )
+
+
+def _predictor(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterator[Mistake]:
+    predictor = objective.predictor
+    if aim.predictor is not None and predictor is not None and predictor.fills and objective.level == "image":
+        yield recipe.mistake(
+            f"{aim.prefix}predictor",
+            f"{aim.predictor.name} predicts patches, but whole images are compared; use another predictor, "
+            "or write it in an objective with level: patch.",
         )
 
 

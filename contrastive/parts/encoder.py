@@ -263,7 +263,7 @@ class TargetWrapper(Target):
         """By ``forward``, which encodes whole images only. Raises UsageError for patches."""
         if self.encodes and any(request.level == "patch" for request in requests.values()):
             raise UsageError(
-                f"A patch has no key from {type(self).__name__}; use the target that it wraps alone."
+                f"{type(self).__name__} gives no keys of patches; use the target that it wraps directly."
             )
         return super().give(requests)
 

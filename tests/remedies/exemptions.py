@@ -26,6 +26,7 @@ EXEMPT: dict[str, dict[str, str]] = {
         "Lower the weight decay": _TRAINING,
         "Lower the learning rate, or raise": _TRAINING,
         "Check that negatives or a predictor": _TRAINING,
+        "Check that negatives, a predictor or": _TRAINING,
         "Check the augmentation and the temperature": _TRAINING,
         "Check that the target has not": _TRAINING,
     },

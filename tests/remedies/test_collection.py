@@ -16,7 +16,7 @@ from tests.remedies.exemptions import EXEMPT
 from tests.support.remedies import Remedy, gives_remedy, matching, messages, messages_in
 
 #: The least share of messages whose remedy a test follows.
-SHARE = 0.8
+SHARE = 0.9
 
 
 def remedies() -> list[Remedy]:

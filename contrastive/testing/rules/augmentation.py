@@ -264,7 +264,8 @@ def pure_marks(subject: Subject) -> None:
         whole = _places(_marks(pipeline, number, ids))
         require(
             same(whole, _places(_marks(pipeline, number, ids))),
-            f"asked twice, it marks other patches; keep no state between calls, and draw from rng {_PAGE}",
+            "called twice, it marks different patches; keep no state between calls, and draw from rng "
+            f"{_PAGE}",
         )
         alone = [_places(_marks(pipeline, number, ids[i : i + 1])) for i in range(len(ids))]
         advice = f"draw from rng, whose rows belong to the images, and nothing from the batch {_PAGE}"
