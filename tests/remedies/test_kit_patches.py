@@ -110,7 +110,7 @@ def of_marks() -> Iterator[Remedy]:
     yield case("augmentation", "make all three with", "marks", MaskAlone, whole)
     yield case("augmentation", "draw places from rng", "own marks", marks.OneMask, whole)
     yield case("augmentation", "are the same in every", "own marks", marks.FixedMask, whole)
-    yield case("augmentation", "asked twice, it marks", "pure marks", OfTheCall, whole)
+    yield case("augmentation", "called twice, it marks", "pure marks", OfTheCall, whole)
     yield case("augmentation", "whose rows belong to", "pure marks", marks.OfTheBatch, whole)
     yield Remedy(
         "rules/augmentation.py",

@@ -33,6 +33,7 @@ HYBRID = {
 }
 EMA_OF_SPLIT = {"name": "split_bn", "of": {"name": "ema"}}
 RULES = "build/rules.py"
+FOUR_EPOCHS = {"train": {"batch_size": 8, "epochs": 4}}
 
 
 def views_and_masks() -> Iterator[Remedy]:
@@ -53,6 +54,14 @@ def views_and_masks() -> Iterator[Remedy]:
                 "coarse": {**dense, "views": views(2, 3)},
             },
         ),
+    )
+    growing = {**CROP, "size": {"from": 14, "to": 28}}
+    yield rule(
+        "build/crop_sizes.py",
+        "give both the same schedule",
+        "objectives.dense.views",
+        of("dense", backbone=CNN, augmentation=several([growing], [CROP])) | FOUR_EPOCHS,
+        of("dense", backbone=CNN, augmentation=several([growing], [growing])) | FOUR_EPOCHS,
     )
     yield rule(
         RULES,
