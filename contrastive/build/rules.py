@@ -216,12 +216,11 @@ def masks(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mis
             )
         for number, own in marks.items():
             if (rows == "masked" and own.hidden is None) or (rows == "targets" and own.targets is None):
-                missing = "mask" if rows == "masked" else "targets"
-                kind = "patches" if rows == "masked" else "targets"
+                missing = "masks" if rows == "masked" else "targets"
                 yield recipe.mistake(
                     f"{aim.prefix}rows",
-                    f"view {number} has no {missing}; add an operation such as mask_{kind} to its "
-                    "augmentation, or set rows: all.",
+                    f"view {number} has no {missing}; give its augmentation an operation that draws them, "
+                    "or set rows: all.",
                     "augmentation",
                 )
         yield from _boxes(recipe, aim, objective, views)

@@ -1,19 +1,20 @@
-"""Recipes with objectives on the tiny data, changed key by key, and what ``check`` prints about one key."""
+"""Recipes with objectives on the tiny data, changed key by key, and what is wrong with one key."""
 
 from __future__ import annotations
 
 import copy
 import re
-from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from contrastive.cli import main
-from tests.support.attempts import TINY
+from contrastive.build import build
+from contrastive.errors import RecipeError
+from contrastive.recipe import load_recipe
+from contrastive.registry import Registry
+from tests.support.attempts import TINY, registry
 from tests.support.masked_recipes import recipe_of
 from tests.support.remedies import Remedy
 
@@ -29,13 +30,13 @@ def written(tree: Tree) -> Path:
     return Path("r.yaml")
 
 
-def refused(path: str, tree: Tree) -> str:
-    """``check`` of a recipe: what it prints about a key, or another text unless it ends with 2."""
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as errors:
-        code = main(["check", str(written(tree))])
-    if code != 2:
-        return f"exit code {code}" if code else ""
-    return at_key(path, errors.getvalue())
+def refused(path: str, tree: Tree, parts: Registry | None = None) -> str:
+    """What is reported about a key of a recipe when it is built, of these parts or the installed ones."""
+    try:
+        build(load_recipe(written(tree), (), parts or registry()))
+    except RecipeError as error:
+        return at_key(path, str(error))
+    return ""
 
 
 def at_key(path: str, mistakes: str) -> str:

@@ -1,4 +1,4 @@
-"""Remedies of messages about recipes with objectives; each is reported at its key, with exit code 2."""
+"""Remedies of messages about recipes with objectives, each reported at its key."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import yaml
 
 import contrastive
 from contrastive import hookimpl
-from contrastive.build import build
+from contrastive.cli import main
 from contrastive.commands.check import check
-from contrastive.errors import RecipeError
-from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
-from tests.remedies.recipes import CNN, Tree, at_key, of, refused, rule, several, single, written
+from tests.remedies.recipes import CNN, Tree, of, refused, rule, several, single, written
 from tests.support.attempts import TINY, command
 from tests.support.masked_recipes import CROP, VIT, views
 from tests.support.methods.nnclr import Neighbours
@@ -55,7 +53,7 @@ def views_and_masks() -> Iterator[Remedy]:
             },
         ),
     )
-    growing = {**CROP, "size": {"from": 14, "to": 28}}
+    growing = {**CROP, "size": {"from": CROP["size"] // 2, "to": CROP["size"]}}
     yield rule(
         "build/crop_sizes.py",
         "give both the same schedule",
@@ -157,20 +155,16 @@ def warnings_of(tree: Tree) -> str:
     return " ".join(check(written(tree)).get("warnings", ()))
 
 
+@hookimpl
+def register_neighbours(register):
+    register("neighbours", Neighbours)
+
+
 def with_neighbours(path: str, tree: Tree) -> str:
     """As ``refused``, with a plugin whose target wraps another one, in the simplest way."""
     own = load_registry()
     own.add(SimpleNamespace(register_target=register_neighbours), "neighbours", "1.0")
-    try:
-        build(load_recipe(written(tree), (), own))
-    except RecipeError as error:
-        return at_key(path, str(error))
-    return ""
-
-
-@hookimpl
-def register_neighbours(register):
-    register("neighbours", Neighbours)
+    return refused(path, tree, own)
 
 
 def targets_and_negatives() -> Iterator[Remedy]:
@@ -284,3 +278,8 @@ REMEDIES = [
 @pytest.mark.parametrize("remedy", REMEDIES, ids=str)
 def test_remedy(remedy):
     remedy.follow()
+
+
+def test_the_command_ends_with_2_and_names_the_key(capsys: pytest.CaptureFixture[str]):
+    assert main(["check", str(written(of("mae", objectives__rebuild__head="linear")))]) == 2
+    assert "  objectives.rebuild.predictor: decoder reads" in capsys.readouterr().err
