@@ -219,6 +219,7 @@ def test_every_plugin_is_there():
     assert [groups.count(group) for group in ("shipped", "examples", "new")] == [3, 5, 10]
 
 
+@pytest.mark.slow
 def test_a_plugin_of_each_group_passes_all_checks_but_one():
     process = run_apart("-c", QUICK_CHECK, *(str(PLUGINS / package) for package in FAST))
     assert process.returncode == 0, process.stdout + process.stderr

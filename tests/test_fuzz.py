@@ -34,6 +34,7 @@ def test_damaged_images_decode_or_are_unreadable(tmp_path):
     assert {outcome(number) for number in range(300)} == {"decoded", "unreadable"}
 
 
+@pytest.mark.slow
 def test_a_recipe_through_the_real_process(tmp_path):
     text = recipe_text(fuzz.random_source(5, 0), Words(load_registry()))
     assert fuzz.process_outcome(text, tmp_path / "r.yaml").startswith("process: exit code ")

@@ -51,6 +51,7 @@ def kill(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         process.stdin.close()
 
 
+@pytest.mark.slow
 def test_killed_in_every_kind_of_write(kill: Kill):
     """One after the other: each attempt gets a little further than the one before."""
     fell = kill([(at, at % 2 == 0) for at in (2, 3, 4, 5, 7, 9, 11, 12, 13, 15, 17, 19)])

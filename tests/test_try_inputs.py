@@ -31,6 +31,7 @@ def test_every_input_is_made_with_its_recipe(case: Case, tmp_path):
     assert len(list(tmp_path.rglob("*"))) > 1 or "fashion_mnist_sample" in (tmp_path / "r.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_no_two_inputs_are_equal(tmp_path):
     """Within a fault: files, recipes or commands differ."""
     prints = {}

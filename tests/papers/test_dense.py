@@ -117,6 +117,7 @@ SMALL_HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL_HEADS)
 def test_the_imagenet_recipe_trains_on_a_stand_in(name: str, tiny_data: Path, tmp_path: Path):
     """A small network with maps of 6 x 6, on images of 48 pixels."""
