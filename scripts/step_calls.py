@@ -63,8 +63,8 @@ TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "distill": ("target.weights", (1, 28, 4)),
     "guided": ("negatives.1.guide.weights", (1, 28, 4)),
 }
-#: Recipes that are left out: their large transformers take minutes each to build, and recipes of the same names
-#: on the sample take the same steps.
+#: Recipes that are left out: their large transformers take minutes each to build, and recipes of the same
+#: names on the sample take the same steps.
 LEFT_OUT = {
     f"imagenet/{name}"
     for name in (
