@@ -81,6 +81,7 @@ def test_a_table_that_was_kept_before_targets_had_that_name_is_quoted(tmp_path):
     assert "| 3 | no |" in quote("<!-- table: one -->\n<!-- /table -->\n", tmp_path)
 
 
+@pytest.mark.slow
 def test_every_benchmark_lists_its_cases_without_peers_or_measures_no_time():
     """In a process that has no peer installed, as on a machine that only compares two checkouts."""
     code = """if True:

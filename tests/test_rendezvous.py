@@ -68,6 +68,7 @@ def pair():
     processes.close()
 
 
+@pytest.mark.slow
 def test_waiting_for_work_is_not_a_hang_and_a_stopped_process_is(pair: Pair):
     assert pair.call(slow_first) == ["made by the first"] * 2
     first, _ = pair.call(hang, 1)

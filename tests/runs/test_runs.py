@@ -100,7 +100,9 @@ def test_a_finished_run_is_reported_not_repeated(tiny_run: Path, tiny_recipe: Pa
     assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
 
 
-@pytest.mark.parametrize("stop_after", [1, 7, 8, 12, 24])
+@pytest.mark.parametrize(
+    "stop_after", [1, 8, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (7, 12, 24))]
+)
 def test_a_run_stopped_anywhere_ends_as_if_it_never_was(
     tiny_run: Path, tiny_recipe: Path, tmp_path: Path, stop_after: int
 ):

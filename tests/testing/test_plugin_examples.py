@@ -18,6 +18,8 @@ from tests.support.plugin_packages import code_lines, install, on_path
 PLUGINS = Path(__file__).parents[1] / "plugins"
 
 #: kind -> (distribution, part, how a recipe names it)
+#: Those whose conformance runs by default.
+QUICK = ("loss", "negatives")
 EXAMPLES = {
     "loss": ("example-soft-triplet", "soft_triplet", "loss={name: soft_triplet, temperature: 0.1}"),
     "negatives": (
@@ -60,7 +62,9 @@ def test_it_is_one_module_of_under_thirty_lines(kind):
     assert code_lines(module) < 30
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in EXAMPLES]
+)
 def test_it_is_found_and_passes_the_conformance_kit(kind, site):
     distribution, part, _ = EXAMPLES[kind]
     assert load_registry().entry(kind, part).provider == distribution
