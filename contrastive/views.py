@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from contrastive.device import send
@@ -117,6 +118,24 @@ class Tokens:
             torch.cat(positions) if positions else None,
             parts[0].grid,
         )
+
+
+def influence(pixels: Tensor, tokens: Tokens) -> Tensor:
+    """How much the pixels of each patch change what an encoder gives: [b, N], exactly 0 where they do not.
+
+    The size of their gradient. It is that of a random sum, as the plain sum of a layer norm's outputs is
+    constant.
+
+    Args:
+        pixels: [b, C, h, w], which need a gradient.
+        tokens: that an encoder made of them.
+    """
+    draw = torch.Generator().manual_seed(0)
+    outputs = (tokens.h, tokens.prefix, tokens.patches)
+    terms = [(x * torch.randn(x.shape, generator=draw).to(x)).sum() for x in outputs]
+    [gradient] = torch.autograd.grad(torch.stack(terms).sum(), pixels)
+    sides = (pixels.shape[2] // tokens.grid[0], pixels.shape[3] // tokens.grid[1])
+    return F.unfold(gradient, sides, stride=sides).abs().sum(1)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from contrastive.backbones.declaration import declare_omissions, declare_transform
 from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import OTHER_SIZE, feature_width
-from contrastive.backbones.tokens import Replace, keep_module, norms_after_pooling, split_tokens, ways_to_hide
+from contrastive.backbones.tokens import (
+    Replace,
+    check_hiding,
+    keep_module,
+    norms_after_pooling,
+    split_tokens,
+    ways_to_hide,
+)
 from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import SizeError, UsageError, did_you_mean
 from contrastive.kinds import ImageSize, InChannels
@@ -122,7 +129,7 @@ class Timm(Backbone):
 
     def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
         """What ``forward_features`` gives."""
-        self._check_hiding(keep, hidden)
+        check_hiding(self, self.name, keep, hidden)
         net = cast(Any, self.net)
         x = self._standardise(view.data)
         slots: list[tuple[nn.Module | None, str, Tensor]] = []
@@ -152,11 +159,6 @@ class Timm(Backbone):
                 self._standardise(view.data), indices=count, output_fmt="NLC", intermediates_only=True
             )
         )
-
-    def _check_hiding(self, keep: Tensor | None, hidden: Tensor | None) -> None:
-        for way, value in (("drop", keep), ("replace", hidden)):
-            if value is not None and way not in self.hides:
-                raise UsageError(f"{self.name} cannot hide patches by {way}.")
 
     def export(self, folder: str) -> None:
         """Write config.json, model.safetensors and README.md, from which timm loads this encoder.

@@ -14,8 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.errors import UsageError
-from contrastive.parts import Hiding
+from contrastive.parts import Backbone, Hiding
 from contrastive.views import Tokens, take
+
+
+def check_hiding(backbone: Backbone, name: str, keep: Tensor | None, hidden: Tensor | None) -> None:
+    """Raise UsageError if a backbone is to hide patches in a way that it does not declare."""
+    for way, value in (("drop", keep), ("replace", hidden)):
+        if value is not None and way not in backbone.hides:
+            raise UsageError(f"{name} cannot hide patches by {way}.")
 
 
 class Keep(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.probe import feature_width
-from contrastive.backbones.tokens import Replace
+from contrastive.backbones.tokens import Replace, check_hiding
 from contrastive.backbones.torchvision_tokens import (
     is_transformer,
     last_map,
@@ -90,9 +90,7 @@ class Torchvision(Backbone):
 
     def tokens(self, view: View, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tokens:
         """The sequence that a vision transformer gives, or the last map of another network."""
-        for way, value in (("drop", keep), ("replace", hidden)):
-            if value is not None and way not in self.hides:
-                raise UsageError(f"{self.name} cannot hide patches by {way}.")
+        check_hiding(self, self.name, keep, hidden)
         source, is_input = last_map(self.net, self.classifier)
         with token_hooks(self.net, source, is_input, self.replace, keep, hidden) as outputs:
             h = self.net(view.data)

@@ -5,4 +5,5 @@ from .composition import Composition as Composition
 from .composition import Data as Data
 from .composition import DataSets as DataSets
 from .memory_guard import MemoryGuard as MemoryGuard
+from .objectives import token_shape as token_shape
 from .reach import trial_views as trial_views

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from contrastive.augmentations import Pipeline
 from contrastive.parts import Backbone, Hiding
 from contrastive.rng import Key
 from contrastive.training import BufferSnapshot, Method
-from contrastive.views import View
+from contrastive.views import View, influence
 
 IMAGES = 2
 END = sys.maxsize  # an epoch after the last one of any run
@@ -50,21 +49,14 @@ def trial_views(
 def leaks(backbone: Backbone, view: View, hide: Hiding) -> bool:
     """Whether a hidden pixel of a view changes what the encoder makes of the visible ones.
 
-    Its gradient must be exactly zero. It is that of a random sum, as the sum of a layer norm's outputs is
-    constant.
+    Its gradient must be exactly zero.
     """
     marks = view.marks
     assert marks.mask is not None
     pixels = view.data.clone().requires_grad_()
     keep, hidden = (marks.visible, None) if hide == "drop" else (None, marks.mask)
     with _undone(backbone), torch.enable_grad():
-        tokens = backbone.tokens(View(pixels), keep, hidden)
-        generator = torch.Generator().manual_seed(0)
-        outputs = [x.cpu().flatten() for x in (tokens.h, tokens.prefix, tokens.patches)]
-        total = torch.stack([(x * torch.rand(x.shape, generator=generator)).sum() for x in outputs]).sum()
-        [gradient] = torch.autograd.grad(total, pixels)
-    sides = (pixels.shape[2] // tokens.grid[0], pixels.shape[3] // tokens.grid[1])
-    by_patch = F.unfold(gradient, sides, stride=sides).abs().sum(1)  # [b, N]
+        by_patch = influence(pixels, backbone.tokens(View(pixels), keep, hidden))  # [b, N]
     return bool((by_patch[marks.mask] > 0).any())
 
 

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.build import Composition, Data, DataSets, MemoryGuard, build, trial_views
+from contrastive.build import Composition, Data, DataSets, MemoryGuard, build, token_shape, trial_views
 from contrastive.commands.objectives import ObjectivesReport, objective_rows, parts_of, pass_text
 from contrastive.commands.output import print_json
 from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
 from contrastive.datasets import reading_of, skipped_kinds
 from contrastive.errors import ContrastiveError, Mistakes
-from contrastive.evaluation import PIXELS_LIMIT, frozen
+from contrastive.evaluation import PIXELS_LIMIT
 from contrastive.parts import FrozenNetwork, ImageTable
 from contrastive.recipe import (
     Recipe,
@@ -36,7 +36,6 @@ from contrastive.schedules import schedule_text
 from contrastive.text import abbreviate, byte_count, quantity
 from contrastive.training import BufferSnapshot, Method, chunk_warning, is_chunked, resolve_precision
 from contrastive.values import TOKEN_FEATURES
-from contrastive.views import View
 
 _PROBES = (4, 8)  # images of the forward passes that measure activations
 
@@ -291,8 +290,7 @@ def _feature_widths(parts: Composition, channels: int) -> dict[str, int]:
     if method.image_head is not None:
         widths["z"] = method.image_head.out_features
     if any(entry.protocol.feature in TOKEN_FEATURES for entry in parts.protocols):
-        with frozen(method.backbone):
-            width = method.backbone.tokens(View(torch.zeros(1, channels, size, size))).patches.shape[2]
+        width = token_shape(method.backbone, channels, (size, size)).width
         widths |= {"class": width, "patches": width, "class+patches": 2 * width}
     return widths
 

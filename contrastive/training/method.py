@@ -226,14 +226,6 @@ class Method(nn.Module):
         return self._first.loss_parts
 
     @property
-    def sources(self) -> list[Negatives]:
-        return self.negatives
-
-    @property
-    def loss_parts(self) -> list[Loss]:
-        return self.losses
-
-    @property
     def online_views(self) -> tuple[int, ...]:
         return self._first.online_views
 

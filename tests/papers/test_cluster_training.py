@@ -14,14 +14,14 @@ from torch import Tensor
 import contrastive
 from contrastive.distributed import rank, world_size
 from contrastive.testing.processes import two_processes
-from contrastive.training.gradients import Chunk, GradientCache, OnePass
 from contrastive.values import Batch, Progress
 from contrastive.views import View
 from tests.papers.clusters_recipes import OVERRIDES, STEPS, exact_positions, method_of, small, views_of
+from tests.support import passes
+from tests.support.passes import agree
 from tests.support.tiny import UNEVALUATED
-from tests.training.test_gradients import accelerator, mean
 
-IMAGES, RATE = 8, 0.3
+IMAGES = 8
 WITHOUT_NORM = {"msn": {"objectives.whole.head.batch_norm": "none"}}
 
 
@@ -31,43 +31,15 @@ def train(
 ) -> dict[str, Tensor]:
     """Losses and gradients of a few steps on these rows of each micro-batch, and the state afterwards."""
     method = method_of(name, WITHOUT_NORM.get(name, {}))
-    found: dict[str, Tensor] = {}
+
+    def batch(number: int) -> Batch:
+        return Batch((torch.arange(IMAGES) + IMAGES * number)[rows], [])
 
     def augment(part: Batch) -> list[View]:
         return views_of(name, part.ids)
 
-    with accelerator() as accelerate:
-        model = accelerate.prepare(method if chunk is None else Chunk(method))
-        passes = (
-            OnePass(method, model, accelerate)
-            if chunk is None
-            else GradientCache(method, model, accelerate, chunk, 0)
-        )
-        for step in range(STEPS):
-            progress = Progress(step, STEPS)
-            batches = [torch.arange(IMAGES) + IMAGES * (step * micro + number) for number in range(micro)]
-            outputs = [
-                passes.backward(Batch(ids[rows], []), augment, progress, (number, micro))
-                for number, ids in enumerate(batches)
-            ]
-            found[f"loss {step}"] = mean(torch.stack([output.loss for output in outputs]).mean())
-            method.before_step(progress)
-            for key, p in method.named_parameters():
-                if p.requires_grad and p.grad is not None:
-                    found[f"gradient {step} {key}"] = p.grad.clone()
-                    p.data -= RATE * p.grad
-                p.grad = None
-            for output in outputs:
-                method.after_batch(*output.comparisons)
-            method.after_step(progress)
-    return found | {f"state {key}": value for key, value in method.state_dict().items()}
-
-
-def agree(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    assert any(value.abs().max() > 1e-3 for key, value in expected.items() if key.startswith("gradient 0"))
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-11, msg=key)
+    steps = [[batch(step * micro + number) for number in range(micro)] for step in range(STEPS)]
+    return passes.train(method, steps, augment, chunk)
 
 
 @pytest.mark.parametrize("name", OVERRIDES)

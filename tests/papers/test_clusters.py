@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from contrastive.recipe import load_recipe
 from contrastive.rng import Key
-from contrastive.values import Progress
 from contrastive.views import View
 from tests.papers import clusters_scripts as scripts
 from tests.papers.clusters_recipes import (
@@ -35,8 +35,9 @@ from tests.papers.clusters_recipes import (
     resampled,
     views_of,
 )
+from tests.papers.side_by_side import State, compare
 
-B, RATE = 4, 0.3
+B = 4
 #: Where the average keeps which head.
 COPIES = {
     "dino": {"target.encoder.1.": "head."},
@@ -91,34 +92,16 @@ def test_positions_are_resampled_as_timm_does():
 @pytest.mark.parametrize("name", OVERRIDES)
 @exact_positions()
 def test_three_steps_equal_the_script(name: str):
-    method = method_of(name)
-    s = {key: value.clone() for key, value in method.state_dict().items()}
-    start = {key: value.clone() for key, value in s.items()}
-    trained = [key for key, p in method.named_parameters() if p.requires_grad]
-    for step, views in enumerate(batches(name)):
-        progress = Progress(step, STEPS)
-        output = method(views, torch.arange(B), progress=progress)
-        output.loss.backward()
-        method.before_step(progress)
-        for parameter in method.parameters():
-            if parameter.grad is not None:
-                parameter.data -= RATE * parameter.grad
-                parameter.grad = None
-        method.after_batch(*output.comparisons)
-        method.after_step(progress)
+    def loss(s: State, views: Sequence[View], step: int) -> Tensor:
+        return script_loss(name, s, views, step)
 
-        leaves = [s[key].requires_grad_() for key in trained]
-        value = script_loss(name, s, views, step)
-        torch.testing.assert_close(output.loss, value, rtol=1e-9, atol=1e-12)
-        for key, gradient in zip(trained, torch.autograd.grad(value, leaves), strict=True):
-            frozen = key.endswith("head.prototypes") and step / STEPS < HEAD["frozen"]
-            s[key] = s[key].detach() - (0 if frozen else RATE * gradient)
-        move_average(name, s, step)
-    for key, tensor in method.state_dict().items():
-        if tensor.is_floating_point() and ".running" not in key:
-            torch.testing.assert_close(tensor, s[key].detach(), rtol=1e-9, atol=1e-11, msg=key)
-            cancelled = name == "msn" and key.endswith(".norm.bias")  # by the batch norm of the head
-            assert cancelled or (tensor - start[key]).abs().max() > 1e-8, key
+    def frozen(key: str, step: int) -> bool:
+        return key.endswith("head.prototypes") and step / STEPS < HEAD["frozen"]
+
+    def rests(key: str) -> bool:  # what the batch norm of the head cancels
+        return name == "msn" and key.endswith(".norm.bias")
+
+    compare(method_of(name), batches(name), loss, partial(move_average, name), frozen, rests)
 
 
 def test_dinov2_passes_each_view_once():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import masked_scripts
@@ -17,57 +17,20 @@ from contrastive.build import build
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.training import Method
-from contrastive.values import Progress
 from contrastive.views import View
 from tests.papers import clusters_recipes, clusters_scripts, teachers_scripts
 from tests.papers.clusters_recipes import DEPTH, HEAD, HEADS, PATCH
+from tests.papers.side_by_side import State, compare
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-B, STEPS, RATE = 4, 3, 0.3
+B, STEPS = 4, 3
 STUDENT = {"depth": DEPTH, "embed_dim": 24, "num_heads": HEADS}
 TEACHER = {"patch_size": 4, "depth": 2, "embed_dim": 32, "num_heads": 2}
 MEAN, STD = torch.tensor([0.3]), torch.tensor([0.25])
 
-State = dict[str, Tensor]
-
 
 def method_of(name: str, changes: dict) -> Method:
     return build(load_recipe(RECIPES / f"{name}.yaml", changes, load_registry()))[1].method.double().train()
-
-
-def compare(
-    method: Method,
-    batches: Sequence[Sequence[View]],
-    loss: Callable[[State, Sequence[View], int], Tensor],
-    after_step: Callable[[State, int], None],
-    frozen: Callable[[str, int], bool],
-) -> None:
-    """Train a method and a script side by side: losses of every step, and all weights at the end."""
-    s = {key: value.clone() for key, value in method.state_dict().items()}
-    start = {key: value.clone() for key, value in s.items()}
-    trained = [key for key, p in method.named_parameters() if p.requires_grad]
-    for step, views in enumerate(batches):
-        progress = Progress(step, STEPS)
-        output = method(views, torch.arange(B), progress=progress)
-        output.loss.backward()
-        method.before_step(progress)
-        for parameter in method.parameters():
-            if parameter.grad is not None:
-                parameter.data -= RATE * parameter.grad
-                parameter.grad = None
-        method.after_batch(*output.comparisons)
-        method.after_step(progress)
-
-        leaves = [s[key].requires_grad_() for key in trained]
-        value = loss(s, views, step)
-        torch.testing.assert_close(output.loss, value, rtol=1e-9, atol=1e-12)
-        for key, gradient in zip(trained, torch.autograd.grad(value, leaves), strict=True):
-            s[key] = s[key].detach() - (0 if frozen(key, step) else RATE * gradient)
-        after_step(s, step)
-    for key, tensor in method.state_dict().items():
-        if tensor.is_floating_point():
-            torch.testing.assert_close(tensor, s[key].detach(), rtol=1e-9, atol=1e-11, msg=key)
-            assert (tensor - start[key]).abs().max() > 1e-8, key  # everything moves
 
 
 @pytest.mark.parametrize("size", [28, 56])  # of the teacher: a grid of 7 x 7 as the student's, and of 14 x 14

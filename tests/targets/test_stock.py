@@ -19,13 +19,14 @@ from contrastive.negatives import NoNegatives
 from contrastive.parts import FrozenNetwork, Request
 from contrastive.targets import Stock
 from contrastive.testing.processes import two_processes
-from contrastive.training import Chunk, GradientCache, Method, Objective, OnePass
+from contrastive.training import Method, Objective
 from contrastive.values import Progress
 from contrastive.views import View
+from tests.support import passes
+from tests.support.passes import agree
 from tests.support.patches import TinyPatches
 from tests.support.teachers import MEAN, STD, export_convolutional, export_transformer
-from tests.training.test_gradients import accelerator, mean
-from tests.training.test_objective_chunks import IMAGES, STEPS, agree, batch, views_of
+from tests.training.test_objective_chunks import IMAGES, STEPS, batch, views_of
 from tests.training.test_objectives import MeanSquare
 
 G = 16  # of the teacher
@@ -215,22 +216,10 @@ def test_a_frozen_network_goes_where_its_holder_goes_and_is_otherwise_not_there(
 def train(folder: Path, chunk: int | None = None, rows: slice = slice(None)) -> dict[str, Tensor]:
     """Losses and gradients of a few steps, and the state afterwards."""
     method = distillation(Stock(2, 8, folder)).train()
-    found: dict[str, Tensor] = {}
-    with accelerator() as accelerate:
-        model = accelerate.prepare(method if chunk is None else Chunk(method))
-        passes = (
-            OnePass(method, model, accelerate)
-            if chunk is None
-            else GradientCache(method, model, accelerate, chunk, 0)
-        )
-        for step in range(STEPS):
-            output = passes.backward(batch(step, rows), views_of, Progress(step, STEPS), (0, 1))
-            found[f"loss {step}"] = mean(output.loss)
-            for key, p in method.named_parameters():
-                found[f"gradient {step} {key}"] = p.grad.clone()
-                p.data -= 0.3 * p.grad
-                p.grad = None
-    return found | {f"state {key}": value for key, value in method.state_dict().items()}
+    values = passes.train(method, [[batch(step, rows)] for step in range(STEPS)], views_of, chunk)
+    for step in range(STEPS):
+        assert all(f"gradient {step} {key}" in values for key, _ in method.named_parameters())
+    return values
 
 
 def share_of_rank(folder: Path) -> dict[str, Tensor]:

@@ -17,12 +17,12 @@ from contrastive.negatives import InBatch, NoNegatives
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.processes import two_processes
 from contrastive.training import Match, Method, Objective
-from contrastive.training.gradients import Chunk, GradientCache, OnePass
-from contrastive.values import Batch, Progress
+from contrastive.values import Batch
 from contrastive.views import Marks, View
+from tests.support import passes
 from tests.support.guides import Pixels
+from tests.support.passes import agree
 from tests.support.patches import TinyPatches
-from tests.training.test_gradients import accelerator, mean
 from tests.training.test_objectives import G, Guess, MeanSquare
 
 STEPS, IMAGES, COUNT = 2, 8, 16  # steps, images of a batch, patches of a view
@@ -101,32 +101,7 @@ def train(name: str, chunk: int | None, rows: slice = slice(None)) -> dict[str, 
     """Losses and gradients of a few steps, and the state afterwards."""
     torch.manual_seed(0)
     method = Method.of(TinyPatches(), CASES[name](), {}, joint=True).train()
-    found: dict[str, Tensor] = {}
-    with accelerator() as accelerate:
-        model = accelerate.prepare(method if chunk is None else Chunk(method))
-        passes = (
-            OnePass(method, model, accelerate)
-            if chunk is None
-            else GradientCache(method, model, accelerate, chunk, 0)
-        )
-        for step in range(STEPS):
-            output = passes.backward(batch(step, rows), views_of, Progress(step, STEPS), (0, 1))
-            found[f"loss {step}"] = mean(output.loss)
-            for key, p in method.named_parameters():
-                if p.requires_grad and p.grad is not None:
-                    found[f"gradient {step} {key}"] = p.grad.clone()
-                    p.data -= 0.3 * p.grad
-                    p.grad = None
-            method.after_batch(*output.comparisons)
-            method.after_step(Progress(step, STEPS))
-    return found | {f"state {key}": value for key, value in method.state_dict().items()}
-
-
-def agree(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    assert any(value.abs().max() > 1e-3 for key, value in expected.items() if key.startswith("gradient 0"))
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-11, msg=key)
+    return passes.train(method, [[batch(step, rows)] for step in range(STEPS)], views_of, chunk)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -13,7 +13,7 @@ from contrastive.errors import UsageError
 from contrastive.parts import Backbone, Hiding
 from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import check, fail, require, skip
-from contrastive.testing.materials import generator, pixels
+from contrastive.testing.materials import pixels
 from contrastive.testing.patches import (
     GRID,
     HIDDEN,
@@ -26,7 +26,7 @@ from contrastive.testing.patches import (
 )
 from contrastive.testing.subjects import Subject
 from contrastive.testing.surroundings import fixed_seed
-from contrastive.views import Tokens, View
+from contrastive.views import Tokens, View, influence
 
 _ENCODERS = ("backbone", "head")
 _BATCH = 6
@@ -237,12 +237,7 @@ def _require_hidden(part: Backbone, way: Hiding) -> None:
             view_tokens.positions is not None and torch.equal(view_tokens.positions, marks.visible),
             f"with keep, tokens() must give the positions that it kept, as keep lists them {_PAGE}",
         )
-    draw = generator(1)  # random weights: the sum of a normalised token would have no gradient at all
-    outputs = (view_tokens.h, view_tokens.prefix, view_tokens.patches)
-    total = torch.stack([(x * torch.randn(x.shape, generator=draw)).sum() for x in outputs]).sum()
-    (gradient,) = torch.autograd.grad(total, data)
-    sides = (data.shape[2] // grid[0], data.shape[3] // grid[1])
-    of_patches = nn.functional.unfold(gradient, sides, stride=sides).abs().sum(1)  # [b, N]
+    of_patches = influence(data, view_tokens)  # [b, N]
     leaks = int((of_patches[marks.mask] > 0).sum())
     require(
         leaks == 0,

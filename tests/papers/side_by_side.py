@@ -1,0 +1,61 @@
+"""A method and a plain script of its paper, trained side by side in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from contrastive.training import Method
+from contrastive.values import Progress
+from contrastive.views import View
+
+RATE = 0.3  # of gradient descent
+
+State = dict[str, Tensor]
+
+
+def compare(
+    method: Method,
+    batches: Sequence[Sequence[View]],
+    loss: Callable[[State, Sequence[View], int], Tensor],
+    after_step: Callable[[State, int], None],
+    frozen: Callable[[str, int], bool],
+    rests: Callable[[str], bool] = lambda key: False,
+) -> None:
+    """Train a method and a script side by side: losses of every step, and all weights at the end.
+
+    Args:
+        method: in float64.
+        batches: the views of every step.
+        loss: of the script, from the weights (by their names in the method), the views and the step.
+        after_step: what the script does to weights that no gradient moves.
+        frozen: whether a weight gets no gradient in a step.
+        rests: whether a weight need not move.
+    """
+    s = {key: value.clone() for key, value in method.state_dict().items()}
+    start = {key: value.clone() for key, value in s.items()}
+    trained = [key for key, p in method.named_parameters() if p.requires_grad]
+    for step, views in enumerate(batches):
+        progress = Progress(step, len(batches))
+        output = method(views, torch.arange(len(views[0].data)), progress=progress)
+        output.loss.backward()
+        method.before_step(progress)
+        for parameter in method.parameters():
+            if parameter.grad is not None:
+                parameter.data -= RATE * parameter.grad
+                parameter.grad = None
+        method.after_batch(*output.comparisons)
+        method.after_step(progress)
+
+        leaves = [s[key].requires_grad_() for key in trained]
+        value = loss(s, views, step)
+        torch.testing.assert_close(output.loss, value, rtol=1e-9, atol=1e-12)
+        for key, gradient in zip(trained, torch.autograd.grad(value, leaves), strict=True):
+            s[key] = s[key].detach() - (0 if frozen(key, step) else RATE * gradient)
+        after_step(s, step)
+    for key, tensor in method.state_dict().items():
+        if tensor.is_floating_point() and ".running" not in key:
+            torch.testing.assert_close(tensor, s[key].detach(), rtol=1e-9, atol=1e-11, msg=key)
+            assert rests(key) or (tensor - start[key]).abs().max() > 1e-8, key
