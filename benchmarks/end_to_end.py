@@ -2,8 +2,8 @@
 
 Ours is an engine as ``contrastive run`` makes it, against SimCLR written with lightly and a plain PyTorch
 loop, and against our own step on views that lie ready in memory. Against another checkout it is
-``contrastive run`` itself. ``CONTRASTIVE_CIFAR10`` names the folder of ``train.parquet`` (the Hugging Face
-image convention); without it there are no rows.
+``contrastive run`` itself, of this network and of recipes on the sample. ``CONTRASTIVE_CIFAR10`` names the
+folder of ``train.parquet`` (the Hugging Face image convention); without it there are no rows of CIFAR-10.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from torch import nn
 
 from benchmarks.command import seconds_of_steps
 from benchmarks.harness import Case, Measure, Row, pair, stopwatch
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
 
 if TYPE_CHECKING:
     from contrastive.training import Engine
@@ -45,6 +47,15 @@ evaluate: {{every: 0, knn: null, linear: null}}
 """
 
 
+#: Recipes of the sample that are timed against another checkout, whose step is short.
+SHIPPED, SHIPPED_STEPS = ("simclr", "moco_v2", "byol"), 12
+SHIPPED_RECIPE = """\
+extends: {name}
+name: end-to-end
+evaluate: {{every: 0, knn: null, linear: null}}
+"""
+
+
 def recipe_of(dataset: str, precision: str) -> str:
     return RECIPE.format(dataset=dataset, batch=BATCH, precision=precision)
 
@@ -61,6 +72,11 @@ def cifar10() -> str | None:
 
 
 def cases() -> Iterator[Case]:
+    for name in SHIPPED:
+        recipe = SHIPPED_RECIPE.format(name=name)
+        batch = load_recipe(name, [], load_registry()).train.batch_size
+        measure = partial(seconds_of_steps, recipe, WARM_UP, SHIPPED_STEPS)
+        yield Case(f"recipe {name}", measure, batch * SHIPPED_STEPS, "images/s", repetitions=9)
     if dataset := cifar10():
         subset = f"{{name: subset, of: {dataset}, train: {IMAGES}}}"
         measure = partial(seconds_of_steps, recipe_of(subset, "auto"), WARM_UP, RUN_STEPS)
@@ -69,8 +85,6 @@ def cases() -> Iterator[Case]:
 
 def our_engine(dataset: str, precision: str, scratch: str) -> Engine:
     from contrastive.build import build
-    from contrastive.recipe import load_recipe
-    from contrastive.registry import load_registry
     from contrastive.runs import Display, assemble
     from contrastive.training import make_accelerator
 

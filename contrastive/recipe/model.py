@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -210,14 +210,19 @@ class Recipe:
         for part in (*single, *of_aims, *self.callbacks, self.optimizer):
             yield from part.walk()
 
-    def with_target(self, path: str, target: PartSpec) -> Recipe:
-        """The recipe with another target at a path of :meth:`ObjectiveSpec.path`."""
-
-        def own(aim: ObjectiveSpec) -> PartSpec:
-            return target if aim.path("target") == path else aim.target
-
-        objectives = tuple(replace(aim, target=own(aim)) for aim in self.objectives)
-        return replace(self, target=own(self.aims[0]), objectives=objectives)
+    def with_aims(self, aims: Sequence[ObjectiveSpec]) -> Recipe:
+        """The recipe with other parts in its objectives; there are as many as in :meth:`aims`."""
+        first = aims[0]
+        return replace(
+            self,
+            head=first.head,
+            predictor=first.predictor,
+            views=first.views,
+            target=first.target,
+            negatives=first.negatives,
+            losses=first.losses,
+            objectives=tuple(aims) if self.objectives else (),
+        )
 
     def mistake(self, path: str, message: str, *partners: str) -> Mistake:
         """A mistake at a dotted path that shows only after validation: a batch larger than the data set.

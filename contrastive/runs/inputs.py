@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from contrastive.build import Data
 from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.errors import UsageError
 from contrastive.parts import Target
-from contrastive.recipe import Recipe, content_digest, location_paths, signature_of
+from contrastive.recipe import ObjectiveSpec, PartSpec, Recipe, content_digest, location_paths, signature_of
 from contrastive.targets import Absent
 from contrastive.training import Method
 
@@ -75,20 +75,40 @@ def key_widths(method: Method) -> dict[str, int]:
 
 
 def _without_lost_targets(environment: Mapping[str, Any], recipe: Recipe) -> Recipe:
-    """A recipe in which targets whose weights are gone or replaced give no keys, if their width is known."""
+    """A recipe in which fixed networks whose weights are gone or replaced give zeros.
+
+    A target does if the width of its keys is known. A guide of negatives may have any width, as training
+    alone reads its keys.
+    """
     widths, earlier = environment.get(KEY_WIDTHS) or {}, environment.get(WEIGHTS) or {}
     missing = {
         key
         for key, _, digest in _weights_files(recipe)
         if digest is None or digest != earlier.get(key, digest)
     }
-    for aim in recipe.aims:
+
+    def is_lost(path: str) -> bool:
+        return any(key.startswith(f"{path}.") for key in missing)
+
+    def with_stand_ins(aim: ObjectiveSpec) -> ObjectiveSpec:
         path = aim.path("target")
-        if path in widths and any(key.startswith(f"{path}.") for key in missing):
-            entry = replace(aim.target.entry, reference=Absent)
-            stand_in = replace(aim.target, params={"features": widths[path]}, entry=entry)
-            recipe = recipe.with_target(path, stand_in)
-    return recipe
+        target = _absent(aim.target, widths[path]) if path in widths and is_lost(path) else aim.target
+        sources = [_without_lost_guides(part, key, is_lost) for key, part in aim.parts_at("negatives")]
+        return replace(aim, target=target, negatives=tuple(sources))
+
+    return recipe.with_aims([with_stand_ins(aim) for aim in recipe.aims]) if missing else recipe
+
+
+def _without_lost_guides(negatives: PartSpec, path: str, is_lost: Callable[[str], bool]) -> PartSpec:
+    def own(key: str, value: Any) -> Any:
+        is_target = isinstance(value, PartSpec) and value.kind == "target"
+        return _absent(value, 1) if is_target and is_lost(f"{path}.{key}") else value
+
+    return replace(negatives, params={key: own(key, value) for key, value in negatives.params.items()})
+
+
+def _absent(target: PartSpec, features: int) -> PartSpec:
+    return replace(target, params={"features": features}, entry=replace(target.entry, reference=Absent))
 
 
 def _weights_files(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:

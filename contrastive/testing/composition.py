@@ -92,7 +92,7 @@ def compose_at(level: Level, spec: PartSpec, seed: int = 0) -> Method:
             backbone, head = part, NoHead(part.features)
         needs: frozenset[str] = part.needs
         apart = spec.kind in ("target", "negatives") or "predictor" in needs
-        fixed_width = part.features if spec.kind == "target" and part.fixed else None
+        fixed_width = part.width(level) if spec.kind == "target" and part.fixed else None
         objective = Objective(
             head=head,
             predictor=TinyHead(fixed_width or IN_FEATURES) if apart else None,

@@ -60,38 +60,6 @@ def test_two_processes_give_what_one_gives(form: str):
         assert max(distances["ranks64"], distances["ranks32"]) == 0, (name, distances)
 
 
-#: Recipes with the authors' settings for ImageNet that no other module trains -> what else makes them small.
-IMAGENET: dict[str, dict[str, Any]] = {
-    "mae": {},
-    "simmim": {},
-    "data2vec": {"backbone.options.depth": 6},  # whose outputs its keys average
-    "ijepa": {},
-    "simclr_mae": {},
-    "cmae": {},
-    "dinov2_gram": {},
-    "distill": {"target.size": 64},  # of a teacher of 4 px patches: the student's grid
-    "mochi": {"backbone": {"name": "timm", "model": "resnet18"}},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", IMAGENET)
-def test_the_authors_settings_take_two_steps(name: str, tiny_data: Path, tmp_path: Path):
-    small = world_size.small(name, channels=3, folder=tmp_path)
-    changes = IMAGENET[name]
-    if "backbone" in changes:
-        small = {key: value for key, value in small.items() if not key.startswith("backbone.")}
-    sets = {
-        **UNEVALUATED,
-        **small,
-        **changes,
-        "dataset.root": str(tiny_data),
-        "train.batch_size": 8,
-        "train.max_steps": 2,
-    }
-    assert contrastive.run(f"imagenet/{name}", sets, out=tmp_path / "run").summary["steps"] == 2
-
-
 def test_every_recipe_of_several_objectives_is_here():
     registry = load_registry()
     recipes = [name for name in shipped_recipes() if "/" not in name]

@@ -95,6 +95,28 @@ def test_a_finished_run_is_evaluated_without_its_teacher(project, capsys):
     assert "Traceback" not in message
 
 
+def test_a_finished_run_is_evaluated_without_the_guide_of_its_negatives(project):
+    guided = {
+        "objectives.image": {
+            "predictor": "linear",
+            "negatives": ["in_batch", {"name": "guided", "guide": {"name": "stock", "weights": "guide"}}],
+            "loss": "nt_xent",
+        },
+        **SETS,
+    }
+    export(3, "guide")
+    contrastive.run("r.yaml", guided, out="run")
+    assert set(environment("run")["initial_weights"]) == {
+        "target.weights",
+        "objectives.image.negatives.1.guide.weights",
+    }
+    before = evaluate("run")
+    for lost in ("guide", "teacher"):
+        shutil.rmtree(lost)
+        after = evaluate("run")
+        assert (after["trained"], after["untrained"]) == (before["trained"], before["untrained"])
+
+
 def test_check_shows_the_teacher(project):
     report = check("r.yaml")
     network = Timm(

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch.nn.functional import adaptive_avg_pool2d
 
 from contrastive.cli import main
 from contrastive.errors import UsageError
 from contrastive.kinds import KINDS
-from contrastive.parts import Loss
+from contrastive.parts import Loss, Target
 from contrastive.protocols import KNN
 from contrastive.registry import load_registry
 from contrastive.testing import (
@@ -169,6 +170,39 @@ class Predicts(Loss):
 
 def test_a_loss_is_given_what_it_needs():
     assert not [result for result in check_part(Predicts) if result.status == "failed"]
+
+
+class Means(Target):
+    """Keys of images are wider than those of patches: means of each quarter, and of each patch."""
+
+    detached = fixed = True
+    features = 12
+
+    def width(self, level):
+        return 12 if level == "image" else 3
+
+    def join(self, backbone, heads):
+        pass
+
+    def forward(self, views, online, encode):
+        return {number: adaptive_avg_pool2d(pixels, 2).flatten(1) for number, pixels in views.items()}
+
+    def give(self, requests):
+        def keys(view, request):
+            if request.level == "image":
+                return adaptive_avg_pool2d(view.data, 2).flatten(1)
+            return adaptive_avg_pool2d(view.data, request.grid).flatten(2).mT
+
+        return {
+            name: {number: keys(view, request) for number, view in request.views.items()}
+            for name, request in requests.items()
+        }
+
+
+def test_a_fixed_target_may_have_another_width_at_level_patch():
+    by_name = {result.check: result for result in check_part(Means)}
+    assert not [result for result in by_name.values() if result.status == "failed"]
+    assert by_name["whole views"].status == "passed"
 
 
 def test_pytest_form_raises_skips_and_names():

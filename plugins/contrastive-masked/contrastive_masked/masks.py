@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
@@ -31,7 +32,10 @@ class MaskPatches(Marking):
         self.ratio, self.unit = ratio, unit
 
     def mark(self, common: Draws, rng: Draws, grid: tuple[int, int]) -> Marks:
-        """``mask`` [b, N]. Raises UsageError if the grid is no multiple of the unit."""
+        """``mask`` [b, N].
+
+        Raises UsageError if the grid is not a multiple of the unit, or if none or all patches are hidden.
+        """
         if grid[0] % self.unit or grid[1] % self.unit:
             raise UsageError(
                 f"mask_patches: a grid of {grid[0]} x {grid[1]} patches does not divide into squares of "
@@ -39,7 +43,10 @@ class MaskPatches(Marking):
             )
         rows, columns = grid[0] // self.unit, grid[1] // self.unit
         count = rows * columns
-        squares = _first(rng.permutation(count), count - int(count * (1 - self.ratio)))
+        hidden = count - int(count * (1 - self.ratio))
+        what = "squares" if self.unit > 1 else "patches"
+        _require_some(f"{self.name}: a ratio of {self.ratio:g}", what, hidden, count)
+        squares = _first(rng.permutation(count), hidden)
         mask = squares.reshape(-1, rows, columns).repeat(self.unit, 1).repeat(self.unit, 2)
         return Marks.of_mask(mask.reshape(len(mask), -1))
 
@@ -68,8 +75,10 @@ class MaskBlocks(Marking):
         self.ratio, self.least, self.aspect = ratio, least, aspect
 
     def mark(self, common: Draws, rng: Draws, grid: tuple[int, int]) -> Marks:
-        """``mask`` [b, N]."""
+        """``mask`` [b, N]. Raises UsageError if none or all patches could be hidden."""
         count = grid[0] * grid[1]
+        for share in self.ratio:  # in every epoch, so that none fails that comes late
+            _require_some(f"{self.name}: a ratio of {share:g}", "patches", round(share * count), count)
         hidden = round(common.uniform(*self.ratio)[0] * count)
         draws = rng.uniforms(4 * self.tries).reshape(len(rng), self.tries, 4)
         order = rng.permutation(count)
@@ -128,14 +137,10 @@ class MaskTargets(Marking):
         """``mask`` [b, N] and ``targets`` [b, M, n]."""
         rows, columns = grid
         count = rows * columns
+        self._require_context(grid)
         height, width = _sides(common.uniform(*self.scale)[0], common.uniform(*self.aspect)[0], grid)
         around = _sides(common.uniform(*self.context)[0], 1.0, grid)
         visible = count - self.blocks * height * width
-        if visible <= 0:
-            raise UsageError(
-                f"mask_targets: {self.blocks} targets of {height} x {width} patches leave no context in a "
-                f"grid of {rows} x {columns}; lower blocks or scale."
-            )
         boxes = [_boxes(rng, (height, width), grid) for _ in range(self.blocks)]
         inside = _boxes(rng, around, grid)  # [b, n of the context's block]
         ranks = rng.permutation(count).argsort(1).astype(np.float64)  # a random order
@@ -146,6 +151,30 @@ class MaskTargets(Marking):
         order = np.argsort(ranks + far, axis=1, kind="stable")
         marks = Marks.of_mask(~_first(order, visible))
         return marks.overlay(Marks(targets=torch.from_numpy(np.stack(boxes, 1))))
+
+    def _require_context(self, grid: tuple[int, int]) -> None:
+        """Raise UsageError if the targets of some epoch could fill the grid, before the first epoch does."""
+        height, width = max(self._sizes(grid), key=lambda size: size[0] * size[1])
+        if self.blocks * height * width >= grid[0] * grid[1]:
+            raise UsageError(
+                f"mask_targets: {self.blocks} targets of up to {height} x {width} patches can leave no "
+                f"context in a grid of {grid[0]} x {grid[1]}; lower blocks or scale."
+            )
+
+    def _sizes(self, grid: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """Each height that the largest share can have, with the largest width next to it."""
+        share, lowest, highest = max(self.scale), min(self.aspect), max(self.aspect)
+        area = share * grid[0] * grid[1]
+        for height in range(_sides(share, lowest, grid)[0], _sides(share, highest, grid)[0] + 1):
+            first = max(lowest, (height - 0.5) ** 2 / area)  # the smallest aspect that rounds to this height
+            yield height, _sides(share, first, grid)[1]
+
+
+def _require_some(ratio: str, what: str, hidden: int, count: int) -> None:
+    """Raise UsageError if none or all are hidden."""
+    if not 0 < hidden < count:
+        how_many, remedy = ("none", "raise") if hidden == 0 else ("all", "lower")
+        raise UsageError(f"{ratio} hides {how_many} of the view's {count} {what}; {remedy} it.")
 
 
 def _sides(share: float, aspect: float, grid: tuple[int, int]) -> tuple[int, int]:

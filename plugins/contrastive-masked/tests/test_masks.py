@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from contrastive_masked import MaskBlocks, MaskPatches, MaskTargets
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from contrastive.augmentations import Pipeline
@@ -48,8 +48,9 @@ def test_masks_belong_to_the_image(operation):
 @settings(deadline=None, max_examples=30)
 def test_every_image_hides_the_share_rounded_up(rows: int, columns: int, ratio: float, seed: int):
     """MAE keeps int(N (1 - ratio)) patches; every patch is either hidden or visible."""
-    marks = marks_of(MaskPatches(ratio), range(5), Key(seed, 0, 0), (rows, columns))
     n = rows * columns
+    assume(int(n * (1 - ratio)) > 0)  # else it is refused
+    marks = marks_of(MaskPatches(ratio), range(5), Key(seed, 0, 0), (rows, columns))
     assert marks.mask.sum(1).tolist() == [n - int(n * (1 - ratio))] * 5
     both = torch.cat([marks.hidden, marks.visible], 1).sort(1).values
     assert torch.equal(both, torch.arange(n).expand(5, -1))
@@ -65,6 +66,21 @@ def test_squares_are_hidden_as_one():
 def test_squares_that_do_not_fit_are_refused():
     with pytest.raises(UsageError, match=r"7 x 7 patches does not divide into squares of 2 x 2"):
         marks_of(MaskPatches(0.5, unit=2), [0], grid=(7, 7))
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (MaskPatches(0.99), "a ratio of 0.99 hides all of the view's 64 patches; lower it"),
+        (MaskPatches(0.9, unit=4), "a ratio of 0.9 hides all of the view's 4 squares; lower it"),
+        (MaskBlocks((0.005, 0.5)), "a ratio of 0.005 hides none of the view's 64 patches; raise it"),
+        (MaskBlocks((0.5, 0.995)), "a ratio of 0.995 hides all of the view's 64 patches; lower it"),
+    ],
+)
+def test_a_mask_of_none_or_all_is_refused_in_every_epoch(operation, message):
+    for epoch in range(3):
+        with pytest.raises(UsageError, match=message):
+            marks_of(operation, [0], Key(0, epoch, 0))
 
 
 @given(low=st.floats(0.05, 0.4), span=st.floats(0, 0.4), seed=st.integers(0, 99))
@@ -107,5 +123,32 @@ def test_targets_are_blocks_outside_the_context(blocks: int, scale: float, aspec
 
 
 def test_targets_that_leave_no_context_are_refused():
-    with pytest.raises(UsageError, match="leave no context"):
+    with pytest.raises(UsageError, match="4 targets of up to 4 x 4 patches can leave no context"):
         marks_of(MaskTargets(4, (0.3, 0.3), (1.0, 1.0)), [0])
+
+
+@given(
+    blocks=st.integers(1, 5),
+    scale=st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4)),
+    aspect=st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 3.0)),
+    side=st.integers(3, 8),
+)
+@settings(deadline=None, max_examples=50)
+def test_whether_targets_are_refused_does_not_depend_on_the_epoch(blocks, scale, aspect, side):
+    """A recipe that passes its build meets no epoch in which the targets fill the grid."""
+    outcomes = set()
+    for epoch in range(8):
+        try:
+            marks_of(MaskTargets(blocks, scale, aspect), [0], Key(0, epoch, 0), grid=(side, side))
+            outcomes.add("marked")
+        except UsageError:
+            outcomes.add("refused")
+    assert len(outcomes) == 1
+
+
+def test_a_rare_size_that_fills_the_grid_is_refused_in_every_epoch():
+    """Of 8 x 8 patches, squares of 4 x 4 need a share above 0.19 and an aspect near 1."""
+    for epoch in range(5):
+        with pytest.raises(UsageError, match="lower blocks or scale"):
+            marks_of(MaskTargets(4, (0.15, 0.2)), [0], Key(0, epoch, 0))
+        marks_of(MaskTargets(4, (0.15, 0.19)), [0], Key(0, epoch, 0))

@@ -1,0 +1,77 @@
+"""Recipes with their authors' settings for ImageNet take two steps on small images, with a small network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import world_size
+
+import contrastive
+from contrastive.recipe import shipped_recipes
+from tests.support.tiny import UNEVALUATED
+
+TRANSFORMER = {"backbone.model": "vit_tiny_patch16_224", "backbone.options.patch_size": 8}
+#: Maps of 6 x 6 on images of 48 pixels.
+CONVOLUTIONAL: dict[str, Any] = {"backbone.model": "resnet18", "backbone.options": {"output_stride": 8}}
+MLP = {"head.dims": [32, 16]}
+
+
+def crops(large: int, small: int) -> dict[str, int]:
+    """Sizes of crops, the large ones first."""
+    return {f"augmentation.of.{n}.0.size": 48 if n < large else 24 for n in range(large + small)}
+
+
+#: Recipe -> what makes it small, besides what makes its form on the sample small.
+RECIPES: dict[str, dict[str, Any]] = {
+    "simclr": {**CONVOLUTIONAL, **MLP, "augmentation.size": 48},
+    "moco_v2": {**CONVOLUTIONAL, **MLP, "augmentation.0.size": 48, "negatives.size": 64},
+    "byol": {**CONVOLUTIONAL, **MLP, "predictor.dims": [32, 16], "augmentation.size": 48},
+    "mochi": {**CONVOLUTIONAL, "augmentation.0.size": 48},
+    "vicreg": {**CONVOLUTIONAL, "augmentation.size": 48},
+    "vicregl": {**CONVOLUTIONAL, "augmentation.size": 48},
+    "densecl": {**CONVOLUTIONAL, "augmentation.0.size": 48},
+    "mae": {},
+    "simmim": {},
+    "data2vec": {"backbone.options.depth": 6},  # whose outputs its keys average
+    "ijepa": {},
+    "simclr_mae": {},
+    "cmae": {},
+    "dino": {**TRANSFORMER, **crops(2, 8)},
+    "ibot": {**TRANSFORMER, **crops(2, 10)},
+    "dinov2": {**TRANSFORMER, **crops(2, 8)},
+    "dinov2_gram": {},
+    "msn": {**TRANSFORMER, **crops(2, 10)},
+    "distill": {"target.size": 64},  # of a teacher of 4 px patches: the student's grid
+}
+#: Run by default; the rest is slow.
+QUICK = {"simclr", "distill"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RECIPES]
+)
+def test_the_authors_settings_take_two_steps(name: str, tiny_data: Path, tmp_path: Path):
+    changes = RECIPES[name]
+    small = world_size.small(name, channels=3, folder=tmp_path) if name in world_size.METHODS else {}
+    if changes.get("backbone.model") == CONVOLUTIONAL["backbone.model"]:
+        small = {key: value for key, value in small.items() if not key.startswith("backbone.")}
+    sets = {
+        **UNEVALUATED,
+        **small,
+        **changes,
+        "dataset.root": str(tiny_data),
+        "train.batch_size": 16,
+        "train.max_steps": 2,
+    }
+    run = contrastive.run(f"imagenet/{name}", sets, out=tmp_path / "run")
+    assert run.summary["steps"] == 2
+    assert all(line["loss"] > 0 for line in run.metrics if "loss" in line)
+
+
+def test_every_imagenet_recipe_is_here():
+    folder = "imagenet/"
+    assert set(RECIPES) == {
+        name.removeprefix(folder) for name in shipped_recipes() if name.startswith(folder)
+    }
