@@ -247,12 +247,12 @@ def passes_of(
         ]
         add("online", [number for number, _ in together], users, together[0][1])
     for target in method.targets:
-        users = [objective for objective in method.objectives if objective.target is target]
+        asked = [(objective, objective.views_of(target)) for objective in method.objectives]
         if target.encodes:
-            for number in sorted({number for each in users for number in each.target_views}):
-                add("target", [number], [each for each in users if number in each.target_views], None)
-        for objective in users:
-            if objective.shares_online:
+            for number in sorted({number for _, numbers in asked for number in numbers}):
+                add("target", [number], [each for each, numbers in asked if number in numbers], None)
+        for objective in method.objectives:
+            if objective.target is target and objective.shares_online:
                 for number in sorted(set(objective.target_views) - set(objective.online_views)):
                     add("online", [number], [objective], None)
     return passes
@@ -261,10 +261,11 @@ def passes_of(
 def _widths(objective: Objective) -> dict[str, int]:
     """The widths of what an objective computes: z, the queries and the keys."""
     z = objective.head.out_features
+    keys = objective.target.width(objective.level)
     return {
         "z": z,
         "queries": z if objective.predictor is None else objective.predictor.out_features,
-        "keys": z if objective.target.features is None else objective.target.features,
+        "keys": z if keys is None else keys,
     }
 
 

@@ -10,14 +10,14 @@ from typing import Any
 from contrastive.build import Data
 from contrastive.datasets import former_fingerprint_of, reading_of
 from contrastive.errors import UsageError
-from contrastive.parts import Target
 from contrastive.recipe import ObjectiveSpec, PartSpec, Recipe, content_digest, location_paths, signature_of
 from contrastive.targets import Absent
 from contrastive.training import Method
 
 #: Key of environment.json: SHA-256 of each file of weights that parts started from.
 WEIGHTS = "initial_weights"
-#: Key of environment.json: width of the keys of each target that decides it, by dotted path in the recipe.
+#: Key of environment.json: width of the keys of each target that decides it, by dotted path in the recipe and
+#: level.
 KEY_WIDTHS = "key_widths"
 
 
@@ -68,10 +68,15 @@ def without_lost_weights(environment: Mapping[str, Any], recipe: Recipe) -> tupl
     return replace(recipe, backbone=replace(recipe.backbone, params=params)), "; ".join(reasons)
 
 
-def key_widths(method: Method) -> dict[str, int]:
-    """What environment.json holds under :data:`KEY_WIDTHS`."""
-    targets = {path: part for path, part in method.named_parts("target").items() if isinstance(part, Target)}
-    return {path: target.features for path, target in targets.items() if target.features is not None}
+def key_widths(method: Method) -> dict[str, dict[str, int]]:
+    """What environment.json holds under :data:`KEY_WIDTHS`: path of a target -> level -> width."""
+    widths: dict[str, dict[str, int]] = {}
+    paths = {id(part): path for path, part in method.named_parts("target").items()}
+    for objective in method.objectives:
+        width = objective.target.width(objective.level)
+        if width is not None:
+            widths.setdefault(paths[id(objective.target)], {})[objective.level] = width
+    return widths
 
 
 def _without_lost_targets(environment: Mapping[str, Any], recipe: Recipe) -> Recipe:
@@ -102,13 +107,13 @@ def _without_lost_targets(environment: Mapping[str, Any], recipe: Recipe) -> Rec
 def _without_lost_guides(negatives: PartSpec, path: str, is_lost: Callable[[str], bool]) -> PartSpec:
     def own(key: str, value: Any) -> Any:
         is_target = isinstance(value, PartSpec) and value.kind == "target"
-        return _absent(value, 1) if is_target and is_lost(f"{path}.{key}") else value
+        return _absent(value, {"image": 1, "patch": 1}) if is_target and is_lost(f"{path}.{key}") else value
 
     return replace(negatives, params={key: own(key, value) for key, value in negatives.params.items()})
 
 
-def _absent(target: PartSpec, features: int) -> PartSpec:
-    return replace(target, params={"features": features}, entry=replace(target.entry, reference=Absent))
+def _absent(target: PartSpec, widths: Mapping[str, int]) -> PartSpec:
+    return replace(target, params={"widths": widths}, entry=replace(target.entry, reference=Absent))
 
 
 def _weights_files(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:

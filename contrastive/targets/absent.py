@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from contrastive.parts import Backbone, Head, Request, Target
+from contrastive.parts import Backbone, Head, Level, Request, Target
 
 
 class Absent(Target):
@@ -15,16 +15,20 @@ class Absent(Target):
     It is no part of recipes. All its keys are zeros.
 
     Args:
-        features: width of the keys.
+        widths: level -> width of the keys.
     """
 
     detached = True
     encodes = True
     fixed = True
 
-    def __init__(self, features: int):
+    def __init__(self, widths: Mapping[Level, int]):
         super().__init__()
-        self.features: int = features
+        self.widths = widths
+
+    def width(self, level: Level) -> int:
+        """The width that the target had."""
+        return self.widths[level]
 
     def join(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
         """Nothing to keep."""
@@ -34,8 +38,9 @@ class Absent(Target):
         keys: dict[str, dict[int, Tensor]] = {}
         for name, request in requests.items():
             patches = () if request.grid is None else (request.grid[0] * request.grid[1],)
+            width = self.widths[request.level]
             keys[name] = {
-                number: view.data.new_zeros(len(view.data), *patches, self.features)
+                number: view.data.new_zeros(len(view.data), *patches, width)
                 for number, view in request.views.items()
             }
         return keys
@@ -46,4 +51,4 @@ class Absent(Target):
         online: Mapping[int, Tensor],
         encode: Callable[[Tensor], Tensor],
     ) -> dict[int, Tensor]:
-        return {view: pixels.new_zeros(len(pixels), self.features) for view, pixels in views.items()}
+        return {view: pixels.new_zeros(len(pixels), self.widths["image"]) for view, pixels in views.items()}

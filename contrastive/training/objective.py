@@ -119,6 +119,12 @@ class Objective:
         """What encodes views for it: its target, and the guides of its negatives."""
         return [self.target, *(guide for _, guide in self.guides.values())]
 
+    def views_of(self, target: Target) -> set[int]:
+        """The views that it asks a target for: those of its keys, or as a guide those of both sides."""
+        own = {*self.target_views} if self.target is target else set()
+        is_guide = any(guide is target for _, guide in self.guides.values())
+        return own | {*self.online_views, *self.target_views} if is_guide else own
+
     @property
     def shares_online(self) -> bool:
         """Whether its keys may be what the online encoder has computed."""
@@ -215,7 +221,7 @@ class Objective:
         names = [name for name, (_, guide) in self.guides.items() if guide is target]
         if not names:
             return {}
-        own_views = {view: views[view] for view in (*self.online_views, *self.target_views)}
+        own_views = {view: views[view] for view in sorted(self.views_of(target))}
         request = self.requests(backbone, views, encoding)[self.name]
         return dict.fromkeys(names, replace(request, views=own_views, online={}))
 

@@ -15,6 +15,7 @@ from contrastive.parts import Backbone
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from tests.support.masked_recipes import CONTRAST, VIT, recipe_of, write
+from tests.support.teachers import export_transformer
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -77,6 +78,17 @@ def test_the_passes_are_those_of_a_step(name: str, target: str | None, tiny_data
     passes = report.report()["passes"]
     for encoder, count in recorder.counts.items():
         assert sum(each["encoder"] == encoder for each in passes) == count, passes
+
+
+def test_the_passes_of_a_guide_are_counted(tiny_data: Path):
+    """A guide encodes the views of both sides; the pixels that the other objective predicts need no pass."""
+    tree = recipe_of(tiny_data, "simclr_mae")
+    guide = {"name": "stock", "weights": str(export_transformer(Path("guide"), channels=3))}
+    tree["objectives"]["contrast"]["negatives"] = ["in_batch", {"name": "guided", "guide": guide}]
+    report = checked(tree)
+    guided = [(each["views"], each["objectives"]) for each in report["passes"] if each["encoder"] == "target"]
+    assert guided == [([0], ["contrast"]), ([1], ["contrast"])]
+    assert report["objectives"]["contrast"]["passes"]["target"] == 2
 
 
 def test_numbers_that_vary_by_epoch_are_a_range(tiny_data: Path):

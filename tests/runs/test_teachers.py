@@ -60,7 +60,7 @@ def test_a_run_belongs_to_the_teacher_s_weights_wherever_they_are(project, capsy
     contrastive.run("r.yaml", {**SETS, "train.max_steps": 3}, out="run")
     recorded = environment("run")
     assert list(recorded["initial_weights"]) == ["target.weights"]
-    assert recorded["key_widths"] == {"target": 16}
+    assert recorded["key_widths"] == {"target": {"image": 16, "patch": 16}}
     fingerprint = check("r.yaml", SETS)["fingerprint"]
 
     export(2)  # another teacher under the same name
@@ -93,6 +93,18 @@ def test_a_finished_run_is_evaluated_without_its_teacher(project, capsys):
     message = capsys.readouterr().err
     assert "target.weights: teacher does not exist" in message
     assert "Traceback" not in message
+
+
+def test_a_teacher_whose_features_are_wider_than_its_patches_may_be_lost_too(project):
+    shutil.rmtree("teacher")
+    Timm(3, 128, "mobilenetv3_small_050").export("teacher")
+    contrastive.run("r.yaml", {**SETS, "target.size": 128}, out="run")
+    assert environment("run")["key_widths"] == {"target": {"image": 1024, "patch": 288}}
+    objectives = check("r.yaml", {"target.size": 128})["objectives"]
+    assert {name: own["widths"]["keys"] for name, own in objectives.items()} == {"image": 1024, "patch": 288}
+    before = evaluate("run")
+    shutil.rmtree("teacher")
+    assert evaluate("run")["trained"] == before["trained"]
 
 
 def test_a_finished_run_is_evaluated_without_the_guide_of_its_negatives(project):

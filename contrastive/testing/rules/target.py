@@ -49,8 +49,9 @@ def _embed(method: Method, pixels: Tensor) -> Tensor:
 def keys(subject: Subject) -> None:
     """It returns finite keys [b, D] of the requested views, seen by the online encoder or not."""
     method = compose_or_skip(subject).train()
-    width = method.target.features if method.target.fixed and method.target.features else IN_FEATURES
-    is_image = method.objectives[0].level == "image"
+    level = method.objectives[0].level
+    is_image = level == "image"
+    width = (method.target.width(level) if method.target.fixed else None) or IN_FEATURES
     expected = [len(batch(method, 0)[1]), *([] if is_image else [TINY_GRID[0] * TINY_GRID[1]]), width]
     for view_numbers in ((0, 1), (1,), (0,)):
         target_keys = _keys(method, view_numbers)
