@@ -134,7 +134,7 @@ def masks() -> Iterator[Remedy]:
     yield mask("; lower blocks or scale", "ijepa", targets, {**targets, "blocks": 1})
     all_of, none_of = {"name": "mask_patches", "ratio": 0.99}, {"name": "mask_blocks", "ratio": [0.005, 0.5]}
     yield mask("; lower it", "mae", all_of, {**all_of, "ratio": 0.9})
-    yield mask("; raise it", "ibot", none_of, {**none_of, "ratio": [0.1, 0.5]})
+    yield mask("; raise it", "mae", none_of, {**none_of, "ratio": [0.1, 0.5]})
     yield Remedy("contrastive/views.py", "draw the number once for all", masked, [3, 4], [4, 4])
 
 
