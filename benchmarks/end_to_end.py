@@ -48,8 +48,8 @@ evaluate: {{every: 0, knn: null, linear: null}}
 
 
 #: Recipes of the sample that are timed against another checkout, whose step is short.
-SHIPPED, SHIPPED_STEPS = ("simclr", "moco_v2", "byol"), 12
-SHIPPED_RECIPE = """\
+SAMPLE_RECIPES, SAMPLE_STEPS = ("simclr", "moco_v2", "byol"), 12
+SAMPLE_RECIPE = """\
 extends: {name}
 name: end-to-end
 evaluate: {{every: 0, knn: null, linear: null}}
@@ -72,11 +72,11 @@ def cifar10() -> str | None:
 
 
 def cases() -> Iterator[Case]:
-    for name in SHIPPED:
-        recipe = SHIPPED_RECIPE.format(name=name)
+    for name in SAMPLE_RECIPES:
+        recipe = SAMPLE_RECIPE.format(name=name)
         batch = load_recipe(name, [], load_registry()).train.batch_size
-        measure = partial(seconds_of_steps, recipe, WARM_UP, SHIPPED_STEPS)
-        yield Case(f"recipe {name}", measure, batch * SHIPPED_STEPS, "images/s", repetitions=9)
+        measure = partial(seconds_of_steps, recipe, WARM_UP, SAMPLE_STEPS)
+        yield Case(f"recipe {name}", measure, batch * SAMPLE_STEPS, "images/s", repetitions=9)
     if dataset := cifar10():
         subset = f"{{name: subset, of: {dataset}, train: {IMAGES}}}"
         measure = partial(seconds_of_steps, recipe_of(subset, "auto"), WARM_UP, RUN_STEPS)

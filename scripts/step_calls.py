@@ -61,6 +61,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 #: one in its place.
 TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "distill": ("target.weights", (1, 28, 4)),
+    "cifar10/distill-vit-cpu": ("target.weights", (3, 32, 4)),
     "guided": ("negatives.1.guide.weights", (1, 28, 4)),
 }
 #: Recipes that are left out: their large transformers take minutes each to build, and recipes of the same

@@ -247,10 +247,10 @@ def passes_of(
         ]
         add("online", [number for number, _ in together], users, together[0][1])
     for target in method.targets:
-        asked = [(objective, objective.views_of(target)) for objective in method.objectives]
+        demands = [(objective, objective.views_of(target)) for objective in method.objectives]
         if target.encodes:
-            for number in sorted({number for _, numbers in asked for number in numbers}):
-                add("target", [number], [each for each, numbers in asked if number in numbers], None)
+            for number in sorted({number for _, numbers in demands for number in numbers}):
+                add("target", [number], [each for each, numbers in demands if number in numbers], None)
         for objective in method.objectives:
             if objective.target is target and objective.shares_online:
                 for number in sorted(set(objective.target_views) - set(objective.online_views)):
