@@ -43,7 +43,7 @@ class DINOHead(Head):
     The authors normalise the last layer's weights and may learn their lengths; here lengths stay 1.
 
     Args:
-        prototypes: number of scores, K (DINO and DINOv2: 65536; iBOT: 8192; small data needs fewer).
+        prototypes: number of scores, K (DINO: 65536; DINOv2: 131072; iBOT: 8192; small data needs fewer).
         hidden: width of the hidden layers.
         bottleneck: width W of the direction.
         layers: linear layers before the prototypes.
