@@ -64,6 +64,8 @@ TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "cifar10/distill-vit-cpu": ("target.weights", (3, 32, 4)),
     "guided": ("negatives.1.guide.weights", (1, 28, 4)),
 }
+#: Recipes that continue a network trained elsewhere. Here they start a new one, whose steps are the same.
+CONTINUATIONS = {"dinov2_gram"}
 #: Recipes that are left out: their large transformers take minutes each to build, and recipes of the same
 #: names on the sample take the same steps.
 LEFT_OUT = {
@@ -171,6 +173,8 @@ def load(name: str) -> list[tuple[str, Recipe]]:
     if recipe in TEACHERS:
         key, form = TEACHERS[recipe]
         sets = {**sets, key: _teacher(*form)}
+    if recipe in CONTINUATIONS:
+        sets = {**sets, "backbone.weights": None}
     cells = load_cells(recipe, {**OVERRIDES, **sets})
     names = [" ".join([name, *cell.labels.values()]) for cell in cells] if len(cells) > 1 else [name]
     return [(label, resolve(cell.tree, load_registry())) for label, cell in zip(names, cells, strict=True)]

@@ -134,7 +134,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dino": {**VIT, **_within("head", PROTOTYPES)},
     "ibot": {**VIT, **_within("head", PROTOTYPES)},
     "dinov2": _DINOV2,
-    "dinov2_gram": {**_DINOV2, "objectives.gram.target.every": 2},
+    "dinov2_gram": {**_DINOV2, "backbone.weights": None, "objectives.gram.target.every": 2},
     "msn": {**VIT, **_mlp("objectives.whole.head", (16, 16, 8)), "objectives.whole.loss.prototypes": 12},
     "densecl": {
         **RESNET,

@@ -81,7 +81,7 @@ def follow(s: State, step: int) -> None:
 
 @clusters_recipes.exact_positions()
 def test_dinov2_gram():
-    changes = clusters_recipes.small("dinov2") | {f"{GRAM}.every": EVERY}
+    changes = clusters_recipes.small("dinov2") | {f"{GRAM}.every": EVERY, "backbone.weights": None}
     method = method_of("dinov2_gram", changes)
     batches = [
         clusters_recipes.views_of("dinov2", torch.arange(step * B, (step + 1) * B)) for step in range(STEPS)
