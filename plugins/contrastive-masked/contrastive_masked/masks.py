@@ -170,11 +170,11 @@ class MaskTargets(Marking):
             yield height, _sides(share, first, grid)[1]
 
 
-def _require_some(ratio: str, what: str, hidden: int, count: int) -> None:
+def _require_some(subject: str, what: str, hidden: int, count: int) -> None:
     """Raise UsageError if none or all are hidden."""
     if not 0 < hidden < count:
         how_many, remedy = ("none", "raise") if hidden == 0 else ("all", "lower")
-        raise UsageError(f"{ratio} hides {how_many} of the view's {count} {what}; {remedy} it.")
+        raise UsageError(f"{subject} hides {how_many} of the view's {count} {what}; {remedy} it.")
 
 
 def _sides(share: float, aspect: float, grid: tuple[int, int]) -> tuple[int, int]:
