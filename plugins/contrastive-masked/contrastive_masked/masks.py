@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -133,6 +134,11 @@ class MaskTargets(Marking):
     ):
         self.blocks, self.scale, self.aspect, self.context = blocks, scale, aspect, context
 
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        """Targets that leave a context in a small grid."""
+        return {"scale": [0.05, 0.1]}
+
     def mark(self, common: Draws, rng: Draws, grid: tuple[int, int]) -> Marks:
         """``mask`` [b, N] and ``targets`` [b, M, n]."""
         rows, columns = grid
@@ -172,9 +178,10 @@ class MaskTargets(Marking):
 
 def _require_some(subject: str, what: str, hidden: int, count: int) -> None:
     """Raise UsageError if none or all are hidden."""
-    if not 0 < hidden < count:
-        how_many, remedy = ("none", "raise") if hidden == 0 else ("all", "lower")
-        raise UsageError(f"{subject} hides {how_many} of the view's {count} {what}; {remedy} it.")
+    if hidden == 0:
+        raise UsageError(f"{subject} hides none of the view's {count} {what}; raise it.")
+    if hidden == count:
+        raise UsageError(f"{subject} hides all of the view's {count} {what}; lower it.")
 
 
 def _sides(share: float, aspect: float, grid: tuple[int, int]) -> tuple[int, int]:
