@@ -36,6 +36,8 @@ class EMA(Target):
             output of the network.
         layer_norm: at level patch, normalise what keys are made of, each output over its width (data2vec,
             I-JEPA).
+        dropout: whether dropout and stochastic depth of the network act in the average too; the authors of
+            DINO, iBOT, DINOv2 and data2vec turn them off there.
     """
 
     detached = True
@@ -47,10 +49,11 @@ class EMA(Target):
         schedule: Annotated[Literal["constant", "cosine"], SpansRun(unless=("constant",))] = "constant",
         layers: Annotated[int | None, Field(gt=0), Addition()] = None,
         layer_norm: Annotated[bool, Addition()] = False,
+        dropout: Annotated[bool, Addition()] = True,
     ):
         super().__init__()
         self.momentum, self.schedule = momentum, schedule
-        self.layers, self.layer_norm = layers, layer_norm
+        self.layers, self.layer_norm, self.dropout = layers, layer_norm, dropout
         self._online: list[nn.Module] = []  # a list keeps the online weights out of this module
         self._places: dict[str, int] = {}  # request -> place of its head in the encoder
 
@@ -72,6 +75,16 @@ class EMA(Target):
         """Copy the online encoder and freeze every parameter of the copy."""
         self._online = [encoder]
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        if not self.dropout:
+            _turn_off_dropout(self.encoder)
+
+    def train(self, mode: bool = True) -> EMA:
+        """Without ``dropout``, only batch norms of the average are ever in training mode."""
+        super().train(mode)
+        if not self.dropout:
+            for child in self.children():
+                _turn_off_dropout(child)
+        return self
 
     @torch.no_grad()
     def give(self, requests: Mapping[str, Request]) -> dict[str, dict[int, Tensor]]:
@@ -124,3 +137,8 @@ class EMA(Target):
         average: list[Tensor] = list(self.encoder.parameters())
         online: list[Tensor] = list(self._online[0].parameters())
         torch._foreach_lerp_(average, online, 1 - self.momentum_at(progress))
+
+
+def _turn_off_dropout(encoder: nn.Module) -> None:
+    for module in encoder.modules():
+        module.training &= isinstance(module, nn.modules.batchnorm._BatchNorm)

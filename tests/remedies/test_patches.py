@@ -170,7 +170,7 @@ def parts() -> Iterator[Remedy]:
     sgd = {"name": "sgd", "lr": 0.1, "final_lr": 0.01}
     yield rule(
         "optimizers/scheduled.py",
-        "set schedule: cosine or drop it",
+        "set schedule: cosine or final_lr: 0",
         "optimizer",
         of("dense", optimizer={**sgd, "schedule": "constant"}),
         of("dense", optimizer={**sgd, "schedule": "cosine"}),

@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from contrastive.heads import MLP, NoHead
@@ -125,6 +127,19 @@ def test_batch_statistics_of_the_average_are_its_own_and_are_not_averaged():
     # running <- 0.9 running + 0.1 batch, from 0, view by view: two batches of its own
     torch.testing.assert_close(norm.running_mean, 0.9 * 0.1 * seen[0].detach() + 0.1 * seen[1].detach())
     assert norm.training
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_dropout_of_the_average_can_be_off_while_its_batch_norm_keeps_statistics_of_batches(dropout: bool):
+    encoder = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.BatchNorm1d(32), DropPath(0.5))
+    method = composed(EMA(dropout=dropout), backbone=encoder, head=NoHead(32)).train()
+    (view,) = batches(1, 8)[0][:1]
+    keys = [method.target({0: view}, {}, method.encode)[0] for _ in range(2)]
+    assert torch.equal(*keys) is not dropout
+    expected = F.batch_norm(view.flatten(1), None, None, training=True)
+    assert torch.allclose(keys[0], expected) is not dropout
+    assert method.backbone[1].training
+    assert not method.eval().target.encoder[0][2].training
 
 
 def test_the_average_survives_a_state_dict():
