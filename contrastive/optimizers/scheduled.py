@@ -63,7 +63,9 @@ class ScheduledOptimizer(Optimizer):
         self.groups = [Group.model_validate(group) for group in groups]
         self.final_lr = final_lr
         if final_lr and all(own == "constant" for own in (schedule, *(g.schedule for g in self.groups))):
-            raise UsageError("optimizer: final_lr is where a cosine ends; set schedule: cosine or final_lr: 0.")
+            raise UsageError(
+                "optimizer: final_lr is where a cosine ends; set schedule: cosine or final_lr: 0."
+            )
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """The torch optimizer over the trainable parameters of ``model``.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from contrastive.errors import Mistake, RecipeError, UsageError, Where, did_you_mean
 from contrastive.recipe.messages import describe
@@ -19,6 +19,10 @@ from contrastive.text import set_to_text
 PART_KEYS = (
     "dataset", "augmentation", "backbone", "head", "predictor", "target", "negatives", "loss", "optimizer",
 )  # fmt: skip
+
+#: What a node of a recipe is, or lies inside of: its keys are those of a recipe or an objective, the names of
+#: objectives, those of a part, or others.
+Level = Literal["recipe", "objectives", "part", "other"]
 
 #: The longest chain of recipes that extend one another.
 MAX_EXTENDS = 16
@@ -190,14 +194,11 @@ def _value(text: str, file: str) -> tuple[Node | None, list[Mistake]]:
 
 
 def assign(
-    node: Node, path: list[str], value: Node, mistakes: list[Mistake], part: bool | None = None
+    node: Node, path: list[str], value: Node, mistakes: list[Mistake], level: Level = "recipe"
 ) -> Node:
-    """The tree with ``value`` merged in at ``path``, in which an index selects a list's item.
-
-    ``part`` as in :func:`merge`.
-    """
+    """The tree with ``value`` merged in at ``path``, in which an index selects a list's item."""
     if not path:
-        return merge(node, value, part)
+        return merge(node, value, level)
     step, rest = path[0], path[1:]
     if node.is_list:
         old = node.child(step)
@@ -207,37 +208,40 @@ def assign(
             mistakes.append(Mistake(value.where, "", message))
             return node
         items = list(node.value)
-        items[int(step)] = assign(old, rest, value, mistakes, part)
+        items[int(step)] = assign(old, rest, value, mistakes, level)
         return replace(node, value=items, change=value.latest)
-    if not (node.is_map or node.value is None or (part and node.is_text)):
+    if not (node.is_map or node.value is None or (level == "part" and node.is_text)):
         mistakes.append(Mistake(value.where, "", f"{describe(node)} has no key '{step}'; set it as a whole"))
         return node
     old = _as_map(node).child(step) or Node(None, value.where)
-    inner = assign(old, rest, value, mistakes, (step in PART_KEYS) if part is None else part)
-    return merge(node, Node({step: inner}, value.where, {step: value.where}), part)
+    inner = assign(old, rest, value, mistakes, _level_of(step, level))
+    return merge(node, Node({step: inner}, value.where, {step: value.where}), level)
 
 
-def merge(below: Node, above: Node, part: bool | None = None) -> Node:
-    """``above`` over ``below``: maps merge; all else is replaced, as is a part whose name changes.
-
-    ``part``: whether the nodes are parts or lie inside one; None if they are whole recipes.
-    """
-    if part:
+def merge(below: Node, above: Node, level: Level = "recipe") -> Node:
+    """``above`` over ``below``: maps merge; all else is replaced, as is a part whose name changes."""
+    if level == "part":
         if above.is_text and below.is_map and "name" in below.value:
             above = _as_map(above)
         if above.is_map and below.is_text:
             below = _as_map(below)
     if not (above.is_map and below.is_map):
         return above
-    names = [node.value["name"].value for node in (below, above) if part and "name" in node.value]
+    names = [node.value["name"].value for node in (below, above) if level == "part" and "name" in node.value]
     if len(names) == 2 and names[0] != names[1]:
         return above
     value, keys = dict(below.value), {**below.keys, **above.keys}
     for key, child in above.value.items():
-        inside = (key in PART_KEYS) if part is None else part
-        value[key] = merge(value[key], child, inside) if key in value else child
+        value[key] = merge(value[key], child, _level_of(key, level)) if key in value else child
     is_short = above.is_short or (below.is_short and "name" not in above.value)
     return Node(value, below.where, keys, is_short=is_short, change=above.latest)
+
+
+def _level_of(key: str, level: Level) -> Level:
+    """The level of what stands under a key."""
+    if level == "recipe":
+        return "part" if key in PART_KEYS else "objectives" if key == "objectives" else "other"
+    return "recipe" if level == "objectives" else level
 
 
 def _as_map(node: Node) -> Node:

@@ -128,3 +128,33 @@ def test_the_fingerprint_depends_on_every_objective(tmp_path: Path):
 
     values = [fingerprint(), fingerprint(weight=2.0), fingerprint(loss="margin"), fingerprint(head="linear")]
     assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("objective", ["dense", "head"])  # the second: also the key of a part
+@pytest.mark.parametrize("by_set", [False, True])
+def test_a_part_of_an_objective_is_merged_or_replaced_like_one_of_the_top_level(
+    objective: str, by_set: bool, tmp_path: Path
+):
+    own = {
+        **DENSE,
+        "head": {"name": "mlp", "dims": [8, 4]},
+        "loss": {"name": "nt_xent", "temperature": 0.2},
+        "target": {"name": "ema", "momentum": 0.7},
+        "weight": 2.0,
+    }
+    before = resolved(tmp_path, objectives={objective: own})
+    changes: dict[str, Any] = {"head": {"name": "linear"}, "loss": {"name": "nt_logistic"}, "target": "ema"}
+    changed, sets = tmp_path / "changed.yaml", []
+    text: dict[str, Any] = {"extends": "several.yaml", "name": "changed"}
+    if by_set:
+        sets = [f"objectives.{objective}.{key}={yaml.safe_dump(value)}" for key, value in changes.items()]
+        sets[0] = f"objectives.{objective}.head.name=linear"
+    else:
+        text["objectives"] = {objective: changes}
+    changed.write_text(yaml.safe_dump(text))
+    [aim] = load_recipe(changed, sets, load_registry()).aims
+    [expected] = resolved(
+        tmp_path, objectives={objective: {**own, "head": "linear", "loss": "nt_logistic"}}
+    ).aims
+    assert aim == expected
+    assert before.aims[0] != expected
