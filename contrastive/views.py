@@ -36,7 +36,15 @@ class Marks:
 
     @classmethod
     def of_mask(cls, mask: np.ndarray) -> Marks:
-        """The marks of a mask, bool [b, N]. Raises UsageError if images hide different numbers of patches."""
+        """The marks of a mask, bool [b, N], a numpy array.
+
+        Raises UsageError if it is none, or if images hide different numbers of patches.
+        """
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.ndim != 2:
+            raise UsageError(
+                "A mask must be a numpy array of bool [b, N], with a row per image, but it "
+                f"is {type(mask).__name__} of {getattr(mask, 'dtype', 'no type')} {list(np.shape(mask))}."
+            )
         counts = mask.sum(1)
         if len(counts) and (counts != counts[0]).any():
             raise UsageError(

@@ -215,8 +215,9 @@ def masks(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mis
                 "augmentation",
             )
         for number, own in marks.items():
-            if (rows == "masked" and own.hidden is None) or (rows == "targets" and own.targets is None):
-                missing = "masks" if rows == "masked" else "targets"
+            drawn = {"masked": own.hidden, "targets": own.targets}.get(rows)
+            if rows != "all" and (drawn is None or not drawn.numel()):
+                missing = "masked patches" if rows == "masked" else "targets"
                 yield recipe.mistake(
                     f"{aim.prefix}rows",
                     f"view {number} has no {missing}; give its augmentation an operation that draws them, "
@@ -258,7 +259,7 @@ def _filling(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterat
         yield recipe.mistake(
             f"{aim.prefix}hide",
             "with drop the encoder gives no vectors for hidden patches; set a predictor that fills them in, "
-            "such as decoder, or hide: replace.",
+            "such as decoder (a class of yours needs fills = True), or hide: replace.",
             f"{aim.prefix}predictor",
         )
 

@@ -64,11 +64,13 @@ class TinyHead(Head):
         return self.layer(h)
 
 
-def compose(spec: PartSpec, seed: int = 0) -> Method:
+def compose(spec: PartSpec, seed: int = 0, level: Level | None = None) -> Method:
     """A method with the part in it, and around the part what its ``needs`` declare.
 
-    It compares images, or patches if the part works on patches only.
+    Without a ``level`` it compares images, or patches if the part works on patches only.
     """
+    if level is not None:
+        return compose_at(level, spec, seed)
     if spec.kind == "head" and (filling := _filling(spec, seed)) is not None:
         return filling
     if "patches" in spec.needs:
@@ -77,6 +79,19 @@ def compose(spec: PartSpec, seed: int = 0) -> Method:
     if spec.kind == "target" and gives_patches(method):
         return compose_at("patch", spec, seed)
     return method
+
+
+def levels(spec: PartSpec) -> tuple[Level | None, ...]:
+    """The levels at which :func:`compose` shows the part: its own and, of losses that take them, patches."""
+    if spec.kind != "loss" or "patches" in spec.needs:
+        return (None,)
+    method = compose_at("patch", spec)
+    views, ids, labels = batch(method, 0)
+    try:
+        method([View(x) for x in views], ids, labels, Progress(0, STEPS))
+    except UsageError:
+        return (None,)
+    return (None, "patch")
 
 
 def compose_at(level: Level, spec: PartSpec, seed: int = 0) -> Method:
@@ -240,7 +255,7 @@ def _average_gradients(method: Method) -> None:
         parameter.grad = _average(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
 
 
-def train_part(spec: PartSpec, steps: int) -> dict[str, Any]:
+def train_part(spec: PartSpec, steps: int, level: Level | None = None) -> dict[str, Any]:
     """Losses, first gradients and state after ``steps`` steps, as plain values that a process can send."""
-    method = compose(spec)
+    method = compose(spec, level=level)
     return vars(train(method, sgd(method), range(steps)))

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from contrastive.testing.framework import fail
 
 WORLD = 2
+_NAME = "contrastive-kit"
 LIMIT = 180.0  # seconds per answer, including the import of torch on a busy machine
 
 
@@ -42,7 +43,10 @@ class Pair:
         for rank in range(WORLD):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, rank, os.path.join(self._folder, "store")), daemon=True
+                target=_serve,
+                args=(theirs, rank, os.path.join(self._folder, "store")),
+                name=f"{_NAME}-{rank}",
+                daemon=True,
             )
             process.start()
             theirs.close()
@@ -84,7 +88,11 @@ class Pair:
             outcome, content = pickle.loads(self._connections[rank].recv_bytes())
         except EOFError:
             self._processes[rank].join(5)
-            fail(f"process {rank} of two died with exit code {self._processes[rank].exitcode}")
+            exit_code = self._processes[rank].exitcode
+            advice = (
+                "; guard the checks of a script with if __name__ == '__main__':" if exit_code == 1 else ""
+            )
+            fail(f"process {rank} of two died with exit code {exit_code}{advice}")
         if outcome == "absent":
             raise Unreachable(f"other processes cannot import it ({content}); move it into a module")
         if outcome == "raised":
@@ -108,6 +116,8 @@ def two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 
     Raises Unreachable if they cannot import it, and CheckFailed if it raises or they die.
     """
+    if multiprocessing.current_process().name.startswith(_NAME):  # which imports the script that started it
+        raise Unreachable("this is one of them; put the checks of a script under if __name__ == '__main__':")
     if not _pairs:
         _pairs.append(Pair())
     return _pairs[0].call(function, *arguments)

@@ -101,7 +101,7 @@ def encoders() -> Iterator[Remedy]:
     yield case("encoder", "freeze them with requires_grad_", "gradients", encoder.UnusedLayer, FreezesUnused)
     yield case("encoder", "its weights differ; draw them", "deterministic", Unseeded, _Head)
     yield case("encoder", "outputs with one seed; draw from", "deterministic", NoisyHead, SeededNoise)
-    yield case("encoder", "use running statistics unless", "rows", encoder.CoupledRows, _Encoder)
+    yield case("encoder", "and keep nothing from a call", "rows", encoder.CoupledRows, _Encoder)
     yield case("encoder", "keep state in parameters", "state_dict", encoder.RunningMeanOutside, RunningMean)
     yield case("encoder", "keep no lambdas or open files", "copies", encoder.KeepsALambda, WithoutLambda)
 

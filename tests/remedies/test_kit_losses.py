@@ -130,7 +130,7 @@ def losses() -> Iterator[Remedy]:
     yield case(
         "loss", "return at least float32", "finite", changed(lambda self, c: whole(c).half()), WholeLoss
     )
-    yield case("loss", "; do not detach them", "differentiable", loss.Detaches, WholeLoss)
+    yield case("loss", "and do not detach them", "differentiable", loss.Detaches, WholeLoss)
     yield case("loss", "use it, or make it a buffer", "differentiable", Unused, Used)
     rounded = changed(lambda self, c: whole(c).float())
     yield case("loss", "; do not convert them", "float64", rounded, WholeLoss)

@@ -108,6 +108,7 @@ def of_marks() -> Iterator[Remedy]:
     yield case("augmentation", "draw what decides the number", "marks", marks.CountsOfTheBatch, whole)
     yield case("augmentation", "neither a mask nor targets", "marks", MarksNothing, whole)
     yield case("augmentation", "make all three with", "marks", MaskAlone, whole)
+    yield case("augmentation", "draw positions without replacement", "marks", marks.RepeatsTargets, whole)
     yield case("augmentation", "draw places from rng", "own marks", marks.OneMask, whole)
     yield case("augmentation", "are the same in every", "own marks", marks.FixedMask, whole)
     yield case("augmentation", "called twice, it marks", "pure marks", OfTheCall, whole)
@@ -132,6 +133,7 @@ def of_tokens() -> Iterator[Remedy]:
     yield case("encoder", "the same at every hidden", "fills", tokens.PredictsOne, fills)
     yield case("encoder", "do not depend on where", "fills", tokens.IgnoresPlaces, fills)
     yield case("encoder", "after a pass of whole views", "fills", tokens.RemembersWholeViews, fills)
+    yield case("encoder", "; declare pools = True", "pools", tokens.ImageOfItsOwn, fills)
     yield case("encoder", "remove it, which saves", "pools", tokens.PoolsNothing, encoder.RunningMeanOutside)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import subprocess
 import sys
 import unittest
 from pathlib import Path
@@ -279,6 +280,24 @@ def test_one_process_of_two_that_dies_is_reported():
     with pytest.raises(CheckFailed, match="of two died with exit code 7"):
         two_processes(os._exit, 7)
     assert [answer > 0 for answer in two_processes(os.getpid)] == [True, True]
+
+
+def test_a_script_that_its_processes_import_starts_no_others(tmp_path):
+    """Its checks stand at the top level: the processes skip theirs, and the script's own run."""
+    script = tmp_path / "checks.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from contrastive.losses import NTXent\n"
+        "from contrastive.testing import part_checks\n"
+        "[check] = [check for check in part_checks(NTXent) if check.check.name == 'processes']\n"
+        "print(multiprocessing.current_process().name, check.result().status)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.splitlines()) == [
+        "MainProcess passed",
+        "contrastive-kit-0 skipped",
+        "contrastive-kit-1 skipped",
+    ]
 
 
 def test_every_check_states_its_promise_and_has_a_unique_name():

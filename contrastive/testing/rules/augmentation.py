@@ -132,7 +132,7 @@ def size(subject: Subject) -> None:
 
 # -- marks ------------------------------------------------------------------------------------------------
 
-_GRIDS = ((14, 14), (12, 16))
+_GRIDS = ((14, 14), (12, 16), (7, 9))  # the last with an odd number of patches
 
 
 def _marking(subject: Subject) -> list[tuple[int, Any]]:
@@ -211,6 +211,7 @@ def _require_positions(batch_marks: Marks, count: int) -> None:
         require(
             not mask.all(1).any(), f"it hides every patch of an image, so nothing is left to encode {_PAGE}"
         )
+        require(mask.any(1).all(), f"it hides no patch of an image, so there is nothing to predict {_PAGE}")
         require(
             _lists(batch_marks.hidden, mask) and _lists(batch_marks.visible, ~mask),
             "hidden and visible are not the positions where the mask is True and False, ascending; make all "
@@ -223,6 +224,11 @@ def _require_positions(batch_marks: Marks, count: int) -> None:
             and targets.min() >= 0
             and targets.max() < count,
             f"targets are {shape_of(targets)}; they must be int64 [b, M, n], positions below {count} {_PAGE}",
+        )
+        ordered = targets.sort(2).values
+        require(
+            not (ordered.diff(dim=2) == 0).any(),
+            f"a block of targets has a patch twice; draw positions without replacement {_PAGE}",
         )
         require(
             mask is None or bool(mask.gather(1, targets.flatten(1)).all()),

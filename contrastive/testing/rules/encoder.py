@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from contrastive.errors import UsageError
-from contrastive.parts import Backbone, Hiding
+from contrastive.parts import Backbone, Head, Hiding
 from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import check, fail, require, skip
 from contrastive.testing.materials import pixels
@@ -96,7 +98,8 @@ def gradients(subject: Subject) -> None:
     require(
         not without_gradient,
         f"no gradient reaches {', '.join(without_gradient[:3])}: several processes would wait for it; "
-        "remove unused modules, or freeze them with requires_grad_(False)",
+        "remove unused modules, freeze them with requires_grad_(False), or declare what a head needs to use "
+        "them (fills, pools)",
     )
 
 
@@ -117,15 +120,21 @@ def deterministic(subject: Subject) -> None:
 
 @check("rows", *_ENCODERS, after=("width", "deterministic"))
 def rows(subject: Subject) -> None:
-    """In evaluation every row is encoded on its own: the rest of the batch does not change it."""
+    """In evaluation every image is encoded on its own: the rest of the batch does not change it."""
     part = _with_moved_buffers(subject).eval()
-    x = encoder_input(part, _BATCH)
-    with torch.no_grad():
-        whole = encode(part, x)
-        pieces = torch.cat([encode(part, piece) for piece in (x[:1], x[1:4], x[4:])])
+    _require_own_rows(partial(encode, part), encoder_input(part, _BATCH))
+    if part.kind == "head" and not (part.fills or part.pools):
+        _require_own_rows(lambda x: part.whole(tokens_of(x), "patch"), token_vectors(_BATCH))
+
+
+@torch.no_grad()
+def _require_own_rows(encode: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    whole = encode(x)
+    pieces = torch.cat([encode(piece) for piece in (x[:1], x[1:4], x[4:])])
     require(
         far(whole, pieces) < 1e-4,
-        "in evaluation a row's output depends on the other rows; use running statistics unless self.training",
+        "in evaluation an image's output depends on the other images or on an earlier call; use running "
+        "statistics and no dropout unless self.training, and keep nothing from a call",
     )
 
 
@@ -376,6 +385,10 @@ def pools(subject: Subject) -> None:
     """Its declaration ``pools`` is true: image reads tokens other than ``h`` if, and only if, it is set."""
     part = subject.part().eval()
     if part.fills:
+        require(
+            part.pools or type(part).image is Head.image,
+            f"it overrides image, but a run gives it h alone; declare pools = True {_HEADS}",
+        )
         skip("it predicts patches")
     x, other = token_vectors(_BATCH), token_vectors(_BATCH, seed=6)
     other[:, 0] = x[:, 0]  # the same h

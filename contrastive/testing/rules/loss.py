@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_flatten
 
 from contrastive.comparison import Comparison, tiles
 from contrastive.errors import UsageError
+from contrastive.parts import Loss
 from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import classes, comparison_for, embeddings, entries, generator
@@ -56,7 +58,7 @@ def differentiable(subject: Subject) -> None:
     for number, view in enumerate(views):
         require(
             view.grad is not None and view.grad.abs().sum() > 0,
-            f"no gradient reaches the queries of view {number}; do not detach them",
+            f"no gradient reaches the queries of view {number}; compare all of them, and do not detach them",
         )
     without_gradient = [name for name, p in loss.named_parameters() if p.requires_grad and p.grad is None]
     require(
@@ -65,7 +67,7 @@ def differentiable(subject: Subject) -> None:
     )
 
 
-@check("float64", "loss", after=("finite",))
+@check("float64", "loss", after=("finite", "pure"))
 def float64(subject: Subject) -> None:
     """float64 stays float64: it rounds nothing to fewer digits on the way.
 
@@ -165,22 +167,49 @@ def order(subject: Subject) -> None:
     loss = subject.part().double()
     permutation = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
     images, labels = torch.arange(50, 50 + _IMAGES), classes(_IMAGES)
-    results = []
-    for rows in (torch.arange(_IMAGES), permutation):
-        views = [view[rows].requires_grad_() for view in embeddings(_IMAGES)]
-        apart = loss.needs & {"predictor", "detached_keys"}
-        keys = [view[rows] for view in embeddings(_IMAGES, seed=20)] if apart else None
-        value = _value(
-            loss, views, keys=keys, images=images[rows], labels=labels[rows], memories=[entries(5)]
+    for whole_views, whole_keys, what in _embeddings_and_patches(loss):
+        results = []
+        for rows in (torch.arange(_IMAGES), permutation):
+            views = [view[rows].requires_grad_() for view in whole_views]
+            keys = whole_keys and [key[rows] for key in whole_keys]
+            value = _value(
+                loss, views, keys=keys, images=images[rows], labels=labels[rows], memories=[entries(5)]
+            )
+            results.append((value.detach(), *torch.autograd.grad(value, views)))
+        (plain, *grads), (shuffled_loss, *shuffled_grads) = results
+        advice = (
+            "use comparison.rows() and aligned(), not the position of a row (rows are in order of view, "
+            "image, patch)"
         )
-        results.append((value.detach(), *torch.autograd.grad(value, views)))
-    (plain, *grads), (shuffled_loss, *shuffled_grads) = results
-    advice = "use comparison.rows() and aligned(), not the position of a row"
-    require(far(plain, shuffled_loss) < 1e-9, f"in another order the same images give another loss; {advice}")
-    require(
-        all(far(a[permutation], b) < 1e-9 for a, b in zip(grads, shuffled_grads, strict=True)),
-        f"in another order the same images give another gradient; {advice}",
-    )
+        require(
+            far(plain, shuffled_loss) < 1e-9,
+            f"in another order {what} of the same images give another loss; {advice}",
+        )
+        require(
+            all(far(a[permutation], b) < 1e-9 for a, b in zip(grads, shuffled_grads, strict=True)),
+            f"in another order {what} of the same images give another gradient; {advice}",
+        )
+
+
+def _embeddings_and_patches(
+    loss: Loss, images: int = _IMAGES, dtype: torch.dtype = torch.float64
+) -> Iterator[tuple[list[Tensor], list[Tensor] | None, str]]:
+    """Views and, apart from them, keys: of images and, if the loss takes them, of patches."""
+    apart = bool(loss.needs & {"predictor", "detached_keys"})
+    views, keys = embeddings(images, dtype), embeddings(images, dtype, seed=20) if apart else None
+    yield views, keys, "embeddings"
+    views = [view.to(dtype) for view in patch_vectors(images, 4)]
+    keys = keys and [key.to(dtype) for key in patch_vectors(images, 4, seed=20)]
+    if _takes_patches(loss, views, keys):
+        yield views, keys, "patches"
+
+
+def _takes_patches(loss: Loss, views: list[Tensor], keys: list[Tensor] | None) -> bool:
+    try:
+        _value(loss, views, keys=keys)
+    except UsageError:
+        return False
+    return True
 
 
 @check("scale", "loss", after=("finite", "float64"))
@@ -196,7 +225,7 @@ def scale(subject: Subject) -> None:
     require(far(plain, longer) < 1e-9, "embeddings 7 times as long give another loss; set normalised = False")
 
 
-@check("labels", "loss", after=("finite",))
+@check("labels", "loss", after=("finite", "pure"))
 def labels(subject: Subject) -> None:
     """It reads labels only if it declares that it needs them."""
     loss = subject.part().double()
@@ -288,29 +317,32 @@ class _Largest(TorchDispatchMode):
         return outputs
 
 
-def _largest(subject: Subject, images: int) -> int:
-    loss = subject.part()
-    views = [view.requires_grad_() for view in embeddings(images, torch.float32)]
-    with _Largest() as recorder:
-        _value(loss, views).backward()
-    return recorder.elements
+def _largest(subject: Subject, images: int) -> dict[str, int]:
+    """The size of the largest tensor that the loss of images makes and, if it takes them, that of patches."""
+    largest = {}
+    for views, keys, what in _embeddings_and_patches(subject.part(), images, torch.float32):
+        with _Largest() as recorder:
+            _value(subject.part(), [view.requires_grad_() for view in views], keys=keys).backward()
+        largest[what] = recorder.elements
+    return largest
 
 
-def _grows(small: int, large: int) -> float:
-    return large / max(1, small)
+def _growth(small: dict[str, int], large: dict[str, int]) -> float:
+    return max(large[what] / max(1, small[what]) for what in small)
 
 
 @check("memory", "loss", after=("finite",))
 def memory(subject: Subject) -> None:
     """Its largest tensor, in forward and backward, grows with the batch and not with its square."""
     with mock.patch.object(tiles, "TILE_ELEMENTS", 2**12):  # so that a small batch fills more than one tile
-        if _grows(_largest(subject, 64), _largest(subject, 128)) < 2.2:
+        if _growth(_largest(subject, 64), _largest(subject, 128)) < 2.2:
             return
-    largest = [_largest(subject, images) for images in (800, 1600)]
+    small, large = (_largest(subject, images) for images in (800, 1600))
+    growth = _growth(small, large)
     require(
-        _grows(*largest) < 2.2,
-        f"twice the batch makes its largest tensor {largest[1] / largest[0]:.1f} times as large "
-        f"({largest[1] / 1e6:.1f} million elements of 1600 images); use comparison.rows()",
+        growth < 2.2,
+        f"twice the batch makes its largest tensor {growth:.1f} times as large "
+        f"({max(large.values()) / 1e6:.1f} million elements of 1600 images); use comparison.rows()",
     )
 
 

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from contrastive.errors import UsageError
-from contrastive.testing.composition import batch, compose, sgd, train, train_part
+from contrastive.parts import Level
+from contrastive.testing.composition import batch, compose, levels, sgd, train, train_part
 from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import STEP_PARTS, check, fail, require, skip
 from contrastive.testing.processes import Unreachable, two_processes
@@ -71,16 +72,20 @@ def resume(subject: Subject) -> None:
 )
 def chunks(subject: Subject) -> None:
     """A batch in chunks (``train.chunk_size``) gives the loss, gradients and state of the whole batch."""
-    one, other = (_step(subject, None, seed) for seed in (0, 1))
-    if not same(one, other):
-        skip("it draws at random, so a chunk does not draw what the batch draws")
-    advice = "encode each image independently, and compare with comparison.keys, which holds the whole batch"
-    _agree(one, _step(subject, _CHUNK, 0), "of a batch", "of its chunks", advice)
+    compose_or_skip(subject)
+    for level in levels(subject.spec):
+        one, other = (_step(subject, None, seed, level) for seed in (0, 1))
+        if not same(one, other):
+            skip("it draws at random, so a chunk does not draw what the batch draws")
+        advice = (
+            "encode each image independently, and compare with comparison.keys, which holds the whole batch"
+        )
+        _agree(one, _step(subject, _CHUNK, 0, level), "of a batch", "of its chunks", advice, level)
 
 
-def _step(subject: Subject, chunk: int | None, seed: int) -> dict[str, Any]:
+def _step(subject: Subject, chunk: int | None, seed: int, level: Level | None) -> dict[str, Any]:
     """Loss, gradients and state of one step, whole or in chunks; random draws depend on the seed."""
-    method = compose_or_skip(subject).train()
+    method = compose_or_skip(subject, level=level).train()
     views, ids, labels = batch(method, 0)
     alone = cast(Accelerator, _Alone())
     passes: Passes = OnePass(method, method, alone)
@@ -120,39 +125,48 @@ class _Alone:
 def processes(subject: Subject) -> None:
     """A batch on one process and the same batch on two give the same loss, gradients and state."""
     try:
-        two = two_processes(train_part, subject.spec, _HALF)
-    except Unreachable as absent:
-        skip(str(absent))
-    _agree(
-        two[0],
-        two[1],
-        "of process 0",
-        "of process 1",
-        "keep values that differ between processes out of its state",
-    )
-    try:
         compose(subject.spec)
     except UsageError:  # it needs several processes, so there is nothing to compare them with
+        _on_two_processes(subject, None)
         return
-    one = train_part(subject.spec, _HALF)
-    advice = "compare with comparison.keys, which holds all processes, and gather with comparison.gather"
-    _agree(one, two[0], "on one process", "on two", advice)
+    for level in levels(subject.spec):
+        two = _on_two_processes(subject, level)
+        one = train_part(subject.spec, _HALF, level)
+        advice = "compare with comparison.keys, which holds all processes, and gather with comparison.gather"
+        _agree(one, two, "on one process", "on two", advice, level)
 
 
-def _agree(a: dict[str, Any], b: dict[str, Any], here: str, there: str, advice: str) -> None:
+def _on_two_processes(subject: Subject, level: Level | None) -> dict[str, Any]:
+    """What training gives on two processes, which agree."""
+    try:
+        first, second = two_processes(train_part, subject.spec, _HALF, level)
+    except Unreachable as absent:
+        skip(str(absent))
+    advice = "keep values that differ between processes out of its state"
+    _agree(first, second, "of process 0", "of process 1", advice, level)
+    return first
+
+
+def _agree(
+    a: dict[str, Any], b: dict[str, Any], here: str, there: str, advice: str, level: Level | None
+) -> None:
+    what_of = "of patches, " if level == "patch" else ""
     for step, (loss, other) in enumerate(zip(a["losses"], b["losses"], strict=True)):
         if step == 0:
-            require(far(loss, other) < 1e-9, f"the loss is {loss:.6g} {here}, {other:.6g} {there}; {advice}")
+            require(
+                far(loss, other) < 1e-9,
+                f"{what_of}the loss is {loss:.6g} {here}, {other:.6g} {there}; {advice}",
+            )
     for what in ("gradients", "state"):
         if a[what].keys() != b[what].keys():
             fail(f"names of {what} {here} and {there} differ: {sorted(a[what].keys() ^ b[what].keys())[:3]}")
         least = 1e-300
         if what == "gradients":  # one that is zero but for rounding differs from itself (the bias in VICReg)
             least = max([least, *(1e-3 * float(value.abs().max()) for value in a[what].values())])
+        subject = "the gradient" if what == "gradients" else "the state"
         for name, value in a[what].items():
             worst = far(value, b[what][name], least)
             require(
                 worst < 1e-9,
-                f"{'the gradient' if what == 'gradients' else 'the state'} of {name} differs by {worst:.1e} "
-                f"{here} and {there}; {advice}",
+                f"{what_of}{subject} of {name} differs by {worst:.1e} {here} and {there}; {advice}",
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from contrastive.errors import UsageError
 from contrastive.optimizers import SGDPart
+from contrastive.parts import Level
 from contrastive.testing.composition import TINY_GRID, batch, compose, compose_at, sgd, train
 from contrastive.testing.equality import far, same
 from contrastive.testing.framework import check, require, skip
@@ -23,10 +24,10 @@ from contrastive.views import View
 _PAGE = "(docs/plugins/patches.md, section 'Keys of patches')"
 
 
-def compose_or_skip(subject: Subject, seed: int = 0) -> Method:
+def compose_or_skip(subject: Subject, seed: int = 0, level: Level | None = None) -> Method:
     """The tiny method with the part in it; skips if the part needs more than one process."""
     try:
-        return compose(subject.spec, seed)
+        return compose(subject.spec, seed, level)
     except UsageError as error:
         skip(str(error))
 

@@ -95,6 +95,29 @@ class VisibleTargets(HidesHalf):
         return marks.overlay(Marks(targets=marks.visible[:, None, :4]))
 
 
+class RepeatsTargets(HidesHalf):
+    """Draws its targets with replacement."""
+
+    def mark(self, common, rng, grid):
+        marks = super().mark(common, rng, grid)
+        return marks.overlay(Marks(targets=marks.hidden[:, None, [0, 1, 2, 0]]))
+
+
+class HidesNothing(HidesHalf):
+    """Rounds its number of patches to 0."""
+
+    def mark(self, common, rng, grid):
+        return Marks.of_mask(_first(rng.permutation(grid[0] * grid[1]), 0))
+
+
+class Chequers(HidesHalf):
+    """Every other patch, from the first or the second on: of an odd number of patches, one more or fewer."""
+
+    def mark(self, common, rng, grid):
+        odd = np.add.outer(np.arange(grid[0]), np.arange(grid[1])).reshape(1, -1) % 2
+        return Marks.of_mask(odd == rng.chance(0.5)[:, None])
+
+
 class PaintsHidden(HidesHalf):
     """Paints on the pixels, too."""
 
@@ -159,6 +182,9 @@ FAULTS = {
     OfTheBatch: "pure marks",
     UnequalCounts: "marks",
     CountsOfTheBatch: "marks",
+    RepeatsTargets: "marks",
+    HidesNothing: "marks",
+    Chequers: "marks",
     VisibleTargets: "marks",
     PaintsHidden: "marks",
     MirrorsOthers: "place",

@@ -50,6 +50,34 @@ class OverVisible(Loss):
         return 2 - 2 * (comparison.queries.z * own).sum(1)
 
 
+class HardestHalf(Loss):
+    """The half of each image's patches that are farthest from their keys, that is whole."""
+
+    def compare(self, comparison):
+        distances = torch.cat([2 - 2 * (q * k).sum(1) for q, k in comparison.aligned()])
+        of_image = self.by_image(distances, comparison.queries.positions)
+        return of_image.topk((of_image.shape[1] + 1) // 2, 1).values.flatten()
+
+    def by_image(self, distances, positions):
+        return distances.unflatten(0, (-1, positions))
+
+
+class HardestOfOthers(HardestHalf):
+    """Takes rows for those of one position after another."""
+
+    def by_image(self, distances, positions):
+        return distances.unflatten(0, (positions, -1)).mT
+
+
+class CentresItsPatches(Loss):
+    """Of patches, subtracts the mean of this process's rows."""
+
+    def compare(self, comparison):
+        several = comparison.queries.positions > 1
+        rows = [2 - 2 * ((q - q.mean(0) if several else q) * k).sum(1) for q, k in comparison.aligned()]
+        return torch.cat(rows)
+
+
 class PatchPixels(Target):
     """The mean colours of patches, that is whole."""
 
@@ -186,6 +214,8 @@ class DecaysUnreached(SGDPart):
 
 FAULTS = {
     SpreadOfAll: "unmatched",
+    HardestOfOthers: "order",
+    CentresItsPatches: "processes",
     RowByRow: "own keys",
     OverVisible: "unmatched",
     MirrorsKeys: "patches",
@@ -196,4 +226,4 @@ FAULTS = {
     TrainsItsWeights: "frozen",
     DecaysUnreached: "unreached",
 }
-WHOLE = (Spread, PatchPixels, Stock)
+WHOLE = (Spread, HardestHalf, PatchPixels, Stock)

@@ -173,6 +173,32 @@ class UnusedDecoder(_Fills):
         self.extra = nn.Linear(in_features, out_features)
 
 
+class ImageOfItsOwn(_Fills):
+    """Says how it makes z of whole images, and not that it reads tokens for it."""
+
+    def image(self, tokens):
+        return self.layer(tokens.patches.mean(1))
+
+
+class Embeds(Head):
+    """An embedding of images and of patches, that is whole."""
+
+    def __init__(self, in_features: InFeatures):
+        super().__init__()
+        self.out_features, self.layer = in_features, nn.Linear(in_features, in_features)
+
+    def forward(self, h):
+        return self.layer(h)
+
+
+class MixesImages(Embeds):
+    """Subtracts the mean over the batch from its patches."""
+
+    def at(self, tokens, positions):
+        z = super().at(tokens, positions)
+        return z - z.mean(0)
+
+
 class _Pools(Head):
     """The embedding of the mean of the patches."""
 
@@ -214,6 +240,8 @@ FAULTS = {
     PredictsOne: "fills",
     FlattensBlocks: "positions",
     UnusedDecoder: "gradients",
+    ImageOfItsOwn: "pools",
+    MixesImages: "rows",
     PoolsUndeclared: "pools",
     PoolsNothing: "pools",
 }
@@ -231,4 +259,4 @@ class Pools(_Pools):
     """A head of tokens that is whole."""
 
 
-WHOLE = (Patches, Fills, Pools)
+WHOLE = (Patches, Fills, Embeds, Pools)
