@@ -53,12 +53,13 @@ def table(comparison: Mapping[str, Any], root: Path) -> str:
 def _lines(
     rows: Sequence[Row], key: str, more: Sequence[str], features: Sequence[Sequence[str]]
 ) -> list[str]:
-    titles = ["recipe", metric_words(key), f"to {_short(rows[0])}", *(metric_words(other) for other in more)]
+    names = _names(rows)
+    titles = ["recipe", metric_words(key), f"to {names[0]}", *(metric_words(other) for other in more)]
     titles += ["z to h"] if features else []
     lines = [_line(titles), _line("---" for _ in titles)]
-    for row in rows:
+    for name, row in zip(names, rows, strict=True):
         figures = row["figures"]
-        cells = [f"`{_short(row)}`", accuracy(figures[key]), difference(figures[key].get("difference"))]
+        cells = [f"`{name}`", accuracy(figures[key]), difference(figures[key].get("difference"))]
         cells += [accuracy(figures[other]) for other in more]
         cells += [difference(figures[z]["to_h"]) for _, z in features[:1]]
         lines.append(_line(cells))
@@ -87,7 +88,7 @@ def _origin(comparison: Mapping[str, Any], root: Path) -> str:
     )
     prints = [next(iter(row["runs"].values()))[-8:] for row in rows]
     if matrix(rows, key) is None:  # else in the order of the matrix
-        prints = [f"{_short(row)} {print_}" for row, print_ in zip(rows, prints, strict=True)]
+        prints = [f"{name} {print_}" for name, print_ in zip(_names(rows), prints, strict=True)]
     fewest, most = (pick(len(row["runs"]) for row in rows) for pick in (min, max))
     seeds = str(most) if fewest == most else f"{fewest} to {most}"
     return (
@@ -105,9 +106,11 @@ def _range(values: Sequence[float]) -> str:
     return least if least == greatest else f"{least} to {greatest}"
 
 
-def _short(row: Row) -> str:
-    """The name of the recipe without that of its study, if it belongs to one."""
-    return row["name"].partition("-")[2] or row["name"]
+def _names(rows: Sequence[Row]) -> list[str]:
+    """The names of the recipes, without that of the study before a dash if all begin with it."""
+    names = [row["name"] for row in rows]
+    studies = {name.partition("-")[0] for name in names}
+    return [name.partition("-")[2] or name for name in names] if len(studies) == 1 else names
 
 
 def _line(cells: Iterable[str]) -> str:

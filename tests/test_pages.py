@@ -43,3 +43,15 @@ def test_a_table_says_where_its_figures_come_from(tmp_path):
     assert lines[3].startswith("| `none` | 71.3 % ± 3.8 | -9.7 ± 3.8 worse, p 0.008 | ")
     assert lines[-1].startswith("knn top1 of 1,000 images of test, 3 seeds; untrained 40.0 %. Wall time of")
     assert "commit 0123456; fingerprints of the first seed: mlp " in lines[-1]
+
+
+def test_recipes_of_no_study_keep_their_names_in_a_table(tmp_path):
+    runs, commit = tmp_path / "runs", {"git_commit": "0123456789abcdef"}
+    folders = [
+        *write_runs(runs, "mae-vit", [0.8], environment=commit),
+        *write_runs(runs, "dino-vit", [0.7], environment=commit),
+    ]
+    candidates = plan(folders, 1, load_registry())
+    table = study_tables.table(analyse(candidates, gather(candidates)), tmp_path)
+    assert "| `mae-vit` |" in table
+    assert "| `dino-vit` |" in table
