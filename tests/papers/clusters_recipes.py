@@ -68,8 +68,12 @@ def method_of(name: str, changes: Mapping[str, Any] = {}) -> Method:
     """The method of a shipped recipe, small and in float64."""
     composition = build(load_recipe(RECIPES / f"{name}.yaml", small(name) | dict(changes), registry()))[1]
     assert composition is not None
-    assert composition.view_sizes == [(LARGE, LARGE)] * 2 + [(SMALL, SMALL)] * 4
+    assert composition.view_sizes == [(LARGE, LARGE)] * 2 + [(SMALL, SMALL)] * small_crops(name)
     return composition.method.double().train()
+
+
+def small_crops(name: str) -> int:
+    return 4 if name == "msn" else 2
 
 
 def mask(ids: np.ndarray, number: int, hidden: int) -> Marks:
@@ -82,7 +86,7 @@ def mask(ids: np.ndarray, number: int, hidden: int) -> Marks:
 
 
 def views_of(name: str, ids: torch.Tensor) -> list[View]:
-    """Two large crops, of which some have masks, and four small ones, each a function of the image."""
+    """Two large crops, of which some have masks, and small ones, each a function of the image."""
     masked = {"dino": (), "msn": (1,)}.get(name, (0, 1))
 
     def view(number: int) -> View:
@@ -91,4 +95,4 @@ def views_of(name: str, ids: torch.Tensor) -> list[View]:
         marks = mask(ids.numpy(), number, HIDDEN[name]) if number in masked else Marks()
         return View(torch.tensor(np.stack(draws)), marks)
 
-    return [view(number) for number in range(6)]
+    return [view(number) for number in range(2 + small_crops(name))]

@@ -61,7 +61,7 @@ def script_loss(name: str, s: scripts.State, views: Sequence[View], step: int) -
     teacher = scripts.ViT(s, f"{TARGET[name]}net", PATCH, DEPTH, HEADS)
     pixels = [view.data for view in views]
     masks = [view.marks.mask for view in views if view.marks.mask is not None]
-    t = 0.04 + 0.03 * min(1.0, step / STEPS / 0.3)
+    t = 0.04 + 0.03 * min(1.0, step / STEPS / 0.3) if name == "dinov2" else 0.025
     if name == "dino":
         return scripts.dino(s, student, teacher, pixels, t)
     if name == "msn":
@@ -72,7 +72,7 @@ def script_loss(name: str, s: scripts.State, views: Sequence[View], step: int) -
 def move_average(name: str, s: scripts.State, step: int) -> None:
     """Of the weights; each encoder has its own statistics of batch norm."""
     x = step / STEPS
-    m = 0.99 + 0.01 * (x if name == "msn" else (1 - math.cos(math.pi * x)) / 2)
+    m = 0.99 + 0.01 * x if name == "msn" else 0.98 + 0.02 * (1 - math.cos(math.pi * x)) / 2
     for copy, original in {TARGET[name]: "backbone.", **COPIES[name]}.items():
         for key in [key for key in s if key.startswith(copy) and ".running" not in key]:
             online = s[original + key.removeprefix(copy)].detach()
@@ -113,7 +113,7 @@ def test_dinov2_passes_each_view_once():
             lambda _, inputs, side=side: passes[side].append(tuple(inputs[0].shape))
         )
     method(batches("dinov2")[0], torch.arange(B))
-    assert passes["online"] == [(2 * B, 1, LARGE, LARGE), (4 * B, 1, SMALL, SMALL)]
+    assert passes["online"] == [(2 * B, 1, LARGE, LARGE), (2 * B, 1, SMALL, SMALL)]
     assert passes["target"] == [(B, 1, LARGE, LARGE)] * 2
 
 

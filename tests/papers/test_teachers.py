@@ -43,7 +43,9 @@ def test_distill(size: int, tmp_path: Path):
     own = {f"backbone.options.{key}": value for key, value in STUDENT.items()}
     method = method_of("distill", own | {"target.weights": str(tmp_path)})
     weights = {key: value.double() for key, value in load_file(tmp_path / "model.safetensors").items()}
-    teacher = masked_scripts.ViT({f"net.{key}": value for key, value in weights.items()}, "net", 4, 2, 2)
+    teacher = masked_scripts.ViT(
+        {f"net.{key}": value for key, value in weights.items()}, "net", 4, 2, 2, inputs=(0, 1)
+    )
     generator = torch.Generator().manual_seed(2)
 
     def loss(s: State, views: Sequence[View], step: int) -> Tensor:
@@ -70,7 +72,7 @@ EVERY = 2
 
 def follow(s: State, step: int) -> None:
     """Move the averages, and renew the Gram teacher after two steps."""
-    m = 0.99 + 0.01 * (1 - math.cos(math.pi * step / STEPS)) / 2
+    m = 0.98 + 0.02 * (1 - math.cos(math.pi * step / STEPS)) / 2
     for copy, original in COPIES.items():
         for key in [key for key in s if key.startswith(copy)]:
             s[key] = m * s[key] + (1 - m) * s[original + key.removeprefix(copy)].detach()

@@ -7,6 +7,7 @@ given. Weights have the names of the method's ``state_dict``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -48,12 +49,26 @@ def patchify(pixels: Tensor, p: int) -> Tensor:
     return x.reshape(b, (h // p) * (w // p), c * p * p)
 
 
-class ViT:
-    """timm's vision transformer with class token: weights under ``prefix`` of a state."""
+#: Mean and standard deviation by which the recipes normalise Fashion-MNIST, as float32 holds them.
+INPUTS = torch.tensor([0.286, 0.353]).double()
 
-    def __init__(self, s: State, prefix: str, patch: int, depth: int, heads: int, class_token: bool = True):
+
+class ViT:
+    """timm's vision transformer with class token: weights under ``prefix`` of a state; ``inputs`` have a
+    mean and a standard deviation."""
+
+    def __init__(
+        self,
+        s: State,
+        prefix: str,
+        patch: int,
+        depth: int,
+        heads: int,
+        class_token: bool = True,
+        inputs: Sequence[float] | Tensor = INPUTS,
+    ):
         self.s, self.prefix, self.patch, self.depth, self.heads = s, prefix, patch, depth, heads
-        self.class_token = class_token
+        self.class_token, self.inputs = class_token, inputs
 
     def __call__(
         self,
@@ -65,7 +80,11 @@ class ViT:
         """Outputs of all blocks, and last the normed one: each [b, (1 +) n, G]."""
         s, prefix = self.s, self.prefix
         kernel = s[f"{prefix}.patch_embed.proj.weight"]
-        x = patchify(pixels, self.patch) @ kernel.flatten(1).T + s[f"{prefix}.patch_embed.proj.bias"]
+        mean, std = self.inputs
+        x = (
+            patchify((pixels - mean) / std, self.patch) @ kernel.flatten(1).T
+            + s[f"{prefix}.patch_embed.proj.bias"]
+        )
         if hidden is not None:
             x = torch.where(hidden[:, :, None], token, x)
         positions = s[f"{prefix}.pos_embed"]
