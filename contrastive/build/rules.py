@@ -215,8 +215,8 @@ def masks(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mis
                 "augmentation",
             )
         for number, own in marks.items():
-            drawn = {"masked": own.hidden, "targets": own.targets}.get(rows)
-            if rows != "all" and (drawn is None or not drawn.numel()):
+            places = {"masked": own.hidden, "targets": own.targets}.get(rows)
+            if rows != "all" and (places is None or not places.numel()):
                 missing = "masked patches" if rows == "masked" else "targets"
                 yield recipe.mistake(
                     f"{aim.prefix}rows",

@@ -37,6 +37,8 @@ ALONE = {
     "head.batch_norm": "none",
     "target": {"name": "ema", "momentum": 0.9},
     "negatives": ["in_batch", {"name": "queue", "size": 24}],
+    "train.epochs": 2,
+    "evaluate.linear": None,
 }
 
 

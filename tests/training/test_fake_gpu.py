@@ -167,8 +167,8 @@ def problems_of(*recipes: str) -> list[str]:
     return problems
 
 
-def test_a_step_of_two_recipes():
-    problems = problems_of("cifar10/simclr", "byol")
+def test_a_step_of_a_recipe_with_predictor_and_average():
+    problems = problems_of("byol")
     assert not problems, report(problems)
 
 

@@ -225,9 +225,8 @@ def _require_positions(batch_marks: Marks, count: int) -> None:
             and targets.max() < count,
             f"targets are {shape_of(targets)}; they must be int64 [b, M, n], positions below {count} {_PAGE}",
         )
-        ordered = targets.sort(2).values
         require(
-            not (ordered.diff(dim=2) == 0).any(),
+            not (targets.sort(2).values.diff(dim=2) == 0).any(),
             f"a block of targets has a patch twice; draw positions without replacement {_PAGE}",
         )
         require(

@@ -106,20 +106,16 @@ def test_where_nothing_else_is_wrong_rate_and_decay_are_named(watch: WatchedRun)
     assert watch(simsiam)[0] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "also"),
     [
         ({"target.momentum": 0}, "The target's momentum of 0 lets the keys follow at once"),
-        pytest.param(
+        (
             {"target": "stop_grad", **of_predictor(lr_scale=0.01)},
             "The predictor learns at 0.001, slower than",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            {"target": "stop_grad", **of_predictor(freeze=True)},
-            "The predictor never learns",
-            marks=pytest.mark.slow,
-        ),
+        ({"target": "stop_grad", **of_predictor(freeze=True)}, "The predictor never learns"),
     ],
 )
 def test_what_hastens_a_collapse_is_named_too(watch: WatchedRun, changes: dict[str, Any], also: str):
