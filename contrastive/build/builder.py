@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from contrastive.augmentations import Pipeline, sizes_over
-from contrastive.build import rules
+from contrastive.build import evaluation_rules, rules
 from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.crop_sizes import resolutions
 from contrastive.build.memory_guard import MemoryGuard
@@ -208,15 +208,17 @@ class Builder:
         optimizer: Optimizer | None = self.attempt("optimizer", self.recipe.optimizer.build)
         protocols, callbacks = self.protocols(), self.callbacks()
         if method is not None and size is not None and over_run:
-            has_validation = rules.has_validation(self.recipe, data, protocols)
+            method.evaluates_target = self.recipe.evaluate.encoder == "target"
+            has_validation = evaluation_rules.has_validation(self.recipe, data, protocols)
             self.check(
                 rules.encodable_views(
                     self.recipe, method.backbone, [*chain.from_iterable(over_run)], channels, size
                 ),
                 resolutions(self.recipe, method, over_run),
                 rules.composition(self.recipe, method, has_validation, callbacks),
-                rules.callback_metrics(self.recipe, callbacks, protocols, monitor_names(method)),
-                rules.features(self.recipe, method, protocols, channels, size),
+                evaluation_rules.encoder(self.recipe, method),
+                evaluation_rules.callback_metrics(self.recipe, callbacks, protocols, monitor_names(method)),
+                evaluation_rules.features(self.recipe, method, protocols, channels, size),
             )
             if optimizer is not None:
                 self._fit_optimizer(optimizer, method)

@@ -14,14 +14,12 @@ from torch import nn
 from contrastive.build.composition import Data
 from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
 from contrastive.build.reach import leaks
-from contrastive.errors import Mistake, UsageError
-from contrastive.evaluation import TimedProtocol, feature_of, frozen, periodic_obstacle
-from contrastive.kinds import MONITORS
+from contrastive.errors import Mistake
+from contrastive.evaluation import frozen
 from contrastive.parts import NEEDS, Backbone, Callback, Head, Part, Target
 from contrastive.recipe import ObjectiveSpec, PartSpec, Recipe
 from contrastive.text import quantity
 from contrastive.training import Method, Objective, tracker_problem
-from contrastive.values import TOKEN_FEATURES
 from contrastive.views import View
 
 Size = tuple[int, int]  # (h, w) in pixels
@@ -297,7 +295,7 @@ def composition(
     Args:
         recipe: the recipe that names the parts.
         method: the composition of its parts.
-        has_validation: see :func:`has_validation`.
+        has_validation: see :func:`contrastive.build.evaluation_rules.has_validation`.
         callbacks: the callbacks in the recipe's order; None for one that rejects its parameters.
     """
     for aim, objective in zip(recipe.aims, method.objectives, strict=True):
@@ -313,16 +311,6 @@ def composition(
     for (path, spec), callback in zip(recipe.parts_at("callbacks"), callbacks, strict=True):
         if callback is not None:
             yield from _needs(recipe, path, spec, callback, first)
-
-
-def has_validation(recipe: Recipe, data: Data | None, protocols: Sequence[TimedProtocol]) -> bool:
-    """Whether evaluations during training report metrics of protocols."""
-    periodic_protocols = [entry.protocol for entry in protocols if entry.at == "every"]
-    if data is not None:
-        periodic_protocols = [
-            protocol for protocol in periodic_protocols if periodic_obstacle(protocol, data.division) is None
-        ]
-    return recipe.evaluate.every > 0 and bool(periodic_protocols)
 
 
 def _capabilities(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> dict[str, bool]:
@@ -342,49 +330,6 @@ def _capabilities(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> d
         "patches": aim.keys.level == "patch",
         "processes": True,  # checked where training starts: other commands load any run in one process
     }
-
-
-def features(
-    recipe: Recipe, method: Method, protocols: Sequence[TimedProtocol], channels: int, image_size: int
-) -> Iterator[Mistake]:
-    """The encoder has the features that protocols read; those of tokens are tried on a black image."""
-    for entry in protocols:
-        feature = entry.protocol.feature
-        path, partner = f"evaluate.{entry.name}.feature", "backbone"
-        if feature == "z" and method.image_head is None:
-            yield recipe.mistake(
-                path,
-                "no objective compares whole images, so no head makes z; set feature: patches, or h.",
-                "objectives",
-            )
-        if feature not in TOKEN_FEATURES:
-            continue
-        try:
-            with frozen(method.backbone), MemoryGuard():
-                tokens = method.backbone.tokens(View(torch.zeros(1, channels, image_size, image_size)))
-                feature_of(method.backbone, None, tokens, feature)
-        except UsageError as error:
-            yield recipe.mistake(path, str(error), partner)
-
-
-def callback_metrics(
-    recipe: Recipe,
-    callbacks: Sequence[Callback | None],
-    protocols: Sequence[TimedProtocol],
-    monitors: Sequence[str] = MONITORS,
-) -> Iterator[Mistake]:
-    """Callbacks read only what evaluations during training report: monitors, and metrics of protocols."""
-    prefixes = [f"{entry.name}_" for entry in protocols if entry.at == "every"]
-    for (path, spec), callback in zip(recipe.parts_at("callbacks"), callbacks, strict=True):
-        for metric in callback.reads if callback is not None else ():
-            if metric not in monitors and not metric.startswith(tuple(prefixes)):
-                available = ", ".join([*(f"{prefix}*" for prefix in prefixes), *monitors])
-                yield recipe.mistake(
-                    path,
-                    f"{spec.name} reads '{metric}', which evaluations during training do not report; they "
-                    f"report {available}. Name one of these, or set at: every for its protocol.",
-                    "evaluate",
-                )
 
 
 def _pairs(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterator[Mistake]:

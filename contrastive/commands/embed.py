@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch import Tensor
@@ -14,9 +15,9 @@ from torch import Tensor
 from contrastive.build import Data
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
-from contrastive.evaluation import frozen
+from contrastive.evaluation import embedding_of, final_encoder, frozen
 from contrastive.files import require_replaceable, writable_by_user
-from contrastive.parts import ImageTable
+from contrastive.parts import Head, ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.recipe import require_outside_data
 from contrastive.registry import load_registry
@@ -122,11 +123,11 @@ def _write_vectors(file: Path, run: TrainedRun, of_head: bool, neighbours: int) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    method = run.parts.method
-    encode = method.embed if of_head else method.backbone
+    backbone, head = final_encoder(run.parts.method)
+    encode = partial(embedding_of, backbone, cast(Head, head)) if of_head else backbone
     tables = []
     for split, images in _splits(run.data):
-        with frozen(method):
+        with frozen(run.parts.method):
             features = run.evaluation.reader.features(encode, images)
         if len(features):
             tables.append(_table(split, images, features.ids, features.labels, features.vectors, neighbours))
@@ -142,7 +143,7 @@ def _write_patches(file: Path, run: TrainedRun, in_grid: bool) -> dict[str, Any]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    backbone, reader = run.parts.method.backbone, run.evaluation.reader
+    backbone, reader = final_encoder(run.parts.method)[0], run.evaluation.reader
     writer: pq.ParquetWriter | None = None
     about: dict[str, Any] = {"rows": 0}
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from contrastive.build import untrained_of
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import UsageError, did_you_mean
-from contrastive.evaluation import NO_LABELS, Evaluation, omission_lines
+from contrastive.evaluation import NO_LABELS, Evaluation, final_encoder, omission_lines
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry, load_registry
 from contrastive.runs import Display, Overrides, Run, load, skipped_files, summary_table, warn_of_omissions
@@ -59,9 +59,8 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
     trained_run = load(folder, registry, overrides)
     evaluation = trained_run.evaluation
     _select(evaluation, protocols, registry, trained_run.data.label_hint)
-    method = trained_run.parts.method
     obstacle = trained_run.untrained_obstacle
-    trained, omissions = evaluation.final(method.backbone, method.image_head), evaluation.omissions
+    trained, omissions = evaluation.final(*final_encoder(trained_run.parts.method)), evaluation.omissions
     if not trained:
         raise _nothing_to_evaluate(omissions, trained_run.data.label_hint)
     untrained: dict[str, float] = {}

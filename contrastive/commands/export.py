@@ -16,6 +16,7 @@ from contrastive.backbones import (
     require_onnx,
 )
 from contrastive.errors import ContrastiveError, UsageError
+from contrastive.evaluation import final_encoder
 from contrastive.files import writable_by_user
 from contrastive.registry import load_registry
 from contrastive.runs import Run, load, to_stderr
@@ -47,7 +48,9 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
         about = {"name": run.recipe.name, "backbone": run.recipe.backbone.dump()}
         channels, size = run.data.train.channels, run.parts.image_size
         with writable_by_user(out):
-            export_onnx(run.parts.method.backbone, out, channels, size, about, run.evaluation.transform)
+            export_onnx(
+                final_encoder(run.parts.method)[0], out, channels, size, about, run.evaluation.transform
+            )
         return out
     backbone_folder = Run(folder).folder / "backbone"
     if backbone_folder.is_dir():
@@ -59,7 +62,7 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
         return out
     run = load(folder, load_registry())
     with writable_by_user(out):
-        run.parts.method.backbone.export(str(out))
+        final_encoder(run.parts.method)[0].export(str(out))
         declare_transform(out, run.evaluation.transform)
     return out
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from contrastive.data import BATCH, Division, Reader, has_label, reading_version
 from contrastive.errors import PluginError, UsageError
-from contrastive.evaluation.features import feature_of
+from contrastive.evaluation.features import feature_of, final_encoder
 from contrastive.evaluation.objective_monitors import (
     PATCH_IMAGES,
     compared_views,
@@ -162,7 +162,7 @@ class Evaluation:
     def during(self, method: Method) -> Metrics:
         """Monitors, and the protocols that run at every evaluation, on the images that validate."""
         protocols = self._periodic_protocols()
-        trial = self._periodic_trial(method.backbone, method.image_head, protocols)
+        trial = self._periodic_trial(*final_encoder(method), protocols)
         with frozen(method):
             metrics = self.monitor(method, trial.features_of(trial.validation))
             metrics |= self._metrics_of(protocols, trial)[0]

@@ -1,4 +1,4 @@
-"""The features that protocols read: of a backbone, of its tokens, or of a head."""
+"""What is evaluated, and the features that protocols read: of a backbone, of its tokens, or of a head."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ from torch import Tensor, nn
 
 from contrastive.errors import UsageError
 from contrastive.parts import Backbone, Head
+from contrastive.training.method import Method
 from contrastive.values import Feature
-from contrastive.views import Tokens
+from contrastive.views import Tokens, View
+
+
+def final_encoder(method: Method) -> tuple[Backbone, Head | None]:
+    """The backbone that a run evaluates and exports, and the head that makes z; None if there is no such z.
+
+    They are the online ones or, with ``evaluate: {encoder: target}``, the copies that a target has of them.
+    Raises UsageError: it has none.
+    """
+    if not method.evaluates_target:
+        return method.backbone, method.image_head
+    objective = method.image_objective or method.objectives[0]
+    copies = objective.target.copies(objective.name)
+    if copies is None:
+        name = type(objective.target).__name__
+        raise UsageError(f"{name} has no encoder that follows the online one; use ema, or encoder: online.")
+    return copies[0], method.image_head and copies[1]
+
+
+def embedding_of(backbone: Backbone, head: Head, pixels: Tensor) -> Tensor:
+    """z of whole images: [b, C, h, w] -> [b, D]."""
+    return head.image(backbone.tokens(View(pixels))) if head.pools else head(backbone(pixels))
 
 
 def feature_of(backbone: Backbone, head: nn.Module | None, tokens: Tokens, feature: Feature) -> Tensor:

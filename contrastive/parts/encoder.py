@@ -228,6 +228,13 @@ class Target(StepPart):
             view -> keys [b, D].
         """
 
+    def copies(self, objective: str) -> tuple[Backbone, Head] | None:
+        """Its own backbone, and head of an objective that it serves, if they follow the online ones; or None.
+
+        A run evaluates and exports them if its recipe says ``evaluate: {encoder: target}``.
+        """
+        return None
+
     def substitute(self, keys: dict[int, Tensor]) -> dict[int, Tensor]:
         """What queries are compared with instead of the keys; by default the keys themselves.
 
@@ -274,6 +281,9 @@ class TargetWrapper(Target):
         encode: Callable[[Tensor], Tensor],
     ) -> dict[int, Tensor]:
         return self.of(views, online, encode)
+
+    def copies(self, objective: str) -> tuple[Backbone, Head] | None:
+        return self.of.copies(objective)
 
     def substitute(self, keys: dict[int, Tensor]) -> dict[int, Tensor]:
         return self.of.substitute(keys)

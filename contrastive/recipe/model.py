@@ -101,10 +101,17 @@ class Train(BaseModel):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Epochs between evaluations (0: only at the end), and the protocols by their keys in the recipe."""
+    """Epochs between evaluations (0: only at the end), the protocols by their keys in the recipe, and whose
+    encoder is evaluated."""
 
     every: int
     protocols: Mapping[str, ProtocolSpec]
+    encoder: Literal["online", "target"] = "online"
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Its values other than protocols; ``encoder``, which was added later, only if it is the target's."""
+        return {"every": self.every, **({} if self.encoder == "online" else {"encoder": self.encoder})}
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ class Recipe:
             **self._dump_objectives(additions),
             "optimizer": self.optimizer.dump(additions),
             "train": dump_section(self.train, additions),
-            "evaluate": {"every": self.evaluate.every, **self._protocols(additions)},
+            "evaluate": {**self.evaluate.keys, **self._protocols(additions)},
             "callbacks": [part.dump(additions) for part in self.callbacks],
             "allow": list(self.allow),
         }
@@ -278,7 +285,7 @@ def deciding(recipe: Recipe) -> dict[str, Any]:
     dump["train"] = {key: value for key, value in dump["train"].items() if key not in NOT_TRAINING}
     if recipe.acts_on_validation:
         periodic = [key for key, spec in recipe.evaluate.protocols.items() if spec.at == "every"]
-        dump["evaluate"] = {key: whole["evaluate"][key] for key in ("every", *periodic)}
+        dump["evaluate"] = {key: whole["evaluate"][key] for key in (*recipe.evaluate.keys, *periodic)}
     return dump
 
 

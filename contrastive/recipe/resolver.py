@@ -63,12 +63,16 @@ class LossWeight(BaseModel):
     weight: float = Field(1.0, gt=0, description="Factor of the loss in the sum of losses.")
 
 
-class EvaluateEvery(BaseModel):
-    """How often to evaluate."""
+class EvaluateKeys(BaseModel):
+    """How often to evaluate, and what."""
 
     model_config = STRICT
 
     every: int = Field(1, ge=0, description="Epochs between evaluations; 0: only at the end.")
+    encoder: Literal["online", "target"] = Field(
+        "online",
+        description="What is evaluated and exported: the encoder in training, or the target's copy of it.",
+    )
 
 
 class RunsAt(BaseModel):
@@ -304,13 +308,15 @@ class _Resolver(PartResolver):
         node = self._map_of("evaluate")
         if node is None:
             return None
-        evaluate_every, rest = self.split(EvaluateEvery, node, "evaluate")
+        keys, rest = self.split(EvaluateKeys, node, "evaluate")
         protocols = rest if rest.value else from_plain(DEFAULTS["evaluate"], self.root.where)
-        specs = {
-            key: self._protocol(key, protocols.value[key], protocols.key(key)) for key in protocols.value
-        }
-        every = evaluate_every.every if isinstance(evaluate_every, EvaluateEvery) else 0
-        return Evaluate(every, {key: spec for key, spec in specs.items() if spec})
+        of_keys = (
+            (key, self._protocol(key, protocols.value[key], protocols.key(key))) for key in protocols.value
+        )
+        specs = {key: spec for key, spec in of_keys if spec}
+        if not isinstance(keys, EvaluateKeys):
+            return Evaluate(0, specs)
+        return Evaluate(keys.every, specs, keys.encoder)
 
     def _protocol(self, name: str, node: Node, key: Where) -> ProtocolSpec | None:
         """The protocol of the key ``name``: the protocol of that name, or the one that ``protocol`` names."""

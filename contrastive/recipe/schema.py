@@ -17,7 +17,7 @@ from contrastive.recipe.marks import arms, item_of
 from contrastive.recipe.model import Heading, Train
 from contrastive.recipe.objective_spec import COMMON, ObjectiveKeys, Views
 from contrastive.recipe.part_resolver import Repeat
-from contrastive.recipe.resolver import KEYS, EvaluateEvery, LossWeight, RunsAt
+from contrastive.recipe.resolver import KEYS, EvaluateKeys, LossWeight, RunsAt
 from contrastive.recipe.signature import Parameter, Signature, part_kind, signature_of
 from contrastive.registry import Entry, Registry
 
@@ -191,7 +191,7 @@ def _annotation_schema(annotation: Any) -> Schema:
 
 
 def _evaluate(registry: Registry, definitions: Schema) -> Schema:
-    properties = dict(_model(EvaluateEvery, "evaluate", definitions)["properties"])
+    properties = dict(_model(EvaluateKeys, "evaluate", definitions)["properties"])
     runs_at = _model(RunsAt, "evaluate", definitions)["properties"]
     further: list[Schema] = []
     for name in registry.names("protocol"):

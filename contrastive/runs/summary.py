@@ -11,7 +11,7 @@ from contrastive.backbones import declare_transform, flops
 from contrastive.build import Composition, Data, untrained_of
 from contrastive.datasets import reading_of, skipped_messages
 from contrastive.errors import UsageError
-from contrastive.evaluation import Evaluation, frozen, omission_lines
+from contrastive.evaluation import Evaluation, final_encoder, frozen, omission_lines
 from contrastive.files import replace_folder, staging_folder, writable, write_json
 from contrastive.kinds import MONITORS
 from contrastive.parts import Backbone, EvaluationTransform
@@ -39,11 +39,11 @@ def conclude(
         identity: identifies this run as finished later.
         display: prints messages.
     """
-    method = engine.method
-    _export(method.backbone, evaluation.transform, engine.folder / "backbone", display)
+    backbone, head = final_encoder(engine.method)
+    _export(backbone, evaluation.transform, engine.folder / "backbone", display)
     evaluation.reader.forget_unreadable()  # a resumed run does not know those before the kill
     display.log("final evaluation of the trained encoder")
-    metrics: dict[str, Any] = {"trained": evaluation.final(method.backbone, method.image_head)}
+    metrics: dict[str, Any] = {"trained": evaluation.final(backbone, head)}
     omissions = evaluation.omissions
     metrics |= {"untrained": {}, "pixels": {}, "split": None}
     if metrics["trained"]:

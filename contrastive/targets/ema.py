@@ -115,6 +115,11 @@ class EMA(Target):
     ) -> dict[int, Tensor]:
         return {view: self.encoder(pixels) for view, pixels in views.items()}
 
+    def copies(self, objective: str) -> tuple[Backbone, Head]:
+        """The averages."""
+        parts: list[Any] = list(self.encoder.children())
+        return parts[0], parts[self._places.get(objective, 1)]
+
     def _patches(self, backbone: Backbone, view: View, output: Tensor | Tokens) -> Tensor | Tokens:
         """What keys of patches are made of: the network's output, or the mean of several blocks."""
         if isinstance(output, Tensor) or not (self.layers or self.layer_norm):

@@ -130,7 +130,7 @@ class Method(nn.Module):
         self.backbone = backbone
         self._objectives = tuple(objectives)
         self._common = dict(common)
-        self.joint = joint
+        self.joint, self.evaluates_target = joint, False
         self._register()
         self.stages = Stages()
         if any(objective.hide == "replace" for objective in objectives):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from contrastive.build import build, rules
+from contrastive.build import build, evaluation_rules, rules
 from contrastive.commands.check import check
 from contrastive.errors import Mistake, RecipeError, UsageError
 from contrastive.heads import MLP, NoHead
@@ -186,7 +186,7 @@ def test_rules_touch_nothing_and_yield_the_same_each_time(tiny_recipe, registry)
         yield from rules.encodable_views(wrong, backbone, [(16, 16), (12, 12), (0, 0)], 3, 16)
         yield from rules.key_width(wrong, aim, method.head, MLP(8, [4]), 16)
         yield from rules.composition(wrong, method, False, [])
-        yield from rules.callback_metrics(wrong, [], parts.protocols)
+        yield from evaluation_rules.callback_metrics(wrong, [], parts.protocols)
 
     state = {name: value.clone() for name, value in method.state_dict().items()}
     parameters, modes = trainable(method), [module.training for module in method.modules()]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import contrastive
-from contrastive.build import Data, build, rules
+from contrastive.build import Data, build, evaluation_rules, rules
 from contrastive.commands.evaluate import evaluate
 from contrastive.data import holdout
 from contrastive.datasets import FashionMNISTSample
@@ -208,7 +208,7 @@ def test_early_stopping_needs_metrics_that_labels_allow(parts, tiny_recipe):
 
     def validates(train: Pictures, validation: Pictures | None = None) -> bool:
         data = Data(None, train, None, "", validation)  # type: ignore[arg-type]
-        return rules.has_validation(recipe, data, protocols)
+        return evaluation_rules.has_validation(recipe, data, protocols)
 
     assert validates(pictures(LABELS))
     assert not any(validates(pictures(labels)) for labels in (LABELS * 0, OUTSIDE, INSIDE, None))

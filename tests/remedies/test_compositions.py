@@ -144,7 +144,15 @@ def remedies() -> Iterator[Remedy]:
         "give both the same width", [*BYOL, "predictor.dims=[16, 4]"], [*BYOL, "predictor.dims=[16, 8]"]
     )
     stopping = "callbacks=[{name: early_stopping, figure: linear_top1}]"
-    yield rule("Name one of these, or set at: every", [stopping], [stopping, "evaluate.linear.at=every"])
+    yield Remedy(
+        "build/evaluation_rules.py",
+        "Name one of these, or set at: every",
+        composed,
+        [stopping],
+        [stopping, "evaluate.linear.at=every"],
+    )
+    copied = "evaluate.encoder=target"
+    yield Remedy("evaluation/features.py", "use ema, or encoder", composed, [copied], [copied, "target=ema"])
     yield rule(
         "no online view is paired",
         ["views={online: [0], target: [0]}"],

@@ -128,7 +128,7 @@ def hiding() -> Iterator[Remedy]:
 
 def features() -> Iterator[Remedy]:
     yield rule(
-        RULES,
+        "build/evaluation_rules.py",
         "so no head makes z",
         "evaluate.knn.feature",
         of("mae", evaluate__knn__feature="z"),

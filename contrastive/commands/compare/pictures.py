@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from contrastive.build import DataSets
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation import frozen
+from contrastive.evaluation import final_encoder, frozen
 from contrastive.parts import ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.registry import Registry
@@ -61,7 +61,7 @@ def _picture(run: TrainedRun) -> dict[str, Any]:
         else (test, np.arange(len(test)))
     )
     rows = rows[hash_sample(table.ids[rows], IMAGES, "pictures")]
-    backbone = run.parts.method.backbone
+    backbone, _ = final_encoder(run.parts.method)
     with frozen(backbone):
         features = run.evaluation.reader.features(backbone, table, rows)
     if absence := obstacle_to_map(features.vectors):
