@@ -252,7 +252,7 @@ def test_the_tests_of_new_packages_pass_as_they_were(tmp_path: Path, monkeypatch
 # -- fingerprints ----------------------------------------------------------------------------------
 
 #: Building a ResNet-50 for 224 pixels, and 56 recipes.
-SLOW = [name for name in FINGERPRINTS if name.startswith("imagenet/")] + ["studies/augmentation_pairs"]
+SLOW = [name for name in FINGERPRINTS if name.startswith(("imagenet/", "studies/"))]
 
 
 @pytest.fixture(scope="module")

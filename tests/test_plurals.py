@@ -34,7 +34,7 @@ NOT_COUNTS = {
     "command": "the name of a command",
     "m['images_per_second']": "a rate",
     "report['images_per_second']": "a rate",
-    "largest[1] / 1000000.0": "millions, with a fraction",
+    "millions": "with a fraction",
     "env['SLURM_STEP_NUM_TASKS']": "two or more",
     "_BATCH": "a constant",
 }

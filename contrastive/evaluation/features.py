@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from contrastive.errors import UsageError
 from contrastive.parts import Backbone, Head
-from contrastive.training.method import Method
+from contrastive.training import Method
 from contrastive.values import Feature
 from contrastive.views import Tokens, View
 

@@ -43,7 +43,9 @@ def features(backbone: Backbone, pixels: Tensor) -> np.ndarray:
         return backbone.eval()(pixels).numpy()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "torchvision")) for name in CASES]
+)
 def test_onnxruntime_gives_torchs_features_for_any_batch(name, tmp_path):
     channels, size, make = CASES[name]
     torch.manual_seed(0)

@@ -46,7 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 EVALUATION = {"evaluate.every": 0, "evaluate.knn.k": 5, "evaluate.linear.l2": [0.1]}
 #: Run by default; the rest is slow.
-QUICK = {"simclr", "distill"}
+QUICK = {"distill"}
 
 
 @pytest.mark.parametrize(

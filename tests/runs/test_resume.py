@@ -52,6 +52,7 @@ def test_what_may_change_while_a_run_is_under_way(
     assert steps_of(Path("run")) == steps_of(tiny_run)
 
 
+@pytest.mark.slow
 def test_a_run_of_constant_schedules_may_be_made_longer(tiny_recipe: Path, tmp_path: Path):
     """It ends like one that had this length from the start, even if it is killed on the way."""
     whole = contrastive.run(tiny_recipe, {**CONSTANT, "train.epochs": 3}, out=tmp_path / "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -33,6 +34,7 @@ from contrastive.testing import (
     checks,
     framework,
     part_checks,
+    processes,
 )
 from contrastive.testing.framework import PLUGIN, bind_checks
 from contrastive.testing.processes import two_processes
@@ -282,6 +284,15 @@ def test_one_process_of_two_that_dies_is_reported():
     assert [answer > 0 for answer in two_processes(os.getpid)] == [True, True]
 
 
+def test_one_of_two_processes_starts_no_others(monkeypatch):
+    """It would, while it imports a script whose checks stand at the top level."""
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "contrastive-kit-0")
+    monkeypatch.setattr(processes, "Pair", None)
+    with pytest.raises(processes.Unreachable, match="put the checks of a script under if __name__"):
+        two_processes(os.getpid)
+
+
+@pytest.mark.slow
 def test_a_script_that_its_processes_import_starts_no_others(tmp_path):
     """Its checks stand at the top level: the processes skip theirs, and the script's own run."""
     script = tmp_path / "checks.py"

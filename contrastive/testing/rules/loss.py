@@ -338,11 +338,11 @@ def memory(subject: Subject) -> None:
         if _growth(_largest(subject, 64), _largest(subject, 128)) < 2.2:
             return
     small, large = (_largest(subject, images) for images in (800, 1600))
-    growth = _growth(small, large)
+    growth, millions = _growth(small, large), max(large.values()) / 1e6
     require(
         growth < 2.2,
         f"twice the batch makes its largest tensor {growth:.1f} times as large "
-        f"({max(large.values()) / 1e6:.1f} million elements of 1600 images); use comparison.rows()",
+        f"({millions:.1f} million elements of 1600 images); use comparison.rows()",
     )
 
 
