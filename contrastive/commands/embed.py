@@ -15,7 +15,7 @@ from torch import Tensor
 from contrastive.build import Data
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
-from contrastive.evaluation import embedding_of, final_encoder, frozen
+from contrastive.evaluation import final_encoder, frozen
 from contrastive.files import require_replaceable, writable_by_user
 from contrastive.parts import Head, ImageTable
 from contrastive.protocols import nearest_others
@@ -23,6 +23,7 @@ from contrastive.recipe import require_outside_data
 from contrastive.registry import load_registry
 from contrastive.runs import Display, Overrides, TrainedRun, load, skipped_files, warn_of_omissions
 from contrastive.text import abbreviate, quantity
+from contrastive.training import embedding_of
 from contrastive.views import View
 
 #: Features h of the backbone, the embedding z of the head, or the patches, as rows or in their grid.

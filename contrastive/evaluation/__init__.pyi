@@ -4,7 +4,6 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import TimedProtocol as TimedProtocol
 from .evaluation import encode as encode
 from .evaluation import frozen as frozen
-from .features import embedding_of as embedding_of
 from .features import feature_of as feature_of
 from .features import final_encoder as final_encoder
 from .objective_monitors import monitor_names as monitor_names

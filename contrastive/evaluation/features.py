@@ -11,7 +11,7 @@ from contrastive.errors import UsageError
 from contrastive.parts import Backbone, Head
 from contrastive.training import Method
 from contrastive.values import Feature
-from contrastive.views import Tokens, View
+from contrastive.views import Tokens
 
 
 def final_encoder(method: Method) -> tuple[Backbone, Head | None]:
@@ -28,11 +28,6 @@ def final_encoder(method: Method) -> tuple[Backbone, Head | None]:
         name = type(objective.target).__name__
         raise UsageError(f"{name} has no encoder that follows the online one; use ema, or encoder: online.")
     return copies[0], method.image_head and copies[1]
-
-
-def embedding_of(backbone: Backbone, head: Head, pixels: Tensor) -> Tensor:
-    """z of whole images: [b, C, h, w] -> [b, D]."""
-    return head.image(backbone.tokens(View(pixels))) if head.pools else head(backbone(pixels))
 
 
 def feature_of(backbone: Backbone, head: nn.Module | None, tokens: Tokens, feature: Feature) -> Tensor:

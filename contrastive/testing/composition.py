@@ -23,7 +23,7 @@ from contrastive.recipe import PartSpec
 from contrastive.targets import EMA, SharedEncoder, StopGrad
 from contrastive.testing.materials import VIEWS, classes, generator
 from contrastive.testing.networks import TinyPatches
-from contrastive.testing.patches import marks_of
+from contrastive.testing.patches import marks_of, takes_patches
 from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS, PATCH
 from contrastive.testing.surroundings import fixed_seed
 from contrastive.training import Method, Objective, Output
@@ -85,13 +85,9 @@ def levels(spec: PartSpec) -> tuple[Level | None, ...]:
     """The levels at which :func:`compose` shows the part: its own and, of losses that take them, patches."""
     if spec.kind != "loss" or "patches" in spec.needs:
         return (None,)
-    method = compose_at("patch", spec)
-    views, ids, labels = batch(method, 0)
-    try:
-        method([View(x) for x in views], ids, labels, Progress(0, STEPS))
-    except UsageError:
-        return (None,)
-    return (None, "patch")
+    with fixed_seed(0):
+        loss = spec.build(**OFFERS)
+    return (None, "patch") if takes_patches(loss) else (None,)
 
 
 def compose_at(level: Level, spec: PartSpec, seed: int = 0) -> Method:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from contrastive.comparison import Comparison
+from contrastive.errors import UsageError
 from contrastive.parts import Loss
-from contrastive.testing.materials import VIEWS, classes, entries, generator, pixels
+from contrastive.testing.materials import VIEWS, classes, comparison_for, entries, generator, pixels
 from contrastive.testing.subjects import IN_FEATURES
 from contrastive.values import Progress
 from contrastive.views import Marks, Tokens
@@ -76,6 +77,18 @@ def patch_vectors(b: int, count: int, seed: int = 0) -> list[Tensor]:
     return [
         common + 0.7 * torch.randn(common.shape, generator=draw, dtype=torch.float64) for _ in range(VIEWS)
     ]
+
+
+def takes_patches(loss: Loss) -> bool:
+    """Whether a loss compares patches too, and not whole images only."""
+    dtype = next(loss.parameters(), torch.zeros(())).dtype
+    views, keys = ([x.to(dtype) for x in patch_vectors(3, 4, seed)] for seed in (0, 20))
+    apart = bool(loss.needs & {"predictor", "detached_keys"})
+    try:
+        loss(comparison_for(loss, views, keys=keys if apart else None))
+    except UsageError:
+        return False
+    return True
 
 
 def patch_comparison(

@@ -25,6 +25,7 @@ from .method import Method as Method
 from .method import Output as Output
 from .metrics_file import MetricsFile as MetricsFile
 from .objective import Objective as Objective
+from .objective import embedding_of as embedding_of
 from .stages import Stages as Stages
 from .stages import StageStack as StageStack
 from .state import LENGTH_WAS_READ as LENGTH_WAS_READ

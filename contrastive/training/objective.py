@@ -181,10 +181,7 @@ class Objective:
 
     def encode(self, backbone: Backbone, pixels: Tensor) -> Tensor:
         """z of whole views, before the predictor: [b, C, h, w] -> [b, D], or of all patches [b, N, D]."""
-        reads_tokens = self.level == "patch" or self.head.pools
-        return self.head.whole(
-            backbone.tokens(View(pixels)) if reads_tokens else backbone(pixels), self.level
-        )
+        return embedding_of(backbone, self.head, pixels, self.level)
 
     # -- the target's side ----------------------------------------------------------------------------
 
@@ -408,3 +405,9 @@ def _patches(backbone: Backbone, pixels: Tensor) -> Tensor:
     """The tokens of all patches, [b, N, G]."""
     tokens = backbone.tokens(View(pixels))
     return tokens.at(tokens.everywhere())
+
+
+def embedding_of(backbone: Backbone, head: Head, pixels: Tensor, level: Level = "image") -> Tensor:
+    """z of whole views: [b, C, h, w] -> [b, D], or of all patches [b, N, D]."""
+    reads_tokens = level == "patch" or head.pools
+    return head.whole(backbone.tokens(View(pixels)) if reads_tokens else backbone(pixels), level)

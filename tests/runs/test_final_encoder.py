@@ -8,13 +8,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 import contrastive
 from contrastive.cli import main
 from contrastive.errors import RecipeError
-from contrastive.evaluation import embedding_of, final_encoder
+from contrastive.evaluation import final_encoder
 from contrastive.registry import load_registry
 from contrastive.runs import load
+from contrastive.training import embedding_of
+from tests.support.masked_recipes import recipe_of
 
 #: So slow an average that it is still near the untrained encoder when the run ends.
 AVERAGE: dict[str, Any] = {"target": {"name": "ema", "momentum": 0.999}, "evaluate.linear": None}
@@ -94,10 +97,6 @@ def test_a_target_without_a_copy_is_refused_and_a_wrapper_has_that_of_its_own(
 
 
 def test_an_objective_of_patches_alone_has_the_copy_of_its_backbone(tiny_data: Path, tmp_path: Path):
-    import yaml
-
-    from tests.support.masked_recipes import recipe_of
-
     path = tmp_path / "ijepa.yaml"
     path.write_text(
         yaml.safe_dump(recipe_of(tiny_data, "ijepa") | {"evaluate": {"encoder": "target", "knn": {"k": 5}}})

@@ -18,7 +18,7 @@ from contrastive.parts import Loss
 from contrastive.testing.equality import far, same, through_checkpoint
 from contrastive.testing.framework import check, require, skip
 from contrastive.testing.materials import classes, comparison_for, embeddings, entries, generator
-from contrastive.testing.patches import patch_comparison, patch_vectors
+from contrastive.testing.patches import patch_comparison, patch_vectors, takes_patches
 from contrastive.testing.subjects import Subject
 from contrastive.text import quantity
 from contrastive.values import Progress
@@ -200,16 +200,8 @@ def _embeddings_and_patches(
     yield views, keys, "embeddings"
     views = [view.to(dtype) for view in patch_vectors(images, 4)]
     keys = keys and [key.to(dtype) for key in patch_vectors(images, 4, seed=20)]
-    if _takes_patches(loss, views, keys):
+    if takes_patches(loss):
         yield views, keys, "patches"
-
-
-def _takes_patches(loss: Loss, views: list[Tensor], keys: list[Tensor] | None) -> bool:
-    try:
-        _value(loss, views, keys=keys)
-    except UsageError:
-        return False
-    return True
 
 
 @check("scale", "loss", after=("finite", "float64"))

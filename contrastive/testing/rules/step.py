@@ -72,7 +72,6 @@ def resume(subject: Subject) -> None:
 )
 def chunks(subject: Subject) -> None:
     """A batch in chunks (``train.chunk_size``) gives the loss, gradients and state of the whole batch."""
-    compose_or_skip(subject)
     for level in levels(subject.spec):
         one, other = (_step(subject, None, seed, level) for seed in (0, 1))
         if not same(one, other):
