@@ -205,7 +205,12 @@ def test_a_planted_name_of_a_method_is_found(tmp_path):
 #: the part declares.
 NAMES_NO_PART = {"training", "evaluation", "build", "runs", "commands.check"}
 #: Names of parts that these modules use in another meaning: keys of recipes, and what a report calls nothing.
-OTHER_MEANINGS = {"build.rules": {"none", "views"}, "build.objectives": {"none"}, "commands.check": {"none"}}
+OTHER_MEANINGS = {
+    "build.rules": {"views"},
+    "build.patch_rules": {"none"},
+    "build.objectives": {"none"},
+    "commands.check": {"none"},
+}
 
 
 def part_names_in(path: Path) -> set[str]:

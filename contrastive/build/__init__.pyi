@@ -6,4 +6,5 @@ from .composition import Data as Data
 from .composition import DataSets as DataSets
 from .memory_guard import MemoryGuard as MemoryGuard
 from .objectives import token_shape as token_shape
+from .reach import sampled_marks as sampled_marks
 from .reach import trial_views as trial_views

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 
 from contrastive.augmentations import Pipeline, sizes_over
-from contrastive.build import evaluation_rules, rules
+from contrastive.build import evaluation_rules, patch_rules, rules
 from contrastive.build.composition import Composition, Data, DataSets
 from contrastive.build.crop_sizes import resolutions
 from contrastive.build.memory_guard import MemoryGuard
 from contrastive.build.objectives import ObjectiveBuilder, token_shape
-from contrastive.build.reach import freeze, trial_views, unused_parameters
+from contrastive.build.reach import freeze, sampled_marks, trial_views, unused_parameters
 from contrastive.convolutions import in_channels_last
 from contrastive.distributed import world_size
 from contrastive.errors import ContrastiveError, Mistake, PluginError, RecipeError, SizeError
@@ -25,6 +25,7 @@ from contrastive.parts import Backbone, Callback, Dataset, Head, Optimizer, Prot
 from contrastive.recipe import PartSpec, Recipe
 from contrastive.rng import derive
 from contrastive.training import Method
+from contrastive.views import Marks
 
 T = TypeVar("T")
 
@@ -233,13 +234,25 @@ class Builder:
         """Check that hidden pixels stay hidden, and freeze the parameters that no objective reaches."""
         views = self.attempt("augmentation", lambda: trial_views(pipelines, sizes, channels, method.grids))
         if views is None or not self.check(
-            rules.masks(self.recipe, method, views), rules.hiding(self.recipe, method, views)
+            patch_rules.masks(self.recipe, method, views),
+            patch_rules.row_counts(self.recipe, method, self._marks(method, pipelines, sizes)),
+            patch_rules.hiding(self.recipe, method, views),
         ):
             return
         names = self.attempt("objectives", lambda: unused_parameters(method, views))
         if names:
             freeze(method, names)
             method.unused_parameters = tuple(names)
+
+    def _marks(
+        self, method: Method, pipelines: Sequence[Pipeline], sizes: Sequence[tuple[int, int]]
+    ) -> dict[int, list[Marks]]:
+        """Of each view whose grid is known, its marks in some epochs of the run."""
+        train = self.recipe.train
+        return {
+            number: sampled_marks(pipelines[number], number, grid, sizes[number], train.seed, train.epochs)
+            for number, grid in method.grids.items()
+        }
 
     def _fit_optimizer(self, optimizer: Optimizer, method: Method) -> None:
         """Set the mode of the modules that the optimizer will freeze.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from contrastive.build import rules
+from contrastive.build import patch_rules, rules
 from contrastive.evaluation import frozen
 from contrastive.heads import NoHead
 from contrastive.parts import Backbone, Head, StepPart, Target
@@ -78,6 +78,8 @@ class ObjectiveBuilder:
         views = {side: self._views(aim, side) for side in ("online", "target")}
         valid = self.builder.check(rules.view_indices(self.recipe, aim, len(self.sizes)))
         shape = self._token_shape(aim, views) if valid else None
+        grid = None if shape is None else shape.grid
+        valid = self.builder.check(patch_rules.idle_keys(self.recipe, aim, grid)) and valid
         width = self._input_width(aim, shape)
         head = self._single("head", aim, in_features=width) if width is not None else None
         d = 1 if head is None else head.out_features
@@ -105,7 +107,8 @@ class ObjectiveBuilder:
             return None
         assert head is not None
         if not self.builder.check(
-            rules.key_width(self.recipe, aim, head, predictor, keys), rules.matching(self.recipe, aim, target)
+            rules.key_width(self.recipe, aim, head, predictor, keys),
+            patch_rules.matching(self.recipe, aim, target),
         ):
             return None
         match = aim.keys.match
@@ -175,7 +178,7 @@ class ObjectiveBuilder:
                 self.shapes[number] = shape
         if aim.keys.level == "patch":
             grids = {number: self.shapes[number].grid for number in numbers}
-            if not self.builder.check(rules.one_grid(self.recipe, aim, grids)):
+            if not self.builder.check(patch_rules.one_grid(self.recipe, aim, grids)):
                 return None
         return self.shapes[numbers[0]]
 

@@ -17,9 +17,11 @@ from contrastive.augmentations import Pipeline
 from contrastive.parts import Backbone, Hiding
 from contrastive.rng import Key
 from contrastive.training import BufferSnapshot, Method
-from contrastive.views import View, influence
+from contrastive.views import Marks, View, influence
 
 IMAGES = 2
+#: Epochs, spread over the run, whose marks are counted.
+EPOCHS = 20
 END = sys.maxsize  # an epoch after the last one of any run
 
 
@@ -44,6 +46,18 @@ def trial_views(
         marks = pipeline.at(END).marks(ids, Key(0, 0, number), grids[number], image_sizes)
         views.append(View(pixels, marks))
     return views
+
+
+def sampled_marks(
+    pipeline: Pipeline, number: int, grid: tuple[int, int], size: tuple[int, int], seed: int, epochs: int
+) -> list[Marks]:
+    """What one image's view has marked in some epochs, spread over a run of ``epochs``.
+
+    All images of an epoch have equally many hidden patches and targets.
+    """
+    sample = sorted({int(epoch) for epoch in np.linspace(0, epochs - 1, EPOCHS)})
+    image = np.zeros(1, np.int64)
+    return [pipeline.marks(image, Key(seed, epoch, number), grid, np.array([size])) for epoch in sample]
 
 
 def leaks(backbone: Backbone, view: View, hide: Hiding) -> bool:

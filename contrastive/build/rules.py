@@ -13,14 +13,12 @@ from torch import nn
 
 from contrastive.build.composition import Data
 from contrastive.build.memory_guard import MAX_SIDE, MemoryGuard
-from contrastive.build.reach import leaks
 from contrastive.errors import Mistake
 from contrastive.evaluation import frozen
-from contrastive.parts import NEEDS, Backbone, Callback, Head, Part, Target
+from contrastive.parts import NEEDS, Backbone, Callback, Head, Part
 from contrastive.recipe import ObjectiveSpec, PartSpec, Recipe
 from contrastive.text import quantity
 from contrastive.training import Method, Objective, tracker_problem
-from contrastive.views import View
 
 Size = tuple[int, int]  # (h, w) in pixels
 
@@ -165,126 +163,21 @@ def encodable_views(
 def key_width(
     recipe: Recipe, aim: ObjectiveSpec, head: Head, predictor: Head | None, keys: int
 ) -> Iterator[Mistake]:
-    """Queries are as wide as the keys."""
-    path, width = ("head", head.out_features)
-    if predictor is not None:
-        path, width = "predictor", predictor.out_features
-    if width != keys:
-        partner = "head" if predictor is not None else "target"
+    """Queries are as wide as the keys: those of the head, unless the target decides their width."""
+    if predictor is not None and predictor.out_features != keys:
         yield recipe.mistake(
-            aim.path(path),
-            f"outputs vectors of {width}, but the keys have {keys}; give both the same width.",
-            aim.path(partner),
-        )
-
-
-def matching(recipe: Recipe, aim: ObjectiveSpec, target: Target) -> Iterator[Mistake]:
-    """Patches are matched by features only with keys of the same space."""
-    if aim.keys.level == "patch" and aim.keys.match.by == "features" and target.fixed:
-        yield recipe.mistake(
-            f"{aim.prefix}match",
-            f"the encoder does not learn to give the keys of target {aim.target.name}, so the most similar "
-            "key means nothing; match by position or location.",
-            aim.path("target"),
-        )
-
-
-def one_grid(recipe: Recipe, aim: ObjectiveSpec, grids: Mapping[int, Size]) -> Iterator[Mistake]:
-    """All views of an objective at level patch have one grid of patches."""
-    if len(set(grids.values())) > 1:
-        listing = ", ".join(f"view {view} has {rows} x {columns}" for view, (rows, columns) in grids.items())
-        yield recipe.mistake(
-            aim.views_path,
-            f"patches of different grids do not correspond: {listing}; write an objective for each grid.",
-            "augmentation",
-        )
-
-
-def masks(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mistake]:
-    """The views of each objective have the marks that it reads."""
-    for aim, objective in zip(recipe.aims, method.objectives, strict=True):
-        marks = {number: views[number].marks for number in objective.online_views}
-        rows = objective.rows if objective.level == "patch" else "all"
-        if objective.hide is not None and all(own.mask is None for own in marks.values()):
-            yield recipe.mistake(
-                f"{aim.prefix}hide",
-                "no online view has a mask, so nothing is hidden; add an operation that masks, such as "
-                "mask_patches, to the augmentation of one.",
-                "augmentation",
-            )
-        for number, own in marks.items():
-            places = {"masked": own.hidden, "targets": own.targets}.get(rows)
-            if rows != "all" and (places is None or not places.numel()):
-                missing = "masked patches" if rows == "masked" else "targets"
-                yield recipe.mistake(
-                    f"{aim.prefix}rows",
-                    f"view {number} has no {missing}; give its augmentation an operation that draws them, "
-                    "or set rows: all.",
-                    "augmentation",
-                )
-        yield from _boxes(recipe, aim, objective, views)
-        yield from _filling(recipe, aim, objective)
-
-
-def _boxes(
-    recipe: Recipe, aim: ObjectiveSpec, objective: Objective, views: Sequence[View]
-) -> Iterator[Mistake]:
-    if objective.level != "patch" or objective.match.by != "location":
-        return
-    for number in sorted({*objective.online_views, *objective.target_views}):
-        if views[number].marks.box is None:
-            yield recipe.mistake(
-                f"{aim.prefix}match",
-                f"it is not known where view {number} lies in its image, because an operation moves pixels; "
-                "remove that operation, or match by features.",
-                "augmentation",
-            )
-
-
-def _filling(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> Iterator[Mistake]:
-    """What sees only visible patches cannot give the others, unless its predictor fills them in."""
-    if objective.level != "patch":
-        return
-    fills = objective.predictor is not None and objective.predictor.fills
-    if fills and not objective.head.is_identity:
-        yield recipe.mistake(
-            f"{aim.prefix}predictor",
-            f"{aim.predictor.name if aim.predictor else ''} reads the tokens of the backbone, which the head "
-            "would change; set head: none.",
+            aim.path("predictor"),
+            f"outputs vectors of {predictor.out_features}, but the keys have {keys}; give both the same "
+            "width.",
             aim.path("head"),
         )
-    if objective.hide == "drop" and not fills:
+    if predictor is None and head.out_features != keys:
         yield recipe.mistake(
-            f"{aim.prefix}hide",
-            "with drop the encoder gives no vectors for hidden patches; set a predictor that fills them in, "
-            "such as decoder (a class of yours needs fills = True), or hide: replace.",
-            f"{aim.prefix}predictor",
+            aim.path("predictor"),
+            f"the head outputs vectors of {head.out_features}, but the keys of {aim.target.name} have "
+            f"{keys}; add a predictor, such as linear, which takes the width of the keys.",
+            aim.path("target"),
         )
-
-
-def hiding(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mistake]:
-    """The backbone can hide in the way of each objective, and no hidden pixel reaches what it gives."""
-    for aim, objective in zip(recipe.aims, method.objectives, strict=True):
-        if objective.hide is None:
-            continue
-        path = f"{aim.prefix}hide"
-        if objective.hide not in method.backbone.hides:
-            ways = " or ".join(sorted(method.backbone.hides)) or "none"
-            yield recipe.mistake(
-                path,
-                f"this backbone cannot hide patches by {objective.hide} (supported: {ways}); use a vision "
-                "transformer such as timm's vit_small_patch16_224.",
-                "backbone",
-            )
-            continue
-        view = next((views[v] for v in objective.online_views if views[v].marks.mask is not None), None)
-        if view is not None and leaks(method.backbone, view, objective.hide):
-            yield recipe.mistake(
-                path,
-                "pixels of hidden patches reach the encoder's output, so it would see what it is to predict; "
-                "use a backbone whose patches do not overlap.",
-                "backbone",
-            )
 
 
 def composition(

@@ -9,22 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from contrastive.build import Composition, trial_views
+from contrastive.build import Composition, sampled_marks, trial_views
 from contrastive.evaluation import frozen
 from contrastive.recipe import ObjectiveSpec, Recipe
-from contrastive.rng import Key
 from contrastive.text import abbreviate, quantity
 from contrastive.training import Method, Objective
 from contrastive.views import View
 
 #: Least and greatest number over the epochs.
 Range = tuple[int, int]
-
-#: Epochs, spread over the run, whose masks are counted.
-_EPOCHS = 20
 
 
 @dataclass(frozen=True)
@@ -167,13 +162,10 @@ class ObjectivesReport:
         """A view's patches, counted in some epochs of the run: all images of an epoch have equally many."""
         if number not in self.method.grids:
             return patches
-        pipeline = self.parts.pipelines[number]
-        train, size = self.recipe.train, np.array([self.parts.view_sizes[number]])
-        epochs = sorted({int(epoch) for epoch in np.linspace(0, train.epochs - 1, _EPOCHS)})
-        marks = [
-            pipeline.marks(np.zeros(1, np.int64), Key(train.seed, epoch, number), patches.grid, size)
-            for epoch in epochs
-        ]
+        train, size = self.recipe.train, self.parts.view_sizes[number]
+        marks = sampled_marks(
+            self.parts.pipelines[number], number, patches.grid, size, train.seed, train.epochs
+        )
         hidden = [0 if each.hidden is None else each.hidden.shape[1] for each in marks]
         targets = [0 if each.targets is None else each.targets[0].numel() for each in marks]
         return replace(patches, hidden=(min(hidden), max(hidden)), targets=(min(targets), max(targets)))

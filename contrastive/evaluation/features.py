@@ -25,8 +25,9 @@ def final_encoder(method: Method) -> tuple[Backbone, Head | None]:
     objective = method.image_objective or method.objectives[0]
     copies = objective.target.copies(objective.name)
     if copies is None:
-        name = type(objective.target).__name__
-        raise UsageError(f"{name} has no encoder that follows the online one; use ema, or encoder: online.")
+        raise UsageError(
+            "the target has no encoder that follows the online one; use target: ema, or encoder: online."
+        )
     return copies[0], method.image_head and copies[1]
 
 

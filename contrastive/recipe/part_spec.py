@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from contrastive.errors import UsageError
 from contrastive.recipe.additions import part_values
 from contrastive.recipe.signature import python_values, signature_of, validate
 from contrastive.registry import Entry
@@ -21,8 +23,17 @@ class PartSpec:
     entry: Entry = field(repr=False)
 
     def build(self, **offers: Any) -> Any:
-        """Construct the part; parameters marked Injected are taken from ``offers`` by their ``what``."""
+        """Construct the part; parameters marked Injected are taken from ``offers`` by their ``what``.
+
+        Raises UsageError if the place of the part does not offer a value that it requires: a decoder learns
+        its width as a predictor, not as a head.
+        """
         signature = signature_of(self.entry)
+        parameters = inspect.signature(self.entry.load()).parameters
+        for name, what in signature.injected.items():
+            if what not in offers and parameters[name].default is inspect.Parameter.empty:
+                other = "; use it as a predictor" if what == "out_features" else ""
+                raise UsageError(f"{self.name} needs {what}, which this key does not offer{other}.")
         plain = {
             name: value for name, value in self.params.items() if not signature.parameters[name].takes_part
         }

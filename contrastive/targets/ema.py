@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from contrastive.errors import UsageError
 from contrastive.kinds import Addition, SpansRun
 from contrastive.parts import Backbone, Head, Request, Target, by_view
-from contrastive.schedules import Schedule, value_at
+from contrastive.schedules import Schedule, ScheduleKeys, value_at
 from contrastive.values import Progress
 from contrastive.views import Tokens, View
 
@@ -52,6 +53,8 @@ class EMA(Target):
         dropout: Annotated[bool, Addition()] = True,
     ):
         super().__init__()
+        if isinstance(momentum, ScheduleKeys) and not (0 <= momentum.start <= 1 and 0 <= momentum.to <= 1):
+            raise UsageError(f"momentum must stay between 0 and 1, and {momentum} does not.")
         self.momentum, self.schedule = momentum, schedule
         self.layers, self.layer_norm, self.dropout = layers, layer_norm, dropout
         self._online: list[nn.Module] = []  # a list keeps the online weights out of this module

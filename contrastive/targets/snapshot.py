@@ -35,10 +35,7 @@ class Snapshot(TargetWrapper):
     def __init__(self, of: Target, every: Annotated[int, Field(gt=0)] = 10_000):
         super().__init__(of)
         if not of.encodes or of.fixed:
-            raise UsageError(
-                f"snapshot of: {type(of).__name__} has no encoder of its own that follows the online one; "
-                "use of: ema."
-            )
+            raise UsageError("snapshot of: it has no encoder that follows the online one; use of: ema.")
         self.every = every
         self.teacher = copy.deepcopy(of)
         self._age = 0  # optimizer steps since the copy was made

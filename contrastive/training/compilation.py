@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MethodType
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from contrastive.parts import Backbone, Head
 
 #: The backend of torch.compile.
 BACKEND = "inductor"
+#: What encodes tokens next to ``forward``: of backbones, of heads.
+_TOKEN_METHODS = (("tokens",), ("at", "image"))
 
 
 def compile_encoders(method: nn.Module) -> None:
@@ -24,6 +27,10 @@ def compile_encoders(method: nn.Module) -> None:
     for module in method.modules():
         if isinstance(module, Backbone | Head):
             module.compile(backend=BACKEND, dynamic=False)
+            for name in _TOKEN_METHODS[isinstance(module, Head)]:
+                compiled = torch.compile(getattr(type(module), name), backend=BACKEND, dynamic=False)
+                # A bound method: a deep copy of the module gets one that is bound to itself.
+                setattr(module, name, MethodType(compiled, module))
 
 
 def without_compilation() -> AbstractContextManager[object]:

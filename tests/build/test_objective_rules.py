@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,19 @@ def test_what_a_backbone_or_views_cannot_do_is_refused(recipe_file):
     by_location = {"dense": {**DENSE, "match": {"by": "location"}}}
     message = refusal(recipe_file, CNN, by_location, {"name": "views", "of": turned})
     assert "objectives.dense.match: it is not known where view 0 lies" in message
+
+
+@pytest.mark.parametrize("name", ["mask_blocks", "mask_patches"])
+def test_views_that_hide_unequally_in_some_epoch_are_refused(recipe_file, name):
+    """Even if it is not the first: their queries would not stack."""
+    ratios = {"mask_blocks": ([0.2, 0.3], [0.2, 0.35]), "mask_patches": (0.5, 0.6)}[name]
+    first, second = ([CROP, {"name": name, "ratio": ratio}] for ratio in ratios)
+    masked = {"dense": {**DENSE, "rows": "masked", "hide": "replace"}}
+    message = refusal(recipe_file, VIT, masked, {"name": "views", "of": [first, second]})
+    assert re.search(
+        r"objectives\.dense\.rows: view 0 has \d+ masked patch(es)? where view 1 has \d+", message
+    )
+    assert built(recipe_file, VIT, masked, {"name": "views", "of": [second, second]})
 
 
 def test_building_leaves_generators_and_statistics_alone(recipe_file):

@@ -152,7 +152,9 @@ def remedies() -> Iterator[Remedy]:
         [stopping, "evaluate.linear.at=every"],
     )
     copied = "evaluate.encoder=target"
-    yield Remedy("evaluation/features.py", "use ema, or encoder", composed, [copied], [copied, "target=ema"])
+    yield Remedy(
+        "evaluation/features.py", "use target: ema, or encoder", composed, [copied], [copied, "target=ema"]
+    )
     yield rule(
         "no online view is paired",
         ["views={online: [0], target: [0]}"],

@@ -30,7 +30,7 @@ HYBRID = {
     "options": {"patch_size": 1, "depth": 1, "embed_dim": 24, "num_heads": 3},
 }
 EMA_OF_SPLIT = {"name": "split_bn", "of": {"name": "ema"}}
-RULES = "build/rules.py"
+RULES = "build/patch_rules.py"
 FOUR_EPOCHS = {"train": {"batch_size": 8, "epochs": 4}}
 
 
@@ -75,6 +75,15 @@ def views_and_masks() -> Iterator[Remedy]:
         of("dense", objectives__dense__rows="masked"),
         of("dense", objectives__dense__rows="all"),
     )
+    few, many = ({"name": "mask_blocks", "ratio": [0.2, most]} for most in (0.3, 0.5))
+    masked = {"objectives__dense__rows": "masked", "objectives__dense__hide": "replace", "backbone": VIT}
+    yield rule(
+        RULES,
+        "give all its views the same masking operation",
+        "objectives.dense.rows",
+        of("dense", augmentation=several([CROP, few], [CROP, many]), **masked),
+        of("dense", augmentation=several([CROP, many], [CROP, many]), **masked),
+    )
     turned = several([CROP, "rotation"], [CROP])
     yield rule(
         RULES,
@@ -84,11 +93,53 @@ def views_and_masks() -> Iterator[Remedy]:
         of("dense", augmentation=turned, objectives__dense__match={"by": "features"}),
     )
     yield rule(
-        RULES,
+        "build/rules.py",
         "a view is paired with itself",
         "objectives.dense.views.pairs",
         of("dense", objectives__dense__views={"pairs": "same"}),
         of("dense", objectives__dense__views={"pairs": "same"}, objectives__dense__target="ema"),
+    )
+
+
+def idle_keys() -> Iterator[Remedy]:
+    for key, value in (("rows", "masked"), ("match", {"by": "features"})):
+        yield rule(
+            RULES,
+            f"whole images; remove {key}",
+            f"objectives.contrast.{key}",
+            of("simclr_mae", **{f"objectives__contrast__{key}": value}),
+            of("simclr_mae"),
+        )
+    yield rule(
+        RULES,
+        "compares no features; remove it",
+        "objectives.dense.match.of",
+        of("dense", objectives__dense__match={"of": "tokens"}),
+        of("dense", objectives__dense__match={"of": "tokens", "by": "features"}),
+    )
+    yield rule(
+        RULES,
+        "patches; lower it",
+        "objectives.dense.match.keep",
+        of("dense", objectives__dense__match={"by": "features", "keep": 1000}),
+        of("dense", objectives__dense__match={"by": "features", "keep": 4}),
+    )
+
+
+def widths() -> Iterator[Remedy]:
+    yield rule(
+        "build/rules.py",
+        "add a predictor, such as linear",
+        "objectives.rebuild.predictor",
+        of("mae", objectives__rebuild__predictor=None, objectives__rebuild__hide="replace"),
+        of("mae", objectives__rebuild__predictor="linear", objectives__rebuild__hide="replace"),
+    )
+    yield rule(
+        "recipe/part_spec.py",
+        "use it as a predictor",
+        "objectives.rebuild.head",
+        of("mae", objectives__rebuild__head="decoder"),
+        of("mae", objectives__rebuild__predictor="decoder"),
     )
 
 
@@ -118,7 +169,7 @@ def hiding() -> Iterator[Remedy]:
         of("mae"),
     )
     yield rule(
-        RULES,
+        "build/rules.py",
         "predicts patches, but whole images",
         "predictor",
         single(negatives="none", predictor="decoder", target="ema", loss="regression"),
@@ -197,7 +248,7 @@ def targets_and_negatives() -> Iterator[Remedy]:
         of("dense", backbone=VIT, objectives__dense__target=layers),
     )
     queue = {"name": "queue", "size": 48}
-    yield Remedy(RULES, "; add in_batch", guided, [queue], ["in_batch", queue])
+    yield Remedy("build/rules.py", "; add in_batch", guided, [queue], ["in_batch", queue])
     gram = {"loss": "gram", "target": "ema"}
     yield rule(
         "parts/base.py",
@@ -267,6 +318,8 @@ def outputs() -> Iterator[Remedy]:
 
 REMEDIES = [
     *views_and_masks(),
+    *idle_keys(),
+    *widths(),
     *hiding(),
     *features(),
     *targets_and_negatives(),

@@ -34,7 +34,7 @@ STOCK = "targets/stock.py"
 REMEDIES = [
     Remedy(STOCK, "averaged to the student's", teach, None, lambda m: int(number(m, "set its size to"))),
     Remedy(STOCK, "does not declare its network", load, "teacher/model.safetensors", "teacher"),
-    Remedy("targets/snapshot.py", "no encoder of its own", copy, lambda: SharedEncoder, lambda _: EMA),
+    Remedy("targets/snapshot.py", "no encoder that follows", copy, lambda: SharedEncoder, lambda _: EMA),
 ]
 
 

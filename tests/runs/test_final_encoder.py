@@ -81,7 +81,10 @@ def test_metrics_are_those_of_the_copy(runs: tuple[Path, Path]):
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("shared", "SharedEncoder has no encoder that follows the online one; use ema, or encoder: online."),
+        (
+            "shared",
+            "the target has no encoder that follows the online one; use target: ema, or encoder: online.",
+        ),
         ("{name: shuffle_bn, of: ema}", ""),
         ("{name: snapshot, of: ema}", ""),
     ],

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 import contrastive
+from contrastive.build import build, trial_views
 from contrastive.cli import main
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
 from contrastive.training import Checkpoints, compilation
 
 OVERRIDES = ["train.epochs=1", "evaluate.linear=null", "target={name: ema, momentum: 0.9}"]
@@ -43,6 +48,37 @@ def test_a_compiled_run_has_the_checkpoint_and_export_of_a_plain_one(tiny_recipe
     nets = [contrastive.load_backbone(run.folder / "backbone") for run in (plain, compiled)]
     torch.testing.assert_close(nets[0](x), nets[1](x), rtol=1e-2, atol=1e-3)
     assert plain.summary["fingerprint"] != compiled.summary["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoders"),
+    [
+        ("ijepa", 2),
+        pytest.param("mae", 1, marks=pytest.mark.slow),
+        pytest.param("ibot", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_tokens_are_compiled_as_images_are(name, encoders, monkeypatch):
+    """Each block's attention is in a graph: of the online encoder, and of the average if there is one."""
+    attentions = []
+
+    def backend(graph, inputs):
+        operators = [str(node.target) for node in graph.graph.nodes]
+        attentions.append(sum("scaled_dot_product_attention" in operator for operator in operators))
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    data, parts = build(load_recipe(name, ["train.batch_size=8"], load_registry()))
+    views = trial_views(parts.pipelines, parts.view_sizes, data.train.channels, parts.method.grids)
+    compilation.compile_encoders(parts.method)
+    twin = copy.deepcopy(parts.method)
+    loss = parts.method(views, torch.arange(2)).loss
+    assert sum(attentions) >= 4 * encoders  # four blocks each
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.fill_(0.01)
+    assert twin(views, torch.arange(2)).loss != loss, "a copy computes with its own weights"
 
 
 def test_a_failure_to_compile_is_one_sentence(tiny_recipe, tmp_path, monkeypatch, capsys):

@@ -20,6 +20,7 @@ class OwnPixels(Target):
 
     detached = True
     fixed = True
+    needs = frozenset({"patches"})
 
     def __init__(self, in_channels: InChannels, patch_size: PatchSize, per_patch: bool = True):
         super().__init__()
