@@ -98,6 +98,24 @@ def test_what_a_backbone_or_views_cannot_do_is_refused(recipe_file):
     assert "objectives.dense.match: it is not known where view 0 lies" in message
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"target": "own_pixels"}, "whole.target: own_pixels compares the patches of an image; write it in"),
+        (
+            {"target": {"name": "ema", "momentum": {"from": 0.9, "to": 1.1}}},
+            "whole.target: momentum must stay between 0 and 1, and 0.9 -> 1.1 (linear) does not.",
+        ),
+        ({"head": "decoder"}, "whole.head: decoder needs out_features, which this key does not offer; use it"),
+        ({"rows": "masked"}, "whole.rows: this objective compares whole images; remove rows, or set level"),
+        ({"match": {"keep": 3}}, "whole.match: this objective compares whole images; remove match, or set"),
+    ],
+)
+def test_what_means_nothing_for_whole_images_is_refused(recipe_file, keys, message):
+    head = {"name": "mlp", "dims": [8, 1]}
+    assert message in refusal(recipe_file, VIT, {"whole": {"head": head, **keys}})
+
+
 @pytest.mark.parametrize("name", ["mask_blocks", "mask_patches"])
 def test_views_that_hide_unequally_in_some_epoch_are_refused(recipe_file, name):
     """Even if it is not the first: their queries would not stack."""
