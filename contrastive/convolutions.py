@@ -1,14 +1,18 @@
-"""Encoders in channels-last on their device, around convolutions that overwrite memory on CPUs.
+"""Encoders in channels-last on their device, around the convolutions that torch computes badly on CPUs.
 
-oneDNN, through which torch computes convolutions on x86 CPUs, writes past its workspace when it takes the
-weight gradient of a strided 1x1 convolution in channels-last, if its input has fewer channels than a vector
-register holds floats: 8 with AVX2, 16 with AVX-512. The process crashes or hangs, or continues with
-overwritten memory. Seen with torch 2.14.1; ``scripts/scan_convolutions.py`` looks for such shapes. Source:
-uxlfoundation/oneDNN, issue 6035.
+oneDNN, through which torch computes convolutions on x86 CPUs, is slow on maps of few pixels: it has no kernel
+for the weight gradient of such shapes and falls back to one small matrix product per image.
+:func:`window_products` is then many times as fast (``python -m benchmarks convolutions``).
+
+It also writes past its workspace when it takes the weight gradient of a strided 1x1 convolution in
+channels-last, if its input has fewer channels than a vector register holds floats: 8 with AVX2, 16 with
+AVX-512. The process crashes or hangs, or continues with overwritten memory. Seen with torch 2.14.1;
+``scripts/scan_convolutions.py`` looks for such shapes. Source: uxlfoundation/oneDNN, issue 6035.
 """
 
 from __future__ import annotations
 
+import platform
 from typing import TypeVar
 
 import torch
@@ -16,6 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 M = TypeVar("M", bound=nn.Module)
+
+#: Version of the rule of :func:`takes_window_products` and of its kernel: another one rounds otherwise.
+ROUTING = 1
+#: Machines whose torch computes convolutions with oneDNN.
+_X86 = ("x86_64", "AMD64")
+#: Convolutions that are computed by window products have at most as many output pixels (input pixels if no
+#: gradient of the weight is taken), and at least as many images in a batch and weights per tap.
+_FEW_PIXELS, _LEAST_IMAGES, _LEAST_WEIGHTS = 4, 32, 128 * 128
 
 
 def _register_floats() -> int:
@@ -37,6 +49,138 @@ class SubsampledConv2d(nn.Conv2d):
         return F.conv2d(x[..., ::rows, ::columns], self.weight, self.bias, groups=self.groups)
 
 
+class RoutedConv2d(nn.Conv2d):
+    """A convolution that is computed by :func:`window_products` if :func:`takes_window_products` says so.
+
+    The same values and gradients up to rounding. Parameters and their names are those of ``nn.Conv2d``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, C, h, w] -> [b, C', h', w']."""
+        if not _is_traced() and takes_window_products(self, x):
+            padding = self.padding if isinstance(self.padding, tuple) else (0, 0)
+            return window_products(x, self.weight, self.bias, self.stride, padding)
+        return super().forward(x)
+
+
+def _is_traced() -> bool:
+    """Whether this call is recorded: a compiler has its own kernels, and an export must hold convolutions."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_routable(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution may be computed by window products, for some input."""
+    return (
+        convolution.groups == 1
+        and convolution.dilation == (1, 1)
+        and convolution.padding_mode == "zeros"
+        and convolution.kernel_size != (1, 1)
+        and convolution.padding != "same"
+        and all(
+            width < taps for width, taps in zip(_padding(convolution), convolution.kernel_size, strict=True)
+        )
+    )
+
+
+def _padding(convolution: nn.Conv2d) -> tuple[int, int]:
+    return (0, 0) if isinstance(convolution.padding, str) else convolution.padding  # type: ignore[return-value]
+
+
+def takes_window_products(convolution: nn.Conv2d, x: Tensor) -> bool:
+    """Whether window products are the faster way to compute a routable convolution of ``x`` [b, C, h, w].
+
+    A fixed rule on shape and device, never a timing, so that two runs on a machine compute the same. It is
+    what ``python -m benchmarks convolutions`` shows for CPUs with AVX2.
+    """
+    if x.device.type != "cpu" or x.dim() != 4 or platform.machine() not in _X86:
+        return False
+    if len(x) < _LEAST_IMAGES or convolution.in_channels * convolution.out_channels < _LEAST_WEIGHTS:
+        return False
+    if not (torch.is_grad_enabled() and convolution.weight.requires_grad):
+        return x.shape[2] * x.shape[3] <= _FEW_PIXELS
+    rows, columns = (
+        (size + 2 * padding - taps) // stride + 1
+        for size, padding, taps, stride in zip(
+            x.shape[2:], _padding(convolution), convolution.kernel_size, convolution.stride, strict=True
+        )
+    )
+    return 0 < rows * columns <= _FEW_PIXELS
+
+
+def window_products(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """A convolution as one matrix product per window, the part of the image under the kernel.
+
+    Taps outside of the image take no part. Output pixels with the same window share its product: one for maps
+    of 1x1 and 2x2 pixels under a kernel of 3x3. Half-precision gradients of windows that overlap are added in
+    float32.
+
+    Args:
+        x: [b, C, h, w].
+        weight: [C', C, kh, kw]; the padding is less than kh and kw.
+        bias: [C'] or None.
+        stride, padding: (vertical, horizontal).
+
+    Returns:
+        [b, C', h', w'] in channels-last.
+    """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    wide = torch.float32 if dtype.itemsize < 4 else dtype
+    pixels = x.permute(0, 2, 3, 1).to(wide)  # [b, h, w, C]
+    taps = weight.permute(0, 2, 3, 1).to(wide)  # [C', kh, kw, C]
+    rows, columns = (
+        _windows(size, kernel, step, edge)
+        for size, kernel, step, edge in zip(pixels.shape[1:3], taps.shape[1:3], stride, padding, strict=True)
+    )
+    bands = [
+        torch.cat(
+            [
+                _product(
+                    pixels[:, top : top + height, left : left + width],
+                    [[taps[:, y : y + height, x : x + width] for x in lefts] for y in tops],
+                    dtype,
+                )
+                for left, width, lefts in columns
+            ],
+            dim=2,
+        )
+        for top, height, tops in rows
+    ]
+    out = torch.cat(bands, dim=1)  # [b, h', w', C']
+    return (out if bias is None else out + bias.to(dtype)).permute(0, 3, 1, 2)
+
+
+def _windows(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int, list[int]]]:
+    """The distinct windows along one side of an image, from its start to its end.
+
+    Returns:
+        (first pixel, number of pixels, first tap for each output pixel that has this window).
+    """
+    windows: dict[tuple[int, int], list[int]] = {}
+    for index in range((size + 2 * padding - kernel) // stride + 1):
+        start = index * stride - padding
+        first = max(start, 0)
+        windows.setdefault((first, min(start + kernel, size) - first), []).append(first - start)
+    return [(first, length, taps) for (first, length), taps in windows.items()]
+
+
+def _product(window: Tensor, kernels: list[list[Tensor]], dtype: torch.dtype) -> Tensor:
+    """The output pixels of one window.
+
+    Args:
+        window: [b, h, w, C].
+        kernels: the taps [C', h, w, C] of each output pixel, row by row.
+        dtype: of the product.
+
+    Returns:
+        [b, rows, columns, C'].
+    """
+    matrix = torch.stack([torch.stack(row) for row in kernels])  # [rows, columns, C', h, w, C]
+    outputs = F.linear(window.flatten(1).to(dtype), matrix.flatten(3).flatten(0, 2).to(dtype))
+    return outputs.unflatten(1, matrix.shape[:3])
+
+
 def overwrites_memory(convolution: nn.Conv2d) -> bool:
     """Whether the weight gradient of a convolution may overwrite memory, in channels-last on this CPU."""
     return (
@@ -50,11 +194,16 @@ def overwrites_memory(convolution: nn.Conv2d) -> bool:
 def in_channels_last(module: M, device: torch.device) -> M:
     """``module`` on a device, in channels-last.
 
-    On a CPU, convolutions of exactly the class ``nn.Conv2d`` that :func:`overwrites_memory` names become
-    :class:`SubsampledConv2d`, in place. A change of class, so that a deep copy computes with its own weights.
+    On a CPU, convolutions of exactly the class ``nn.Conv2d`` become :class:`SubsampledConv2d` if
+    :func:`overwrites_memory` names them, and :class:`RoutedConv2d` if :func:`is_routable` does, in place. A
+    change of class, so that a deep copy computes with its own weights.
     """
     if device.type == "cpu":
         for child in module.modules():
-            if type(child) is nn.Conv2d and overwrites_memory(child):
+            if type(child) is not nn.Conv2d:
+                continue
+            if overwrites_memory(child):
                 child.__class__ = SubsampledConv2d
+            elif is_routable(child):
+                child.__class__ = RoutedConv2d
     return module.to(device).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Copies between host and device, and the peak memory of a process."""
+"""Copies between host and device, the peak memory of a process, and the features of its CPU."""
 
 from __future__ import annotations
 
@@ -53,3 +53,9 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
         return tensor.to(device)
     # From pageable memory, every copy would wait for the device's whole queue.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def cpu_features() -> list[str]:
+    """Extensions of this CPU that decide how torch computes and rounds, the latest last; none if not x86."""
+    names = ("avx2", "avx512", "avx512_bf16", "amx_tile")
+    return [name for name in names if getattr(torch.cpu, f"_is_{name}_supported", bool)()]

@@ -73,9 +73,9 @@ def test_the_detour_computes_the_same(stride, groups, size):
     ],
 )
 @pytest.mark.usefixtures("_avx512")
-def test_other_shapes_stay_as_they_are(arguments, options):
+def test_other_shapes_take_no_detour(arguments, options):
     convolution = nn.Conv2d(*arguments, **options)
-    assert type(in_channels_last(nn.Sequential(convolution), CPU)[0]) is nn.Conv2d
+    assert type(in_channels_last(nn.Sequential(convolution), CPU)[0]) is not SubsampledConv2d
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
 
 

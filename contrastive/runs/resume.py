@@ -15,7 +15,9 @@ from typing import Any, Literal
 import torch
 
 from contrastive.build import Data
+from contrastive.convolutions import ROUTING
 from contrastive.data import reading_version
+from contrastive.device import cpu_features
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError
 from contrastive.files import recover, writable, write_json, write_whole
@@ -120,14 +122,38 @@ def begin(
         "precision": precision,
         "processes": world_size(),
         TRANSFORM: before.get(TRANSFORM) or transform.record(),
-        "threads": torch.get_num_threads(),
+        **_rounding(),
         "versions": versions(),
         "plugins": {p.name: p.version for p in registry.plugins},
         "git_commit": git_commit(),
         **origin,
     }
+    if before and device.type == "cpu" and (changes := _changes(before, environment)):
+        display.warn(f"the run began {changes}: it will not equal an uninterrupted run bit for bit.")
     write_json(folder / "environment.json", environment)
     return earlier
+
+
+def _rounding() -> dict[str, Any]:
+    """What decides, next to the precision and torch, how a CPU rounds, as environment.json records it."""
+    return {"threads": torch.get_num_threads(), "cpu_features": cpu_features(), "convolutions": ROUTING}
+
+
+def _changes(before: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """How a run rounds otherwise than when it began, from two contents of environment.json."""
+    changes = []
+    torch_then, torch_now = (content["versions"]["torch"] for content in (before, environment))
+    if torch_then != torch_now:
+        changes.append(f"with torch {torch_then} (now {torch_now})")
+    if before["threads"] != environment["threads"]:
+        changes.append(f"with {quantity(before['threads'], 'thread')} (now {environment['threads']})")
+    features_then, features_now = (content.get("cpu_features") for content in (before, environment))
+    if features_then is not None and features_then != features_now:
+        then, now = (" ".join(features) or "none of them" for features in (features_then, features_now))
+        changes.append(f"on a CPU with {then} (now {now})")
+    if before.get("convolutions", 0) != environment["convolutions"]:
+        changes.append("with convolutions that an earlier or later version computes otherwise")
+    return " and ".join(changes)
 
 
 def _move_aside(folder: Path) -> Path:

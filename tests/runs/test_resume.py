@@ -18,6 +18,7 @@ import torch
 
 import contrastive
 from contrastive.callbacks import EarlyStopping
+from contrastive.cli import main
 from contrastive.errors import Interrupted, UsageError
 from contrastive.parts import RunState
 from contrastive.protocols import KNN
@@ -50,6 +51,37 @@ def test_what_may_change_while_a_run_is_under_way(
     for key in ("method", "optimizer"):
         assert_same(ours[key], theirs[key])
     assert steps_of(Path("run")) == steps_of(tiny_run)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"threads": 64}, f"with 64 threads (now {torch.get_num_threads()})"),
+        ({"cpu_features": ["avx1024"]}, "on a CPU with avx1024 (now "),
+        ({"cpu_features": None, "convolutions": None}, "with convolutions that an earlier"),
+        ({"versions": {"torch": "1.0"}}, f"with torch 1.0 (now {torch.__version__.partition('+')[0]}"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_machine_that_rounds_otherwise_is_reported(
+    change: dict[str, Any],
+    words: str | None,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    with interrupted_after(3), pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, UNEVALUATED, out=tmp_path / "run")
+    file = tmp_path / "run" / "environment.json"
+    content = {**json.loads(file.read_text()), **change}
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    sets = [f"--set={key}={json.dumps(value)}" for key, value in UNEVALUATED.items()]
+    with interrupted_after(1):
+        assert main(["run", str(tiny_recipe), "--out", str(tmp_path / "run"), *sets]) == 130
+    messages = " ".join(capsys.readouterr().out.split())
+    assert messages.count("will not equal an uninterrupted run bit for bit") == bool(words), messages
+    assert not words or words in messages
 
 
 @pytest.mark.slow
