@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import against
-from benchmarks.harness import ROOT, Row, environment, markdown
+from benchmarks.harness import ROOT, MeasurementError, Row, environment, markdown
 
 #: Modules of this package, each with a function ``rows()`` that yields its measurements against peers and,
 #: if it measures time, a function ``cases()`` that yields the work of ours that it times.
@@ -85,13 +85,13 @@ def tables(names: list[str], other: Path | None) -> Iterator[tuple[str, list[Row
 
 
 def names_to_run(names: list[str], other: Path | None) -> list[str]:
-    """The benchmarks that these names mean. Raises AgainstError if one of them has no time to compare."""
+    """The benchmarks that these names mean. Raises MeasurementError if one of them has no time to compare."""
     if other is None:
         return names or list(NAMES)
     against.check_checkout(other)
     for name in names:
         if name in WITHOUT_TIME:
-            raise against.AgainstError(
+            raise MeasurementError(
                 f"{name} measures {WITHOUT_TIME[name]}, not time, and --against compares times"
             )
     return names or [name for name in NAMES if name not in WITHOUT_TIME]
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
             title = f"{name} against {against.label(other)}" if other else name
             print(f"## {title}\n\n{markdown(rows)}", flush=True)
             keep(arguments.out, f"{name}-against" if other else name, rows, other)
-    except against.AgainstError as error:
+    except MeasurementError as error:
         parser.error(str(error))
 
 

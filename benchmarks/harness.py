@@ -27,6 +27,10 @@ PACKAGES = ("torch", "torchvision", "timm", "accelerate", "lightly", "kornia", "
 Measure = Callable[[], float]
 
 
+class MeasurementError(Exception):
+    """Why a benchmark cannot measure, in one sentence."""
+
+
 @dataclass(frozen=True)
 class Case:
     """Work of ours that a benchmark times, without any peer.

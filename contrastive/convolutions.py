@@ -25,9 +25,10 @@ M = TypeVar("M", bound=nn.Module)
 ROUTING = 1
 #: Machines whose torch computes convolutions with oneDNN.
 _X86 = ("x86_64", "AMD64")
-#: Convolutions that are computed by window products have at most as many output pixels (input pixels if no
-#: gradient of the weight is taken), and at least as many images in a batch and weights per tap.
-_FEW_PIXELS, _LEAST_IMAGES, _LEAST_WEIGHTS = 4, 32, 128 * 128
+#: The most output pixels of a convolution that is computed by window products, and the least work: images of
+#: a batch, times channels, times output channels. The second holds if the input has more pixels, or if no
+#: weight gradient is taken.
+_FEW_PIXELS, _LEAST_WORK, _MUCH_WORK = 4, 2**17, 2**23
 
 
 def _register_floats() -> int:
@@ -90,21 +91,23 @@ def takes_window_products(convolution: nn.Conv2d, x: Tensor) -> bool:
     """Whether window products are the faster way to compute a routable convolution of ``x`` [b, C, h, w].
 
     A fixed rule on shape and device, never a timing, so that two runs on a machine compute the same. It is
-    what ``python -m benchmarks convolutions`` shows for CPUs with AVX2.
+    what ``python -m benchmarks convolutions`` shows in float32 on a CPU with AVX2: on maps of up to 4 pixels
+    the gain is the weight gradient's, whatever the number of channels. Otherwise only large products win.
     """
     if x.device.type != "cpu" or x.dim() != 4 or platform.machine() not in _X86:
         return False
-    if len(x) < _LEAST_IMAGES or convolution.in_channels * convolution.out_channels < _LEAST_WEIGHTS:
-        return False
-    if not (torch.is_grad_enabled() and convolution.weight.requires_grad):
-        return x.shape[2] * x.shape[3] <= _FEW_PIXELS
     rows, columns = (
         (size + 2 * padding - taps) // stride + 1
         for size, padding, taps, stride in zip(
             x.shape[2:], _padding(convolution), convolution.kernel_size, convolution.stride, strict=True
         )
     )
-    return 0 < rows * columns <= _FEW_PIXELS
+    if not 0 < rows * columns <= _FEW_PIXELS:
+        return False
+    is_small = x.shape[2] * x.shape[3] <= _FEW_PIXELS
+    is_training = torch.is_grad_enabled() and convolution.weight.requires_grad
+    work = len(x) * convolution.in_channels * convolution.out_channels
+    return (is_small or is_training) and work >= (_LEAST_WORK if is_small and is_training else _MUCH_WORK)
 
 
 def window_products(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from benchmarks import against
 from benchmarks.__main__ import NAMES, TABLE, main, quote
-from benchmarks.harness import Case, Row, environment, first_module, pair
+from benchmarks.children import Contender
+from benchmarks.harness import Case, MeasurementError, Row, environment, first_module, pair
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -112,6 +114,36 @@ def test_a_pair_takes_turns_and_its_ratio_is_the_median_within_repetitions():
     assert (row.ratio, row.low, row.high) == (1.0, 0.5, 2.0)
 
 
+def test_a_child_and_its_workers_stand_still_while_it_is_not_their_turn(tmp_path):
+    file = tmp_path / "file"
+    with Contender("tests.support.contenders:busy", str(file)) as side:
+        side.measure()
+        time.sleep(0.1)
+        size = file.stat().st_size
+        time.sleep(0.3)
+        assert file.stat().st_size == size
+        while side.measure() <= size:
+            pass
+    size = file.stat().st_size
+    time.sleep(0.3)
+    assert file.stat().st_size == size, "a worker has outlived its comparison"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "^tests.support.contenders:broken cannot run: ValueError: no such peer$"),
+        ("dead", "^the process that runs tests.support.contenders:dead has exited with code 7$"),
+    ],
+)
+def test_a_side_that_cannot_measure_is_named(name, message):
+    with (
+        Contender(f"tests.support.contenders:{name}") as side,
+        pytest.raises(MeasurementError, match=message),
+    ):
+        side.measure()
+
+
 def test_two_checkouts_are_each_measured_with_their_own_code_in_turn(tmp_path, scratch):
     ours, other = checkout(tmp_path / "ours", 2.0), checkout(tmp_path / "before", 3.0)
     work, images = against.rows("fake_benchmark", ours, other, scratch)
@@ -126,7 +158,7 @@ def test_two_checkouts_are_each_measured_with_their_own_code_in_turn(tmp_path, s
 def test_a_checkout_whose_code_would_come_from_elsewhere_is_refused(tmp_path, scratch):
     ours, other = checkout(tmp_path / "ours", 2.0), checkout(tmp_path / "before", 3.0)
     (other / "sitecustomize.py").write_text(f"import sys; sys.path.insert(0, {str(ours)!r})\n")
-    with pytest.raises(against.AgainstError, match=rf"^contrastive would be imported from {ours}/.*{other}$"):
+    with pytest.raises(MeasurementError, match=rf"^contrastive would be imported from {ours}/.*{other}$"):
         list(against.rows("fake_benchmark", ours, other, scratch))
 
 
@@ -140,7 +172,7 @@ def test_a_checkout_whose_code_would_come_from_elsewhere_is_refused(tmp_path, sc
 )
 def test_a_checkout_that_cannot_run_a_benchmark_is_named(tmp_path, scratch, change, message):
     ours, other = checkout(tmp_path / "ours", 2.0), checkout(tmp_path / "before", 3.0, FAKE.replace(*change))
-    with pytest.raises(against.AgainstError, match=message) as failure:
+    with pytest.raises(MeasurementError, match=message) as failure:
         list(against.rows("fake_benchmark", ours, other, scratch))
     assert str(other) in str(failure.value)
 

@@ -127,7 +127,7 @@ def test_a_layer_takes_the_products_that_the_rule_names(monkeypatch):
         convolutions, "window_products", lambda *args: calls.append(1) or window_products(*args)
     )
     layer = routed(128, 128, 3, padding=1)
-    for side, images, expected in ((2, 32, True), (3, 32, False), (2, 31, False)):
+    for side, images, expected in ((2, 8, True), (3, 8, False), (2, 7, False)):
         calls.clear()
         out = layer(batch(images, 128, side))
         assert bool(calls) is expected, (side, images)
@@ -135,33 +135,36 @@ def test_a_layer_takes_the_products_that_the_rule_names(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("layer", "sides"),
+    ("layer", "images", "sides"),
     [
-        ((128, 128, 3, 1, 1), {1: True, 2: True, 3: False, 4: False}),
-        ((128, 256, 3, 2, 1), {1: True, 2: True, 3: True, 4: True, 5: False}),
-        ((128, 128, 4, 1, 0), {4: True, 5: True, 6: False}),
-        ((127, 128, 3, 1, 1), {1: False, 2: False}),
+        ((64, 64, 3, 1, 1), 32, {1: True, 2: True, 3: False, 4: False}),
+        ((64, 64, 3, 1, 1), 31, {1: False, 2: False}),
+        ((128, 256, 3, 2, 1), 255, {1: True, 2: True, 3: False, 4: False, 5: False}),
+        ((128, 256, 3, 2, 1), 256, {1: True, 2: True, 3: True, 4: True, 5: False}),
+        ((256, 256, 4, 1, 0), 128, {4: True, 5: True, 6: False}),
+        ((256, 256, 2, 1, 1), 128, {1: True, 2: False}),
     ],
 )
-def test_the_rule(layer, sides):
+def test_the_rule(layer, images, sides):
     convolution = routed(*layer)
-    assert {s: takes_window_products(convolution, batch(32, layer[0], s)) for s in sides} == sides
+    assert {s: takes_window_products(convolution, batch(images, layer[0], s)) for s in sides} == sides
 
 
-def test_without_a_gradient_of_the_weight_only_small_inputs_take_window_products():
+def test_without_a_gradient_of_the_weight_small_inputs_take_window_products_if_the_work_is_large():
     convolution = routed(128, 256, 3, 2, 1)
     with torch.no_grad():
-        assert takes_window_products(convolution, batch(32, 128, 2))
-        assert not takes_window_products(convolution, batch(32, 128, 4))
+        assert takes_window_products(convolution, batch(256, 128, 2))
+        assert not takes_window_products(convolution, batch(255, 128, 2))
+        assert not takes_window_products(convolution, batch(256, 128, 4))
     convolution.weight.requires_grad_(requires_grad=False)
-    assert not takes_window_products(convolution, batch(32, 128, 4))
+    assert not takes_window_products(convolution, batch(256, 128, 4))
 
 
 def test_the_rule_does_not_hold_elsewhere(monkeypatch):
     convolution, x = routed(128, 128, 3, padding=1), batch(32, 128, 2)
     assert takes_window_products(convolution, x)
     assert not takes_window_products(convolution, x.to("meta"))
-    assert not takes_window_products(convolution, x[0])
+    assert not takes_window_products(convolution, torch.randn(128, 128, 2, 2)[0])
     monkeypatch.setattr(convolutions.platform, "machine", lambda: "arm64")
     assert not takes_window_products(convolution, x)
 
