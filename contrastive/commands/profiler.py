@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contrastive.build import build
+from contrastive.commands.contention import CONTENDED, Contention
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.device import peak_memory_mib
 from contrastive.errors import UsageError
@@ -120,7 +121,7 @@ def profile(
     Returns:
         Seconds per step and share of each of :func:`stages_of`, of which ``evaluation`` is one evaluation
         spread over the steps between two; source images per second without and with it; peak memory in MiB;
-        the bottleneck and what to change.
+        the share of the processors that other programs used; the bottleneck and what to change.
 
     Raises:
         RecipeError: every mistake of the recipe at once.
@@ -135,8 +136,10 @@ def profile(
         accelerator = make_accelerator(full_recipe.train.precision, folder, [])
         short_recipe = _short_recipe(full_recipe, len(data.train), steps)
         engine, _ = assemble(short_recipe, data, parts, Path(folder), accelerator, display)
+        contention = Contention()
         with explain_compile_errors_if(full_recipe.train.compile):
             seconds = _measure(engine, steps)
+        others = contention.share()
         memory = peak_memory_mib(accelerator.device)
     between = _steps_between_evaluations(full_recipe, len(data.train))
     stages = {
@@ -152,6 +155,7 @@ def profile(
         "device": str(accelerator.device),
         "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
         "threads": torch.get_num_threads(),
+        "other_programs": round(others, 3),
         "steps": steps,
         "stages": {
             stage: {"seconds": round(value, 6), "share": round(value / step_seconds, 4)}
@@ -266,6 +270,11 @@ def render(report: Mapping[str, Any]) -> None:
         f"peak memory {report['peak_memory_mib']:,.0f} MiB",
         f"bottleneck: {report['bottleneck']}. {report['advice']}",
     )
+    if report["other_programs"] >= CONTENDED:
+        facts += (
+            f"the machine was busy: other programs used {percent(report['other_programs'])} of its "
+            "processors, so these times are long.",
+        )
     console = Console(highlight=False)
     console.print(table)
     for fact in facts:
