@@ -201,14 +201,14 @@ def _digest(part: nn.Module) -> str:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        pieces = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
-        dist.all_gather(pieces, x.contiguous())
-        return torch.cat(pieces)
+        everyone = x.new_empty((world_size(), *x.shape))  # [W, b, ...]
+        dist.all_gather(list(everyone), x.contiguous())
+        return everyone.flatten(0, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
+        total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return local(total)
 

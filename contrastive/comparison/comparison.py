@@ -260,9 +260,10 @@ class Comparison:
     def _gather_side(self, side: Side, views: int) -> Side:
         if not self.across_processes or distributed.world_size() == 1:
             return side
-        z, image, view, label = (
-            self._gather_rows(x, views) for x in (side.z, side.image, side.view, side.label)
-        )
+        z = self._gather_rows(side.z, views)
+        numbers = self._gather_rows(torch.stack([side.image, side.label], 1), views)  # [V B n, 2]
+        image, label = numbers.T.contiguous()
+        view = side.view.unflatten(0, (views, -1)).repeat(1, distributed.world_size()).flatten()
         return Side(z, image, view, label, side.positions)
 
     def _gather_rows(self, x: Tensor, views: int) -> Tensor:
