@@ -56,12 +56,8 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """x averaged over the processes, as data parallelism averages gradients; without a gradient."""
-    if world_size() == 1:
-        return x
-    total = x.detach().clone()
-    dist.all_reduce(total)
-    return total / world_size()
+    """x averaged over the processes, as data parallelism averages gradients; so are the gradients of x."""
+    return x if world_size() == 1 else _Mean.apply(x)
 
 
 # -- decisions ----------------------------------------------------------------------------------------
@@ -211,6 +207,19 @@ class _Gather(torch.autograd.Function):
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return local(total)
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total / world_size()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Mean.forward(ctx, gradient)
 
 
 def is_first() -> bool:

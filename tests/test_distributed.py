@@ -125,7 +125,12 @@ def work() -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     x = torch.arange(3.0).add(10 * rank).requires_grad_()
     gathered = distributed.gather(x)
     (gathered * torch.arange(6.0) * (rank + 1)).sum().backward()
+    y = torch.arange(3.0).mul(rank + 1).requires_grad_()
+    average = distributed.mean(y)
+    (average * torch.arange(3.0) * (rank + 1)).sum().backward()
     primitives = {
+        "mean": average.detach(),
+        "gradient of the mean": y.grad,
         "gathered": gathered.detach(),
         "gradient": x.grad,
         "local": distributed.local(gathered).detach(),
@@ -162,8 +167,16 @@ def test_gather_sums_gradients_back_and_local_is_its_inverse(ranks):
         assert found["broadcast"].tolist() == [8]
 
 
+def test_the_mean_and_its_gradient_are_averages_over_processes(ranks):
+    for found, _ in ranks:
+        assert found["mean"].tolist() == [0, 1.5, 3]  # of 0, 1, 2 and 0, 2, 4
+        assert found["gradient of the mean"].tolist() == [0, 1.5, 3]  # ranks weigh with 1 and 2
+
+
 def test_one_process_is_left_alone():
     x = torch.ones(3)
     assert distributed.world_size() == 1
     assert distributed.rank() == 0
-    assert all(f(x) is x for f in (distributed.gather, distributed.local, distributed.broadcast))
+    assert all(
+        f(x) is x for f in (distributed.gather, distributed.local, distributed.broadcast, distributed.mean)
+    )

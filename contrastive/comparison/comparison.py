@@ -247,6 +247,10 @@ class Comparison:
         """x [B, ...] of all processes -> [b, ...], the rows of this one."""
         return distributed.local(x) if self.across_processes else x
 
+    def mean(self, x: Tensor) -> Tensor:
+        """x of every process -> their mean; gradients are those of the mean. It sends no more than x."""
+        return distributed.mean(x) if self.across_processes else x
+
     @cached_property
     def keys(self) -> Side:
         """Rows of all target views, of all processes: [view, position in the global batch]."""

@@ -221,7 +221,7 @@ def _once(rows: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[
 
 def _mean(comparison: Comparison, x: Tensor) -> Tensor:
     """The mean of rows [R, K] over all processes, of which each has equally many: [K]."""
-    return comparison.gather(x.mean(0, keepdim=True)).mean(0)
+    return comparison.mean(x.mean(0))
 
 
 def _even(comparison: Comparison, keys: Sequence[Tensor], scores: Callable[[Tensor], Tensor]) -> list[Tensor]:
