@@ -105,7 +105,9 @@ class Builder:
 
     def data(self, training: bool = True) -> Data | None:
         """Open the data set and, for training, check the recipe against it."""
-        data = self._open()
+        data, shrink = self._open(), self.recipe.train.shrink
+        if data is not None and shrink is not None:
+            data = data.shrunk(shrink.short_side, shrink.quality)
         if data is not None and training:
             self.check(rules.training_data(self.recipe, data, world_size()))
         return data

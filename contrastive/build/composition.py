@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from contrastive.augmentations import Pipeline
-from contrastive.data import Division, has_label
+from contrastive.data import Division, ShrunkTable, has_label
 from contrastive.evaluation import TimedProtocol
-from contrastive.parts import Callback, Dataset, ImageTable, Optimizer
+from contrastive.parts import Callback, Dataset, ImageTable, Optimizer, Split
 from contrastive.recipe import PartSpec
 from contrastive.training import Method
 
@@ -34,7 +34,30 @@ class Data:
     @property
     def tables(self) -> list[ImageTable]:
         """The tables of the splits that the data set has."""
-        return [table for table in (self.train, self.validation, self.test) if table is not None]
+        return [table for _, table in self.splits]
+
+    @property
+    def splits(self) -> list[tuple[Split, ImageTable]]:
+        """The splits that the data set has, each with its name."""
+        tables: dict[Split, ImageTable | None] = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return [(split, table) for split, table in tables.items() if table is not None]
+
+    def shrunk(self, short_side: int, quality: int) -> Data:
+        """The same data set with smaller images in every split (:class:`ShrunkTable`)."""
+
+        def of(table: ImageTable) -> ShrunkTable:
+            return ShrunkTable(table, short_side, quality)
+
+        return replace(
+            self,
+            train=of(self.train),
+            test=None if self.test is None else of(self.test),
+            validation=None if self.validation is None else of(self.validation),
+        )
 
     def evaluation_rows(self) -> Iterator[tuple[str, ImageTable, np.ndarray]]:
         """Each split besides train that is evaluated on: its name, its table and the rows with a label."""

@@ -97,7 +97,14 @@ def view_sizes(recipe: Recipe, sizes: Sequence[Size | None], image: Size | None)
         what = "the images differ in size; start" if image is None else "the views differ in size; end"
         yield recipe.mistake("augmentation", f"{what} with random_resized_crop, or use simclr.", "dataset")
         return
-    side = max(map(max, fixed_sizes), default=0)
+    side, shrink = max(map(max, fixed_sizes), default=0), recipe.train.shrink
+    if shrink is not None and shrink.short_side < side:
+        yield recipe.mistake(
+            "train.shrink.short_side",
+            f"images shrunk to {quantity(shrink.short_side, 'pixel')} would be enlarged again to views of "
+            f"{side:,}; raise it to {side} or more.",
+            "augmentation",
+        )
     if side > MAX_SIDE:
         yield recipe.mistake(
             "augmentation", f"a side of a view has {side:,} pixels; the limit is {MAX_SIDE:,}.", "dataset"

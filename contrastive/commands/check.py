@@ -17,6 +17,7 @@ from rich.text import Text
 from contrastive.build import Composition, Data, DataSets, MemoryGuard, build, token_shape, trial_views
 from contrastive.commands.objectives import ObjectivesReport, objective_rows, parts_of, pass_text
 from contrastive.commands.output import print_json
+from contrastive.commands.shrinkage import shrink_offer, shrink_report
 from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
 from contrastive.datasets import reading_of, skipped_kinds
 from contrastive.errors import ContrastiveError, Mistakes
@@ -108,6 +109,8 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         },
         **({"reading": reading} if (reading := reading_of(data.dataset)) else {}),
         "decoded": _decoding(recipe, data.train),
+        **({"shrunk": shrunk} if (shrunk := shrink_report(recipe, data)) else {}),
+        **({"shrink_offer": offer} if (offer := shrink_offer(recipe, data, parts)) else {}),
         "labels": data.labelled,
         **({"label_hint": data.label_hint} if data.label_hint else {}),
         "skipped_files": len(skipped),
@@ -151,10 +154,10 @@ def _notes(method: Method) -> list[str]:
 
 
 def _decoding(recipe: Recipe, table: ImageTable) -> str:
-    """When the images of the train split are decoded, and where they are stored."""
+    """When the images of the train split are decoded, shrunk ones from their cache, where they are held."""
     folder = cache_folder(recipe.train.cache)
     storage = whereabouts(table, recipe.train.memory_limit * 2**20, folder is not None)
-    if storage == "nowhere":
+    if storage == "nowhere" or (storage == "cache" and recipe.train.shrink is not None):
         return "again in every epoch"
     location = "memory" if storage == "memory" else folder
     return f"once, held in {location} ({byte_count(pixel_bytes(table))})"

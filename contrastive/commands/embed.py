@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,7 +11,6 @@ from typing import Any, Literal, cast
 import numpy as np
 from torch import Tensor
 
-from contrastive.build import Data
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import final_encoder, frozen
@@ -109,12 +107,6 @@ def embed(
     }
 
 
-def _splits(data: Data) -> Iterator[tuple[str, ImageTable]]:
-    for split, images in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        if images is not None:
-            yield split, images
-
-
 def _nothing_to_read(run: TrainedRun) -> DataError:
     return DataError(f"no image can be read: {abbreviate(sorted(run.evaluation.unreadable), '; ')}.")
 
@@ -127,7 +119,7 @@ def _write_vectors(file: Path, run: TrainedRun, of_head: bool, neighbours: int) 
     backbone, head = final_encoder(run.parts.method)
     encode = partial(embedding_of, backbone, cast(Head, head)) if of_head else backbone
     tables = []
-    for split, images in _splits(run.data):
+    for split, images in run.data.splits:
         with frozen(run.parts.method):
             features = run.evaluation.reader.features(encode, images)
         if len(features):
@@ -148,7 +140,7 @@ def _write_patches(file: Path, run: TrainedRun, in_grid: bool) -> dict[str, Any]
     writer: pq.ParquetWriter | None = None
     about: dict[str, Any] = {"rows": 0}
     try:
-        for split, images in _splits(run.data):
+        for split, images in run.data.splits:
             labels = np.full(len(images), -1) if images.labels is None else images.labels
             for rows, pixels in reader.whole(images, np.arange(len(images))):
                 with frozen(backbone):

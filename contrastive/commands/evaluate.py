@@ -72,6 +72,7 @@ def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overr
         "dataset": trained_run.recipe.dataset.name,
         "trained_on": run.recipe((), registry).dataset.name,
         "data": trained_run.data.fingerprint,
+        **({} if (shrink := trained_run.recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
         "trained": trained,
         "untrained": untrained,
         "untrained_omitted": obstacle,

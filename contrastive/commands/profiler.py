@@ -23,6 +23,7 @@ from rich.table import Table
 from contrastive.build import build
 from contrastive.commands.contention import CONTENDED, Contention
 from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.commands.shrinkage import shrink_offer
 from contrastive.device import peak_memory_mib
 from contrastive.errors import UsageError
 from contrastive.recipe import Recipe, load_recipe
@@ -149,6 +150,7 @@ def profile(
     step_seconds = sum(stages.values())
     images = full_recipe.train.batch_size * full_recipe.train.accumulate
     bottleneck = _bottleneck(stages)
+    offer = shrink_offer(full_recipe, data, parts) if bottleneck == "load" else None
     return {
         "recipe": str(recipe),
         "name": full_recipe.name,
@@ -167,6 +169,7 @@ def profile(
         "peak_memory_mib": memory,
         "bottleneck": bottleneck,
         "advice": _advice(bottleneck, full_recipe, accelerator.device),
+        **({"shrink_offer": offer} if offer else {}),
     }
 
 
@@ -269,6 +272,7 @@ def render(report: Mapping[str, Any]) -> None:
         f"with evaluations of {duration(report['evaluation_seconds'])}; "
         f"peak memory {report['peak_memory_mib']:,.0f} MiB",
         f"bottleneck: {report['bottleneck']}. {report['advice']}",
+        *([f"{report['shrink_offer']}."] if "shrink_offer" in report else []),
     )
     if report["other_programs"] >= CONTENDED:
         facts += (

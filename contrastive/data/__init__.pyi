@@ -1,5 +1,6 @@
 from .cache import Cache as Cache
 from .cache import cache_folder as cache_folder
+from .costs import ImageCosts as ImageCosts
 from .division import Division as Division
 from .division import has_label as has_label
 from .division import holdout as holdout
@@ -12,6 +13,9 @@ from .reading import Reader as Reader
 from .reading import read as read
 from .reading import reading_version as reading_version
 from .reading import require_readable as require_readable
+from .shrinking import Estimate as Estimate
+from .shrinking import ShrunkImages as ShrunkImages
+from .shrinking import ShrunkTable as ShrunkTable
 from .storage import hold as hold
 from .storage import whereabouts as whereabouts
 from .tables import OnProgress as OnProgress

@@ -1,8 +1,9 @@
-"""Decoded images on disk: a file of pixels that is mapped into memory.
+"""Decoded images on disk: a file that is mapped into memory.
 
-A cache is a pair of files, ``<title>-<key>.pixels`` (uint8 [n, C, H, W]) and ``<title>-<key>.json``
-(its origin, and which images do not decode). The key is a hash of everything that determines the
-pixels, so a changed source gets another cache. Old caches stay until the user removes them.
+A cache is a pair of files, ``<title>-<key>.pixels`` (uint8 [n, C, H, W]) and ``<title>-<key>.json`` (its
+origin, and which images do not decode). :mod:`contrastive.data.shrinking` has another kind. The key is a hash
+of everything that determines the pixels, so a changed source gets another cache. Old caches stay until the
+user removes them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import hashlib
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import PIL
@@ -33,6 +35,9 @@ from contrastive.text import byte_count, quantity
 
 _FORMAT = 2  # of the two files, and of the pixels that decoding returns
 
+#: The file of a cache, and row -> why it does not decode.
+Entry = tuple[Path, dict[int, UnreadableImage]]
+
 
 def cache_folder(setting: str) -> Path | None:
     """The folder that ``train.cache`` names: None for ``none``; for ``auto`` the user's cache folder, as in
@@ -47,8 +52,76 @@ def cache_folder(setting: str) -> Path | None:
     return Path(base) / "contrastive"
 
 
+class Contents(ABC):
+    """What a cache holds of one table, and how it is made.
+
+    Args:
+        table: the images.
+        progress: called with (images completed, images in all).
+
+    Attributes:
+        suffix: of the file.
+        work: what is done to the images, for messages.
+    """
+
+    suffix: ClassVar[str]
+    work: ClassVar[str]
+
+    def __init__(self, table: ImageTable, progress: OnProgress | None = None):
+        self.table, self.progress = table, progress
+
+    @abstractmethod
+    def origin(self) -> dict[str, Any]:
+        """What determines the contents, besides the source of the cache and the files: plain values."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the file, at least about."""
+
+    @abstractmethod
+    def is_whole(self, file: Path) -> bool:
+        """Whether a file has the size that it must have. Raises OSError."""
+
+    @abstractmethod
+    def write(self, file: BinaryIO) -> dict[int, UnreadableImage]:
+        """Write every image. Returns row -> why it does not decode. Raises OSError."""
+
+    @abstractmethod
+    def without_cache(self, folder: Path, why: object) -> str:
+        """The warning that there is none in ``folder``: what follows, and what to do."""
+
+
+class Pixels(Contents):
+    """Decoded images of one size: uint8 [n, C, H, W]."""
+
+    suffix, work = "pixels", "decoding"
+
+    def origin(self) -> dict[str, Any]:
+        shape = [len(self.table), self.table.channels, *(self.table.size or ())]
+        return {"format": _FORMAT, "shape": shape}
+
+    def size(self) -> int:
+        return pixel_bytes(self.table)
+
+    def is_whole(self, file: Path) -> bool:
+        return file.stat().st_size == self.size()
+
+    def write(self, file: BinaryIO) -> dict[int, UnreadableImage]:
+        def store(first: int, chunk: np.ndarray) -> None:
+            _write(file.fileno(), chunk, first * chunk[0].nbytes)
+
+        return decode_all(self.table, store, self.progress)
+
+    def without_cache(self, folder: Path, why: object) -> str:
+        return (
+            f"no cache of decoded images in {folder} ({why}): every epoch decodes them again. Set "
+            f"train.cache to a folder with {byte_count(self.size())} of free space or to none, or "
+            "raise train.memory_limit."
+        )
+
+
 class Cache:
-    """The decoded images of one split, on disk.
+    """The decoded, or shrunk, images of one split, on disk.
 
     Args:
         folder: of all caches; created if absent.
@@ -73,68 +146,66 @@ class Cache:
         """The table; its images are decoded into this cache on first use."""
         return CachedTable(table, self, progress)
 
-    def fetch(
-        self, table: ImageTable, progress: OnProgress | None = None
-    ) -> tuple[Path, dict[int, UnreadableImage]] | None:
-        """The file of pixels, and row -> why it does not decode; created if absent or incomplete.
+    def find(self, contents: Contents) -> Entry | None:
+        """The complete cache of these contents; None if there is none that can be read."""
+        try:
+            return _read(*self._file(contents), contents)
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            return None
+
+    def fetch(self, contents: Contents) -> Entry | None:
+        """The cache of these contents; created if absent or incomplete.
 
         None, after a warning, if it cannot be written. If several runs need the same cache at the same time,
         one creates it and the others wait.
         """
+        file, origin = self._file(contents)
+        try:
+            entry = _read(file, origin, contents)
+            if entry is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with _lock(file.with_suffix(".lock")):
+                    entry = _read(file, origin, contents)  # another run may have created it meanwhile
+                    if entry is None:
+                        entry = self._make(file, origin, contents)
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            self.warn(contents.without_cache(self.folder, getattr(error, "strerror", None) or error))
+            return None
+        return entry
+
+    def _file(self, contents: Contents) -> tuple[Path, dict[str, Any]]:
+        """The file of these contents, and everything that determines them."""
         text = json.dumps(
             {
                 **self.source,
-                "format": _FORMAT,
-                "shape": [len(table), table.channels, *(table.size or ())],
-                "stamp": table.stamp(),
+                **contents.origin(),
+                "stamp": contents.table.stamp(),
                 "decoder": [PIL.__version__, features.version("libjpeg_turbo") or features.version("jpg")],
             },
             sort_keys=True,
         )
-        origin = json.loads(text)
-        pixels = self.folder / f"{self.title}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pixels"
-        try:
-            unreadable = _read(pixels, origin, table)
-            if unreadable is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with _lock(pixels.with_suffix(".lock")):
-                    unreadable = _read(pixels, origin, table)  # another run may have created it meanwhile
-                    if unreadable is None:
-                        unreadable = self._make(pixels, origin, table, progress)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            why = getattr(error, "strerror", None) or error
-            self.warn(
-                f"no cache of decoded images in {self.folder} ({why}): every epoch decodes them again. Set "
-                f"train.cache to a folder with {byte_count(pixel_bytes(table))} of free space or to none, or "
-                "raise train.memory_limit."
-            )
-            return None
-        return pixels, unreadable
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.folder / f"{self.title}-{key}.{contents.suffix}", json.loads(text)
 
-    def _make(
-        self, pixels: Path, origin: Mapping[str, Any], table: ImageTable, progress: OnProgress | None
-    ) -> dict[int, UnreadableImage]:
-        """Decode every image into the cache, whose files appear complete or not at all."""
-        size = pixel_bytes(table)
+    def _make(self, file: Path, origin: Mapping[str, Any], contents: Contents) -> Entry:
+        """Write the contents; the files appear complete or not at all."""
+        size, images = contents.size(), quantity(len(contents.table), "image")
         if shutil.disk_usage(self.folder).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.log(f"decoding {quantity(len(table), 'image')}, once, into {pixels} ({byte_count(size)})")
-        temporary = pixels.with_name(f".{pixels.name}.tmp")  # only the holder of the lock writes it
+        self.log(f"{contents.work} {images}, once, into {file} ({byte_count(size)})")
+        temporary = file.with_name(f".{file.name}.tmp")  # only the holder of the lock writes it
         try:
-            with temporary.open("wb") as file:
-
-                def store(first: int, chunk: np.ndarray) -> None:
-                    _write(file.fileno(), chunk, first * chunk[0].nbytes)
-
-                unreadable = decode_all(table, store, progress)
-                os.fsync(file.fileno())
-            os.replace(temporary, pixels)
+            with temporary.open("wb") as stream:
+                unreadable = contents.write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)
         reasons = {index: [error.name, error.reason] for index, error in unreadable.items()}
         manifest = {**origin, "unreadable": reasons}
-        write_whole(pixels.with_suffix(".json"), json.dumps(manifest, indent=1) + "\n")
-        return unreadable
+        write_whole(file.with_suffix(".json"), json.dumps(manifest, indent=1) + "\n")
+        return file, unreadable
 
 
 class CachedTable(HeldTable):
@@ -157,7 +228,7 @@ class CachedTable(HeldTable):
 
     def load(self) -> None:
         if self._cache is not None:
-            entry = self._cache.fetch(self.table, self.progress)
+            entry = self._cache.fetch(Pixels(self.table, self.progress))
             if entry is not None:
                 self._file, self._unreadable = entry
             self._cache = None
@@ -173,14 +244,14 @@ class CachedTable(HeldTable):
         return torch.from_numpy(np.array(self._pixels[index]))
 
 
-def _read(pixels: Path, origin: Mapping[str, Any], table: ImageTable) -> dict[int, UnreadableImage] | None:
-    """The unreadable images of a complete cache of that origin; None if there is no such cache."""
+def _read(file: Path, origin: Mapping[str, Any], contents: Contents) -> Entry | None:
+    """The complete cache of that origin; None if there is no such cache."""
     try:
-        manifest = json.loads(pixels.with_suffix(".json").read_text())
+        manifest = json.loads(file.with_suffix(".json").read_text())
         reasons = manifest.pop("unreadable")
-        if manifest != origin or pixels.stat().st_size != pixel_bytes(table):
+        if manifest != origin or not contents.is_whole(file):
             return None
-        return {int(index): UnreadableImage(name, reason) for index, (name, reason) in reasons.items()}
+        return file, {int(index): UnreadableImage(name, reason) for index, (name, reason) in reasons.items()}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # absent or damaged
         return None
 

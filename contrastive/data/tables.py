@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from contrastive.text import quantity
 MAX_HELD_PIXELS = 1024 * 1024
 _CHUNK = 2**24  # bytes of pixels that a thread decodes at a time, at most
 _CHUNK_ROWS = 256  # images, at most: progress is reported after each chunk
+
+T = TypeVar("T")
 
 #: Called while images are decoded, with (images decoded so far, images in all).
 OnProgress = Callable[[int, int], None]
@@ -94,6 +96,17 @@ def pixel_bytes(table: ImageTable) -> int:
     return len(table) * table.channels * math.prod(table.size)
 
 
+def in_threads(work: Callable[[int], T], rows: Iterable[int], take: Callable[[T], None]) -> None:
+    """Call ``work`` with each of some rows, in threads, and ``take`` with each result, here and in order."""
+    with ThreadPoolExecutor(workers_for("auto")) as pool:
+        try:
+            for result in pool.map(work, rows):
+                take(result)
+        except BaseException:  # Ctrl-C, a full disk: cancel what has not started
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def decode_all(
     table: ImageTable, store: Callable[[int, np.ndarray], None], progress: OnProgress | None = None
 ) -> dict[int, UnreadableImage]:
@@ -124,28 +137,26 @@ def decode_all(
         return len(rows)
 
     completed_images = 0
-    with ThreadPoolExecutor(workers_for("auto")) as pool:
-        try:
-            for count in pool.map(fill, range(0, len(table), chunk_rows)):
-                completed_images += count
-                if progress is not None:
-                    progress(completed_images, len(table))
-        except BaseException:  # Ctrl-C, a full disk: cancel what has not started
-            pool.shutdown(cancel_futures=True)
-            raise
+
+    def report(count: int) -> None:
+        nonlocal completed_images
+        completed_images += count
+        if progress is not None:
+            progress(completed_images, len(table))
+
+    in_threads(fill, range(0, len(table), chunk_rows), report)
     return dict(sorted(unreadable.items()))
 
 
 class HeldTable(ImageTable):
-    """A table whose images are decoded all at once, on first use.
+    """A table whose images are decoded, or shrunk, all at once, on first use.
 
     Args:
-        table: images of one size.
+        table: the images.
         progress: called with (images decoded, images in all) during decoding.
     """
 
     def __init__(self, table: ImageTable, progress: OnProgress | None = None):
-        assert table.size is not None, "only images of one size can be held"
         self.table, self.progress = table, progress
         self.ids, self.labels, self.skipped = table.ids, table.labels, table.skipped
         self.channels, self.size = table.channels, table.size
@@ -157,7 +168,7 @@ class HeldTable(ImageTable):
 
     @abstractmethod
     def load(self) -> None:
-        """Decode every image unless that is done already."""
+        """Decode, or shrink, every image unless that is done already."""
 
     @abstractmethod
     def pixels(self, index: int) -> Tensor:

@@ -1,3 +1,4 @@
+from .decoding import decode_image as decode_image
 from .fashion_mnist_sample import FashionMNISTSample as FashionMNISTSample
 from .file_kinds import skipped_kinds as skipped_kinds
 from .file_kinds import skipped_messages as skipped_messages

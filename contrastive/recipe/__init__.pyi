@@ -14,6 +14,7 @@ from .model import NOT_TRAINING as NOT_TRAINING
 from .model import Evaluate as Evaluate
 from .model import ProtocolSpec as ProtocolSpec
 from .model import Recipe as Recipe
+from .model import Shrink as Shrink
 from .model import Train as Train
 from .model import deciding as deciding
 from .model import dump_yaml as dump_yaml

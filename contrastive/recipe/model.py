@@ -48,6 +48,19 @@ class Heading(BaseModel):
     )
 
 
+class Shrink(BaseModel):
+    """How photographs are reduced before anything reads them."""
+
+    model_config = STRICT
+
+    short_side: int = Field(
+        default=256,
+        ge=1,
+        description="Pixels of a shrunk image's shorter side; smaller images stay as they are.",
+    )
+    quality: int = Field(default=92, ge=1, le=100, description="Quality of the JPEG that holds it.")
+
+
 class Train(BaseModel):
     """Length, batches, precision, checkpoints and data loading of training."""
 
@@ -92,6 +105,11 @@ class Train(BaseModel):
         "auto",
         description="Folder for decoded images beyond that limit; auto: contrastive in the user's cache "
         "folder; none: no folder, every epoch decodes the images again.",
+    )
+    shrink: Annotated[Shrink | None, Addition()] = Field(
+        None,
+        description="Reduce photographs once, for training and evaluation, and keep them in the cache; null: "
+        "every epoch decodes the originals.",
     )
     trackers: list[str] = Field([], description="Experiment trackers of Accelerate, such as tensorboard.")
     timeout: Annotated[float, Addition(), Field(gt=0, le=100_000)] = Field(

@@ -1,4 +1,5 @@
 from .assembly import assemble as assemble
+from .assembly import cache_of as cache_of
 from .display import Display as Display
 from .display import summary_table as summary_table
 from .folder import Overrides as Overrides

@@ -100,7 +100,7 @@ def evaluation_of(
     """
 
     def in_memory(table: ImageTable, split: Split) -> ImageTable:
-        cache = _cache_of(recipe, data, split)
+        cache = cache_of(recipe, data, split)
         return hold(table, recipe.train.memory_limit * 2**20, cache, progress)
 
     return Evaluation(
@@ -135,7 +135,7 @@ def _train_loader(
         workers=train.workers,
         max_unreadable=train.max_unreadable,
         memory_limit=train.memory_limit * 2**20,
-        cache=_cache_of(recipe, data, "train", display.log, display.warn),
+        cache=cache_of(recipe, data, "train", display.log, display.warn),
         share=(rank(), world_size()),
         progress=display.decoding,
         pin=device.type == "cuda",
@@ -170,14 +170,14 @@ def _settings(recipe: Recipe) -> Settings:
     )
 
 
-def _cache_of(
+def cache_of(
     recipe: Recipe,
     data: Data,
     split: Split,
     log: Callable[[str], None] = print,
     warn: Callable[[str], None] = to_stderr,
 ) -> Cache | None:
-    """The cache of a split's decoded images on disk; None if ``train.cache`` is off."""
+    """The cache of a split's decoded or shrunk images on disk; None if ``train.cache`` is off."""
     folder, part = cache_folder(recipe.train.cache), recipe.dataset
     if folder is None:
         return None

@@ -254,6 +254,11 @@ class Job:
         if reading := reading_of(self.data.dataset):
             self.display.log(reading)
         warn_of_skipped(skipped_files(self.data), self.display)
+        if train.shrink is not None:
+            self.display.log(
+                f"train.shrink: training and evaluation read images of at most {train.shrink.short_side:,} "
+                "pixels on the shorter side, not the originals"
+            )
         if self.data.label_hint:
             self.display.warn(f"no labels: {self.data.label_hint}")
         for path, part in self.composition.method.named_parts().items():

@@ -110,13 +110,13 @@ def _as_begun_now(
 #: Keys that matter only in training, except those of ``train`` that decide how images are read and how the
 #: untrained encoder is initialised.
 _TRAINING_ONLY = ("optimizer", "callbacks", "loss", "negatives", "positives", "train.")
-_READING = ("train.seed", "train.workers", "train.memory_limit", "train.cache")
+_READING = ("train.seed", "train.workers", "train.memory_limit", "train.cache", "train.shrink")
 
 
 def _require_effect(trained: Recipe, overridden: Recipe) -> None:
     """Raise UsageError if overrides would change nothing; the message names them."""
     keys = changed_keys(flatten(trained.dump()), flatten(overridden.dump()))
-    idle = [key for key in keys if key.startswith(_TRAINING_ONLY) and key not in _READING]
+    idle = [key for key in keys if key.startswith(_TRAINING_ONLY) and not key.startswith(_READING)]
     if idle:
         raise UsageError(
             f"--set {', '.join(idle)}: the run is already trained, so this has no effect; remove it, or "

@@ -77,6 +77,7 @@ def conclude(
             "test": len(data.test or ()),
             "scored": evaluation.images_scored if metrics["trained"] else 0,
         },
+        **({} if (shrink := recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
         "reading": reading_of(data.dataset),
         "skipped": len(skipped_files(data)),
         "unreadable": sorted(untrainable | evaluation.unreadable),
