@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from statistics import median
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from contrastive.data.tables import decode_reduced
 from contrastive.errors import UnreadableImage
@@ -19,7 +19,7 @@ _SAMPLE = 8  # images
 
 
 class ImageCosts(NamedTuple):
-    """Processor seconds that an image takes in an epoch: medians over a few images.
+    """Seconds of one processor that an image takes in an epoch, on average over a few images.
 
     Attributes:
         decoding: at the scale that its views need.
@@ -43,21 +43,45 @@ class ImageCosts(NamedTuple):
             pipelines: one per view.
             seed: of the run.
         """
-        samples: list[tuple[float, float]] = []
-        for row in hash_sample(table.ids, _SAMPLE, "costs").tolist():
-            identity = int(table.ids[row])
-            keys = [Key(seed, 0, view) for view in range(len(pipelines))]
-            views = [pipeline.for_image(identity, key) for pipeline, key in zip(pipelines, keys, strict=True)]
-            start = time.process_time()
-            try:
-                image = decode_reduced(table, row, partial(_reduction, views))
-            except UnreadableImage:
-                continue
-            end = time.process_time()
-            for pipeline, key, view in zip(pipelines, keys, views, strict=True):
-                pipeline.after(torch.stack([view.before(image)]), table.ids[[row]], key)
-            samples.append((end - start, time.process_time() - end))
-        return cls(*map(median, zip(*samples, strict=True))) if samples else None
+        rows = hash_sample(table.ids, _SAMPLE, "costs").tolist()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker; the time of other threads would not count
+        try:
+            _costs(table, rows[:1], pipelines, seed)  # the first calls of an operation are slow
+            return _costs(table, rows, pipelines, seed)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _costs(
+    table: ImageTable, rows: Sequence[int], pipelines: Sequence[ViewPipeline], seed: int
+) -> ImageCosts | None:
+    keys = [Key(seed, 0, view) for view in range(len(pipelines))]
+    readable_rows: list[int] = []
+    parts: list[list[Tensor]] = []  # of each image, one per view
+    decoding = views = 0.0
+    for row in rows:
+        image_views = [
+            pipeline.for_image(int(table.ids[row]), key)
+            for pipeline, key in zip(pipelines, keys, strict=True)
+        ]
+        start = time.thread_time()
+        try:
+            image = decode_reduced(table, row, partial(_reduction, image_views))
+        except UnreadableImage:
+            continue
+        end = time.thread_time()
+        parts.append([view.before(image) for view in image_views])
+        decoding += end - start
+        views += time.thread_time() - end
+        readable_rows.append(row)
+    if not readable_rows:
+        return None
+    start = time.thread_time()
+    for pipeline, key, images in zip(pipelines, keys, zip(*parts, strict=True), strict=True):
+        pipeline.after(torch.stack(images), table.ids[readable_rows], key)
+    views += time.thread_time() - start
+    return ImageCosts(decoding / len(readable_rows), views / len(readable_rows))
 
 
 def _reduction(views: Sequence[ViewOfImage], size: tuple[int, int]) -> int:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from contrastive.augmentations import SimCLR
-from contrastive.data import Cache, ShrunkTable, TrainLoader, hold, read, whereabouts
+from contrastive.data import Cache, ImageCosts, ShrunkTable, TrainLoader, hold, read, whereabouts
 from contrastive.data.shrinking import StoredTable, shrunk_size
 from contrastive.data.tables import MemoryTable
 from contrastive.datasets import decode_image
@@ -373,3 +373,24 @@ def test_without_room_they_are_shrunk_in_every_epoch_after_one_warning(
         warning,
     )
     assert not list(cache.folder.glob(".*.tmp"))
+
+
+# -- what an image costs -------------------------------------------------------------------------------
+
+
+def test_costs_are_those_of_decoding_and_of_views():
+    class Slow(Images):
+        def decode(self, index: int) -> torch.Tensor:
+            until = time.thread_time() + 0.02
+            while time.thread_time() < until:
+                pass
+            return super().decode(index)
+
+    pipelines, threads = SimCLR(size=16).pipelines(), torch.get_num_threads()
+    slow = ImageCosts.of(Slow(12, bad=range(0, 12, 2), varying=True), pipelines, seed=0)
+    assert 0.02 <= slow.decoding < 0.04
+    quick = ImageCosts.of(Images(12, varying=True), pipelines, seed=0)
+    assert quick.decoding < 0.01 < slow.views + 0.01
+    assert slow.decoding_share == slow.decoding / (slow.decoding + slow.views)
+    assert ImageCosts.of(Images(12, bad=range(12), varying=True), pipelines, seed=0) is None
+    assert torch.get_num_threads() == threads

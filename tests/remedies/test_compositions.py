@@ -120,6 +120,11 @@ def remedies() -> Iterator[Remedy]:
         ["train.batch_size=1000", "train.accumulate=200"],
         ["train.batch_size=50", "train.accumulate=2"],
     )
+    yield rule(
+        "would be enlarged again",
+        ["train.shrink.short_side=12"],
+        lambda message: [f"train.shrink.short_side={number(message, 'raise it to')}"],
+    )
     yield Remedy(RULES, "{} with random_resized_crop", varied, "[flip]", "{name: simclr, size: 16}")
     yield Remedy(
         RULES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,8 +13,13 @@ import pytest
 import torch
 
 from contrastive.augmentations import Flip, Operation, Pipeline, RandomResizedCrop
-from contrastive.data import Cache, TrainLoader, require_readable
-from tests.support.images import Images, loader
+from contrastive.commands.check import check
+from contrastive.data import Cache, ShrunkTable, TrainLoader, hold, require_readable
+from contrastive.data.tables import HeldTable
+from contrastive.parts import ImageTable
+from tests.support.attempts import TINY
+from tests.support.images import SIDE, Images, loader
+from tests.support.photographs import photograph
 from tests.support.remedies import Remedy
 
 
@@ -30,11 +35,26 @@ def of_many_sizes(operations: list[Operation]) -> None:
     assert list(train.epoch(0))
 
 
-def cached(folder: str) -> str:
-    Path("taken").write_text("a file")
-    warnings: list[str] = []
-    Cache(Path(folder), "title", {}, lambda _: None, warnings.append).fetch(Images(4))
-    return " ".join(warnings)
+def cached(table: ImageTable) -> Callable[[str], str]:
+    """The warnings if a table is held in a folder on disk."""
+
+    def attempt(folder: str) -> str:
+        Path("taken").write_text("a file")
+        warnings: list[str] = []
+        cached_table = hold(table, 0, Cache(Path(folder), "title", {}, lambda _: None, warnings.append))
+        assert isinstance(cached_table, HeldTable)
+        cached_table.load()
+        return " ".join(warnings)
+
+    return attempt
+
+
+def checked(sets: list[str]) -> str:
+    """What ``check`` offers to a folder of photographs."""
+    Path("photos").mkdir(exist_ok=True)
+    for number in range(2):
+        Path("photos", f"{number}.jpg").write_bytes(photograph(1200 + number, 1600))
+    return check(TINY, ["dataset.root=photos", "train.batch_size=2", *sets]).get("shrink_offer", "")
 
 
 def in_little_memory(limit: int) -> None:
@@ -64,7 +84,16 @@ def reading_remedies() -> Iterator[Remedy]:
     )
     yield Remedy(file, "Set positives=image", loaded, lambda: {"labels": True}, lambda _: {"labels": False})
     yield Remedy(file, "Start every pipeline with", of_many_sizes, [Flip()], [RandomResizedCrop(8), Flip()])
-    yield Remedy("data/cache.py", "no cache of decoded images", cached, "taken/cache", "cache")
+    yield Remedy("data/cache.py", "no cache of decoded images", cached(Images(4)), "taken/cache", "cache")
+    shrunk = ShrunkTable(Images(4), SIDE // 2, 92)
+    yield Remedy("data/shrinking.py", "no cache of shrunk images", cached(shrunk), "taken/cache", "cache")
+    yield Remedy(
+        "commands/shrinkage.py",
+        "set train.shrink.short_side=",
+        checked,
+        list,
+        lambda message: [re.search(r"train\.shrink\.short_side=\d+", message)[0]],
+    )
     yield Remedy("data/tables.py", "set a smaller train.memory_limit", in_little_memory, 2**30, 0)
     bad = tuple(range(5))
     yield Remedy(
