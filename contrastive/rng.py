@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -37,11 +38,13 @@ def _word(value: int | str) -> np.ndarray:
     return np.array([value % 2**64], dtype=np.uint64)
 
 
+@lru_cache(maxsize=1024)  # all images of an epoch have the same few keys
 def hash_words(*words: int | str) -> np.ndarray:
-    """The chained hash of a key: uint64 [1]."""
+    """The chained hash of a key: uint64 [1] (read-only)."""
     state = np.zeros(1, dtype=np.uint64)
     for word in words:
         state = _absorb(state, _word(word))
+    state.setflags(write=False)
     return state
 
 

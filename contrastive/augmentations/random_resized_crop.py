@@ -81,7 +81,7 @@ class RandomResizedCrop(Placing):
         fits = ((sides > 0) & (sides <= sizes[:, None, :])).all(axis=2)  # [b, t]
         random_sides = sides[np.arange(len(sides)), fits.argmax(axis=1)].astype(np.int64)  # [b, 2]
         has_fit = fits.any(axis=1, keepdims=True)
-        sides = np.where(has_fit, random_sides, self._largest(sizes))
+        sides = random_sides if has_fit.all() else np.where(has_fit, random_sides, self._largest(sizes))
         space = sizes - sides
         corner = np.where(has_fit, np.floor(params["position"] * (space + 1)).astype(np.int64), space // 2)
         return np.concatenate([corner, sides], axis=1)
