@@ -1,12 +1,15 @@
-"""Images/s from JPEG files to cropped views, and from a cache, with one process and one thread.
+"""Images/s from JPEG files to cropped and finished views, and from a cache, with one process and one thread.
 
 Files hold smooth pictures with noise, like photographs. The peer opens each file with Pillow, converts it to
-RGB and crops every view by torchvision, as lightly's data sets and transforms do.
+RGB and crops every view by torchvision, as lightly's data sets and transforms do. Finished views are those of
+SimCLR, compared with lightly's transform in processor time; photographs of 12 megapixels are shrunk first
+(``train.shrink``), which the first epoch has done.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -20,14 +23,17 @@ from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 from torchvision.transforms.functional import pil_to_tensor
 
 from benchmarks.harness import Case, Measure, Row, first_module, pair, stopwatch
-from contrastive.augmentations import Pipeline, RandomResizedCrop
-from contrastive.data import TrainLoader
+from contrastive.augmentations import Pipeline, RandomResizedCrop, SimCLR
+from contrastive.data import TrainLoader, augment
 from contrastive.datasets import ImageFolder
 from contrastive.parts import ImageTable
 
 SIZE, VIEWS = 224, 2
 PHOTOGRAPHS = [(500, 375, 32), (2000, 1500, 8), (4000, 3000, 4)]  # long side, short side, files
 SMALL, FILES = 128, 512  # side and number of the images in the cache
+#: Long side, short side, files, target ratio to lightly, and whether they are shrunk.
+FINISHED = [(500, 375, 16, 2.3, False), (4000, 3000, 8, 20.0, True)]
+REPETITIONS = 25  # short ones, because the machine's speed drifts
 
 
 def photograph(path: Path, width: int, height: int, rng: np.random.Generator) -> None:
@@ -49,9 +55,13 @@ def image_folder(folder: Path, sizes: list[tuple[int, int]]) -> ImageTable:
     return table
 
 
+def upright_and_wide(folder: Path, long: int, short: int, files: int) -> ImageTable:
+    return image_folder(folder, [(long, short) if n % 2 else (short, long) for n in range(files)])
+
+
 def views_of_photographs(folder: Path, long: int, short: int, files: int) -> Case:
     """Two views of upright and wide photographs, whose files are written into ``folder``."""
-    table = image_folder(folder, [(long, short) if n % 2 else (short, long) for n in range(files)])
+    table = upright_and_wide(folder, long, short, files)
     pipelines = [Pipeline([RandomResizedCrop(SIZE, interpolation="bicubic")]) for _ in range(VIEWS)]
     loader = TrainLoader(table, pipelines, batch_size=files, seed=0, workers=0)
     what = f"{VIEWS} views of {SIZE} px of JPEGs of {long} x {short}"
@@ -71,6 +81,46 @@ def views_by_torchvision(folder: Path) -> Measure:
         return [torch.stack(view) for view in views]
 
     return stopwatch(load)
+
+
+def finished_views(folder: Path, long: int, short: int, files: int, is_shrunk: bool) -> Case:
+    """Two views of SimCLR, ready for the encoder; ``folder`` holds the photographs, a cache is next to it."""
+    table = upright_and_wide(folder, long, short, files)
+    what = f"{VIEWS} finished views of {SIZE} px of JPEGs of {long} x {short}"
+    if is_shrunk:
+        table, what = shrunk(table, folder.with_name(f"{folder.name} shrunk")), f"{what}, shrunk before"
+    pipelines = SimCLR(SIZE).pipelines()
+    loader, epochs = TrainLoader(table, pipelines, batch_size=files, seed=0, workers=0), count()
+
+    def views() -> None:
+        epoch = next(epochs)
+        for batch in loader.epoch(epoch):
+            augment(batch, pipelines, seed=0, epoch=epoch, device="cpu")
+
+    return Case(what, stopwatch(views, time.process_time), files, "images/s", REPETITIONS)
+
+
+def shrunk(table: ImageTable, folder: Path) -> ImageTable:
+    """The images as ``train.shrink: {short_side: 256, quality: 92}`` stores them in a cache in ``folder``."""
+    from contrastive.data import Cache, ShrunkTable, hold  # which an older checkout lacks
+
+    return hold(ShrunkTable(table, 256, 92), 0, Cache(folder, "benchmark", {}, log=lambda message: None))
+
+
+def views_by_lightly(folder: Path) -> Measure:
+    """Two finished views of each file, without lightly's normalisation."""
+    from lightly.transforms import SimCLRTransform
+
+    paths, transform = list(folder.iterdir()), SimCLRTransform(SIZE, normalize=None)
+
+    def views() -> list[torch.Tensor]:
+        images: list[list[torch.Tensor]] = []
+        for path in paths:
+            with Image.open(path) as image:
+                images.append(transform(image.convert("RGB")))
+        return [torch.stack(view) for view in zip(*images, strict=True)]
+
+    return stopwatch(views, time.process_time)
 
 
 def batches(folder: Path, cache: bool) -> Case:
@@ -96,6 +146,9 @@ def cases() -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as folder:
         for long, short, files in PHOTOGRAPHS:
             yield views_of_photographs(Path(folder, str(long)), long, short, files)
+        for long, short, files, _, is_shrunk in FINISHED:
+            if not is_shrunk:
+                yield finished_views(Path(folder, f"finished {long}"), long, short, files, is_shrunk)
         for cache in (True, False):
             yield batches(Path(folder), cache)
 
@@ -107,5 +160,9 @@ def rows() -> Iterator[Row]:
             photos = Path(folder, str(long))
             ours = views_of_photographs(photos, long, short, files)
             yield pair(ours, views_by_torchvision(photos), peer="Pillow and torchvision")
+        for long, short, files, target, is_shrunk in FINISHED:
+            photos = Path(folder, f"finished {long}")
+            ours = finished_views(photos, long, short, files, is_shrunk)
+            yield pair(ours, views_by_lightly(photos), peer="lightly with torchvision", target=target)
         from_cache, from_files = (batches(Path(folder), cache) for cache in (True, False))
         yield pair(from_cache, from_files.measure, peer="decoding them again")

@@ -17,6 +17,7 @@ from .rotation import Rotation as Rotation
 from .sequence import Sequence as Sequence
 from .several import sizes_over as sizes_over
 from .several import takes_batches as takes_batches
+from .several import views_of_images as views_of_images
 from .shift import Shift as Shift
 from .simclr import SimCLR as SimCLR
 from .sobel import Sobel as Sobel

@@ -248,8 +248,15 @@ class Pipeline:
         return self.at(key.epoch)._apply(images, ids, key, 0)
 
     def for_image(self, id: int, key: Key) -> ImageView:  # noqa: A002
-        """The view of the image ``id``; nothing is drawn yet."""
-        return ImageView(self, id, key)
+        """The view of the image ``id``."""
+        return self.for_images(np.array([id], np.int64), key)[0]
+
+    def for_images(self, ids: np.ndarray, key: Key) -> list[ImageView]:
+        """The views of the images ``ids``, int64 [b]; their crops are drawn here, together."""
+        pipeline = self.at(key.epoch)
+        params = {} if self.placing is None else pipeline.draw(0, ids, key)
+        rows = [slice(index, index + 1) for index in range(len(ids))]
+        return [ImageView(pipeline, ids[row], key, {k: v[row] for k, v in params.items()}) for row in rows]
 
     def before(
         self,
@@ -439,23 +446,21 @@ class Pipeline:
         return pixels
 
 
+@dataclass(frozen=True)
 class ImageView:
-    """One view of one image, as a decoding worker starts it. Its crop is drawn once, when first needed.
+    """One view of one image, as a decoding worker starts it. Its crop is drawn once.
 
-    Args:
-        pipeline: of the view.
-        id: of the image.
+    Attributes:
+        pipeline: of the view, as it is in the epoch.
+        ids: int64 [1], of the image.
         key: of the view.
+        params: of the crop; none if the pipeline does not start with one.
     """
 
-    def __init__(self, pipeline: Pipeline, id: int, key: Key):  # noqa: A002
-        self.pipeline, self.key = pipeline.at(key.epoch), key
-        self.ids = np.array([id], dtype=np.int64)
-
-    @cached_property
-    def params(self) -> Params:
-        """Parameters of the first operation."""
-        return self.pipeline.draw(0, self.ids, self.key)
+    pipeline: Pipeline
+    ids: np.ndarray
+    key: Key
+    params: Params
 
     def reduction(self, size: tuple[int, int]) -> int:
         """The factor by which the sides of the image, of ``size`` (H, W), may be divided before the crop."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from contrastive.augmentations.pipeline import Pipeline
-from contrastive.parts import ViewPipeline
+from contrastive.parts import ViewOfImage, ViewPipeline
+from contrastive.rng import Key
 
 
 def sizes_over(
@@ -22,6 +25,14 @@ def sizes_over(
         return [last] * epochs
     own = (pipeline.at(epoch) for epoch in range(epochs))
     return [last if each is pipeline else each.output_size(size) for each in own]
+
+
+def views_of_images(pipeline: ViewPipeline, ids: np.ndarray, key: Key) -> Sequence[ViewOfImage]:
+    """The views of the images ``ids`` as decoding workers start them; a :class:`Pipeline` draws their crops
+    together."""
+    if isinstance(pipeline, Pipeline):
+        return pipeline.for_images(ids, key)
+    return [pipeline.for_image(int(identity), key) for identity in ids]
 
 
 def takes_batches(pipelines: Sequence[ViewPipeline], size: tuple[int, int] | None, limit: int) -> bool:

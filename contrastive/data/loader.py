@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from contrastive.augmentations import takes_batches
+from contrastive.augmentations import takes_batches, views_of_images
 from contrastive.data.cache import Cache
 from contrastive.data.division import Division
 from contrastive.data.storage import LIMIT, hold
@@ -33,7 +33,7 @@ from contrastive.data.tables import (
 )
 from contrastive.device import send
 from contrastive.errors import ContrastiveError, DataError, UnreadableImage, UsageError
-from contrastive.parts import ImageTable, ViewPipeline
+from contrastive.parts import ImageTable, ViewOfImage, ViewPipeline
 from contrastive.rng import Key, derive
 from contrastive.text import abbreviate, quantity
 from contrastive.values import Batch
@@ -269,14 +269,14 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
 
     def _batch(self, epoch: int, step: int) -> Batch:
         order = epoch_order(self.seed, epoch, len(self.table))
+        positions = [step * self.batch_size + position for position in self.positions]
+        views_by_row = self._start_views(order[positions], epoch)
         rows: list[int] = []
         pixels: list[list[Tensor]] = []  # [b][V], or [b][1] if images are taken unchanged
         sizes: list[tuple[int, int]] = []
         unreadable: list[tuple[int, str]] = []
-        for position in self.positions:
-            row, (size, views) = self._first_readable(
-                order, step * self.batch_size + position, epoch, unreadable
-            )
+        for position in positions:
+            row, (size, views) = self._first_readable(order, position, epoch, views_by_row, unreadable)
             rows.append(row)
             pixels.append(views)
             sizes.append(size)
@@ -289,12 +289,28 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
             sizes=None if self.pipelines is None else np.array(sizes),
         )
 
+    def _start_views(self, rows: np.ndarray, epoch: int) -> dict[int, Sequence[ViewOfImage]]:
+        """Row -> its views. The crops of all rows are drawn together, which costs less."""
+        views = [
+            views_of_images(pipeline, self.table.ids[rows], Key(self.seed, epoch, view))
+            for view, pipeline in enumerate(self.pipelines or ())
+        ]
+        return dict(zip(rows.tolist(), zip(*views, strict=True), strict=False))
+
     def _first_readable(
-        self, order: np.ndarray, position: int, epoch: int, unreadable: list[tuple[int, str]]
+        self,
+        order: np.ndarray,
+        position: int,
+        epoch: int,
+        views_by_row: Mapping[int, Sequence[ViewOfImage]],
+        unreadable: list[tuple[int, str]],
     ) -> tuple[int, tuple[tuple[int, int], list[Tensor]]]:
         for row in substitutes(order, position, self.batch_size):
             try:
-                return row, self._views(row, epoch)
+                if self.pipelines is None:
+                    return row, self._whole(row)
+                views = views_by_row.get(row) or self._start_views(np.array([row]), epoch)[row]
+                return row, self._views(row, views)
             except UnreadableImage as error:
                 unreadable.append((int(self.table.ids[row]), str(error)))
         raise DataError(
@@ -302,19 +318,13 @@ class _Batches(TorchDataset[Batch | ContrastiveError]):
             "Repair or remove the unreadable images, or lower train.batch_size."
         )
 
-    def _views(self, row: int, epoch: int) -> tuple[tuple[int, int], list[Tensor]]:
-        """Size (H, W) of an image, and one tensor per view, or the unchanged image; decoded once.
+    def _whole(self, row: int) -> tuple[tuple[int, int], list[Tensor]]:
+        """Size (H, W) of an image, and its unchanged pixels. Raises UnreadableImage."""
+        pixels = decode(self.table, row)
+        return (pixels.shape[1], pixels.shape[2]), [pixels]
 
-        Raises UnreadableImage.
-        """
-        if self.pipelines is None:
-            pixels = decode(self.table, row)
-            return (pixels.shape[1], pixels.shape[2]), [pixels]
-        id_ = int(self.table.ids[row])
-        views = [
-            pipeline.for_image(id_, Key(self.seed, epoch, view))
-            for view, pipeline in enumerate(self.pipelines)
-        ]
+    def _views(self, row: int, views: Sequence[ViewOfImage]) -> tuple[tuple[int, int], list[Tensor]]:
+        """Size (H, W) of an image, and one tensor per view; decoded once. Raises UnreadableImage."""
         image = decode_reduced(self.table, row, lambda size: min(view.reduction(size) for view in views))
         return image.size, [view.before(image) for view in views]
 

@@ -34,6 +34,7 @@ from contrastive.augmentations import (
     TorchvisionTransform,
     Views,
     takes_batches,
+    views_of_images,
 )
 from contrastive.augmentations.kernels import colour
 from contrastive.augmentations.pipeline import to_uint8
@@ -178,12 +179,29 @@ def test_before_and_after_make_the_view(operations: list[Operation]) -> None:
         assert torch.equal(of_batch, view if pipeline.per_sample else pipeline(batch, ids, KEY))
 
 
-def test_a_crop_is_calls_once_per_view_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+@given(
+    st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=9, unique=True),
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 9),
+)
+def test_crops_drawn_together_are_those_drawn_one_by_one(ids: list[int], seed: int, epoch: int) -> None:
+    key = Key(seed, epoch, 1)
+    for pipeline in (Pipeline([RandomResizedCrop(8, (0.05, 1.0), (0.3, 3.0))]), Pipeline([Flip()])):
+        views = views_of_images(pipeline, np.array(ids), key)
+        assert len(views) == len(ids)
+        for number, view in zip(ids, views, strict=True):
+            alone = pipeline.for_image(number, key)
+            assert view.params.keys() == alone.params.keys()
+            for name, values in alone.params.items():
+                assert values.tobytes() == view.params[name].tobytes()
+            assert (view.ids, view.key) == (alone.ids, key)
+
+
+def test_a_crop_is_drawn_once_per_view_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     draw = RandomResizedCrop.draw
     monkeypatch.setattr(RandomResizedCrop, "draw", lambda self, rng: (calls.append(1), draw(self, rng))[1])
     view = SimCLR(8).pipelines()[0].for_image(3, KEY)
-    assert calls == []
     factor = view.reduction((100, 200))
     view.before(ReducedImage(images(1, 100, 200)[0], (100, 200), 1))
     assert factor >= 1

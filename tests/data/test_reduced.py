@@ -252,6 +252,19 @@ def test_both_views_share_one_decoding_at_the_scale_of_the_more_demanding():
                 assert torch.equal(batch.images[view][place], pipeline.crop(pixels, row, key, size, factor))
 
 
+def test_the_crops_of_a_batch_are_drawn_together(monkeypatch):
+    counts, draw = [], RandomResizedCrop.draw
+
+    def counted(self, rng):
+        counts.append(len(rng))
+        return draw(self, rng)
+
+    monkeypatch.setattr(RandomResizedCrop, "draw", counted)
+    batches(Photographs(bad=[3]))
+    assert [count for count in counts if count > 1] == [6, 6, 6, 6], "two batches of six, two views"
+    assert len(counts) == 6, "and the views of the image that replaces the bad one"
+
+
 def test_workers_and_resumption_change_nothing():
     whole = batches(Photographs(bad=[3, 7]))
     assert_equal(whole, batches(Photographs(bad=[3, 7]), workers=2))
