@@ -27,6 +27,7 @@ from benchmarks.harness import ROOT, MeasurementError, Row, environment, markdow
 NAMES = (
     "augmentation",
     "chunks",
+    "convolutions",
     "decoding",
     "end_to_end",
     "fidelity",

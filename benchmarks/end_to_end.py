@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BATCH = 256
 #: Of a turn: steps that do not count, as their batches may be prefetched before it, and steps that do.
-PREFETCHED, STEPS = 5, 4
+AHEAD, STEPS = 5, 4
 #: Of a repetition of ``contrastive run``, a fresh process: steps that do not count, steps that do.
 WARM_UP, RUN_STEPS = 2, 4
 IMAGES = 4096  # of such a run, decoded before its first step
@@ -51,7 +51,7 @@ train: {{epochs: 100, batch_size: {batch}, precision: {precision}}}
 evaluate: {{every: 0, knn: null, linear: null}}
 """
 #: How the peer's published example runs, and what may make it faster: precision, layout, workers.
-PUBLISHED = ("fp32", "contiguous", 2)
+EXAMPLE = ("fp32", "contiguous", 2)
 VARIANTS = tuple(product(("fp32", "bf16"), ("contiguous", "channels_last"), (0, 2)))
 
 
@@ -103,7 +103,7 @@ def turns(step: Callable[[], None]) -> Measure:
             step()
 
     def measure() -> float:
-        for _ in range(PREFETCHED):
+        for _ in range(AHEAD):
             step()
         return stopwatch(steps)()
 
@@ -223,7 +223,7 @@ def rows() -> Iterator[Row]:
         best = fastest_variant(folder, stem)
         with our_side(dataset, "auto", stem) as ours:
             case = Case(what(stem), ours.measure, BATCH * STEPS, "images/s", repetitions=5)
-            for variant, least in {best: target, PUBLISHED: 2.5}.items():
+            for variant, least in {best: target, EXAMPLE: 2.5}.items():
                 with lightly_side(folder, stem, *variant) as theirs:
                     precision, layout, workers = variant
                     peer = f"lightly, {precision}, {layout}, {workers} workers"

@@ -59,8 +59,7 @@ class RoutedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[b, C, h, w] -> [b, C', h', w']."""
         if not _is_traced() and takes_window_products(self, x):
-            padding = self.padding if isinstance(self.padding, tuple) else (0, 0)
-            return window_products(x, self.weight, self.bias, self.stride, padding)
+            return window_products(x, self.weight, self.bias, self.stride, _padding(self))
         return super().forward(x)
 
 
@@ -83,8 +82,9 @@ def is_routable(convolution: nn.Conv2d) -> bool:
     )
 
 
-def _padding(convolution: nn.Conv2d) -> tuple[int, int]:
-    return (0, 0) if isinstance(convolution.padding, str) else convolution.padding  # type: ignore[return-value]
+def _padding(convolution: nn.Conv2d) -> tuple[int, ...]:
+    """Padding above and below, left and right; ``valid`` is none."""
+    return (0, 0) if isinstance(convolution.padding, str) else convolution.padding
 
 
 def takes_window_products(convolution: nn.Conv2d, x: Tensor) -> bool:
@@ -111,7 +111,7 @@ def takes_window_products(convolution: nn.Conv2d, x: Tensor) -> bool:
 
 
 def window_products(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> Tensor:
     """A convolution as one matrix product per window, the part of the image under the kernel.
 
@@ -140,15 +140,15 @@ def window_products(
         torch.cat(
             [
                 _product(
-                    pixels[:, top : top + height, left : left + width],
+                    pixels[:, row : row + height, column : column + width],
                     [[taps[:, y : y + height, x : x + width] for x in lefts] for y in tops],
                     dtype,
                 )
-                for left, width, lefts in columns
+                for column, width, lefts in columns
             ],
             dim=2,
         )
-        for top, height, tops in rows
+        for row, height, tops in rows
     ]
     out = torch.cat(bands, dim=1)  # [b, h', w', C']
     return (out if bias is None else out + bias.to(dtype)).permute(0, 3, 1, 2)

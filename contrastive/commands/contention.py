@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import psutil
 
 #: The share of the processors from which on timings are of a busy machine.
-CONTENDED = 0.1
+BUSY = 0.1
 
 
 class Contention:
@@ -34,12 +35,10 @@ def _busy_seconds() -> float:
 def _own_seconds() -> float:
     """Seconds of this process and of its children, dead or alive."""
     own = psutil.Process()
-    seconds = 0.0
-    for process in (own, *own.children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:  # it has just ended, and counts among the children's
-            continue
-        seconds += times.user + times.system
-    ended = own.cpu_times()
-    return seconds + getattr(ended, "children_user", 0.0) + getattr(ended, "children_system", 0.0)
+    times = own.cpu_times()
+    seconds = times.user + times.system
+    seconds += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)  # of dead ones
+    for child in own.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            seconds += sum(child.cpu_times()[:2])
+    return float(seconds)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contrastive.build import build
-from contrastive.commands.contention import CONTENDED, Contention
+from contrastive.commands.contention import BUSY, Contention
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.commands.shrinkage import shrink_offer
 from contrastive.device import peak_memory_mib
@@ -274,7 +274,7 @@ def render(report: Mapping[str, Any]) -> None:
         f"bottleneck: {report['bottleneck']}. {report['advice']}",
         *([f"{report['shrink_offer']}."] if "shrink_offer" in report else []),
     )
-    if report["other_programs"] >= CONTENDED:
+    if report["other_programs"] >= BUSY:
         facts += (
             f"the machine was busy: other programs used {percent(report['other_programs'])} of its "
             "processors, so these times are long.",

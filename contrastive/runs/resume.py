@@ -147,9 +147,10 @@ def _changes(before: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
         changes.append(f"with torch {torch_then} (now {torch_now})")
     if before["threads"] != environment["threads"]:
         changes.append(f"with {quantity(before['threads'], 'thread')} (now {environment['threads']})")
-    features_then, features_now = (content.get("cpu_features") for content in (before, environment))
-    if features_then is not None and features_then != features_now:
-        then, now = (" ".join(features) or "none of them" for features in (features_then, features_now))
+    features_now = environment["cpu_features"]
+    features_then = before.get("cpu_features", features_now)
+    if features_then != features_now:
+        then, now = (" ".join(features) or "no extension" for features in (features_then, features_now))
         changes.append(f"on a CPU with {then} (now {now})")
     if before.get("convolutions", 0) != environment["convolutions"]:
         changes.append("with convolutions that an earlier or later version computes otherwise")

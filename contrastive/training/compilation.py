@@ -28,9 +28,9 @@ def compile_encoders(method: nn.Module) -> None:
         if isinstance(module, Backbone | Head):
             module.compile(backend=BACKEND, dynamic=False)
             for name in _TOKEN_METHODS[isinstance(module, Head)]:
-                compiled = torch.compile(getattr(type(module), name), backend=BACKEND, dynamic=False)
+                function = torch.compile(getattr(type(module), name), backend=BACKEND, dynamic=False)
                 # A bound method: a deep copy of the module gets one that is bound to itself.
-                setattr(module, name, MethodType(compiled, module))
+                setattr(module, name, MethodType(function, module))
 
 
 def without_compilation() -> AbstractContextManager[object]:

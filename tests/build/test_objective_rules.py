@@ -106,7 +106,7 @@ def test_what_a_backbone_or_views_cannot_do_is_refused(recipe_file):
             {"target": {"name": "ema", "momentum": {"from": 0.9, "to": 1.1}}},
             "whole.target: momentum must stay between 0 and 1, and 0.9 -> 1.1 (linear) does not.",
         ),
-        ({"head": "decoder"}, "whole.head: decoder needs out_features, which this key does not offer; use it"),
+        ({"head": "decoder"}, "whole.head: decoder needs out_features, which this key does not offer"),
         ({"rows": "masked"}, "whole.rows: this objective compares whole images; remove rows, or set level"),
         ({"match": {"keep": 3}}, "whole.match: this objective compares whole images; remove match, or set"),
     ],
