@@ -26,13 +26,15 @@ VIEWS = 512
 TARGET = 1.3
 #: (channels in, channels out, side of the input, stride) of convolutions of 3x3.
 SHAPES = (
-    *((width, width, side, 1) for side in (1, 2, 3, 4) for width in (64, 128, 256, 512)),
-    *((width, 2 * width, side, 2) for side in (2, 3, 4, 6, 8) for width in (64, 128, 256)),
+    *((width, width, side, 1) for side in (1, 2, 3) for width in (64, 256, 512)),
+    *((width, 2 * width, side, 2) for side in (2, 4) for width in (64, 128, 256)),
+    (128, 128, 4, 1),
+    (64, 64, 8, 1),
 )
 #: Rows of a bare product at a time; more do not fit in memory for the first layers.
 MOST_ROWS = 16_384
 #: (model, side of the images, stem) whose encoder is compared with its bare products.
-ENCODERS = (("resnet18", 32, "imagenet"), ("resnet18", 64, "imagenet"))
+ENCODERS = (("resnet18", 32, "standard"),)
 
 
 @dataclass(frozen=True)

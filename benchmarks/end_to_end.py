@@ -64,7 +64,7 @@ evaluate: {{every: 0, knn: null, linear: null}}
 """
 
 
-def recipe_of(dataset: str, precision: str, stem: str = "imagenet") -> str:
+def recipe_of(dataset: str, precision: str, stem: str = "standard") -> str:
     return RECIPE.format(dataset=dataset, stem=stem, batch=BATCH, precision=precision)
 
 
@@ -92,7 +92,7 @@ def cases() -> Iterator[Case]:
     if dataset := cifar10():
         subset = f"{{name: subset, of: {dataset}, train: {IMAGES}}}"
         measure = partial(seconds_of_steps, recipe_of(subset, "auto"), WARM_UP, RUN_STEPS)
-        yield Case(what("imagenet"), measure, BATCH * RUN_STEPS, "images/s", repetitions=5)
+        yield Case(what("standard"), measure, BATCH * RUN_STEPS, "images/s", repetitions=5)
 
 
 def turns(step: Callable[[], None]) -> Measure:
@@ -219,7 +219,7 @@ def rows() -> Iterator[Row]:
     dataset, folder = cifar10(), os.environ.get("CONTRASTIVE_CIFAR10", "")
     if dataset is None:
         return
-    for stem, target in (("imagenet", 2.5), ("small", 1.05)):
+    for stem, target in (("standard", 2.5), ("small", 1.05)):
         best = fastest_variant(folder, stem)
         with our_side(dataset, "auto", stem) as ours:
             case = Case(what(stem), ours.measure, BATCH * STEPS, "images/s", repetitions=5)
