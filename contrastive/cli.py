@@ -14,8 +14,6 @@ from contrastive import interrupts
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
 from contrastive.kinds import KINDS
 
-#: How often a waiting OpenMP thread (of libgomp) looks for work before it sleeps.
-_SPIN_COUNT = "1000"
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
 _PROTOCOL = "a protocol of the run, or any other (finetune); may be repeated"
 _SET = "override a key of the recipe (train.epochs=2) with a YAML value; may be repeated"
@@ -27,7 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
-    _let_idle_threads_sleep()
     if arguments.command is None:
         arguments.parser.print_help(sys.stderr)
         return UsageError.exit_code
@@ -42,16 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 interrupts.end_soon()
                 return Interrupted.exit_code
             return _explain(error, arguments.debug)
-
-
-def _let_idle_threads_sleep() -> None:
-    """Let OpenMP threads that wait for others sleep soon, unless the user has set how they wait.
-
-    By default they wait busily, each on its core. If another program uses one, it then holds up every thread.
-    It must be set before torch is loaded. ``docs/performance.md`` has what it costs and gains.
-    """
-    if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT=_SPIN_COUNT)
 
 
 def _explain(error: BaseException, debug: bool) -> int:

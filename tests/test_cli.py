@@ -22,28 +22,6 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize(
-    ("environment", "is_loaded", "expected"),
-    [
-        ({}, False, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": cli._SPIN_COUNT}),
-        ({}, True, {}),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, False, {"OMP_WAIT_POLICY": "ACTIVE"}),
-        ({"GOMP_SPINCOUNT": "7"}, False, {"GOMP_SPINCOUNT": "7"}),
-    ],
-)
-def test_idle_threads_sleep_unless_the_user_has_set_how_they_wait(
-    environment: dict[str, str], is_loaded: bool, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
-):
-    import torch
-
-    assert sys.modules["torch"] is torch
-    monkeypatch.setattr(cli.os, "environ", environment)
-    if not is_loaded:
-        monkeypatch.delitem(sys.modules, "torch")
-    cli._let_idle_threads_sleep()
-    assert environment == expected
-
-
-@pytest.mark.parametrize(
     "command", [["export", "RUN"], ["compare", "RUN"], ["plugin", "new", "my-loss", "--kind", "loss"]]
 )
 def test_a_place_that_cannot_be_written_is_told(
