@@ -55,9 +55,9 @@ def largest(name: str, params: dict[str, Any], b: int, n: int, monkeypatch: pyte
 
 
 def grows_linearly(
-    name: str, params: dict[str, Any], b: int, n: int, monkeypatch: pytest.MonkeyPatch
+    name: str, params: dict[str, Any], b: int, n: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 2**10)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", tile)
     small = largest(name, params, b, n, monkeypatch)
     if small is None:
         pytest.skip("it is not built on rows")
@@ -71,7 +71,7 @@ def grows_linearly(
 def test_the_largest_tensor_grows_with_the_number_of_patches(
     name: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
-    grows_linearly(name, params, 8, 16, monkeypatch)
+    grows_linearly(name, params, 8, 16, 2**10, monkeypatch)
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_the_largest_tensor_grows_with_the_number_of_patches(
 def test_the_largest_tensor_of_many_patches_too(
     name: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
-    grows_linearly(name, params, 16, 100, monkeypatch)
+    grows_linearly(name, params, 16, 100, 2**14, monkeypatch)
 
 
 def test_losses_built_on_rows_are_seen():
