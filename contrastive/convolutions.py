@@ -96,6 +96,8 @@ def takes_window_products(convolution: nn.Conv2d, x: Tensor) -> bool:
     """
     if x.device.type != "cpu" or x.dim() != 4 or platform.machine() not in _X86:
         return False
+    if x.dtype != convolution.weight.dtype and not torch.is_autocast_enabled("cpu"):
+        return False  # torch refuses it
     rows, columns = (
         (size + 2 * padding - taps) // stride + 1
         for size, padding, taps, stride in zip(
@@ -141,7 +143,7 @@ def window_products(
             [
                 _product(
                     pixels[:, row : row + height, column : column + width],
-                    [[taps[:, y : y + height, x : x + width] for x in lefts] for y in tops],
+                    [[taps[:, i : i + height, j : j + width] for j in lefts] for i in tops],
                     dtype,
                 )
                 for column, width, lefts in columns

@@ -164,6 +164,8 @@ def test_the_rule_does_not_hold_elsewhere(monkeypatch):
     convolution, x = routed(128, 128, 3, padding=1), batch(32, 128, 2)
     assert takes_window_products(convolution, x)
     assert not takes_window_products(convolution, x.to("meta"))
+    with pytest.raises(RuntimeError, match="should be the same"):
+        convolution(x.double())
     assert not takes_window_products(convolution, torch.randn(128, 128, 2, 2)[0])
     monkeypatch.setattr(convolutions.platform, "machine", lambda: "arm64")
     assert not takes_window_products(convolution, x)
