@@ -95,6 +95,7 @@ def test_a_failure_to_compile_is_one_sentence(tiny_recipe, tmp_path, monkeypatch
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_the_real_compiler_trains(tiny_recipe, tmp_path):
     torch._dynamo.reset()
     overrides = ["train.max_steps=2", "evaluate.linear=null", "evaluate.every=0"]
