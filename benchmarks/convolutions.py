@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from benchmarks.harness import Case, Measure, Row, pair, stopwatch
 from contrastive.backbones import Timm
 from contrastive.convolutions import RoutedConv2d, in_channels_last, takes_window_products, window_products
+from contrastive.device import cpu_features
 from contrastive.training import resolve_precision
 
 CPU = torch.device("cpu")
@@ -45,7 +46,6 @@ class Shape:
     outputs: int
     side: int
     stride: int
-    views: int = VIEWS
 
     def __str__(self) -> str:
         stride = "" if self.stride == 1 else f", stride {self.stride}"
@@ -56,7 +56,7 @@ class Shape:
         return layer.to(memory_format=torch.channels_last)
 
     def pixels(self) -> Tensor:
-        pixels = torch.randn(self.views, self.inputs, self.side, self.side)
+        pixels = torch.randn(VIEWS, self.inputs, self.side, self.side)
         return pixels.contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
@@ -169,7 +169,7 @@ def share_to_reach(precision: str) -> float:
     """The share of an encoder's time that its products should take on this CPU."""
     if precision == "fp32":
         return 0.75
-    return 0.12 if torch.cpu._is_amx_tile_supported() else 0.45
+    return 0.12 if "amx_tile" in cpu_features() else 0.45
 
 
 def cases() -> Iterator[Case]:

@@ -98,11 +98,8 @@ def takes_window_products(convolution: nn.Conv2d, x: Tensor) -> bool:
         return False
     if x.dtype != convolution.weight.dtype and not torch.is_autocast_enabled("cpu"):
         return False  # torch refuses it
-    rows, columns = (
-        (size + 2 * padding - taps) // stride + 1
-        for size, padding, taps, stride in zip(
-            x.shape[2:], _padding(convolution), convolution.kernel_size, convolution.stride, strict=True
-        )
+    rows, columns = map(
+        _output_size, x.shape[2:], convolution.kernel_size, convolution.stride, _padding(convolution)
     )
     if not 0 < rows * columns <= _FEW_PIXELS:
         return False
@@ -134,10 +131,7 @@ def window_products(
     wide = torch.float32 if dtype.itemsize < 4 else dtype
     pixels = x.permute(0, 2, 3, 1).to(wide)  # [b, h, w, C]
     taps = weight.permute(0, 2, 3, 1).to(wide)  # [C', kh, kw, C]
-    rows, columns = (
-        _windows(size, kernel, step, edge)
-        for size, kernel, step, edge in zip(pixels.shape[1:3], taps.shape[1:3], stride, padding, strict=True)
-    )
+    rows, columns = map(_windows, pixels.shape[1:3], taps.shape[1:3], stride, padding)
     bands = [
         torch.cat(
             [
@@ -156,6 +150,11 @@ def window_products(
     return (out if bias is None else out + bias.to(dtype)).permute(0, 3, 1, 2)
 
 
+def _output_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Output pixels along one side of an image."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
 def _windows(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int, list[int]]]:
     """The distinct windows along one side of an image, from its start to its end.
 
@@ -163,7 +162,7 @@ def _windows(size: int, kernel: int, stride: int, padding: int) -> list[tuple[in
         (first pixel, number of pixels, first tap for each output pixel that has this window).
     """
     windows: dict[tuple[int, int], list[int]] = {}
-    for index in range((size + 2 * padding - kernel) // stride + 1):
+    for index in range(_output_size(size, kernel, stride, padding)):
         start = index * stride - padding
         first = max(start, 0)
         windows.setdefault((first, min(start + kernel, size) - first), []).append(first - start)

@@ -13,7 +13,12 @@ from torch import nn
 
 from contrastive import convolutions
 from contrastive.backbones import Timm
-from contrastive.convolutions import SubsampledConv2d, in_channels_last
+from contrastive.convolutions import (
+    RoutedConv2d,
+    SubsampledConv2d,
+    in_channels_last,
+    takes_window_products,
+)
 
 CPU = torch.device("cpu")
 STEPS = """
@@ -96,9 +101,20 @@ def test_other_classes_and_other_devices_stay_as_they_are():
     assert type(in_channels_last(plain, torch.device("meta"))[0]) is nn.Conv2d
 
 
-def test_a_copy_computes_with_its_own_weights():
-    net = in_channels_last(nn.Sequential(nn.Conv2d(4, 8, 1, 2)), CPU)
-    x = torch.randn(2, 4, 6, 6)
+@pytest.mark.parametrize(
+    ("convolution", "kind", "pixels"),
+    [
+        ((4, 8, 1, 2), SubsampledConv2d, (2, 4, 6, 6)),
+        ((128, 128, 3, 1, 1), RoutedConv2d, (32, 128, 2, 2)),
+    ],
+)
+def test_a_copy_computes_with_its_own_weights(convolution, kind, pixels, monkeypatch):
+    """As averages, fine-tuning and exports copy a network."""
+    monkeypatch.setattr(convolutions.platform, "machine", lambda: "x86_64")
+    net = in_channels_last(nn.Sequential(nn.Conv2d(*convolution)), CPU)
+    x = torch.randn(pixels).contiguous(memory_format=torch.channels_last)
+    assert type(net[0]) is kind
+    assert kind is SubsampledConv2d or takes_window_products(net[0], x)
     before, twin = net(x), copy.deepcopy(net)
     with torch.no_grad():
         twin[0].weight.zero_()

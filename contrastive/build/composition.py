@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -49,15 +50,10 @@ class Data:
     def shrunk(self, short_side: int, quality: int) -> Data:
         """The same data set with smaller images in every split (:class:`ShrunkTable`)."""
 
-        def of(table: ImageTable) -> ShrunkTable:
-            return ShrunkTable(table, short_side, quality)
-
-        return replace(
-            self,
-            train=of(self.train),
-            test=None if self.test is None else of(self.test),
-            validation=None if self.validation is None else of(self.validation),
-        )
+        tables: dict[str, Any] = {
+            split: ShrunkTable(table, short_side, quality) for split, table in self.splits
+        }
+        return replace(self, **tables)
 
     def evaluation_rows(self) -> Iterator[tuple[str, ImageTable, np.ndarray]]:
         """Each split besides train that is evaluated on: its name, its table and the rows with a label."""

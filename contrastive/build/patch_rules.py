@@ -78,7 +78,6 @@ def masks(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mis
     """The views of each objective have the marks that it reads."""
     for aim, objective in zip(recipe.aims, method.objectives, strict=True):
         marks = {number: views[number].marks for number in objective.online_views}
-        rows = objective.rows if objective.level == "patch" else "all"
         if objective.hide is not None and all(own.mask is None for own in marks.values()):
             yield recipe.mistake(
                 f"{aim.prefix}hide",
@@ -86,10 +85,10 @@ def masks(recipe: Recipe, method: Method, views: Sequence[View]) -> Iterator[Mis
                 "mask_patches, to the augmentation of one.",
                 "augmentation",
             )
-        for number, own in marks.items():
-            places = {"masked": own.hidden, "targets": own.targets}.get(rows)
-            if rows != "all" and (places is None or not places.numel()):
-                missing = "masked patches" if rows == "masked" else "targets"
+        for number, own in marks.items() if _selects_rows(objective) else ():
+            places = objective.marked_rows(own)
+            if places is None or not places.numel():
+                missing = "masked patches" if objective.rows == "masked" else "targets"
                 yield recipe.mistake(
                     f"{aim.prefix}rows",
                     f"view {number} has no {missing}; give its augmentation an operation that draws them, "
@@ -107,11 +106,11 @@ def row_counts(recipe: Recipe, method: Method, marks: Mapping[int, Sequence[Mark
         marks: those of some epochs, by view.
     """
     for aim, objective in zip(recipe.aims, method.objectives, strict=True):
-        if objective.level != "patch" or objective.rows == "all":
+        if not _selects_rows(objective):
             continue
         noun = "masked patch" if objective.rows == "masked" else "target patch"
         for epoch in zip(*(marks.get(number, ()) for number in objective.online_views), strict=True):
-            rows = [own.hidden if objective.rows == "masked" else own.targets for own in epoch]
+            rows = map(objective.marked_rows, epoch)
             counts = {
                 number: 0 if own is None else own[0].numel()
                 for number, own in zip(objective.online_views, rows, strict=True)
@@ -125,6 +124,11 @@ def row_counts(recipe: Recipe, method: Method, marks: Mapping[int, Sequence[Mark
                     "augmentation",
                 )
                 break
+
+
+def _selects_rows(objective: Objective) -> bool:
+    """Whether its queries are those patches of a view that marks name."""
+    return objective.level == "patch" and objective.rows != "all"
 
 
 def _boxes(

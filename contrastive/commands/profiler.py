@@ -265,6 +265,10 @@ def render(report: Mapping[str, Any]) -> None:
     for stage, cost in report["stages"].items():
         table.add_row(stage, f"{1000 * cost['seconds']:,.1f}", percent(cost["share"]))
     threads = f", threads: {report['threads']}" if report["device"] == "cpu" else ""
+    busy = (
+        f"the machine was busy: other programs used {percent(report['other_programs'])} of its processors, "
+        "so these times are long."
+    )
     facts = (
         f"{report['name']}: {quantity(report['steps'], 'step')} on {report['device']} in "
         f"{report['precision']}{threads}",
@@ -273,12 +277,8 @@ def render(report: Mapping[str, Any]) -> None:
         f"peak memory {report['peak_memory_mib']:,.0f} MiB",
         f"bottleneck: {report['bottleneck']}. {report['advice']}",
         *([f"{report['shrink_offer']}."] if "shrink_offer" in report else []),
+        *([busy] if report["other_programs"] >= BUSY else []),
     )
-    if report["other_programs"] >= BUSY:
-        facts += (
-            f"the machine was busy: other programs used {percent(report['other_programs'])} of its "
-            "processors, so these times are long.",
-        )
     console = Console(highlight=False)
     console.print(table)
     for fact in facts:

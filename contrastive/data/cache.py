@@ -142,9 +142,9 @@ class Cache:
     ):
         self.folder, self.title, self.source, self.log, self.warn = folder, title, source, log, warn
 
-    def table(self, table: ImageTable, progress: OnProgress | None = None) -> CachedTable:
+    def table(self, table: ImageTable, progress: OnProgress | None = None) -> PixelTable:
         """The table; its images are decoded into this cache on first use."""
-        return CachedTable(table, self, progress)
+        return PixelTable(table, self, progress)
 
     def find(self, contents: Contents) -> Entry | None:
         """The complete cache of these contents; None if there is none that can be read."""
@@ -213,22 +213,27 @@ class CachedTable(HeldTable):
 
     Without a cache, each image is decoded every time it is requested, and those that do not decode are
     found one by one.
+
+    Attributes:
+        contents: what its cache holds.
     """
+
+    contents: ClassVar[type[Contents]]
 
     def __init__(self, table: ImageTable, cache: Cache, progress: OnProgress | None = None):
         super().__init__(table, progress)
         self._cache: Cache | None = cache  # until the images are loaded
         self._file: Path | None = None
-        self._pixels: np.ndarray | None = None  # uint8 [n, C, H, W], mapped
+        self._content: np.ndarray | None = None  # uint8, the file, mapped
 
     def __getstate__(self) -> dict[str, Any]:
-        """State without the pixels: a copy in another process maps the file itself."""
+        """State without the content: a copy in another process maps the file itself."""
         self.load()
-        return {**super().__getstate__(), "_pixels": None}
+        return {**super().__getstate__(), "_content": None}
 
     def load(self) -> None:
         if self._cache is not None:
-            entry = self._cache.fetch(Pixels(self.table, self.progress))
+            entry = self._cache.fetch(self.contents(self.table, self.progress))
             if entry is not None:
                 self._file, self._unreadable = entry
             self._cache = None
@@ -236,12 +241,32 @@ class CachedTable(HeldTable):
     def pixels(self, index: int) -> Tensor:
         if self._file is None:
             return decode(self.table, index)
-        if self._pixels is None:
-            assert self.size is not None
-            shape = (len(self), self.channels, *self.size)
-            # Read-only: a writable private map cannot be larger than the memory.
-            self._pixels = np.memmap(self._file, np.uint8, "r", shape=shape)
-        return torch.from_numpy(np.array(self._pixels[index]))
+        if self._content is None:
+            # Read-only: a writable private map cannot be larger than the memory. As a plain array, because
+            # slices of a map are slow.
+            self._content = np.asarray(np.memmap(self._file, np.uint8, "r", shape=self.shape()))
+        return self.read(self._content, index)
+
+    def shape(self) -> tuple[int, ...] | None:
+        """Of the content as an array of bytes; None if it is flat."""
+        return None
+
+    @abstractmethod
+    def read(self, content: np.ndarray, index: int) -> Tensor:
+        """Pixels uint8 [C, H, W] of a readable row from the content of the file, uint8 of :meth:`shape`."""
+
+
+class PixelTable(CachedTable):
+    """A table of images of one size, whose pixels are in a cache."""
+
+    contents = Pixels
+
+    def shape(self) -> tuple[int, ...]:
+        assert self.size is not None
+        return (len(self), self.channels, *self.size)
+
+    def read(self, content: np.ndarray, index: int) -> Tensor:
+        return torch.from_numpy(content[index].copy())
 
 
 def _read(file: Path, origin: Mapping[str, Any], contents: Contents) -> Entry | None:

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from contrastive.data.cache import Cache, Contents
-from contrastive.data.tables import HeldTable, OnProgress, decode, decode_reduced, in_threads
+from contrastive.data.cache import CachedTable, Contents
+from contrastive.data.tables import decode, decode_reduced, in_threads
 from contrastive.datasets import decode_image
 from contrastive.errors import UnreadableImage
 from contrastive.parts import ImageTable
@@ -197,40 +197,15 @@ class ShrunkImages(Contents):
         )
 
 
-class StoredTable(HeldTable):
-    """Shrunk images in a cache; all processes of a machine share the pages they read.
+class StoredTable(CachedTable):
+    """Shrunk images in a cache. Those that stay as they are are decoded from their own files."""
 
-    Images that stay as they are are decoded from their own files. Without a cache, each image is shrunk every
-    time it is requested, and those that do not decode are found one by one.
-    """
-
+    contents = ShrunkImages
     table: ShrunkTable
 
-    def __init__(self, table: ShrunkTable, cache: Cache, progress: OnProgress | None = None):
-        super().__init__(table, progress)
-        self._cache: Cache | None = cache  # until the images are shrunk
-        self._file: Path | None = None
-        self._content: np.ndarray | None = None  # uint8, the whole file, mapped
-
-    def __getstate__(self) -> dict[str, Any]:
-        """State without the content: a copy in another process maps the file itself."""
-        self.load()
-        return {**super().__getstate__(), "_content": None}
-
-    def load(self) -> None:
-        if self._cache is not None:
-            entry = self._cache.fetch(ShrunkImages(self.table, self.progress))
-            if entry is not None:
-                self._file, self._unreadable = entry
-            self._cache = None
-
-    def pixels(self, index: int) -> Tensor:
-        if self._file is None:
-            return decode(self.table, index)
-        if self._content is None:
-            self._content = np.memmap(self._file, np.uint8, "r")
+    def read(self, content: np.ndarray, index: int) -> Tensor:
         tail = _INDEX.itemsize * (len(self) + 1 - index)
-        start, end = self._content[len(self._content) - tail :][: 2 * _INDEX.itemsize].view(_INDEX).tolist()
+        start, end = content[len(content) - tail :][: 2 * _INDEX.itemsize].view(_INDEX).tolist()
         if start == end:
             return decode(self.table.of, index)
-        return decode_image(self._content[start:end].tobytes(), self.name(index), self.channels)
+        return decode_image(content[start:end].tobytes(), self.name(index), self.channels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +28,9 @@ class PartSpec:
         its width as a predictor, not as a head.
         """
         signature = signature_of(self.entry)
-        parameters = inspect.signature(self.entry.load()).parameters
-        for name, what in signature.injected.items():
-            if what not in offers and parameters[name].default is inspect.Parameter.empty:
-                other = "; use it as a predictor" if what == "out_features" else ""
-                raise UsageError(f"{self.name} needs {what}, which this key does not offer{other}.")
+        for what in sorted(signature.required_offers - offers.keys()):
+            other = "; use it as a predictor" if what == "out_features" else ""
+            raise UsageError(f"{self.name} needs {what}, which this key does not offer{other}.")
         plain = {
             name: value for name, value in self.params.items() if not signature.parameters[name].takes_part
         }

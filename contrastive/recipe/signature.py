@@ -59,13 +59,14 @@ class Signature:
     """The parameters that a recipe can set, and those that the builder must supply.
 
     ``model`` checks the parameters that are plain values. ``injected`` maps each parameter that the builder
-    supplies to its key among the builder's offers.
+    supplies to its key among the builder's offers; ``required_offers`` are the keys of those without default.
     """
 
     summary: str
     doc: str
     parameters: Mapping[str, Parameter]
     injected: Mapping[str, str]
+    required_offers: frozenset[str]
     model: type[BaseModel]
 
 
@@ -81,10 +82,13 @@ def signature_of(entry: Entry) -> Signature:
     docs = {**argument_docs(inherited_doc), **argument_docs(doc)}
     parameters: dict[str, Parameter] = {}
     injected: dict[str, str] = {}
+    required_offers: set[str] = set()
     for name, annotation, default in _arguments(entry, part):
         marks = [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Injected)]
         if marks:
             injected[name] = marks[0].what
+            if default is REQUIRED:
+                required_offers.add(marks[0].what)
         else:
             takes_part = bool(_parts_in(annotation))
             is_addition = any(MarkedType(annotation).marks(Addition))
@@ -94,7 +98,7 @@ def signature_of(entry: Entry) -> Signature:
             parameters[name] = Parameter(name, annotation, default, docs.get(name, ""), takes_part)
     plain = {name: parameter for name, parameter in parameters.items() if not parameter.takes_part}
     summary = doc.partition("\n")[0].strip()
-    return Signature(summary, doc, parameters, injected, _model(entry, plain))
+    return Signature(summary, doc, parameters, injected, frozenset(required_offers), _model(entry, plain))
 
 
 def _owner_of_init(part: type) -> type:

@@ -14,6 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 
 from contrastive.convolutions import in_channels_last
+from contrastive.device import cpu_features
 from contrastive.distributed import world_size
 from contrastive.errors import UsageError, did_you_mean
 from contrastive.parts import Target, ViewPipeline
@@ -73,8 +74,8 @@ def _bf16_is_fast() -> bool:
     Intel's does so only in AMX tiles, which a virtual machine may hide: with AVX-512 a product takes about
     twice as long in bf16 as in float32. With AMD's AVX-512 it takes half as long.
     """
-    amx, avx = (getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("amx_tile", "avx512_bf16"))
-    return amx or (avx and not _is_intel())
+    features = cpu_features()
+    return "amx_tile" in features or ("avx512_bf16" in features and not _is_intel())
 
 
 def _is_intel() -> bool:

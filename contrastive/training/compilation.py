@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MethodType
 
@@ -14,8 +14,8 @@ from contrastive.parts import Backbone, Head
 
 #: The backend of torch.compile.
 BACKEND = "inductor"
-#: What encodes tokens next to ``forward``: of backbones, of heads.
-_TOKEN_METHODS = (("tokens",), ("at", "image"))
+#: What encodes next to ``forward``.
+_TOKEN_METHODS: dict[type[nn.Module], tuple[str, ...]] = {Backbone: ("tokens",), Head: ("at", "image")}
 
 
 def compile_encoders(method: nn.Module) -> None:
@@ -25,12 +25,18 @@ def compile_encoders(method: nn.Module) -> None:
     without compilation. Each view size and each batch size is compiled separately.
     """
     for module in method.modules():
-        if isinstance(module, Backbone | Head):
-            module.compile(backend=BACKEND, dynamic=False)
-            for name in _TOKEN_METHODS[isinstance(module, Head)]:
-                function = torch.compile(getattr(type(module), name), backend=BACKEND, dynamic=False)
-                # A bound method: a deep copy of the module gets one that is bound to itself.
-                setattr(module, name, MethodType(function, module))
+        for kind, names in _TOKEN_METHODS.items():
+            if isinstance(module, kind):
+                _compile(module, names)
+
+
+def _compile(module: nn.Module, names: Iterable[str]) -> None:
+    """Compile calls of a module, and some of its methods."""
+    module.compile(backend=BACKEND, dynamic=False)
+    for name in names:
+        function = torch.compile(getattr(type(module), name), backend=BACKEND, dynamic=False)
+        # A bound method: a deep copy of the module gets one that is bound to itself.
+        setattr(module, name, MethodType(function, module))
 
 
 def without_compilation() -> AbstractContextManager[object]:

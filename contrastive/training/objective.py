@@ -18,7 +18,7 @@ from contrastive.comparison import Comparison
 from contrastive.parts import Backbone, Head, Hiding, Level, Loss, Negatives, Request, StepPart, Target
 from contrastive.training.matching import Match, centres, distances, places_apart
 from contrastive.values import Guide, Progress
-from contrastive.views import Tokens, View, take
+from contrastive.views import Marks, Tokens, View, take
 
 #: Which patches of a view are queries: all, those that its pass hides, or the targets of its marks.
 Rows = Literal["all", "masked", "targets"]
@@ -176,8 +176,15 @@ class Objective:
         """Positions [views b, n] or [views b, M, n] of the queries; None for all patches, in order."""
         if self.rows == "all":
             return None
-        marks = [view.marks.hidden if self.rows == "masked" else view.marks.targets for view in views]
+        marks = [self.marked_rows(view.marks) for view in views]
         return torch.cat([positions for positions in marks if positions is not None])
+
+    def marked_rows(self, marks: Marks) -> Tensor | None:
+        """Positions [b, n] or [b, M, n] of the queries in a view; None without such marks.
+
+        Of an objective of patches whose ``rows`` are not all patches.
+        """
+        return marks.hidden if self.rows == "masked" else marks.targets
 
     def encode(self, backbone: Backbone, pixels: Tensor) -> Tensor:
         """z of whole views, before the predictor: [b, C, h, w] -> [b, D], or of all patches [b, N, D]."""
