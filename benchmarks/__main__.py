@@ -35,8 +35,10 @@ NAMES = (
     "losses",
     "losses_large",
     "masked",
+    "precision",
     "probe",
     "startup",
+    "waiting",
 )
 #: What the benchmarks without a time measure.
 WITHOUT_TIME = {"fidelity": "accuracy", "losses_large": "memory", "probe": "memory"}
@@ -60,8 +62,10 @@ def quote(page: str, results: Path) -> str:
 
 
 def row_from_json(content: dict[str, Any]) -> Row:
-    """A row from a saved file; files of older commits call ``target`` ``asked``."""
+    """A row from a saved file; files of older commits have ``asked`` for ``target``, and ``of_low``."""
     values = {"target" if key == "asked" else key: value for key, value in content.items() if key != "met"}
+    if values.pop("of_low", False):
+        values["judged"] = "low"
     return Row(**values)
 
 

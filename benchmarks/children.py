@@ -90,11 +90,12 @@ class Contender(Child):
     Args:
         function: ``package.module:function``, which returns a measure.
         arguments: of the function, as JSON can hold them.
+        environment: its variables, by default this process's.
     """
 
-    def __init__(self, function: str, *arguments: Any):
+    def __init__(self, function: str, *arguments: Any, environment: Mapping[str, str] | None = None):
         command = [sys.executable, "-m", "benchmarks.children", function, json.dumps(arguments)]
-        super().__init__(command, f"runs {function}", ROOT)
+        super().__init__(command, f"runs {function}", ROOT, environment)
 
     def measure(self) -> float:
         return float(self.request("measure"))

@@ -97,23 +97,23 @@ def cases() -> Iterator[Case]:
         yield Case(what("standard"), measure, BATCH * RUN_STEPS, "images/s", repetitions=5)
 
 
-def turns(step: Callable[[], None]) -> Measure:
-    """Times STEPS steps, after those whose batches may have been prefetched."""
+def turns(step: Callable[[], None], steps: int = STEPS) -> Measure:
+    """Times steps, after those whose batches may have been prefetched."""
 
-    def steps() -> None:
-        for _ in range(STEPS):
+    def some() -> None:
+        for _ in range(steps):
             step()
 
     def measure() -> float:
         for _ in range(AHEAD):
             step()
-        return stopwatch(steps)()
+        return stopwatch(some)()
 
     return measure
 
 
-def our_engine(dataset: str, precision: str, stem: str) -> Engine:
-    """An engine as a run has it. Its folder is removed at the end of the process."""
+def engine_of(recipe_text: str) -> Engine:
+    """An engine as a run of a recipe (YAML) has it. Its folder is removed at the end of the process."""
     from contrastive.build import build
     from contrastive.runs import Display, assemble
     from contrastive.training import make_accelerator
@@ -121,18 +121,17 @@ def our_engine(dataset: str, precision: str, stem: str) -> Engine:
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     path = Path(folder, "recipe.yaml")
-    path.write_text(recipe_of(dataset, precision, stem))
+    path.write_text(recipe_text)
     recipe = load_recipe(path, [], load_registry())
     data, parts = build(recipe)
-    accelerator = make_accelerator(precision, folder, [])
+    accelerator = make_accelerator(recipe.train.precision, folder, [], parts.few_pixels)
     engine, _ = assemble(recipe, data, parts, Path(folder), accelerator, Display(sys.stderr))
     engine.model.train()
     return engine
 
 
-def our_turns(dataset: str, precision: str, stem: str) -> Measure:
-    """Steps of the engine, epoch after epoch, with loading and augmentation."""
-    engine = our_engine(dataset, precision, stem)
+def steps_of(engine: Engine) -> Callable[[], None]:
+    """A step of an engine, epoch after epoch, with loading and augmentation."""
 
     def batches() -> Iterator[Any]:
         while True:
@@ -140,12 +139,17 @@ def our_turns(dataset: str, precision: str, stem: str) -> Measure:
             engine.state.epoch += 1
 
     source = batches()
-    return turns(lambda: engine._step([next(source)]))
+    return lambda: engine._step([next(source)])
+
+
+def our_turns(dataset: str, precision: str, stem: str) -> Measure:
+    """Steps with loading and augmentation."""
+    return turns(steps_of(engine_of(recipe_of(dataset, precision, stem))))
 
 
 def synthetic_turns(dataset: str, precision: str, stem: str) -> Measure:
-    """Steps of the engine on one batch whose views lie ready: without loading and augmentation."""
-    engine = our_engine(dataset, precision, stem)
+    """Steps on one batch whose views lie ready: without loading and augmentation."""
+    engine = engine_of(recipe_of(dataset, precision, stem))
     batch = next(engine.loader.epoch(0))
     views = engine.views_of(batch, epoch=0)
     engine.views_of = lambda batch, epoch: views

@@ -13,12 +13,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "lightly", "kornia", "pytorch-metric-learning")
@@ -62,7 +62,7 @@ class Row:
         ratio, low, high: median, least and greatest of the ratios, above 1 if ours is better.
         target: the least ratio that is good enough, or None if a row is only for orientation.
         note: what a reader must know besides.
-        of_low: whether ``target`` applies to ``low``, the end of an interval, rather than to ``ratio``.
+        judged: what ``target`` applies to: the ratio, or one end of its range.
     """
 
     what: str
@@ -75,11 +75,11 @@ class Row:
     high: float
     target: float | None = None
     note: str = ""
-    of_low: bool = False
+    judged: Literal["ratio", "low", "high"] = "ratio"
 
     @property
     def is_met(self) -> bool | None:
-        return None if self.target is None else (self.low if self.of_low else self.ratio) >= self.target
+        return None if self.target is None else getattr(self, self.judged) >= self.target
 
 
 def stopwatch(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Measure:
@@ -93,7 +93,15 @@ def stopwatch(call: Callable[[], object], clock: Callable[[], float] = time.perf
     return measure
 
 
-def pair(case: Case, theirs: Measure, *, peer: str, target: float | None = None, note: str = "") -> Row:
+def pair(
+    case: Case,
+    theirs: Measure,
+    *,
+    peer: str,
+    target: float | None = None,
+    note: str = "",
+    judged: Literal["ratio", "high"] = "ratio",
+) -> Row:
     """Measure both sides in turn, each first in every other repetition, after one call of each to warm up."""
     case.measure(), theirs()
     pairs = []
@@ -107,7 +115,7 @@ def pair(case: Case, theirs: Measure, *, peer: str, target: float | None = None,
     figures = [statistics.median(side) for side in zip(*pairs, strict=True)]
     ours, other = (seconds if case.work is None else case.work / seconds for seconds in figures)
     ratio = statistics.median(ratios)
-    return Row(case.what, case.unit, ours, peer, other, ratio, min(ratios), max(ratios), target, note)
+    return Row(case.what, case.unit, ours, peer, other, ratio, min(ratios), max(ratios), target, note, judged)
 
 
 def compare(
@@ -125,9 +133,14 @@ def compare(
     return Row(what, unit, ours, peer, theirs, ratio, ratio, ratio, target, note)
 
 
-def child(function: str, *arguments: Any, threads: int | None = None) -> Any:
-    """``package.module:function(*arguments)`` in a fresh Python process; both ways as JSON."""
-    environment = dict(os.environ)
+def child(
+    function: str, *arguments: Any, threads: int | None = None, environment: Mapping[str, str] | None = None
+) -> Any:
+    """``package.module:function(*arguments)`` in a fresh Python process; both ways as JSON.
+
+    ``environment`` is added to this process's.
+    """
+    environment = {**os.environ, **(environment or {})}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     command = [sys.executable, "-m", "benchmarks.harness", function, json.dumps(arguments)]

@@ -13,6 +13,7 @@ from typing import Any
 from contrastive import interrupts
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
 from contrastive.kinds import KINDS
+from contrastive.wait_policy import set_wait_policy
 
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
 _PROTOCOL = "a protocol of the run, or any other (finetune); may be repeated"
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         arguments.parser.print_help(sys.stderr)
         return UsageError.exit_code
+    set_wait_policy()
     with interrupts.guard(owns_process=argv is None):
         try:
             return resolve_name(f"contrastive.commands.{arguments.command}")(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -9,6 +10,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+
+_FEATURES = ("avx2", "avx512", "avx512_bf16", "amx_tile")
+#: How many of them oneDNN uses at most, by its limit.
+_FEATURES_UP_TO = {
+    **dict.fromkeys(("SSE41", "AVX"), 0),
+    **dict.fromkeys(("AVX2", "AVX2_VNNI", "AVX2_VNNI_2"), 1),
+    **dict.fromkeys(("AVX512_CORE", "AVX512_CORE_VNNI"), 2),
+    **dict.fromkeys(("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512"), 3),
+}
 
 
 def to_host(values: Tensor) -> Callable[[], list[float]]:
@@ -56,6 +66,9 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def cpu_features() -> list[str]:
-    """Extensions of this CPU that decide how torch computes and rounds, the latest last; none if not x86."""
-    names = ("avx2", "avx512", "avx512_bf16", "amx_tile")
-    return [name for name in names if getattr(torch.cpu, f"_is_{name}_supported", bool)()]
+    """Extensions of this CPU that decide how torch computes and rounds, the latest last; none if not x86.
+
+    As far as ``ONEDNN_MAX_CPU_ISA`` allows them, if it is set.
+    """
+    limit = _FEATURES_UP_TO.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), len(_FEATURES))
+    return [name for name in _FEATURES[:limit] if getattr(torch.cpu, f"_is_{name}_supported", bool)()]

@@ -205,7 +205,7 @@ def measure(recipe: Recipe) -> StepCalls:
     data = Data(RandomDataset(table), table, None, "0" * 64)
     _, composition = build(recipe, open_data_sets=[(dataset, data)])
     with TemporaryDirectory() as folder, fake_gpu() as ledger:
-        accelerator = make_accelerator(recipe.train.precision, folder, [])
+        accelerator = make_accelerator(recipe.train.precision, folder, [], composition.few_pixels)
         ledger.move(composition.method)
         with ledger.fake, ledger:
             engine, _ = assemble(recipe, data, composition, Path(folder), accelerator, Display.silent())

@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import against
-from benchmarks.__main__ import NAMES, TABLE, main, quote
+from benchmarks.__main__ import NAMES, TABLE, main, quote, row_from_json
 from benchmarks.children import Contender
 from benchmarks.harness import Case, MeasurementError, Row, environment, first_module, pair
 
@@ -81,6 +81,15 @@ def test_a_table_that_was_kept_before_targets_had_that_name_is_quoted(tmp_path):
     content = {"environment": environment(), "rows": [{**row, "met": False}]}
     (tmp_path / "one.json").write_text(json.dumps(content))
     assert "| 3 | no |" in quote("<!-- table: one -->\n<!-- /table -->\n", tmp_path)
+
+
+def test_a_target_of_an_end_of_the_range_is_judged_there(tmp_path):
+    row = Row("a", "s", 1.0, "peer", 2.0, 2.0, 1.5, 2.5, target=1.8)
+    ends = ("ratio", "low", "high")
+    assert [replace(row, judged=end).is_met for end in ends] == [True, False, True]
+    kept = {name: value for name, value in asdict(row).items() if name != "judged"}
+    assert row_from_json({**kept, "of_low": True, "met": False}) == replace(row, judged="low")
+    assert row_from_json({**kept, "of_low": False, "met": True}) == row
 
 
 @pytest.mark.slow

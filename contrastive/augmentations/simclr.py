@@ -12,7 +12,9 @@ from contrastive.augmentations.flip import Flip
 from contrastive.augmentations.grayscale import Grayscale
 from contrastive.augmentations.pipeline import Operation, Pipeline
 from contrastive.augmentations.random_resized_crop import RandomResizedCrop
+from contrastive.kinds import Epochs
 from contrastive.parts import Augmentation
+from contrastive.schedules import Schedule, ScheduleKeys
 
 #: Largest side in pixels of views that are not blurred by default (the paper's CIFAR-10 setting).
 SMALL = 32
@@ -27,7 +29,8 @@ class SimCLR(Augmentation):
     from 0.1 to 2.
 
     Args:
-        size: side of the square views in pixels.
+        size: side of the square views in pixels; as a schedule, a little larger from epoch to epoch
+            (progressive resolution).
         strength: of the colour jitter; the paper uses 1 for ImageNet and 0.5 for CIFAR-10.
         scale: smallest and largest share of the area that the crop keeps; larger crops learn faster in
             short runs on small images.
@@ -36,18 +39,20 @@ class SimCLR(Augmentation):
 
     def __init__(
         self,
-        size: Annotated[int, Field(ge=1)],
+        size: Annotated[int, Field(ge=1)] | Schedule,
         strength: Annotated[float, Field(ge=0, le=2.5)] = 1.0,
         scale: tuple[Share, Share] = (0.08, 1.0),
         blur: bool | Literal["auto"] = "auto",
+        epochs: Epochs = 1,
     ):
         self._operations: list[Operation] = [
-            RandomResizedCrop(size, scale, interpolation="bicubic"),
+            RandomResizedCrop(size, scale, interpolation="bicubic", epochs=epochs),
             Flip(),
             ColorJitter(strength),
             Grayscale(),
         ]
-        if size > SMALL if blur == "auto" else blur:
+        largest = max(size.start, size.to) if isinstance(size, ScheduleKeys) else size
+        if largest > SMALL if blur == "auto" else blur:
             self._operations.append(Blur())
 
     def pipelines(self) -> list[Pipeline]:

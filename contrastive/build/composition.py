@@ -14,7 +14,7 @@ from contrastive.data import Division, ShrunkTable, has_label
 from contrastive.evaluation import TimedProtocol
 from contrastive.parts import Callback, Dataset, ImageTable, Optimizer, Split
 from contrastive.recipe import PartSpec
-from contrastive.training import Method
+from contrastive.training import Method, convolves_few_pixels
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,8 @@ class Composition:
     callbacks: list[Callback]
     view_sizes: list[tuple[int, int]]  # (h, w)
     image_size: int
+
+    @property
+    def few_pixels(self) -> bool:
+        """Whether the encoder has convolutions on maps of few pixels, as ``precision: auto`` asks."""
+        return convolves_few_pixels(self.method.backbone, self.image_size)

@@ -309,7 +309,8 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
         return tensor
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would train
-    half = resolve_precision(recipe.train.precision, device) != "no"  # bf16 and fp16 take as many bytes
+    # bf16 and fp16 take as many bytes
+    half = resolve_precision(recipe.train.precision, device, parts.few_pixels) != "no"
     labels = torch.arange(images) // 2 if recipe.reads_labels else None
     own_pointers = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
     views = trial_views(parts.pipelines, parts.view_sizes, channels, method.grids, images)

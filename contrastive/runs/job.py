@@ -170,7 +170,10 @@ class Job:
             )
             return Run(folder)
         on_first(self._require_readable)
-        accelerator = make_accelerator(self.recipe.train.precision, str(folder), self.recipe.train.trackers)
+        train = self.recipe.train
+        accelerator = make_accelerator(
+            train.precision, str(folder), train.trackers, self.composition.few_pixels
+        )
         self._announce(accelerator.device)
         with ExitStack() as lock, interrupts.guard():
             on_first(lambda: lock.enter_context(folder_lock(folder)))

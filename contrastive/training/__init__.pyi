@@ -1,6 +1,5 @@
 from .accelerator import choose_kernels as choose_kernels
 from .accelerator import make_accelerator as make_accelerator
-from .accelerator import resolve_precision as resolve_precision
 from .accelerator import shares_statistics as shares_statistics
 from .accelerator import tracker_problem as tracker_problem
 from .checkpoints import Checkpoints as Checkpoints
@@ -26,6 +25,8 @@ from .method import Output as Output
 from .metrics_file import MetricsFile as MetricsFile
 from .objective import Objective as Objective
 from .objective import embedding_of as embedding_of
+from .precision import convolves_few_pixels as convolves_few_pixels
+from .precision import resolve_precision as resolve_precision
 from .stages import Stages as Stages
 from .stages import StageStack as StageStack
 from .state import LENGTH_WAS_READ as LENGTH_WAS_READ

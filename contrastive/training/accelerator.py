@@ -1,10 +1,9 @@
-"""Device and precision, through Accelerate."""
+"""Device, processes and trackers, through Accelerate."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,11 +13,11 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 
 from contrastive.convolutions import in_channels_last
-from contrastive.device import cpu_features
 from contrastive.distributed import world_size
-from contrastive.errors import UsageError, did_you_mean
+from contrastive.errors import did_you_mean
 from contrastive.parts import Target, ViewPipeline
 from contrastive.training.method import Method
+from contrastive.training.precision import resolve_precision
 
 M = TypeVar("M", bound=Method)
 
@@ -53,38 +52,6 @@ def choose_kernels(pipelines: Sequence[ViewPipeline], image_size: tuple[int, int
     torch.backends.cudnn.benchmark = has_fixed_sizes
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Accelerate's name for a recipe's precision: ``auto`` is bf16 if that is faster.
-
-    Raises:
-        UsageError: fp16 on a CPU. Accelerate would silently train in float32.
-    """
-    if precision == "fp16" and device.type == "cpu":
-        raise UsageError("train.precision: fp16 needs a GPU; use auto, bf16 or fp32 on a CPU.")
-    if precision != "auto":
-        return {"fp32": "no"}.get(precision, precision)
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if device.type == "cpu" and _bf16_is_fast() else "no"
-
-
-def _bf16_is_fast() -> bool:
-    """Whether this CPU computes in bf16 faster than in float32.
-
-    Intel's does so only in AMX tiles, which a virtual machine may hide: with AVX-512 a product takes about
-    twice as long in bf16 as in float32. With AMD's AVX-512 it takes half as long.
-    """
-    features = cpu_features()
-    return "amx_tile" in features or ("avx512_bf16" in features and not _is_intel())
-
-
-def _is_intel() -> bool:
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
 def tracker_problem(name: str) -> str | None:
     """Why a tracker cannot be used, and what helps; None if it can be used."""
     if name in map(str, get_available_trackers()):
@@ -95,13 +62,18 @@ def tracker_problem(name: str) -> str | None:
     return f"Accelerate has no tracker '{name}'; it has {', '.join(names)}.{did_you_mean(name, names)}"
 
 
-def make_accelerator(precision: str, folder: str, trackers: Sequence[str]) -> Accelerator:
-    """The Accelerator of a run. It leaves out a tracker for which :func:`tracker_problem` has a reason."""
+def make_accelerator(
+    precision: str, folder: str, trackers: Sequence[str], few_pixels: bool = False
+) -> Accelerator:
+    """The Accelerator of a run. It leaves out a tracker for which :func:`tracker_problem` has a reason.
+
+    ``precision`` and ``few_pixels`` as of :func:`resolve_precision`.
+    """
     # Accelerate passes on the older of torch's two names for it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     AcceleratorState._reset_state()  # a second run in this Python process may ask for another precision
     return Accelerator(
-        mixed_precision=resolve_precision(precision, PartialState().device),
+        mixed_precision=resolve_precision(precision, PartialState().device, few_pixels),
         log_with=list(trackers) or None,
         project_dir=folder,
         # Otherwise it reads the number from an environment variable and divides every gradient by it.

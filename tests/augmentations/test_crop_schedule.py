@@ -11,6 +11,7 @@ from torch import Tensor
 
 import contrastive
 from contrastive.augmentations import (
+    Blur,
     CropOf,
     Flip,
     Key,
@@ -19,6 +20,7 @@ from contrastive.augmentations import (
     RandomResizedCrop,
     Sequence,
     Shift,
+    SimCLR,
     Views,
     sizes_over,
 )
@@ -108,6 +110,19 @@ def test_views_of_one_crop_follow_it_unless_they_have_a_size():
     assert torch.equal(views[1](batch, IDS, Key(1, 0, 1)), views[0](batch, IDS, key))
     with pytest.raises(UsageError, match="does not fit in 8 pixels"):
         sizes_over(Pipeline([crop(8, 24, 3), Shift(16, 2)]), 3, None)
+
+
+def test_views_of_simclr_grow_too():
+    growing = SimCLR(schedule(16, 32), epochs=3).pipelines()[0]
+    assert sizes_over(growing, 3, None) == [(16, 16), (16, 16), (32, 32)]
+    batch, key = images(40), Key(1, 0, 0)
+    assert torch.equal(growing(batch, IDS, key), SimCLR(16).pipelines()[0](batch, IDS, key))
+
+
+@pytest.mark.parametrize(("start", "to", "is_blurred"), [(16, 32, False), (16, 48, True), (48, 16, True)])
+def test_views_are_blurred_if_the_largest_are_large(start, to, is_blurred):
+    operations = SimCLR(schedule(start, to)).pipelines()[0].operations
+    assert any(isinstance(operation, Blur) for operation in operations) is is_blurred
 
 
 def test_half_pixels_are_refused():

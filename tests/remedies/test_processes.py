@@ -24,6 +24,7 @@ import contrastive.training.accelerator as accelerator
 from contrastive.recipe import load_recipe
 from contrastive.targets import SharedEncoder
 from contrastive.training.compilation import explain_compile_errors_if
+from contrastive.training.precision import resolve_precision
 from tests.support.attempts import TINY, command, registry
 from tests.support.remedies import Remedy
 
@@ -196,9 +197,9 @@ def processes() -> Iterator[Remedy]:
     yield Remedy("contrastive/distributed.py", "raise train.timeout", waiting, 30, 60)
     yield Remedy("contrastive/distributed.py", "Train in one process", agreeing, 2, 1)
     yield Remedy(
-        "training/accelerator.py",
+        "training/precision.py",
         "use auto, bf16 or fp32",
-        lambda precision: accelerator.resolve_precision(precision, torch.device("cpu")) and None,
+        lambda precision: resolve_precision(precision, torch.device("cpu")) and None,
         "fp16",
         "auto",
     )

@@ -1,4 +1,4 @@
-"""What a step is computed with: precision, the optimizer's kernels."""
+"""What a step is computed with: statistics of processes, the optimizer's kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from contrastive.negatives import InBatch
 from contrastive.optimizers import AdamWPart, SGDPart, scheduled
 from contrastive.parts import Target, TargetWrapper
 from contrastive.targets import EMA
-from contrastive.training import Method, resolve_precision, shares_statistics
+from contrastive.training import Method, shares_statistics
 from contrastive.training import accelerator as device
 from contrastive.training.health import StepNorms
 from tests.support.encoders import Flat
@@ -26,24 +26,6 @@ from tests.support.encoders import Flat
 CPU = torch.device("cpu")
 META = torch.device("meta")  # stands for any device that is not a CPU
 PARTS = [SGDPart(lr=0.1), AdamWPart(lr=0.1)]
-
-
-@pytest.mark.parametrize(
-    ("amx", "avx", "intel", "expected"),
-    [
-        (True, True, True, "bf16"),
-        (False, True, True, "no"),  # AMX hidden by a virtual machine
-        (False, True, False, "bf16"),
-        (False, False, False, "no"),
-    ],
-)
-def test_auto_is_bf16_only_where_that_is_faster(monkeypatch, amx, avx, intel, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
-    monkeypatch.setattr(device, "_is_intel", lambda: intel)
-    assert resolve_precision("auto", CPU) == expected
-    assert resolve_precision("bf16", CPU) == "bf16"
-    assert resolve_precision("fp32", CPU) == "no"
 
 
 def two_encoders(target: Target) -> Method:

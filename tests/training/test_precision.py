@@ -1,0 +1,75 @@
+"""``train.precision: auto``: a fixed rule on the CPU's features and the kind of net."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from contrastive.device import cpu_features
+from contrastive.training import convolves_few_pixels, precision, resolve_precision
+
+CPU = torch.device("cpu")
+BF16, AMX = ["avx2", "avx512", "avx512_bf16"], ["avx2", "avx512", "avx512_bf16", "amx_tile"]
+
+
+@pytest.mark.parametrize(
+    ("features", "intel", "few_pixels", "expected"),
+    [
+        (AMX, True, False, "bf16"),
+        (AMX, True, True, "no"),
+        (BF16, True, False, "no"),  # AMX hidden by a virtual machine
+        (BF16, True, True, "no"),
+        (BF16, False, False, "bf16"),
+        (BF16, False, True, "bf16"),
+        (["avx2"], False, False, "no"),
+        ([], False, False, "no"),
+    ],
+)
+def test_auto_is_bf16_only_where_that_is_faster(monkeypatch, features, intel, few_pixels, expected):
+    monkeypatch.setattr(precision, "cpu_features", lambda: features)
+    monkeypatch.setattr(precision, "_is_intel", lambda: intel)
+    assert resolve_precision("auto", CPU, few_pixels) == expected
+    assert resolve_precision("bf16", CPU, few_pixels) == "bf16"
+    assert resolve_precision("fp32", CPU, few_pixels) == "no"
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (None, AMX),
+        ("ALL", AMX),
+        ("AVX512_CORE_BF16", BF16),
+        ("avx512_core", ["avx2", "avx512"]),
+        ("AVX2", ["avx2"]),
+        ("SSE41", []),
+    ],
+)
+def test_features_are_those_that_onednn_may_use(monkeypatch, limit, expected):
+    for name in AMX:
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: True, raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert cpu_features() == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "expected"),
+    [
+        ("resnet18", {}, True),
+        ("resnet50", {}, True),
+        ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4}, False),
+    ],
+)
+def test_only_overlapping_windows_count_as_convolutions(model, options, expected):
+    network = timm.create_model(model, num_classes=0, **options)
+    assert convolves_few_pixels(network, 32) is expected
+    assert not convolves_few_pixels(network, 224)
+
+
+def test_the_sizes_of_few_pixels():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3))
+    sides = (28, 32, 64, 96, 224)
+    assert [convolves_few_pixels(network, size) for size in sides] == [True, True, True, False, False]
