@@ -37,6 +37,7 @@ NAMES = (
     "masked",
     "precision",
     "probe",
+    "progressive",
     "startup",
     "waiting",
 )
