@@ -147,13 +147,17 @@ def our_turns(dataset: str, precision: str, stem: str) -> Measure:
     return turns(steps_of(engine_of(recipe_of(dataset, precision, stem))))
 
 
-def synthetic_turns(dataset: str, precision: str, stem: str) -> Measure:
-    """Steps on one batch whose views lie ready: without loading and augmentation."""
+def ready_steps(dataset: str, precision: str, stem: str) -> Callable[[], None]:
+    """A step on one batch whose views lie ready: without loading and augmentation."""
     engine = engine_of(recipe_of(dataset, precision, stem))
     batch = next(engine.loader.epoch(0))
     views = engine.views_of(batch, epoch=0)
     engine.views_of = lambda batch, epoch: views
-    return turns(lambda: engine._step([batch]))
+    return lambda: engine._step([batch])
+
+
+def synthetic_turns(dataset: str, precision: str, stem: str) -> Measure:
+    return turns(ready_steps(dataset, precision, stem))
 
 
 class _Parquet(torch.utils.data.Dataset[Any]):
