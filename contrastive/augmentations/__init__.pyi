@@ -1,5 +1,6 @@
 from .blur import Blur as Blur
 from .color_jitter import ColorJitter as ColorJitter
+from .colours import with_compiled_colours as with_compiled_colours
 from .crop_of import CropOf as CropOf
 from .cutout import Cutout as Cutout
 from .flip import Flip as Flip

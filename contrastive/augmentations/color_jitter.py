@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from contrastive.augmentations.kernels.colour import blend_, blend_one, merge_blends, shift_hue
-from contrastive.augmentations.pipeline import NonNegative, Operation, Params, Probability
+from contrastive.augmentations.colours import ColourOperation
+from contrastive.augmentations.kernels.colour import blend_, blend_one, jitter, merge_blends, shift_hue
+from contrastive.augmentations.pipeline import NonNegative, Params, Probability
 from contrastive.device import to_device
 from contrastive.rng import Draws
 
@@ -18,7 +19,7 @@ from contrastive.rng import Draws
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
-class ColorJitter(Operation):
+class ColorJitter(ColourOperation):
     """Change brightness, contrast, saturation and hue by random factors, in a random order per image.
 
     ``strength`` s sets brightness, contrast and saturation to 0.8 s and hue to 0.2 s (SimCLR, Chen et al.
@@ -34,7 +35,7 @@ class ColorJitter(Operation):
     """
 
     name = "color_jitter"
-    keeps_place = True
+    function = staticmethod(jitter)
 
     def __init__(
         self,
@@ -90,6 +91,15 @@ class ColorJitter(Operation):
         planes = planes.index_select(1, there)
         self._jitter(planes, {name: values[order] for name, values in params.items()}, later)
         return planes.transpose(0, 1).index_select(0, back)
+
+    def numbers(self, params: Params, channels: int) -> np.ndarray:
+        """Weights of three blends, the hue's turn and its index in the order: [11, b]."""
+        mask, is_rgb = params["chosen"], channels == 3
+        identity = np.array([[1.0], [0.0], [0.0]])  # [3, 1]
+        blends = np.where(mask, _weights(params, is_rgb), identity)  # [3, 3, b]
+        index = (params["order"] == _HUE).argmax(axis=1)
+        before = np.where(mask & (self.hue > 0), index, -1)
+        return np.concatenate([blends.reshape(9, -1), [_turns(params), before]])
 
     def _jitter(self, planes: Tensor, params: Params, later: list[int]) -> None:
         """Jitter in place; the hue of the first ``later[j]`` images comes after at least j blends."""

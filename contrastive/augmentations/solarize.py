@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from contrastive.augmentations.pipeline import Operation, Params, Probability, on_chosen
+from contrastive.augmentations.colours import ColourOperation
+from contrastive.augmentations.kernels.colour import solarize
+from contrastive.augmentations.pipeline import Params, Probability, on_chosen
 from contrastive.rng import Draws
 
 
-class Solarize(Operation):
+class Solarize(ColourOperation):
     """Invert bright pixels (BYOL, Grill et al. 2020, appendix B).
 
     Args:
@@ -21,7 +24,7 @@ class Solarize(Operation):
     """
 
     name = "solarize"
-    keeps_place = True
+    function = staticmethod(solarize)
 
     def __init__(self, threshold: Annotated[float, Field(ge=0, le=1)] = 0.5, p: Probability = 0.2):
         self.threshold, self.p = threshold, p
@@ -35,3 +38,7 @@ class Solarize(Operation):
         return on_chosen(
             pixels, params, lambda images, _: torch.where(images >= self.threshold, 1 - images, images)
         )
+
+    def numbers(self, params: Params, channels: int) -> np.ndarray:
+        """The threshold; infinity for an image that stays: [1, b]."""
+        return np.where(params["chosen"], self.threshold, np.inf)[None]

@@ -138,7 +138,7 @@ def profile(
         short_recipe = _short_recipe(full_recipe, len(data.train), steps)
         engine, _ = assemble(short_recipe, data, parts, Path(folder), accelerator, display)
         contention = Contention()
-        with explain_compile_errors_if(full_recipe.train.compile):
+        with explain_compile_errors_if(bool(full_recipe.train.compile)):
             seconds = _measure(engine, steps)
         others = contention.share()
         memory = peak_memory_mib(accelerator.device)

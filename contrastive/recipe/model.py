@@ -81,7 +81,11 @@ class Train(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 if the hardware computes faster in it, else fp32."
     )
-    compile: bool = Field(False, description="Compile backbones and heads with torch.compile; slow to start.")
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
+        False,
+        description="Compile backbones, heads and colour operations with torch.compile; slow to start. A "
+        "name is a mode of torch; on a GPU both replay CUDA graphs.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order and augmentation.")
     nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="When a loss or gradient is not finite: stop the run, or skip the step."

@@ -29,6 +29,7 @@ from contrastive.training import (
     Settings,
     choose_kernels,
     compile_encoders,
+    compile_views,
 )
 from contrastive.values import RunData, never
 
@@ -50,7 +51,8 @@ def assemble(
     Args:
         recipe: what the composition was built from.
         data: the images; those of one size are decoded here, once for training and evaluation.
-        composition: the parts; its encoders are compiled here if ``train.compile`` is set.
+        composition: the parts; its encoders are compiled here if ``train.compile`` is set, and so are the
+            colour operations of the training views.
         folder: receives checkpoints and metrics.
         accelerator: device and precision.
         display: follows the run and prints messages.
@@ -58,8 +60,11 @@ def assemble(
         interrupted: returns true once the user has asked to stop.
         transform: how evaluation resizes and crops images; by default as in a run that begins now.
     """
-    if recipe.train.compile:
-        compile_encoders(composition.method)
+    mode = recipe.train.compile
+    pipelines = composition.pipelines
+    if mode:
+        compile_encoders(composition.method, None if mode is True else mode)
+        pipelines = compile_views(pipelines)
     loader = _train_loader(recipe, data, composition, display, accelerator.device)
     choose_kernels(composition.pipelines, loader.table.size)
     data = replace(data, train=loader.table)  # decoded once, for training and evaluation
@@ -70,7 +75,7 @@ def assemble(
     engine = Engine(
         method=composition.method,
         optimizer=composition.optimizer,
-        pipelines=composition.pipelines,
+        pipelines=pipelines,
         loader=loader,
         settings=_settings(recipe),
         accelerator=accelerator,
@@ -167,6 +172,7 @@ def _settings(recipe: Recipe) -> Settings:
         nonfinite=train.nonfinite,
         checkpoint_every=train.checkpoint_every,
         evaluate_every=recipe.evaluate.every,
+        cuda_graphs=isinstance(train.compile, str),
     )
 
 

@@ -309,7 +309,7 @@ class Job:
         self.training_starts()
         try:
             with (
-                explain_compile_errors_if(self.recipe.train.compile),
+                explain_compile_errors_if(bool(self.recipe.train.compile)),
                 explain_out_of_memory(partial(_memory_advice, engine), engine.checkpoints),
             ):
                 engine.train()

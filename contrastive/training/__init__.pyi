@@ -6,6 +6,7 @@ from .checkpoints import Checkpoints as Checkpoints
 from .checkpoints import restore as restore
 from .checkpoints import weights_of as weights_of
 from .compilation import compile_encoders as compile_encoders
+from .compilation import compile_views as compile_views
 from .compilation import explain_compile_errors_if as explain_compile_errors_if
 from .compilation import without_compilation as without_compilation
 from .engine import Engine as Engine

@@ -111,8 +111,7 @@ class Engine:
             steps=self.steps,
             steps_per_epoch=self.steps_per_epoch,
         )
-        # Metrics of the last step, on their way from the device.
-        self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None
+        self._pending: tuple[Metrics, Callable[[], list[float]], Comparison] | None = None  # of the last step
         self._position = Position(self.state, callbacks, metrics, self.run, settings.accumulate)
         self._clock = time.perf_counter()
         self._throughput = Throughput()
@@ -166,6 +165,8 @@ class Engine:
     def _step(self, micro: Sequence[Batch]) -> None:
         """One optimizer step over its micro-batches; candidates come from one micro-batch only."""
         settings, state, accelerator = self.settings, self.state, self.accelerator
+        if settings.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # until the next one, no graph reuses live memory
         progress = Progress(state.step, self.total_steps, settings.seed, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             factor = self.rule.factor(group, state.step, self.total_steps, self.steps_per_epoch)

@@ -32,6 +32,7 @@ class Settings:
     nonfinite: Literal["stop", "skip"] = "stop"
     checkpoint_every: int = 1
     evaluate_every: int = 1
+    cuda_graphs: bool = False  # whether what is compiled may replay CUDA graphs
 
 
 class Evaluator(Protocol):

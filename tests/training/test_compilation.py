@@ -1,4 +1,5 @@
-"""``train.compile``: what is compiled, that names stay, and what a failure says."""
+"""``train.compile``: what is compiled, that names stay, what a failure says, and what CUDA graphs may not
+overwrite."""
 
 from __future__ import annotations
 
@@ -6,24 +7,30 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import contrastive
 from contrastive.build import build, trial_views
 from contrastive.cli import main
-from contrastive.recipe import load_recipe
+from contrastive.errors import RecipeError
+from contrastive.recipe import load_recipe, training_fingerprint
+from contrastive.recipe.schema import recipe_schema
 from contrastive.registry import load_registry
 from contrastive.training import Checkpoints, compilation
+from contrastive.views import View
+from tests.support.tiny import UNEVALUATED
 
 OVERRIDES = ["train.epochs=1", "evaluate.linear=null", "target={name: ema, momentum: 0.9}"]
 
 
 @pytest.fixture
 def graphs(monkeypatch) -> list[int]:
-    """Batch sizes of the graphs that a backend which compiles nothing was given."""
+    """Batch sizes of the graphs of encoders that a backend which compiles nothing was given."""
     seen: list[int] = []
 
     def backend(graph, inputs):
-        seen.append(next(len(x) for x in inputs if isinstance(x, torch.Tensor) and x.ndim in (2, 4)))
+        if any(isinstance(x, nn.Parameter) for x in inputs):
+            seen.append(next(len(x) for x in inputs if isinstance(x, Tensor) and x.ndim in (2, 4)))
         return graph.forward
 
     torch._dynamo.reset()
@@ -93,6 +100,103 @@ def test_a_failure_to_compile_is_one_sentence(tiny_recipe, tmp_path, monkeypatch
     assert "no compiler here" in told
     assert "set train.compile: false" in told
     assert "Traceback" not in told
+
+
+class Pool:
+    """A backend that compiles nothing, and whose graphs use memory as CUDA graphs do: what the graphs of a
+    mode return is overwritten as soon as the next step begins."""
+
+    def __init__(self) -> None:
+        self.modes: set[str | None] = set()
+        self.outputs: list[Tensor] = []
+        self.steps = 0
+
+    def __call__(self, graph, inputs, mode=None):
+        self.modes.add(mode)
+
+        def call(*arguments):
+            outputs = graph.forward(*arguments)
+            own = {x.untyped_storage().data_ptr() for x in arguments if isinstance(x, Tensor)}
+            for x in outputs if mode else ():
+                if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in own:
+                    self.outputs.append(x.data)
+            return outputs
+
+        return call
+
+    def begin_step(self) -> None:
+        """What torch does at the mark, at once."""
+        for x in self.outputs:
+            x.fill_(torch.nan if x.is_floating_point() else 0)
+        self.outputs.clear()
+        self.steps += 1
+
+
+@pytest.fixture
+def pool(monkeypatch) -> Pool:
+    pool = Pool()
+    torch._dynamo.reset()
+    monkeypatch.setattr(compilation, "BACKEND", pool)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", pool.begin_step)
+    return pool
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"target": {"name": "ema", "momentum": 0.9}, "views": {"batch_norm": "separate"}},
+        {"train.accumulate": 2, "train.chunk_size": 8},
+    ],
+    ids=["average", "chunks"],
+)
+def test_a_step_reads_nothing_that_cuda_graphs_have_overwritten(tiny_recipe, tmp_path, pool, variant):
+    """VICReg compares the embeddings themselves, which collapse_watch reads a step later."""
+    overrides = {"train.epochs": 1, "loss": {"name": "vicreg"}, "callbacks": ["collapse_watch"]}
+    overrides |= {**UNEVALUATED, **variant}
+    plain = contrastive.run(tiny_recipe, overrides, out=tmp_path / "plain")
+    assert not pool.steps, "steps are marked for graphs only"
+    overrides["train.compile"] = "reduce-overhead"
+    compiled = contrastive.run(tiny_recipe, overrides, out=tmp_path / "compiled")
+    assert pool.modes == {"reduce-overhead", None}, "of the encoders, and of the colours"
+    steps = [metrics for metrics in compiled.metrics if "loss" in metrics]
+    assert pool.steps == len(steps) > 1, "one mark per optimizer step"
+    assert pool.outputs, "the last step's memory is in use until another one begins"
+    for ours, expected in zip(compiled.metrics, plain.metrics, strict=True):
+        for name in expected.keys() - {"images_per_second", "seconds"}:
+            assert ours[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
+
+
+def test_tokens_are_copies_outside_the_memory_of_cuda_graphs(pool):
+    data, parts = build(load_recipe("ijepa", ["train.batch_size=8"], load_registry()))
+    [view, *_] = trial_views(parts.pipelines, parts.view_sizes, data.train.channels, parts.method.grids)
+    compilation.compile_encoders(parts.method, "max-autotune")
+    tokens = parts.method.backbone.tokens(View(view.data))
+    whole = parts.method.backbone(view.data)
+    tokens.patches.sum().backward()
+    assert next(parts.method.backbone.parameters()).grad is not None
+    pool.begin_step()
+    assert pool.modes == {"max-autotune"}
+    assert all(x.isfinite().all() for x in (whole, tokens.h, tokens.prefix, tokens.patches))
+
+
+def test_a_mode_is_another_value_of_the_key():
+    registry = load_registry()
+
+    def recipe(value: str):
+        return load_recipe("simclr", [f"train.compile={value}"], registry)
+
+    values = {value: recipe(value) for value in ("true", "false", "reduce-overhead", "max-autotune")}
+    assert [each.train.compile for each in values.values()] == [True, False, *list(values)[2:]]
+    assert len({training_fingerprint(each, "") for each in values.values()}) == 4
+    assert [values[name].dump()["train"]["compile"] for name in ("true", "false")] == [True, False]
+    with pytest.raises(RecipeError) as error:
+        recipe("reduce_overhead")
+    sentence = "must be true or false or 'reduce-overhead' or 'max-autotune', not 'reduce_overhead'"
+    assert sentence in str(error.value)
+    train = recipe_schema(registry)["properties"]["train"]["properties"]
+    assert [
+        option.get("enum") or option["type"] for option in train["compile"]["anyOf"]
+    ] == ["boolean", ["reduce-overhead", "max-autotune"]]  # fmt: skip
 
 
 @pytest.mark.slow

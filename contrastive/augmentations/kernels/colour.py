@@ -29,7 +29,7 @@ def luminance(pixels: Tensor) -> Tensor:
 
 def _grey(planes: Tensor) -> Tensor:
     """[3, n, h, w] -> [n, h, w]."""
-    if not planes.is_cpu:
+    if not (planes.is_cpu or torch.compiler.is_compiling()):
         return _grey_in_one_call(planes)
     grey = planes[0] * LUMINANCE[0]
     for plane, weight in zip(planes[1:], LUMINANCE[1:], strict=True):
@@ -38,7 +38,8 @@ def _grey(planes: Tensor) -> Tensor:
 
 
 def _grey_in_one_call(planes: Tensor) -> Tensor:
-    """:func:`_grey` for an accelerator, up to rounding: there each call costs microseconds."""
+    """:func:`_grey` for an accelerator, up to rounding: there each call costs microseconds, unless a compiler
+    merges them."""
     with torch.autocast(planes.device.type, enabled=False):
         weights = _constant(LUMINANCE, planes.dtype, planes.device)
         return torch.mv(planes.reshape(3, -1).T, weights).view(planes.shape[1:])
@@ -144,7 +145,51 @@ def shift_hue(planes: Tensor, turns: Tensor, out: Tensor) -> None:
     hue.add_(turns[:, None, None]).frac_()
     low.sub_(chroma)
     high.add_(chroma)
-    opposite = _constant(_OPPOSITE, hue.dtype, hue.device)[:, None, None, None]
-    torch.sub(hue, opposite, out=out).abs_().clamp_(1 / 6, 2 / 6)  # the shares of chroma
+    _less_each(hue, _OPPOSITE, out)
+    out.abs_().clamp_(1 / 6, 2 / 6)  # the shares of chroma
     torch.addcmul(low, chroma, out[0], value=6, out=out[0])
     torch.addcmul(high, chroma, out[1:], value=-6, out=out[1:])
+
+
+def _less_each(values: Tensor, numbers: tuple[float, ...], out: Tensor) -> None:
+    """Values [n, h, w] less each of k numbers, into ``out`` [k, n, h, w]."""
+    if torch.compiler.is_compiling():  # it merges calls, and a tensor of constants would be one more input
+        for plane, number in zip(out, numbers, strict=True):
+            torch.sub(values, number, out=plane)
+    else:
+        constants = _constant(numbers, values.dtype, values.device)
+        torch.sub(values, constants[:, None, None, None], out=out)
+
+
+# What follows is for compilers: functions of tensors alone, whose shapes are the same in every batch. Each
+# image takes every step, with numbers that leave it as it is if it was not chosen. Fused kernels wait for
+# memory more than for arithmetic.
+
+
+def jitter(pixels: Tensor, numbers: Tensor) -> Tensor:
+    """Three blends, and a shift of the hue before, between or after them: [b, C, h, w] -> the same.
+
+    Args:
+        numbers: [11, b]: factor, weight of grey and weight of mean grey of each blend; 1 plus the shift in
+            turns; the number of blends before it, or -1 for none. One channel has no hue.
+    """
+    planes = pixels.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+    weights, turns, before = numbers[:9].unflatten(0, (3, 3)), numbers[9], numbers[10]
+    for index in range(4):
+        if len(planes) == 3:
+            other_hue = torch.empty_like(planes)
+            shift_hue(planes, turns, out=other_hue)
+            planes = torch.where((before == index)[:, None, None], other_hue, planes)
+        if index < 3:
+            blend_(planes, *weights[index])
+    return planes.clamp_(0, 1).transpose(0, 1)  # a shift may leave it by rounding
+
+
+def decolour(pixels: Tensor, numbers: Tensor) -> Tensor:
+    """The grey value on all channels of images whose number, of [1, b], is 1: [b, C, h, w] -> the same."""
+    return torch.where(numbers[0, :, None, None, None] == 1, luminance(pixels), pixels)
+
+
+def solarize(pixels: Tensor, numbers: Tensor) -> Tensor:
+    """Invert what is at least the image's number, of [1, b]: [b, C, h, w] -> the same."""
+    return torch.where(pixels >= numbers[0, :, None, None, None], 1 - pixels, pixels)
