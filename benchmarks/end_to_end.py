@@ -34,6 +34,7 @@ from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 
 if TYPE_CHECKING:
+    from contrastive.build import Data
     from contrastive.training import Engine
 
 BATCH = 256
@@ -112,8 +113,13 @@ def turns(step: Callable[[], None], steps: int = STEPS) -> Measure:
     return measure
 
 
-def engine_of(recipe_text: str) -> Engine:
-    """An engine as a run of a recipe (YAML) has it. Its folder is removed at the end of the process."""
+def engine_of(text: str, data: Data | None = None) -> Engine:
+    """An engine as a run of a recipe has it. Its folder is removed at the end of the process.
+
+    Args:
+        text: the recipe, YAML.
+        data: in place of the recipe's data set.
+    """
     from contrastive.build import build
     from contrastive.runs import Display, assemble
     from contrastive.training import make_accelerator
@@ -121,9 +127,9 @@ def engine_of(recipe_text: str) -> Engine:
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     path = Path(folder, "recipe.yaml")
-    path.write_text(recipe_text)
+    path.write_text(text)
     recipe = load_recipe(path, [], load_registry())
-    data, parts = build(recipe)
+    data, parts = build(recipe, open_data_sets=None if data is None else [(recipe.dataset, data)])
     accelerator = make_accelerator(recipe.train.precision, folder, [], parts.few_pixels)
     engine, _ = assemble(recipe, data, parts, Path(folder), accelerator, Display(sys.stderr))
     engine.model.train()

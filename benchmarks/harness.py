@@ -134,17 +134,29 @@ def compare(
 
 
 def child(
-    function: str, *arguments: Any, threads: int | None = None, environment: Mapping[str, str] | None = None
+    function: str,
+    *arguments: Any,
+    threads: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    seconds: float | None = None,
 ) -> Any:
     """``package.module:function(*arguments)`` in a fresh Python process; both ways as JSON.
 
-    ``environment`` is added to this process's.
+    Raises RuntimeError if it fails, and subprocess.TimeoutExpired after ``seconds``.
+
+    Args:
+        function, arguments: what it calls.
+        threads: of torch.
+        environment: variables besides this process's.
+        seconds: it may take.
     """
     environment = {**os.environ, **(environment or {})}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     command = [sys.executable, "-m", "benchmarks.harness", function, json.dumps(arguments)]
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=seconds
+    )
     if process.returncode:
         raise RuntimeError(f"{function} failed in its own process:\n{process.stderr}")
     return json.loads(process.stdout.splitlines()[-1])
