@@ -28,6 +28,9 @@ from contrastive.views import Tokens
 
 #: The backend of torch.compile.
 BACKEND = "inductor"
+#: Graphs of one function, which all modules of a class share: torch's own limit of 8 is fewer than views of
+#: several sizes in uneven chunks need, and beyond it torch silently runs a module uncompiled.
+_GRAPHS = 64
 #: What encodes next to ``forward``.
 _TOKEN_METHODS: dict[type[nn.Module], tuple[str, ...]] = {Backbone: ("tokens",), Head: ("at", "image")}
 
@@ -42,6 +45,8 @@ def compile_encoders(method: nn.Module, mode: str | None = None) -> None:
         method: what is compiled.
         mode: torch's, which replays CUDA graphs; None: its default mode, without them.
     """
+    limits = torch._dynamo.config
+    limits.cache_size_limit = max(limits.cache_size_limit, _GRAPHS)
     for module in method.modules():
         for kind, names in _TOKEN_METHODS.items():
             if isinstance(module, kind):

@@ -18,6 +18,7 @@ from contrastive.recipe.schema import recipe_schema
 from contrastive.registry import load_registry
 from contrastive.training import Checkpoints, compilation
 from contrastive.views import View
+from tests.support.encoders import Flat
 from tests.support.tiny import UNEVALUATED
 
 OVERRIDES = ["train.epochs=1", "evaluate.linear=null", "target={name: ema, momentum: 0.9}"]
@@ -55,6 +56,15 @@ def test_a_compiled_run_has_the_checkpoint_and_export_of_a_plain_one(tiny_recipe
     nets = [contrastive.load_backbone(run.folder / "backbone") for run in (plain, compiled)]
     torch.testing.assert_close(nets[0](x), nets[1](x), rtol=1e-2, atol=1e-3)
     assert plain.summary["fingerprint"] != compiled.summary["fingerprint"]
+
+
+def test_every_batch_size_has_a_graph(graphs):
+    method = nn.ModuleList([Flat()])
+    compilation.compile_encoders(method)
+    sizes = list(range(2, 14))  # torch compiles 8 by default
+    for size in sizes:
+        method[0](torch.rand(size, 2, 4, 4))
+    assert graphs == sizes
 
 
 @pytest.mark.parametrize(
