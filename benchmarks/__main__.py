@@ -66,7 +66,7 @@ def row_from_json(content: dict[str, Any]) -> Row:
     """A row from a saved file; files of older commits have ``asked`` for ``target``, and ``of_low``."""
     values = {"target" if key == "asked" else key: value for key, value in content.items() if key != "met"}
     if values.pop("of_low", False):
-        values["judged"] = "low"
+        values["criterion"] = "low"
     return Row(**values)
 
 

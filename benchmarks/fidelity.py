@@ -82,7 +82,7 @@ def rows(out: Path = RUNS) -> Iterator[Row]:
         mean + half,
         target=-2.0,
         note="difference in points and its Student-t 95 % interval, not a ratio",
-        judged="low",
+        criterion="low",
     )
 
 

@@ -62,7 +62,7 @@ class Row:
         ratio, low, high: median, least and greatest of the ratios, above 1 if ours is better.
         target: the least ratio that is good enough, or None if a row is only for orientation.
         note: what a reader must know besides.
-        judged: what ``target`` applies to: the ratio, or one end of its range.
+        criterion: what ``target`` is compared with: the ratio, or one end of its range.
     """
 
     what: str
@@ -75,11 +75,11 @@ class Row:
     high: float
     target: float | None = None
     note: str = ""
-    judged: Literal["ratio", "low", "high"] = "ratio"
+    criterion: Literal["ratio", "low", "high"] = "ratio"
 
     @property
     def is_met(self) -> bool | None:
-        return None if self.target is None else getattr(self, self.judged) >= self.target
+        return None if self.target is None else getattr(self, self.criterion) >= self.target
 
 
 def stopwatch(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Measure:
@@ -100,7 +100,7 @@ def pair(
     peer: str,
     target: float | None = None,
     note: str = "",
-    judged: Literal["ratio", "high"] = "ratio",
+    criterion: Literal["ratio", "high"] = "ratio",
 ) -> Row:
     """Measure both sides in turn, each first in every other repetition, after one call of each to warm up."""
     case.measure(), theirs()
@@ -115,7 +115,9 @@ def pair(
     figures = [statistics.median(side) for side in zip(*pairs, strict=True)]
     ours, other = (seconds if case.work is None else case.work / seconds for seconds in figures)
     ratio = statistics.median(ratios)
-    return Row(case.what, case.unit, ours, peer, other, ratio, min(ratios), max(ratios), target, note, judged)
+    return Row(
+        case.what, case.unit, ours, peer, other, ratio, min(ratios), max(ratios), target, note, criterion
+    )
 
 
 def compare(

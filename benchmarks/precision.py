@@ -72,7 +72,7 @@ def row(model: str, size: int, images: int, options: dict[str, int], limit: str)
     other = "fp32" if own == "bf16" else "bf16"
     ours = case(model, size, images, options, limit)
     theirs = steps(model, size, images, options, other)
-    return asdict(pair(ours, theirs, peer=other, target=NOT_SLOWER, note=f"auto: {own}", judged="high"))
+    return asdict(pair(ours, theirs, peer=other, target=NOT_SLOWER, note=f"auto: {own}", criterion="high"))
 
 
 def cases() -> Iterator[Case]:

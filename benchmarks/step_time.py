@@ -55,10 +55,10 @@ def operator_shares(dataset: str) -> dict[str, float]:
     step = ready_steps(dataset, PRECISION, STEM)
     for _ in range(AHEAD):
         step()
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
     seconds: dict[str, float] = defaultdict(float)
-    for event in recorded.events():
+    for event in profiler.events():
         if not event.name.startswith(("aten::_foreach", "Optimizer", "ProfilerStep")):
             seconds[kind_of(event)] += event.self_cpu_time_total / 1e6
     total = sum(seconds.values())

@@ -47,14 +47,14 @@ def busy_program() -> Iterator[subprocess.Popen[bytes]]:
 def next_to(program: subprocess.Popen[bytes], measure: Measure) -> Measure:
     """The same while a program runs."""
 
-    def disturbed() -> float:
+    def both() -> float:
         program.send_signal(signal.SIGCONT)
         try:
             return measure()
         finally:
             program.send_signal(signal.SIGSTOP)
 
-    return disturbed
+    return both
 
 
 def cases() -> Iterator[Case]:
@@ -73,7 +73,7 @@ def rows() -> Iterator[Row]:
     ):
         alone = Case("recipe simclr, alone", ours.measure, images, "images/s", REPETITIONS)
         yield pair(alone, theirs.measure, peer="OpenMP's own wait policy", target=LEAST_ALONE)
-        disturbed = next_to(program, ours.measure)
-        case = Case("recipe simclr, next to a busy program", disturbed, images, "images/s", REPETITIONS)
+        measure = next_to(program, ours.measure)
+        case = Case("recipe simclr, next to a busy program", measure, images, "images/s", REPETITIONS)
         yield pair(case, ours.measure, peer="alone", target=LEAST_SHARE)
         yield pair(case, next_to(program, theirs.measure), peer="OpenMP's own wait policy")

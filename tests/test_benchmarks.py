@@ -86,9 +86,9 @@ def test_a_table_that_was_kept_before_targets_had_that_name_is_quoted(tmp_path):
 def test_a_target_of_an_end_of_the_range_is_judged_there(tmp_path):
     row = Row("a", "s", 1.0, "peer", 2.0, 2.0, 1.5, 2.5, target=1.8)
     ends = ("ratio", "low", "high")
-    assert [replace(row, judged=end).is_met for end in ends] == [True, False, True]
-    kept = {name: value for name, value in asdict(row).items() if name != "judged"}
-    assert row_from_json({**kept, "of_low": True, "met": False}) == replace(row, judged="low")
+    assert [replace(row, criterion=end).is_met for end in ends] == [True, False, True]
+    kept = {name: value for name, value in asdict(row).items() if name != "criterion"}
+    assert row_from_json({**kept, "of_low": True, "met": False}) == replace(row, criterion="low")
     assert row_from_json({**kept, "of_low": False, "met": True}) == row
 
 

@@ -24,8 +24,12 @@ from contrastive.registry import load_registry  # noqa: E402
 
 def test_random_recipes_give_sentences_with_places(tmp_path):
     outcome = fuzz.fuzz_recipes(5, tmp_path)
-    seen = {outcome(number) for number in range(20)}
-    assert {"valid", "RecipeError (2)"} <= seen
+    seen: set[str] = set()
+    for number in range(100):  # one in twenty is valid
+        seen.add(outcome(number))
+        if number >= 20 and "valid" in seen:
+            break
+    assert seen == {"valid", "RecipeError (2)"}
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow tells of what is odd in a file

@@ -97,7 +97,7 @@ def expect_every_statistic(rows, twin, inputs):
 
 
 @given(compositions())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_statistic_equals_brute_force(composition):
     queries, keys, labels, pairs, offers, normalise = composition
     c = Comparison.of(
@@ -155,7 +155,7 @@ def memories(draw, labelled):
 
 
 @given(st.data(), compositions())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_memories_add_candidates(data, composition):
     queries, keys, labels, pairs, offers, normalise = composition
     kept = data.draw(memories(labels is not None))

@@ -19,7 +19,7 @@ FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
     "monitors", "lazy", "moved", "timm_models", "paths", "convolutions", "schedules", "views",
-    "interrupts", "rendezvous", "device_draws",
+    "interrupts", "rendezvous", "device_draws", "wait_policy",
 }  # fmt: skip
 
 #: The Python files directly in the package.
@@ -72,6 +72,7 @@ IMPORTS: dict[str, set[str]] = {
     "hookspecs": {"kinds"},
     "distributed": {"errors", "rendezvous"},
     "rendezvous": set(),
+    "wait_policy": set(),
     "device_draws": {"rng"},
     "interrupts": {"errors"},
     "schedules": {"kinds", "values"},

@@ -70,7 +70,7 @@ def test_every_batch_size_has_a_graph(graphs):
 @pytest.mark.parametrize(
     ("name", "encoders"),
     [
-        ("ijepa", 2),
+        pytest.param("ijepa", 2, marks=pytest.mark.slow),
         pytest.param("mae", 1, marks=pytest.mark.slow),
         pytest.param("ibot", 2, marks=pytest.mark.slow),
     ],
