@@ -20,13 +20,10 @@ from contrastive.training import convolves_few_pixels, resolve_precision
 
 CPU = torch.device("cpu")
 #: (model, side of the images, images of a step, options of the model).
-NETS = (
-    *(
-        ("resnet18", size, images, {})
-        for size, images in ((28, 256), (32, 256), (64, 128), (96, 64), (224, 8))
-    ),
+NETS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
+    *(("resnet18", *sizes, {}) for sizes in ((28, 128), (32, 128), (64, 32), (96, 16), (224, 4))),
     *((model, 224, 4, {}) for model in ("vit_tiny_patch16_224", "vit_small_patch16_224")),
-    ("vit_tiny_patch16_224", 32, 64, {"img_size": 32, "patch_size": 4}),
+    ("vit_tiny_patch16_224", 32, 32, {"img_size": 32, "patch_size": 4}),
 )
 #: oneDNN's limits below a CPU with these features.
 LIMITS = {"amx_tile": "AVX512_CORE_BF16", "avx512_bf16": "AVX512_CORE", "avx512": "AVX2", "avx2": "AVX"}

@@ -21,7 +21,7 @@ from contrastive.registry import load_registry
 from contrastive.wait_policy import POLICY
 
 RECIPE = "extends: simclr\nname: waiting\nevaluate: {every: 0, knn: null, linear: null}\n"
-STEPS, REPETITIONS = 6, 9
+STEPS, REPETITIONS = 4, 9
 BUSY = "while True: pass"
 #: Of the speed alone, what remains next to a busy program; and what remains of OpenMP's own speed alone.
 LEAST_SHARE, LEAST_ALONE = 0.4, 0.97
