@@ -24,8 +24,17 @@ def blocks(page: Path) -> list[str]:
     return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in BLOCK.finditer(text)]
 
 
+#: Pages whose blocks train for seconds.
+TRAIN = {"runs.md", "patches.md"}
+
+
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page) and page != TUTORIAL], ids=lambda page: page.name
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.ci] * (page.name in TRAIN))
+        for page in PAGES
+        if blocks(page) and page != TUTORIAL
+    ],
 )
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

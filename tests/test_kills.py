@@ -60,6 +60,7 @@ def test_killed_in_every_kind_of_write(kill: Kill):
     assert any(".tmp/state.pt" in change for change in fell)
 
 
+@pytest.mark.ci
 @settings(max_examples=4, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(1, LONGEST), st.booleans()), min_size=1, max_size=3))
 def test_killed_anywhere(kill: Kill, kills: list[tuple[int, bool]]):

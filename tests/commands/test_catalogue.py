@@ -43,6 +43,7 @@ def test_list_names_every_kind_and_the_shipped_recipes(capsys: pytest.CaptureFix
     assert "nt_xent" in capsys.readouterr().out
 
 
+@pytest.mark.ci
 def test_every_listed_part_can_be_shown(capsys: pytest.CaptureFixture[str]):
     for kind, parts in json_of(capsys, "list").items():
         for part in parts:

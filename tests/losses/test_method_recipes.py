@@ -26,6 +26,7 @@ def stand_in(root: Path) -> dict[str, Any]:
     return {"dataset": {"name": "image_folder", "root": str(root)}, "train.batch_size": 16}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_recipe_of_the_sample_is_right_and_trains(name: str, tmp_path: Path):
     short = {**UNEVALUATED, "train.max_steps": 2, "train.batch_size": 64}

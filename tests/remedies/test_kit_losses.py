@@ -203,6 +203,7 @@ def sources() -> Iterator[Remedy]:
 REMEDIES = [*losses(), *sources()]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("remedy", REMEDIES, ids=str)
 def test_remedy(remedy):
     remedy.follow()

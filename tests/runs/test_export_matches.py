@@ -185,6 +185,7 @@ def test_a_damaged_record_is_refused(run_of_96, tmp_path):
         _ = contrastive.Run(damaged).transform
 
 
+@pytest.mark.ci
 def test_onnx_declares_the_transform_in_its_config_and_in_the_model(run_of_96, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

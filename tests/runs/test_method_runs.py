@@ -43,6 +43,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> 
     }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("stop_after", [3, pytest.param(11, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_stopped_anywhere_ends_as_if_it_never_was(

@@ -73,6 +73,7 @@ def test_a_run_reports_whose_statistics_batch_norm_uses(
     assert lines == [f"2 processes with {images} images each; batch norm of each uses statistics of {whose}"]
 
 
+@pytest.mark.ci
 def test_two_processes_train_as_one(tiny_recipe: Path, tmp_path: Path):
     done = subprocess.run(
         command(tiny_recipe, tmp_path / "two", "--json"), capture_output=True, text=True, check=True

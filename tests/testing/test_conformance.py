@@ -110,6 +110,7 @@ WITHIN = {("augmentation", "crop_of")}
 ALONE = [entry for entry in REGISTRY if (entry.kind, entry.name) not in WITHIN]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("entry", ALONE, ids=lambda entry: f"{entry.kind}-{entry.name}")
 def test_every_built_in_part_passes(entry):
     subject = Subject(entry, REGISTRY, PARAMS.get((entry.kind, entry.name)))

@@ -43,6 +43,7 @@ def weights(folder):
     return Checkpoints(folder / "checkpoints", "", pytest.fail).newest()["method"]
 
 
+@pytest.mark.ci
 def test_a_compiled_run_has_the_checkpoint_and_export_of_a_plain_one(tiny_recipe, tmp_path, graphs):
     plain = contrastive.run(tiny_recipe, OVERRIDES, out=tmp_path / "plain")
     assert not graphs, "nothing is compiled unasked"
@@ -70,7 +71,7 @@ def test_every_batch_size_has_a_graph(graphs):
 @pytest.mark.parametrize(
     ("name", "encoders"),
     [
-        pytest.param("ijepa", 2, marks=pytest.mark.slow),
+        pytest.param("ijepa", 2, marks=pytest.mark.ci),
         pytest.param("mae", 1, marks=pytest.mark.slow),
         pytest.param("ibot", 2, marks=pytest.mark.slow),
     ],

@@ -167,7 +167,7 @@ def problems_of(*recipes: str) -> list[str]:
     return problems
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_step_of_a_recipe_with_predictor_and_average():
     problems = problems_of("byol")
     assert not problems, report(problems)

@@ -84,6 +84,7 @@ TUNING = (
 )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", CAUSES)
 def test_a_collapse_is_seen_its_cause_named_and_without_it_there_is_none(watch: WatchedRun, name: str):
     provocation, remedy, cause = CAUSES[name]

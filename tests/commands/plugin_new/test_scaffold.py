@@ -70,7 +70,7 @@ def test_its_recipe_is_right_and_its_parameters_documented(kind, packages, site,
     assert all(parameter["doc"] for parameter in part["parameters"])
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_what_each_part_does_is_tested_and_passes(packages, site):
     done = run_tests(packages, "-k", "not conformance")
     assert done.returncode == 0, done.stdout[-5000:]
