@@ -18,18 +18,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.__main__ import machine
 from benchmarks.end_to_end import engine_of, steps_of
 from benchmarks.harness import child, environment, stopwatch
-from contrastive.build import Data
+from benchmarks.random_images import RandomImages, random_data
 from contrastive.commands.profiler import Stopwatch
 from contrastive.device import peak_memory_mib
-from contrastive.parts import Dataset, ImageTable, Split
-from contrastive.training import explain_compile_errors_if
+from contrastive.training import explain_compile_errors_if, recipe_name
 
 #: Seconds for all rows, for the longest, and kept back for each row that follows.
 ALL_ROWS, ONE_ROW, EACH_NEXT_ROW = 570.0, 150.0, 15.0
@@ -92,45 +89,11 @@ SMOKE_NETWORKS = {
 }  # fmt: skip
 
 
-class GeneratedImages(ImageTable):
-    """Random pixels.
-
-    Args:
-        count: of the images.
-        side: in pixels.
-    """
-
-    def __init__(self, count: int, side: int):
-        self.ids = np.arange(count)
-        self.size = (side, side)
-
-    def decode(self, index: int) -> Tensor:
-        pixels = np.random.default_rng(index).integers(0, 256, (3, *self.size), dtype=np.uint8)
-        return torch.from_numpy(pixels)
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
-
-class GeneratedDataset(Dataset):
-    """A train split of generated images."""
-
-    def __init__(self, table: ImageTable):
-        self._table = table
-
-    def table(self, split: Split) -> ImageTable | None:
-        return self._table if split == "train" else None
-
-    def fingerprint(self) -> str:
-        return "0" * 64
-
-
 def measure(name: str, mode: str, about: float) -> dict[str, float | str]:
     """The numbers of a row, from steps that take ``about`` so many seconds, in a process of its own."""
     network = {**NETWORKS, **SMOKE_NETWORKS}[name]
-    table = GeneratedImages(4 * network.batch, network.source)
     recipe = RECIPE.format(mode=mode, **network._asdict())
-    engine = engine_of(recipe, Data(GeneratedDataset(table), table, None, "0" * 64))
+    engine = engine_of(recipe, random_data(RandomImages(4 * network.batch, (network.source, network.source))))
     device = engine.accelerator.device
     step = steps_of(engine)
 
@@ -158,9 +121,7 @@ def measure(name: str, mode: str, about: float) -> dict[str, float | str]:
         "augmentation": stages["augment"] / sum(stages.values()),
         "peak_memory_mib": peak_memory_mib(device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "precision": {"no": "fp32"}.get(
-            engine.accelerator.mixed_precision, engine.accelerator.mixed_precision
-        ),
+        "precision": recipe_name(engine.accelerator.mixed_precision),
     }
 
 

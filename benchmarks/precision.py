@@ -1,4 +1,4 @@
-"""``precision: auto`` against the other precision: training steps of ResNets and vision transformers.
+"""``precision: auto`` against the other precision: forward and backward passes of ResNets and transformers.
 
 ``auto`` is never the slower one: a row misses its target only if all of its pairs show it more than 5 %
 slower. On an x86 CPU every row is measured again as on lesser ones, in processes of their own that
@@ -12,13 +12,13 @@ from dataclasses import asdict
 
 import torch
 
-from benchmarks.harness import Case, Measure, Row, child, pair, stopwatch
+from benchmarks.convolutions import CPU, measure
+from benchmarks.harness import Case, Measure, Row, child, pair
 from contrastive.backbones import Timm
 from contrastive.convolutions import in_channels_last
 from contrastive.device import cpu_features
-from contrastive.training import convolves_few_pixels, resolve_precision
+from contrastive.training import convolves_few_pixels, recipe_name, resolve_precision
 
-CPU = torch.device("cpu")
 #: (model, side of the images, images of a step, options of the model).
 NETS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
     *(("resnet18", *sizes, {}) for sizes in ((28, 128), (32, 128), (64, 32), (96, 16), (224, 4))),
@@ -32,49 +32,35 @@ REPETITIONS = 9
 NOT_SLOWER = 1 / 1.05
 
 
-def steps(model: str, size: int, images: int, options: dict[str, int], precision: str) -> Measure:
-    """Times a training step in a precision, after one that warms up."""
+def measures(model: str, size: int, images: int, options: dict[str, int]) -> tuple[str, dict[str, Measure]]:
+    """The precision that ``auto`` means for a net on this CPU, and the net's passes in each."""
     torch.manual_seed(0)
     net = in_channels_last(Timm(3, size, model, options=options), CPU).train()
     batch = torch.randn(images, 3, size, size).contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            h = net(batch)
-        h.float().square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step()
-    return stopwatch(step)
+    leaves = list(net.parameters())
+    automatic = resolve_precision("auto", CPU, convolves_few_pixels(net, size))
+    passes = {name: measure(lambda: net(batch), leaves, name) for name in ("fp32", "bf16")}
+    return recipe_name(automatic), passes
 
 
-def automatic(model: str, size: int, options: dict[str, int]) -> str:
-    """The precision that ``auto`` means for a net on this CPU."""
-    few_pixels = convolves_few_pixels(Timm(3, size, model, options=options), size)
-    return "bf16" if resolve_precision("auto", CPU, few_pixels) == "bf16" else "fp32"
-
-
-def case(model: str, size: int, images: int, options: dict[str, int], limit: str = "") -> Case:
-    """Steps in ``auto``."""
+def case(model: str, size: int, images: int, limit: str, passes: Measure) -> Case:
     what = f"{model}, {size} px, {images} images, {limit or 'no limit'}"
-    measure = steps(model, size, images, options, automatic(model, size, options))
-    return Case(what, measure, images, "images/s", REPETITIONS)
+    return Case(what, passes, images, "images/s", REPETITIONS)
 
 
 def row(model: str, size: int, images: int, options: dict[str, int], limit: str) -> dict[str, object]:
     """A row of this process's CPU, as JSON."""
-    own = automatic(model, size, options)
-    other = "fp32" if own == "bf16" else "bf16"
-    ours = case(model, size, images, options, limit)
-    theirs = steps(model, size, images, options, other)
-    return asdict(pair(ours, theirs, peer=other, target=NOT_SLOWER, note=f"auto: {own}", criterion="high"))
+    automatic, passes = measures(model, size, images, options)
+    ours = case(model, size, images, limit, passes.pop(automatic))
+    [(other, theirs)] = passes.items()
+    note = f"auto: {automatic}"
+    return asdict(pair(ours, theirs, peer=other, target=NOT_SLOWER, note=note, criterion="high"))
 
 
 def cases() -> Iterator[Case]:
-    for net in NETS:
-        yield case(*net)
+    for model, size, images, options in NETS:
+        automatic, passes = measures(model, size, images, options)
+        yield case(model, size, images, "", passes[automatic])
 
 
 def limits() -> list[str]:

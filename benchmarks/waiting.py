@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.children import Contender
-from benchmarks.end_to_end import engine_of, steps_of, turns
+from benchmarks.end_to_end import SAMPLE_RECIPE, engine_of, steps_of, turns
 from benchmarks.harness import Case, Measure, Row, pair
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 from contrastive.wait_policy import POLICY
 
-RECIPE = "extends: simclr\nname: waiting\nevaluate: {every: 0, knn: null, linear: null}\n"
+RECIPE = "simclr"
 STEPS, REPETITIONS = 4, 9
 BUSY = "while True: pass"
 #: Of the speed alone, what remains next to a busy program; and what remains of OpenMP's own speed alone.
@@ -29,7 +29,7 @@ LEAST_SHARE, LEAST_ALONE = 0.4, 0.97
 
 def recipe_turns() -> Measure:
     """Steps of the shipped recipe."""
-    return turns(steps_of(engine_of(RECIPE)), STEPS)
+    return turns(steps_of(engine_of(SAMPLE_RECIPE.format(name=RECIPE))), STEPS)
 
 
 @contextmanager
@@ -57,13 +57,16 @@ def next_to(program: subprocess.Popen[bytes], measure: Measure) -> Measure:
     return both
 
 
+def case(where: str, measure: Measure) -> Case:
+    images = load_recipe(RECIPE, [], load_registry()).train.batch_size * STEPS
+    return Case(f"recipe {RECIPE}, {where}", measure, images, "images/s", REPETITIONS)
+
+
 def cases() -> Iterator[Case]:
-    batch = load_recipe("simclr", [], load_registry()).train.batch_size
-    yield Case("recipe simclr", recipe_turns(), batch * STEPS, "images/s", REPETITIONS)
+    yield case("alone", recipe_turns())
 
 
 def rows() -> Iterator[Row]:
-    images = load_recipe("simclr", [], load_registry()).train.batch_size * STEPS
     default = {name: value for name, value in os.environ.items() if name not in POLICY}
     function = "benchmarks.waiting:recipe_turns"
     with (
@@ -71,9 +74,9 @@ def rows() -> Iterator[Row]:
         Contender(function, environment=default) as theirs,
         busy_program() as program,
     ):
-        alone = Case("recipe simclr, alone", ours.measure, images, "images/s", REPETITIONS)
-        yield pair(alone, theirs.measure, peer="OpenMP's own wait policy", target=LEAST_ALONE)
-        measure = next_to(program, ours.measure)
-        case = Case("recipe simclr, next to a busy program", measure, images, "images/s", REPETITIONS)
-        yield pair(case, ours.measure, peer="alone", target=LEAST_SHARE)
-        yield pair(case, next_to(program, theirs.measure), peer="OpenMP's own wait policy")
+        yield pair(
+            case("alone", ours.measure), theirs.measure, peer="OpenMP's own wait policy", target=LEAST_ALONE
+        )
+        busy = case("next to a busy program", next_to(program, ours.measure))
+        yield pair(busy, ours.measure, peer="alone", target=LEAST_SHARE)
+        yield pair(busy, next_to(program, theirs.measure), peer="OpenMP's own wait policy")

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pages import put
-from step_calls import BATCH, RandomDataset, RandomImages
+from step_calls import BATCH, RandomImages, random_data
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from contrastive.build import Data, build
+from contrastive.build import build
 from contrastive.comparison import comparison
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
@@ -192,8 +192,7 @@ def measure(method: str) -> tuple[Sizes, Bytes]:
     """The sizes of a method's recipe of imagenet/ in one process, and what SyncBN adds on GPUs."""
     name = f"imagenet/{method.partition(',')[0]}"
     recipe = load_recipe(name, {"train.batch_size": BATCH, "train.workers": 0}, load_registry())
-    images = RandomImages(None, 3)
-    data = Data(RandomDataset(images), images, None, "0" * 64)
+    data = random_data(RandomImages(2 * BATCH, None))
     _, parts = build(recipe, open_data_sets=[(recipe.dataset, data)])
     objective = parts.method.objectives[0]
     memories = [memory for source in objective.negatives if (memory := source.memory()) is not None]

@@ -25,15 +25,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import yaml
 from fake_device import Wait, fake_gpu
-from torch import Tensor
 
 from contrastive.backbones import Timm
-from contrastive.build import Data, build
-from contrastive.parts import Dataset, ImageTable, Split
+from contrastive.build import build
 from contrastive.recipe import Recipe, load_cells, resolve
 from contrastive.recipe.sources import shipped_recipes
 from contrastive.registry import load_registry
@@ -41,6 +38,10 @@ from contrastive.runs import Display, assemble
 from contrastive.training import make_accelerator
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.random_images import RandomImages, random_data  # noqa: E402
+
 #: The ceilings that tests/training/test_fake_gpu.py checks.
 TABLE = ROOT / "tests" / "training" / "step_calls.yaml"
 HEADER = """\
@@ -79,44 +80,10 @@ LEFT_OUT = {
 BATCH = 64
 #: Steps taken; the calls of the last are counted, the waits of all.
 STEPS = 3
+#: Of the data set.
+IMAGES = 2 * STEPS * BATCH
 STUDIES = "studies/"
 OVERRIDES: dict[str, Any] = {"train.batch_size": BATCH, "train.workers": 0, "train.trackers": []}
-
-
-class RandomImages(ImageTable):
-    """Random pixels, of one size or, as photographs, of several.
-
-    Args:
-        size: (H, W); None for photographs.
-        channels: 1 or 3.
-    """
-
-    def __init__(self, size: tuple[int, int] | None, channels: int):
-        self.ids = np.arange(2 * STEPS * BATCH)
-        self.labels = self.ids % 10
-        self.size = size
-        self.channels = channels
-
-    def decode(self, index: int) -> Tensor:
-        height, width = self.size or ((256, 288) if index % 2 else (288, 256))
-        pixels = np.random.default_rng(index).integers(0, 256, (self.channels, height, width), dtype=np.uint8)
-        return torch.from_numpy(pixels)
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
-
-class RandomDataset(Dataset):
-    """A train split of random images."""
-
-    def __init__(self, table: RandomImages):
-        self._table = table
-
-    def table(self, split: Split) -> ImageTable | None:
-        return self._table if split == "train" else None
-
-    def fingerprint(self) -> str:
-        return "0" * 64
 
 
 @dataclass
@@ -201,8 +168,7 @@ def selection(names: Sequence[str], studies: bool) -> Iterator[tuple[str, Recipe
 def measure(recipe: Recipe) -> StepCalls:
     """Take :data:`STEPS` steps of a recipe on a fake GPU."""
     dataset = recipe.dataset
-    table = _images_like(recipe)
-    data = Data(RandomDataset(table), table, None, "0" * 64)
+    data = random_data(_images_like(recipe))
     _, composition = build(recipe, open_data_sets=[(dataset, data)])
     with TemporaryDirectory() as folder, fake_gpu() as ledger:
         accelerator = make_accelerator(recipe.train.precision, folder, [], composition.few_pixels)
@@ -235,10 +201,10 @@ def _images_like(recipe: Recipe) -> RandomImages:
     while "of" in spec.params and hasattr(spec.params["of"], "params"):
         spec = spec.params["of"]
     if spec.name == "fashion_mnist_sample":
-        return RandomImages((28, 28), 1)
+        return RandomImages(IMAGES, (28, 28), 1)
     if spec.name == "torchvision":
-        return RandomImages((32, 32), 3)
-    return RandomImages(None, 3)
+        return RandomImages(IMAGES, (32, 32))
+    return RandomImages(IMAGES, None)
 
 
 def describe(name: str, steps: StepCalls, with_operators: bool) -> Iterator[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from contrastive.augmentations.colours import ColourOperation
-from contrastive.augmentations.kernels.colour import solarize
+from contrastive.augmentations.kernels.colour import invert_from, solarize
 from contrastive.augmentations.pipeline import Params, Probability, on_chosen
 from contrastive.rng import Draws
 
@@ -35,9 +34,7 @@ class Solarize(ColourOperation):
 
     def render(self, pixels: Tensor, params: Params) -> Tensor:
         """[b, C, h, w] -> the same."""
-        return on_chosen(
-            pixels, params, lambda images, _: torch.where(images >= self.threshold, 1 - images, images)
-        )
+        return on_chosen(pixels, params, lambda images, _: invert_from(images, self.threshold))
 
     def numbers(self, params: Params, channels: int) -> np.ndarray:
         """The threshold; infinity for an image that stays: [1, b]."""

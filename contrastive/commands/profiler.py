@@ -36,6 +36,7 @@ from contrastive.training import (
     StageStack,
     explain_compile_errors_if,
     make_accelerator,
+    recipe_name,
     resolve_precision,
 )
 
@@ -155,7 +156,7 @@ def profile(
         "recipe": str(recipe),
         "name": full_recipe.name,
         "device": str(accelerator.device),
-        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "precision": recipe_name(accelerator.mixed_precision),
         "threads": torch.get_num_threads(),
         "other_programs": round(others, 3),
         "steps": steps,

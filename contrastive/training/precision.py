@@ -35,6 +35,11 @@ def resolve_precision(precision: str, device: torch.device, few_pixels: bool = F
     return "bf16" if device.type == "cpu" and _bf16_is_faster(few_pixels) else "no"
 
 
+def recipe_name(precision: str) -> str:
+    """A recipe's name for Accelerate's precision."""
+    return {"no": "fp32"}.get(precision, precision)
+
+
 def convolves_few_pixels(network: nn.Module, size: int) -> bool:
     """Whether a network has convolutions on maps of few pixels.
 

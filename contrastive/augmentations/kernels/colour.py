@@ -161,6 +161,11 @@ def _less_each(values: Tensor, numbers: tuple[float, ...], out: Tensor) -> None:
         torch.sub(values, constants[:, None, None, None], out=out)
 
 
+def invert_from(pixels: Tensor, threshold: Tensor | float) -> Tensor:
+    """Invert what is at least the threshold: [b, C, h, w] -> the same."""
+    return torch.where(pixels >= threshold, 1 - pixels, pixels)
+
+
 # What follows is for compilers: functions of tensors alone, whose shapes are the same in every batch. Each
 # image takes every step, with numbers that leave it as it is if it was not chosen. Fused kernels wait for
 # memory more than for arithmetic.
@@ -192,4 +197,4 @@ def decolour(pixels: Tensor, numbers: Tensor) -> Tensor:
 
 def solarize(pixels: Tensor, numbers: Tensor) -> Tensor:
     """Invert what is at least the image's number, of [1, b]: [b, C, h, w] -> the same."""
-    return torch.where(pixels >= numbers[0, :, None, None, None], 1 - pixels, pixels)
+    return invert_from(pixels, numbers[0, :, None, None, None])
