@@ -79,15 +79,24 @@ def machine(environment: dict[str, Any]) -> str:
     )
 
 
-def tables(names: list[str], other: Path | None) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of each benchmark: against its peers, or against the checkout ``other``."""
+def rows_of(name: str, other: Path | None, scratch: Path) -> Iterator[Row]:
+    """The rows of a benchmark: against its peers, or against the checkout ``other``."""
+    module = f"benchmarks.{name}"
+    if other is None:
+        yield from import_module(module).rows()
+    else:
+        yield from against.rows(module, ROOT, other, scratch)
+
+
+def measure(name: str, other: Path | None, folder: Path) -> list[Row]:
+    """A benchmark's rows. Each is kept in ``folder`` once it is there, so that an end loses only the next."""
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            module = f"benchmarks.{name}"
-            if other is None:
-                yield name, list(import_module(module).rows())
-            else:
-                yield name, list(against.rows(module, ROOT, other, Path(scratch)))
+        for row in rows_of(name, other, Path(scratch)):
+            rows.append(row)
+            print(f"{name}: {row.what}, {row.peer}: {row.ratio:.2f} x", file=sys.stderr)
+            keep(folder, f"{name}-against" if other else name, rows, other)
+    return rows
 
 
 def names_to_run(names: list[str], other: Path | None) -> list[str]:
@@ -135,13 +144,13 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     other = arguments.against
     try:
-        for name, rows in tables(names_to_run(arguments.names, other), other):
-            if other and not rows:
+        for name in names_to_run(arguments.names, other):
+            rows = measure(name, other, arguments.out)
+            if not rows:
                 print(f"{name}: nothing was timed", file=sys.stderr)
                 continue
             title = f"{name} against {against.label(other)}" if other else name
             print(f"## {title}\n\n{markdown(rows)}", flush=True)
-            keep(arguments.out, f"{name}-against" if other else name, rows, other)
     except MeasurementError as error:
         parser.error(str(error))
 
