@@ -80,7 +80,7 @@ class SwAV(GrowingLoss):
         """The cross entropy of each pair: [pairs b]."""
         if comparison.matches:
             raise UsageError(
-                "swav gives codes to whole images; for patches use {name: dino, codes: sinkhorn}."
+                "swav gives codes to whole images; use {name: dino, codes: sinkhorn} for patches."
             )
         queries, keys = zip(*comparison.aligned(), strict=True)
         views = {id(key): view for key, (_, view) in zip(keys, comparison.pairs, strict=True)}
