@@ -51,6 +51,8 @@ KNOWN_PLUGINS: dict[tuple[str, str], str] = {
     ("head", "dino"): "contrastive-clusters",
     ("loss", "dino"): "contrastive-clusters",
     ("loss", "msn"): "contrastive-clusters",
+    ("loss", "swav"): "contrastive-clusters",
+    ("loss", "deepcluster_v2"): "contrastive-clusters",
     ("loss", "vicreg"): "contrastive-decorrelation",
     ("loss", "koleo"): "contrastive-decorrelation",
     ("loss", "gram"): "contrastive-decorrelation",

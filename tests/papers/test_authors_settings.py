@@ -29,6 +29,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "byol": {**CONVOLUTIONAL, **MLP, "predictor.dims": [32, 16], "augmentation.size": 48},
     "mochi": {**CONVOLUTIONAL, "augmentation.0.size": 48},
     "vicreg": {**CONVOLUTIONAL, "augmentation.size": 48},
+    "swav": {**CONVOLUTIONAL, **MLP, **crops(2, 6), "loss.prototypes": 16},
+    "deepcluster_v2": {**CONVOLUTIONAL, **MLP, **crops(2, 6), "loss.prototypes": [4, 4, 4]},
     "vicregl": {**CONVOLUTIONAL, "augmentation.size": 48},
     "densecl": {**CONVOLUTIONAL, "augmentation.0.size": 48},
     "mae": {},

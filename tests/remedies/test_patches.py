@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contrastive_clusters import DINO, DeepCluster, SwAV
 from contrastive_decorrelation import VICReg
 from contrastive_masked import Decoder
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from contrastive.augmentations import CropOf, Flip, Sequence, Views
 from contrastive.backbones.tokens import split_tokens
 from contrastive.comparison import Comparison
 from contrastive.evaluation.features import feature_of
-from contrastive.parts import Augmentation, Backbone
+from contrastive.parts import Augmentation, Backbone, Loss
+from contrastive.values import Progress
 from contrastive.views import Marks, Tokens, View
 from tests.remedies.recipes import Tree, of, refused, rule, several, single
 from tests.support.masked_recipes import CROP
@@ -88,6 +90,20 @@ def compared(keywords: dict[str, Any]) -> None:
 
 def loss_of(images: int) -> None:
     VICReg()(torch.randn(images, 8), torch.randn(images, 8))
+
+
+def assigned(loss: Loss, patches: int | None = 3) -> None:
+    """A loss of two views and their keys, of images or of patches."""
+    shape = (4, 8) if patches is None else (4, patches, 8)
+    views = [torch.randn(shape), torch.randn(shape)]
+    loss(Comparison.of(views, views, pairs=[(0, 1), (1, 0)], normalise=loss.normalised))
+
+
+def clustered(count: int) -> None:
+    """An epoch of four images."""
+    loss = DeepCluster(8, [count])
+    loss.after_batch(Comparison.of([torch.randn(4, 8), torch.randn(4, 8)]))
+    loss.after_step(Progress(0, 10))
 
 
 def crops() -> Iterator[Remedy]:
@@ -187,12 +203,22 @@ def parts() -> Iterator[Remedy]:
         {"name": "dino", "target_temperature": {"from": start, "to": 0.07}} for start in (0.0, 0.04)
     )
     yield rule(
-        "contrastive_clusters.py",
+        "contrastive_clusters/dino.py",
         "it must stay above 0",
         "loss.target_temperature",
         single(**dino, loss=wrong),
         single(**dino, loss=right),
     )
+    yield Remedy(
+        "contrastive_clusters/swav.py",
+        "; use {name: dino",
+        assigned,
+        lambda: SwAV(8),
+        lambda _: DINO(8, codes="sinkhorn"),
+    )
+    file = "contrastive_clusters/deepcluster.py"
+    yield Remedy(file, "; set level: image", partial(assigned, DeepCluster(8)), 3, None)
+    yield Remedy(file, "set numbers up to", clustered, 5, 4)
     file, mochi = "contrastive_negatives.py", {"name": "mochi", "mixtures": 0, "query_mixtures": 0}
     yield rule(
         file,
