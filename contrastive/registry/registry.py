@@ -63,7 +63,7 @@ KNOWN_PLUGINS: dict[tuple[str, str], str] = {
     ("loss", "emp_ssl"): "contrastive-decorrelation",
     ("loss", "lejepa"): "contrastive-decorrelation",
     ("loss", "visreg"): "contrastive-decorrelation",
-    ("head", "slice"): "contrastive-decorrelation",
+    ("head", "subvector"): "contrastive-decorrelation",
     ("head", "iter_norm"): "contrastive-decorrelation",
 }
 

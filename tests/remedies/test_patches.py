@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contrastive_decorrelation import MMCR, WMSE, LeJEPA, Slice, VICReg
+from contrastive_decorrelation import MMCR, WMSE, LeJEPA, Subvector, VICReg
 from contrastive_decorrelation.heads import IterNorm
 from contrastive_masked import Decoder
 from torch import Tensor, nn
@@ -193,7 +193,7 @@ def comparisons() -> Iterator[Remedy]:
     file = "contrastive_decorrelation/sketches.py"
     yield Remedy(file, "list it among", global_views, [0], [0, 1])
     file = "contrastive_decorrelation/heads.py"
-    yield Remedy(file, "set dim to", partial(Slice, 8), 9, 8)
+    yield Remedy(file, "set dim to", partial(Subvector, 8), 9, 8)
     yield Remedy(file, "set channels to a divisor", partial(IterNorm, 12), 5, 4)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from contrastive import hookimpl
 from contrastive_decorrelation.gram import Gram
-from contrastive_decorrelation.heads import IterNormMLP, Slice
+from contrastive_decorrelation.heads import IterNormMLP, Subvector
 from contrastive_decorrelation.koleo import KoLeo
 from contrastive_decorrelation.redundancy import BarlowTwins, TiCo
 from contrastive_decorrelation.sketches import LeJEPA, VISReg
@@ -22,7 +22,7 @@ Register = Callable[[str, Any], None]
 
 @hookimpl
 def register_head(register: Register) -> None:
-    register("slice", Slice)
+    register("subvector", Subvector)
     register("iter_norm", IterNormMLP)
 
 

@@ -24,7 +24,7 @@ from contrastive.parts import Head
 from contrastive_decorrelation.whitening import Count
 
 
-class Slice(Head):
+class Subvector(Head):
     """The first dimensions of the features; the others have a gradient through the layers before (DirectCLR).
 
     Args:
@@ -35,7 +35,7 @@ class Slice(Head):
         super().__init__()
         if dim > in_features:
             raise UsageError(
-                f"head slice keeps {dim} dimensions, but the features have {in_features}; set dim to "
+                f"head subvector keeps {dim} dimensions, but the features have {in_features}; set dim to "
                 f"{in_features} or less."
             )
         self.out_features = dim
@@ -137,8 +137,8 @@ class IterNorm(nn.Module):
 def inverse_root(matrices: Tensor, steps: int) -> Tensor:
     """The inverse square root of positive definite matrices by Newton's iteration: [g, c, c] -> the same."""
     trace = matrices.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    scaled = matrices / trace  # eigenvalues of at most 1, for which the iteration converges
+    ratio = matrices / trace  # eigenvalues of at most 1, for which the iteration converges
     root = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device).expand_as(matrices)
     for _ in range(steps):
-        root = 1.5 * root - 0.5 * root @ root @ root @ scaled
+        root = 1.5 * root - 0.5 * root @ root @ root @ ratio
     return root / trace.sqrt()

@@ -43,12 +43,12 @@ class BarlowTwins(PairLoss):
         self.off_diagonal = off_diagonal
 
     def of_pair(self, q: Tensor, k: Tensor) -> Tensor:
-        correlation = standardised(q).mT @ standardised(k) / q.shape[1]  # [n, D, D]
+        correlation = standard_scores(q).mT @ standard_scores(k) / q.shape[1]  # [n, D, D]
         same = (1 - correlation.diagonal(dim1=1, dim2=2)).square().sum(1)  # [n]
         return (same + self.off_diagonal * off_diagonal(correlation)).mean()
 
 
-def standardised(z: Tensor) -> Tensor:
+def standard_scores(z: Tensor) -> Tensor:
     """Mean 0 and variance 1 over the images: [n, B, D] -> the same."""
     return (z - z.mean(1, keepdim=True)) / (z.var(1, correction=0, keepdim=True) + _LEAST).sqrt()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contrastive_decorrelation import IterNormMLP, Slice
+from contrastive_decorrelation import IterNormMLP, Subvector
 from contrastive_decorrelation.heads import IterNorm
 from decorrelation_scripts import embeddings, iter_norm, same
 
@@ -16,7 +16,7 @@ from contrastive.testing.processes import two_processes
 
 def test_the_first_dimensions_are_kept_and_the_others_have_no_gradient():
     h = embeddings(0, 6, 5)
-    head = Slice(5, dim=2)
+    head = Subvector(5, dim=2)
     NTXent(0.1)(*map(head, h)).backward()
     assert torch.equal(head(h[0]), h[0][:, :2])
     assert (h[0].grad[:, :2] != 0).all()
@@ -25,7 +25,7 @@ def test_the_first_dimensions_are_kept_and_the_others_have_no_gradient():
 
 def test_more_dimensions_than_features_are_refused():
     with pytest.raises(UsageError, match="set dim to 4 or less"):
-        Slice(4, dim=5)
+        Subvector(4, dim=5)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 6])

@@ -209,7 +209,7 @@ def without_centring() -> Iterator[None]:
     def scaled(z: Tensor) -> Tensor:
         return z / (z.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
 
-    with mock.patch("contrastive_decorrelation.redundancy.standardised", scaled):
+    with mock.patch("contrastive_decorrelation.redundancy.standard_scores", scaled):
         yield
 
 
