@@ -73,7 +73,7 @@ LEFT_OUT = {
     f"imagenet/{name}"
     for name in (
         *("cmae", "data2vec", "dino", "dinov2", "dinov2_gram", "distill", "ibot"),
-        *("ijepa", "mae", "msn", "simclr_mae", "simmim"),
+        *("ijepa", "lejepa", "mae", "msn", "simclr_mae", "simmim", "visreg"),
     )
 }
 #: Images per batch: enough for every branch of the augmentation to have some.

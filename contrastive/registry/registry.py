@@ -56,6 +56,17 @@ KNOWN_PLUGINS: dict[tuple[str, str], str] = {
     ("loss", "vicreg"): "contrastive-decorrelation",
     ("loss", "koleo"): "contrastive-decorrelation",
     ("loss", "gram"): "contrastive-decorrelation",
+    ("loss", "vibcreg"): "contrastive-decorrelation",
+    ("loss", "barlow_twins"): "contrastive-decorrelation",
+    ("loss", "tico"): "contrastive-decorrelation",
+    ("loss", "w_mse"): "contrastive-decorrelation",
+    ("loss", "frossl"): "contrastive-decorrelation",
+    ("loss", "mmcr"): "contrastive-decorrelation",
+    ("loss", "emp_ssl"): "contrastive-decorrelation",
+    ("loss", "lejepa"): "contrastive-decorrelation",
+    ("loss", "visreg"): "contrastive-decorrelation",
+    ("head", "subvector"): "contrastive-decorrelation",
+    ("head", "iter_norm"): "contrastive-decorrelation",
 }
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

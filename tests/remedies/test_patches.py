@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from contrastive_clusters import DINO, DeepCluster, SwAV
-from contrastive_decorrelation import VICReg
+from contrastive_decorrelation import MMCR, WMSE, LeJEPA, Subvector, VICReg
+from contrastive_decorrelation.heads import IterNorm
 from contrastive_masked import Decoder
 from torch import Tensor, nn
 
@@ -106,6 +107,24 @@ def clustered(count: int) -> None:
     loss.after_step(Progress(0, 10))
 
 
+def statistics_of(shape: tuple[int, ...]) -> None:
+    """A loss of whole images on two views of a shape."""
+    MMCR()(torch.randn(shape), torch.randn(shape))
+
+
+def whitened(settings: dict[str, float]) -> None:
+    """W-MSE of 20 images, 8 wide."""
+    WMSE(**settings)(torch.randn(20, 8), torch.randn(20, 8))
+
+
+def global_views(views: list[int]) -> None:
+    """LeJEPA of three views, some of which are targets."""
+    z = dict(enumerate(torch.randn(3, 5, 4)))
+    pairs = [(o, t) for o in z for t in views if o != t]
+    keys = {t: z[t] for t in views}
+    LeJEPA(slices=4)(Comparison.of(z, keys, pairs=pairs, normalise=False))
+
+
 def crops() -> Iterator[Remedy]:
     file, path = "augmentations/crop_of.py", "augmentation"
 
@@ -179,7 +198,19 @@ def comparisons() -> Iterator[Remedy]:
     own = {"pairs": [(0, 0)]}
     same = [torch.randn(2, 3, 8), torch.randn(2, 3, 8)]
     yield Remedy(file, "; give keys of their own", compared, own, {**own, "keys": same})
-    yield Remedy("contrastive_decorrelation.py", "give it a batch of at least two", loss_of, 1, 2)
+    file = "contrastive_decorrelation/batch.py"
+    yield Remedy(file, "give it a batch of at least two", loss_of, 1, 2)
+    yield Remedy(file, "write it in an objective with level: image", statistics_of, (5, 2, 4), (5, 4))
+    file = "contrastive_decorrelation/whitening.py"
+    yield Remedy(file, "raise sub_batch and", whitened, {"sub_batch": 4}, {"sub_batch": 10})
+    yield Remedy(
+        file, "set shrinkage above 0", whitened, {"sub_batch": 4}, {"sub_batch": 4, "shrinkage": 0.1}
+    )
+    file = "contrastive_decorrelation/sketches.py"
+    yield Remedy(file, "list it among", global_views, [0], [0, 1])
+    file = "contrastive_decorrelation/heads.py"
+    yield Remedy(file, "set dim to", partial(Subvector, 8), 9, 8)
+    yield Remedy(file, "set channels to a divisor", partial(IterNorm, 12), 5, 4)
 
 
 def parts() -> Iterator[Remedy]:

@@ -102,6 +102,8 @@ def gradients(subject: Subject) -> None:
     Parameters of a loss that ``stops_gradient`` are left out: targets made with them are constants.
     """
     loss = subject.part().double()
+    if loss.constant_statistics:
+        skip("it holds statistics of the embeddings constant (constant_statistics)")
     views = [view.requires_grad_() for view in embeddings(_IMAGES)]
     keys = None
     if "predictor" in loss.needs and "detached_keys" not in loss.needs:
