@@ -142,10 +142,14 @@ def render_method(method: Mapping[str, Any], console: Console | None = None) -> 
         ("what it costs", method["costs"]),
         ("traps", method["traps"]),
         ("published", [published_text(result) for result in method["numbers"]]),
-        (f"ours, in percent ({_RESULTS_PAGE})", [measured_text(result) for result in method["results"]]),
+        (f"ours, in percent ({_RESULTS_PAGE})", _own_results(method)),
         ("recipes", [method["recipe"], *method["recipes"][1:]]),
     ):
         _sentences(console, width, heading, sentences or ())
+
+
+def _own_results(method: Mapping[str, Any]) -> list[str]:
+    return [measured_text(result).replace("`", "") for result in method["results"]]
 
 
 def published_text(result: Mapping[str, Any]) -> str:
