@@ -123,20 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     listing = command(
         "list",
         "catalogue:print_list",
-        "list parts and shipped recipes with one-line summaries",
+        "list parts, shipped recipes or methods with one-line summaries",
         json_flag=True,
     )
-    listing.add_argument("kind", metavar="KIND", nargs="?", help=f"{kinds}, recipe")
+    listing.add_argument("kind", metavar="KIND", nargs="?", help=f"{kinds}, recipe, method")
 
     show = command(
         "show",
         "catalogue:print_shown",
-        "show the documentation and parameters of a part, or a recipe in full",
+        "show the documentation and parameters of a part, a method with its formula, or a recipe in full",
         json_flag=True,
     )
-    show.usage = "contrastive show [-h] [--debug] [--json] (KIND NAME | RECIPE)"
-    show.add_argument("subject", metavar="KIND or RECIPE", help=f"{kinds}; or {_RECIPE}")
-    show.add_argument("name", metavar="NAME", nargs="?", help="the name of a part of that kind")
+    show.usage = "contrastive show [-h] [--debug] [--json] (KIND NAME | method NAME | RECIPE)"
+    show.add_argument("subject", metavar="KIND or RECIPE", help=f"{kinds}; method; or {_RECIPE}")
+    show.add_argument("name", metavar="NAME", nargs="?", help="of a part of that kind, or of a method")
 
     preview = command("preview", "preview:main", "draw a grid of views of images from the data set")
     preview.add_argument("recipe", metavar="RECIPE", help=_RECIPE)

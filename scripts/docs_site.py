@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import os
 import pkgutil
 import posixpath
@@ -21,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 import contrastive
+from contrastive.recipe import shipped_methods
 
 ROOT = Path(__file__).resolve().parent.parent
 #: A Markdown link or image (the text of a link may contain an image), or the source of an HTML image.
@@ -198,6 +200,17 @@ def _summary(module: ModuleType) -> str:
     return plain((inspect.getdoc(module) or "").partition("\n\n")[0]).replace("\n", " ")
 
 
+def add_methods(nav: list[Any]) -> None:
+    """Add the pages of methods to a navigation, by family."""
+    (methods,) = [entry["Methods"] for entry in nav if "Methods" in entry]
+    (pages,) = [entry for entry in methods if "One page per method" in entry]
+    families = itertools.groupby(shipped_methods().items(), lambda method: method[1].family)
+    pages["One page per method"] = [
+        {family.capitalize(): [{entry.title: f"methods/{name}.md"} for name, entry in members]}
+        for family, members in families
+    ]
+
+
 def plain(docstring: str) -> str:
     """A docstring without the marks of reStructuredText that Markdown does not know."""
     docstring = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring)
@@ -208,13 +221,14 @@ def plain(docstring: str) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Anchors as on GitHub, and the pages of reference in the navigation."""
+    """Anchors as on GitHub, and the pages of reference and of methods in the navigation."""
     from pymdownx.slugs import slugify
 
     sys.path.append(os.fspath(ROOT / "scripts"))  # for docs_docstrings.py, which griffe loads
     config["mdx_configs"]["toc"]["slugify"] = slugify(case="lower")
     (reference,) = [entry for entry in config["nav"] if "Reference" in entry]
     reference["Reference"] = ["reference/index.md", *(f"reference/{name}.md" for name in public_modules())]
+    add_methods(config["nav"])
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import posixpath
 import re
@@ -35,7 +36,9 @@ def pages() -> dict[str, str]:
 
 
 def test_the_navigation_holds_every_page_once(pages):
-    assert sorted(entries(CONFIG["nav"])) == sorted(pages)
+    nav = copy.deepcopy(CONFIG["nav"])
+    docs_site.add_methods(nav)
+    assert sorted(entries(nav)) == sorted(pages)
 
 
 def test_every_relative_link_leads_to_a_page_or_a_picture(pages):
@@ -120,3 +123,11 @@ def test_files_for_github_are_yaml(file):
 def test_pictures_are_small(picture):
     assert picture.suffix == ".png"
     assert picture.stat().st_size <= 150 * 2**10
+
+
+@pytest.mark.parametrize("diagram", sorted(DOCS.glob("methods/diagrams/*")), ids=lambda path: path.name)
+def test_diagrams_are_small_and_load_nothing(diagram):
+    text = diagram.read_text(encoding="utf-8")
+    assert diagram.suffix == ".svg"
+    assert len(text) <= 24 * 2**10
+    assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg\b)|@import|url\((?!#)", text)

@@ -1,4 +1,7 @@
-"""``contrastive list``, ``show`` and ``plugin list``: the plain data (for ``--json``) and its rendering."""
+"""``contrastive list``, ``show`` and ``plugin list``: the plain data (for ``--json``) and its rendering.
+
+Methods are in :mod:`contrastive.commands.methods`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from contrastive.commands.docstrings import hanging, terminal_text, without_marks
+from contrastive.commands.methods import list_methods, render_method, render_methods, show_method
 from contrastive.commands.output import print_json
 from contrastive.errors import PluginError, RecipeError, UsageError, did_you_mean
 from contrastive.kinds import KINDS
@@ -28,10 +32,11 @@ from contrastive.registry import Entry, Registry, load_registry
 from contrastive.text import quantity
 from contrastive.versions import CORE, core_version
 
-RECIPE = "recipe"
+RECIPE, METHOD = "recipe", "method"
 #: Plural -> kind: ``contrastive list losses`` lists the losses.
 PLURALS = {
-    {"loss": "losses", "negatives": "negatives"}.get(kind, f"{kind}s"): kind for kind in (*KINDS, RECIPE)
+    {"loss": "losses", "negatives": "negatives"}.get(kind, f"{kind}s"): kind
+    for kind in (*KINDS, RECIPE, METHOD)
 }
 #: Columns that prose fills at most, however wide the terminal is.
 _PROSE_WIDTH = 100
@@ -39,14 +44,22 @@ _PROSE_WIDTH = 100
 
 def print_list(arguments: argparse.Namespace) -> int:
     """``contrastive list``."""
+    if PLURALS.get(arguments.kind, arguments.kind) == METHOD:
+        methods = list_methods(load_registry())
+        print_json({METHOD: methods}) if arguments.json else render_methods(methods)
+        return 0
     listing = list_parts(load_registry(), arguments.kind)
     print_json(listing) if arguments.json else render_list(listing)
     return 0
 
 
 def print_shown(arguments: argparse.Namespace) -> int:
-    """``contrastive show``: a part if a kind and a name are given, else a recipe."""
+    """``contrastive show``: a part or a method if a kind and a name are given, else a recipe."""
     registry, kind = load_registry(), PLURALS.get(arguments.subject, arguments.subject)
+    if arguments.name is not None and kind == METHOD:
+        method = show_method(registry, arguments.name)
+        print_json(method) if arguments.json else render_method(method)
+        return 0
     if arguments.name is not None and kind != RECIPE:
         part = show_part(registry, kind, arguments.name)
         print_json(part) if arguments.json else render_part(part)
@@ -71,10 +84,10 @@ def list_parts(registry: Registry, kind: str | None = None) -> dict[str, list[di
     A part that cannot be loaded is listed with the reason as its summary. A kind may be given
     in the plural. Raises UsageError for an unknown kind.
     """
-    kinds = [*KINDS, RECIPE]
+    kinds = [*KINDS, RECIPE]  # not the methods, which are recipes too
     kind = PLURALS.get(kind, kind) if kind else None
     if kind is not None and kind not in kinds:
-        hint = did_you_mean(kind, kinds) or f" The kinds are {', '.join(kinds)}."
+        hint = did_you_mean(kind, [*kinds, METHOD]) or f" The kinds are {', '.join(kinds)}."
         raise UsageError(f"there is no kind of part '{kind}'.{hint}")
     return {name: _summaries(registry, name) for name in ([kind] if kind else kinds)}
 

@@ -10,6 +10,18 @@ from .locations import location_paths as location_paths
 from .locations import path_exists as path_exists
 from .locations import require_outside_data as require_outside_data
 from .locations import with_dataset_paths as with_dataset_paths
+from .methods import FAMILIES as FAMILIES
+from .methods import MeasuredResult as MeasuredResult
+from .methods import MethodEntry as MethodEntry
+from .methods import MethodFacts as MethodFacts
+from .methods import find_method as find_method
+from .methods import method_entries as method_entries
+from .methods import method_facts as method_facts
+from .methods import method_of as method_of
+from .methods import method_sentence as method_sentence
+from .methods import methods_folder as methods_folder
+from .methods import recipes_of as recipes_of
+from .methods import shipped_methods as shipped_methods
 from .model import NOT_TRAINING as NOT_TRAINING
 from .model import Evaluate as Evaluate
 from .model import ProtocolSpec as ProtocolSpec
@@ -37,4 +49,5 @@ from .signature import type_text as type_text
 from .sources import find_recipe as find_recipe
 from .sources import load_tree as load_tree
 from .sources import parse_tree as parse_tree
+from .sources import shipped_folder as shipped_folder
 from .sources import shipped_recipes as shipped_recipes

@@ -128,7 +128,7 @@ def test_list_and_show_take_the_plural_of_a_kind(plural: str, capsys: pytest.Cap
 def test_plurals_are_english():
     assert list(PLURALS) == [
         "datasets", "augmentations", "backbones", "heads", "targets", "negatives", "losses", "optimizers",
-        "callbacks", "protocols", "recipes",
+        "callbacks", "protocols", "recipes", "methods",
     ]  # fmt: skip
 
 
