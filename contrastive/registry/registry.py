@@ -54,6 +54,11 @@ KNOWN_PLUGINS: dict[tuple[str, str], str] = {
     ("loss", "vicreg"): "contrastive-decorrelation",
     ("loss", "koleo"): "contrastive-decorrelation",
     ("loss", "gram"): "contrastive-decorrelation",
+    ("target", "neighbours"): "contrastive-neighbours",
+    ("loss", "msf"): "contrastive-neighbours",
+    ("loss", "ressl"): "contrastive-neighbours",
+    ("loss", "centroid"): "contrastive-neighbours",
+    ("loss", "redundancy"): "contrastive-neighbours",
 }
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
