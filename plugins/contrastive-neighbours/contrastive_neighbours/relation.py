@@ -59,12 +59,8 @@ class ReSSL(Loss):
 
     def _entropy(self, q: Tensor, k: Tensor, entries: Tensor, candidates: Tensor) -> Tensor:
         """The cross entropy of queries [R, D] with the distributions of their keys [R, D]: [R]."""
-        some = candidates.any(1)
-        counted = candidates | ~some[:, None]  # never an empty softmax
-        target = _masked(k @ entries.T / self.target_temperature, counted).softmax(1)
+        exist = candidates.any(1)
+        outside = ~candidates & exist[:, None]  # of a row without candidates none, as a softmax needs some
+        target = (k @ entries.T / self.target_temperature).masked_fill(outside, -torch.inf).softmax(1)
         scores = q @ entries.T / self.temperature
-        return (_masked(scores, counted).logsumexp(1) - (target * scores).sum(1)) * some
-
-
-def _masked(scores: Tensor, counted: Tensor) -> Tensor:
-    return scores.masked_fill(~counted, -torch.inf)
+        return (scores.masked_fill(outside, -torch.inf).logsumexp(1) - (target * scores).sum(1)) * exist

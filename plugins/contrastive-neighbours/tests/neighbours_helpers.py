@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from contrastive_byol import Regression
-from contrastive_moco import Queue
 from contrastive_neighbours import MSF, Centroid, Neighbours, Redundancy, ReSSL
 from torch import Tensor, nn
 
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch, NoNegatives
 from contrastive.parts import Backbone, Head
+from contrastive.registry import load_registry
 from contrastive.targets import EMA, StopGrad
 from contrastive.training import Method, Objective
 from contrastive.values import Progress
@@ -22,6 +21,8 @@ from contrastive.values import Progress
 #: Width of embeddings, images of a batch, entries kept, which the batch does not divide; neighbours of a key.
 D, B, SIZE, K = 4, 4, 7, 3
 MOMENTUM, RATE, STEPS = 0.8, 0.3, 6
+PARTS = load_registry()  # those of other plugins by their names in recipes
+Regression, Queue = PARTS.entry("loss", "regression").load(), PARTS.entry("negatives", "queue").load()
 STRONG_WEAK = ((0,), (1,))
 
 

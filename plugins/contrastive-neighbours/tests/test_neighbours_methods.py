@@ -35,7 +35,7 @@ def of_weights(method: Method, script_state: dict[str, Tensor]) -> float:
     """The largest difference of what is trained."""
     trained = {name: p.detach() for name, p in method.named_parameters() if p.requires_grad}
     assert trained.keys() == script_state.keys()
-    return max(float((p - script_state[name]).abs().max()) for name, p in trained.items())
+    return max(float((p - script_state[name].detach()).abs().max()) for name, p in trained.items())
 
 
 def largest_difference(name: str) -> float:

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contrastive_byol import Regression
 from contrastive_neighbours import MSF, Centroid, Neighbours, Redundancy, ReSSL
 from contrastive_neighbours.support_set import SupportSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbours_helpers import Regression
 from torch import Tensor
 from torch.nn import functional as F
 
