@@ -117,7 +117,8 @@ _DINOV2 = {
     **_within("objectives.whole.head", PROTOTYPES),
     **_within("objectives.patch.head", PROTOTYPES),
 }
-#: Recipes of patches, masks, several objectives or candidates per query -> what makes them small.
+_NEIGHBOURS = {**RESNET, **_mlp("head", (16, 16, 8)), "head.last_affine": "scale"}
+#: Recipes of patches, masks, several objectives, candidates per query or neighbours -> what makes them small.
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {**VIT, **DECODER},
     "simmim": VIT,
@@ -162,6 +163,18 @@ METHODS: dict[str, dict[str, Any]] = {
         "negatives.0.size": 24,
         **_within("negatives.1", {"hardest": 6, "mixtures": 8, "query_mixtures": 4, "warmup_epochs": 0}),
         "target": {"name": "ema", "momentum": 0.9},
+    },
+    "nnclr": {**_NEIGHBOURS, **_mlp("predictor"), "target.size": 24},
+    "nnbyol": {**RESNET, **_mlp("head"), **_mlp("predictor"), "target.size": 24},
+    "nnsiam": {**_NEIGHBOURS, **_mlp("predictor"), "target.size": 24},
+    "msf": {**RESNET, **_mlp("head"), **_mlp("predictor"), "loss.size": 24},
+    "ressl": {**RESNET, **_mlp("head"), "negatives.size": 24},
+    "all4one": {
+        **_NEIGHBOURS,
+        **_mlp("objectives.neighbour.predictor"),
+        **_mlp("objectives.centroid.predictor"),
+        "target.size": 24,
+        "objectives.centroid.loss.size": 24,
     },
     "guided": {**RESNET, **_mlp("head"), "negatives.1.guide.weights": TEACHER},
     "distill": {**VIT, "target.weights": TEACHER},

@@ -67,6 +67,11 @@ KNOWN_PLUGINS: dict[tuple[str, str], str] = {
     ("loss", "visreg"): "contrastive-decorrelation",
     ("head", "subvector"): "contrastive-decorrelation",
     ("head", "iter_norm"): "contrastive-decorrelation",
+    ("target", "neighbours"): "contrastive-neighbours",
+    ("loss", "msf"): "contrastive-neighbours",
+    ("loss", "ressl"): "contrastive-neighbours",
+    ("loss", "centroid"): "contrastive-neighbours",
+    ("loss", "redundancy"): "contrastive-neighbours",
 }
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
