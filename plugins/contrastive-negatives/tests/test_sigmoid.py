@@ -15,6 +15,8 @@ from torch.nn.functional import logsigmoid
 
 from contrastive.comparison import Comparison
 from contrastive.optimizers import AdamWPart, LARSPart, SGDPart
+from contrastive.recipe import load_recipe
+from contrastive.registry import load_registry
 from tests.support import exact
 
 OTHER = [(0, 1), (1, 0)]
@@ -164,6 +166,11 @@ def test_sgd_leaves_it_alone_if_a_group_says_so():
     assert decay_of_learnt(SGDPart(0.1, weight_decay=0.3)) == {"log_scale": 0.3, "bias": 0.3}
     grouped = SGDPart(0.1, weight_decay=0.3, groups=[{"match": "losses.*", "weight_decay": 0.0}])
     assert decay_of_learnt(grouped) == {"log_scale": 0.0, "bias": 0.0}
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "cifar10/sigmoid-cpu"])
+def test_recipes_do_not_decay_what_is_learnt(name: str):
+    assert set(decay_of_learnt(load_recipe(name, (), load_registry()).optimizer.build()).values()) == {0.0}
 
 
 def decay_of_learnt(optimizer) -> dict[str, float]:
