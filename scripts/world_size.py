@@ -63,10 +63,12 @@ LOSSES: dict[str, dict[str, Any]] = {
     "margin": {"name": "margin"},
     "margin, semi-hard": {"name": "margin", "semi_hard": True},
     "dcl": {"name": "dcl"},
-    "dcl, weighted": {"name": "dcl", "weighted": True},
+    "dclw": {"name": "dclw"},
+    "sigmoid": {"name": "sigmoid"},
     "debiased": {"name": "debiased"},
     "hard_negative": {"name": "hard_negative"},
     "regression": {"name": "regression"},
+    "mean_regression": {"name": "mean_regression"},
 }
 QUEUE = {"name": "queue", "size": 24}
 NEGATIVES: dict[str, Any] = {
@@ -118,7 +120,8 @@ _DINOV2 = {
     **_within("objectives.patch.head", PROTOTYPES),
 }
 _NEIGHBOURS = {**RESNET, **_mlp("head", (16, 16, 8)), "head.last_affine": "scale"}
-#: Recipes of patches, masks, several objectives, candidates per query or neighbours -> what makes them small.
+#: Recipes of patches, masks, several objectives, candidates or keys per query, or neighbours -> what makes
+#: them small.
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {**VIT, **DECODER},
     "simmim": VIT,
@@ -178,6 +181,17 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "guided": {**RESNET, **_mlp("head"), "negatives.1.guide.weights": TEACHER},
     "distill": {**VIT, "target.weights": TEACHER},
+    "simclr_vicreg": {**RESNET, **_mlp("head")},
+    "dino_koleo": {**VIT, **_within("head", PROTOTYPES)},
+    "mae_vicreg": {**VIT, **DECODER, **_mlp("objectives.agree.head", (16, 16, 12))},
+    "moco_v3_ibot": {
+        **VIT,
+        **_within("objectives.patch.head", PROTOTYPES),
+        **_mlp("objectives.whole.head"),
+        **_mlp("objectives.whole.predictor"),
+        **_within("objectives.whole", {"head.last_affine": "scale", "predictor.last_affine": "scale"}),
+    },
+    "fast_siam": {**RESNET, **_mlp("head"), **_mlp("predictor"), "head.last_affine": "scale"},
 }
 METHOD_FORMS: dict[str, dict[str, Any]] = {
     "whole batches": {},

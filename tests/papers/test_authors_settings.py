@@ -35,6 +35,8 @@ SHORT_TRANSFORMER: dict[str, Any] = {
 #: Recipe -> what makes it small, besides what makes its form on the sample small.
 RECIPES: dict[str, dict[str, Any]] = {
     "simclr": {**CONVOLUTIONAL, **MLP, "augmentation.size": 48},
+    "simclr_v2": {**CONVOLUTIONAL, "head.dims": [32, 32, 16], "augmentation.size": 48},
+    "supcon": {**CONVOLUTIONAL, "augmentation.size": 48},
     "moco_v2": {**CONVOLUTIONAL, **MLP, "augmentation.0.size": 48, "negatives.size": 64},
     "byol": {**CONVOLUTIONAL, **MLP, "predictor.dims": [32, 16], "augmentation.size": 48},
     "mochi": {**CONVOLUTIONAL, "augmentation.0.size": 48},

@@ -107,7 +107,7 @@ class VISReg(Loss):
     """
 
     normalised = False
-    constant_statistics = True
+    partial_gradient = True
 
     def __init__(
         self,
