@@ -93,7 +93,7 @@ class All4One(Neighbours):
 
 
 def transformer(x: Tensor, s: State, name: str, layers: int, heads: int) -> Tensor:
-    """torch's ``TransformerEncoder`` without dropout: norms follow the sums, ReLU between two linear layers."""
+    """torch's ``TransformerEncoder`` without dropout: norms follow the sums; two layers with ReLU."""
     for number in range(layers):
         layer = f"{name}.layers.{number}"
         weight, bias = s[f"{layer}.self_attn.in_proj_weight"], s[f"{layer}.self_attn.in_proj_bias"]
