@@ -73,8 +73,8 @@ def dataset_recipe(text: str, registry: Registry) -> Recipe:
             dataset = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UsageError(
-                f"DATASET {text!r} is neither a folder of images, nor a parquet file, nor the name of a data "
-                "set; `contrastive list datasets` lists the names."
+                f"DATASET {text!r} is not YAML; name a folder of images, a parquet file, or a data set that "
+                "`contrastive list datasets` lists."
             ) from None
     return load_recipe("simclr", {"dataset": dataset}, registry)
 

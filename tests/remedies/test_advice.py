@@ -33,7 +33,7 @@ def images(content: bytes | None) -> None:
 
 
 REMEDIES = [
-    Remedy("commands/advise.py", "is neither a folder", data_set, "{name: [", "fashion_mnist_sample"),
+    Remedy("commands/advise.py", "is not YAML; name", data_set, "{name: [", "fashion_mnist_sample"),
     Remedy("commands/advise.py", "exists and is not empty", out, "full", "new"),
     Remedy("commands/advise.py", "that were tried decodes", images, b"\x89PNG\r\n\x1a\n", None),
 ]
