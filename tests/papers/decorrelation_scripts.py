@@ -80,22 +80,27 @@ def vibcreg(a: Tensor, b: Tensor, invariance: float, variance: float, covariance
     return loss
 
 
-def iter_norm(x: Tensor, groups: int, iterations: int = 5, epsilon: float = 1e-5) -> Tensor:
-    """Iterative normalisation (Huang et al. 2019, algorithm 1) of groups of channels, before its affine.
+def newton_whitening(x: Tensor, iterations: int = 5, epsilon: float = 1e-5) -> Tensor:
+    """IterNorm's matrix (Huang et al. 2019, algorithm 1): about the inverse root of the covariance of [B, C].
 
-    Newton's iterations P <- 1.5 P - 0.5 P^3 S towards S^-1/2 of the covariance (biased, + epsilon on the
-    diagonal) divided by its trace.
+    Newton's iterations P <- 1.5 P - 0.5 P^3 S of the covariance (biased, + epsilon on the diagonal) divided
+    by its trace.
     """
-    parts = []
-    for part in x.chunk(groups, 1):
-        centred = part - part.mean(0)
-        identity = torch.eye(part.shape[1], dtype=x.dtype)
-        table = centred.T @ centred / len(x) + epsilon * identity
-        trace = table.diagonal().sum()
-        p = identity
-        for _ in range(iterations):
-            p = 1.5 * p - 0.5 * p @ p @ p @ (table / trace)
-        parts.append(centred @ (p / trace.sqrt()).T)
+    centred = x - x.mean(0)
+    identity = torch.eye(x.shape[1], dtype=x.dtype)
+    table = centred.T @ centred / len(x) + epsilon * identity
+    trace = table.diagonal().sum()
+    p = identity
+    for _ in range(iterations):
+        p = 1.5 * p - 0.5 * p @ p @ p @ (table / trace)
+    return p / trace.sqrt()
+
+
+def iter_norm(x: Tensor, channels: int, iterations: int = 5, epsilon: float = 1e-5) -> Tensor:
+    """IterNorm of groups of ``channels`` columns that follow each other, before its scale and shift."""
+    parts = [
+        (part - part.mean(0)) @ newton_whitening(part, iterations, epsilon).T for part in x.split(channels, 1)
+    ]
     return torch.cat(parts, 1)
 
 
@@ -111,25 +116,21 @@ def whiten(x: Tensor, epsilon: float) -> Tensor:
     return centred @ torch.linalg.inv(factor).T
 
 
-def w_mse(
-    views: Sequence[Tensor], size: int, orders: Sequence[Sequence[int]], epsilon: float = 0.0
-) -> Tensor:
+def w_mse(views: Sequence[Tensor], cuts: Sequence[Sequence[Tensor]], epsilon: float = 0.0) -> Tensor:
     """W-MSE (Ermolov et al. 2021), as in the authors' code: 2 - 2 cos of whitened views.
 
-    Each order of the images is cut into sub-batches of ``size``, the same ones in every view; a sub-batch
-    of one view is whitened on its own. A mean over images, pairs of views and orders.
+    The images are cut at random into sub-batches, the same ones in every view; a sub-batch of one view is
+    whitened on its own. A mean over images, pairs of views and cuts.
 
     Args:
         views: of which all pairs count.
-        size: of a sub-batch, more than D.
-        orders: permutations of the images, one per estimate of the whitening matrices (``w_iter``).
+        cuts: the images of each sub-batch; one cut per estimate of the whitening matrices (``w_iter``).
         epsilon: shrinks the covariance; 0 in the authors' code.
     """
     losses = []
-    for order in orders:
-        z = [torch.empty_like(view) for view in views]
-        for start in range(0, len(order), size):
-            rows = torch.tensor(list(order[start : start + size]))
+    for cut in cuts:
+        z = [torch.zeros_like(view) for view in views]
+        for rows in cut:
             z = [
                 own.index_copy(0, rows, whiten(view[rows], epsilon))
                 for own, view in zip(z, views, strict=True)

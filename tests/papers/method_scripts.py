@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -19,7 +22,7 @@ from contrastive.recipe import Recipe
 from contrastive.training import Method
 from tests.papers import negatives_scripts as negatives
 from tests.papers import siamese_scripts as siamese
-from tests.papers.side_by_side import State
+from tests.papers.side_by_side import RATE, State
 
 
 def batch_norm(x: Tensor, s: State, name: str) -> Tensor:
@@ -59,6 +62,31 @@ class Online(NamedTuple):
     p: list[Tensor]
 
 
+class Draws:
+    """What a function of a part, given by its module and name, returns or takes while it is watched."""
+
+    def __init__(self, module: str, name: str):
+        self.module, self.name = module, name
+        self.results: list[Any] = []
+        self.arguments: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        *path, name = self.name.split(".")
+        owner = import_module(self.module)
+        for each in path:
+            owner = getattr(owner, each)
+        function = getattr(owner, name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.arguments.append(arguments)
+            self.results.append(function(*arguments, **keywords))
+            return self.results[-1]
+
+        with mock.patch.object(owner, name, call):
+            yield
+
+
 class Script:
     """What happens in a step of a method, from its recipe's numbers. Subclasses write :meth:`loss`.
 
@@ -70,6 +98,14 @@ class Script:
 
     #: Weights that need not move, by the end of their names.
     rest: tuple[str, ...] = ()
+    #: Functions whose draws the script is given: module and name.
+    watches: tuple[tuple[str, str], ...] = ()
+    #: Whether the images of each step are others; if not, each step is an epoch of the same ones.
+    is_new = True
+    #: Of gradient descent.
+    rate = RATE
+    #: Whether ring buffers start full of random directions; if not, empty.
+    starts_full = False
 
     def __init__(self, recipe: Recipe, method: Method, steps: int):
         self.recipe, self.steps = recipe, steps
@@ -77,6 +113,7 @@ class Script:
         self.weight, self.params = recipe.losses[0].weight, recipe.losses[0].part.params
         self.entries: dict[str, Tensor] = {}  # ring buffer -> what enters it after this step
         self.labels: Sequence[int] = ()
+        self.draws = [Draws(*each) for each in self.watches]
 
     def loss(self, s: State, x: Sequence[Tensor], step: int) -> Tensor:
         """Of the pixels x of every view, [B, C, h, w]."""

@@ -52,8 +52,8 @@ def swav(
 
     Args:
         z: of every crop.
-        prototypes: [K, D]; made directions before each step, so those of the last step are used as
-            directions.
+        prototypes: [K, D] of length 1. The code makes them so before each step, which is no part of the
+            gradient, and leaves them out of the first steps (``freeze_prototypes_niters``).
         queues: of each crop in ``assign``, [Q, D] directions of earlier batches; [0, D]: no queue yet.
             The code uses a queue from ``epoch_queue_starts`` on, once it is full, and puts the batch in
             after its scores.
@@ -61,11 +61,10 @@ def swav(
         t: temperature of the predictions.
         assign: the crops that give codes.
     """
-    c = unit(prototypes)
-    scores = [unit(each) @ c.T for each in z]
+    scores = [unit(each) @ prototypes.T for each in z]
     losses = []
     for crop, queue in zip(assign, queues, strict=True):
-        own = torch.cat([queue @ c.T, scores[crop]])
+        own = torch.cat([queue @ prototypes.T, scores[crop]])
         q = sinkhorn(own, epsilon, iterations)[len(queue) :]
         others = [each for number, each in enumerate(scores) if number != crop]
         losses.append(sum(-(q * log_softmax(each / t)).sum(1).mean() for each in others) / len(others))
@@ -80,15 +79,15 @@ def enqueue(queue: Tensor, z: Tensor, size: int) -> Tensor:
 # -- DeepCluster v2 -----------------------------------------------------------------------------------
 
 
-def spherical_k_means(memory: Tensor, start: Sequence[int], iterations: int = 10) -> tuple[Tensor, Tensor]:
+def spherical_k_means(memory: Tensor, start: Tensor, iterations: int = 10) -> tuple[Tensor, Tensor]:
     """``cluster_memory`` of the authors' code: centroids [K, D] of length 1, and each entry's cluster [M].
 
     Args:
         memory: [M, D] directions, one of each image.
-        start: the entries that the centroids start from.
+        start: [K, D], the entries that the centroids start from.
         iterations: after which the entries are assigned once more.
     """
-    centroids = memory[list(start)].clone()
+    centroids = start.clone()
 
     def assignment() -> Tensor:
         return torch.tensor([int((centroids @ entry).argmax()) for entry in memory])
