@@ -1,4 +1,4 @@
-"""Training images/s on CIFAR-10, with a ResNet-18 at 32 px, batch 256, SGD.
+"""Training images/s on CIFAR-10, with a ResNet-18 at 32 px, SGD.
 
 Ours is an engine as ``contrastive run`` makes it, against SimCLR written with lightly and a plain PyTorch
 loop, and against our own step on views that lie ready in memory. Each side is a process of its own that is
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from contrastive.build import Data
     from contrastive.training import Engine
 
-BATCH = 256
+#: Stem -> images of a step, and the least ratio to the peer at its best. A step of the small stem, whose maps
+#: have 64 times the pixels, takes as long as many of the other one.
+STEMS = {"standard": (256, 2.5), "small": (64, 1.05)}
 #: Of a turn: steps that do not count, as their batches may be prefetched before it, and steps that do.
 AHEAD, STEPS = 5, 4
 #: Of a repetition of ``contrastive run``, a fresh process: steps that do not count, steps that do.
@@ -54,8 +56,11 @@ optimizer: {{name: sgd, lr: 0.06, weight_decay: 0.0}}
 train: {{epochs: 100, batch_size: {batch}, precision: {precision}}}
 evaluate: {{every: 0, knn: null, linear: null}}
 """
-#: How the peer's published example runs: precision, layout, workers.
-EXAMPLE = ("fp32", "contiguous", 2)
+#: Precision, layout, workers of the peer.
+Variant = tuple[str, str, int]
+#: How its published example runs, and the least ratio to it.
+EXAMPLE: Variant = ("fp32", "contiguous", 2)
+AS_PUBLISHED = 2.5
 
 
 #: Recipes of the sample that are timed against another checkout, whose step is short.
@@ -68,11 +73,16 @@ evaluate: {{every: 0, knn: null, linear: null}}
 
 
 def recipe_of(dataset: str, precision: str, stem: str = "standard") -> str:
-    return RECIPE.format(dataset=dataset, stem=stem, batch=BATCH, precision=precision)
+    return RECIPE.format(dataset=dataset, stem=stem, batch=batch_of(stem), precision=precision)
+
+
+def batch_of(stem: str) -> int:
+    """Images of a step."""
+    return STEMS[stem][0]
 
 
 def what(stem: str) -> str:
-    return f"SimCLR, ResNet-18, {stem} stem, 32 px, batch {BATCH}"
+    return f"SimCLR, ResNet-18, {stem} stem, 32 px, batch {batch_of(stem)}"
 
 
 def cifar10() -> str | None:
@@ -95,7 +105,7 @@ def cases() -> Iterator[Case]:
     if dataset := cifar10():
         subset = f"{{name: subset, of: {dataset}, train: {IMAGES}}}"
         measure = partial(seconds_of_steps, recipe_of(subset, "auto"), WARM_UP, RUN_STEPS)
-        yield Case(what("standard"), measure, BATCH * RUN_STEPS, "images/s", repetitions=5)
+        yield Case(what("standard"), measure, batch_of("standard") * RUN_STEPS, "images/s", repetitions=5)
 
 
 def turns(step: Callable[[], None], steps: int = STEPS) -> Measure:
@@ -207,7 +217,7 @@ def lightly_turns(folder: str, stem: str, precision: str, layout: str, workers: 
 
     data = _Parquet(Path(folder, "train.parquet"), SimCLRTransform(input_size=32, gaussian_blur=0.0))
     loader = torch.utils.data.DataLoader(
-        data, batch_size=BATCH, shuffle=True, drop_last=True, num_workers=workers
+        data, batch_size=batch_of(stem), shuffle=True, drop_last=True, num_workers=workers
     )
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     model, criterion = _SimCLR(stem).to(memory_format=memory_format), NTXentLoss()
@@ -235,11 +245,11 @@ def rows() -> Iterator[Row]:
     dataset, folder = cifar10(), os.environ.get("CONTRASTIVE_CIFAR10", "")
     if dataset is None:
         return
-    for stem, target in (("standard", 2.5), ("small", 1.05)):
+    for stem, (batch, target) in STEMS.items():
         best = fastest_variant(folder, stem)
         with our_side(dataset, "auto", stem) as ours:
-            case = Case(what(stem), ours.measure, BATCH * STEPS, "images/s", repetitions=5)
-            for variant, least, name in ((best, target, "at its best"), (EXAMPLE, 2.5, "as published")):
+            case = Case(what(stem), ours.measure, batch * STEPS, "images/s", repetitions=5)
+            for name, variant, least in peers(best, target):
                 with lightly_side(folder, stem, *variant) as theirs:
                     precision, layout, workers = variant
                     peer = f"lightly {name}: {precision}, {layout}, {workers} workers"
@@ -247,6 +257,15 @@ def rows() -> Iterator[Row]:
             with Contender("benchmarks.end_to_end:synthetic_turns", dataset, "auto", stem) as ready:
                 peer = "our step on a batch in memory"
                 yield pair(case, ready.measure, peer=peer, target=0.92, note="precision auto")
+
+
+def peers(best: Variant, target: float) -> Iterator[tuple[str, Variant, float]]:
+    """Name, variant and least ratio of each row against the peer: one, if it is published at its best."""
+    if best == EXAMPLE:
+        yield "at its best, as published", best, max(target, AS_PUBLISHED)
+    else:
+        yield "at its best", best, target
+        yield "as published", EXAMPLE, AS_PUBLISHED
 
 
 def our_side(dataset: str, precision: str, stem: str) -> Contender:
@@ -257,7 +276,7 @@ def lightly_side(folder: str, stem: str, precision: str, layout: str, workers: i
     return Contender("benchmarks.end_to_end:lightly_turns", folder, stem, precision, layout, workers)
 
 
-def fastest_variant(folder: str, stem: str) -> tuple[str, str, int]:
+def fastest_variant(folder: str, stem: str) -> Variant:
     """The variant of the peer with the fastest of two turns, the first of which warms up.
 
     bf16 is among them if the CPU has instructions for it; without them it takes many times as long.
@@ -265,7 +284,7 @@ def fastest_variant(folder: str, stem: str) -> tuple[str, str, int]:
     has_bf16 = not {"avx512_bf16", "amx_tile"}.isdisjoint(cpu_features())
     precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
 
-    def seconds(variant: tuple[str, str, int]) -> float:
+    def seconds(variant: Variant) -> float:
         with lightly_side(folder, stem, *variant) as side:
             return min(side.measure(), side.measure())
 

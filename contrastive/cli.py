@@ -88,9 +88,20 @@ def _parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=_SET
         )
 
+    def minutes(subparser: argparse.ArgumentParser, effect: str) -> None:
+        subparser.add_argument(
+            "--minutes",
+            action="append",
+            metavar="N",
+            dest="overrides",
+            type=lambda text: f"train.minutes={text}",
+            help=effect,
+        )
+
     run = command("run", "run:main", "train, evaluate and export the encoder of a recipe", json_flag=True)
     run.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     overrides(run)
+    minutes(run, "train for as many epochs as fit in N minutes, evaluations included (train.minutes)")
     run.add_argument(
         "--out", metavar="DIR", help="the run folder (default: runs/<name>-seed<seed>-<fingerprint>)"
     )
@@ -204,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seeds per recipe: its own and those after it (default: 3)",
     )
     overrides(compare)
+    minutes(compare, "give each run N minutes, evaluations included, in place of its recipe's epochs")
     compare.add_argument(
         "--out", metavar="DIR", help="folder of report.html (default: comparisons/<names>-<8 hex>)"
     )

@@ -64,6 +64,7 @@ TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "distill": ("target.weights", (1, 28, 4)),
     "cifar10/distill-vit-cpu": ("target.weights", (3, 32, 4)),
     "guided": ("negatives.1.guide.weights", (1, 28, 4)),
+    "cifar10/guided-cpu": ("negatives.1.guide.weights", (3, 32, 4)),
 }
 #: Recipes that continue a network trained elsewhere. Here they start a new one, whose steps are the same.
 CONTINUATIONS = {"dinov2_gram"}
@@ -73,7 +74,7 @@ LEFT_OUT = {
     f"imagenet/{name}"
     for name in (
         *("cmae", "data2vec", "dino", "dinov2", "dinov2_gram", "distill", "ibot"),
-        *("ijepa", "mae", "msn", "simclr_mae", "simmim"),
+        *("ijepa", "lejepa", "mae", "msn", "simclr_mae", "simmim", "visreg"),
     )
 }
 #: Images per batch: enough for every branch of the augmentation to have some.

@@ -63,10 +63,12 @@ LOSSES: dict[str, dict[str, Any]] = {
     "margin": {"name": "margin"},
     "margin, semi-hard": {"name": "margin", "semi_hard": True},
     "dcl": {"name": "dcl"},
-    "dcl, weighted": {"name": "dcl", "weighted": True},
+    "dclw": {"name": "dclw"},
+    "sigmoid": {"name": "sigmoid"},
     "debiased": {"name": "debiased"},
     "hard_negative": {"name": "hard_negative"},
     "regression": {"name": "regression"},
+    "mean_regression": {"name": "mean_regression"},
 }
 QUEUE = {"name": "queue", "size": 24}
 NEGATIVES: dict[str, Any] = {
@@ -117,7 +119,9 @@ _DINOV2 = {
     **_within("objectives.whole.head", PROTOTYPES),
     **_within("objectives.patch.head", PROTOTYPES),
 }
-#: Recipes of patches, masks, several objectives or candidates per query -> what makes them small.
+_NEIGHBOURS = {**RESNET, **_mlp("head", (16, 16, 8)), "head.last_affine": "scale"}
+#: Recipes of patches, masks, several objectives, candidates or keys per query, or neighbours -> what makes
+#: them small.
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {**VIT, **DECODER},
     "simmim": VIT,
@@ -145,6 +149,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "target": {"name": "ema", "momentum": 0.9},
     },
     "vicreg": {**RESNET, **_mlp("head", (16, 16, 12))},
+    "barlow_twins": {**RESNET, **_mlp("head", (16, 16, 12))},
+    "vibcreg": {**RESNET, "head": {"name": "mlp", "dims": [16, 16, 12], "batch_norm": WITHOUT_NORM}},
+    "w_mse": {**RESNET, **_mlp("head", (16, 4)), "loss.sub_batch": 8},
+    "tico": {**RESNET, **_mlp("head")},
+    "frossl": {**RESNET, **_mlp("head", (16, 16, 12))},
+    "mmcr": {**RESNET, **_mlp("head")},
+    "emp_ssl": {**RESNET, **_mlp("head", (16, 16, 12))},
+    "lejepa": {**RESNET, **_mlp("head", (16, 16, 12)), "loss.slices": 16},
+    "visreg": {**RESNET, **_mlp("head", (16, 16, 12)), "loss.slices": 16},
+    "directclr": {**RESNET, "head.dim": 8},
     "vicregl": {**RESNET, **_mlp("head", (12, 12, 8)), **_mlp("objectives.whole.head", (16, 16, 12))},
     "mochi": {
         **RESNET,
@@ -153,8 +167,31 @@ METHODS: dict[str, dict[str, Any]] = {
         **_within("negatives.1", {"hardest": 6, "mixtures": 8, "query_mixtures": 4, "warmup_epochs": 0}),
         "target": {"name": "ema", "momentum": 0.9},
     },
+    "nnclr": {**_NEIGHBOURS, **_mlp("predictor"), "target.size": 24},
+    "nnbyol": {**RESNET, **_mlp("head"), **_mlp("predictor"), "target.size": 24},
+    "nnsiam": {**_NEIGHBOURS, **_mlp("predictor"), "target.size": 24},
+    "msf": {**RESNET, **_mlp("head"), **_mlp("predictor"), "loss.size": 24},
+    "ressl": {**RESNET, **_mlp("head"), "negatives.size": 24},
+    "all4one": {
+        **_NEIGHBOURS,
+        **_mlp("objectives.neighbour.predictor"),
+        **_mlp("objectives.centroid.predictor"),
+        "target.size": 24,
+        "objectives.centroid.loss.size": 24,
+    },
     "guided": {**RESNET, **_mlp("head"), "negatives.1.guide.weights": TEACHER},
     "distill": {**VIT, "target.weights": TEACHER},
+    "simclr_vicreg": {**RESNET, **_mlp("head")},
+    "dino_koleo": {**VIT, **_within("head", PROTOTYPES)},
+    "mae_vicreg": {**VIT, **DECODER, **_mlp("objectives.agree.head", (16, 16, 12))},
+    "moco_v3_ibot": {
+        **VIT,
+        **_within("objectives.patch.head", PROTOTYPES),
+        **_mlp("objectives.whole.head"),
+        **_mlp("objectives.whole.predictor"),
+        **_within("objectives.whole", {"head.last_affine": "scale", "predictor.last_affine": "scale"}),
+    },
+    "fast_siam": {**RESNET, **_mlp("head"), **_mlp("predictor"), "head.last_affine": "scale"},
 }
 METHOD_FORMS: dict[str, dict[str, Any]] = {
     "whole batches": {},

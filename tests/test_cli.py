@@ -37,7 +37,7 @@ def test_a_place_that_cannot_be_written_is_told(
     [
         (
             ["compare", "RUN", "--set", "train.epochs=3"],
-            "--set changes recipes, but only finished runs are named",
+            "--set and --minutes change recipes, but only finished runs are named",
         ),
         (["evaluate", "RUN", "--set", "train.epochs=4"], "--set train.epochs: the run is already trained"),
         (["embed", "RUN", "--out", "x", "--set", "loss.temperature=1"], "--set loss.temperature: the run"),

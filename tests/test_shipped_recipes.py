@@ -88,3 +88,25 @@ def test_the_imagenet_recipe_has_the_settings_of_the_paper():
     assert recipe.backbone.params["model"] == "resnet50"
     assert recipe.optimizer.params["warmup_epochs"] == 10
     assert recipe.optimizer.build().lr.at(4096) == pytest.approx(4.8)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "epochs", "rate", "decay", "warmup", "temperature"),
+    [
+        ("cifar10/supcon", 1024, 1000, 0.5, 1e-4, 10, 0.1),  # README and main_supcon.py of SupContrast
+        ("imagenet/supcon", 6144, 350, 9.6, 1e-3, 12, 0.1),  # supcon_imagenet_resnet50.sh of google-research
+        ("imagenet/simclr_v2", 4096, 800, 6.4, 1e-4, 40, 0.1),  # the paper, section 3
+    ],
+)
+def test_recipes_have_the_authors_settings(name, batch_size, epochs, rate, decay, warmup, temperature):
+    from contrastive.recipe import load_recipe
+    from contrastive.registry import load_registry
+
+    recipe = load_recipe(name, (), load_registry())
+    assert (recipe.train.batch_size, recipe.train.epochs) == (batch_size, epochs)
+    assert recipe.optimizer.build().lr.at(batch_size) == pytest.approx(rate)
+    assert recipe.optimizer.params["weight_decay"] == decay
+    assert recipe.optimizer.params["warmup_epochs"] == warmup
+    assert recipe.losses[0].part.params["temperature"] == temperature
+    assert recipe.backbone.params["model"] == "resnet50"
+    assert recipe.reads_labels == ("supcon" in name)

@@ -270,6 +270,15 @@ class Builder:
         self.attempt("optimizer", check, *_TRAINED)
 
 
+def compose(recipe: Recipe, data: Data) -> Composition:
+    """Build every part anew for a data set that is open. Raises RecipeError with all mistakes at once."""
+    builder = Builder(recipe)
+    composition = builder.compose(data)
+    builder.raise_if_any()
+    assert composition is not None  # or there were mistakes
+    return composition
+
+
 def untrained_of(
     recipe: Recipe, data: Data, parts: Composition, device: torch.device
 ) -> tuple[Backbone, Head | None]:

@@ -28,6 +28,7 @@ _COLLAPSES = ("negatives", "predictor", "detached_keys")
 #: The keys of a recipe that decide whether a need is met.
 _MET_BY = {
     "negatives": ("negatives.name",),
+    "memories": ("negatives.name",),
     "labels": ("positives",),
     "predictor": ("predictor.name",),
     "detached_keys": ("target.name",),
@@ -219,9 +220,10 @@ def _capabilities(recipe: Recipe, aim: ObjectiveSpec, objective: Objective) -> d
     A target that cannot follow the online encoder keeps embeddings apart by itself.
     """
     fixed = objective.target.fixed
-    offers = bool(objective.offers) or any(source.memory() is not None for source in objective.negatives)
+    memories = any(source.memory() is not None for source in objective.negatives)
     return {
-        "negatives": fixed or offers,
+        "negatives": fixed or memories or bool(objective.offers),
+        "memories": memories,
         "labels": aim.keys.positives == "label",
         "predictor": fixed or aim.predictor is not None,
         "detached_keys": fixed or objective.target.detached,

@@ -135,7 +135,8 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
             else {}
         ),
         "steps_per_epoch": steps_per_epoch,
-        "steps": min(steps, train.max_steps or steps),
+        **({} if train.minutes is None else {"minutes": train.minutes}),
+        "steps": min(steps, train.max_steps or steps) if train.minutes is None else None,
         "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
         **({"schedules": schedules} if (schedules := _schedules(recipe)) else {}),
         "candidates": _candidates(method, train.batch_size),
@@ -348,6 +349,8 @@ def _heading(key: str) -> str:
 
 
 def _cell(key: str, value: Any) -> str:
+    if key == "steps" and value is None:
+        return "those of the epochs that fit in the minutes, planned when the run starts"
     if key in ("passes", "notes", "warnings"):
         return "\n".join(each if isinstance(each, str) else pass_text(each) for each in value)
     if isinstance(value, Mapping):

@@ -143,7 +143,8 @@ def profile(
             seconds = _measure(engine, steps)
         others = contention.share()
         memory = peak_memory_mib(accelerator.device)
-    between = _steps_between_evaluations(full_recipe, len(data.train))
+    training_seconds = sum(seconds.values()) - seconds["evaluation"]
+    between = _steps_between_evaluations(full_recipe, len(data.train), training_seconds / steps)
     stages = {
         stage: seconds.get(stage, 0.0) / (between if stage == "evaluation" else steps)
         for stage in stages_of(engine.method)
@@ -199,10 +200,13 @@ def _steps_per_epoch(recipe: Recipe, images: int) -> int:
     return images // recipe.train.batch_size // recipe.train.accumulate
 
 
-def _steps_between_evaluations(recipe: Recipe, images: int) -> int:
-    """The number of steps between two evaluations of the full run."""
-    epochs, every = recipe.train.epochs, recipe.evaluate.every
-    return _steps_per_epoch(recipe, images) * (min(every, epochs) if every else epochs)
+def _steps_between_evaluations(recipe: Recipe, images: int, step_seconds: float) -> int:
+    """The number of steps between two evaluations of the full run; one of some minutes has as many epochs as
+    steps of ``step_seconds`` fill them with."""
+    epochs, every, steps = recipe.train.epochs, recipe.evaluate.every, _steps_per_epoch(recipe, images)
+    if recipe.train.minutes is not None:
+        epochs = max(1, int(60 * recipe.train.minutes / (step_seconds * steps)))
+    return steps * (min(every, epochs) if every else epochs)
 
 
 def _measure(engine: Engine, steps: int) -> dict[str, float]:

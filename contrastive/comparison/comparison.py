@@ -68,6 +68,8 @@ class Comparison:
             if whole images are compared.
         guides: what leaves negatives out, with unit vectors of rows: view -> [b n, G].
         own_candidates: what each query is offered alone, see :meth:`with_own_candidates`.
+        objective: name of the objective that compares; empty for the only one of a recipe that names none. A
+            target that serves several hears of each, and may act for one of them.
     """
 
     queries: Side
@@ -86,6 +88,7 @@ class Comparison:
     matches: Mapping[ViewPair, Tensor] = field(default_factory=dict)
     guides: tuple[Guide, ...] = ()
     own_candidates: OwnCandidates | None = None
+    objective: str = ""
 
     @classmethod
     def of(
@@ -104,6 +107,7 @@ class Comparison:
         target_keys: VectorsByView | None = None,
         matches: Mapping[ViewPair, Tensor] | None = None,
         guides: Iterable[Guide] = (),
+        objective: str = "",
     ) -> Comparison:
         """Compare embeddings; row i of every view is the same image.
 
@@ -123,6 +127,7 @@ class Comparison:
             target_keys: view -> [b, D], the target's keys if ``keys`` replace them; ``keys`` if None.
             matches: of patches, pair -> [b, n] int64, see :attr:`matches`; the same position if None.
             guides: vectors of other networks, [b, G] or [b, n, G] as queries and keys are.
+            objective: its name.
 
         Raises:
             UsageError: shapes do not match, or no two views are paired.
@@ -180,6 +185,7 @@ class Comparison:
             target_keys={view: z.detach() for view, z in (target_keys or whole_keys).items()},
             matches=matches,
             guides=guides,
+            objective=objective,
         )
 
     def with_own_candidates(self, offers: Sequence[OwnCandidates]) -> Comparison:

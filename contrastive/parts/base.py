@@ -24,6 +24,7 @@ NEEDS: dict[str, str] = {
     "detached_keys": "collapses if gradients reach the keys; set target: ema, or target: stop_grad",
     "single_positive": "needs exactly one positive per row; set positives: image, and pair each query with "
     "one view",
+    "memories": "compares with keys of earlier batches, and no negatives hold any; set negatives: queue",
     "patches": "compares the patches of an image; write it in an objective with level: patch",
     "validation": "reads validation metrics, and there are none; they need labels of two classes or more "
     "among the images that validate and among the others, evaluate.every above 0 and a protocol with "

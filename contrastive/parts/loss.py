@@ -64,11 +64,14 @@ class Loss(StepPart):
         normalised: whether queries and keys are scaled to unit length before they are compared.
         stops_gradient: whether it holds constant what it computes with its own parameters, such as targets,
             so that their gradient is not the slope of its value; the kit then compares no such slopes.
+        partial_gradient: the same of what it computes with the embeddings: weights of rows, or standard
+            deviations by which it divides.
     """
 
     kind = "loss"
     normalised: bool = True
     stops_gradient: bool = False
+    partial_gradient: bool = False
 
     @abstractmethod
     def compare(self, comparison: Comparison) -> Tensor:

@@ -67,6 +67,11 @@ class Train(BaseModel):
     model_config = STRICT
 
     epochs: int = Field(10, gt=0, description="Passes over the data set; the schedule spans them.")
+    minutes: Annotated[Annotated[float, Field(gt=0, le=100_000)] | None, Addition()] = Field(
+        None,
+        description="Length of the run in place of epochs: as many as fit, evaluations included; they are "
+        "planned once, when the run starts.",
+    )
     max_steps: Annotated[int, Field(gt=0)] | None = Field(
         None, description="Steps after which training ends early; the schedule does not change."
     )
@@ -190,11 +195,16 @@ class Recipe:
             "backbone": self.backbone.dump(additions),
             **self._dump_objectives(additions),
             "optimizer": self.optimizer.dump(additions),
-            "train": dump_section(self.train, additions),
+            "train": self._dump_train(additions),
             "evaluate": {**self.evaluate.keys, **self._protocols(additions)},
             "callbacks": [part.dump(additions) for part in self.callbacks],
             "allow": list(self.allow),
         }
+
+    def _dump_train(self, additions: bool) -> dict[str, Any]:
+        """``train`` without its epochs if they follow from its minutes: they differ between machines."""
+        values = dump_section(self.train, additions)
+        return values if self.train.minutes is None else {k: v for k, v in values.items() if k != "epochs"}
 
     def _dump_objectives(self, additions: bool) -> dict[str, Any]:
         first = self.aims[0]
@@ -238,6 +248,10 @@ class Recipe:
         single = (self.dataset, self.augmentation, self.backbone)
         for part in (*single, *of_aims, *self.callbacks, self.optimizer):
             yield from part.walk()
+
+    def with_epochs(self, epochs: int) -> Recipe:
+        """The recipe with a number of epochs, such as those that fit in its minutes."""
+        return replace(self, train=self.train.model_copy(update={"epochs": epochs}))
 
     def with_aims(self, aims: Sequence[ObjectiveSpec]) -> Recipe:
         """The recipe with other parts in its objectives; there are as many as in :meth:`aims`."""

@@ -23,7 +23,7 @@ from contrastive.recipe.objective_spec import COMMON, ObjectiveKeys, ObjectiveSp
 from contrastive.recipe.part_resolver import PartResolver
 from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.signature import STRICT
-from contrastive.recipe.sources import load_tree
+from contrastive.recipe.sources import REPLACED, is_given, load_tree
 from contrastive.registry import Registry
 
 #: The values of the keys that a recipe leaves out: SimCLR on a ResNet-18 for small images.
@@ -140,7 +140,7 @@ class _Resolver(PartResolver):
             "backbone": self._part_of("backbone", top),
             **self._objectives(top),
             "optimizer": self._part_of("optimizer", top),
-            "train": self._section(Train, "train"),
+            "train": self._train(),
             "evaluate": self._evaluate(),
             "callbacks": self._callbacks(),
         }
@@ -178,6 +178,17 @@ class _Resolver(PartResolver):
             return node
         self.wrong(node, path, f"must be a map of keys, not {describe(node)}{missing_space(node)}")
         return None
+
+    def _train(self) -> BaseModel | None:
+        train = self._section(Train, "train")
+        if isinstance(train, Train) and train.minutes is not None:
+            node = self.root.value["train"]
+            for key in REPLACED["minutes"]:
+                if is_given(node, key):
+                    both = (node.value["minutes"], node.value[key])
+                    later = next((each for each in both if each.where.override), both[0])
+                    self.wrong(later, "train", f"minutes takes the place of {key}; remove one of them")
+        return train
 
     def _dataset(self) -> PartSpec | None:
         if "dataset" in self.root.value:

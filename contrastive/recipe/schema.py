@@ -29,6 +29,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PROTOCOL = "The protocol that the key stands for, if its name is another; none: no protocol."
 
 
+#: A section ``train`` that has both lengths; null removes minutes.
+_EPOCHS_AND_MINUTES: Schema = {
+    "required": ["epochs", "minutes"],
+    "properties": {"minutes": {"type": "number"}},
+}
+
+
 def recipe_schema(registry: Registry) -> Schema:
     """The JSON Schema (draft 2020-12) of recipes. Of a part that cannot be loaded it holds only the name."""
     definitions: Schema = {}
@@ -36,7 +43,7 @@ def recipe_schema(registry: Registry) -> Schema:
         definitions[kind] = _kind(kind, registry, definitions)
     sections: Schema = {
         "views": _model(Views, "views", definitions),
-        "train": _model(Train, "train", definitions),
+        "train": {**_model(Train, "train", definitions), "not": _EPOCHS_AND_MINUTES},
     }
     heading = _model(Heading, "recipe", definitions)["properties"]
     of_objective: Schema = {

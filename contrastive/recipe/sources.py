@@ -15,14 +15,17 @@ from contrastive.recipe.nodes import Node, Tree, from_plain
 from contrastive.recipe.reader import MAX_BYTES, MAX_DEPTH, comment_in, read_yaml
 from contrastive.text import set_to_text
 
+#: Key of ``train`` that sets the length of a run -> the keys that it takes the place of.
+REPLACED = {"epochs": ("minutes",), "minutes": ("epochs", "max_steps")}
+
 #: Keys whose values are parts: a bare name is short for ``{name: ...}``.
 PART_KEYS = (
     "dataset", "augmentation", "backbone", "head", "predictor", "target", "negatives", "loss", "optimizer",
 )  # fmt: skip
 
 #: What a node of a recipe is, or lies inside of: its keys are those of a recipe or an objective, the names of
-#: objectives, those of a part, or others.
-Level = Literal["recipe", "objectives", "part", "other"]
+#: objectives, those of a part, those of ``train``, or others.
+Level = Literal["recipe", "objectives", "part", "train", "other"]
 
 #: The longest chain of recipes that extend one another.
 MAX_EXTENDS = 16
@@ -227,6 +230,8 @@ def merge(below: Node, above: Node, level: Level = "recipe") -> Node:
             below = _as_map(below)
     if not (above.is_map and below.is_map):
         return above
+    if level == "train":
+        below = _without_replaced(below, above)
     names = [node.value["name"].value for node in (below, above) if level == "part" and "name" in node.value]
     if len(names) == 2 and names[0] != names[1]:
         return above
@@ -237,10 +242,32 @@ def merge(below: Node, above: Node, level: Level = "recipe") -> Node:
     return Node(value, below.where, keys, is_short=is_short, change=above.latest)
 
 
+def _without_replaced(below: Node, above: Node) -> Node:
+    """``train`` below, without its epochs if ``above`` gives minutes, and the reverse.
+
+    If both are given by ``--set``, both stay, so that the recipe is refused.
+    """
+    replaced = [
+        other
+        for key, others in REPLACED.items()
+        for other in others
+        if is_given(above, key) and other in below.value and other not in above.value
+        if not (above.value[key].where.override and below.value[other].where.override)
+    ]
+    return below.without(*replaced)
+
+
+def is_given(section: Node, key: str) -> bool:
+    """Whether a section has a key with a value other than null."""
+    return key in section.value and section.value[key].value is not None
+
+
 def _level_of(key: str, level: Level) -> Level:
     """The level of what stands under a key."""
     if level == "recipe":
-        return "part" if key in PART_KEYS else "objectives" if key == "objectives" else "other"
+        if key in ("objectives", "train"):
+            return key
+        return "part" if key in PART_KEYS else "other"
     return "recipe" if level == "objectives" else level
 
 

@@ -301,7 +301,8 @@ def _costs(summary: Mapping[str, Any]) -> str:
     """``wall time 2 min 41 s, peak memory 1,234 MiB, 700,000 parameters``."""
     facts: list[str] = []
     if (seconds := summary.get("wall_seconds")) is not None:
-        facts.append(f"wall time {duration(seconds)}")
+        budget = f" of {minutes['budget']:g} min" if (minutes := summary.get("minutes")) else ""
+        facts.append(f"wall time {duration(seconds)}{budget}")
     if (memory := summary.get("peak_memory_mib")) is not None:
         facts.append(f"peak memory {memory:,.0f} MiB")
     if (parameters := summary.get("parameters")) is not None:

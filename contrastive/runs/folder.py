@@ -23,6 +23,8 @@ from contrastive.training import MetricsFile, weights_of
 
 #: Key of environment.json: how the run's evaluation resizes and crops images.
 TRANSFORM = "evaluation_transform"
+#: Key of environment.json: the epochs planned for the run's minutes, and what they were planned from.
+PLAN = "plan"
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
@@ -65,11 +67,15 @@ class Run:
         return MetricsFile(self.folder / "metrics.jsonl").read()
 
     def recipe(self, overrides: Overrides = (), registry: Registry | None = None) -> Recipe:
-        """The resolved recipe, with ``--set`` style overrides."""
+        """The resolved recipe, with ``--set`` style overrides; of some minutes, with the epochs planned."""
         registry = registry or load_registry()
-        return load_recipe(
+        recipe = load_recipe(
             self.folder / "recipe.yaml", with_present_defaults(self.folder, overrides, registry), registry
         )
+        plan = environment_of(self.folder).get(PLAN, {})
+        if recipe.train.minutes is None or recipe.train.minutes != plan.get("minutes"):
+            return recipe
+        return recipe.with_epochs(plan["epochs"])
 
     def weights(self) -> dict[str, Tensor]:
         """The method's state at the newest whole checkpoint. Raises UsageError if there is none."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from contrastive import interrupts
-from contrastive.build import Composition, Data, build
+from contrastive.build import Composition, Data, build, compose
 from contrastive.data import require_readable
 from contrastive.datasets import reading_of
 from contrastive.distributed import explain_lost_connection, is_first, on_each, on_first, world_size
@@ -29,15 +29,18 @@ from contrastive.recipe import Recipe, flatten, load_recipe, with_dataset_paths
 from contrastive.registry import Registry, load_registry
 from contrastive.runs.assembly import assemble
 from contrastive.runs.display import Display
-from contrastive.runs.folder import Run, RunIdentity, default_folder, environment_of, transform_of
+from contrastive.runs.folder import PLAN, Run, RunIdentity, default_folder, environment_of, transform_of
 from contrastive.runs.inputs import KEY_WIDTHS, key_widths
 from contrastive.runs.launch import LAUNCHER_VARIABLE, join_processes
+from contrastive.runs.measurement import measure
+from contrastive.runs.plan import fit, planned_before
 from contrastive.runs.process_guard import folder_lock
 from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
 from contrastive.runs.resume import Resume, admit, begin
 from contrastive.runs.summary import conclude, skipped_files, warn_of_skipped
 from contrastive.text import quantity
 from contrastive.training import (
+    EVALUATION_ADVICE,
     Engine,
     chunk_advice,
     chunk_warning,
@@ -177,6 +180,8 @@ class Job:
         self._announce(accelerator.device)
         with ExitStack() as lock, interrupts.guard():
             on_first(lambda: lock.enter_context(folder_lock(folder)))
+            if self.recipe.train.minutes is not None:
+                origin[PLAN] = self._plan_epochs(folder)
             earlier = on_first(
                 lambda: begin(
                     folder,
@@ -210,6 +215,25 @@ class Job:
                 with explain_lost_connections(self.recipe.train.timeout):  # before the group is destroyed
                     self._train_and_evaluate(engine, evaluation, resume)
         return Run(folder)
+
+    def _plan_epochs(self, folder: Path) -> dict[str, Any]:
+        """Give the recipe the epochs that fit in its minutes: those planned when the run began, if it has.
+
+        Returns:
+            The record of the plan for environment.json.
+        """
+        plan = on_first(lambda: planned_before(folder, self.recipe))
+        if plan is None:
+            self.display.phase("measuring steps and evaluations, to plan the epochs")
+            costs, self.data = measure(self.recipe, self.data, self.display)
+            size = self.data.train.size
+            new = on_first(lambda: fit(self.recipe, len(self.data.train), size, costs))
+            self.display.log(str(new))
+            self.display.phase("building the model")
+            plan = new.record()
+        self.recipe = self.recipe.with_epochs(plan["epochs"])
+        self.composition = on_each(lambda: compose(self.recipe, self.data))
+        return plan
 
     def _settle_paths(self, folder: Path, resume: Resume) -> dict[str, Any]:
         """Take the data set's paths from the run in the folder if it is this one with its data elsewhere.
@@ -313,7 +337,7 @@ class Job:
                 explain_out_of_memory(partial(_memory_advice, engine), engine.checkpoints),
             ):
                 engine.train()
-            with explain_out_of_memory(lambda: _EVALUATION_ADVICE, engine.checkpoints):
+            with explain_out_of_memory(lambda: EVALUATION_ADVICE, engine.checkpoints):
                 on_first(lambda: self._conclude(engine, evaluation))
         except Interrupted:
             raise Interrupted(
@@ -351,13 +375,10 @@ class Job:
         engine.run.notify(engine.callbacks, lambda callback: callback.run_started(engine.run))
 
 
-_EVALUATION_ADVICE = "while evaluating: free memory, or remove protocols from evaluate."
-
-
 def _memory_advice(engine: Engine) -> str:
     """What to change if memory ran out while an engine trained."""
     if engine.state.evaluation_due:
-        return _EVALUATION_ADVICE
+        return EVALUATION_ADVICE
     settings = engine.settings
     return chunk_advice(settings.batch_size // engine.accelerator.num_processes, settings.chunk_size)
 

@@ -17,7 +17,9 @@ from contrastive.kinds import MONITORS
 from contrastive.parts import Backbone, EvaluationTransform
 from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
-from contrastive.runs.folder import RunIdentity
+from contrastive.runs.folder import PLAN, RunIdentity, environment_of
+from contrastive.runs.plan import TOLERANCE
+from contrastive.text import duration
 from contrastive.training import Engine
 
 
@@ -58,6 +60,7 @@ def conclude(
         display.log(f"{name}: {remark}")
     _write_subsets(engine.folder / "subsets.json", evaluation.labels_used())
     engine.tick()
+    _warn_of_overrun(_minutes(engine, recipe), display)
     untrainable = {*engine.loader.unreadable.values()}
     display.warn_of_unreadable(sorted(untrainable), "replaced by others")
     display.warn_of_unreadable(sorted(evaluation.unreadable - untrainable), "left out of the evaluation")
@@ -70,7 +73,7 @@ def conclude(
         "omitted": omissions,
         "protocols": evaluation.describe(),
         "monitors": {k: v for k, v in monitors.items() if k in MONITORS or "/" in k},
-        **_costs(engine, data, composition),
+        **_costs(engine, recipe, data, composition),
         "images": {
             "train": len(data.train),
             **({} if data.validation is None else {"validation": len(data.validation)}),
@@ -103,9 +106,30 @@ def warn_of_omissions(result: Mapping[str, Any], display: Display) -> None:
     display.warn_of_unreadable(result["unreadable"], "left out")
 
 
-def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, Any]:
+def _minutes(engine: Engine, recipe: Recipe) -> dict[str, float]:
+    """Of a run of some minutes: these (``budget``), those that its plan takes, and those that it took."""
+    if recipe.train.minutes is None:
+        return {}
+    plan = environment_of(engine.folder)[PLAN]
+    return {
+        "budget": recipe.train.minutes,
+        "planned": plan["seconds"] / 60,
+        "taken": engine.state.seconds / 60,
+    }
+
+
+def _warn_of_overrun(minutes: Mapping[str, float], display: Display) -> None:
+    if minutes and minutes["taken"] > TOLERANCE * minutes["budget"]:
+        display.warn(
+            f"the run took {duration(60 * minutes['taken'])}, not the {minutes['budget']:g} min of "
+            "train.minutes: this machine was slower than when the epochs were planned"
+        )
+
+
+def _costs(engine: Engine, recipe: Recipe, data: Data, composition: Composition) -> dict[str, Any]:
     """The length of the run and its costs: time, memory, parameters, operations per image."""
     state, backbone = engine.state, engine.method.backbone
+    minutes = {key: round(value, 2) for key, value in _minutes(engine, recipe).items()}
     with frozen(backbone):
         operations = flops(backbone, data.train.channels, composition.image_size)
     return {
@@ -113,6 +137,7 @@ def _costs(engine: Engine, data: Data, composition: Composition) -> dict[str, An
         "steps": state.step,
         "stopped": state.stopped if state.step < engine.steps else None,
         "wall_seconds": round(state.seconds, 1),
+        **({"minutes": minutes} if minutes else {}),
         "peak_memory_mib": state.peak_memory_mib,
         "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
         "backbone_parameters": sum(p.numel() for p in backbone.parameters()),

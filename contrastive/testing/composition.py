@@ -18,16 +18,16 @@ from contrastive.errors import UsageError
 from contrastive.heads import NoHead
 from contrastive.losses import NTXent
 from contrastive.negatives import InBatch
-from contrastive.parts import Backbone, Head, Level, Target
+from contrastive.parts import Backbone, Head, Level, Negatives, Target
 from contrastive.recipe import PartSpec
 from contrastive.targets import EMA, SharedEncoder, StopGrad
-from contrastive.testing.materials import VIEWS, classes, generator
+from contrastive.testing.materials import VIEWS, classes, entries, generator
 from contrastive.testing.networks import TinyPatches
 from contrastive.testing.patches import marks_of, takes_patches
 from contrastive.testing.subjects import IMAGE_SIZE, IN_CHANNELS, IN_FEATURES, OFFERS, PATCH
 from contrastive.testing.surroundings import fixed_seed
 from contrastive.training import Method, Objective, Output
-from contrastive.values import Progress
+from contrastive.values import Memory, Progress
 from contrastive.views import View
 
 STEPS = 20  # in the whole schedule
@@ -62,6 +62,14 @@ class TinyHead(Head):
     def forward(self, h: Tensor) -> Tensor:
         """[b, D] -> [b, D]."""
         return self.layer(h)
+
+
+class EarlierKeys(Negatives):
+    """Fixed entries, for losses that compare with those of a memory."""
+
+    def memory(self) -> Memory:
+        """Unit vectors; the last entry is not filled."""
+        return entries(7)
 
 
 def compose(spec: PartSpec, seed: int = 0, level: Level | None = None) -> Method:
@@ -108,7 +116,7 @@ def compose_at(level: Level, spec: PartSpec, seed: int = 0) -> Method:
             head=head,
             predictor=TinyHead(fixed_width or IN_FEATURES) if apart else None,
             target=_target(spec.kind, part, needs),
-            negatives=[InBatch(), part] if spec.kind == "negatives" else [InBatch()],
+            negatives=[InBatch(), *_more_negatives(spec.kind, part)],
             losses=[(1.0, part if spec.kind == "loss" else NTXent())],
             level=level,
         )
@@ -148,6 +156,13 @@ def gives_patches(method: Method) -> bool:
     except UsageError:
         return False
     return all(key.ndim == 3 for key in keys.values())
+
+
+def _more_negatives(kind: str, part: Any) -> list[Negatives]:
+    """What a composition offers besides the batch: the part, or a memory if the part needs one."""
+    if kind == "negatives":
+        return [part]
+    return [EarlierKeys()] if "memories" in part.needs else []
 
 
 def _target(kind: str, part: Any, needs: frozenset[str]) -> Target:

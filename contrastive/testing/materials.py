@@ -63,8 +63,8 @@ def comparison_for(
     memories: Sequence[Memory] = (),
     progress: Progress | None = None,
 ) -> Comparison:
-    """The comparison that ``loss`` gets for these embeddings: with labels, separate keys, detached keys or
-    patches if its ``needs`` declare them. Views are [b, D], or patches [b, n, D]."""
+    """The comparison that ``loss`` gets for these embeddings: with labels, separate keys, detached keys,
+    memories or patches if its ``needs`` declare them. Views are [b, D], or patches [b, n, D]."""
     apart = bool(loss.needs & {"predictor", "detached_keys"})
     if apart and keys is None:
         keys = embeddings(len(views[0]), views[0].dtype, seed=20)
@@ -72,6 +72,8 @@ def comparison_for(
         keys = [key.detach() for key in keys]
     if "labels" in loss.needs and labels is None:
         labels = classes(len(views[0]))
+    if "memories" in loss.needs and not memories:
+        memories = [entries(7)]
     if "patches" in loss.needs and views[0].ndim == 2:
         views, keys = patches_of(views), None if keys is None else patches_of(keys)
     return Comparison.of(

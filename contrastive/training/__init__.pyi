@@ -17,6 +17,7 @@ from .gradients import OnePass as OnePass
 from .gradients import Passes as Passes
 from .gradients import chunk_warning as chunk_warning
 from .gradients import is_chunked as is_chunked
+from .health import EVALUATION_ADVICE as EVALUATION_ADVICE
 from .health import chunk_advice as chunk_advice
 from .health import explain_out_of_memory as explain_out_of_memory
 from .live_run import RunContext as RunContext

@@ -246,6 +246,10 @@ def explain_out_of_memory(advice: Callable[[], str], checkpoints: Checkpoints) -
         raise ContrastiveError(f"out of memory {advice()} {last_checkpoint_hint(checkpoints)}") from error
 
 
+#: What to try if an evaluation ran out of memory.
+EVALUATION_ADVICE = "while evaluating: free memory, or remove protocols from evaluate."
+
+
 def chunk_advice(images: int, chunk: int | None) -> str:
     """What to try if training ran out of memory.
 

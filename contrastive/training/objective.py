@@ -328,6 +328,7 @@ class Objective:
             target_keys=keys,
             matches=sides.matches,
             guides=[Guide(*sides.guides[name], source.bounds) for name, source in sources.items()],
+            objective=self.name,
         )
         own_candidates = (source.own_candidates(comparison) for source in self.negatives)
         return comparison.with_own_candidates([own for own in own_candidates if own is not None])

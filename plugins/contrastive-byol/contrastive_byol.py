@@ -1,10 +1,11 @@
-"""Parts of BYOL and SimSiam: the loss, the two different views, and a watchdog for collapse.
+"""Parts of BYOL, SimSiam and FastSiam: the losses, the two different views, and a watchdog for collapse.
 
 Source: Grill et al. 2020, "Bootstrap your own latent"; Chen and He 2021, "Exploring simple Siamese
-representation learning". BYOL's averaged encoder is the framework's target ``ema``, SimSiam's target is its
+representation learning"; Pototzky et al. 2022, "FastSiam: resource-efficient self-supervised learning on a
+single GPU". BYOL's averaged encoder is the framework's target ``ema``, SimSiam's target is its
 ``stop_grad``; the predictor is a head.
 
-Shape letters: b images of a process's batch, D embedding width.
+Shape letters: b images of a process's batch, n patches of an image that are compared, D embedding width.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from contrastive.augmentations import (
     Blur,
@@ -33,7 +35,7 @@ from contrastive.kinds import hookimpl
 from contrastive.monitors import embedding_std
 from contrastive.parts import Augmentation, Callback, Loss, RunState
 
-contrastive_api = 1
+contrastive_api = 2
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -51,6 +53,35 @@ class Regression(Loss):
     def compare(self, comparison: Comparison) -> Tensor:
         distances = [2 - 2 * (query * key).sum(-1) for query, key in comparison.aligned()]
         return torch.stack(distances).sum(0)  # [b]
+
+
+class MeanRegression(Loss):
+    """BYOL's loss against the mean of a query's keys, a steadier target than one of them (FastSiam).
+
+    2 - 2 cos of each query and the mean of its keys, those of the image's other views as the target gives
+    them, before they are normalised; summed over the V query views (Pototzky et al. 2022). With two views it
+    is ``regression``. The paper's mean over views of -cos is this loss minus 2 V, divided by 2 V: with
+    ``weight: 0.125`` and four views, the gradient is the paper's.
+    """
+
+    needs = frozenset({"predictor", "detached_keys"})
+
+    def compare(self, comparison: Comparison) -> Tensor:
+        views = comparison.query_views
+        queries = zip(views, comparison.queries.z.chunk(len(views)), strict=True)
+        distances = [2 - 2 * (query * _mean_key(comparison, view)).sum(-1) for view, query in queries]
+        return torch.stack(distances).sum(0)  # [b]
+
+
+def _mean_key(comparison: Comparison, view: int) -> Tensor:
+    """The direction of the mean of the keys of each query of a view: [b, D], of patches [b n, D]."""
+
+    def own_keys(other: int) -> Tensor:
+        keys = comparison.target_keys[other].to(comparison.queries.z.dtype)
+        match = comparison.matches.get((view, other))  # of patches, [b, n]
+        return keys if match is None else keys.take_along_dim(match[:, :, None], 1).flatten(0, 1)
+
+    return normalize(torch.stack([own_keys(t) for o, t in comparison.pairs if o == view]).mean(0), dim=1)
 
 
 class BYOL(Augmentation):
@@ -244,6 +275,7 @@ def _momentum(target: Any) -> float | None:
 @hookimpl
 def register_loss(register: Callable[[str, Any], None]) -> None:
     register("regression", Regression)
+    register("mean_regression", MeanRegression)
 
 
 @hookimpl

@@ -31,13 +31,14 @@ from contrastive.distributed import broadcast, gather, local, world_size
 from contrastive.errors import UsageError
 from contrastive.kinds import Addition, InFeatures, hookimpl
 from contrastive.parts import Backbone, Head, Negatives, Request, Target, TargetWrapper
+from contrastive.ring import RingBuffer
 from contrastive.values import Memory
 from contrastive.views import View
 
 contrastive_api = 2
 
 
-class Queue(Negatives):
+class Queue(RingBuffer, Negatives):
     """Keys of earlier batches, first in, first out: MoCo's dictionary as a queue.
 
     Keys of all processes are stored as they were compared, in the same order everywhere, and only after
@@ -53,11 +54,8 @@ class Queue(Negatives):
             they are normalised (DenseCL, section 3.3 and its code), instead of as all of them.
     """
 
-    z: Tensor  # [S, D]
     image: Tensor  # [S] int64
     label: Tensor  # [S] int64
-    valid: Tensor  # [S] bool
-    pointer: Tensor  # [] int64, the next entry to write
 
     def __init__(
         self,
@@ -66,13 +64,10 @@ class Queue(Negatives):
         same_image: Literal["negative", "ignore"] = "negative",
         pool: Annotated[bool, Addition()] = False,
     ):
-        super().__init__()
+        super().__init__(size, in_features)
         self.same_image, self.pool = same_image, pool
-        self.register_buffer("z", torch.zeros(size, in_features))
         self.register_buffer("image", torch.full((size,), -1))
         self.register_buffer("label", torch.full((size,), -1))
-        self.register_buffer("valid", torch.zeros(size, dtype=torch.bool))
-        self.register_buffer("pointer", torch.tensor(0))
 
     def memory(self) -> Memory:
         """All S entries; those not yet written are not valid."""
@@ -81,18 +76,13 @@ class Queue(Negatives):
     @torch.no_grad()
     def after_batch(self, comparison: Comparison) -> None:
         """Overwrite the oldest entries with the K keys of the batch; of more than S, with the last S."""
-        keys, size = comparison.keys, len(self.valid)
+        keys = comparison.keys
         z, image, label = keys.z, keys.image, keys.label
         if self.pool:
             z, image, label = _mean_keys(comparison), image[:: keys.positions], label[:: keys.positions]
-        surplus = max(0, len(z) - size)
-        order = torch.arange(surplus, len(z), device=self.pointer.device)
-        entries = (self.pointer + order) % size  # each at most once; only the device knows them
-        self.z.index_copy_(0, entries, z[surplus:].to(self.z.dtype))
-        self.image.index_copy_(0, entries, image[surplus:])
-        self.label.index_copy_(0, entries, label[surplus:])
-        self.valid.index_fill_(0, entries, True)
-        self.pointer.add_(len(z)).remainder_(size)
+        entries = self.push(z)
+        self.image.index_copy_(0, entries, image[-len(entries) :])
+        self.label.index_copy_(0, entries, label[-len(entries) :])
 
 
 def _mean_keys(comparison: Comparison) -> Tensor:

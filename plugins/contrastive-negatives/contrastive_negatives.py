@@ -1,10 +1,11 @@
 """Better negatives: losses that account for false ones, a guide that leaves them out, synthetic hard ones.
 
-Decoupled contrastive learning leaves the positive out of the denominator (Yeh et al. 2022); the debiased
-loss estimates and subtracts what false negatives add to it, the images of a batch that are of the query's
-own class (Chuang et al. 2020); hard negative sampling also weights each negative by its similarity
-(Robinson et al. 2021). A guide leaves out what another network finds too similar (Solatorio 2024); MoCHi
-mixes the hardest negatives of each query (Kalantidis et al. 2020). None of them reads labels.
+Decoupled contrastive learning leaves the positive out of the denominator (Yeh et al. 2022), and the sigmoid
+loss has none: it judges each pair on its own (Zhai et al. 2023). The debiased loss estimates and subtracts
+what false negatives add to the denominator, the images of a batch that are of the query's own class (Chuang
+et al. 2020); hard negative sampling also weights each negative by its similarity (Robinson et al. 2021). A
+guide leaves out what another network finds too similar (Solatorio 2024); MoCHi mixes the hardest negatives
+of each query (Kalantidis et al. 2020). None of them reads labels.
 
 Shape letters: R rows (queries, ordered [view, image, position]), V query views, b images of a process's
 batch, N hardest negatives of a row, m mixtures, D embedding width.
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from contrastive.comparison import Comparison
@@ -39,15 +40,13 @@ class DCL(Loss):
     """Decoupled contrastive loss: NT-Xent with only the negatives in its denominator.
 
     -s+/t + log sum exp(s-/t) of each row (Yeh et al. 2022, equation 6), which removes the coupling that
-    slows learning from small batches. It may be negative. ``weighted`` is the paper's DCLW (equation 7):
-    the first term times 2 - B exp(s+/sigma) / sum exp(s+/sigma), over the B positives of the row's view on
-    all processes, so that pairs which already agree attract less; the weight carries no gradient. A row
-    without negatives (all rows while a queue is empty) has loss 0, as in NT-Xent.
+    slows learning from small batches. It may be negative. A row without negatives (all rows while a queue is
+    empty) has loss 0, as in NT-Xent.
 
     Args:
         temperature: t, divisor of the similarities.
-        weighted: DCLW rather than DCL.
-        sigma: scale of the weights (the paper: 0.5).
+        weighted: as ``dclw``.
+        sigma: as of ``dclw``.
     """
 
     needs = frozenset({"negatives"})
@@ -55,6 +54,7 @@ class DCL(Loss):
     def __init__(self, temperature: Temperature = 0.1, weighted: bool = False, sigma: Temperature = 0.5):
         super().__init__()
         self.temperature, self.weighted, self.sigma = temperature, weighted, sigma
+        self.partial_gradient = weighted
 
     def compare(self, comparison: Comparison) -> Tensor:
         rows = comparison.rows(1 / self.temperature)
@@ -68,6 +68,52 @@ class DCL(Loss):
         by_image = comparison.gather(positive.view(len(comparison.query_views), -1).T)  # [B, V]
         share = len(by_image) * (by_image / self.sigma).softmax(0)
         return 2 - comparison.local(share).T.flatten()
+
+
+class DCLW(DCL):
+    """Decoupled contrastive loss whose closest positives attract less: ``dcl``, weighted.
+
+    -w s+/t + log sum exp(s-/t) of each row, w = 2 - exp(s+/sigma) / mean exp(s+/sigma), the mean over the
+    positives of the row's view on all processes (Yeh et al. 2022, equation 7 and the negative von
+    Mises-Fisher weight that follows it). The mean weight is 1, and weights carry no gradient.
+
+    Args:
+        temperature: t, divisor of the similarities.
+        sigma: divisor of the similarities in the weight (the paper: 0.5).
+    """
+
+    def __init__(self, temperature: Temperature = 0.1, sigma: Temperature = 0.5):
+        super().__init__(temperature, weighted=True, sigma=sigma)
+
+
+class Sigmoid(Loss):
+    """Sigmoid loss (SigLIP) on images: each pair on its own is classified as matching or not.
+
+    The sum over a row's candidates of -log sigmoid(y (t s + b)), with y = 1 for its positives and y = -1 for
+    its negatives; t = exp(t'), and t' and b are learnt (Zhai et al. 2023, algorithm 1). Over rows the mean is
+    taken, as in the paper, and nothing is normalised over the batch: each further negative adds a term. So
+    the bias starts low, or the many negatives would outweigh the positive (``nt_logistic`` takes their mean,
+    and learns nothing). The paper's N x N pairs are those of ``negatives: {name: in_batch, views: other}``;
+    ``in_batch`` adds the other images in the query's own view.
+
+    t' and b are not decayed, unless the optimizer decays norms and biases (``sgd`` does by default).
+
+    Args:
+        scale: t at the start, which multiplies the similarities (the paper's temperature: 10).
+        bias: b at the start (the paper: -10).
+    """
+
+    needs = frozenset({"negatives"})
+
+    def __init__(self, scale: Temperature = 10.0, bias: float = -10.0):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = nn.Parameter(torch.tensor(bias))
+
+    def compare(self, comparison: Comparison) -> Tensor:
+        rows, learnt = comparison.rows(), (self.log_scale.exp(), self.bias)
+        matching = rows.positives.sum(lambda s, t, b: -logsigmoid(t * s + b), *learnt)
+        return matching + rows.negatives.sum(lambda s, t, b: -logsigmoid(-t * s - b), *learnt)  # [R]
 
 
 class _ReweightingLoss(Loss):
@@ -277,5 +323,7 @@ def register_negatives(register: Callable[[str, Any], None]) -> None:
 @hookimpl
 def register_loss(register: Callable[[str, Any], None]) -> None:
     register("dcl", DCL)
+    register("dclw", DCLW)
+    register("sigmoid", Sigmoid)
     register("debiased", Debiased)
     register("hard_negative", HardNegative)

@@ -29,6 +29,16 @@ def test_check_tells_shapes_steps_and_memory(tiny_recipe: Path, capsys: pytest.C
     assert not Path("runs").exists()
 
 
+def test_check_says_that_epochs_are_planned_when_the_run_starts(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    report = json_of(capsys, "check", str(tiny_recipe), "--set", "train.minutes=3")["recipes"][0]
+    assert (report["minutes"], report["steps"], report["steps_per_epoch"]) == (3.0, None, 7)
+    assert main(["check", str(tiny_recipe), "--set", "train.minutes=3"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "epochs that fit in the minutes, planned when the run starts" in words
+
+
 @pytest.mark.parametrize("of", ["ema", "{name: ema, momentum: 0.9}"])
 def test_what_several_processes_train_is_checked_in_one(of: str, tiny_recipe: Path):
     assert check(tiny_recipe, [f"target={{name: shuffle_bn, of: {of}}}"])["parts"]["target"] == "shuffle_bn"

@@ -162,6 +162,19 @@ def test_every_bottleneck_has_its_advice():
     assert set(profiling.ADVICE) == set(STAGES) - {"forward", "backward"} | {"encoder"}
 
 
+@pytest.mark.parametrize(
+    ("train", "every", "steps"),
+    [({"epochs": 4}, 0, 28), ({"minutes": 1.0}, 0, 56), ({"minutes": 1.0}, 2, 14), ({"minutes": 0.01}, 2, 7)],
+)
+def test_an_evaluation_is_spread_over_the_steps_between_two(
+    train: dict[str, float], every: int, steps: int, tiny_recipe: Path
+):
+    """Steps take a second and an epoch has 7, so 8 epochs fill a minute."""
+    sets = {"evaluate.every": every, **{f"train.{key}": value for key, value in train.items()}}
+    recipe = load_recipe(tiny_recipe, sets, load_registry())
+    assert profiling._steps_between_evaluations(recipe, 120, 1.0) == steps
+
+
 def test_a_recipe_is_profiled_from_python(tiny_recipe: Path):
     assert profile(tiny_recipe, {"train.batch_size": 8, "evaluate.every": 0}, steps=1)["steps"] == 1
 

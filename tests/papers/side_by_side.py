@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,25 @@ RATE = 0.3  # of gradient descent
 State = dict[str, Tensor]
 
 
+@dataclass
+class Differences:
+    """The largest absolute differences between a method and a script: losses, and weights at the end."""
+
+    loss: float = 0.0
+    weights: float = 0.0
+
+    def add_loss(self, value: Tensor, expected: Tensor) -> None:
+        """Fails if they are not equal to rounding."""
+        torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-9, atol=1e-12)
+        self.loss = max(self.loss, float((value - expected).detach().abs()))
+
+    def add_weights(self, name: str, tensor: Tensor, expected: Tensor) -> None:
+        """Fails if they are not equal to rounding; ``name`` says which ones."""
+        torch.testing.assert_close(tensor.detach(), expected.detach(), rtol=1e-9, atol=1e-11, msg=name)
+        difference = tensor.detach().double() - expected.detach().double()  # some are counts or flags
+        self.weights = max(self.weights, float(difference.abs().max()))
+
+
 def compare(
     method: Method,
     batches: Sequence[Sequence[View]],
@@ -23,23 +43,32 @@ def compare(
     after_step: Callable[[State, int], None],
     frozen: Callable[[str, int], bool],
     rests: Callable[[str], bool] = lambda key: False,
-) -> None:
+    labels: Tensor | None = None,
+    is_new: bool = True,
+) -> Differences:
     """Train a method and a script side by side: losses of every step, and all weights at the end.
 
     Args:
         method: in float64.
         batches: the views of every step.
-        loss: of the script, from the weights (by their names in the method), the views and the step.
+        loss: of the script, from the weights (by their names in the method), the views and the step. Both
+            sides start each step with torch's generator seeded by its number.
         after_step: what the script does to weights that no gradient moves.
         frozen: whether a weight gets no gradient in a step.
         rests: whether a weight need not move.
+        labels: [B] of the images, if positives are by label.
+        is_new: whether the images of each step are others; if not, each step is an epoch of the same ones.
     """
     s = {key: value.clone() for key, value in method.state_dict().items()}
     start = {key: value.clone() for key, value in s.items()}
     trained = [key for key, p in method.named_parameters() if p.requires_grad]
+    differences = Differences()
     for step, views in enumerate(batches):
         progress = Progress(step, len(batches))
-        output = method(views, torch.arange(len(views[0].data)), progress=progress)
+        count = len(views[0].data)
+        torch.manual_seed(step)
+        ids = torch.arange(count) + (count * step if is_new else 0)
+        output = method(views, ids, labels, progress)
         output.loss.backward()
         method.before_step(progress)
         for parameter in method.parameters():
@@ -50,12 +79,15 @@ def compare(
         method.after_step(progress)
 
         leaves = [s[key].requires_grad_() for key in trained]
+        torch.manual_seed(step)
         value = loss(s, views, step)
-        torch.testing.assert_close(output.loss, value, rtol=1e-9, atol=1e-12)
+        differences.add_loss(output.loss, value)
         for key, gradient in zip(trained, torch.autograd.grad(value, leaves), strict=True):
             s[key] = s[key].detach() - (0 if frozen(key, step) else RATE * gradient)
         after_step(s, step)
     for key, tensor in method.state_dict().items():
         if tensor.is_floating_point() and ".running" not in key:
-            torch.testing.assert_close(tensor, s[key].detach(), rtol=1e-9, atol=1e-11, msg=key)
-            assert rests(key) or (tensor - start[key]).abs().max() > 1e-8, key
+            differences.add_weights(key, tensor, s[key])
+            moves = tensor.shape != start[key].shape or (tensor - start[key]).abs().max() > 1e-8
+            assert moves or rests(key), key
+    return differences

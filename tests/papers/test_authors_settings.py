@@ -22,14 +22,37 @@ def crops(large: int, small: int) -> dict[str, int]:
     return {f"augmentation.of.{n}.0.size": 48 if n < large else 24 for n in range(large + small)}
 
 
+def groups_of_crops(*sizes: int) -> dict[str, int]:
+    """Sizes of the crops of several views with one pipeline."""
+    return {f"augmentation.of.{n}.pipeline.0.size": size for n, size in enumerate(sizes)}
+
+
+#: A transformer in place of the sample's convolutional network.
+SHORT_TRANSFORMER: dict[str, Any] = {
+    "backbone.model": "vit_tiny_patch16_224",
+    "backbone.options": {"patch_size": 8, "depth": 2, "dynamic_img_size": True},
+}
 #: Recipe -> what makes it small, besides what makes its form on the sample small.
 RECIPES: dict[str, dict[str, Any]] = {
     "simclr": {**CONVOLUTIONAL, **MLP, "augmentation.size": 48},
+    "simclr_v2": {**CONVOLUTIONAL, "head.dims": [32, 32, 16], "augmentation.size": 48},
+    "supcon": {**CONVOLUTIONAL, "augmentation.size": 48},
     "moco_v2": {**CONVOLUTIONAL, **MLP, "augmentation.0.size": 48, "negatives.size": 64},
     "byol": {**CONVOLUTIONAL, **MLP, "predictor.dims": [32, 16], "augmentation.size": 48},
     "mochi": {**CONVOLUTIONAL, "augmentation.0.size": 48},
     "vicreg": {**CONVOLUTIONAL, "augmentation.size": 48},
+    "swav": {**CONVOLUTIONAL, **MLP, **crops(2, 6), "loss.prototypes": 16},
+    "deepcluster_v2": {**CONVOLUTIONAL, **MLP, **crops(2, 6), "loss.prototypes": [4, 4, 4]},
     "vicregl": {**CONVOLUTIONAL, "augmentation.size": 48},
+    "barlow_twins": {
+        **CONVOLUTIONAL,
+        "augmentation.size": 48,
+        "optimizer.groups": [],
+    },  # names of a ResNet-50
+    "mmcr": {**CONVOLUTIONAL, **{f"augmentation.of.{n}.pipeline.0.size": 48 for n in (0, 1)}},
+    "directclr": {**CONVOLUTIONAL, "augmentation.size": 48},
+    "lejepa": {**SHORT_TRANSFORMER, **groups_of_crops(48, 24)},
+    "visreg": {**SHORT_TRANSFORMER, **groups_of_crops(48, 24)},
     "densecl": {**CONVOLUTIONAL, "augmentation.0.size": 48},
     "mae": {},
     "simmim": {},
@@ -55,7 +78,7 @@ QUICK = {"distill"}
 def test_the_authors_settings_take_two_steps(name: str, tiny_data: Path, tmp_path: Path):
     changes = RECIPES[name]
     small = world_size.small(name, channels=3, folder=tmp_path) if name in world_size.METHODS else {}
-    if changes.get("backbone.model") == CONVOLUTIONAL["backbone.model"]:
+    if "backbone.options" in changes:
         small = {key: value for key, value in small.items() if not key.startswith("backbone.")}
     sets = {
         **EVALUATION,

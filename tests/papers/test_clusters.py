@@ -35,7 +35,7 @@ from tests.papers.clusters_recipes import (
     resampled,
     views_of,
 )
-from tests.papers.side_by_side import State, compare
+from tests.papers.side_by_side import Differences, State, compare
 
 B = 4
 #: Where the average keeps which head.
@@ -89,9 +89,10 @@ def test_positions_are_resampled_as_timm_does():
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("name", OVERRIDES)
 @exact_positions()
-def test_three_steps_equal_the_script(name: str):
+def prove(name: str) -> Differences:
+    """Three steps of a recipe and of the script of its paper."""
+
     def loss(s: State, views: Sequence[View], step: int) -> Tensor:
         return script_loss(name, s, views, step)
 
@@ -101,7 +102,12 @@ def test_three_steps_equal_the_script(name: str):
     def rests(key: str) -> bool:  # what the batch norm of the head cancels
         return name == "msn" and key.endswith(".norm.bias")
 
-    compare(method_of(name), batches(name), loss, partial(move_average, name), frozen, rests)
+    return compare(method_of(name), batches(name), loss, partial(move_average, name), frozen, rests)
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_three_steps_equal_the_script(name: str):
+    prove(name)
 
 
 def test_dinov2_passes_each_view_once():

@@ -20,7 +20,7 @@ from contrastive.training import Method
 from contrastive.views import View
 from tests.papers import clusters_recipes, clusters_scripts, teachers_scripts
 from tests.papers.clusters_recipes import DEPTH, HEAD, HEADS, PATCH
-from tests.papers.side_by_side import State, compare
+from tests.papers.side_by_side import Differences, State, compare
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 B, STEPS = 4, 3
@@ -33,16 +33,16 @@ def method_of(name: str, changes: dict) -> Method:
     return build(load_recipe(RECIPES / f"{name}.yaml", changes, load_registry()))[1].method.double().train()
 
 
-@pytest.mark.parametrize("size", [28, 56])  # of the teacher: a grid of 7 x 7 as the student's, and of 14 x 14
-def test_distill(size: int, tmp_path: Path):
+def prove_distill(size: int, folder: Path) -> Differences:
+    """Three steps of the recipe and of the script; a teacher of ``size`` pixels is exported into a folder."""
     torch.manual_seed(1)
     export = Timm(
         1, size, "vit_tiny_patch16_224", mean=MEAN.tolist(), std=STD.tolist(), options=TEACHER
     ).export
-    export(str(tmp_path))
+    export(str(folder))
     own = {f"backbone.options.{key}": value for key, value in STUDENT.items()}
-    method = method_of("distill", own | {"target.weights": str(tmp_path)})
-    weights = {key: value.double() for key, value in load_file(tmp_path / "model.safetensors").items()}
+    method = method_of("distill", own | {"target.weights": str(folder)})
+    weights = {key: value.double() for key, value in load_file(folder / "model.safetensors").items()}
     teacher = masked_scripts.ViT(
         {f"net.{key}": value for key, value in weights.items()}, "net", 4, 2, 2, inputs=(0, 1)
     )
@@ -56,7 +56,12 @@ def test_distill(size: int, tmp_path: Path):
     batches = [
         [View(torch.rand(B, 1, 28, 28, generator=generator, dtype=torch.float64))] for _ in range(STEPS)
     ]
-    compare(method, batches, loss, lambda s, step: None, lambda key, step: False)
+    return compare(method, batches, loss, lambda s, step: None, lambda key, step: False)
+
+
+@pytest.mark.parametrize("size", [28, 56])  # of the teacher: a grid of 7 x 7 as the student's, and of 14 x 14
+def test_distill(size: int, tmp_path: Path):
+    prove_distill(size, tmp_path)
 
 
 GRAM = "objectives.gram.target"
@@ -82,7 +87,8 @@ def follow(s: State, step: int) -> None:
 
 
 @clusters_recipes.exact_positions()
-def test_dinov2_gram():
+def prove_gram() -> Differences:
+    """Three steps of ``dinov2_gram`` and of the script."""
     changes = clusters_recipes.small("dinov2") | {f"{GRAM}.every": EVERY, "backbone.weights": None}
     method = method_of("dinov2_gram", changes)
     batches = [
@@ -109,4 +115,8 @@ def test_dinov2_gram():
     def frozen(key: str, step: int) -> bool:
         return key.endswith("head.prototypes") and step / STEPS < HEAD["frozen"]
 
-    compare(method, batches, loss, follow, frozen)
+    return compare(method, batches, loss, follow, frozen)
+
+
+def test_dinov2_gram():
+    prove_gram()

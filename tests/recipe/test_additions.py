@@ -134,14 +134,14 @@ def test_a_parameter_without_the_mark_counts_at_its_default_too():
 
 def test_sections_leave_them_out_too():
     class TrainNow(model.Train):
-        minutes: Annotated[float, Addition()] | None = None
+        hours: Annotated[float, Addition()] | None = None
 
     recipe = load_recipe("simclr", (), load_registry())
-    for minutes, differs in ((None, False), (5.0, True)):
-        train = TrainNow(**recipe.train.model_dump(), minutes=minutes)
+    for hours, differs in ((None, False), (5.0, True)):
+        train = TrainNow(**recipe.train.model_dump(), hours=hours)
         changed = replace(recipe, train=train)
         assert (deciding(changed) != deciding(recipe)) == differs
-        assert changed.dump()["train"]["minutes"] == minutes, "recipe.yaml holds every value"
+        assert changed.dump()["train"]["hours"] == hours, "recipe.yaml holds every value"
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ EXEMPT: dict[str, dict[str, str]] = {
     "rules/loss.py": {"set normalised = False": _GUARD},
     "rules/negatives.py": {"so they are their own negatives": _GUARD},
     "rules/step.py": {"keep values that differ between": _PROCESSES},
-    "runs/job.py": {"while evaluating: free memory": _MEMORY},
     "training/health.py": {
+        "while evaluating: free memory": _MEMORY,
         "take a smaller backbone": _MEMORY,
         "try train.chunk_size": _MEMORY,
         "; set train.nonfinite=skip": "tests/runs follow it: a run with a non-finite step continues with it",

@@ -174,6 +174,8 @@ def remedies() -> Iterator[Remedy]:
     yield rule("to study the collapse", ["negatives=none"], ["negatives=none", "allow=[collapse]"])
     yield need("set negatives: in_batch", ["negatives=none"], ["negatives=in_batch"])
     yield need("set positives: label", ["loss=labels"], ["loss=labels", "positives=label"])
+    relation = ["loss=ressl", "target=ema"]
+    yield need("set negatives: queue", relation, [*relation, "negatives=queue"])
     heads = ["head.dims=[16, 128]", *BYOL[:3]]
     yield need("predictor: {name: mlp}", heads, [*heads, "predictor={name: mlp}"])
     yield need("set target: ema, or", [*BYOL, "target=shared"], [*BYOL, "target=stop_grad"])

@@ -208,7 +208,7 @@ def warnings_of(tree: Tree) -> str:
 
 @hookimpl
 def register_neighbours(register):
-    register("neighbours", Neighbours)
+    register("nearest", Neighbours)
 
 
 def with_neighbours(path: str, tree: Tree) -> str:
@@ -219,7 +219,7 @@ def with_neighbours(path: str, tree: Tree) -> str:
 
 
 def targets_and_negatives() -> Iterator[Remedy]:
-    file, wrapped = "parts/encoder.py", {"name": "neighbours", "of": "ema", "size": 8}
+    file, wrapped = "parts/encoder.py", {"name": "nearest", "of": "ema", "size": 8}
     heads = {
         "one": {"head": "linear", "negatives": "in_batch"},
         "two": {"head": "linear", "negatives": "in_batch", "loss": "margin"},

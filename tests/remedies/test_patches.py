@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contrastive_decorrelation import VICReg
+from contrastive_clusters import DINO, DeepCluster, SwAV
+from contrastive_decorrelation import MMCR, WMSE, LeJEPA, Subvector, VICReg
+from contrastive_decorrelation.heads import IterNorm
 from contrastive_masked import Decoder
 from torch import Tensor, nn
 
@@ -18,7 +20,8 @@ from contrastive.augmentations import CropOf, Flip, Sequence, Views
 from contrastive.backbones.tokens import split_tokens
 from contrastive.comparison import Comparison
 from contrastive.evaluation.features import feature_of
-from contrastive.parts import Augmentation, Backbone
+from contrastive.parts import Augmentation, Backbone, Loss
+from contrastive.values import Progress
 from contrastive.views import Marks, Tokens, View
 from tests.remedies.recipes import Tree, of, refused, rule, several, single
 from tests.support.masked_recipes import CROP
@@ -88,6 +91,38 @@ def compared(keywords: dict[str, Any]) -> None:
 
 def loss_of(images: int) -> None:
     VICReg()(torch.randn(images, 8), torch.randn(images, 8))
+
+
+def assigned(loss: Loss, patches: int | None = 3) -> None:
+    """A loss of two views and their keys, of images or of patches."""
+    shape = (4, 8) if patches is None else (4, patches, 8)
+    views = [torch.randn(shape), torch.randn(shape)]
+    loss(Comparison.of(views, views, pairs=[(0, 1), (1, 0)], normalise=loss.normalised))
+
+
+def clustered(count: int) -> None:
+    """An epoch of four images."""
+    loss = DeepCluster(8, [count])
+    loss.after_batch(Comparison.of([torch.randn(4, 8), torch.randn(4, 8)]))
+    loss.after_step(Progress(0, 10))
+
+
+def statistics_of(shape: tuple[int, ...]) -> None:
+    """A loss of whole images on two views of a shape."""
+    MMCR()(torch.randn(shape), torch.randn(shape))
+
+
+def whitened(settings: dict[str, float]) -> None:
+    """W-MSE of 20 images, 8 wide."""
+    WMSE(**settings)(torch.randn(20, 8), torch.randn(20, 8))
+
+
+def global_views(views: list[int]) -> None:
+    """LeJEPA of three views, some of which are targets."""
+    z = dict(enumerate(torch.randn(3, 5, 4)))
+    pairs = [(o, t) for o in z for t in views if o != t]
+    keys = {t: z[t] for t in views}
+    LeJEPA(slices=4)(Comparison.of(z, keys, pairs=pairs, normalise=False))
 
 
 def crops() -> Iterator[Remedy]:
@@ -163,7 +198,19 @@ def comparisons() -> Iterator[Remedy]:
     own = {"pairs": [(0, 0)]}
     same = [torch.randn(2, 3, 8), torch.randn(2, 3, 8)]
     yield Remedy(file, "; give keys of their own", compared, own, {**own, "keys": same})
-    yield Remedy("contrastive_decorrelation.py", "give it a batch of at least two", loss_of, 1, 2)
+    file = "contrastive_decorrelation/batch.py"
+    yield Remedy(file, "give it a batch of at least two", loss_of, 1, 2)
+    yield Remedy(file, "write it in an objective with level: image", statistics_of, (5, 2, 4), (5, 4))
+    file = "contrastive_decorrelation/whitening.py"
+    yield Remedy(file, "raise sub_batch and", whitened, {"sub_batch": 4}, {"sub_batch": 10})
+    yield Remedy(
+        file, "set shrinkage above 0", whitened, {"sub_batch": 4}, {"sub_batch": 4, "shrinkage": 0.1}
+    )
+    file = "contrastive_decorrelation/sketches.py"
+    yield Remedy(file, "list it among", global_views, [0], [0, 1])
+    file = "contrastive_decorrelation/heads.py"
+    yield Remedy(file, "set dim to", partial(Subvector, 8), 9, 8)
+    yield Remedy(file, "set channels to a divisor", partial(IterNorm, 12), 5, 4)
 
 
 def parts() -> Iterator[Remedy]:
@@ -187,12 +234,22 @@ def parts() -> Iterator[Remedy]:
         {"name": "dino", "target_temperature": {"from": start, "to": 0.07}} for start in (0.0, 0.04)
     )
     yield rule(
-        "contrastive_clusters.py",
+        "contrastive_clusters/dino.py",
         "it must stay above 0",
         "loss.target_temperature",
         single(**dino, loss=wrong),
         single(**dino, loss=right),
     )
+    yield Remedy(
+        "contrastive_clusters/swav.py",
+        "; use {name: dino",
+        assigned,
+        lambda: SwAV(8),
+        lambda _: DINO(8, codes="sinkhorn"),
+    )
+    file = "contrastive_clusters/deepcluster.py"
+    yield Remedy(file, "; set level: image", partial(assigned, DeepCluster(8)), 3, None)
+    yield Remedy(file, "set numbers up to", clustered, 5, 4)
     file, mochi = "contrastive_negatives.py", {"name": "mochi", "mixtures": 0, "query_mixtures": 0}
     yield rule(
         file,

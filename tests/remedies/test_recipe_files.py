@@ -293,7 +293,28 @@ REMEDIES = [
         ["optimizer.lr={per_256: 0.1}", "optimizer.lr.per_sqrt=0.1"],
         ["optimizer.lr={per_256: 0.1}", "optimizer.lr.per_sqrt=0.1", "optimizer.lr.per_256=null"],
     ),
+    Remedy(
+        "recipe/resolver.py",
+        "minutes takes the place of",
+        resolved,
+        D + "train: {minutes: 3, epochs: 2}\n",
+        D + "train: {minutes: 3}\n",
+    ),
+    Remedy(
+        "recipe/resolver.py",
+        "minutes takes the place of",
+        overridden,
+        {"train.minutes": 3, "train.max_steps": 5},
+        {"train.max_steps": 5},
+    ),
     # Grids
+    Remedy(
+        "recipe/grid.py",
+        "takes the place of",
+        one_grid,
+        "{train.epochs: [1, 2], train.minutes: [1, 2]}",
+        "{train.minutes: [1, 2]}",
+    ),
     Remedy(
         "recipe/grid.py",
         "a file has either a grid or variants",

@@ -29,7 +29,8 @@ from contrastive.commands.export import _require_plain
 from contrastive.commands.plugin_new.scaffold import create
 from contrastive.files import read_map, writable, writable_by_user
 from contrastive.parts import EvaluationTransform
-from contrastive.recipe import load_recipe
+from contrastive.recipe import Recipe, load_recipe
+from contrastive.runs.plan import Costs, fit, planned_before
 from contrastive.runs.resume import admit
 from contrastive.training.checkpoints import Checkpoints, restore, weights_of
 from contrastive.training.metrics_file import MetricsFile
@@ -72,6 +73,28 @@ def damaged_environment() -> tuple[str, str, list[str]]:
 def broken_link() -> tuple[str, str, list[str]]:
     os.symlink("nowhere", "link")
     return "link", "auto", []
+
+
+def of_minutes(minutes: float) -> Recipe:
+    return load_recipe(TINY, {"train.minutes": minutes}, registry())
+
+
+def fitted(minutes: float) -> None:
+    """The first start of a run plans its epochs."""
+    fit(of_minutes(minutes), 120, (16, 16), Costs(0.0, {512: 1.0}, 2.0, 0.1, 10.0))
+
+
+def minutes_named(message: str) -> float:
+    return float(re.search(r"at least ([\d.]+)\.", message)[1])
+
+
+def planned_before_in(folder: Path) -> None:
+    planned_before(folder, of_minutes(1))
+
+
+def without_plan() -> Path:
+    """A run of some minutes whose environment.json has lost the plan: that of epochs never had one."""
+    return RUN
 
 
 def locked(folder: str) -> None:
@@ -120,6 +143,9 @@ def run_folders() -> Iterator[Remedy]:
         damaged_environment,
         (str(RUN), "never", []),
     )
+    plan = "runs/plan.py"
+    yield Remedy(plan, "is too short for one epoch", fitted, 0.2, minutes_named)
+    yield Remedy(plan, "which every run of some minutes has", planned_before_in, without_plan, Path("aside"))
     yield Remedy("runs/process_guard.py", "wait for it, or name another --out", locked, "busy", "mine")
     yield Remedy(
         "runs/process_guard.py", "name a folder on another file system", on_file_system, "network", "local"
@@ -285,7 +311,7 @@ def finished_runs() -> Iterator[Remedy]:
     yield Remedy(records, "which every run writes", read_record, without_key, Path("whole"))
     candidates = "compare/candidates.py"
     yield Remedy(
-        candidates, "are named; drop it", planned, ([str(RUN)], ["train.epochs=2"]), ([str(RUN)], [])
+        candidates, "are named; drop them", planned, ([str(RUN)], ["train.epochs=2"]), ([str(RUN)], [])
     )
     yield Remedy(candidates, "name only one", planned, twins, ([str(RUN)], []))
     yield Remedy(candidates, "give each its own `name:`", recipes, ["a", "a"], ["a", "b"])

@@ -61,7 +61,7 @@ def plan(
     """
     folders = [Path(target) for target in targets if (Path(target) / "recipe.yaml").is_file()]
     if sets and len(folders) == len(targets):
-        raise UsageError("--set changes recipes, but only finished runs are named; drop it.")
+        raise UsageError("--set and --minutes change recipes, but only finished runs are named; drop them.")
     runs = {group.folders[min(group.folders)]: group for group in _group_runs(folders)}
     first_of = {folder: first for first, group in runs.items() for folder in group.folders.values()}
     candidates: list[Candidate] = []

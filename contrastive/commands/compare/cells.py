@@ -88,7 +88,8 @@ def _metric_table(comparison: Mapping[str, Any], key: str) -> CellTable:
                 *(_value_cell(row["floors"][floor][key], form) for floor in ("untrained", "pixels")),
             ]
         )
-    return CellTable(f"{metric_words(key)} on {comparison['split']}, last epoch", columns, rows)
+    title = f"{metric_words(key)} on {comparison['split']}, last epoch{_common_budget(comparison)}"
+    return CellTable(title, columns, rows)
 
 
 def _feature_table(comparison: Mapping[str, Any], h: str, z: str) -> CellTable:
@@ -106,6 +107,9 @@ def _feature_table(comparison: Mapping[str, Any], h: str, z: str) -> CellTable:
 def cost_table(comparison: Mapping[str, Any]) -> CellTable:
     """What the runs cost, and the rank of their features."""
     columns = [Column("recipe")]
+    has_budgets = any(row["minutes"] is not None for row in comparison["recipes"])
+    if has_budgets:
+        columns += [Column("budget"), Column("epochs")]
     columns += [Column(title, key not in _NOT_ON_TERMINAL) for key, title in _COST_TITLES.items()]
     columns.append(Column("effective rank", on_terminal=False))
     rows = []
@@ -114,6 +118,7 @@ def cost_table(comparison: Mapping[str, Any]) -> CellTable:
         rows.append(
             [
                 Cell(row["name"], row["name"]),
+                *((_budget(row["minutes"]), _epochs(row["epochs"])) if has_budgets else ()),
                 *(Cell(cost(key, row["costs"][key]), row["costs"][key]) for key in _COST_TITLES),
                 Cell("-" if rank is None else f"{rank:.1f}", rank),
             ]
@@ -153,6 +158,15 @@ def run_table(comparison: Mapping[str, Any], records: Records) -> CellTable:
 
 
 # -- single cells -----------------------------------------------------------------------------------
+
+
+def _budget(minutes: float | None) -> Cell:
+    return Cell("-" if minutes is None else f"{minutes:g} min", minutes)
+
+
+def _epochs(mean: float | None) -> Cell:
+    """Epochs of a run: the mean over seeds, whose runs plan their own."""
+    return Cell("-" if mean is None else f"{mean:,.1f}".removesuffix(".0"), mean)
 
 
 def _seed_count(metric: Mapping[str, Any]) -> Cell:
@@ -202,6 +216,12 @@ def difference(entry: Mapping[str, Any] | None, form: MetricFormat = _FRACTION) 
         return f"{change} not shown"
     margin = _plus_minus(entry["interval"], form)
     return f"{change}{margin} {entry['verdict']}, {p_value(entry['p_holm'])}"
+
+
+def _common_budget(comparison: Mapping[str, Any]) -> str:
+    """``, 3 min per run``; nothing if recipes have different budgets or numbers of epochs."""
+    budgets = {row["minutes"] for row in comparison["recipes"]}
+    return f", {budgets.pop():g} min per run" if len(budgets) == 1 and budgets != {None} else ""
 
 
 def p_value(p: float) -> str:

@@ -95,6 +95,8 @@ def _row(
     return {
         "name": candidate.name,
         "labels": dict(candidate.labels),
+        "minutes": candidate.recipe["train"].get("minutes"),
+        "epochs": _mean(s.get("epochs") for s in summaries.values()),
         "runs": {seed: str(record.folder) for seed, record in records.items()},
         "figures": {key: _metric(key, summaries, key in fractions) for key in keys},
         "floors": {

@@ -99,7 +99,8 @@ def float64(subject: Subject) -> None:
 def gradients(subject: Subject) -> None:
     """Gradients of embeddings, keys and its own parameters equal finite differences in float64.
 
-    Parameters of a loss that ``stops_gradient`` are left out: targets made with them are constants.
+    Parameters of a loss that ``stops_gradient`` are left out: targets made with them are constants. So are
+    embeddings of one with a ``partial_gradient``.
     """
     loss = subject.part().double()
     views = [view.requires_grad_() for view in embeddings(_IMAGES)]
@@ -107,7 +108,10 @@ def gradients(subject: Subject) -> None:
     if "predictor" in loss.needs and "detached_keys" not in loss.needs:
         keys = [view.requires_grad_() for view in embeddings(_IMAGES, seed=20)]
     own = [] if loss.stops_gradient else [p for p in loss.parameters() if p.requires_grad]
-    inputs = [*views, *(keys or ()), *own]
+    embedded = [] if loss.partial_gradient else [*views, *(keys or ())]
+    inputs = [*embedded, *own]
+    if not inputs:
+        skip("it holds constant what it computes, so its gradient is not the slope of its value")
     for memories in ((), (entries(5),)):
         value = _value(loss, views, keys=keys, memories=memories)
         grads = torch.autograd.grad(value, inputs, materialize_grads=True)
@@ -116,7 +120,8 @@ def gradients(subject: Subject) -> None:
                 direction = torch.randn(tensor.shape, generator=generator(seed), dtype=tensor.dtype)
                 slope = float((grad * direction).sum())
                 difference = _difference(loss, views, keys, memories, tensor, direction)
-                what = "an embedding" if index < len(views) else "a key or one of its parameters"
+                is_query = index < len(views) and not loss.partial_gradient
+                what = "an embedding" if is_query else "a key or one of its parameters"
                 require(
                     abs(slope - difference) <= 1e-4 * max(abs(slope), abs(difference)) + 1e-6,
                     f"along {what} it changes by {difference:.6g}, but its gradient predicts {slope:.6g}; "

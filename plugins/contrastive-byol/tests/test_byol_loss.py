@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from byol_helpers import write_recipe
-from contrastive_byol import BYOL, Regression
+from contrastive_byol import BYOL, MeanRegression, Regression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from contrastive.comparison import Comparison
 from contrastive.errors import RecipeError
 from contrastive.heads import MLP, Linear
 from contrastive.negatives import NoNegatives
-from contrastive.parts import Backbone
+from contrastive.parts import Backbone, Loss
 from contrastive.targets import EMA
 from contrastive.training import Checkpoints, Method
 from contrastive.values import Progress
@@ -71,6 +73,87 @@ def test_agreement_costs_nothing_and_opposites_eight():
     opposite = Regression()(Comparison.of(p, [-p[1], -p[0]]))
     assert same.item() == pytest.approx(0, abs=1e-5)
     assert opposite.item() == pytest.approx(8, abs=1e-5)
+
+
+# -- the mean of several keys ------------------------------------------------------------------------
+
+
+def fast_siam(p: list[Tensor], z: list[Tensor]) -> Tensor:
+    """Pototzky et al. 2022: the mean over views of -cos(p_i, mean of the other views' z), in plain loops."""
+    views, total = len(p), torch.zeros((), dtype=torch.float64)
+    for i in range(views):
+        for n in range(len(p[i])):
+            key = sum(z[j][n] for j in range(views) if j != i) / (views - 1)
+            total = total - (p[i][n] @ key) / (p[i][n].norm() * key.norm())
+    return total / (views * len(p[0]))
+
+
+def predictions_and_keys(views: int, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
+    """p and z of views of five images, z of different lengths."""
+    g = torch.Generator().manual_seed(seed)
+    p, z = (torch.randn(2, views, 5, 4, generator=g, dtype=torch.float64)).unbind()
+    scales = torch.rand(views, 5, 1, generator=g, dtype=torch.float64) * 3 + 0.1
+    return [each.requires_grad_() for each in p.unbind()], list((z * scales).unbind())
+
+
+@pytest.mark.parametrize("views", [2, 3, 4, 5])
+def test_the_mean_of_the_other_views_is_fast_siams(views: int):
+    p, z = predictions_and_keys(views)
+    ours, theirs = MeanRegression()(Comparison.of(p, z)) / (2 * views), fast_siam(p, z)
+    torch.testing.assert_close(ours, theirs + 1, rtol=1e-12, atol=1e-12)
+    for a, b in zip(torch.autograd.grad(ours, p), torch.autograd.grad(theirs, p), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_with_two_views_it_is_regression():
+    p, z = predictions_and_keys(2)
+    torch.testing.assert_close(MeanRegression()(Comparison.of(p, z)), Regression()(Comparison.of(p, z)))
+
+
+class OfDirections(MeanRegression):
+    """The mean of keys of unit length."""
+
+    def compare(self, comparison: Comparison) -> Tensor:
+        keys = {t: nn.functional.normalize(z, dim=1) for t, z in comparison.target_keys.items()}
+        return super().compare(dataclasses.replace(comparison, target_keys=keys))
+
+
+class OfAllViews(MeanRegression):
+    """The mean over all views, the query's own among them."""
+
+    def compare(self, comparison: Comparison) -> Tensor:
+        views = comparison.query_views
+        return super().compare(dataclasses.replace(comparison, pairs=tuple(itertools.product(views, views))))
+
+
+@pytest.mark.parametrize("fault", [OfDirections, OfAllViews, Regression])
+def test_a_fault_in_the_mean_is_found(fault: type[Loss]):
+    """``regression`` itself is one: the mean of the cosines, not the cosine of the mean."""
+    p, z = predictions_and_keys(4)
+    loss, right = fault()(Comparison.of(p, z)), 8 * (fast_siam(p, z) + 1)
+    pairs = 3 if fault is Regression else 1
+    assert abs(loss / pairs - right) > 1e-3
+    torch.testing.assert_close(MeanRegression()(Comparison.of(p, z)), right)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_mean_of_keys_of_half_precision_is_taken_in_more(dtype: torch.dtype):
+    p, z = ([each.detach().to(dtype) for each in side] for side in predictions_and_keys(4))
+    value = MeanRegression()(Comparison.of(p, z))
+    expected = 8 * (fast_siam([each.double() for each in p], [each.double() for each in z]) + 1)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_patches_have_the_mean_of_the_keys_that_they_match():
+    g = torch.Generator().manual_seed(1)
+    p, z = torch.randn(2, 3, 2, 4, 5, generator=g, dtype=torch.float64).unbind()  # [views, b, N, D]
+    matches = {(o, t): torch.randint(0, 4, (2, 4), generator=g) for o in range(3) for t in range(3) if o != t}
+    value = MeanRegression()(Comparison.of(list(p), list(z), matches=matches))
+    rows = []
+    for o, image, patch in itertools.product(range(3), range(2), range(4)):
+        key = sum(z[t, image, matches[o, t][image, patch]] for t in range(3) if t != o)
+        rows.append(2 - 2 * nn.functional.cosine_similarity(p[o, image, patch], key, dim=0))
+    torch.testing.assert_close(value, torch.stack(rows).view(3, -1).sum(0).mean())
 
 
 # -- views -------------------------------------------------------------------------------------------

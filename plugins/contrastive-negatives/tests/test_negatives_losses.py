@@ -8,7 +8,7 @@ from decimal import Decimal
 import contrastive_negatives
 import pytest
 import torch
-from contrastive_negatives import DCL, Debiased, HardNegative
+from contrastive_negatives import DCL, DCLW, Debiased, HardNegative, Sigmoid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +80,60 @@ def test_dcl_is_the_papers(n, seed, t, dclw):
 
 
 @repeatable
+@given(sizes, seeds, temperatures, st.sampled_from([0.2, 0.5, 2.0]))
+def test_dclw_is_the_papers(n, seed, t, sigma):
+    same(DCLW(t, sigma), lambda *z: dcl(*z, t, sigma), views(n, seed))
+
+
+class WithoutTheBatch(DCLW):
+    """2 - softmax, without B, as in an early state of the authors' code."""
+
+    def _weight(self, comparison, positive):
+        return 2 - (2 - super()._weight(comparison, positive)) / len(comparison.target_keys[0])
+
+
+class OverAllViews(DCLW):
+    """The mean over all rows, not over those of a view."""
+
+    def _weight(self, comparison, positive):
+        return 2 - len(positive) * (positive / self.sigma).softmax(0)
+
+
+class WithAGradient(DCLW):
+    """The weight carries a gradient."""
+
+    def compare(self, comparison):
+        rows = comparison.rows(1 / self.temperature)
+        weight = self._weight(comparison, rows.positives.mean)
+        return rows.negatives.lse[0] - weight * rows.positives.mean / self.temperature
+
+
+class OtherSign(DCLW):
+    """Pairs that agree attract more."""
+
+    def _weight(self, comparison, positive):
+        return 2 - super()._weight(comparison, positive)
+
+
+@pytest.mark.parametrize("fault", [WithoutTheBatch, WithAGradient, OtherSign])
+def test_a_fault_in_the_weight_is_found(fault):
+    z = views(6, 4)
+    same(DCLW(0.5), lambda *z: dcl(*z, 0.5, 0.5), z)
+    with pytest.raises(AssertionError):
+        same(fault(0.5), lambda *z: dcl(*z, 0.5, 0.5), z)
+
+
+@pytest.mark.parametrize("loss", [DCLW, OverAllViews])
+def test_the_mean_weight_of_each_view_is_one(loss):
+    """Rows of two views have the same positives, so that only a third shows over what the mean is taken."""
+    comparison = Comparison.of([*views(9, 1), views(9, 2)[0]])
+    weight = loss()._weight(comparison, comparison.rows().positives.mean).view(3, -1)
+    is_one = (weight.mean(1) - 1).abs() < 1e-12
+    assert is_one.all() == (loss is DCLW)
+    assert weight.std() > 0.01
+
+
+@repeatable
 @given(sizes, seeds, temperatures, st.sampled_from([0.0, 0.05, 0.1, 0.4]), st.sampled_from([0.0, 0.7]))
 def test_debiased_is_the_papers(n, seed, t, share, close):
     same(Debiased(t, share), lambda *z: reweighted_loss(*z, t, share, 0.0), views(n, seed, close))
@@ -110,7 +164,9 @@ def test_without_a_share_and_hardness_it_is_nt_xent(loss, t):
     torch.testing.assert_close(plain(*z), NTXent(t)(*z), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", [DCL(0.01), DCL(0.01, True), Debiased(0.01), HardNegative(0.01)], ids=str)
+@pytest.mark.parametrize(
+    "loss", [DCL(0.01), DCLW(0.01), Debiased(0.01), HardNegative(0.01), Sigmoid(100.0)], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cold_temperatures_and_half_precision_stay_finite(loss, dtype):
     z = [(100 * each.detach()).to(dtype).requires_grad_() for each in views(8, 2, close=0.5)]
@@ -121,7 +177,7 @@ def test_cold_temperatures_and_half_precision_stay_finite(loss, dtype):
     assert all(each.grad.isfinite().all() for each in z)
 
 
-WITHOUT = [DCL(0.5), DCL(0.5, True), Debiased(0.5), HardNegative(0.5), Debiased(0.5, 0.0)]
+WITHOUT = [DCL(0.5), DCLW(0.5), Debiased(0.5), HardNegative(0.5), Debiased(0.5, 0.0)]
 
 
 @pytest.mark.parametrize("loss", WITHOUT, ids=str)

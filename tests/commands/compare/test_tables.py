@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,7 @@ from contrastive.commands.compare.findings import analyse
 from contrastive.commands.compare.tables import tables
 from contrastive.registry import load_registry
 from tests.support.comparisons import BASE, BETTER
-from tests.support.fake_runs import write_runs
+from tests.support.fake_runs import write_run, write_runs
 
 LONG = "simclr-temperature_0.1-head_mlp"
 
@@ -30,6 +31,44 @@ def long_names(runs) -> dict:
     folders += write_runs(runs, "other", BETTER, recipe={"loss": {"name": "nt_xent", "temperature": 9}})
     candidates = plan(folders, 1, load_registry())
     return analyse(candidates, gather(candidates))
+
+
+def of_minutes(runs: Path, name: str, minutes: float | None, epochs: list[int]) -> list[str]:
+    """Finished runs of three seeds with epochs of their own."""
+    length = {"epochs": epochs[0]} if minutes is None else {"minutes": minutes}
+    return [
+        str(
+            write_run(
+                runs,
+                name,
+                seed,
+                0.8 + seed / 100,
+                recipe={"train": {**length, "seed": seed, "workers": "auto"}},
+                summary={"epochs": count},
+            )
+        )
+        for seed, count in enumerate(epochs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "title", "budgets"),
+    [
+        (3, "last epoch, 3 min per run", [("3 min", "16.7"), ("3 min", "8")]),
+        (10, "last epoch", [("3 min", "16.7"), ("10 min", "8")]),
+        (None, "last epoch", [("3 min", "16.7"), ("-", "8")]),
+    ],
+)
+def test_tables_name_the_minutes_of_runs(
+    other: float | None, title: str, budgets: list[tuple[str, str]], runs: Path
+):
+    folders = of_minutes(runs, "ours", 3, [17, 17, 16]) + of_minutes(runs, "theirs", other, [8, 8, 8])
+    candidates = plan(folders, 1, load_registry())
+    comparison = analyse(candidates, gather(candidates))
+    metric, *_, costs = (table.table for table in tables(comparison))
+    assert metric.title.endswith(title)
+    assert [column.title for column in costs.columns[:3]] == ["recipe", "budget", "epochs"]
+    assert [tuple(cell.text for cell in row[1:3]) for row in costs.rows] == budgets
 
 
 def test_a_wide_terminal_frames_them(long_names):
