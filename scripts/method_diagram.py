@@ -24,7 +24,7 @@ TILE, LEAST_TILE = 46, 20  # sides of the largest view and of the smallest
 #: Left and right ends of what stands in a column.
 IMAGE, ENCODER, HEAD, PREDICTOR, LOSS = (26, 82), (284, 384), (408, 514), (536, 642), (718, 838)
 TILES = 124
-STOP = 678
+STOP = 672
 SOURCE_WIDTH = 166
 #: (H, W) of the image that the drawing stands for.
 SCENE = (96, 96)

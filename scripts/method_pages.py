@@ -81,6 +81,8 @@ def _sections(name: str, entry: MethodEntry) -> Iterator[str]:
     own, facts = outline(name), facts_by_method()[name]
     yield f"{method_sentence(name)}\n\n{_origin(entry, facts.plugins)}"
     yield f"\n![What {entry.title} compares with what](diagrams/{name}.svg)"
+    if len(own.objectives) > 1:
+        yield f"\n{_common(own)}"
     yield "\n" + _composition(own)
     yield f"\n## Formula\n\n```text\n{entry.formula.rstrip()}\n```\n\n{entry.symbols}"
     yield f"\n## When to use it\n\n{entry.use}"
@@ -99,6 +101,13 @@ def _origin(entry: MethodEntry, plugins: Iterable[str]) -> str:
     links = [f"[{plugin}](../../plugins/{plugin}/README.md)" for plugin in plugins]
     needs = f"Plugins: {', '.join(links)}." if links else "All its parts are built in."
     return f"{paper} {needs} Family: {entry.family} ({FAMILIES[entry.family]})."
+
+
+def _common(own: Outline) -> str:
+    common = set.intersection(*({*objective.spec.common} for objective in own.objectives))
+    parts = ["encoder", *sorted(common)]
+    names = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f"The objectives have one {names} in common; the encoder sees a view once for all that ask for it."
 
 
 def _composition(own: Outline) -> str:
