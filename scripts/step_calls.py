@@ -68,8 +68,8 @@ TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
 }
 #: Recipes that continue a network trained elsewhere. Here they start a new one, whose steps are the same.
 CONTINUATIONS = {"dinov2_gram"}
-#: Recipes that are left out, as recipes of the same names on the sample take the same steps: large transformers
-#: take minutes each to build, and one recipe whitens as many dimensions as a batch has images here.
+#: Recipes that are left out, as recipes of the same names on the sample take the same steps: large
+#: transformers take minutes each to build, and one recipe whitens as many dimensions as a batch has images.
 LEFT_OUT = {"cifar10/w_mse"} | {
     f"imagenet/{name}"
     for name in (
