@@ -67,7 +67,7 @@ TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
 }
 #: Recipes that continue a network trained elsewhere. Here they start a new one, whose steps are the same.
 CONTINUATIONS = {"dinov2_gram"}
-#: Recipes that are left out, as recipes of the same names on the sample take the same steps: large transformers
+#: Recipes that are left out, as those of the same names on the sample take the same steps: large transformers
 #: take minutes each to build, and one recipe whitens as many dimensions as a batch has images here.
 LEFT_OUT = {"cifar10/w_mse"} | {
     f"imagenet/{name}"
