@@ -221,7 +221,7 @@ class Panel:
             return
         kind, title = ("copy", "its copy") if keys.maker == "copy" else ("frozen", "frozen network")
         yield _trapezoid(ENCODER, self.keys, self.keys, kind)
-        yield from _label(ENCODER, self.keys, title, keys.label)
+        yield from _label(ENCODER, self.keys, title, keys.network_label)
         if keys.maker == "copy":
             x = sum(ENCODER) / 2
             yield _line(
@@ -262,7 +262,8 @@ class Panel:
         if own.keys.detached and own.keys.maker != "pixels":
             for x in (STOP - 3, STOP + 4):
                 yield f'<path class="stop" d="M{x - 4} {self.keys + 8:g}l8 -16"/>'
-            yield _text(STOP, self.keys - 14, "stop-gradient", "small red middle")
+            above = BOX / 2 + 7 if own.keys.substitutes else 14
+            yield _text(STOP, self.keys - above, "stop-gradient", "small red middle")
 
     def _arrows(self, start: float, end: float, *lanes: float) -> Iterator[str]:
         for lane in lanes:

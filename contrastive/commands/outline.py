@@ -78,6 +78,11 @@ class KeyMaker:
         """``split_bn of ema``."""
         return " of ".join(self.names)
 
+    @property
+    def network_label(self) -> str:
+        """The same without what only changes its keys."""
+        return " of ".join(name for name in self.names if name not in self.substitutes)
+
 
 @dataclass(frozen=True)
 class Source:

@@ -24,7 +24,7 @@ WIDEST = 76
 
 
 def test_every_description_has_its_recipe():
-    assert set(method_entries()) <= set(shipped_recipes())
+    assert set(method_entries()) <= set(shipped_recipes()), "write recipes/NAME.yaml"
 
 
 def test_every_recipe_has_its_description():
