@@ -245,10 +245,23 @@ class SimCLRWithQueue(Script):
 
 class DCL(Script):
     def loss(self, s, x, step):
-        z, p = self.online(s, x).z, self.params
-        if p.get("weighted"):
-            return negatives.dclw(z, p["temperature"], p["sigma"], detached=True)
-        return negatives.dcl(z, p["temperature"])
+        return negatives.dcl(self.online(s, x).z, self.params["temperature"])
+
+
+class DCLW(Script):
+    """Weights without a gradient: the paper says nothing of it, and its authors' code has one."""
+
+    def loss(self, s, x, step):
+        p = self.params
+        return negatives.dclw(self.online(s, x).z, p["temperature"], p["sigma"], detached=True)
+
+
+class Sigmoid(Script):
+    """Two weights of the loss: the logarithm of the scale, and the bias."""
+
+    def loss(self, s, x, step):
+        bias, log_scale = (s[key] for key in sorted(key for key in s if key.startswith("losses.0.")))
+        return negatives.sigmoid(*self.online(s, x).z, log_scale, bias)
 
 
 class Debiased(Script):
@@ -300,6 +313,15 @@ class BYOLWithNegatives(BYOL):
         second = self.recipe.losses[1]
         contrast = negatives.of_keys(p, k, second.part.params["temperature"])
         return siamese.byol(p, k) + second.weight * contrast
+
+
+class FastSiam(Script):
+    """The recipe's regression, weighted: a constant more than the paper's loss, and its gradient."""
+
+    def loss(self, s, x, step):
+        online = self.online(s, x)
+        assert self.weight * 2 * len(x) == 1
+        return siamese.fast_siam(online.p, online.z) + 1
 
 
 class SimSiam(Script):

@@ -97,13 +97,7 @@ def debiased(views: Sequence[Tensor], t: float, share: float) -> Tensor:
         t: temperature.
         share: tau+, the probability that a negative has the query's class.
     """
-    losses = []
-    for p, n in _rows(views, t):
-        count = len(n)
-        ng = (n.sum() - share * count * p) / (1 - share)
-        ng = ng.clamp_min(count * torch.tensor(-1 / t, dtype=p.dtype).exp())
-        losses.append(-(p / (p + ng)).log())
-    return torch.stack(losses).mean()
+    return torch.stack([hard_row(p, n, t, share, 0) for p, n in _rows(views, t)]).mean()
 
 
 def hard_negative(views: Sequence[Tensor], t: float, share: float, beta: float) -> Tensor:
@@ -118,15 +112,17 @@ def hard_negative(views: Sequence[Tensor], t: float, share: float, beta: float) 
         share: tau+, as in :func:`debiased`.
         beta: concentration; 0: :func:`debiased`.
     """
-    losses = []
-    for p, n in _rows(views, t):
-        count = len(n)
-        weights = n**beta  # exp(beta s / t)
-        total = (weights * n).sum() / weights.mean()
-        ng = (total - share * count * p) / (1 - share)
-        ng = ng.clamp_min(count * torch.tensor(-1 / t, dtype=p.dtype).exp())
-        losses.append(-(p / (p + ng)).log())
-    return torch.stack(losses).mean()
+    return torch.stack([hard_row(p, n, t, share, beta) for p, n in _rows(views, t)]).mean()
+
+
+def hard_row(p: Tensor, n: Tensor, t: float, share: float, beta: float) -> Tensor:
+    """The loss of a row of :func:`hard_negative`, from exp(s / t) of its positive and its negatives [M]."""
+    count = len(n)
+    weights = n**beta  # exp(beta s / t)
+    total = (weights * n).sum() / weights.mean()
+    ng = (total - share * count * p) / (1 - share)
+    ng = ng.clamp_min(count * torch.tensor(-1 / t, dtype=p.dtype).exp())
+    return -(p / (p + ng)).log()
 
 
 def sigmoid(a: Tensor, b: Tensor, log_t: Tensor, bias: Tensor) -> Tensor:

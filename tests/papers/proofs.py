@@ -20,6 +20,7 @@ from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
 from contrastive.views import View
 from tests.papers import method_scripts as scripts
+from tests.papers import mixture_scripts as mixtures
 from tests.papers import statistics_scripts as statistics
 from tests.papers import support_scripts as support
 from tests.papers.side_by_side import Differences, State, compare
@@ -113,7 +114,10 @@ PROOFS: dict[str, Proof] = {
         "negatives_scripts.with_queue",
         {"negatives.1.size": 15},
     ),
+    "simclr_v2": Proof(scripts.SimCLR, "negatives_scripts.nt_xent"),
     "dcl": Proof(scripts.DCL, "negatives_scripts.dcl"),
+    "dclw": Proof(scripts.DCLW, "negatives_scripts.dclw"),
+    "sigmoid": Proof(scripts.Sigmoid, "negatives_scripts.sigmoid"),
     "debiased": Proof(scripts.Debiased, "negatives_scripts.debiased"),
     "hard_negative": Proof(scripts.HardNegative, "negatives_scripts.hard_negative"),
     "moco_v1": Proof(
@@ -134,6 +138,7 @@ PROOFS: dict[str, Proof] = {
         "negatives_scripts.of_keys",
     ),
     "simsiam": Proof(scripts.SimSiam, "siamese_scripts.simsiam"),
+    "fast_siam": Proof(scripts.FastSiam, "siamese_scripts.fast_siam"),
     "swav": Proof(
         statistics.SwAV,
         "swav_scripts.swav",
@@ -179,6 +184,13 @@ PROOFS: dict[str, Proof] = {
             "objectives.centroid.predictor.dims": [HIDDEN, WIDTH],
         },
     ),
+    "byol_dcl": Proof(mixtures.BYOLWithDCL, "mixture_scripts.BYOLWithDCL"),
+    "fast_byol": Proof(mixtures.FastBYOL, "mixture_scripts.FastBYOL"),
+    "moco_hard_negative": Proof(
+        mixtures.MoCoHardNegative, "mixture_scripts.MoCoHardNegative", {**SPLIT, "negatives.size": 15}
+    ),
+    "simclr_vicreg": Proof(mixtures.SimCLRWithVICReg, "mixture_scripts.SimCLRWithVICReg"),
+    "supcon_moco": Proof(
+        mixtures.SupConWithQueue, "mixture_scripts.SupConWithQueue", {**SPLIT, "negatives.size": 15}
+    ),
 }
-#: Methods whose scripts are there and whose recipes are not: to be empty once all have landed.
-MISSING: tuple[str, ...] = ("dclw", "sigmoid", "fast_siam", "simclr_v2")

@@ -68,6 +68,7 @@ class VIbCReg(Script):
     """Both views pass on their own, and each moves the running statistics of the whitening."""
 
     rate = 0.01
+    rest = ("head.norm.bias",)  # no term sees a shift of both views
 
     channels = 4
 
