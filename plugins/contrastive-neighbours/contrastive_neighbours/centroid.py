@@ -57,11 +57,11 @@ class Centroid(Loss):
     ):
         super().__init__()
         if size < k:
-            raise UsageError(f"size: {size} keys have no {k} neighbours; raise it to {k} or more.")
+            raise UsageError(f"size: a set of {size} is too small for k = {k}; raise it to {k} or more.")
         if in_features % heads:
             raise UsageError(
-                f"heads: {heads} heads do not divide the {in_features} dimensions of the keys; set it to 1, "
-                "or to another divisor."
+                f"heads: {heads} does not divide the width of the keys, {in_features}; set it to 1, or to "
+                "another divisor."
             )
         self.k, self.contrast = k, NTXent(temperature, anchor="keys")
         self.support = SupportSet(size, in_features)

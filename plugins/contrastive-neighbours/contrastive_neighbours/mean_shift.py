@@ -43,7 +43,7 @@ class MSF(Loss):
     ):
         super().__init__()
         if size < k:
-            raise UsageError(f"size: a bank of {size} has no {k} neighbours; raise it to {k} or more.")
+            raise UsageError(f"size: a bank of {size} is too small for k = {k}; raise it to {k} or more.")
         self.k, self.bank = k, RingBuffer(size, in_features)
 
     def compare(self, comparison: Comparison) -> Tensor:

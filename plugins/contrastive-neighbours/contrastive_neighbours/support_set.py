@@ -35,7 +35,7 @@ class SupportSet(RingBuffer):
         self.push(comparison.gather(self._direction(keys.flatten(0, -2))))
 
     def _direction(self, keys: Tensor) -> Tensor:
-        return F.normalize(keys.detach().to(self.z.dtype), dim=1)
+        return F.normalize(keys.to(self.z.dtype), dim=1)
 
 
 @torch.no_grad()

@@ -238,7 +238,7 @@ def test_half_precision_is_close_to_float32():
     [
         (lambda: MSF(D, k=5, size=4), r"^size: .* raise it to 5 or more"),
         (lambda: Centroid(8, k=5, size=4), r"^size: .* raise it to 5 or more"),
-        (lambda: Centroid(12), r"^heads: 8 heads do not divide the 12 dimensions .* set it to 1"),
+        (lambda: Centroid(12), r"^heads: 8 does not divide .* 12; set it to 1"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(make, words):
