@@ -134,8 +134,9 @@ def kmeans(z: Tensor, centroids: Tensor, steps: int = 10) -> tuple[Tensor, Tenso
     for _ in range(steps):
         sums = torch.zeros_like(centroids)
         for rows, clusters in _assignments(z, centroids):
+            members = rows.new_zeros(len(rows), len(centroids)).scatter_(1, clusters[:, None], 1)
             # Not index_add_: on a GPU it adds in any order, and processes must have equal centroids.
-            sums += F.one_hot(clusters, len(centroids)).to(z).T @ rows
+            sums += members.T @ rows
         centroids = torch.where((sums != 0).any(1, keepdim=True), F.normalize(sums), centroids)
     return centroids, torch.cat([clusters for _, clusters in _assignments(z, centroids)])
 
