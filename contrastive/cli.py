@@ -54,6 +54,17 @@ def _explain(error: BaseException, debug: bool) -> int:
     return error.exit_code if isinstance(error, ContrastiveError) else 1
 
 
+def _minutes(text: str) -> float:
+    """A number of minutes above 0."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return minutes
+
+
 def _parser() -> argparse.ArgumentParser:
     """The parser.
 
@@ -88,20 +99,19 @@ def _parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=_SET
         )
 
-    def minutes(subparser: argparse.ArgumentParser, effect: str) -> None:
-        subparser.add_argument(
-            "--minutes",
-            action="append",
-            metavar="N",
-            dest="overrides",
-            type=lambda text: f"train.minutes={text}",
-            help=effect,
-        )
+    minutes: dict[str, Any] = {
+        "action": "append",
+        "metavar": "N",
+        "dest": "overrides",
+        "type": "train.minutes={}".format,
+    }
 
     run = command("run", "run:main", "train, evaluate and export the encoder of a recipe", json_flag=True)
     run.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     overrides(run)
-    minutes(run, "train for as many epochs as fit in N minutes, evaluations included (train.minutes)")
+    run.add_argument(
+        "--minutes", **minutes, help="train for as many epochs as fit in N minutes, evaluations included"
+    )
     run.add_argument(
         "--out", metavar="DIR", help="the run folder (default: runs/<name>-seed<seed>-<fingerprint>)"
     )
@@ -137,6 +147,25 @@ def _parser() -> argparse.ArgumentParser:
     show.usage = "contrastive show [-h] [--debug] [--json] (KIND NAME | method NAME | RECIPE)"
     show.add_argument("subject", metavar="KIND or RECIPE", help=f"{kinds}; method; or {_RECIPE}")
     show.add_argument("name", metavar="NAME", nargs="?", help="of a part of that kind, or of a method")
+
+    advise = command(
+        "advise",
+        "advise:main",
+        "name three methods for a data set, a device and a time, with reasons, and write their recipes",
+        json_flag=True,
+    )
+    advise.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="a folder of images, a parquet file, the name of a data set, or as in a recipe '{name: ...}'",
+    )
+    advise.add_argument("--minutes", type=_minutes, required=True, metavar="N", help="that a run may take")
+    advise.add_argument(
+        "--device", choices=("cpu", "cuda", "mps"), help="that trains (default: the best of this machine)"
+    )
+    advise.add_argument(
+        "--out", metavar="DIR", default="advice", help="folder of the recipes, new or empty (default: advice)"
+    )
 
     preview = command("preview", "preview:main", "draw a grid of views of images from the data set")
     preview.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
@@ -215,7 +244,9 @@ def _parser() -> argparse.ArgumentParser:
         help="seeds per recipe: its own and those after it (default: 3)",
     )
     overrides(compare)
-    minutes(compare, "give each run N minutes, evaluations included, in place of its recipe's epochs")
+    compare.add_argument(
+        "--minutes", **minutes, help="give each run as many epochs as fit in N minutes, evaluations included"
+    )
     compare.add_argument(
         "--out", metavar="DIR", help="folder of report.html (default: comparisons/<names>-<8 hex>)"
     )

@@ -1,13 +1,13 @@
-"""Write what docs/ and the wheel have of every method: pages, diagrams, tables, and methods/index.json.
+"""Write what docs/ and the package have of every method: pages, diagrams, tables, and the index.
 
 ``python scripts/method_pages.py`` needs every plugin of the shipped recipes. It writes
 
 - ``docs/methods/NAME.md`` between ``<!-- method -->`` marks, and ``docs/methods/diagrams/NAME.svg``;
 - the tables ``<!-- methods -->`` of docs/methods.md and ``<!-- methods: FAMILY -->`` of its other pages;
-- ``methods/index.json``: the plugins of every method, and its results in docs/results.md.
+- ``contrastive/recipe/descriptions/index.json``: every method's plugins, and its results in docs/results.md.
 
-It reads ``methods/NAME.yaml``, ``recipes/`` and docs/results.md. It deletes pages and diagrams of methods
-without a recipe.
+It reads the descriptions next to the index, ``recipes/`` and docs/results.md. It deletes pages and diagrams
+of methods without a recipe.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from contrastive.recipe import (
     FAMILIES,
     MethodEntry,
     MethodFacts,
+    descriptions_folder,
     load_recipe,
     method_sentence,
     recipes_of,
@@ -39,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "methods"
 DIAGRAMS = FOLDER / "diagrams"
-INDEX = ROOT / "methods" / "index.json"
+INDEX = descriptions_folder() / "index.json"
 _MARKS = "<!-- method -->\n<!-- /method -->\n"
 _FAMILY = re.compile(r"^<!-- methods: (\w+) -->$", re.MULTILINE)
 
@@ -52,7 +53,7 @@ def outline(name: str) -> Outline:
 
 @cache
 def facts_by_method() -> dict[str, MethodFacts]:
-    """What methods/index.json is to hold."""
+    """What the index is to hold."""
     results = measured_results((DOCS / "results.md").read_text("utf-8"))
     return {
         name: MethodFacts(plugins=outline(name).plugins, results=results.get(name, []))
@@ -61,7 +62,7 @@ def facts_by_method() -> dict[str, MethodFacts]:
 
 
 def index() -> str:
-    """methods/index.json, a method per line."""
+    """The index, a method per line."""
     lines = (
         f"  {json.dumps(name)}: {json.dumps(facts.model_dump(exclude_none=True), ensure_ascii=False)}"
         for name, facts in sorted(facts_by_method().items())

@@ -59,6 +59,10 @@ PROMISES = {
     ("contrastive/testing/framework.py", "asked"): "an attribute of checks and results, and a report key",
     ("contrastive/testing/framework.py", "unchecked"): "an attribute that parts declare",
     ("contrastive/testing/subjects.py", "unchecked"): "an attribute that parts declare",
+    (
+        "plugins/contrastive-clusters/contrastive_clusters/deepcluster.py",
+        "unchecked",
+    ): "an attribute that parts declare",
     ("plugins/contrastive-neighbours/contrastive_neighbours/target.py", "unchecked"): "the same",
     ("plugins/contrastive-negatives/contrastive_negatives.py", "weighted"): "a parameter of recipes",
     (

@@ -14,12 +14,12 @@ from .methods import FAMILIES as FAMILIES
 from .methods import MeasuredResult as MeasuredResult
 from .methods import MethodEntry as MethodEntry
 from .methods import MethodFacts as MethodFacts
+from .methods import descriptions_folder as descriptions_folder
 from .methods import find_method as find_method
 from .methods import method_entries as method_entries
 from .methods import method_facts as method_facts
 from .methods import method_of as method_of
 from .methods import method_sentence as method_sentence
-from .methods import methods_folder as methods_folder
 from .methods import recipes_of as recipes_of
 from .methods import shipped_methods as shipped_methods
 from .model import NOT_TRAINING as NOT_TRAINING

@@ -16,7 +16,7 @@ from typing import Any
 from contrastive.errors import Mistake, RecipeError
 from contrastive.recipe.messages import describe, join
 from contrastive.recipe.nodes import Node, Tree
-from contrastive.recipe.sources import REPLACED, assign, load_tree, merge
+from contrastive.recipe.sources import ALTERNATIVES, assign, load_tree, merge
 from contrastive.text import quantity
 
 #: The most recipes that one file may stand for.
@@ -93,7 +93,7 @@ def _grid(base: Tree, node: Node) -> Iterator[Cell]:
             raise _error(node.key(path), "grid", f"'{path}' is not a key that can vary; write path.to.key")
         if path == "train.seed":
             raise _error(node.key(path), "grid", "train.seed cannot be a grid axis; use --seeds")
-    for other in (f"train.{key}" for key in REPLACED["minutes"]):
+    for other in (f"train.{key}" for key in ALTERNATIVES["minutes"]):
         if {"train.minutes", other} <= axes.keys():
             raise _error(
                 node.key(other), "grid", f"train.minutes takes the place of {other}; remove one axis"

@@ -1,9 +1,9 @@
 """The methods that ship: what each is, its paper, formula, use, traps and numbers, from one small file each.
 
-``methods/NAME.yaml`` describes the method whose recipe is ``recipes/NAME.yaml``. What a recipe shows by
+``descriptions/NAME.yaml`` describes the method whose recipe is ``recipes/NAME.yaml``. What a recipe shows by
 itself (parts, views, costs) is not written there, and its sentence is the recipe's first line.
-``methods/index.json`` holds what follows from recipes and docs/results.md; ``scripts/method_pages.py`` writes
-it. Pages and commands print from here.
+``descriptions/index.json`` holds what follows from recipes and docs/results.md; ``scripts/method_pages.py``
+writes it. Pages and commands print from here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from contrastive.errors import UsageError
 from contrastive.recipe.signature import STRICT
-from contrastive.recipe.sources import shipped_folder, shipped_recipes
+from contrastive.recipe.sources import shipped_recipes
 
 Family = Literal[
     "contrastive", "neighbours", "distillation", "decorrelation", "clustering", "masked", "patches",
@@ -90,7 +90,7 @@ class MeasuredResult(BaseModel):
 
 
 class MethodFacts(BaseModel):
-    """What ``methods/index.json`` holds of a method.
+    """What ``descriptions/index.json`` holds of a method.
 
     Attributes:
         plugins: the packages that its recipe needs, besides the framework.
@@ -104,7 +104,7 @@ class MethodFacts(BaseModel):
 
 
 class MethodEntry(BaseModel):
-    """What ``methods/NAME.yaml`` says of a method.
+    """What ``descriptions/NAME.yaml`` says of a method.
 
     Attributes:
         paper: None for a composition of our own.
@@ -126,9 +126,9 @@ class MethodEntry(BaseModel):
     numbers: list[PublishedResult] = []
 
 
-def methods_folder() -> Path:
-    """The descriptions of methods: next to the recipes, in the wheel as in a checkout."""
-    return shipped_folder().parent / "methods"
+def descriptions_folder() -> Path:
+    """The descriptions of methods, which are files of this package."""
+    return Path(__file__).parent / "descriptions"
 
 
 @cache
@@ -136,7 +136,7 @@ def method_entries() -> dict[str, MethodEntry]:
     """Name -> description of every method, by family, whether or not its recipe is there."""
     entries = {
         path.stem: MethodEntry.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        for path in sorted(methods_folder().glob("*.yaml"))
+        for path in sorted(descriptions_folder().glob("*.yaml"))
     }
     families = list(FAMILIES)
     return dict(sorted(entries.items(), key=lambda item: (families.index(item[1].family), item[0])))
@@ -180,7 +180,7 @@ def method_of(recipe: str) -> str | None:
 
 @cache
 def _index() -> dict[str, MethodFacts]:
-    content: Any = json.loads((methods_folder() / "index.json").read_text("utf-8"))
+    content: Any = json.loads((descriptions_folder() / "index.json").read_text("utf-8"))
     return TypeAdapter(dict[str, MethodFacts]).validate_python(content)
 
 

@@ -23,7 +23,7 @@ from contrastive.recipe.objective_spec import COMMON, ObjectiveKeys, ObjectiveSp
 from contrastive.recipe.part_resolver import PartResolver
 from contrastive.recipe.part_spec import PartSpec
 from contrastive.recipe.signature import STRICT
-from contrastive.recipe.sources import REPLACED, is_given, load_tree
+from contrastive.recipe.sources import ALTERNATIVES, is_given, load_tree
 from contrastive.registry import Registry
 
 #: The values of the keys that a recipe leaves out: SimCLR on a ResNet-18 for small images.
@@ -183,7 +183,7 @@ class _Resolver(PartResolver):
         train = self._section(Train, "train")
         if isinstance(train, Train) and train.minutes is not None:
             node = self.root.value["train"]
-            for key in REPLACED["minutes"]:
+            for key in ALTERNATIVES["minutes"]:
                 if is_given(node, key):
                     both = (node.value["minutes"], node.value[key])
                     later = next((each for each in both if each.where.override), both[0])

@@ -16,7 +16,7 @@ from contrastive.recipe.reader import MAX_BYTES, MAX_DEPTH, comment_in, read_yam
 from contrastive.text import set_to_text
 
 #: Key of ``train`` that sets the length of a run -> the keys that it takes the place of.
-REPLACED = {"epochs": ("minutes",), "minutes": ("epochs", "max_steps")}
+ALTERNATIVES = {"epochs": ("minutes",), "minutes": ("epochs", "max_steps")}
 
 #: Keys whose values are parts: a bare name is short for ``{name: ...}``.
 PART_KEYS = (
@@ -231,7 +231,7 @@ def merge(below: Node, above: Node, level: Level = "recipe") -> Node:
     if not (above.is_map and below.is_map):
         return above
     if level == "train":
-        below = _without_replaced(below, above)
+        below = _without_alternatives(below, above)
     names = [node.value["name"].value for node in (below, above) if level == "part" and "name" in node.value]
     if len(names) == 2 and names[0] != names[1]:
         return above
@@ -242,19 +242,19 @@ def merge(below: Node, above: Node, level: Level = "recipe") -> Node:
     return Node(value, below.where, keys, is_short=is_short, change=above.latest)
 
 
-def _without_replaced(below: Node, above: Node) -> Node:
+def _without_alternatives(below: Node, above: Node) -> Node:
     """``train`` below, without its epochs if ``above`` gives minutes, and the reverse.
 
     If both are given by ``--set``, both stay, so that the recipe is refused.
     """
-    replaced = [
+    alternatives = [
         other
-        for key, others in REPLACED.items()
+        for key, others in ALTERNATIVES.items()
         for other in others
         if is_given(above, key) and other in below.value and other not in above.value
         if not (above.value[key].where.override and below.value[other].where.override)
     ]
-    return below.without(*replaced)
+    return below.without(*alternatives)
 
 
 def is_given(section: Node, key: str) -> bool:

@@ -85,7 +85,7 @@ def measure(recipe: Recipe, data: Data, display: Display) -> tuple[Costs, Data]:
     for epoch in (0, 1) if pixels[0] != pixels[1] else (1,):
         with TemporaryDirectory() as folder:
             engine, evaluation = _assemble(recipe, data, epoch, Path(folder), display)
-            data = _held(data, engine, evaluation)
+            data = _with_tables_of(engine, evaluation, data)
             clock, checkpoint = _train(engine, recipe)
         step[pixels[epoch]] = clock.step
         engine.accelerator.free_memory()
@@ -123,7 +123,7 @@ def _assemble(
     return engine, evaluation
 
 
-def _held(data: Data, engine: Engine, evaluation: Evaluation) -> Data:
+def _with_tables_of(engine: Engine, evaluation: Evaluation, data: Data) -> Data:
     """The data with the tables that engine and evaluation read, so that no image is decoded twice."""
     validation = None if data.validation is None else evaluation.division.validation
     return replace(data, train=engine.loader.table, validation=validation, test=evaluation.test or data.test)

@@ -22,7 +22,7 @@ from contrastive.recipe import Recipe
 from contrastive.training import Method
 from tests.papers import negatives_scripts as negatives
 from tests.papers import siamese_scripts as siamese
-from tests.papers.side_by_side import State
+from tests.papers.side_by_side import RATE, State
 
 
 def batch_norm(x: Tensor, s: State, name: str) -> Tensor:
@@ -96,10 +96,14 @@ class Script:
         steps: of the run.
     """
 
+    #: Weights that need not move, by the end of their names.
+    rest: tuple[str, ...] = ()
     #: Functions whose draws the script is given: module and name.
     watches: tuple[tuple[str, str], ...] = ()
     #: Whether the images of each step are others; if not, each step is an epoch of the same ones.
     is_new = True
+    #: Of gradient descent.
+    rate = RATE
     #: Whether ring buffers start full of random directions; if not, empty.
     starts_full = False
 

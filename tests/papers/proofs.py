@@ -76,7 +76,15 @@ class Proof:
             for draws in script.draws:
                 stack.enter_context(draws.watch())
             return compare(
-                method, batches, loss, script.after_step, script.frozen, labels=labels, is_new=script.is_new
+                method,
+                batches,
+                loss,
+                script.after_step,
+                script.frozen,
+                lambda key: key.endswith(script.rest),
+                labels,
+                script.is_new,
+                script.rate,
             )
 
 
@@ -89,7 +97,8 @@ def small(name: str, changes: Mapping[str, Any]) -> Recipe:
     """A shipped recipe with narrow networks."""
     recipe = load_recipe(RECIPES / f"{name}.yaml", (), registry())
     values: dict[str, Any] = {"backbone.options.width": 0.125}
-    for key, part in (("head", recipe.head), ("predictor", recipe.predictor)):
+    predictor = None if recipe.objectives else recipe.predictor
+    for key, part in (("head", recipe.head), ("predictor", predictor)):
         if part is not None and part.name == "mlp":
             values[f"{key}.dims"] = [HIDDEN] * (len(part.params["dims"]) - 1) + [WIDTH]
     return load_recipe(RECIPES / f"{name}.yaml", values | dict(changes), registry())

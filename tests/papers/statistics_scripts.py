@@ -67,6 +67,8 @@ class BarlowTwins(Script):
 class VIbCReg(Script):
     """Both views pass on their own, and each moves the running statistics of the whitening."""
 
+    rate = 0.01
+
     channels = 4
 
     def head(self, s, h):
@@ -93,6 +95,7 @@ class VIbCReg(Script):
 
 
 class WMSE(Script):
+    rest = ("head.layers.3.bias",)  # whitening subtracts the mean
     watches = (("contrastive_decorrelation.whitening", "WMSE._sub_batches"),)
 
     def loss(self, s, x, step):

@@ -27,6 +27,8 @@ class Neighbours(Script):
 
 
 class NNCLR(Neighbours):
+    rest = ("head.layers.7.bias",)  # the predictor's batch norm cancels it
+
     def loss(self, s, x, step):
         online = self.online(s, x)
         z = self.keys(s, x, online.z)
@@ -93,7 +95,7 @@ class All4One(Neighbours):
 
 
 def transformer(x: Tensor, s: State, name: str, layers: int, heads: int) -> Tensor:
-    """torch's ``TransformerEncoder`` without dropout: norms follow the sums, ReLU between two linear layers."""
+    """torch's ``TransformerEncoder`` without dropout: norms after the sums, ReLU in the linear layers."""
     for number in range(layers):
         layer = f"{name}.layers.{number}"
         weight, bias = s[f"{layer}.self_attn.in_proj_weight"], s[f"{layer}.self_attn.in_proj_bias"]

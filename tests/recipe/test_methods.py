@@ -29,7 +29,7 @@ def test_every_description_has_its_recipe():
 
 def test_every_recipe_has_its_description():
     top = {name for name in shipped_recipes() if "/" not in name}
-    assert top - set(method_entries()) == NO_METHOD, "write methods/NAME.yaml"
+    assert top - set(method_entries()) == NO_METHOD, "write contrastive/recipe/descriptions/NAME.yaml"
 
 
 @pytest.mark.parametrize("name", shipped_methods())

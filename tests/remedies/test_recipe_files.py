@@ -300,13 +300,6 @@ REMEDIES = [
         D + "train: {minutes: 3, epochs: 2}\n",
         D + "train: {minutes: 3}\n",
     ),
-    Remedy(
-        "recipe/resolver.py",
-        "minutes takes the place of",
-        overridden,
-        {"train.minutes": 3, "train.max_steps": 5},
-        {"train.max_steps": 5},
-    ),
     # Grids
     Remedy(
         "recipe/grid.py",

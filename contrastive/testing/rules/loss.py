@@ -108,8 +108,8 @@ def gradients(subject: Subject) -> None:
     if "predictor" in loss.needs and "detached_keys" not in loss.needs:
         keys = [view.requires_grad_() for view in embeddings(_IMAGES, seed=20)]
     own = [] if loss.stops_gradient else [p for p in loss.parameters() if p.requires_grad]
-    embedded = [] if loss.partial_gradient else [*views, *(keys or ())]
-    inputs = [*embedded, *own]
+    vectors = [] if loss.partial_gradient else [*views, *(keys or ())]
+    inputs = [*vectors, *own]
     if not inputs:
         skip("it holds constant what it computes, so its gradient is not the slope of its value")
     for memories in ((), (entries(5),)):

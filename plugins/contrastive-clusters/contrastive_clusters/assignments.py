@@ -62,7 +62,7 @@ def even(comparison: Comparison, keys: Sequence[Tensor], scores: Callable[[Tenso
 
 @torch.no_grad()
 def sinkhorn(
-    scores: Tensor, steps: int = 3, gather: Callable[[Tensor], Tensor] = lambda x: x, shared: int = 0
+    scores: Tensor, steps: int = 3, gather: Callable[[Tensor], Tensor] = lambda x: x, common: int = 0
 ) -> Tensor:
     """Assignments [R, K], rows summing to 1, that use all columns evenly (Cuturi 2013; SwAV, algorithm 1).
 
@@ -72,12 +72,12 @@ def sinkhorn(
         scores: [R, K] of this process, divided by their temperature.
         steps: alternations of columns and rows.
         gather: [1, K] of this process -> [processes, K] of all.
-        shared: number of rows, the first ones, that every process has, and that count once.
+        common: number of rows, the first ones, that every process has, and that count once.
     """
     logs = scores.to(torch.promote_types(scores.dtype, torch.float32))
     for _ in range(steps):
-        parts = gather(logs[shared:].logsumexp(0, keepdim=True))  # [processes, K]
-        columns = torch.cat([parts, logs[:shared]]).logsumexp(0)  # [K]
+        parts = gather(logs[common:].logsumexp(0, keepdim=True))  # [processes, K]
+        columns = torch.cat([parts, logs[:common]]).logsumexp(0)  # [K]
         logs = logs - columns
         logs = logs - logs.logsumexp(1, keepdim=True)
     return logs.exp()

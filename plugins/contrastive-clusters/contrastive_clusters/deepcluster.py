@@ -48,7 +48,7 @@ class DeepCluster(GrowingLoss):
     memory: Tensor  # [V, n, W], what the epoch has stored so far
     images: Tensor  # [n] int64, ids
     centroids: Tensor  # [sum of K, W]
-    clustered: Tensor  # [n] int64, ids of the images that have clusters, ascending
+    members: Tensor  # [n] int64, ids of the images that have clusters, ascending
     clusters: Tensor  # [clusterings, n] int64
 
     def __init__(
@@ -62,7 +62,7 @@ class DeepCluster(GrowingLoss):
         self.register_buffer("memory", torch.zeros(0, 0, in_features))
         self.register_buffer("images", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("centroids", torch.zeros(sum(prototypes), in_features))
-        self.register_buffer("clustered", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("members", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("clusters", torch.zeros(len(prototypes), 0, dtype=torch.int64))
 
     @classmethod
@@ -74,10 +74,10 @@ class DeepCluster(GrowingLoss):
         if comparison.matches:
             raise UsageError("deepcluster_v2 clusters whole images; set level: image.")
         z, image = comparison.queries.z, comparison.queries.image
-        if not len(self.clustered):
+        if not len(self.members):
             return (0 * z).sum(1)
-        index = torch.searchsorted(self.clustered, image).clamp_max(len(self.clustered) - 1)  # [R]
-        counts = (self.clustered[index] == image).to(z)
+        index = torch.searchsorted(self.members, image).clamp_max(len(self.members) - 1)  # [R]
+        counts = (self.members[index] == image).to(z)
         scores = (z @ self.centroids.to(z).T / self.temperature).split(self.prototypes, 1)
         entropies = [
             F.cross_entropy(own, clusters[index], reduction="none")
@@ -101,7 +101,7 @@ class DeepCluster(GrowingLoss):
 
     def _cluster(self, progress: Progress) -> None:
         """Every clustering, from centroids drawn among the images. The order of the memory does not count."""
-        self.clustered, order = self.images.sort()
+        self.members, order = self.images.sort()
         centroids, clusters = [], []
         for number, count in enumerate(self.prototypes):
             if len(order) < count:
@@ -111,7 +111,7 @@ class DeepCluster(GrowingLoss):
                 )
             z = self.memory[number % len(self.memory)][order]  # [n, W]
             words = (progress.seed, progress.step, "clusters", number)
-            start = uniforms(1, words, self.clustered)[:, 0].argsort()[:count]
+            start = uniforms(1, words, self.members)[:, 0].argsort()[:count]
             results = kmeans(z, z[start])
             centroids.append(results[0])
             clusters.append(results[1])

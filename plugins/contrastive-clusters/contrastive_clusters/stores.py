@@ -26,10 +26,10 @@ class GrowingLoss(Loss):
         super()._load_from_state_dict(state_dict, prefix, *options)
 
 
-def append(stored: Tensor, comparison: Comparison) -> Tensor:
+def append(embeddings: Tensor, comparison: Comparison) -> Tensor:
     """Embeddings [V, n, W], and behind them the keys of a batch of all processes: [V, n + B, W].
 
     V may be 0 if n is. Raises UsageError for patches.
     """
-    keys = torch.stack(list(comparison.views().values())).to(stored)
-    return torch.cat([stored, keys], 1) if stored.shape[1] else keys
+    keys = torch.stack(list(comparison.views().values())).to(embeddings)
+    return torch.cat([embeddings, keys], 1) if embeddings.shape[1] else keys

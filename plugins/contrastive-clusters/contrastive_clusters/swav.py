@@ -97,7 +97,7 @@ class SwAV(GrowingLoss):
         """The codes [b, K] of a target view's keys [b, W]."""
         earlier = self._earlier(comparison, view).to(key)  # [M, W]
         scores = self._scores(torch.cat([earlier, key])) / self.epsilon
-        return sinkhorn(scores, gather=comparison.gather, shared=len(earlier))[len(earlier) :]
+        return sinkhorn(scores, gather=comparison.gather, common=len(earlier))[len(earlier) :]
 
     def _earlier(self, comparison: Comparison, view: int) -> Tensor:
         """The queue of a target view, [M, W]; M is 0 while it takes no part."""

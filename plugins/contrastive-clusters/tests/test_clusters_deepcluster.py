@@ -180,9 +180,9 @@ class EveryImageCounts(DeepCluster):
     """Images without clusters have those of the first one that has."""
 
     def compare(self, comparison):
-        if len(self.clustered):
-            known = torch.isin(comparison.queries.image, self.clustered)
-            comparison.queries.image[~known] = self.clustered[0]
+        if len(self.members):
+            known = torch.isin(comparison.queries.image, self.members)
+            comparison.queries.image[~known] = self.members[0]
         return super().compare(comparison)
 
 

@@ -161,7 +161,7 @@ class CodesCarryGradients(SwAV):
     def _codes(self, comparison, key, view):
         own = self._earlier(comparison, view).to(key)
         scores = self._scores(torch.cat([own, key])) / self.epsilon
-        return sinkhorn.__wrapped__(scores, gather=comparison.gather, shared=len(own))[len(own) :]
+        return sinkhorn.__wrapped__(scores, gather=comparison.gather, common=len(own))[len(own) :]
 
 
 class QueueHoldsTheBatch(SwAV):
@@ -248,7 +248,7 @@ def test_the_shared_rows_of_sinkhorn_count_once():
         logs = logs - logs.logsumexp(0)
         logs = logs - logs.logsumexp(1, keepdim=True)
     state, others = [], iter(sums)
-    codes = sinkhorn(torch.cat([shared, scores[:4]]), gather=gather, shared=3)
+    codes = sinkhorn(torch.cat([shared, scores[:4]]), gather=gather, common=3)
     assert len(state) == 3
     torch.testing.assert_close(codes, expected[:7], rtol=1e-12, atol=1e-14)
 

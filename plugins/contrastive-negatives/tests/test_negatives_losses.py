@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from contrastive.comparison import Comparison
 from contrastive.losses import NTXent
-from contrastive.testing import checks
+from contrastive.testing import checks, part_checks
 from contrastive.values import Memory
 from tests.support import exact
 
@@ -201,6 +201,20 @@ def test_false_negatives_cost_less():
 @pytest.mark.parametrize("check", checks(contrastive_negatives), ids=str)
 def test_conformance(check):
     check()
+
+
+class Undeclared(DCLW):
+    """Does not declare that its weights are constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.partial_gradient = False
+
+
+@pytest.mark.parametrize(("loss", "status"), [(DCLW, "skipped"), (Undeclared, "failed"), (DCL, "passed")])
+def test_slopes_are_compared_unless_weights_are_constants(loss, status):
+    (gradients,) = [each for each in part_checks(loss) if each.check.name == "gradients"]
+    assert gradients.result().status == status
 
 
 def exact_reweighted(t, share, beta):
