@@ -307,11 +307,11 @@ class Panel:
             yield _line(
                 f"M{STOP - 22} {self.keys:g}V{lane - 6:g}q0 6 6 6H{ends[0] - 3:g}", "dashed", arrow=True
             )
-            yield _text(STOP - 28, lane - 24, "after the step", "small muted end")
+            yield _text(STOP - 28, lane - 24, "after the loss", "small muted end")
             return
         x = sum(ends) / 2
         yield _line(f"M{x:g} {self.keys:g}V{lane - BOX / 2 - 7:g}", "dashed", arrow=True)
-        yield _text(x - 6, lane - 34, "after the step", "small muted end")
+        yield _text(x - 6, lane - 34, "after the loss", "small muted end")
 
     def _source_text(self, source: Source, ends: tuple[float, float], lane: float) -> Iterator[str]:
         lines = textwrap.wrap(source.text(self.objective.level), 25)[:3]
