@@ -137,6 +137,8 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "dino": {**VIT, **_within("head", PROTOTYPES)},
     "ibot": {**VIT, **_within("head", PROTOTYPES)},
+    "swav": {**RESNET, **_mlp("head"), **_within("loss", {"prototypes": 12, "queue": 24, "queue_from": 0.0})},
+    "deepcluster_v2": {**RESNET, **_mlp("head"), "loss.prototypes": [5, 4]},
     "dinov2": _DINOV2,
     "dinov2_gram": {**_DINOV2, "backbone.weights": None, "objectives.gram.target.every": 2},
     "msn": {**VIT, **_mlp("objectives.whole.head", (16, 16, 8)), "objectives.whole.loss.prototypes": 12},

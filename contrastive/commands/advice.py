@@ -145,25 +145,25 @@ def advise(situation: Situation, registry: Registry) -> list[Advice]:
 
     table, ranking = standings(RESNETS)
     first, result = ranking[0]
-    chosen = [(first, table.suffix, f"{_rank(ranking, result, table)}.")]
+    choices = [(first, table.suffix, f"{_rank(ranking, result, table)}.")]
     family = method_entries()[first].family
     for name, result in ranking[1:]:
         own = method_entries()[name].family
         if own != family:
             reason = f"The best there of another family, {own} ({FAMILIES[own]}): {result.linear} %."
-            chosen.append((name, table.suffix, reason))
+            choices.append((name, table.suffix, reason))
             break
     if situation.labelled >= LABELLED:
         share = percent(situation.labelled)
         reason = (
             f"{share} of the images have a label, and it takes images of one label for views of one another."
         )
-        chosen.append(("supcon", table.suffix, reason))
+        choices.append(("supcon", table.suffix, reason))
     else:
         table, ranking = standings(TRANSFORMERS)
         name, result = ranking[0]
-        chosen.append((name, table.suffix, f"{_rank(ranking, result, table)}."))
-    return [_advice(situation, registry, *choice) for choice in chosen]
+        choices.append((name, table.suffix, f"{_rank(ranking, result, table)}."))
+    return [_advice(situation, registry, *choice) for choice in choices]
 
 
 def _rank(ranking: list[tuple[str, MeasuredResult]], result: MeasuredResult, table: EqualTime) -> str:
@@ -194,7 +194,7 @@ def _network(recipe: Recipe, situation: Situation) -> Iterator[tuple[str, Any]]:
     """Views, patches and statistics of pixels that differ from the recipe's."""
     side = situation.view_side
     if side != _SIDE:
-        yield "augmentation", scaled(recipe.augmentation.dump(), side / _SIDE, situation.patch)
+        yield "augmentation", rescale(recipe.augmentation.dump(), side / _SIDE, situation.patch)
     backbone = recipe.backbone.dump()
     changes: dict[str, Any] = {}
     if backbone.get("mean") is not None:
@@ -205,14 +205,14 @@ def _network(recipe: Recipe, situation: Situation) -> Iterator[tuple[str, Any]]:
         yield "backbone", changes
 
 
-def scaled(augmentation: Any, factor: float, unit: int) -> Any:
+def rescale(augmentation: Any, factor: float, unit: int) -> Any:
     """An augmentation as plain values with its sizes in pixels times a factor, in multiples of a unit."""
     if isinstance(augmentation, list):
-        return [scaled(each, factor, unit) for each in augmentation]
+        return [rescale(each, factor, unit) for each in augmentation]
     if not isinstance(augmentation, Mapping):
         return augmentation
     return {
-        key: _times(value, factor, unit) if key in _PIXEL_KEYS else scaled(value, factor, unit)
+        key: _times(value, factor, unit) if key in _PIXEL_KEYS else rescale(value, factor, unit)
         for key, value in augmentation.items()
     }
 

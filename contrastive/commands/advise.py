@@ -110,8 +110,8 @@ def look_at(recipe: Recipe, data: Data, device: str, minutes: float) -> Situatio
         side=round(statistics.median(min(image.shape[1:]) for image in images)),
         channels=table.channels,
         labelled=0.0 if labels is None else float(np.mean(labels >= 0)),
-        mean=_rounded(pixels.mean(1)),
-        std=_rounded(pixels.std(1).clamp_min(0.01)),
+        mean=_plain_numbers(pixels.mean(1)),
+        std=_plain_numbers(pixels.std(1).clamp_min(0.01)),
         device=device,
         minutes=minutes,
     )
@@ -157,9 +157,9 @@ def render(report: Mapping[str, Any], console: Console | None = None) -> None:
     width = min(console.width, _WIDTH)
 
     def line(text: str, bold: int = 0) -> None:
-        styled = Text(text)
-        styled.stylize("bold", 0, bold)
-        console.print(styled, soft_wrap=True, highlight=False)
+        text_line = Text(text)
+        text_line.stylize("bold", 0, bold)
+        console.print(text_line, soft_wrap=True, highlight=False)
 
     line(hanging("", _situation_text(report["situation"]), 0, width))
     for number, each in enumerate(report["advice"], 1):
@@ -205,7 +205,7 @@ def _device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _rounded(values: torch.Tensor) -> tuple[float, ...]:
+def _plain_numbers(values: torch.Tensor) -> tuple[float, ...]:
     return tuple(round(value, 3) for value in values.tolist())
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from contrastive.commands.docstrings import hanging
-from contrastive.commands.outline import Outline
 from contrastive.errors import PluginError
 from contrastive.recipe import (
     FAMILIES,
@@ -25,6 +24,9 @@ from contrastive.recipe import (
 )
 from contrastive.registry import Registry
 from contrastive.text import quantity
+
+if TYPE_CHECKING:
+    from contrastive.commands.outline import Outline
 
 #: Columns that prose fills at most, however wide the terminal is.
 _WIDTH = 100
@@ -80,6 +82,8 @@ def _heading(registry: Registry, name: str, entry: MethodEntry) -> dict[str, Any
 
 def _outline(name: str, registry: Registry) -> Outline | None:
     """None if a plugin of the recipe is broken: `plugin list` has the reason."""
+    from contrastive.commands.outline import Outline  # it imports torch, which a list does not need
+
     try:
         return Outline(load_recipe(name, (), registry))
     except PluginError:

@@ -240,7 +240,7 @@ class Outline:
             name = f" of {objective.spec.name}" if objective.spec.name else ""
             for source in objective.sources:
                 if source.size:
-                    yield f"{source.size:,} keys of earlier batches{name} are held ({source.name})."
+                    yield f"Memory for {quantity(source.size, 'key')} of earlier batches{name} ({source.name})."
 
     # -- words ----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from contrastive.cli import main
 from contrastive.commands import advice
-from contrastive.commands.advice import EqualTime, Situation, advise, scaled
+from contrastive.commands.advice import EqualTime, Situation, advise, rescale
 from contrastive.recipe import MeasuredResult, MethodFacts, load_recipe
 from contrastive.registry import load_registry
 
@@ -134,7 +134,7 @@ def test_every_size_in_pixels_is_scaled_in_whole_patches():
             [{"name": "random_resized_crop", "size": {"from": 16, "to": 32}}, {"name": "shift", "pixels": 4}],
         ],
     }
-    assert scaled(augmentation, 2.0, 8) == {
+    assert rescale(augmentation, 2.0, 8) == {
         "name": "views",
         "of": [
             {"times": 2, "pipeline": {"name": "simclr", "size": 64, "scale": [0.2, 1.0]}},

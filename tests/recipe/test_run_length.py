@@ -135,8 +135,8 @@ def test_what_spans_a_run(sets, spanning, tiny_recipe, registry):
     assert spanning_parameters(load_recipe(tiny_recipe, [*CONSTANT, *sets], registry)) == spanning
 
 
-#: Parameters of shipped recipes that span a run: schedules, and the share in which a head is frozen.
-SPANNING_NAMES = ("schedule", "frozen")
+#: Parameters of shipped recipes that span a run: schedules, and shares of it, as in which a head is frozen.
+SPANNING_NAMES = ("schedule", "frozen", "queue_from")
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

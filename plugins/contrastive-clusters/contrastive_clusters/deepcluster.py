@@ -106,7 +106,7 @@ class DeepCluster(GrowingLoss):
         for number, count in enumerate(self.prototypes):
             if len(order) < count:
                 raise UsageError(
-                    f"prototypes: k-means cannot make {count} clusters of an epoch's {len(order)} images; "
+                    "prototypes: k-means cannot make more clusters than an epoch has images; "
                     f"set numbers up to {len(order)}."
                 )
             z = self.memory[number % len(self.memory)][order]  # [n, W]

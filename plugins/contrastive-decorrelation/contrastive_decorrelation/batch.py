@@ -52,7 +52,7 @@ def own_views(name: str, comparison: Comparison) -> tuple[Tensor, Tensor]:
     Raises UsageError for patches.
     """
     if comparison.matches:
-        raise UsageError(f"{name} compares whole images; write it in an objective with level: image.")
+        raise UsageError(f"{name}: it compares whole images; write it in an objective with level: image.")
     queries = comparison.queries.z.unflatten(0, (len(comparison.query_views), -1))
     if comparison.queries is comparison.own_keys:
         return queries, queries

@@ -156,8 +156,8 @@ def predictions(name: str, comparison: Comparison) -> tuple[Tensor, Tensor]:
     alone = set(comparison.key_views) - set(comparison.query_views)
     if alone:
         raise UsageError(
-            f"{name} regularises every view, but view {min(alone)} makes keys and no queries; list it among "
-            "the online views too, and let at least two views be targets."
+            f"{name} regularises every view, but view {min(alone)}, a target, is not online; list it "
+            "among the online views too, and let at least two views be targets."
         )
     return queries, (keys.mean(0) - queries).square().mean(2).flatten()
 

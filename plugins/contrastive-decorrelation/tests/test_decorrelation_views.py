@@ -187,7 +187,7 @@ def test_a_planted_fault_is_noticed(name: str):
 @pytest.mark.parametrize("loss", [LeJEPA(), VISReg()], ids=lambda x: type(x).__name__)
 def test_a_view_without_queries_is_refused(loss: torch.nn.Module):
     z = embeddings(9, 5, 4, count=3)
-    with pytest.raises(UsageError, match="view 0 makes keys and no queries"):
+    with pytest.raises(UsageError, match="view 0, a target, is not online"):
         loss(crops(z, 1))
 
 
