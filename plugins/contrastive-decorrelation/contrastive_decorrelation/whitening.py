@@ -65,8 +65,8 @@ class WMSE(Loss):
         smallest = size // max(1, size // self.sub_batch)
         if smallest <= width and not self.shrinkage:
             raise UsageError(
-                f"w_mse whitens {width} dimensions by the covariance of sub-batches of size {smallest}, which "
-                "is singular; raise sub_batch and the batch size above the width of the embedding, or set "
+                f"w_mse whitens {width} dimensions by the covariance of sub-batches of size {smallest}, "
+                "which is singular; raise sub_batch and the batch size above the width of the embedding, or set "
                 "shrinkage above 0."
             )
         values = [

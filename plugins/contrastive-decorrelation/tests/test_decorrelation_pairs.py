@@ -135,7 +135,7 @@ def test_a_dimension_that_does_not_vary_gives_nan_or_is_shrunk():
 
 
 def test_sub_batches_with_too_few_images_are_refused():
-    with pytest.raises(UsageError, match="sub-batches of 4 images"):
+    with pytest.raises(UsageError, match="sub-batches of size 4"):
         WMSE(4)(*embeddings(0, 8, 4))
 
 
