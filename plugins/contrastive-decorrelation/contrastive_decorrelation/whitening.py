@@ -66,8 +66,8 @@ class WMSE(Loss):
         if smallest <= width and not self.shrinkage:
             raise UsageError(
                 f"w_mse whitens {width} dimensions by the covariance of sub-batches of size {smallest}, "
-                "which is singular; raise sub_batch and the batch size above the width of the embedding, or set "
-                "shrinkage above 0."
+                "which is singular; raise sub_batch and the batch size above the width of the embedding, or "
+                "set shrinkage above 0."
             )
         values = [
             self._distance(comparison, queries[:, rows], keys[:, rows], keys is queries)
