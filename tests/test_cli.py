@@ -98,6 +98,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]):
         main(["check", "absent.yaml", "--debug"])
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error():
     done = subprocess.run(
         f"{sys.executable} -m contrastive schema | head -1", shell=True, capture_output=True, text=True

@@ -26,6 +26,7 @@ def words(svg: ElementTree.Element) -> list[str]:
     return ["".join(text.itertext()) for text in svg.iter(f"{SVG}text")]
 
 
+@pytest.mark.ci
 def test_files_are_what_the_script_writes():
     for path, text in method_pages.files().items():
         assert path.is_file(), f"{path.name} is missing: run scripts/method_pages.py"

@@ -41,6 +41,7 @@ def test_it_is_left_alone_once_torch_is_loaded(torch_is_not_loaded, monkeypatch)
     assert set_variables() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux alone")
 def test_openmp_follows_it_in_a_command():
     environment = {name: value for name, value in os.environ.items() if name not in POLICY}

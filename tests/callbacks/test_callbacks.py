@@ -259,6 +259,7 @@ class StopAtOnce(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.ci
 def test_an_interrupted_run_that_was_stopped_still_ends_its_epoch(tiny_recipe, tmp_path):
     registry = load_registry()
 

@@ -105,6 +105,7 @@ def test_a_method_whose_plugin_is_missing_says_what_to_install():
     assert "formula L = mean_i" in text
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("width", [80, 160])
 def test_nothing_is_cut_or_wider_than_the_terminal(width):
     registry, out = load_registry(), StringIO()

@@ -343,6 +343,7 @@ def test_the_folder_of_the_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert cache_folder("pixels") == Path("pixels")
 
 
+@pytest.mark.ci
 def test_runs_differ_in_nothing_and_may_go_on_from_each_other(
     tiny_run: Path, tiny_recipe: Path, tmp_path: Path
 ):

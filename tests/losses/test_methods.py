@@ -281,6 +281,7 @@ def one_of_two() -> dict[str, dict[str, Tensor]]:
     return {name: train_on(name, distributed.rank(), 2) for name in SCRIPTS}
 
 
+@pytest.mark.ci
 def test_two_processes_train_as_one():
     found = two_processes(one_of_two)
     for name in SCRIPTS:

@@ -412,6 +412,7 @@ PATTERNS = [
 ]
 
 
+@pytest.mark.ci
 @settings(max_examples=60, deadline=None)
 @given(
     rules=st.lists(st.tuples(st.sampled_from(PATTERNS), st.booleans()), max_size=4),

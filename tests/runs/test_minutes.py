@@ -81,6 +81,7 @@ def test_a_run_has_the_epochs_that_fit_and_takes_what_was_planned(
     assert run.recipe().train.epochs == epochs
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("sets", [{}, STATEFUL], ids=["plain", "stateful, with growing views"])
 def test_it_equals_a_run_with_these_epochs_in_its_recipe(
     sets: dict[str, Any], tiny_recipe: Path, tmp_path: Path
@@ -93,6 +94,7 @@ def test_it_equals_a_run_with_these_epochs_in_its_recipe(
     assert_trained_the_same(run.folder, whole.folder)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_its_plan_on_a_machine_that_became_slower(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -121,6 +123,7 @@ def test_a_stopped_run_keeps_its_plan_on_a_machine_that_became_slower(
     assert_trained_the_same(folder, whole.folder)
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_plan_is_written_plans_again(tiny_recipe: Path, tmp_path: Path):
     sets, folder = {**UNEVALUATED, "train.minutes": 1}, tmp_path / "run"
 
@@ -143,6 +146,7 @@ def test_ctrl_c_while_it_measures_leaves_nothing(tiny_recipe: Path, tmp_path: Pa
     assert {path.name for path in (tmp_path / "run").rglob("*")} <= {".lock", "checkpoints"}
 
 
+@pytest.mark.ci
 def test_minutes_too_short_for_one_epoch_name_some_that_are_not(tiny_recipe: Path, tmp_path: Path):
     with FakeClock().running():
         with pytest.raises(RecipeError, match=r"train\.minutes.*0\.2 is too short for one epoch") as refused:
@@ -152,6 +156,7 @@ def test_minutes_too_short_for_one_epoch_name_some_that_are_not(tiny_recipe: Pat
     assert run.summary["epochs"] == 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -170,6 +175,7 @@ def test_the_folder_refuses_another_length(
         contrastive.run(tiny_recipe, {**UNEVALUATED, **change}, out=tmp_path / "run")
 
 
+@pytest.mark.ci
 def test_a_run_without_its_plan_is_refused(tiny_recipe: Path, tmp_path: Path):
     sets = {**UNEVALUATED, "train.minutes": 1}
     with FakeClock().running():
@@ -181,6 +187,7 @@ def test_a_run_without_its_plan_is_refused(tiny_recipe: Path, tmp_path: Path):
             contrastive.run(tiny_recipe, sets, out=folder)
 
 
+@pytest.mark.ci
 def test_a_finished_run_is_evaluated_again_with_its_epochs(tiny_recipe: Path, tmp_path: Path):
     with FakeClock().running():
         sets = {"train.minutes": 1, "evaluate.linear": None}
@@ -192,6 +199,7 @@ def test_a_finished_run_is_evaluated_again_with_its_epochs(tiny_recipe: Path, tm
     assert_same(final_state(folder)["method"], before)
 
 
+@pytest.mark.ci
 def test_images_that_are_held_are_decoded_once(tiny_recipe: Path, tmp_path: Path):
     loads: list[Any] = []
     load = MemoryTable.load

@@ -127,6 +127,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_run: Path, tiny_reci
     assert_same_run(tiny_run, folder)
 
 
+@pytest.mark.ci
 def test_ctrl_c_saves_and_exits_130(tiny_recipe: Path, tmp_path: Path):
     command = [sys.executable, "-m", "contrastive", "run", str(tiny_recipe), "--out", str(tmp_path / "run")]
     command += [

@@ -172,6 +172,7 @@ class Predicts(Loss):
         return torch.stack([2 - 2 * (q * k).sum(1) for q, k in comparison.aligned()]).sum(0)
 
 
+@pytest.mark.ci
 def test_a_loss_is_given_what_it_needs():
     assert not [result for result in check_part(Predicts) if result.status == "failed"]
 
@@ -279,6 +280,7 @@ def test_a_check_draws_the_same_whatever_was_drawn_before():
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.ci
 def test_one_process_of_two_that_dies_is_reported():
     with pytest.raises(CheckFailed, match="of two died with exit code 7"):
         two_processes(os._exit, 7)
@@ -375,6 +377,7 @@ def write_plugin(folder: Path, module: str, parameter: str = "") -> Path:
     return folder
 
 
+@pytest.mark.ci
 def test_the_command_passes_a_whole_plugin(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.path", list(sys.path))
     assert main(["plugin", "check", str(write_plugin(tmp_path / "whole", "flat_whole"))]) == 0
@@ -393,6 +396,7 @@ def test_the_command_passes_a_whole_plugin(tmp_path, capsys, monkeypatch):
     assert promise not in " ".join("\n".join(out).split())
 
 
+@pytest.mark.ci
 def test_the_command_fails_a_broken_one_with_3(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.path", list(sys.path))
     folder = write_plugin(tmp_path / "broken", "flat_broken", ", depth: int = 1")

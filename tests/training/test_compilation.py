@@ -152,6 +152,7 @@ def pool(monkeypatch) -> Pool:
     return pool
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "variant",
     [

@@ -117,6 +117,7 @@ def test_the_engine_in_python_gives_the_gradients_of_torchs():
         torch.testing.assert_close(gradient, value, rtol=0, atol=0)
 
 
+@pytest.mark.ci
 def test_what_a_gpu_would_wait_for_or_refuse_is_noticed():
     answers = python(
         "-c", f"import sys; sys.path.insert(0, 'scripts')\n{NOTICE}", stdin=json.dumps(list(CASES))
