@@ -20,7 +20,14 @@ from pages import put
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins" / "contrastive-masked" / "tests")]
 
-from tests.papers import test_candidates, test_clusters, test_cmae, test_dense, test_teachers  # noqa: E402
+from tests.papers import (  # noqa: E402
+    test_candidates,
+    test_clusters,
+    test_cmae,
+    test_dense,
+    test_mixtures,
+    test_teachers,
+)
 from tests.papers.proofs import PROOFS  # noqa: E402
 from tests.papers.side_by_side import Differences  # noqa: E402
 
@@ -29,7 +36,7 @@ import test_masked_papers  # noqa: E402  # isort: skip
 PAGE = ROOT / "docs" / "methods" / "proofs.md"
 MARK = "proofs"
 #: Authors and year in a recipe's first line, in brackets and perhaps with a word before or after them.
-PAPER = re.compile(r"([A-ZÀ-Ý]\w+ (?:et al\. |and [A-ZÀ-Ý]\w+ )?\d{4}\w?)")
+PAPER = re.compile(r"((?:da )?[A-ZÀ-Ý]\w+ (?:et al\. |and [A-ZÀ-Ý]\w+ )?\d{4}\w?)")
 
 
 class Row(NamedTuple):
@@ -65,6 +72,7 @@ def rows(folder: Path) -> Iterator[Row]:
         "guided": "candidates_scripts.guided_simclr",
         "distill": "teachers_scripts.distill",
         "dinov2_gram": "teachers_scripts.gram",
+        **{name: f"test_mixtures.{name}" for name in test_mixtures.SCRIPTS},
         **{name: proof.formula for name, proof in PROOFS.items()},
     }
     compare: dict[str, Callable[[], Differences]] = {
@@ -76,6 +84,7 @@ def rows(folder: Path) -> Iterator[Row]:
         "guided": partial(test_candidates.prove_guided, 0.02, folder / "guide"),
         "distill": partial(test_teachers.prove_distill, 56, folder / "teacher"),
         "dinov2_gram": test_teachers.prove_gram,
+        **{name: partial(test_mixtures.prove, name) for name in test_mixtures.SCRIPTS},
         **{name: partial(proof.run, name) for name, proof in PROOFS.items()},
     }
     for name in sorted(compare):

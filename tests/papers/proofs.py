@@ -154,6 +154,7 @@ PROOFS: dict[str, Proof] = {
         statistics.VIbCReg,
         "decorrelation_scripts.vibcreg",
         {"head.dims": [HIDDEN, HIDDEN, WIDTH], "head.channels": statistics.VIbCReg.channels},
+        images=16,
     ),
     "w_mse": Proof(
         statistics.WMSE,
