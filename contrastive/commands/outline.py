@@ -240,8 +240,9 @@ class Outline:
             name = f" of {objective.spec.name}" if objective.spec.name else ""
             for source in objective.sources:
                 if source.size:
-                    keys = quantity(source.size, "key")
-                    yield f"Memory for {keys} of earlier batches{name} ({source.name})."
+                    yield (
+                        f"Memory for {quantity(source.size, 'key')} of earlier batches{name} ({source.name})."
+                    )
 
     # -- words ----------------------------------------------------------------------------------------
 

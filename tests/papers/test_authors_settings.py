@@ -50,12 +50,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "loss.prototypes": [4, 4, 4],
         "train.batch_size": 96,
     },
+    "nnclr": {**CONVOLUTIONAL, "head.dims": [32, 32, 16], "augmentation.size": 48},
+    "msf": {**CONVOLUTIONAL, **MLP, **crops(2, 0)},
+    "ressl": {**CONVOLUTIONAL, **MLP, **crops(2, 0)},
     "vicregl": {**CONVOLUTIONAL, "augmentation.size": 48},
-    "barlow_twins": {
-        **CONVOLUTIONAL,
-        "augmentation.size": 48,
-        "optimizer.groups": [],
-    },  # names of a ResNet-50
+    # Its groups have names of a ResNet-50.
+    "barlow_twins": {**CONVOLUTIONAL, "augmentation.size": 48, "optimizer.groups": []},
     "mmcr": {**CONVOLUTIONAL, **{f"augmentation.of.{n}.pipeline.0.size": 48 for n in (0, 1)}},
     "directclr": {**CONVOLUTIONAL, "augmentation.size": 48},
     "lejepa": {**SHORT_TRANSFORMER, **groups_of_crops(48, 24)},
