@@ -50,8 +50,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "loss.prototypes": [4, 4, 4],
         "train.batch_size": 96,
     },
-    "nnclr": {**CONVOLUTIONAL, "head.dims": [32, 32, 16], "augmentation.size": 48},
-    "msf": {**CONVOLUTIONAL, **MLP, **crops(2, 0)},
+    "nnclr": {
+        **CONVOLUTIONAL,
+        "head.dims": [32, 32, 16],
+        "predictor.dims": [32, 16],
+        "augmentation.size": 48,
+    },
+    "msf": {**CONVOLUTIONAL, **MLP, "predictor.dims": [32, 16], **crops(2, 0)},
     "ressl": {**CONVOLUTIONAL, **MLP, **crops(2, 0)},
     "vicregl": {**CONVOLUTIONAL, "augmentation.size": 48},
     # Its groups have names of a ResNet-50.
