@@ -265,9 +265,8 @@ def is_given(section: Node, key: str) -> bool:
 def _level_of(key: str, level: Level) -> Level:
     """The level of what stands under a key."""
     if level == "recipe":
-        if key in ("objectives", "train"):
-            return key
-        return "part" if key in PART_KEYS else "other"
+        sections: dict[str, Level] = {"objectives": "objectives", "train": "train"}
+        return sections.get(key, "part" if key in PART_KEYS else "other")
     return "recipe" if level == "objectives" else level
 
 

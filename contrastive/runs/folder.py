@@ -72,7 +72,7 @@ class Run:
         recipe = load_recipe(
             self.folder / "recipe.yaml", with_present_defaults(self.folder, overrides, registry), registry
         )
-        plan = environment_of(self.folder).get(PLAN, {})
+        plan = environment_of(self.folder).get(PLAN) or {}
         if recipe.train.minutes is None or recipe.train.minutes != plan.get("minutes"):
             return recipe
         return recipe.with_epochs(plan["epochs"])

@@ -224,7 +224,6 @@ class Job:
         """
         plan = on_first(lambda: planned_before(folder, self.recipe))
         if plan is None:
-            self.display.phase("measuring steps and evaluations, to plan the epochs")
             costs, self.data = measure(self.recipe, self.data, self.display)
             size = self.data.train.size
             new = on_first(lambda: fit(self.recipe, len(self.data.train), size, costs))

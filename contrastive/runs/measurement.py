@@ -86,7 +86,7 @@ def measure(recipe: Recipe, data: Data, display: Display) -> tuple[Costs, Data]:
         with TemporaryDirectory() as folder:
             engine, evaluation = _assemble(recipe, data, epoch, Path(folder), display)
             data = _with_tables_of(engine, evaluation, data)
-            clock, checkpoint = _train(engine, recipe)
+            clock, checkpoint = _train(engine, recipe, display)
         step[pixels[epoch]] = clock.step
         engine.accelerator.free_memory()
     with explain_out_of_memory(lambda: EVALUATION_ADVICE, engine.checkpoints):
@@ -129,10 +129,11 @@ def _with_tables_of(engine: Engine, evaluation: Evaluation, data: Data) -> Data:
     return replace(data, train=engine.loader.table, validation=validation, test=evaluation.test or data.test)
 
 
-def _train(engine: Engine, recipe: Recipe) -> tuple[_StepClock, float]:
+def _train(engine: Engine, recipe: Recipe, display: Display) -> tuple[_StepClock, float]:
     """Train until enough steps are timed: the clock, and the seconds of the checkpoint at the end."""
     assert recipe.train.minutes is not None
     engine.loader.decode()
+    display.phase("measuring steps and evaluations, to plan the epochs")
     clock = _StepClock(min(SHARE * 60 * recipe.train.minutes, SECONDS))
     engine.interrupted = Vote(clock)
     settings = engine.settings
