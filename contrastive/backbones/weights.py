@@ -330,15 +330,23 @@ def _summary(notes: list[str]) -> list[str]:
 
 
 def mismatch(net: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """What in ``state`` does not fit ``net``: "lacks fc.bias; it has ..."; empty if everything fits."""
+    """What in ``state`` does not fit ``net``: "lacks fc.bias; it has ..."; empty if everything fits.
+
+    Buffers that a part declares as ``growing`` may have any size.
+    """
     own = net.state_dict()
+    growing = {
+        f"{path}.{name}".lstrip(".")
+        for path, module in net.named_modules()
+        for name in getattr(module, "growing", ())
+    }
     complaints = [
         *(f"lacks {name}" for name in own if name not in state),
         *(f"has {name}, which the model lacks" for name in state if name not in own),
         *(
             f"has {name} {list(state[name].shape)}, the model {list(own[name].shape)}"
             for name in own
-            if name in state and own[name].shape != state[name].shape
+            if name in state and name not in growing and own[name].shape != state[name].shape
         ),
     ]
     more = f"; and {len(complaints) - _MOST_COMPLAINTS} more" if len(complaints) > _MOST_COMPLAINTS else ""

@@ -8,6 +8,7 @@ line of the class docstring, and ``contrastive show`` prints the ``Args:`` secti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,9 +63,19 @@ class StepPart(Part, nn.Module):
     Attributes:
         notes: sentences about how it was built that a run and ``contrastive check`` print, such as which of
             several networks in a file its weights come from.
+        growing: names of its buffers whose size changes during a run, such as that of a queue which is not
+            full yet. A checkpoint decides their size.
     """
 
     notes: tuple[str, ...] = ()
+    growing: frozenset[str] = frozenset()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *options: Any) -> None:
+        for name in self.growing:
+            if prefix + name in state_dict:
+                buffer = self.get_buffer(name)
+                setattr(self, name, buffer.new_empty(state_dict[prefix + name].shape))
+        super()._load_from_state_dict(state_dict, prefix, *options)
 
     def before_step(self, progress: Progress) -> None:
         """Called after the gradients are computed, before the optimizer takes its step."""

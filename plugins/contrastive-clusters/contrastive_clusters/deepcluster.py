@@ -21,15 +21,16 @@ from contrastive.comparison import Comparison
 from contrastive.device_draws import uniforms
 from contrastive.errors import UsageError
 from contrastive.kinds import InFeatures
+from contrastive.parts import Loss
 from contrastive.values import Progress
 from contrastive_clusters.assignments import Positive, Width
-from contrastive_clusters.stores import GrowingLoss, append
+from contrastive_clusters.memory import append
 
 #: Similarities to centroids that k-means holds at a time.
 _SCORES = 2**22
 
 
-class DeepCluster(GrowingLoss):
+class DeepCluster(Loss):
     """Cross entropy with the clusters that k-means gave the images after the last epoch (DeepCluster-v2).
 
     During an epoch the embeddings of the target views are stored. After its last step they are clustered,
@@ -45,6 +46,7 @@ class DeepCluster(GrowingLoss):
     """
 
     unchecked = {"differentiable": "until the first epoch is over there are no clusters and the loss is 0"}  # noqa: RUF012
+    growing = frozenset({"memory", "images", "members", "clusters"})
     memory: Tensor  # [V, n, W], what the epoch has stored so far
     images: Tensor  # [n] int64, ids
     centroids: Tensor  # [sum of K, W]
@@ -101,7 +103,7 @@ class DeepCluster(GrowingLoss):
 
     def _cluster(self, progress: Progress) -> None:
         """Every clustering, from centroids drawn among the images. The order of the memory does not count."""
-        self.members, order = self.images.sort()
+        self.members, order = self.images.sort(stable=True)
         centroids, clusters = [], []
         for number, count in enumerate(self.prototypes):
             if len(order) < count:

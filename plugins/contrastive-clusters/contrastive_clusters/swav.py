@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from contrastive.comparison import Comparison
 from contrastive.errors import UsageError
 from contrastive.kinds import InFeatures
+from contrastive.parts import Loss
 from contrastive.values import Progress
 from contrastive_clusters.assignments import (
     Positive,
@@ -30,10 +31,10 @@ from contrastive_clusters.assignments import (
     once,
     sinkhorn,
 )
-from contrastive_clusters.stores import GrowingLoss, append
+from contrastive_clusters.memory import append
 
 
-class SwAV(GrowingLoss):
+class SwAV(Loss):
     """Cross entropy between the code of each target view and the other views' predictions (SwAV, section 3).
 
     Codes are assignments to prototypes of unit length, made even by three steps of Sinkhorn-Knopp over the
@@ -54,6 +55,7 @@ class SwAV(GrowingLoss):
 
     needs = frozenset({"detached_keys"})
     stops_gradient = True
+    growing = frozenset({"queue"})
     queue: Tensor  # [V, M, W], the oldest first; shorter until it is full
 
     def __init__(
