@@ -257,7 +257,7 @@ def test_the_order_of_the_batches_does_not_count():
 
 def test_more_clusters_than_images_are_refused():
     loss = DeepCluster(W, [4, 25]).double()
-    with pytest.raises(UsageError, match=r"25 clusters of an epoch's 24 images; set numbers up to 24"):
+    with pytest.raises(UsageError, match=r"more clusters than an epoch has images; set numbers up to 24"):
         train(loss, normal(PIXELS, W, seed=1).requires_grad_(), range(PER_EPOCH))
 
 
