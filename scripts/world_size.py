@@ -119,10 +119,21 @@ _DINOV2 = {
     **_within("objectives.whole.head", PROTOTYPES),
     **_within("objectives.patch.head", PROTOTYPES),
 }
+_SIMCLR = {**RESNET, **_mlp("head")}
+_BYOL = {**_SIMCLR, **_mlp("predictor")}
+_MOCO = {**_SIMCLR, "negatives.size": 24, "target": EMA}
 _NEIGHBOURS = {**RESNET, **_mlp("head", (16, 16, 8)), "head.last_affine": "scale"}
-#: Recipes of patches, masks, several objectives, candidates or keys per query, or neighbours -> what makes
-#: them small.
+#: The recipe of every method -> what makes it small, and its images independent of each other.
 METHODS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("simclr", "dcl", "dclw", "debiased", "hard_negative", "sigmoid", "supcon"), _SIMCLR),
+    "simclr_v2": {**RESNET, **_mlp("head", (16, 16, 8))},
+    "simclr_queue": {**_SIMCLR, "negatives.1.size": 24},
+    "moco_v1": {**RESNET, "head.dim": 8, "negatives.size": 24, "target": EMA},
+    **dict.fromkeys(("moco_v2", "moco_hard_negative", "supcon_moco"), _MOCO),
+    "moco_in_batch": {**_SIMCLR, "negatives.1.size": 24, "target": EMA},
+    "moco_v3": {**_BYOL, "head.last_affine": "scale", "predictor.last_affine": "scale"},
+    **dict.fromkeys(("byol", "byol_negatives", "byol_dcl", "fast_byol"), _BYOL),
+    "simsiam": {**_BYOL, "head.last_affine": "scale"},
     "mae": {**VIT, **DECODER},
     "simmim": VIT,
     "data2vec": {**VIT, "backbone.options.depth": 3},
@@ -280,7 +291,7 @@ def measure(out: Path, only: list[str]) -> None:
             continue
         if world_size() == 1 and names[-1].startswith("shuffle_bn"):  # shuffles nothing in one process
             overrides = {**overrides, "target": TARGETS["ema"]}
-        if recipe in METHODS:
+        if names[-1] in METHOD_FORMS:
             overrides = {**overrides, **small(recipe, channels=1, folder=out / str(rank()))}
         try:
             results["/".join(names)] = {

@@ -1,4 +1,4 @@
-"""Every recipe of patches, masks or several objectives: stopped runs and numbers of processes."""
+"""The recipe of every method: stopped runs, in every form and precision, and numbers of processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import world_size
 
 import contrastive
 from contrastive.errors import Interrupted
-from contrastive.recipe import load_recipe, shipped_recipes
-from contrastive.registry import load_registry
+from contrastive.recipe import method_entries
 from tests.runs.test_runs import assert_same_run
 from tests.support.tiny import UNEVALUATED, interrupted_after
 
@@ -19,6 +18,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "plain": {"train.max_steps": 6},
     "accumulation": {"train.accumulate": 2, "train.max_steps": 5},
     "chunks": {"train.chunk_size": 5, "train.max_steps": 6},
+    "bf16": {"train.precision": "bf16", "train.max_steps": 6},
 }
 #: Recipe, form: run by default, as it has every kind of part; the rest is slow.
 QUICK = {("dinov2_gram", "plain")}
@@ -60,8 +60,5 @@ def test_two_processes_give_what_one_gives(form: str):
         assert max(distances["ranks64"], distances["ranks32"]) == 0, (name, distances)
 
 
-def test_every_recipe_of_several_objectives_is_here():
-    registry = load_registry()
-    recipes = [name for name in shipped_recipes() if "/" not in name]
-    several = {name for name in recipes if load_recipe(name, (), registry).objectives}
-    assert several <= set(world_size.METHODS)
+def test_every_method_is_here():
+    assert set(world_size.METHODS) == set(method_entries())
