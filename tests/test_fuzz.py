@@ -22,6 +22,7 @@ from contrastive.recipe.reader import read_yaml  # noqa: E402
 from contrastive.registry import load_registry  # noqa: E402
 
 
+@pytest.mark.ci
 def test_random_recipes_give_sentences_with_places(tmp_path):
     outcome = fuzz.fuzz_recipes(5, tmp_path)
     seen: set[str] = set()

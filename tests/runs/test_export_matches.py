@@ -68,6 +68,7 @@ def encoder_and_transform(folder: Path) -> tuple[torch.nn.Module, Any]:
     return net, timm.data.create_transform(**timm.data.resolve_model_data_config(net))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("size", "kind", "short_side"),
     [(28, "mixed", 28), (64, "equal", 64), (64, "larger", 73), (96, "mixed", 110)],

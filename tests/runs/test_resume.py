@@ -39,6 +39,7 @@ FREE: dict[str, dict[str, Any]] = {
 CONSTANT = {"optimizer.schedule": "constant", "evaluate.linear": None}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("changed", FREE)
 def test_what_may_change_while_a_run_is_under_way(
     changed: str, tiny_run: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,7 @@ def spoil(method: Method, part: str) -> None:
         next(getattr(method, part).parameters())[0] = float("nan")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize("told", PARTS)
 def test_weights_that_are_no_numbers_are_told_by_part(

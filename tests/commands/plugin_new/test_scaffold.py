@@ -60,6 +60,7 @@ def test_a_package_is_whole_and_its_module_short(kind, packages):
     assert not [path for path in files if "$" in (package / path).read_text()]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_recipe_is_right_and_its_parameters_documented(kind, packages, site, capsys):
     assert main(["check", str(packages / f"my-{kind}" / "recipe.yaml"), "--json"]) == 0
