@@ -94,7 +94,7 @@ def test_a_finished_run_is_reported_and_not_trained_again(name: str, tmp_path: P
     assert content(folder) == content(RUNS / name)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, same_machine: bool):
     folder = copied(INTERRUPTED, tmp_path)
     assert not contrastive.Run(folder).summary
@@ -180,7 +180,7 @@ def test_an_export_loads_and_gives_the_same_features(form: str):
     CHECKED[form](EXPORTS / form)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("form", CHECKED)
 def test_a_finished_run_exports_to_the_same_features(form: str, tmp_path: Path):
     if form == "onnx":

@@ -208,7 +208,7 @@ print("all equal")
 """
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_exports_load_in_a_fresh_process_with_bit_equal_features(tmp_path):
     """First those that timm loads alone, then those that need the registration of a model."""
     threads = torch.get_num_threads()
@@ -343,7 +343,7 @@ def test_torchvision_has_no_timm_export(tmp_path):
         Torchvision(3, 32).export(str(tmp_path))
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_importing_the_packages_imports_neither_timm_nor_torch():
     code = (
         "import sys, contrastive.backbones; import contrastive.optimizers.rates as r;"

@@ -72,7 +72,7 @@ def test_onnxruntime_gives_torchs_features_for_any_batch(name, tmp_path):
     assert str(Path(onnx_module.__file__).parent).encode() not in (folder / "model.onnx").read_bytes()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_run_is_exported_from_the_command_line(tiny_run: Path, tmp_path: Path, capsys):
     out = tmp_path / "new" / "encoder"
     assert main(["export", str(tiny_run), "--format", "onnx", "--out", str(out)]) == 0

@@ -69,7 +69,7 @@ def grows_linearly(
     assert small <= 8 * 2 * b * n * IN_FEATURES, "a constant times rows and width"
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_the_largest_tensor_grows_with_the_number_of_patches(
     name: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch

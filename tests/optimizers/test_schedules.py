@@ -128,7 +128,7 @@ def test_a_wrong_schedule_gives_one_mistake(decay, message, tiny_recipe):
     assert str(refusal.value).count("weight_decay") <= 2
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_run_resumes_exactly_may_take_more_steps_and_never_more_epochs(tiny_recipe, tmp_path):
     sets = {**CONSTANT, **UNEVALUATED}
     whole = contrastive.run(tiny_recipe, sets, out=tmp_path / "whole")

@@ -36,7 +36,7 @@ def train(
     return passes.train(method, steps, augment, chunk)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_chunks_give_the_gradient_of_the_batch(name: str):
     agree(train(name, chunk=3), train(name))

@@ -68,7 +68,7 @@ def encoder_and_transform(folder: Path) -> tuple[torch.nn.Module, Any]:
     return net, timm.data.create_transform(**timm.data.resolve_model_data_config(net))
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "kind", "short_side"),
     [(28, "mixed", 28), (64, "equal", 64), (64, "larger", 73), (96, "mixed", 110)],
@@ -186,7 +186,7 @@ def test_a_damaged_record_is_refused(run_of_96, tmp_path):
         _ = contrastive.Run(damaged).transform
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_onnx_declares_the_transform_in_its_config_and_in_the_model(run_of_96, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -77,7 +77,7 @@ def test_a_run_of_an_earlier_version_recorded_no_weights(project):
     assert identity.is_finished_in(Path("run"))
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "counts"),
     [

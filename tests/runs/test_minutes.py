@@ -146,7 +146,7 @@ def test_ctrl_c_while_it_measures_leaves_nothing(tiny_recipe: Path, tmp_path: Pa
     assert {path.name for path in (tmp_path / "run").rglob("*")} <= {".lock", "checkpoints"}
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_minutes_too_short_for_one_epoch_name_some_that_are_not(tiny_recipe: Path, tmp_path: Path):
     with FakeClock().running():
         with pytest.raises(RecipeError, match=r"train\.minutes.*0\.2 is too short for one epoch") as refused:
@@ -156,7 +156,7 @@ def test_minutes_too_short_for_one_epoch_name_some_that_are_not(tiny_recipe: Pat
     assert run.summary["epochs"] == 1
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -175,7 +175,7 @@ def test_the_folder_refuses_another_length(
         contrastive.run(tiny_recipe, {**UNEVALUATED, **change}, out=tmp_path / "run")
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_run_without_its_plan_is_refused(tiny_recipe: Path, tmp_path: Path):
     sets = {**UNEVALUATED, "train.minutes": 1}
     with FakeClock().running():
@@ -187,7 +187,7 @@ def test_a_run_without_its_plan_is_refused(tiny_recipe: Path, tmp_path: Path):
             contrastive.run(tiny_recipe, sets, out=folder)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated_again_with_its_epochs(tiny_recipe: Path, tmp_path: Path):
     with FakeClock().running():
         sets = {"train.minutes": 1, "evaluate.linear": None}
@@ -199,7 +199,7 @@ def test_a_finished_run_is_evaluated_again_with_its_epochs(tiny_recipe: Path, tm
     assert_same(final_state(folder)["method"], before)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_images_that_are_held_are_decoded_once(tiny_recipe: Path, tmp_path: Path):
     loads: list[Any] = []
     load = MemoryTable.load

@@ -39,7 +39,7 @@ FREE: dict[str, dict[str, Any]] = {
 CONSTANT = {"optimizer.schedule": "constant", "evaluate.linear": None}
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", FREE)
 def test_what_may_change_while_a_run_is_under_way(
     changed: str, tiny_run: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -133,7 +133,7 @@ def test_a_schedule_that_spans_the_epochs_forbids_it_and_says_what_helps(
     assert (start - end).abs().max() < 1e-6, "it starts at the weights with which the other one ended"
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [(4, 10, None), (7, 14)], ids=["within epochs", "at their ends"])
 def test_a_finished_run_continues_with_more_steps(
     ends: tuple[int | None, ...], tiny_recipe: Path, tmp_path: Path
@@ -156,7 +156,7 @@ def test_a_finished_run_continues_with_more_steps(
     assert run.summary["wall_seconds"] > 0
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_more_steps_after_a_stop_on_the_way(tiny_run: Path, tiny_recipe: Path, tmp_path: Path):
     """Neither a stop in the last evaluation of the short run nor one in the longer run changes anything."""
     with interrupted_after(5), pytest.raises(Interrupted):  # in the evaluation after step 4
@@ -263,7 +263,7 @@ def test_a_forked_process_that_lives_on_holds_no_lock(tmp_path: Path):
         worker.kill()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_lock(tiny_recipe: Path, tmp_path: Path):
     """By processes of their own: while one writes a second one is refused; once it is killed, none is."""
     folder = tmp_path / "run"

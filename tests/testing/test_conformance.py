@@ -280,7 +280,7 @@ def test_a_check_draws_the_same_whatever_was_drawn_before():
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_one_process_of_two_that_dies_is_reported():
     with pytest.raises(CheckFailed, match="of two died with exit code 7"):
         two_processes(os._exit, 7)
@@ -377,7 +377,7 @@ def write_plugin(folder: Path, module: str, parameter: str = "") -> Path:
     return folder
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_command_passes_a_whole_plugin(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.path", list(sys.path))
     assert main(["plugin", "check", str(write_plugin(tmp_path / "whole", "flat_whole"))]) == 0

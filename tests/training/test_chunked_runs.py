@@ -35,7 +35,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> 
     return contrastive.run(tiny_recipe, CHUNKED, out=tmp_path_factory.mktemp("chunked") / "run").folder
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 6])
 def test_a_chunked_run_stopped_anywhere_ends_as_if_it_never_was(
     stop_after: int, undisturbed: Path, tiny_recipe: Path, tmp_path: Path
