@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from contrastive.comparison import Comparison
 from contrastive.kinds import SpansRun
+from contrastive.values import Progress
 
 Width = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -29,16 +30,27 @@ def new_prototypes(count: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.Linear(width, count, bias=False).weight.detach().clone())
 
 
+def freeze(prototypes: nn.Parameter, share: float, progress: Progress) -> None:
+    """Drop the gradient of the prototypes in the first share of a run."""
+    if progress.fraction < share:
+        prototypes.grad = None
+
+
 def cross_entropy(codes: Sequence[Tensor], logs: Sequence[Tensor]) -> Tensor:
     """Of each pair's assignments and logarithms of probabilities, [R, K] each: [pairs R]."""
     return torch.cat([-(code * log).sum(1) for code, log in zip(codes, logs, strict=True)])
 
 
-def once(rows: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """What a function makes of each pair's rows; pairs of a view share its rows, one tensor."""
+def together(rows: Sequence[Tensor], function: Callable[[list[Tensor]], Sequence[Tensor]]) -> list[Tensor]:
+    """What a function makes of all pairs' rows at once; pairs of a view share its rows, one tensor."""
     distinct = {id(x): x for x in rows}
-    results = {key: function(x) for key, x in distinct.items()}
+    results = dict(zip(distinct, function(list(distinct.values())), strict=True))
     return [results[id(x)] for x in rows]
+
+
+def once(rows: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """What a function makes of each pair's rows, computed once per view."""
+    return together(rows, lambda distinct: [function(x) for x in distinct])
 
 
 def mean_row(comparison: Comparison, x: Tensor) -> Tensor:
@@ -53,11 +65,12 @@ def even(comparison: Comparison, keys: Sequence[Tensor], scores: Callable[[Tenso
         keys: of each pair. Pairs of whole images share the keys of a view, as one tensor.
         scores: of keys [R, ...], divided by their temperature: [R, K].
     """
-    once = {id(key): key for key in keys}
-    together = torch.cat([scores(key) for key in once.values()])
-    codes = sinkhorn(together, gather=comparison.gather).split([len(key) for key in once.values()])
-    by_key = dict(zip(once, codes, strict=True))
-    return [by_key[id(key)] for key in keys]
+
+    def codes(distinct: list[Tensor]) -> Sequence[Tensor]:
+        logits = torch.cat([scores(key) for key in distinct])
+        return sinkhorn(logits, gather=comparison.gather).split([len(key) for key in distinct])
+
+    return together(keys, codes)
 
 
 @torch.no_grad()

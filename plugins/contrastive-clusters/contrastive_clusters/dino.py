@@ -29,6 +29,7 @@ from contrastive_clusters.assignments import (
     Width,
     cross_entropy,
     even,
+    freeze,
     mean_row,
     new_prototypes,
     once,
@@ -78,9 +79,7 @@ class DINOHead(Head):
         return F.linear(F.normalize(self.mlp(h), dim=-1), F.normalize(self.prototypes, dim=1))
 
     def before_step(self, progress: Progress) -> None:
-        """Drop the gradient of the prototypes while they are frozen."""
-        if progress.fraction < self.frozen:
-            self.prototypes.grad = None
+        freeze(self.prototypes, self.frozen, progress)
 
 
 class DINO(Loss):

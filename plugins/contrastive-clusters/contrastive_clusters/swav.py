@@ -27,6 +27,7 @@ from contrastive_clusters.assignments import (
     ShareOfRun,
     Width,
     cross_entropy,
+    freeze,
     new_prototypes,
     once,
     sinkhorn,
@@ -109,9 +110,7 @@ class SwAV(Loss):
         return self.queue.new_empty(0, self.queue.shape[2])
 
     def before_step(self, progress: Progress) -> None:
-        """Drop the gradient of the prototypes while they are frozen."""
-        if progress.fraction < self.frozen:
-            self.prototypes.grad = None
+        freeze(self.prototypes, self.frozen, progress)
 
     def after_batch(self, comparison: Comparison) -> None:
         """Put the keys of all processes into the queue; the oldest leave."""
