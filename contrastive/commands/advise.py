@@ -14,11 +14,10 @@ import numpy as np
 import torch
 import yaml
 from rich.console import Console
-from rich.text import Text
 
 from contrastive.build import Builder, Data, build
 from contrastive.commands.advice import Advice, Situation, advise
-from contrastive.commands.docstrings import hanging
+from contrastive.commands.docstrings import PROSE_WIDTH, hanging, print_lines
 from contrastive.commands.output import print_json
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.files import replace_folder, staging_folder, writable_by_user
@@ -29,8 +28,6 @@ from contrastive.text import percent, quantity
 
 #: Images that are decoded to learn how large they are.
 SAMPLE = 64
-#: Columns that prose fills at most, however wide the terminal is.
-_WIDTH = 100
 _TABLE_ENDING = ".parquet"
 _REMARK = "A ranking after a few minutes on small images says little about long runs on others."
 
@@ -154,25 +151,22 @@ def recipe_text(advice: Advice, situation: Situation) -> str:
 def render(report: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the situation, and each method with its reason, settings and file."""
     console = console or Console()
-    width = min(console.width, _WIDTH)
+    width = min(console.width, PROSE_WIDTH)
 
-    def line(text: str, bold: int = 0) -> None:
-        text_line = Text(text)
-        text_line.stylize("bold", 0, bold)
-        console.print(text_line, soft_wrap=True, highlight=False)
-
-    line(hanging("", _situation_text(report["situation"]), 0, width))
+    print_lines(console, hanging("", _situation_text(report["situation"]), 0, width))
     for number, each in enumerate(report["advice"], 1):
         heading = f"{number}. {each['method']}"
-        line(f"\n{heading}", bold=len(heading) + 1)
-        line(hanging("   why", each["reason"], 13, width))
-        line(hanging("   settings", _settings_text(each["recipe"]), 13, width))
-        line(hanging("   recipe", each["file"], 13, width))
-    line("")
+        print_lines(console, f"\n{heading}", bold=len(heading) + 1)
+        print_lines(console, hanging("   why", each["reason"], 13, width))
+        print_lines(console, hanging("   settings", _settings_text(each["recipe"]), 13, width))
+        print_lines(console, hanging("   recipe", each["file"], 13, width))
+    print_lines(console, "")
     files = " ".join(each["file"] for each in report["advice"])
-    line(hanging("", f"Then: contrastive run {report['advice'][0]['file']}", 0, width))
-    line(hanging("", f"or, to measure them on your data: contrastive compare {files}", 0, width))
-    line(hanging("", _REMARK, 0, width))
+    print_lines(console, hanging("", f"Then: contrastive run {report['advice'][0]['file']}", 0, width))
+    print_lines(
+        console, hanging("", f"or, to measure them on your data: contrastive compare {files}", 0, width)
+    )
+    print_lines(console, hanging("", _REMARK, 0, width))
 
 
 def _situation_text(own: Mapping[str, Any]) -> str:

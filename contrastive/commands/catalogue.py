@@ -12,9 +12,8 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.markup import escape
-from rich.text import Text
 
-from contrastive.commands.docstrings import hanging, terminal_text, without_marks
+from contrastive.commands.docstrings import PROSE_WIDTH, hanging, print_lines, terminal_text, without_marks
 from contrastive.commands.methods import list_methods, render_method, render_methods, show_method
 from contrastive.commands.output import print_json
 from contrastive.errors import PluginError, RecipeError, UsageError, did_you_mean
@@ -38,8 +37,6 @@ PLURALS = {
     {"loss": "losses", "negatives": "negatives"}.get(kind, f"{kind}s"): kind
     for kind in (*KINDS, RECIPE, METHOD)
 }
-#: Columns that prose fills at most, however wide the terminal is.
-_PROSE_WIDTH = 100
 
 
 def print_list(arguments: argparse.Namespace) -> int:
@@ -206,7 +203,7 @@ def render_list(listing: dict[str, list[dict[str, str]]], console: Console | Non
         for part in parts:
             provider = "" if part["provider"] == CORE else f" ({part['provider']} {part['version']})"
             summary = f"{without_marks(part['summary'])}{provider}"
-            _print(console, hanging(f"  {part['name']}", summary, column, console.width))
+            print_lines(console, hanging(f"  {part['name']}", summary, column, console.width))
         if not parts:
             console.print("  [dim]none installed[/dim]")
         if kind != list(listing)[-1]:
@@ -216,16 +213,16 @@ def render_list(listing: dict[str, list[dict[str, str]]], console: Console | Non
 def render_part(part: dict[str, Any], console: Console | None = None) -> None:
     """Print what :func:`show_part` returns: documentation, then each parameter."""
     console = console or Console()
-    width = min(console.width, _PROSE_WIDTH)
+    width = min(console.width, PROSE_WIDTH)
     provider = f"{part['provider']} {part['version']}"
     console.print(
         f"[bold]{part['kind']}: {part['name']}[/bold]  [dim]{escape(provider)}[/dim]", highlight=False
     )
-    _print(console, terminal_text(part["summary"], width))
+    print_lines(console, terminal_text(part["summary"], width))
     if "id" in part:
         console.print(f"its metrics carry the id [bold]{part['id']}[/bold]", highlight=False)
     if part["doc"]:
-        _print(console, f"\n{terminal_text(part['doc'], width, console.width)}")
+        print_lines(console, f"\n{terminal_text(part['doc'], width, console.width)}")
     if not part["parameters"]:
         console.print("\nno parameters")
         return
@@ -234,9 +231,9 @@ def render_part(part: dict[str, Any], console: Console | None = None) -> None:
         default = f"default {_value_text(parameter['default'])}" if "default" in parameter else "required"
         label = f"  {parameter['name']}"
         lines = hanging(label, f"{parameter['type']}; {default}", len(label) + 2, width)
-        _print(console, lines, bold=len(label))
+        print_lines(console, lines, bold=len(label))
         if parameter["doc"]:
-            _print(console, hanging("", without_marks(parameter["doc"]), 6, width))
+            print_lines(console, hanging("", without_marks(parameter["doc"]), 6, width))
 
 
 def _value_text(value: Any) -> str:
@@ -249,7 +246,7 @@ def render_recipe(recipe: dict[str, Any]) -> None:
     print(f"# {recipe['file']}, with every default")
     for file in recipe["extends"]:
         print(f"#   extends {file}")
-    print(write_yaml(recipe["recipe"], min(Console().width, _PROSE_WIDTH)), end="")
+    print(write_yaml(recipe["recipe"], min(Console().width, PROSE_WIDTH)), end="")
 
 
 def render_plugins(plugins: list[dict[str, Any]], console: Console | None = None) -> None:
@@ -263,12 +260,5 @@ def render_plugins(plugins: list[dict[str, Any]], console: Console | None = None
         rows += [("file", plugin["path"] or "none")]
         console.print(f"[bold]{escape(plugin['name'])} {escape(plugin['version'])}[/bold]", highlight=False)
         for label, text in rows:
-            _print(console, hanging(f"  {label}", text or "none", 11, console.width))
+            print_lines(console, hanging(f"  {label}", text or "none", 11, console.width))
     console.print("\n[dim]Plugins are code: they run with your rights.[/dim]", highlight=False)
-
-
-def _print(console: Console, lines: str, bold: int = 0) -> None:
-    """Print lines that are wrapped already, the first ``bold`` characters in bold."""
-    text = Text(lines)
-    text.stylize("bold", 0, bold)
-    console.print(text, soft_wrap=True, highlight=False)

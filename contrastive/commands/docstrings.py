@@ -1,10 +1,16 @@
-"""Docstrings as text for a terminal: wrapped to its width, without the marks of reStructuredText."""
+"""Prose and docstrings for a terminal: wrapped to its width, without the marks of reStructuredText."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+#: Columns that prose fills at most, however wide the terminal is.
+PROSE_WIDTH = 100
 
 #: ``:class:`X```, ``:class:`~a.b.X``` (which shows X alone) and ``:ref:`X <target>```.
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:`(~?)([^`<]+?)(?:\s*<[^`>]*>)?`")
@@ -26,6 +32,13 @@ def hanging(label: str, text: str, column: int, width: int) -> str:
     margin = " " * column
     lines = _wrap(text, max(width, column + 20), margin, margin)
     return "\n".join([f"{label:<{column}}{lines[0][column:]}", *lines[1:]]) if lines else label
+
+
+def print_lines(console: Console, lines: str, bold: int = 0, dim: bool = False) -> None:
+    """Print lines that are wrapped already, the first ``bold`` characters in bold."""
+    text = Text(lines, style="dim" if dim else "")
+    text.stylize("bold", 0, bold)
+    console.print(text, soft_wrap=True, highlight=False)
 
 
 def terminal_text(doc: str, width: int, table_width: int | None = None) -> str:

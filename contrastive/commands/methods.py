@@ -7,9 +7,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.text import Text
 
-from contrastive.commands.docstrings import hanging
+from contrastive.commands.docstrings import PROSE_WIDTH, hanging, print_lines
 from contrastive.errors import PluginError
 from contrastive.recipe import (
     FAMILIES,
@@ -28,8 +27,6 @@ from contrastive.text import quantity
 if TYPE_CHECKING:
     from contrastive.commands.outline import Outline
 
-#: Columns that prose fills at most, however wide the terminal is.
-_WIDTH = 100
 _RESULTS_PAGE = "docs/results.md"
 
 
@@ -112,23 +109,25 @@ def render_methods(methods: list[dict[str, Any]], console: Console | None = None
     for number, (family, members) in enumerate(groupby(methods, lambda method: method["family"])):
         if number:
             console.print()
-        _print(console, hanging(family, FAMILIES[family], len(family) + 2, console.width), bold=len(family))
+        print_lines(
+            console, hanging(family, FAMILIES[family], len(family) + 2, console.width), bold=len(family)
+        )
         for method in members:
-            _print(console, hanging(f"  {method['name']}", method["summary"], column, console.width))
-            _print(console, hanging("", source_text(method), column, console.width), dim=True)
+            print_lines(console, hanging(f"  {method['name']}", method["summary"], column, console.width))
+            print_lines(console, hanging("", source_text(method), column, console.width), dim=True)
 
 
 def render_method(method: Mapping[str, Any], console: Console | None = None) -> None:
     """Print what :func:`show_method` returns."""
     console = console or Console()
-    width = min(console.width, _WIDTH)
+    width = min(console.width, PROSE_WIDTH)
     title = f"{method['title']} ({method['name']})"
     heading = f"{title}  {method['family']}; {source_text(method)}"
-    _print(console, hanging("", heading, 0, width), bold=len(title))
-    _print(console, hanging("", method["summary"], 0, width))
+    print_lines(console, hanging("", heading, 0, width), bold=len(title))
+    print_lines(console, hanging("", method["summary"], 0, width))
     if paper := method["paper"]:
         reference = f"{paper['title']}. {paper['address'] or ''}".rstrip()
-        _print(console, hanging("", reference, 0, width), dim=True)
+        print_lines(console, hanging("", reference, 0, width), dim=True)
     for part in method["composition"] or ():
         rows = dict(part)
         heading = f"objective {rows.pop('objective')}" if "objective" in rows else "composition"
@@ -137,10 +136,10 @@ def render_method(method: Mapping[str, Any], console: Console | None = None) -> 
         note = (
             "Composition and costs follow from its recipe, which needs its plugins (contrastive plugin list)."
         )
-        _print(console, hanging("", f"\n{note}", 0, width))
+        print_lines(console, hanging("", f"\n{note}", 0, width))
     _heading_line(console, "formula")
-    _print(console, "\n".join(f"  {line}" for line in method["formula"].splitlines()))
-    _print(console, hanging("", method["symbols"], 2, width), dim=True)
+    print_lines(console, "\n".join(f"  {line}" for line in method["formula"].splitlines()))
+    print_lines(console, hanging("", method["symbols"], 2, width), dim=True)
     for heading, sentences in (
         ("when to use it", [method["use"]]),
         ("what it costs", method["costs"]),
@@ -176,22 +175,15 @@ def measured_text(result: Mapping[str, Any]) -> str:
 def _block(console: Console, width: int, heading: str, rows: Iterable[tuple[str, str]]) -> None:
     _heading_line(console, heading)
     for label, text in rows:
-        _print(console, hanging(f"  {label}", text, 13, width))
+        print_lines(console, hanging(f"  {label}", text, 13, width))
 
 
 def _sentences(console: Console, width: int, heading: str, sentences: Iterable[str]) -> None:
     for number, sentence in enumerate(sentences):
         if number == 0:
             _heading_line(console, heading)
-        _print(console, hanging("", sentence, 2, width))
+        print_lines(console, hanging("", sentence, 2, width))
 
 
 def _heading_line(console: Console, heading: str) -> None:
-    _print(console, f"\n{heading}", bold=len(heading) + 1)
-
-
-def _print(console: Console, lines: str, bold: int = 0, dim: bool = False) -> None:
-    """Print lines that are wrapped already, the first ``bold`` characters in bold."""
-    text = Text(lines, style="dim" if dim else "")
-    text.stylize("bold", 0, bold)
-    console.print(text, soft_wrap=True, highlight=False)
+    print_lines(console, f"\n{heading}", bold=len(heading) + 1)
