@@ -29,7 +29,6 @@ from torch import nn
 from benchmarks.children import Contender
 from benchmarks.command import seconds_of_steps
 from benchmarks.harness import Case, Measure, Row, pair, stopwatch
-from contrastive.device import cpu_features
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 
@@ -281,6 +280,8 @@ def fastest_variant(folder: str, stem: str) -> Variant:
 
     bf16 is among them if the CPU has instructions for it; without them it takes many times as long.
     """
+    from contrastive.device import cpu_features  # which an older checkout lacks
+
     has_bf16 = not {"avx512_bf16", "amx_tile"}.isdisjoint(cpu_features())
     precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
 
