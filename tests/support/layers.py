@@ -19,7 +19,7 @@ FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
     "monitors", "lazy", "moved", "timm_models", "paths", "convolutions", "schedules", "views",
-    "interrupts", "rendezvous", "device_draws", "wait_policy", "ring",
+    "interrupts", "rendezvous", "device_draws", "wait_policy", "ring", "similarity",
 }  # fmt: skip
 
 #: The Python files directly in the package.

@@ -3,7 +3,7 @@
 Sources: Sablayrolles et al. 2019, "Spreading vectors for similarity search"; Oquab et al. 2024, "DINOv2".
 
 Shape letters: b images of a process's batch, B of all processes, n rows of an image in a view (1 at level
-image), D embedding width, R rows, r rows of a slice.
+image), D embedding width, R rows.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from torch import Tensor
 
 from contrastive.comparison import Comparison
 from contrastive.parts import Loss
+from contrastive.similarity import most_similar
 
-#: Similarities that the search for neighbours holds at a time: on the CPU as many as fit its caches.
-_SIMILARITIES = {"cpu": 2**18, "cuda": 2**24, "mps": 2**24}
 #: What the authors of DINOv2 add to each difference, and to the distance.
 _LEAST = 1e-8
 
@@ -39,22 +38,6 @@ def _closeness(comparison: Comparison, z: Tensor) -> Tensor:
     """-log of the distance of each row [b n, D] of a view to its nearest neighbour: [b n]."""
     everyone = comparison.gather(z)  # [B n, D]
     own = comparison.local(torch.arange(len(everyone), device=z.device))
-    neighbour = everyone[_most_similar(z, everyone, own)]
+    _, nearest = most_similar(z, everyone, own=own)
+    neighbour = everyone[nearest.squeeze(1)]
     return -((z - neighbour + _LEAST).norm(dim=1) + _LEAST).log()
-
-
-@torch.no_grad()
-def _most_similar(rows: Tensor, candidates: Tensor, own: Tensor) -> Tensor:
-    """The most similar candidate of each row that is not the row itself, [R]; slice by slice.
-
-    Args:
-        rows: [R, D].
-        candidates: [B n, D].
-        own: indices of the rows among the candidates, [R].
-    """
-    height = max(1, _SIMILARITIES[rows.device.type] // len(candidates))
-    nearest = []
-    for part, index in zip(rows.split(height), own.split(height), strict=True):
-        similarities = part @ candidates.T  # [r, B n]
-        nearest.append(similarities.scatter_(1, index[:, None], -torch.inf).argmax(1))
-    return torch.cat(nearest)

@@ -17,7 +17,7 @@ from contrastive.errors import UsageError
 from contrastive.kinds import InFeatures
 from contrastive.parts import Loss
 from contrastive.ring import RingBuffer
-from contrastive_neighbours.support_set import most_similar
+from contrastive.similarity import most_similar
 
 
 class MSF(Loss):
@@ -65,7 +65,7 @@ class MSF(Loss):
 
     def _distance(self, q: Tensor, k: Tensor, candidates: Tensor, valid: Tensor) -> Tensor:
         """The mean squared distance of queries [b, D] to the neighbours of their keys [b, D]: [b]."""
-        similarity, index = most_similar(k, candidates, valid, self.k)
+        similarity, index = most_similar(k, candidates, self.k, valid=valid)
         exists = ~similarity.isinf()  # [b, k]; the batch and the bank may hold fewer
         distances = 2 - 2 * (q[:, None] * candidates[index]).sum(2)
         return (distances * exists).sum(1) / exists.sum(1)

@@ -58,7 +58,7 @@ def test_slices_of_a_large_look_up_give_what_one_gives(monkeypatch: pytest.Monke
     support.push(F.normalize(random(40, D), dim=1))
     keys = random(33, D, seed=1)
     whole = support.nearest(keys, 3)
-    monkeypatch.setattr("contrastive_neighbours.support_set._SIMILARITIES", {"cpu": 7 * 50})
+    monkeypatch.setattr("contrastive.similarity._SIMILARITIES", {"cpu": 7 * 50})
     assert torch.equal(support.nearest(keys, 3), whole)
 
 
