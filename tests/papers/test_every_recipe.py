@@ -1,4 +1,4 @@
-"""The recipe of every method: stopped runs, in every form and precision, and numbers of processes."""
+"""The recipe of every method: stopped and killed runs, forms, precisions, and numbers of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import contrastive
 from contrastive.errors import Interrupted
 from contrastive.recipe import method_entries
 from tests.runs.test_runs import assert_same_run
-from tests.support.tiny import UNEVALUATED, interrupted_after
+from tests.support.tiny import UNEVALUATED, interrupted_after, kill_after
 
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {"train.max_steps": 6},
@@ -48,6 +48,17 @@ def test_a_stopped_run_ends_as_if_it_never_was(name: str, form: str, tiny_data: 
         contrastive.run(name, sets, out=tmp_path / "stopped")
     contrastive.run(name, sets, out=tmp_path / "stopped", resume="must")
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", world_size.METHODS)
+def test_a_killed_run_goes_on_from_its_last_epoch(name: str, tiny_data: Path, tmp_path: Path):
+    sets = {**settings(name, tiny_data, tmp_path), "train.checkpoint_every": 1, "train.max_steps": 10}
+    contrastive.run(name, sets, out=tmp_path / "whole")
+    kill_after(9, name, sets, tmp_path / "killed")
+    assert [path.name for path in (tmp_path / "killed/checkpoints").iterdir()] == ["step_00000007"]
+    contrastive.run(name, sets, out=tmp_path / "killed", resume="must")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.slow

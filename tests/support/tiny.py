@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+import contrastive
 from contrastive.training import MetricsFile
 
 RECIPE = """\
@@ -63,15 +65,28 @@ def write_recipe(folder: Path, root: Path) -> Path:
 
 
 @contextmanager
-def interrupted_after(lines: int) -> Iterator[None]:
-    """Sends SIGINT once a run has written N lines of metrics.jsonl, in whatever phase it is then."""
+def interrupted_after(lines: int, number: signal.Signals = signal.SIGINT) -> Iterator[None]:
+    """Sends a signal once a run has written N lines of metrics.jsonl, in whatever phase it is then."""
     append, seen = MetricsFile.append, []
 
     def append_and_stop(self: MetricsFile, line: Any) -> None:
         append(self, line)
         seen.append(line)
         if len(seen) == lines:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     with mock.patch.object(MetricsFile, "append", append_and_stop):
         yield
+
+
+def kill_after(lines: int, recipe: str, sets: Mapping[str, Any], out: Path) -> None:
+    """Start a run in a process of its own, which is killed once it has written N lines of metrics.jsonl."""
+    process = get_context("spawn").Process(target=_run_until_killed, args=(lines, recipe, sets, out))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _run_until_killed(lines: int, recipe: str, sets: Mapping[str, Any], out: Path) -> None:
+    with interrupted_after(lines, signal.SIGKILL):
+        contrastive.run(recipe, sets, out=out)
