@@ -40,6 +40,7 @@ def test_every_family_has_a_table_on_one_page():
     assert sorted(families) == sorted(FAMILIES)
 
 
+@pytest.mark.ci
 def test_text_outside_of_the_marks_stays():
     name, entry = next(iter(shipped_methods().items()))
     text = f"# Title\n\n{method_pages._MARKS}\nNotes by hand.\n"

@@ -67,6 +67,7 @@ def test_other_buffers_keep_their_size():
 def test_a_run_whose_buffers_grew_is_read_again(recipe: str, loss: dict, buffer: str, tmp_path: Path):
     sets = {
         **loss,
+        "dataset": {"name": "subset", "of": "fashion_mnist_sample", "train": 128, "test": 64},
         "train.batch_size": 32,
         "train.max_steps": 2,
         "evaluate.knn.k": 5,
