@@ -31,6 +31,7 @@ NAMES = (
     "decoding",
     "end_to_end",
     "fidelity",
+    "freed_memory",
     "knn",
     "losses",
     "losses_large",

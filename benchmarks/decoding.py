@@ -22,7 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks.harness import Case, Measure, Row, first_module, pair, stopwatch
+from benchmarks.harness import Case, Measure, Row, first_module, keep_freed_memory, pair, stopwatch
 from contrastive.augmentations import Pipeline, RandomResizedCrop, SimCLR
 from contrastive.data import TrainLoader, augment
 from contrastive.datasets import ImageFolder
@@ -154,6 +154,7 @@ def cases() -> Iterator[Case]:
 
 
 def rows() -> Iterator[Row]:
+    keep_freed_memory()  # as commands do; here for both sides
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for long, short, files in PHOTOGRAPHS:

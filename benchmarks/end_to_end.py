@@ -28,7 +28,7 @@ from torch import nn
 
 from benchmarks.children import Contender
 from benchmarks.command import seconds_of_steps
-from benchmarks.harness import Case, Measure, Row, pair, stopwatch
+from benchmarks.harness import Case, Measure, Row, keep_freed_memory, pair, stopwatch
 from contrastive.recipe import load_recipe
 from contrastive.registry import load_registry
 
@@ -158,7 +158,8 @@ def steps_of(engine: Engine) -> Callable[[], None]:
 
 
 def our_turns(dataset: str, precision: str, stem: str) -> Measure:
-    """Steps with loading and augmentation."""
+    """Steps with loading and augmentation, in a process that keeps freed memory as a command does."""
+    keep_freed_memory()
     return turns(steps_of(engine_of(recipe_of(dataset, precision, stem))))
 
 
@@ -172,6 +173,7 @@ def ready_steps(dataset: str, precision: str, stem: str) -> Callable[[], None]:
 
 
 def synthetic_turns(dataset: str, precision: str, stem: str) -> Measure:
+    keep_freed_memory()
     return turns(ready_steps(dataset, precision, stem))
 
 

@@ -93,6 +93,13 @@ def stopwatch(call: Callable[[], object], clock: Callable[[], float] = time.perf
     return measure
 
 
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, as commands do."""
+    from contrastive import freed_memory  # which an older checkout lacks
+
+    freed_memory.keep_freed_memory()
+
+
 def pair(
     case: Case,
     theirs: Measure,

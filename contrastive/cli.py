@@ -12,11 +12,16 @@ from typing import Any
 
 from contrastive import interrupts
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
+from contrastive.freed_memory import keep_freed_memory
 from contrastive.kinds import KINDS
 from contrastive.wait_policy import set_wait_policy
 
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
 _PROTOCOL = "a protocol of the run, or any other (finetune); may be repeated"
+_ENCODER = (
+    "a run folder, an exported folder, a file of weights, a timm model with its tag "
+    "(vit_small_patch14_dinov2.lvd142m), or hf_hub:OWNER/NAME"
+)
 _SET = "override a key of the recipe (train.epochs=2) with a YAML value; may be repeated"
 
 
@@ -30,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.parser.print_help(sys.stderr)
         return UsageError.exit_code
     set_wait_policy()
+    keep_freed_memory()
     with interrupts.guard(owns_process=argv is None):
         try:
             return resolve_name(f"contrastive.commands.{arguments.command}")(arguments)
@@ -133,10 +139,11 @@ def _parser() -> argparse.ArgumentParser:
     listing = command(
         "list",
         "catalogue:print_list",
-        "list parts, shipped recipes or methods with one-line summaries",
+        "list parts, shipped recipes, methods or encoders with one line each",
         json_flag=True,
     )
-    listing.add_argument("kind", metavar="KIND", nargs="?", help=f"{kinds}, recipe, method")
+    listing.add_argument("kind", metavar="KIND", nargs="?", help=f"{kinds}, recipe, method, encoder")
+    listing.add_argument("pattern", metavar="PATTERN", nargs="?", help="of encoders: 'vit_small*'")
 
     show = command(
         "show",
@@ -188,15 +195,15 @@ def _parser() -> argparse.ArgumentParser:
         help="steps to measure, after a few warm-up steps (default: 20)",
     )
 
-    evaluate = command("evaluate", "evaluate:main", "evaluate the encoder of a run", json_flag=True)
-    evaluate.add_argument("run", metavar="RUN", help="a run folder")
+    evaluate = command("evaluate", "evaluate:main", "compute the metrics of an encoder", json_flag=True)
+    evaluate.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
     evaluate.add_argument("--protocol", action="append", default=[], metavar="NAME", help=_PROTOCOL)
     overrides(evaluate)
 
     embed = command(
         "embed", "embed:main", "write the features of every image to a parquet file", json_flag=True
     )
-    embed.add_argument("run", metavar="RUN", help="a run folder")
+    embed.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
     embed.add_argument("--out", metavar="FILE.parquet", required=True, help="the table to write")
     embed.add_argument(
         "--output",
@@ -214,8 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     overrides(embed)
 
-    export = command("export", "export:main", "write the backbone of a run as a file for other programs")
-    export.add_argument("run", metavar="RUN", help="a run folder")
+    export = command("export", "export:main", "write an encoder as files for other programs")
+    export.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
+    overrides(export)
     export.add_argument(
         "--format",
         choices=("timm", "onnx"),
@@ -227,14 +235,15 @@ def _parser() -> argparse.ArgumentParser:
     compare = command(
         "compare",
         "compare.command:main",
-        "train recipes over several seeds and report the differences",
+        "train recipes over several seeds and report the differences, also to encoders from elsewhere",
         json_flag=True,
     )
     compare.add_argument(
         "targets",
-        metavar="RECIPE_OR_RUN",
+        metavar="RECIPE_OR_ENCODER",
         nargs="+",
-        help="a recipe file or name, a grid file, or the folder of a finished run; the first is the baseline",
+        help="a recipe file or name, a grid file, the folder of a finished run, or an encoder from elsewhere "
+        "(an exported folder, a file of weights, a timm model, hf_hub:OWNER/NAME); the first is the baseline",
     )
     compare.add_argument(
         "--seeds",

@@ -37,7 +37,7 @@ TRAINING_MUST_NOT = {
 #: Imported by commands that must answer at once.
 WITHOUT_TORCH = {
     "kinds", "errors", "hookspecs", "text", "lazy", "moved", "registry", "recipe", "runs.display",
-    "cli", "__init__", "interrupts", "wait_policy",
+    "cli", "__init__", "interrupts", "wait_policy", "freed_memory",
 }  # fmt: skip
 
 

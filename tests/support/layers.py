@@ -19,7 +19,7 @@ FRONT_DOOR = {"__init__", "__main__", "cli"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
     "monitors", "lazy", "moved", "timm_models", "paths", "convolutions", "schedules", "views",
-    "interrupts", "rendezvous", "device_draws", "wait_policy", "ring", "similarity",
+    "interrupts", "rendezvous", "device_draws", "wait_policy", "freed_memory", "ring", "similarity",
 }  # fmt: skip
 
 #: The Python files directly in the package.
@@ -73,6 +73,7 @@ IMPORTS: dict[str, set[str]] = {
     "distributed": {"errors", "rendezvous"},
     "rendezvous": set(),
     "wait_policy": set(),
+    "freed_memory": set(),
     "device_draws": {"rng"},
     "interrupts": {"errors"},
     "schedules": {"kinds", "values"},
