@@ -68,6 +68,13 @@ TEACHERS: dict[str, tuple[str, tuple[int, int, int]]] = {
 }
 #: Recipes that continue a network trained elsewhere. Here they start a new one, whose steps are the same.
 CONTINUATIONS = {"dinov2_gram"}
+#: Recipe that starts from weights that are downloaded -> what it has in their place.
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "adapt": {
+        "backbone.pretrained": False,
+        "objectives.anchor.target": {"name": "stock", "model": "vit_tiny_patch16_224"},
+    },
+}
 #: Recipes that are left out, as recipes of the same names on the sample take the same steps: large
 #: transformers take minutes each to build, and one recipe whitens as many dimensions as a batch has images.
 LEFT_OUT = {"cifar10/w_mse"} | {
@@ -145,6 +152,9 @@ def load(name: str) -> list[tuple[str, Recipe]]:
     if recipe in TEACHERS:
         key, form = TEACHERS[recipe]
         sets = {**sets, key: _teacher(*form)}
+    if recipe in PRETRAINED:
+        weights = {"objectives.anchor.target.weights": _teacher(3, 112, 14)}
+        sets = {**sets, **PRETRAINED[recipe], **weights}
     if recipe in CONTINUATIONS:
         sets = {**sets, "backbone.weights": None}
     cells = load_cells(recipe, {**OVERRIDES, **sets})

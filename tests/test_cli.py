@@ -70,9 +70,9 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["embed", "--out", "f.parquet"], ["export", "--out", "e"]])
-def test_a_folder_that_is_no_run_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]):
+def test_a_folder_that_is_no_encoder_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]):
     Path("data").mkdir()
-    assert "not a run folder" in refused(capsys, command[0], "data", *command[1:])
+    assert "data is not an encoder; name a run folder, " in refused(capsys, command[0], "data", *command[1:])
 
 
 def test_unknown_protocols_and_parts_come_with_a_remedy(tiny_run: Path, capsys: pytest.CaptureFixture[str]):

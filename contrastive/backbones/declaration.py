@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contrastive.parts import EvaluationTransform
+from contrastive.parts import ImageTransform, TimmTransform, transform_of_record
 from contrastive.paths import user_path
 
 #: Key of an export's config.json that holds the transform; exports of earlier versions lack it.
@@ -30,7 +30,7 @@ features = encoder(transform(image)[None])
 """
 
 
-def declare_transform(folder: Path, transform: EvaluationTransform) -> None:
+def declare_transform(folder: Path, transform: ImageTransform) -> None:
     """Write into an export's config.json and README.md how images are resized and cropped for it.
 
     timm's transform for the encoder then does the same. What the folder declared before is replaced. A folder
@@ -65,6 +65,7 @@ class DeclaredNetwork:
     mean: list[float] | None
     std: list[float] | None
     image_size: int | None  # pixels
+    licence: str | None
 
 
 def declared_network(path: str | Path) -> DeclaredNetwork | None:
@@ -86,7 +87,19 @@ def declared_network(path: str | Path) -> DeclaredNetwork | None:
         _unless_all(cfg.get("mean"), 0),
         _unless_all(cfg.get("std"), 1),
         int(size[-1]) if isinstance(size, list) and size else None,
+        str(cfg["license"]) if cfg.get("license") else None,
     )
+
+
+def declared_transform(path: str | Path, size: int) -> ImageTransform:
+    """How a folder's config.json says that images are resized and cropped, for an input of ``size`` pixels:
+    as in the evaluation of the run that exported it, or by timm's rule."""
+    folder = user_path(path)
+    config = _config(folder)
+    if KEY in config:
+        return transform_of_record(config[KEY], str(folder / "config.json")).at(size)
+    cfg = config.get("pretrained_cfg")
+    return TimmTransform.of(size, cfg if isinstance(cfg, dict) else {})
 
 
 def _unless_all(values: Any, value: float) -> list[float] | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from contrastive.backbones.declaration import KEY
 from contrastive.errors import ContrastiveError, UsageError, one_line
-from contrastive.parts import Backbone, EvaluationTransform
+from contrastive.parts import Backbone, EvaluationTransform, ImageTransform
 from contrastive.text import quantity
 
 #: Largest difference from torch in any feature, in units of the largest feature if that is above 1.
@@ -33,7 +33,7 @@ def export_onnx(
     channels: int,
     size: int,
     about: Mapping[str, Any] | None = None,
-    transform: EvaluationTransform | None = None,
+    transform: ImageTransform | None = None,
 ) -> Path:
     """Write ``model.onnx`` and ``config.json`` into ``folder``, both or neither; ``backbone`` stays as it is.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -13,8 +13,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from contrastive.backbones.declaration import declare_omissions, declare_transform
+from contrastive.backbones.declaration import declare_omissions, declare_transform, declared_network
 from contrastive.backbones.options import refuse_unused
+from contrastive.backbones.pretrained import (
+    Pretrained,
+    explaining_downloads,
+    is_hub_name,
+    per_channel,
+    pretrained_weights,
+    record_of,
+)
 from contrastive.backbones.probe import OTHER_SIZE, feature_width
 from contrastive.backbones.tokens import (
     Replace,
@@ -26,7 +34,7 @@ from contrastive.backbones.tokens import (
 )
 from contrastive.backbones.weights import State, WeightsFile, load_weights
 from contrastive.errors import SizeError, UsageError, did_you_mean
-from contrastive.kinds import ImageSize, InChannels
+from contrastive.kinds import Addition, ImageSize, InChannels
 from contrastive.parts import Backbone, EvaluationTransform, Hiding
 from contrastive.views import Tokens, View
 
@@ -42,7 +50,7 @@ import timm
 {registration}
 encoder = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
 ```
-{tokens}{note}"""
+{tokens}{note}{licence}"""
 _TOKENS = """
 Tokens: `{call}` gives [b, {prefix} + N, {width}]: {prefix} tokens of the whole image, then the N patches,
 row by row.
@@ -51,24 +59,31 @@ _NOTE = """
 The one import is needed because timm itself has no `{architecture}`: `contrastive.timm_models` registers it
 (`pip install contrastive-framework`). `contrastive.load_backbone("PATH/TO/THIS/FOLDER")` does both.
 """
+_LICENCE = """
+Its weights are, or began as, weights under this licence: {licence}.
+"""
 
 
 class Timm(Backbone):
     """Any timm model by name, without its classifier; ResNets with a stem for small images.
 
     Args:
-        model: name of a timm architecture (``timm.list_models()``); never downloads weights.
+        model: name of a timm architecture (``timm.list_models()``), or with ``pretrained: true`` of a
+            repository, such as ``hf_hub:timm/resnet18.a1_in1k``.
         stem: ``standard``: as timm builds it; ``small``: a 3x3 stem without max-pooling (SimCLR,
             Appendix B.9), for resnet10, 18, 34, 50, 101 and 152.
         weights: initial weights: an exported backbone folder, or a .safetensors, .pt, .pth, .ckpt, .tar or
             .bin file. ``{path: FILE, prefix: encoder_q}`` chooses if it holds several networks.
-        mean: subtracted from inputs in [0, 1]: one value per channel, or one for all (SimCLR: none).
-        std: divisor of inputs: one value per channel, or one for all.
+        pretrained: true: the weights that timm prefers for this model, from its cache or a download; a tag:
+            those of this tag, such as ``lvd142m``.
+        mean: subtracted from inputs in [0, 1]: one value per channel, or one for all (SimCLR: none); null:
+            that of the pretrained weights, or nothing.
+        std: divisor of inputs, likewise.
         options: more arguments of the timm model, e.g. ``{width: 0.5, stem_stride: 2}`` for small
             stems, ``{patch_size: 4}`` for vision transformers.
 
-    Raises UsageError for an unknown model, a name of pretrained weights, an unknown or unused option, an
-    unsupported image size, or weights that do not match.
+    Raises UsageError for an unknown model, a model named with its tag, an unknown or unused option, an
+    unsupported image size, or weights that do not match or are not there.
     """
 
     mean: Tensor | None  # [C, 1, 1]
@@ -84,19 +99,29 @@ class Timm(Backbone):
         mean: list[float] | None = None,
         std: list[Annotated[float, Field(gt=0)]] | None = None,
         options: dict[str, Any] = {},  # noqa: B006 - read, never changed
+        pretrained: Annotated[bool | str, Addition()] = False,
     ) -> None:
         super().__init__()
-        self.name = name = _architecture(model, stem)
+        self.pretrained = _pretrained(model, stem, weights, pretrained)
+        self.name = name = self.pretrained.architecture if self.pretrained else _architecture(model, stem)
         self.replace: Replace | None = None
         self.in_channels, self.image_size = in_channels, image_size
-        self.arguments = _arguments(name, in_channels, image_size, options)
-        self.net = _create(name, self.arguments, options)
+        record = self.pretrained.record if self.pretrained else record_of(name)
+        self.arguments = _arguments(record, in_channels, image_size, options)
+        self.net = _create(name, self.arguments, options, self.pretrained)
         _check_patches(self.net, name, image_size)
         remedy = _size_remedy(self.net, options)
         self.features = feature_width(self.net, name, in_channels, image_size, remedy)
         if weights is not None:
             classifiers, stems = (_module_names(self.net, key) for key in ("classifier", "first_conv"))
             self.notes = load_weights(self.net, weights, classifiers, _convert, stems)
+        self.licence = self.pretrained.licence if self.pretrained else _licence_of(weights)
+        if self.pretrained:
+            self.notes = (f"weights: {self.pretrained.address}",)
+            mean = mean or per_channel(self.pretrained.record["mean"], in_channels)
+            std = std or per_channel(self.pretrained.record["std"], in_channels)
+        if self.licence:
+            self.notes = (*self.notes, f"licence of the weights: {self.licence}")
         for key, values in (("mean", mean), ("std", std)):
             buffer = None if values is None else torch.tensor(_per_channel(key, values, in_channels))
             self.register_buffer(key, None if buffer is None else buffer[:, None, None], persistent=False)
@@ -203,6 +228,7 @@ class Timm(Backbone):
             "mean": self._values(self.mean, 0.0),
             "std": self._values(self.std, 1.0),
             "num_classes": 0,
+            **({"license": self.licence} if self.licence else {}),
         }
 
     def _values(self, buffer: Tensor | None, default: float) -> tuple[float, ...]:
@@ -220,6 +246,7 @@ class Timm(Backbone):
             registration="import contrastive.timm_models\n" if needs_import else "",
             tokens=self._token_note(),
             note=_NOTE.format(architecture=cfg["architecture"]) if needs_import else "",
+            licence=_LICENCE.format(licence=self.licence) if self.licence else "",
         )
 
     def _token_note(self) -> str:
@@ -231,6 +258,31 @@ class Timm(Backbone):
         if norms_after_pooling(self.net):
             call = f"encoder.fc_norm({call})"
         return _TOKENS.format(call=call, prefix=prefix, width=self.net.num_features)
+
+
+def _pretrained(
+    model: str, stem: str, weights: Path | WeightsFile | None, pretrained: bool | str
+) -> Pretrained | None:
+    """The weights that a model starts from by name; None if by file or from scratch.
+
+    Raises UsageError if there are none, or ``weights`` or a small stem are set, too.
+    """
+    if not pretrained:
+        if is_hub_name(model):
+            raise UsageError(f"'{model}' is a repository of pretrained weights; set pretrained: true.")
+        return None
+    if weights is not None:
+        raise UsageError("weights and pretrained are both set; remove one.")
+    if stem != "standard":
+        raise UsageError(f"no pretrained weights have the stem '{stem}'; set stem: standard.")
+    return pretrained_weights(model if is_hub_name(model) else _architecture(model, stem), pretrained)
+
+
+def _licence_of(weights: Path | WeightsFile | None) -> str | None:
+    """The licence that a folder of weights declares."""
+    path = weights.path if isinstance(weights, WeightsFile) else weights
+    declaration = None if path is None else declared_network(path)
+    return None if declaration is None else declaration.licence
 
 
 def _architecture(model: str, stem: str) -> str:
@@ -260,58 +312,73 @@ def _refuse_pretrained(model: str, architectures: Sequence[str]) -> None:
 
     source, colon, address = model.partition(":")
     name, _, tag = (address or source).rstrip("/").rpartition("/")[2].partition(".")
-    remedy = "Set model to a plain name and weights to a local file; without weights it starts from scratch."
-    if name in architectures:
-        remedy = f"Set model: {name} and weights: FILE; without weights it starts from scratch."
     if source.lower() == "local-dir":
         raise UsageError(
             f"'{model}' is a folder of weights, not a model. Set weights: {address or 'FOLDER'}, and model to"
             " the architecture that its config.json names; without weights it starts from scratch."
         )
     if colon or "/" in model:
+        plain = f"model: {name}" if name in architectures else "model to a plain name"
         raise UsageError(
-            f"'{model}' is an address of pretrained weights, which are not loaded by name. {remedy}"
+            f"'{model}' is an address of pretrained weights. Set model: hf_hub:OWNER/NAME and pretrained: "
+            f"true, or {plain} and weights: FILE; without them it starts from scratch."
         )
     if tag and name in architectures:
         tags = [each.partition(".")[2] for each in list_pretrained(f"{name}.*")]
         listing = "" if tag in tags else f" (timm lists {', '.join(tags) or 'none'})"
         raise UsageError(
-            f"'{model}' is {name} with the pretrained weights of the tag '{tag}'{listing}, which are not"
-            f" loaded by name. {remedy}"
+            f"'{model}' is {name} with the pretrained weights of the tag '{tag}'{listing}."
+            f" Set model: {name} and pretrained: {tag}; without pretrained it starts from scratch."
         )
     if current := get_deprecated_models().get(model):
+        plain, _, tag = current.partition(".")
         raise UsageError(
-            f"'{model}' is timm's old name of '{current}'; if you want its pretrained weights, which are not"
-            f" loaded by name, set model: {current.partition('.')[0]} and weights: FILE."
+            f"'{model}' is timm's old name of '{current}'; set model: {plain}"
+            + (f", and pretrained: {tag} if you want its weights." if tag else ".")
         )
 
 
-def _arguments(name: str, in_channels: int, image_size: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the model; ``img_size`` only if it has a fixed size that differs from ``image_size``."""
-    import timm
+def _arguments(
+    record: Mapping[str, Any], in_channels: int, image_size: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments of the model; ``img_size`` only if it has a fixed size that differs from ``image_size``.
 
+    Args:
+        record: timm's of the model's checkpoint.
+    """
     arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels}
     clashes = sorted(arguments.keys() & options.keys())
     if clashes:
         raise UsageError(f"backbone options: '{clashes[0]}' follows from the data; remove it.")
     downloads = [key for key in options if key.startswith("pretrained") or key == "checkpoint_path"]
     if downloads:
-        raise UsageError(f"backbone options: '{downloads[0]}' is not allowed; set 'weights' to a local file.")
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg and cfg.fixed_input_size and tuple(cfg.input_size[1:]) != (image_size, image_size):
+        raise UsageError(
+            f"backbone options: '{downloads[0]}' is not allowed; set 'pretrained' of the backbone, or "
+            "'weights' to a local file."
+        )
+    if record.get("fixed_input_size") and tuple(record["input_size"][1:]) != (image_size, image_size):
         arguments["img_size"] = image_size
     return arguments | options
 
 
-def _create(name: str, arguments: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+def _create(
+    name: str, arguments: dict[str, Any], options: dict[str, Any], pretrained: Pretrained | None
+) -> nn.Module:
     import timm
 
     try:
-        net = timm.create_model(name, **arguments)
+        if pretrained is None:
+            net = timm.create_model(name, **arguments)
+        else:
+            with explaining_downloads(pretrained.address):
+                net = timm.create_model(pretrained.address, pretrained=True, **arguments)
+    except UsageError:
+        raise
     except Exception as error:  # a wrong option fails in the model's own code: KeyError, AttributeError, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(f"timm cannot build {name} with {arguments}: {reason}") from error
-    refuse_unused(net, name, options, lambda others: timm.create_model(name, **(arguments | others)))
+    own = dict(pretrained.arguments) if pretrained else {}
+    refuse_unused(net, name, options, lambda others: timm.create_model(name, **(own | arguments | others)))
     return net
 
 

@@ -57,6 +57,11 @@ class WeightsFile(BaseModel):
     prefix: str | None = None
 
 
+def is_weights_file(path: Path) -> bool:
+    """Whether a path has the name of a file of weights."""
+    return path.suffix.lower() in _SUFFIXES
+
+
 def read_weights(path: Path) -> State:
     """The tensors of a file by their dotted names, on the CPU: ``state_dict.module.conv1.weight``.
 
@@ -86,11 +91,11 @@ def read_weights(path: Path) -> State:
 
 def _require_weights(path: Path, file: Path) -> None:
     """Raise UsageError, with a remedy, unless ``file`` exists and has a name of files of weights."""
-    is_known = file.suffix.lower() in _SUFFIXES
+    is_known = is_weights_file(file)
     if not os.path.isfile(file):
         if os.path.isdir(path):
             raise UsageError(f"weights: {path} has no model.safetensors. {_remedy_of_folder(path)}")
-        names = "" if is_known else ", and pretrained weights are not loaded by name or tag"
+        names = "" if is_known else "; pretrained weights are loaded by name through 'pretrained'"
         raise UsageError(f"weights: {path} does not exist{names}. Give {_FORMATS}.")
     if not is_known:
         raise UsageError(f"weights: {file} is neither a folder nor a file that can be read. Give {_FORMATS}.")
@@ -107,9 +112,7 @@ def _remedy_of_folder(folder: Path) -> str:
         return (
             "It is the folder of a run that has exported no encoder; finish the run, which writes backbone/."
         )
-    files = sorted(
-        file.name for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()
-    )
+    files = sorted(file.name for file in folder.iterdir() if is_weights_file(file) and file.is_file())
     if shards := [name for name in files if _SHARD.search(name)]:
         return f"Its network is divided over shards ({abbreviate(shards)}). {_MERGE}"
     if len(files) == 1:

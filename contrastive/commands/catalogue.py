@@ -1,6 +1,6 @@
 """``contrastive list``, ``show`` and ``plugin list``: the plain data (for ``--json``) and its rendering.
 
-Methods are in :mod:`contrastive.commands.methods`.
+Methods are in :mod:`contrastive.commands.methods`, encoders in :mod:`contrastive.commands.encoders`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from contrastive.commands.docstrings import PROSE_WIDTH, hanging, print_lines, terminal_text, without_marks
+from contrastive.commands.encoders import list_encoders, render_encoders
 from contrastive.commands.methods import list_methods, render_method, render_methods, show_method
 from contrastive.commands.output import print_json
 from contrastive.errors import PluginError, RecipeError, UsageError, did_you_mean
@@ -31,17 +32,24 @@ from contrastive.registry import Entry, Registry, load_registry
 from contrastive.text import quantity
 from contrastive.versions import CORE, core_version
 
-RECIPE, METHOD = "recipe", "method"
+RECIPE, METHOD, ENCODER = "recipe", "method", "encoder"
 #: Plural -> kind: ``contrastive list losses`` lists the losses.
 PLURALS = {
     {"loss": "losses", "negatives": "negatives"}.get(kind, f"{kind}s"): kind
-    for kind in (*KINDS, RECIPE, METHOD)
+    for kind in (*KINDS, RECIPE, METHOD, ENCODER)
 }
 
 
 def print_list(arguments: argparse.Namespace) -> int:
     """``contrastive list``."""
-    if PLURALS.get(arguments.kind, arguments.kind) == METHOD:
+    kind = PLURALS.get(arguments.kind, arguments.kind)
+    if arguments.pattern is not None and kind != ENCODER:
+        raise UsageError("only encoders are listed by a pattern: `contrastive list encoder 'resnet18*'`.")
+    if kind == ENCODER:
+        encoders = list_encoders(arguments.pattern)
+        print_json({ENCODER: encoders}) if arguments.json else render_encoders(encoders)
+        return 0
+    if kind == METHOD:
         methods = list_methods(load_registry())
         print_json({METHOD: methods}) if arguments.json else render_methods(methods)
         return 0
@@ -53,6 +61,8 @@ def print_list(arguments: argparse.Namespace) -> int:
 def print_shown(arguments: argparse.Namespace) -> int:
     """``contrastive show``: a part or a method if a kind and a name are given, else a recipe."""
     registry, kind = load_registry(), PLURALS.get(arguments.subject, arguments.subject)
+    if kind == ENCODER:
+        raise UsageError("encoders are only listed; `contrastive evaluate ENCODER` computes their metrics.")
     if arguments.name is not None and kind == METHOD:
         method = show_method(registry, arguments.name)
         print_json(method) if arguments.json else render_method(method)
@@ -84,7 +94,7 @@ def list_parts(registry: Registry, kind: str | None = None) -> dict[str, list[di
     kinds = [*KINDS, RECIPE]  # not the methods, which are recipes too
     kind = PLURALS.get(kind, kind) if kind else None
     if kind is not None and kind not in kinds:
-        hint = did_you_mean(kind, [*kinds, METHOD]) or f" The kinds are {', '.join(kinds)}."
+        hint = did_you_mean(kind, [*kinds, METHOD, ENCODER]) or f" The kinds are {', '.join(kinds)}."
         raise UsageError(f"there is no kind of part '{kind}'.{hint}")
     return {name: _summaries(registry, name) for name in ([kind] if kind else kinds)}
 

@@ -19,7 +19,7 @@ from contrastive.parts import Head, ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.recipe import require_outside_data
 from contrastive.registry import load_registry
-from contrastive.runs import Display, Overrides, TrainedRun, load, skipped_files, warn_of_omissions
+from contrastive.runs import Display, LoadedEncoder, Overrides, load_encoder, skipped_files, warn_of_omissions
 from contrastive.text import abbreviate, quantity
 from contrastive.training import embedding_of
 from contrastive.views import View
@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Write the table of features and print its size."""
     with progress_on_stderr(arguments):
         table = embed(
-            arguments.run,
+            arguments.encoder,
             arguments.out,
             output=arguments.output,
             neighbours=arguments.neighbours,
@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def embed(
-    folder: str | Path,
+    encoder: str | Path,
     out: str | Path,
     *,
     output: Output = "h",
@@ -70,9 +70,9 @@ def embed(
     have the ``grid``, its rows and columns.
 
     Raises:
-        UsageError: not a run folder; ``out`` cannot be written, holds anything else than such a table, or
-            belongs to the data set; the backbone has no tokens, or neighbours of more than one vector are
-            asked for.
+        UsageError: ``encoder`` is none of :func:`contrastive.runs.load_encoder`; ``out`` cannot be written,
+            holds anything else than such a table, or belongs to the data set; the backbone has no tokens, or
+            neighbours of more than one vector are asked for.
         DataError: none of the images can be read.
     """
     out = Path(out)
@@ -85,62 +85,64 @@ def embed(
         raise UsageError(
             f"--neighbours compares one vector per image, and --output {output} gives many; use --output h."
         )
-    run = load(folder, load_registry(), overrides)
-    require_outside_data(out, run.recipe)
-    if output == "z" and run.parts.method.image_head is None:
+    loaded = load_encoder(encoder, load_registry(), overrides)
+    require_outside_data(out, loaded.recipe)
+    if output == "z" and loaded.run is None:
+        raise UsageError(f"{encoder} has no head, so there is no z; use --output h.")
+    if output == "z" and loaded.parts.method.image_head is None:
         raise UsageError("no objective of this run compares whole images, so there is no z; use --output h.")
     partial = out.with_name(f".{out.name}.tmp")
     with writable_by_user(out):
         try:
             if output in ("tokens", "map"):
-                about = _write_patches(partial, run, in_grid=output == "map")
+                about = _write_patches(partial, loaded, in_grid=output == "map")
             else:
-                about = _write_vectors(partial, run, output == "z", neighbours)
+                about = _write_vectors(partial, loaded, output == "z", neighbours)
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)
     return {
         "out": str(out),
         **about,
-        "unreadable": sorted(run.evaluation.unreadable),
-        "skipped_files": skipped_files(run.data),
+        "unreadable": sorted(loaded.evaluation.unreadable),
+        "skipped_files": skipped_files(loaded.data),
     }
 
 
-def _nothing_to_read(run: TrainedRun) -> DataError:
-    return DataError(f"no image can be read: {abbreviate(sorted(run.evaluation.unreadable), '; ')}.")
+def _nothing_to_read(loaded: LoadedEncoder) -> DataError:
+    return DataError(f"no image can be read: {abbreviate(sorted(loaded.evaluation.unreadable), '; ')}.")
 
 
-def _write_vectors(file: Path, run: TrainedRun, of_head: bool, neighbours: int) -> dict[str, Any]:
+def _write_vectors(file: Path, loaded: LoadedEncoder, of_head: bool, neighbours: int) -> dict[str, Any]:
     """Write h or z; returns the number of rows and their width."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    backbone, head = final_encoder(run.parts.method)
+    backbone, head = final_encoder(loaded.parts.method)
     encode = partial(embedding_of, backbone, cast(Head, head)) if of_head else backbone
     tables = []
-    for split, images in run.data.splits:
-        with frozen(run.parts.method):
-            features = run.evaluation.reader.features(encode, images)
+    for split, images in loaded.data.splits:
+        with frozen(loaded.parts.method):
+            features = loaded.evaluation.reader.features(encode, images)
         if len(features):
             tables.append(_table(split, images, features.ids, features.labels, features.vectors, neighbours))
     if not tables:
-        raise _nothing_to_read(run)
+        raise _nothing_to_read(loaded)
     table = pa.concat_tables(tables)
     pq.write_table(table, file)
     return {"rows": len(table), "width": int(table.schema.field("features").type.list_size)}
 
 
-def _write_patches(file: Path, run: TrainedRun, in_grid: bool) -> dict[str, Any]:
+def _write_patches(file: Path, loaded: LoadedEncoder, in_grid: bool) -> dict[str, Any]:
     """Write the patches of every image, batch by batch; returns the number of rows, width and grid."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    backbone, reader = final_encoder(run.parts.method)[0], run.evaluation.reader
+    backbone, reader = final_encoder(loaded.parts.method)[0], loaded.evaluation.reader
     writer: pq.ParquetWriter | None = None
     about: dict[str, Any] = {"rows": 0}
     try:
-        for split, images in run.data.splits:
+        for split, images in loaded.data.splits:
             labels = np.full(len(images), -1) if images.labels is None else images.labels
             for rows, pixels in reader.whole(images, np.arange(len(images))):
                 with frozen(backbone):
@@ -165,7 +167,7 @@ def _write_patches(file: Path, run: TrainedRun, in_grid: bool) -> dict[str, Any]
         if writer is not None:
             writer.close()
     if writer is None:
-        raise _nothing_to_read(run)
+        raise _nothing_to_read(loaded)
     return about
 
 

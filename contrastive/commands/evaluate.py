@@ -1,4 +1,4 @@
-"""``contrastive evaluate``: computes the metrics of a run's encoder."""
+"""``contrastive evaluate``: computes the metrics of an encoder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ from contrastive.errors import UsageError, did_you_mean
 from contrastive.evaluation import NO_LABELS, Evaluation, final_encoder, omission_lines
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry, load_registry
-from contrastive.runs import Display, Overrides, Run, load, skipped_files, summary_table, warn_of_omissions
+from contrastive.runs import (
+    Display,
+    LoadedEncoder,
+    Overrides,
+    Run,
+    encoder_recipe,
+    load_encoder,
+    skipped_files,
+    summary_table,
+    warn_of_omissions,
+)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Evaluate a run and print its metrics."""
+    """Evaluate an encoder and print its metrics."""
     with progress_on_stderr(arguments):
-        metrics = evaluate(arguments.run, arguments.protocol, arguments.overrides)
+        metrics = evaluate(arguments.encoder, arguments.protocol, arguments.overrides)
         display = Display()
+        for note in (*metrics.get("notes", ()), *([metrics["transform"]] if "transform" in metrics else ())):
+            display.log(note)
         warn_of_omissions(metrics, display)
         if metrics["untrained_omitted"]:
             display.warn(f"no untrained encoder to compare with, because {metrics['untrained_omitted']}")
@@ -33,57 +45,73 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(folder: str | Path, protocols: Sequence[str] = (), overrides: Overrides = ()) -> dict[str, Any]:
-    """Metrics of a run's encoder on its own data set or, with ``overrides`` (transfer), on another one.
+def evaluate(encoder: str | Path, protocols: Sequence[str] = (), overrides: Overrides = ()) -> dict[str, Any]:
+    """Metrics of an encoder: of a run on its own data set or, with ``overrides`` (transfer), on another one;
+    of one from elsewhere on the data set in ``overrides``.
 
-    The encoder is frozen as training left it. What protocols fit or tune learns from the train split of that
-    data set.
+    The encoder is frozen. What protocols fit or tune learns from the train split of that data set.
 
     Args:
-        folder: of the run.
+        encoder: a run folder, or any other of :func:`contrastive.runs.load_encoder`.
         protocols: keys of its ``evaluate``, or names of protocols, which then run with their defaults unless
             ``overrides`` set their parameters; by default all of ``evaluate``.
         overrides: as for ``--set``.
 
     Returns:
         ``{"trained": {"knn_top1": ..}, "untrained": .., "pixels": .., "split": .., "omitted": ..,
-        "protocols": ..}``. Without the file of its initial weights, ``untrained`` is empty, and
-        ``untrained_omitted`` is the reason.
+        "protocols": ..}``. The untrained encoder is that before the first step of a run, or the network of
+        another encoder with random weights. Without the file of a run's initial weights, ``untrained`` is
+        empty, and ``untrained_omitted`` is the reason.
 
     Raises:
-        UsageError: an unknown protocol, no metric at all, or any error of :func:`load`.
+        UsageError: an unknown protocol, no metric at all, or any error of :func:`load_encoder`.
     """
     registry = load_registry()
-    run = Run(folder)
-    overrides = _with(protocols, run.recipe(overrides, registry), overrides, registry)
-    trained_run = load(folder, registry, overrides)
-    evaluation = trained_run.evaluation
-    _select(evaluation, protocols, registry, trained_run.data.label_hint)
-    obstacle = trained_run.untrained_obstacle
-    trained, omissions = evaluation.final(*final_encoder(trained_run.parts.method)), evaluation.omissions
-    if not trained:
-        raise _nothing_to_evaluate(omissions, trained_run.data.label_hint)
+    overrides = _with(protocols, encoder_recipe(encoder, overrides, registry), overrides, registry)
+    loaded = load_encoder(encoder, registry, overrides)
+    _select(loaded.evaluation, protocols, registry, loaded.data.label_hint)
+    metrics = metrics_of(loaded)
+    if not metrics["trained"]:
+        raise _nothing_to_evaluate(metrics["omitted"], loaded.data.label_hint)
+    return {
+        "encoder": str(encoder),
+        **_origin(loaded, registry),
+        "dataset": loaded.recipe.dataset.name,
+        "data": loaded.data.fingerprint,
+        **({} if (shrink := loaded.recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
+        **metrics,
+    }
+
+
+def metrics_of(loaded: LoadedEncoder) -> dict[str, Any]:
+    """Metrics of an encoder and of its floors, ``trained``, ``untrained`` and ``pixels``, and what a reader
+    of them must know. Without any metric of the encoder, ``omitted`` has the reasons."""
+    evaluation, obstacle = loaded.evaluation, loaded.untrained_obstacle
+    trained, omissions = evaluation.final(*final_encoder(loaded.parts.method)), evaluation.omissions
     untrained: dict[str, float] = {}
-    if obstacle is None:
-        start = untrained_of(trained_run.recipe, trained_run.data, trained_run.parts, evaluation.device)
+    if trained and obstacle is None:
+        start = untrained_of(loaded.start, loaded.data, loaded.parts, evaluation.device)
         untrained = evaluation.final(*start)
     return {
-        "run": str(folder),
-        "dataset": trained_run.recipe.dataset.name,
-        "trained_on": run.recipe((), registry).dataset.name,
-        "data": trained_run.data.fingerprint,
-        **({} if (shrink := trained_run.recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
         "trained": trained,
         "untrained": untrained,
         "untrained_omitted": obstacle,
-        "pixels": evaluation.pixels(),
+        "pixels": evaluation.pixels() if trained else {},
         "split": evaluation.split,
         "omitted": omissions,
         "protocols": evaluation.describe(),
         "subsets": evaluation.labels_used(),
         "unreadable": sorted(evaluation.unreadable),
-        "skipped_files": skipped_files(trained_run.data),
+        "skipped_files": skipped_files(loaded.data),
     }
+
+
+def _origin(loaded: LoadedEncoder, registry: Registry) -> dict[str, Any]:
+    """Where an encoder comes from: a run and its data set, or weights and their licence."""
+    if loaded.run is not None:
+        trained_on = Run(loaded.run).recipe((), registry).dataset.name
+        return {"run": str(loaded.run), "trained_on": trained_on}
+    return {"transform": str(loaded.evaluation.transform), "notes": [*loaded.parts.method.backbone.notes]}
 
 
 def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides, registry: Registry) -> Overrides:

@@ -1,4 +1,4 @@
-"""``contrastive export``: writes the backbone of a run for other programs."""
+"""``contrastive export``: writes an encoder for other programs."""
 
 from __future__ import annotations
 
@@ -19,32 +19,62 @@ from contrastive.errors import ContrastiveError, UsageError
 from contrastive.evaluation import final_encoder
 from contrastive.files import writable_by_user
 from contrastive.registry import load_registry
-from contrastive.runs import Run, load, to_stderr
+from contrastive.runs import Overrides, Run, load, stock_encoder, to_stderr
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Export the backbone and print its path, and on standard error what was left out."""
-    out = export(arguments.run, arguments.out, arguments.format)
+    """Export the encoder and print its path, and on standard error what was left out and its licence."""
+    out = export(arguments.encoder, arguments.out, arguments.format, arguments.overrides)
     if names := omissions_of(out):
         to_stderr(f"left out, because only training needs it: {', '.join(names)}")
     print(out)
     return 0
 
 
-def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] = "timm") -> Path:  # noqa: A002
-    """Write the run's backbone in a format that timm or onnxruntime loads.
+def export(
+    encoder: str | Path,
+    out: str | Path,
+    format: Literal["timm", "onnx"] = "timm",  # noqa: A002
+    overrides: Overrides = (),
+) -> Path:
+    """Write an encoder in a format that timm or onnxruntime loads.
 
-    It declares how the run's evaluation resizes and crops images.
+    It declares how its evaluation resizes and crops images, and the licence of its weights if that is known.
+
+    Args:
+        encoder: a run folder, or any other of :func:`contrastive.runs.load_encoder`.
+        out: a new or empty folder.
+        format: the library that loads it.
+        overrides: as for ``--set``; ``backbone.model`` of a file of weights.
 
     Raises:
-        UsageError: ``out`` is not free, a package is missing, the backbone cannot be written in this format,
-            or the run's ``backbone/`` contains links.
+        UsageError: ``out`` is not free, a package is missing, the encoder cannot be read or written in this
+            format, or a run's ``backbone/`` contains links.
         ContrastiveError: onnxruntime and torch compute different features.
     """
     out = require_free(out)
     if format == "onnx":
         require_onnx()  # before images are read
-        run = load(folder, load_registry())
+    stock = stock_encoder(encoder, overrides)
+    if stock is None:
+        return _export_run(encoder, out, format, overrides)
+    network, transform = stock.network(), stock.transform(stock.size, 3)
+    with writable_by_user(out):
+        if format == "onnx":
+            about = {"name": stock.text, "backbone": dict(stock.backbone)}
+            if network.licence:
+                about["licence"] = network.licence
+            export_onnx(network, out, 3, stock.size, about, transform)
+        else:
+            network.export(str(out))
+            declare_transform(out, transform)
+    return out
+
+
+def _export_run(folder: str | Path, out: Path, format: str, overrides: Overrides) -> Path:  # noqa: A002
+    """Write the backbone of a run."""
+    if format == "onnx":
+        run = load(folder, load_registry(), overrides)
         about = {"name": run.recipe.name, "backbone": run.recipe.backbone.dump()}
         channels, size = run.data.train.channels, run.parts.image_size
         with writable_by_user(out):
@@ -60,7 +90,7 @@ def export(folder: str | Path, out: str | Path, format: Literal["timm", "onnx"] 
             if declares_other_transform(out):
                 _declare(out, folder)
         return out
-    run = load(folder, load_registry())
+    run = load(folder, load_registry(), overrides)
     with writable_by_user(out):
         final_encoder(run.parts.method)[0].export(str(out))
         declare_transform(out, run.evaluation.transform)

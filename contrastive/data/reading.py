@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,23 +10,25 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from contrastive.augmentations import Flip, Pipeline, RandomResizedCrop
 from contrastive.data.loader import TrainLoader, Workers, augment
 from contrastive.data.tables import HeldTable, MemoryTable, decode, workers_for
 from contrastive.device import send
 from contrastive.errors import DataError, Interrupted, UnreadableImage
-from contrastive.parts import EvaluationTransform, ImageTable, TableRows
+from contrastive.parts import (
+    EvaluationTransform,
+    ImageTable,
+    ImageTransform,
+    TableRows,
+    TimmTransform,
+    is_resized_in_part,
+)
 from contrastive.rng import derive, hash_sample
 from contrastive.text import quantity
 from contrastive.values import Features, never
 
-#: Largest ratio of the sides of an image that is resized whole; of longer ones only the middle is. Otherwise
-#: two by ten thousand pixels would be enlarged to gigabytes before the square is cropped.
-_MAX_ASPECT = 8
 #: Most images that are tried before a split counts as unreadable.
 _TRIES = 16
 #: How images are read, a version that rises when other pixels come out. The first left images of exactly the
@@ -45,7 +46,7 @@ def read(
     workers: Workers = "auto",
     on_unreadable: Callable[[int, str], None] = lambda index, reason: None,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Read images for evaluation, resized by :func:`resize_and_crop`; threads decode ahead.
+    """Read images for evaluation, resized and cropped; threads decode ahead.
 
     Args:
         table: a split.
@@ -60,18 +61,30 @@ def read(
     Yields:
         (rows int64 [k], pixels float32 [k, C, size, size] in [0, 1]), k > 0.
     """
-    if isinstance(table, HeldTable):
-        table.load()
-    if isinstance(table, MemoryTable) and workers == "auto":
-        workers = 0
     if crop_pct is None:
         transform = EvaluationTransform.of(size, table.size)
     else:
         transform = EvaluationTransform(size, crop_pct)
+    return _read(table, indices, transform, batch_size, workers, on_unreadable)
+
+
+def _read(
+    table: ImageTable,
+    indices: np.ndarray,
+    transform: ImageTransform,
+    batch_size: int,
+    workers: Workers,
+    on_unreadable: Callable[[int, str], None],
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """:func:`read` by any transform."""
+    if isinstance(table, HeldTable):
+        table.load()
+    if isinstance(table, MemoryTable) and workers == "auto":
+        workers = 0
 
     def load(index: int) -> Tensor | UnreadableImage:
         try:
-            return resize_and_crop(decode(table, index), transform)
+            return transform.apply(decode(table, index))
         except UnreadableImage as error:
             return error
 
@@ -107,65 +120,20 @@ def read(
         pool.shutdown(cancel_futures=True)
 
 
-def resize_and_crop(image: Tensor, transform: EvaluationTransform) -> Tensor:
-    """Resize an image and crop its centre.
-
-    No value differs by more than two from that of timm's transform, which resizes with Pillow.
-
-    Args:
-        image: uint8 [C, H, W].
-        transform: the sizes, of the crop and of the resized image.
-
-    Returns:
-        uint8 [C, size, size].
-    """
-    size, (height, width) = transform.size, transform.target_size(*image.shape[1:])
-    top, left_edge = round((height - size) / 2), round((width - size) / 2)
-    if max(image.shape[1:]) > _MAX_ASPECT * min(image.shape[1:]):
-        return _resized_middle(image, size, (height, width), (top, left_edge))
-    if image.shape[1:] != (height, width):
-        image = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
-    return image[:, top : top + size, left_edge : left_edge + size]
-
-
-def _resized_middle(image: Tensor, size: int, whole: tuple[int, int], corner: tuple[int, int]) -> Tensor:
-    """The square [C, size, size] at ``corner`` of an image that is resized to ``whole``; only the square is
-    computed."""
-    (rows, top, bottom), (columns, left_edge, right_edge) = (
-        _source(side, resized_side, start, size)
-        for side, resized_side, start in zip(image.shape[1:], whole, corner, strict=True)
-    )
-    pixels = image[:, rows, columns].movedim(0, 2).numpy()
-    picture = Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
-    box = (left_edge, top, right_edge, bottom)
-    square = picture.resize((size, size), Image.Resampling.BILINEAR, box)
-    return torch.from_numpy(np.array(square).reshape(size, size, len(image))).movedim(2, 0)
-
-
-def _source(side: int, resized_side: int, start: int, size: int) -> tuple[slice, float, float]:
-    """Which pixels along one side decide ``size`` pixels of the resized side from ``start`` on.
-
-    Returns:
-        The pixels, including what the filter reads around the edges, and the two edges within them.
-    """
-    scale = side / resized_side
-    margin = math.ceil(max(scale, 1)) + 1
-    begin, end = start * scale, min((start + size) * scale, side)
-    first = max(0, math.floor(begin) - margin)
-    return slice(first, min(side, math.ceil(end) + margin)), begin - first, end - first
-
-
-def reading_version(transform: EvaluationTransform, *tables: ImageTable | None) -> int:
+def reading_version(transform: ImageTransform, *tables: ImageTable | None) -> int:
     """The version of how evaluation reads images: the first one wherever every pixel is still the same.
+
+    timm's transform of an encoder belongs to that encoder and has the version of a run's on these tables.
 
     That holds if all images of all splits have one size, by which the transform was chosen. Metrics of
     different versions are not comparable.
     """
     sizes = {table.size for table in tables if table is not None}
     size = next(iter(sizes)) if len(sizes) == 1 else None
-    if size is None or max(size) > _MAX_ASPECT * min(size):
+    if size is None or is_resized_in_part(size):
         return _READING
-    return _FIRST_READING if transform == EvaluationTransform.of(transform.size, size) else _READING
+    is_own = isinstance(transform, TimmTransform) or transform == EvaluationTransform.of(transform.size, size)
+    return _FIRST_READING if is_own else _READING
 
 
 def require_readable(table: ImageTable, rows: np.ndarray, name: str) -> None:
@@ -221,7 +189,7 @@ class Reader:
         device: torch.device,
         workers: int | Literal["auto"] = "auto",
         interrupted: Callable[[], bool] = never,
-        transform: EvaluationTransform | None = None,
+        transform: ImageTransform | None = None,
     ):
         self.transform = transform or EvaluationTransform(size)
         self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
@@ -238,7 +206,7 @@ class Reader:
         self._unreadable_rows.clear()
 
     def whole(self, table: ImageTable, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Whole images, not augmented, resized by :func:`resize_and_crop`; unreadable ones are left out.
+        """Whole images, not augmented, resized and cropped by the transform; unreadable ones are left out.
 
         Yields:
             (rows int64 [b], pixels float32 [b, C, s, s] in [0, 1], on the host).
@@ -248,15 +216,7 @@ class Reader:
             self.unreadable.add(f"{table.name(index)}: {reason}")
             self._unreadable_rows.setdefault(id(table), (table, set()))[1].add(index)
 
-        for indices, pixels in read(
-            table,
-            rows,
-            size=self.size,
-            crop_pct=self.transform.crop_pct,
-            batch_size=BATCH,
-            workers=self.workers,
-            on_unreadable=note,
-        ):
+        for indices, pixels in _read(table, rows, self.transform, BATCH, self.workers, note):
             self._check_interrupt()
             yield np.asarray(indices), pixels.contiguous(memory_format=torch.channels_last)
 

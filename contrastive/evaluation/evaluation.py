@@ -29,7 +29,7 @@ from contrastive.evaluation.objective_monitors import (
 from contrastive.evaluation.obstacles import LabelledImages, obstacle
 from contrastive.evaluation.trial import EncoderTrial, PixelTrial, SplitImages, Witness
 from contrastive.monitors import effective_rank
-from contrastive.parts import EvaluationTransform, ImageTable, Protocol, ViewPipeline
+from contrastive.parts import EvaluationTransform, ImageTable, ImageTransform, Protocol, ViewPipeline
 from contrastive.rng import Key, derive, hash_sample
 from contrastive.training import Method, Metrics, Objective, without_compilation
 from contrastive.values import Feature, Features, ImageSample, never
@@ -140,7 +140,7 @@ class Evaluation:
         workers: int | Literal["auto"] = "auto",
         interrupted: Callable[[], bool] = never,
         validation: ImageTable | None = None,
-        transform: EvaluationTransform | None = None,
+        transform: ImageTransform | None = None,
     ):
         self.transform = transform or EvaluationTransform.of(size, train.size)
         reading = reading_version(self.transform, train, validation, test)

@@ -31,6 +31,7 @@ class Group(BaseModel):
         lr_scale: factor of the optimizer's peak rate.
         weight_decay: replaces the optimizer's.
         freeze: whether the parameters keep their initial values; excludes the settings above.
+        freeze_epochs: epochs in which they keep them first. Then they warm up as the others did at the start.
         statistics: of batch norm in modules whose parameters are all frozen: ``fixed`` runs such modules in
             evaluation mode in every step, so that dropout and stochastic depth are off too; ``moving`` runs
             them in training mode.
@@ -43,12 +44,14 @@ class Group(BaseModel):
     lr_scale: Positive = 1.0
     weight_decay: NonNegative | None = None
     freeze: bool = False
+    freeze_epochs: Annotated[NonNegative, Addition()] = 0.0
     statistics: Annotated[Literal["fixed", "moving"], Addition()] = "fixed"
 
     @model_validator(mode="after")
     def _frozen_is_all(self) -> Group:
-        if self.freeze and (self.schedule or self.lr_scale != 1 or self.weight_decay is not None):
-            raise ValueError("freeze: true takes no schedule, lr_scale or weight_decay")
+        others = (self.schedule, self.lr_scale != 1, self.weight_decay is not None, self.freeze_epochs)
+        if self.freeze and any(others):
+            raise ValueError("freeze: true takes no schedule, lr_scale, weight_decay or freeze_epochs")
         if self.statistics == "moving" and not self.freeze:
             raise ValueError("statistics: moving is for frozen parameters; add freeze: true or drop it")
         return self

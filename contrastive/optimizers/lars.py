@@ -10,7 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from contrastive.optimizers.groups import Group
-from contrastive.optimizers.rates import FinalRate, LearningRate, NonNegative, ScaledRate, Schedule
+from contrastive.optimizers.rates import (
+    FinalRate,
+    LayerDecay,
+    LearningRate,
+    NonNegative,
+    ScaledRate,
+    Schedule,
+)
 from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer, WeightDecay
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -137,9 +144,11 @@ class LARSPart(ScheduledOptimizer):
         schedule: of the rate after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too (SimCLR, BYOL: no).
         groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true`` (and ``statistics: moving`` to let
-            batch norm gather statistics); the first match applies.
+            ``lr_scale``, ``weight_decay`` and ``freeze_epochs``, or with ``freeze: true`` (and ``statistics:
+            moving`` to let batch norm gather statistics); the first match applies.
         final_lr: rate at which the cosine ends, whatever the batch size (DINO: 1e-6).
+        layer_decay: factor of the rate from a layer of the backbone to the one below it, to continue training
+            from pretrained weights (MAE: 0.75).
     """
 
     norm_and_bias_options = {"adapt": False}  # noqa: RUF012
@@ -155,8 +164,11 @@ class LARSPart(ScheduledOptimizer):
         decay_norm_and_bias: bool = False,
         groups: list[Group] = [],  # noqa: B006 - read, never changed
         final_lr: FinalRate = 0.0,
+        layer_decay: LayerDecay = 1.0,
     ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups, final_lr)
+        super().__init__(
+            lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups, final_lr, layer_decay
+        )
         self.momentum = momentum
         self.trust_coefficient = trust_coefficient
 

@@ -14,6 +14,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Schedule = Annotated[Literal["cosine", "constant"], SpansRun(unless=("constant",))]
 #: The rate at which a cosine ends, whatever the batch size.
 FinalRate = Annotated[NonNegative, Addition()]
+#: Factor of the rate from a layer to the one below it.
+LayerDecay = Annotated[float, Field(gt=0, le=1), Addition()]
 
 
 class ScaledRate(BaseModel):

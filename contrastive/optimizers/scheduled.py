@@ -14,6 +14,7 @@ from torch import nn
 from contrastive import schedules
 from contrastive.errors import UsageError
 from contrastive.optimizers.groups import Group, RuleParameters, assign, split_parameters
+from contrastive.optimizers.layers import layer_scales
 from contrastive.optimizers.rates import LearningRate, NonNegative, ScaledRate, Schedule, peak_rate
 from contrastive.parts import Optimizer, ParameterGroup
 from contrastive.schedules import ScheduleKeys, value_at
@@ -30,12 +31,14 @@ class ScheduledGroup(ParameterGroup):
         schedule: what :meth:`ScheduledOptimizer.factor` follows after the warm-up.
         final_factor: where its cosine ends, if not at 0.
         has_scheduled_decay: true if ``weight_decay`` follows the optimizer's schedule.
+        freeze_epochs: epochs in which its rate is 0 and it gathers no moments.
     """
 
     weight_decay: float
     schedule: Schedule
     final_factor: NotRequired[float]
     has_scheduled_decay: NotRequired[bool]
+    freeze_epochs: NotRequired[float]
 
 
 class ScheduledOptimizer(Optimizer):
@@ -50,6 +53,7 @@ class ScheduledOptimizer(Optimizer):
         decay_norm_and_bias: bool,
         groups: list[Group],
         final_lr: float = 0.0,
+        layer_decay: float = 1.0,
     ) -> None:
         self.lr: float | ScaledRate = ScaledRate.model_validate(lr) if isinstance(lr, dict) else lr
         if isinstance(weight_decay, dict):
@@ -62,6 +66,7 @@ class ScheduledOptimizer(Optimizer):
         self.decay_norm_and_bias = decay_norm_and_bias
         self.groups = [Group.model_validate(group) for group in groups]
         self.final_lr = final_lr
+        self.layer_decay = layer_decay
         if final_lr and all(own == "constant" for own in (schedule, *(g.schedule for g in self.groups))):
             raise UsageError(
                 "optimizer: final_lr is where a cosine ends; set schedule: cosine or final_lr: 0."
@@ -71,15 +76,16 @@ class ScheduledOptimizer(Optimizer):
         """The torch optimizer over the trainable parameters of ``model``.
 
         Two groups for the parameters that no rule of ``groups`` matches, then two per rule: weights, and
-        norms with biases; empty groups are omitted. Each is a :class:`ScheduledGroup` with the peak rate for
-        ``batch_size`` images. From here on, parameters that ``groups`` freeze need no gradient. Raises
-        UsageError if one of ``groups`` matches nothing, or nothing is trainable.
+        norms with biases; with ``layer_decay`` two per rule and layer. Empty groups are omitted. Each is a
+        :class:`ScheduledGroup` with the peak rate for ``batch_size`` images. From here on, parameters that
+        ``groups`` freeze need no gradient. Raises UsageError if one of ``groups`` matches nothing, nothing is
+        trainable, or the backbone does not name its layers.
         """
-        return self._over(assign(model, self.groups), batch_size)
+        return self._over(model, assign(model, self.groups), batch_size)
 
     def check(self, model: nn.Module, batch_size: int) -> None:
         """Raise UsageError if :meth:`build` would; freezes nothing."""
-        self._over(split_parameters(model, self.groups).groups, batch_size)
+        self._over(model, split_parameters(model, self.groups).groups, batch_size)
 
     def frozen_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """Those of ``groups`` with ``freeze: true`` and fixed statistics."""
@@ -90,26 +96,42 @@ class ScheduledOptimizer(Optimizer):
         if group.get("has_scheduled_decay"):
             group["weight_decay"] = value_at(self.weight_decay, progress)
 
-    def _over(self, rules: Sequence[RuleParameters], batch_size: int) -> torch.optim.Optimizer:
+    def _over(
+        self, model: nn.Module, rules: Sequence[RuleParameters], batch_size: int
+    ) -> torch.optim.Optimizer:
         """The torch optimizer over the parameters of each rule."""
         peak = peak_rate(self.lr, batch_size)
+        scales = {} if self.layer_decay == 1 else layer_scales(model, self.layer_decay)
         groups: list[dict[str, Any]] = []
         for rule, weights, norms_and_biases in rules:
-            groups += [
-                {**self._group(weights, rule, peak, is_decayed=True)},
-                {
-                    **self._group(norms_and_biases, rule, peak, is_decayed=self.decay_norm_and_bias),
-                    **self.norm_and_bias_options,
-                },
-            ]
-        return self.create([group for group in groups if group["params"]], peak)
+            own = {scales.get(parameter, 1.0) for parameter in (*weights, *norms_and_biases)}
+            for scale in sorted(own, reverse=True):
+                of_layer = [
+                    [parameter for parameter in some if scales.get(parameter, 1.0) == scale]
+                    for some in (weights, norms_and_biases)
+                ]
+                groups += [
+                    {**self._group(of_layer[0], rule, peak, scale, is_decayed=True)},
+                    {
+                        **self._group(of_layer[1], rule, peak, scale, is_decayed=self.decay_norm_and_bias),
+                        **self.norm_and_bias_options,
+                    },
+                ]
+        optimizer = self.create([group for group in groups if group["params"]], peak)
+        optimizer.register_step_pre_hook(_drop_gradients_at_rest)
+        return optimizer
 
     def _group(
-        self, params: list[nn.Parameter], rule: Group, peak: float, is_decayed: bool
+        self, params: list[nn.Parameter], rule: Group, peak: float, scale: float, is_decayed: bool
     ) -> ScheduledGroup:
-        """A group with the settings of its rule; ``peak`` is the optimizer's rate."""
+        """A group with the settings of its rule.
+
+        Args:
+            peak: the optimizer's rate.
+            scale: of the rate, by the layer.
+        """
         decay = self.weight_decay if rule.weight_decay is None else rule.weight_decay
-        own = peak * rule.lr_scale
+        own = peak * rule.lr_scale * scale
         group: ScheduledGroup = {
             "params": params,
             "weight_decay": value_at(decay, Progress()) if is_decayed else 0.0,
@@ -121,6 +143,8 @@ class ScheduledOptimizer(Optimizer):
             group["final_factor"] = self._final_factor(peak)
         if is_decayed and isinstance(decay, ScheduleKeys):
             group["has_scheduled_decay"] = True
+        if rule.freeze_epochs:
+            group["freeze_epochs"] = rule.freeze_epochs
         return group
 
     def _final_factor(self, peak: float) -> float:
@@ -144,9 +168,15 @@ class ScheduledOptimizer(Optimizer):
 
         Warm-up is step / warm, so the first update has rate 0, as in the official SimCLR code. Then the
         group's ``schedule`` is 1, or a cosine from 1 at step ``warm`` to its ``final_factor``, or 0, at step
-        ``steps``.
+        ``steps``. A group that is frozen at first is at 0 until then, and warms up to that schedule.
         """
         warm = round(self.warmup_epochs * steps_per_epoch)
+        frozen = round(group.get("freeze_epochs", 0.0) * steps_per_epoch)
+        if step < frozen:
+            return 0.0
+        if frozen and step - frozen < warm:
+            late = {key: value for key, value in group.items() if key != "freeze_epochs"}
+            return (step - frozen) / warm * self.factor(late, step, steps, steps_per_epoch)
         if step < warm:
             return step / warm
         if group["schedule"] == "constant":
@@ -160,6 +190,14 @@ class ScheduledOptimizer(Optimizer):
         peak = peak_rate(self.lr, batch_size)
         rest = {"schedule": self.schedule, "final_factor": self._final_factor(peak)}
         return peak * self.factor(rest, step, steps, steps_per_epoch)
+
+
+def _drop_gradients_at_rest(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Before a step: parameters that are frozen for now have no gradient, so they gather no moments."""
+    for group in optimizer.param_groups:
+        if group.get("freeze_epochs") and group["lr"] == 0:
+            for parameter in group["params"]:
+                parameter.grad = None
 
 
 def has_fused_kernels(groups: list[dict[str, Any]]) -> bool:

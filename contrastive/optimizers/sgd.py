@@ -9,7 +9,14 @@ import torch
 from contrastive.errors import UsageError
 from contrastive.optimizers import scheduled
 from contrastive.optimizers.groups import Group
-from contrastive.optimizers.rates import FinalRate, LearningRate, NonNegative, ScaledRate, Schedule
+from contrastive.optimizers.rates import (
+    FinalRate,
+    LayerDecay,
+    LearningRate,
+    NonNegative,
+    ScaledRate,
+    Schedule,
+)
 from contrastive.optimizers.scheduled import Fraction, ScheduledOptimizer, WeightDecay
 
 
@@ -25,9 +32,11 @@ class SGDPart(ScheduledOptimizer):
         schedule: of the rate after warm-up.
         decay_norm_and_bias: whether norms and biases are decayed too (MoCo, SimSiam: yes).
         groups: exceptions for some parameters: maps of ``match``, a glob over names, with ``schedule``,
-            ``lr_scale`` and ``weight_decay``, or with ``freeze: true`` (and ``statistics: moving`` to let
-            batch norm gather statistics); the first match applies.
+            ``lr_scale``, ``weight_decay`` and ``freeze_epochs``, or with ``freeze: true`` (and ``statistics:
+            moving`` to let batch norm gather statistics); the first match applies.
         final_lr: rate at which the cosine ends, whatever the batch size (DINO: 1e-6).
+        layer_decay: factor of the rate from a layer of the backbone to the one below it, to continue training
+            from pretrained weights (MAE: 0.75).
     """
 
     def __init__(
@@ -41,8 +50,11 @@ class SGDPart(ScheduledOptimizer):
         decay_norm_and_bias: bool = True,
         groups: list[Group] = [],  # noqa: B006 - read, never changed
         final_lr: FinalRate = 0.0,
+        layer_decay: LayerDecay = 1.0,
     ) -> None:
-        super().__init__(lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups, final_lr)
+        super().__init__(
+            lr, weight_decay, warmup_epochs, schedule, decay_norm_and_bias, groups, final_lr, layer_decay
+        )
         if nesterov and not momentum:
             raise UsageError("optimizer sgd: nesterov needs a momentum above 0.")
         self.momentum = momentum

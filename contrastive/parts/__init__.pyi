@@ -31,3 +31,7 @@ from .training import Optimizer as Optimizer
 from .training import ParameterGroup as ParameterGroup
 from .training import RunState as RunState
 from .transform import EvaluationTransform as EvaluationTransform
+from .transform import ImageTransform as ImageTransform
+from .transform import TimmTransform as TimmTransform
+from .transform import is_resized_in_part as is_resized_in_part
+from .transform import transform_of_record as transform_of_record

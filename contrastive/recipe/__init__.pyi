@@ -49,5 +49,6 @@ from .signature import type_text as type_text
 from .sources import find_recipe as find_recipe
 from .sources import load_tree as load_tree
 from .sources import parse_tree as parse_tree
+from .sources import set_tree as set_tree
 from .sources import shipped_folder as shipped_folder
 from .sources import shipped_recipes as shipped_recipes

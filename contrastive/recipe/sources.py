@@ -84,18 +84,31 @@ def load_tree(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str,
     """
     file = find_recipe(recipe)
     root, mistakes, files = _with_bases(file, ())
-    for path, value, wrong in _assignments(sets):
-        mistakes += wrong
-        if value is not None:
-            root = assign(root, path, value, mistakes)
+    root = _with_sets(root, sets, mistakes)
     name = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-") or "recipe"
     return Tree(root, tuple(mistakes), name, files)
 
 
-def parse_tree(text: str, file: str = "recipe.yaml") -> Tree:
-    """The tree of a recipe's text. ``extends`` is not resolved, because it needs a folder to look in."""
+def parse_tree(text: str, file: str = "recipe.yaml", sets: Sequence[str] | Mapping[str, Any] = ()) -> Tree:
+    """The tree of a recipe's text, with ``--set`` as of :func:`load_tree`. ``extends`` is not resolved,
+    because it needs a folder to look in."""
     root, mistakes = read_yaml(text, file)
-    return Tree(_root(root), tuple(mistakes))
+    return Tree(_with_sets(_root(root), sets, mistakes), tuple(mistakes))
+
+
+def set_tree(sets: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The tree that ``--set`` alone makes, as plain values."""
+    tree: dict[str, Any] = parse_tree("{}", sets=sets).root.plain()
+    return tree
+
+
+def _with_sets(root: Node, sets: Sequence[str] | Mapping[str, Any], mistakes: list[Mistake]) -> Node:
+    """The root after assignments in order; what is wrong with them is added to ``mistakes``."""
+    for path, value, wrong in _assignments(sets):
+        mistakes += wrong
+        if value is not None:
+            root = assign(root, path, value, mistakes)
+    return root
 
 
 def _with_bases(file: Path, inside: tuple[Path, ...]) -> tuple[Node, list[Mistake], tuple[Path, ...]]:

@@ -2,6 +2,9 @@ from .assembly import assemble as assemble
 from .assembly import cache_of as cache_of
 from .display import Display as Display
 from .display import summary_table as summary_table
+from .encoders import encoder_recipe as encoder_recipe
+from .encoders import load_encoder as load_encoder
+from .encoders import stock_encoder as stock_encoder
 from .folder import Overrides as Overrides
 from .folder import Run as Run
 from .folder import RunIdentity as RunIdentity
@@ -12,7 +15,9 @@ from .job import run as run
 from .launch import LAUNCHER_VARIABLE as LAUNCHER_VARIABLE
 from .launch import end_with_launcher as end_with_launcher
 from .launch import refuse_processes as refuse_processes
-from .reload import TrainedRun as TrainedRun
+from .reload import LoadedEncoder as LoadedEncoder
 from .reload import load as load
+from .relocation import with_recorded_paths as with_recorded_paths
+from .stock import is_stock_name as is_stock_name
 from .summary import skipped_files as skipped_files
 from .summary import warn_of_omissions as warn_of_omissions

@@ -17,7 +17,7 @@ from contrastive.build import Composition, Data
 from contrastive.data import Cache, OnProgress, TrainLoader, cache_folder, hold
 from contrastive.distributed import rank, world_size
 from contrastive.evaluation import Alarms, Evaluation
-from contrastive.parts import EvaluationTransform, ImageTable, Split
+from contrastive.parts import ImageTable, ImageTransform, Split
 from contrastive.recipe import Recipe, training_fingerprint
 from contrastive.runs.display import Display
 from contrastive.runs.folder import to_stderr
@@ -44,7 +44,7 @@ def assemble(
     *,
     earlier: Sequence[str] = (),
     interrupted: Callable[[], bool] = never,
-    transform: EvaluationTransform | None = None,
+    transform: ImageTransform | None = None,
 ) -> tuple[Engine, Evaluation]:
     """The engine that trains a composition, and the evaluation that the engine calls.
 
@@ -95,7 +95,7 @@ def evaluation_of(
     composition: Composition,
     device: torch.device,
     interrupted: Callable[[], bool] = never,
-    transform: EvaluationTransform | None = None,
+    transform: ImageTransform | None = None,
     progress: OnProgress | None = None,
 ) -> Evaluation:
     """The evaluation that a recipe specifies, on ``data``; images of one size are decoded only once.

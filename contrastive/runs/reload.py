@@ -23,23 +23,31 @@ from contrastive.runs.relocation import with_recorded_paths
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """A trained run, rebuilt: its recipe (perhaps with another data set), data, parts and evaluation.
+class LoadedEncoder:
+    """An encoder on a data set, in the composition that trained it, or in one that is never trained.
 
     Attributes:
-        untrained_obstacle: why the encoder before the first step cannot be rebuilt; None if it can.
+        recipe: of the composition, perhaps with another data set than it was trained on.
+        data: that data set.
+        parts: the composition.
+        evaluation: of the recipe, on the data.
+        start: recipe of the untrained encoder.
+        run: the folder of the run that trained it; None if it is from elsewhere.
+        untrained_obstacle: why the untrained encoder cannot be rebuilt; None if it can.
     """
 
     recipe: Recipe
     data: Data
     parts: Composition
     evaluation: Evaluation
+    start: Recipe
+    run: Path | None
     untrained_obstacle: str | None = None
 
 
 def load(
     folder: str | Path, registry: Registry, overrides: Overrides = (), open_data_sets: DataSets | None = None
-) -> TrainedRun:
+) -> LoadedEncoder:
     """Rebuild a run with the weights of its newest checkpoint; its initial weights are not needed.
 
     Warns if the run's own data set is no longer what it was trained on.
@@ -73,7 +81,7 @@ def load(
     in_channels_last(parts.method, device)
     transform = (run.transform or _as_begun_now(run, trained, recipe, data, parts)).at(parts.image_size)
     evaluation = evaluation_of(recipe, data, parts, device, transform=transform)
-    return TrainedRun(recipe, data, parts, evaluation, untrained_obstacle)
+    return LoadedEncoder(recipe, data, parts, evaluation, recipe, run.folder, untrained_obstacle)
 
 
 def _as_begun_now(

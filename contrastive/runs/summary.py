@@ -14,7 +14,7 @@ from contrastive.errors import UsageError
 from contrastive.evaluation import Evaluation, final_encoder, frozen, omission_lines
 from contrastive.files import replace_folder, staging_folder, writable, write_json
 from contrastive.kinds import MONITORS
-from contrastive.parts import Backbone, EvaluationTransform
+from contrastive.parts import Backbone, ImageTransform
 from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
 from contrastive.runs.folder import PLAN, RunIdentity, environment_of
@@ -145,7 +145,7 @@ def _costs(engine: Engine, recipe: Recipe, data: Data, composition: Composition)
     }
 
 
-def _export(backbone: Backbone, transform: EvaluationTransform, folder: Path, display: Display) -> None:
+def _export(backbone: Backbone, transform: ImageTransform, folder: Path, display: Display) -> None:
     """Write ``backbone/``. A backbone that timm cannot load stays only in the checkpoint, with a message."""
     with writable(folder):
         temporary = staging_folder(folder)

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from contrastive.backbones import Timm, WeightsFile, declared_network, read_weights
 from contrastive.errors import UsageError
-from contrastive.kinds import Content, ImageSize, InChannels
+from contrastive.kinds import Addition, Content, ImageSize, InChannels
 from contrastive.parts import Backbone, FrozenNetwork, Head, Level, Request, Target, by_view
 from contrastive.text import quantity
 from contrastive.views import Tokens, View
 
 
 class Stock(Target):
-    """A frozen encoder from a file: the teacher of a distillation.
+    """A frozen encoder from a file or by name: the teacher of a distillation, or an anchor to old features.
 
     Keys of images are its features h, keys of patches its tokens. A view passes once for all objectives. The
     encoder is always in evaluation mode and is in no checkpoint; its file must be there while a run trains.
@@ -33,6 +33,7 @@ class Stock(Target):
     Args:
         weights: a folder that ``contrastive export`` or timm wrote, such as ``backbone`` of a run, or a file
             of weights. ``{path: FILE, prefix: encoder_q}`` chooses if it holds several networks.
+        pretrained: in place of weights: true, or a tag, as of the backbone ``timm``.
         model: timm architecture of the weights; null: what the folder declares.
         options: more arguments of the timm model; null: what the folder declares for it.
         mean: subtracted from inputs in [0, 1]: one value per channel, or one for all; null: what the folder
@@ -51,22 +52,28 @@ class Stock(Target):
         self,
         in_channels: InChannels,
         image_size: ImageSize,
-        weights: Annotated[Path | WeightsFile, Content()],
+        weights: Annotated[Path | WeightsFile | None, Content()] = None,
         model: str | None = None,
         options: dict[str, Any] | None = None,
         mean: list[float] | None = None,
         std: list[Annotated[float, Field(gt=0)]] | None = None,
         size: Annotated[int, Field(gt=0)] | None = None,
+        pretrained: Annotated[bool | str, Addition()] = False,
     ) -> None:
         super().__init__()
+        if weights is None and not pretrained:
+            raise UsageError("stock needs weights, a folder or a file, or pretrained and model.")
         path = weights.path if isinstance(weights, WeightsFile) else weights
-        declaration = declared_network(path)
+        declaration = None if path is None else declared_network(path)
         if declaration is not None:
             if options is None and model in (None, declaration.architecture):
                 options = declaration.options
             model = model or declaration.architecture
             mean, std = mean or declaration.mean, std or declaration.std
+        if model is None and path is None:
+            raise UsageError("stock: pretrained needs model, the timm architecture of the weights.")
         if model is None:
+            assert path is not None
             read_weights(path)  # that there are none is the first thing to report
             raise UsageError(
                 f"weights: {path} does not declare its network; set model to its timm architecture, "
@@ -76,14 +83,23 @@ class Stock(Target):
         options = dict(options or {})
         if size is not None and "img_size" in options:
             options["img_size"] = size
-        backbone = Timm(in_channels, own_size, model, weights=weights, mean=mean, std=std, options=options)
+        backbone = Timm(
+            in_channels,
+            own_size,
+            model,
+            weights=weights,
+            mean=mean,
+            std=std,
+            options=options,
+            pretrained=pretrained,
+        )
         self.size = own_size
         self.teacher = FrozenNetwork(backbone)
         self.features = backbone.features
         count = sum(parameter.numel() for parameter in backbone.parameters())
         self.notes = (
-            f"{backbone.name} of {path}: {quantity(count, 'parameter')}, frozen and in no checkpoint; it "
-            f"takes images of {own_size} x {own_size} pixels",
+            f"{backbone.name} of {path or 'timm'}: {quantity(count, 'parameter')}, frozen and in no "
+            f"checkpoint; it takes images of {own_size} x {own_size} pixels",
             *backbone.notes,
         )
 

@@ -117,7 +117,7 @@ def test_an_unknown_kind_is_a_usage_error():
         list_parts(fake_registry(), "losss")
 
 
-@pytest.mark.parametrize("plural", PLURALS)
+@pytest.mark.parametrize("plural", [plural for plural in PLURALS if plural != "encoders"])
 def test_list_and_show_take_the_plural_of_a_kind(plural: str, capsys: pytest.CaptureFixture[str]):
     (kind,), (parts,) = zip(*json_of(capsys, "list", plural).items(), strict=True)
     assert kind == PLURALS[plural]
@@ -128,7 +128,7 @@ def test_list_and_show_take_the_plural_of_a_kind(plural: str, capsys: pytest.Cap
 def test_plurals_are_english():
     assert list(PLURALS) == [
         "datasets", "augmentations", "backbones", "heads", "targets", "negatives", "losses", "optimizers",
-        "callbacks", "protocols", "recipes", "methods",
+        "callbacks", "protocols", "recipes", "methods", "encoders",
     ]  # fmt: skip
 
 
@@ -186,3 +186,31 @@ def test_nothing_is_cut_or_wider_than_the_terminal(width: int, monkeypatch, caps
     words = " ".join(text.split())
     for part in [part for parts in listing.values() for part in parts]:
         assert f"{part['name']} {without_marks(part['summary'])}" in words
+
+
+def test_encoders_are_listed_with_their_licences(capsys: pytest.CaptureFixture[str]):
+    (encoder,) = json_of(capsys, "list", "encoder", "vit_small_patch16_dinov3.lvd1689m")["encoder"]
+    assert encoder == {
+        "name": "vit_small_patch16_dinov3.lvd1689m",
+        "size": 256,
+        "licence": "dinov3-license",
+    }
+    assert main(["list", "encoders", "resnet10t*"]) == 0
+    line, _, end = capsys.readouterr().out.strip().splitlines()
+    assert line == "resnet10t.c3_in1k   176 px  apache-2.0"
+    assert end.startswith("1 encoder; licences as timm records them.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["list", "encoder", "nothing*"], "timm has no pretrained weights called 'nothing*'"),
+        (["list", "loss", "nt*"], "only encoders are listed by a pattern: `contrastive list encoder"),
+        (["show", "encoder", "resnet18.a1_in1k"], "encoders are only listed; `contrastive evaluate ENCODER`"),
+    ],
+)
+def test_what_encoders_are_not_listed_for(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err

@@ -20,7 +20,6 @@ from PIL import Image
 from contrastive.augmentations import Pipeline, SimCLR
 from contrastive.data import TrainLoader, augment, hold, holdout, read, tables
 from contrastive.data.loader import epoch_order, substitutes
-from contrastive.data.reading import resize_and_crop
 from contrastive.data.tables import MemoryTable, loader_workers, workers_for
 from contrastive.datasets import ImageFolder
 from contrastive.errors import DataError, UnreadableImage, UsageError
@@ -444,12 +443,12 @@ def test_hold_keeps_what_fits():
 def test_only_the_middle_of_a_strip_is_enlarged():
     strip = torch.zeros(1, 1, 4_000_000, dtype=torch.uint8)  # whole it would be 1 TB
     strip[..., 1_999_995:2_000_005] = 9
-    assert resize_and_crop(strip, EvaluationTransform.of(224, None)).unique().tolist() == [9]
+    assert EvaluationTransform.of(224, None).apply(strip).unique().tolist() == [9]
 
 
 def test_images_of_the_right_size_stay_as_they_are_if_none_is_cropped():
     image = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8)
-    assert torch.equal(resize_and_crop(image, EvaluationTransform(48)), image)
+    assert torch.equal(EvaluationTransform(48).apply(image), image)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3, "auto"])
@@ -507,5 +506,5 @@ def test_an_image_for_evaluation_is_never_a_pixel_short(size: int):
     transform = EvaluationTransform.of(size, None)
     for side in range(20, 120):
         for height, width in ((side, side), (side, side + 1), (side + 1, side)):
-            square = resize_and_crop(torch.zeros(1, height, width, dtype=torch.uint8), transform)
+            square = transform.apply(torch.zeros(1, height, width, dtype=torch.uint8))
             assert square.shape == (1, size, size), (height, width)

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from contrastive.data import read, reading_version
-from contrastive.data.reading import resize_and_crop
 from contrastive.errors import UsageError
 from contrastive.parts import EvaluationTransform, ImageTable
 
@@ -57,7 +56,7 @@ def test_pixels_are_timms(size, channels, whole):
     assert (transform.crop_pct == 1) == (whole or size <= 32)
     for height, width in pictures(size):
         pixels = smooth(height, width, channels)
-        ours = resize_and_crop(torch.from_numpy(pixels).movedim(2, 0), transform)
+        ours = transform.apply(torch.from_numpy(pixels).movedim(2, 0))
         assert ours.dtype == torch.uint8
         difference = (ours.int() - timm_pixels(pixels, transform)).abs().max()
         assert difference <= 2, (height, width, int(difference))

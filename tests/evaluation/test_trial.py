@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from contrastive.data import Reader
-from contrastive.data.reading import resize_and_crop
 from contrastive.data.tables import MemoryTable
 from contrastive.datasets import ImageFolder
 from contrastive.errors import Interrupted, UsageError
@@ -44,7 +43,7 @@ def test_features_are_h_and_of_the_head_z_encoded_once(folder):
         h, z = given.features("h"), given.features("z")
         assert len(calls) == 3
         for images, of_h, of_z in zip(asked, h, z, strict=True):
-            squares = [resize_and_crop(folder.decode(row), EvaluationTransform(12)) for row in images.rows]
+            squares = [EvaluationTransform(12).apply(folder.decode(row)) for row in images.rows]
             pixels = torch.stack(squares) / 255
             torch.testing.assert_close(of_h.vectors, encoder(pixels))
             torch.testing.assert_close(of_z.vectors, head(encoder(pixels)))

@@ -19,7 +19,11 @@ from tests.papers import swav_scripts as clusters
 from tests.papers.proofs import PROOFS
 
 #: Recipes on the sample or on a folder that are no methods of their own.
-OTHERS = {"photos": "SimCLR on photographs", "photos_progressive": "SimCLR on photographs"}
+OTHERS = {
+    "photos": "SimCLR on photographs",
+    "photos_progressive": "SimCLR on photographs",
+    "adapt": "SimCLR with an anchor to pretrained weights, which are downloaded",
+}
 
 
 @pytest.mark.parametrize("name", PROOFS)

@@ -17,8 +17,8 @@ from contrastive.recipe import (
     shipped_recipes,
 )
 
-#: Recipes at the top that are no method of their own: SimCLR on photographs.
-NO_METHOD = {"photos", "photos_progressive"}
+#: Recipes at the top that are no method of their own: SimCLR on photographs, and with pretrained weights.
+NO_METHOD = {"photos", "photos_progressive", "adapt"}
 #: Characters of a line of a formula, which commands print indented in 80 columns.
 WIDEST = 76
 

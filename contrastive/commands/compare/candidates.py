@@ -9,12 +9,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from contrastive.backbones import is_weights_file
 from contrastive.build import DataSets, build
 from contrastive.commands.compare.records import Records, RunRecord, read_record, require_keys
+from contrastive.commands.compare.stock import StockEntry, overrides_like, untrained_keys
 from contrastive.errors import Mistakes, UsageError
-from contrastive.recipe import NOT_TRAINING, Cell, changed_keys, flatten, load_cells, load_tree, resolve
+from contrastive.recipe import (
+    NOT_TRAINING,
+    Cell,
+    changed_keys,
+    flatten,
+    load_cells,
+    load_tree,
+    resolve,
+    set_tree,
+    shipped_recipes,
+)
 from contrastive.registry import Registry
-from contrastive.runs import RunIdentity, default_folder
+from contrastive.runs import Run, RunIdentity, default_folder, is_stock_name, with_recorded_paths
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,7 @@ class Candidate:
         labels: its value on each axis of a grid.
         identities: seed -> what its finished run must be; None for runs named on the command line.
         records: seed -> record of its run, for runs named on the command line.
+        stock: an encoder from elsewhere, which has one fixed value in place of seeds.
     """
 
     name: str
@@ -38,9 +51,12 @@ class Candidate:
     labels: Mapping[str, str] = field(default_factory=dict)
     identities: Mapping[int, RunIdentity] | None = None
     records: Mapping[int, RunRecord] = field(default_factory=dict)
+    stock: StockEntry | None = None
 
     def is_finished(self, seed: int) -> bool:
         """Whether the run of a seed is trained and evaluated as the recipe says; reads its summary.json."""
+        if self.stock is not None:
+            return self.stock.is_finished
         return self.identities is None or self.identities[seed].is_finished_in(self.folders[seed])
 
 
@@ -50,7 +66,8 @@ def plan(
     """The candidates for the targets of a command line, in their order.
 
     Args:
-        targets: recipe files, names of shipped recipes, grid files and folders of finished runs.
+        targets: recipe files, names of shipped recipes, grid files, folders of finished runs, and encoders
+            from elsewhere, which are evaluated on the data set of the first of the others as that one is.
         seeds: number of seeds per recipe: its own ``train.seed`` and the next ones. Runs keep theirs.
         registry: resolves the names of parts in recipes.
         sets: ``--set`` overrides of every recipe.
@@ -60,22 +77,71 @@ def plan(
         UsageError: a run that is not finished, two recipes with one name, data or protocols that differ.
     """
     folders = [Path(target) for target in targets if (Path(target) / "recipe.yaml").is_file()]
-    if sets and len(folders) == len(targets):
+    stock = [target for target in targets if _is_stock(target)]
+    if sets and folders and len(folders) + len(stock) == len(targets):
         raise UsageError("--set and --minutes change recipes, but only finished runs are named; drop them.")
     runs = {group.folders[min(group.folders)]: group for group in _group_runs(folders)}
     first_of = {folder: first for first, group in runs.items() for folder in group.folders.values()}
-    candidates: list[Candidate] = []
+    found: dict[str, list[Candidate]] = {}
     with Mistakes() as mistakes:
         recipes = _Recipes(seeds, registry, mistakes)
         for target in targets:
             if Path(target) in folders:
                 group = runs.pop(first_of[Path(target)], None)
-                candidates += [group] if group else []
-            else:
-                candidates += recipes.candidates(target, sets)
-    candidates = _with_unique_names(candidates)
+                found.setdefault(target, []).extend([group] if group else [])
+            elif target not in stock:
+                found[target] = recipes.candidates(target, sets)
+    if stock:
+        others = [candidate for group in found.values() for candidate in group]
+        overrides = _overrides_of(others[0], registry) if others else set_tree(sets)
+        for target in stock:
+            found[target] = [_stock_candidate(target, overrides, registry, recipes.open_data_sets)]
+    candidates = _with_unique_names([each for target in dict.fromkeys(targets) for each in found[target]])
     require_comparable(candidates)
     return candidates
+
+
+def _is_stock(target: str) -> bool:
+    """Whether a target names an encoder from elsewhere.
+
+    Raises UsageError if it names a recipe, too.
+    """
+    path = Path(target)
+    if path.is_dir():
+        return not (path / "recipe.yaml").is_file()
+    if path.is_file():
+        return is_weights_file(path)
+    is_stock = is_stock_name(target)
+    if is_stock and target in shipped_recipes():
+        raise UsageError(
+            f"{target} is a shipped recipe and a timm model; write {target}.yaml for the recipe, and the "
+            "model with its tag."
+        )
+    return is_stock
+
+
+def _overrides_of(candidate: Candidate, registry: Registry) -> dict[str, Any]:
+    """What gives an encoder the data set and the evaluation of a candidate."""
+    if candidate.identities is not None:
+        return overrides_like(candidate.recipe)
+    folder = candidate.folders[min(candidate.folders)]
+    run = Run(folder)
+    recipe = run.recipe(with_recorded_paths(folder, run.recipe((), registry), ()), registry)
+    return overrides_like(recipe.dump())
+
+
+def _stock_candidate(
+    target: str, overrides: Mapping[str, Any], registry: Registry, data_sets: DataSets
+) -> Candidate:
+    entry = StockEntry.of(target, overrides, registry, data_sets)
+    loaded = entry.loaded
+    return Candidate(
+        loaded.recipe.name,
+        untrained_keys(loaded.recipe),
+        loaded.data.fingerprint,
+        {0: entry.folder},
+        stock=entry,
+    )
 
 
 def gather(candidates: Iterable[Candidate]) -> Records:
@@ -86,7 +152,9 @@ def gather(candidates: Iterable[Candidate]) -> Records:
     """
     return {
         candidate.name: {
-            seed: candidate.records.get(seed) or read_record(folder)
+            seed: candidate.stock.record()
+            if candidate.stock is not None
+            else candidate.records.get(seed) or read_record(folder)
             for seed, folder in candidate.folders.items()
         }
         for candidate in candidates
@@ -162,7 +230,7 @@ def _with_unique_names(candidates: list[Candidate]) -> list[Candidate]:
         counts = Counter(candidate.name for candidate in candidates)
         candidates = [
             replace(candidate, name=name_of(candidate.folders[min(candidate.folders)]))
-            if counts[candidate.name] > 1 and candidate.identities is None
+            if counts[candidate.name] > 1 and candidate.identities is None and candidate.stock is None
             else candidate
             for candidate in candidates
         ]

@@ -22,6 +22,9 @@ from contrastive.kinds import MONITORS
 from contrastive.recipe import NOT_TRAINING, flatten
 from contrastive.text import MetricFormat, abbreviate
 
+#: Seed -> metric.
+Seeds = Mapping[int, float]
+
 _COSTS_DIFFER, _METRICS_DIFFER = "times and memory are not comparable", "it changes metrics too"
 #: Key of the digests of initial weights among those in which recipes differ.
 _DIGESTS = "sha256"
@@ -71,7 +74,12 @@ def analyse(
         "features": features,
         "recipes": rows,
         "differing": differing({c.name: _with_weights(c.recipe, records[c.name]) for c in candidates}),
-        "notes": [*_notes(records), *_weights_notes(candidates, records), *failures],
+        "notes": [
+            *_stock_notes(rows),
+            *_notes({c.name: records[c.name] for c in candidates if c.stock is None}),
+            *_weights_notes(candidates, records),
+            *failures,
+        ],
     }
 
 
@@ -95,6 +103,7 @@ def _row(
     return {
         "name": candidate.name,
         "labels": dict(candidate.labels),
+        **_stock(candidate),
         "minutes": candidate.recipe["train"].get("minutes"),
         "epochs": _mean(s.get("epochs") for s in summaries.values()),
         "runs": {seed: str(record.folder) for seed, record in records.items()},
@@ -109,6 +118,15 @@ def _row(
         "costs": {key: _mean(record.costs[key] for record in records.values()) for key in COSTS},
         "curves": {seed: curves(record.metrics) for seed, record in records.items()},
     }
+
+
+def _stock(candidate: Candidate) -> dict[str, Any]:
+    """Of an encoder from elsewhere: what names it, what loads it again, its weights and their licence."""
+    entry = candidate.stock
+    if entry is None:
+        return {}
+    notes = [*entry.loaded.parts.method.backbone.notes]
+    return {"stock": {"encoder": entry.text, "overrides": dict(entry.overrides), "notes": notes}}
 
 
 def _metric(key: str, summaries: Mapping[int, Mapping[str, Any]], is_fraction: bool) -> dict[str, Any]:
@@ -134,10 +152,20 @@ def _image_count(summary: Mapping[str, Any]) -> int | None:
 def _add_differences(rows: Sequence[dict[str, Any]], keys: Iterable[str]) -> None:
     """Add to each metric of each row but the first the paired difference, p corrected over the rows."""
     for key in keys:
-        first, *others = (row["figures"][key] for row in rows)
-        differences = _paired_differences([(metric["seeds"], first["seeds"]) for metric in others])
-        for metric, difference in zip(others, differences, strict=True):
-            metric["difference"] = difference
+        first, *others = rows
+        differences = _paired_differences([_seeds_of_both(row, first, key) for row in others])
+        for row, difference in zip(others, differences, strict=True):
+            row["figures"][key]["difference"] = difference
+
+
+def _seeds_of_both(row: Mapping[str, Any], first: Mapping[str, Any], key: str) -> tuple[Seeds, Seeds]:
+    """A metric of two rows by seed; that of an encoder from elsewhere is the same for each of the other's."""
+    own, base = (each["figures"][key]["seeds"] for each in (row, first))
+    if "stock" in row and "stock" not in first:
+        own = {seed: value for seed in base for value in own.values()}
+    if "stock" in first and "stock" not in row:
+        base = {seed: value for seed in own for value in base.values()}
+    return own, base
 
 
 def _add_feature_differences(rows: Sequence[dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> None:
@@ -149,7 +177,7 @@ def _add_feature_differences(rows: Sequence[dict[str, Any]], pairs: Iterable[tup
 
 
 def _paired_differences(
-    pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]],
+    pairs: Sequence[tuple[Seeds, Seeds]],
 ) -> list[dict[str, Any] | None]:
     """The paired difference of each (metric, baseline), p corrected over all of them; None without seeds."""
     differences = [paired_difference(metric, baseline) for metric, baseline in pairs]
@@ -250,9 +278,21 @@ def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
     }
 
 
+def _stock_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of encoders from elsewhere."""
+    return [
+        f"{row['name']} is not trained here ({'; '.join(row['stock']['notes'])}): each metric is one fixed "
+        "value without an interval, and a difference to it has the spread of the other's seeds alone."
+        for row in rows
+        if "stock" in row
+    ]
+
+
 def _notes(records: Records) -> list[str]:
-    """What a reader must know before trusting the tables."""
-    notes = []
+    """What a reader must know before trusting the tables of runs."""
+    notes: list[str] = []
+    if not records:
+        return notes
     if not all(len(group) > 1 for group in records.values()):
         notes.append("A single seed gives no interval and no significance; --seeds 3 does.")
     first = next(iter(records))

@@ -20,7 +20,7 @@ from contrastive.parts import ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.registry import Registry
 from contrastive.rng import hash_order, hash_sample
-from contrastive.runs import TrainedRun, load
+from contrastive.runs import LoadedEncoder, load, load_encoder
 
 #: The fewest images, and the narrowest features, of which a map shows anything.
 _FEWEST_IMAGES, _FEWEST_FEATURES = 3, 2
@@ -45,7 +45,7 @@ def pictures(
     for row in comparison["recipes"][:RECIPES]:
         seed, folder = next(iter(row["runs"].items()))
         try:
-            run = load(folder, registry, open_data_sets=open_data_sets)
+            run = _load(row, folder, registry, open_data_sets)
             all_pictures.append({"name": row["name"], "seed": seed, **_picture(run)})
         except ContrastiveError as error:  # the data or the checkpoint is gone; the metrics remain
             log(f"no picture of {row['name']}: {error}")
@@ -53,7 +53,13 @@ def pictures(
     return all_pictures
 
 
-def _picture(run: TrainedRun) -> dict[str, Any]:
+def _load(row: Mapping[str, Any], folder: str, registry: Registry, data_sets: DataSets) -> LoadedEncoder:
+    if stock := row.get("stock"):
+        return load_encoder(stock["encoder"], registry, stock["overrides"], data_sets)
+    return load(folder, registry, open_data_sets=data_sets)
+
+
+def _picture(run: LoadedEncoder) -> dict[str, Any]:
     test = run.data.test
     table, rows = (
         (run.data.division.validation, run.evaluation.monitor_rows)

@@ -50,6 +50,11 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> tuple[list[Ca
     failures = []
     recipes = write_recipes(candidates, out) if pending else {}
     for number, (candidate, seed) in enumerate(pending, 1):
+        if candidate.stock is not None:
+            log(f"[{number}/{len(pending)}] {candidate.name}, which is not trained")
+            candidate.stock.evaluate()
+            missing.remove((candidate.name, seed))
+            continue
         log(f"[{number}/{len(pending)}] {candidate.name}, seed {seed}")
         code = _train_or_wait(candidate, seed, recipes[candidate.name], log)
         finished = candidate.is_finished(seed)

@@ -1,0 +1,114 @@
+"""Encoders from elsewhere in a comparison: evaluated as the runs are, once, and kept in ``encoders/``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contrastive.backbones import flops
+from contrastive.build import Data
+from contrastive.commands.compare.records import RunRecord
+from contrastive.commands.evaluate import metrics_of
+from contrastive.evaluation import frozen
+from contrastive.files import read_map, writable_by_user, write_json
+from contrastive.recipe import Recipe
+from contrastive.registry import Registry
+from contrastive.runs import LoadedEncoder, RunIdentity, load_encoder
+
+#: Keys of ``train`` that decide how images are read.
+_READING = ("workers", "memory_limit", "cache", "shrink")
+
+
+@dataclass(frozen=True)
+class StockEntry:
+    """An encoder from elsewhere on the data set of a comparison.
+
+    Attributes:
+        text: what names it.
+        overrides: the data set, the protocols and how images are read.
+        loaded: the encoder on the data.
+        identity: what its finished evaluation must be.
+        folder: of its evaluation.
+    """
+
+    text: str
+    overrides: Mapping[str, Any]
+    loaded: LoadedEncoder
+    identity: RunIdentity
+    folder: Path
+
+    @classmethod
+    def of(cls, text: str, overrides: Mapping[str, Any], registry: Registry, data_sets: Any) -> StockEntry:
+        """Raises UsageError as :func:`load_encoder` does."""
+        loaded = load_encoder(text, registry, overrides, data_sets)
+        identity = RunIdentity.of(loaded.recipe, loaded.data, loaded.parts)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", loaded.recipe.name)
+        return cls(text, overrides, loaded, identity, Path("encoders") / f"{name}-{identity.fingerprint[:8]}")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its folder holds this evaluation."""
+        return self.identity.is_finished_in(self.folder)
+
+    def record(self) -> RunRecord:
+        """What its folder holds. Raises UsageError if a file is damaged."""
+        summary, environment = (read_map(self.folder / f"{name}.json") for name in ("summary", "environment"))
+        return RunRecord(self.folder, summary, environment, ())
+
+    def evaluate(self) -> None:
+        """Evaluate it and write the result into its folder."""
+        loaded, data = self.loaded, self.loaded.data
+        metrics = metrics_of(loaded)
+        backbone = loaded.parts.method.backbone
+        with frozen(backbone):
+            operations = flops(backbone, data.train.channels, loaded.parts.image_size)
+        summary = {
+            "name": loaded.recipe.name,
+            "fingerprint": self.identity.fingerprint,
+            **metrics,
+            "monitors": {},
+            "epochs": 0,
+            "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+            "backbone_flops": operations,
+            "images": _images(data, loaded, bool(metrics["trained"])),
+            "evaluate": self.identity.evaluate,
+        }
+        with writable_by_user(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(
+                self.folder / "environment.json",
+                {
+                    "data": data.fingerprint,
+                    "fingerprint": self.identity.fingerprint,
+                    "initial_weights": self.identity.weights,
+                },
+            )
+            write_json(self.folder / "summary.json", summary)
+
+
+def overrides_like(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides that give an encoder the data set, the protocols and the reading of a recipe in full."""
+    train = recipe.get("train", {})
+    return {
+        "dataset": recipe["dataset"],
+        "evaluate": {key: value for key, value in recipe["evaluate"].items() if key != "encoder"},
+        **{f"train.{key}": train[key] for key in _READING if key in train},
+    }
+
+
+def untrained_keys(recipe: Recipe) -> dict[str, Any]:
+    """The keys of an encoder's recipe that say something of it: nothing that only training reads."""
+    tree = recipe.dump()
+    return {**{key: tree[key] for key in ("name", "dataset", "backbone", "evaluate")}, "train": {}}
+
+
+def _images(data: Data, loaded: LoadedEncoder, is_scored: bool) -> dict[str, int]:
+    return {
+        "train": len(data.train),
+        **({} if data.validation is None else {"validation": len(data.validation)}),
+        "test": len(data.test or ()),
+        "scored": loaded.evaluation.images_scored if is_scored else 0,
+    }

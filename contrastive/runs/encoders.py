@@ -1,0 +1,81 @@
+"""Any encoder on a data set: of a run, or from elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from contrastive.build import Builder, DataSets, build
+from contrastive.convolutions import in_channels_last
+from contrastive.errors import UsageError
+from contrastive.recipe import Recipe
+from contrastive.registry import Registry
+from contrastive.runs.assembly import evaluation_of
+from contrastive.runs.folder import Overrides, Run
+from contrastive.runs.reload import LoadedEncoder, load
+from contrastive.runs.stock import StockEncoder, stock_at, stock_named, untrained
+
+_FORMS = (
+    "a run folder, an exported folder, a file of weights, a timm model with its tag "
+    "(vit_small_patch14_dinov2.lvd142m), or hf_hub:OWNER/NAME"
+)
+
+
+def load_encoder(
+    text: str | Path, registry: Registry, overrides: Overrides = (), open_data_sets: DataSets | None = None
+) -> LoadedEncoder:
+    """The encoder that a text names, on its own data set or on another one.
+
+    Args:
+        text: a run folder, an exported folder, a file of weights, a timm model, or ``hf_hub:OWNER/NAME``. A
+            path wins over a name.
+        registry: resolves its recipe.
+        overrides: as for ``--set``; encoders that are not of a run need ``dataset``.
+        open_data_sets: those that are already open; the one opened here is added.
+
+    Raises:
+        UsageError: it names no encoder, it cannot be read, or any error of :func:`load`.
+    """
+    stock = stock_encoder(text, overrides)
+    if stock is None:
+        return load(text, registry, overrides, open_data_sets)
+    data_sets = [] if open_data_sets is None else open_data_sets
+    opening = Builder(stock.recipe(overrides, registry), data_sets)
+    data = opening.data(training=False)
+    opening.raise_if_any()
+    assert data is not None  # or there were mistakes
+    channels = data.train.channels
+    recipe = stock.recipe(overrides, registry, channels)
+    data, parts = build(recipe, training=False, open_data_sets=data_sets)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    in_channels_last(parts.method, device)
+    transform = stock.transform(parts.image_size, channels)
+    evaluation = evaluation_of(recipe, data, parts, device, transform=transform)
+    return LoadedEncoder(recipe, data, parts, evaluation, untrained(recipe), run=None)
+
+
+def encoder_recipe(text: str | Path, overrides: Overrides, registry: Registry) -> Recipe:
+    """The recipe with which :func:`load_encoder` loads an encoder. Raises as it does."""
+    stock = stock_encoder(text, overrides)
+    return Run(text).recipe(overrides, registry) if stock is None else stock.recipe(overrides, registry)
+
+
+def stock_encoder(text: str | Path, overrides: Overrides = ()) -> StockEncoder | None:
+    """The encoder that a text names; None if it names a run.
+
+    Raises UsageError if it names no encoder.
+    """
+    path = Path(text)
+    if (path / "recipe.yaml").is_file():
+        return None
+    if os.path.lexists(path):
+        found = stock_at(path, overrides)
+        if found is None:
+            raise UsageError(f"{text} is not an encoder; name {_FORMS}.")
+        return found
+    found = stock_named(str(text))
+    if found is None:
+        raise UsageError(f"there is no encoder {text}; name {_FORMS}.")
+    return found

@@ -1,0 +1,173 @@
+"""Encoders from elsewhere: an export, a file of weights, a timm model, a repository of a hub.
+
+Each becomes a recipe whose backbone it is and that is never trained, so that whatever works on the encoder of
+a run works on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from contrastive.backbones import (
+    Timm,
+    declared_network,
+    declared_transform,
+    is_architecture,
+    is_hub_name,
+    is_weights_file,
+    per_channel,
+    pretrained_weights,
+    record_of,
+)
+from contrastive.errors import UsageError
+from contrastive.parts import ImageTransform, TimmTransform
+from contrastive.recipe import Recipe, flatten, parse_tree, resolve, set_tree, write_yaml
+from contrastive.registry import Registry
+from contrastive.runs.folder import Overrides
+
+#: What may be set for an encoder that is not trained.
+_KEYS = ("name", "dataset", "evaluate", "backbone", "augmentation.size")
+_TRAIN_KEYS = ("seed", "workers", "memory_limit", "cache", "shrink")
+
+
+@dataclass(frozen=True)
+class StockEncoder:
+    """An encoder that is not trained here.
+
+    Attributes:
+        text: what names it, as the user wrote it.
+        backbone: keys of the default part, without mean and standard deviation.
+        size: side in pixels of the images that it takes, unless another one is set.
+        mean, std: of its inputs, per channel; None if it takes them as they are.
+        record: timm's record of the network's checkpoint; None of an export, which declares its transform.
+    """
+
+    text: str
+    backbone: Mapping[str, Any]
+    size: int
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    record: Mapping[str, Any] | None = None
+
+    def network(self, channels: int = 3) -> Timm:
+        """The encoder itself, for images of some channels."""
+        params = self._part(channels)
+        if "weights" in params:
+            params["weights"] = Path(params["weights"])
+        return Timm(channels, self.size, **params)
+
+    def _part(self, channels: int) -> dict[str, Any]:
+        statistics = {"mean": self.mean, "std": self.std}
+        own = {key: per_channel(values, channels) for key, values in statistics.items() if values}
+        return {**self.backbone, **own}
+
+    def transform(self, size: int, channels: int) -> ImageTransform:
+        """How images of some channels are resized and cropped for an input of ``size`` pixels."""
+        if self.record is None:
+            return declared_transform(self.backbone["weights"], size)
+        mean = {} if self.mean is None else {"mean": tuple(per_channel(self.mean, channels))}
+        return TimmTransform.of(size, {**self.record, **mean})
+
+    def recipe(self, overrides: Overrides, registry: Registry, channels: int = 3) -> Recipe:
+        """A recipe with this backbone, for images of some channels.
+
+        Args:
+            overrides: as for ``--set``.
+            registry: resolves it.
+
+        Raises UsageError if no data set is set, or a key that only training reads.
+        """
+        tree = {
+            "name": re.sub(r"[^A-Za-z0-9._-]+", "-", self.text).strip("-._") or "encoder",
+            "backbone": self._part(channels),
+            "augmentation": {"size": self.size},
+        }
+        _require_effect(self.text, overrides)
+        return resolve(parse_tree(write_yaml(tree), self.text, overrides), registry)
+
+
+def untrained(recipe: Recipe) -> Recipe:
+    """The recipe of a stock encoder with random weights in its place."""
+    params = {**recipe.backbone.params, "weights": None, "pretrained": False}
+    if is_hub_name(params["model"]):
+        weights = pretrained_weights(params["model"], True)
+        params |= {
+            "model": weights.architecture,
+            "options": {**weights.arguments, **params["options"]},
+        }
+    return replace(recipe, backbone=replace(recipe.backbone, params=params))
+
+
+def stock_at(path: Path, overrides: Overrides) -> StockEncoder | None:
+    """The encoder of an exported folder or a file of weights; None if the path is neither."""
+    if path.is_dir():
+        declared = declared_network(path)
+        if declared is None or not (path / "model.safetensors").is_file():
+            return None
+        backbone = {
+            "stem": "standard",
+            "model": declared.architecture,
+            "weights": str(path),
+            "options": declared.options,
+        }
+        return StockEncoder(str(path), backbone, declared.image_size or 224, declared.mean, declared.std)
+    if not is_weights_file(path):
+        return None
+    model = set_tree(overrides).get("backbone", {}).get("model")
+    if model is None:
+        raise UsageError(
+            f"{path} names no network for its weights; add --set backbone.model=NAME, its timm architecture."
+        )
+    record = record_of(model)
+    return StockEncoder(
+        str(path),
+        {"stem": "standard", "model": model, "weights": str(path)},
+        _size(model, record),
+        record.get("mean"),
+        record.get("std"),
+        record,
+    )
+
+
+def is_stock_name(text: str) -> bool:
+    """Whether a text is the name of a timm model, perhaps with a tag, or of a hub's repository."""
+    return is_hub_name(text) or is_architecture(text.partition(".")[0])
+
+
+def stock_named(text: str) -> StockEncoder | None:
+    """The encoder of a timm model or a hub's repository; None if it is the name of neither.
+
+    Raises UsageError if timm has no such weights, or the repository cannot be read.
+    """
+    if not is_stock_name(text):
+        return None
+    model, _, tag = (text, "", "") if is_hub_name(text) else text.partition(".")
+    weights = pretrained_weights(model, tag or True)
+    record, backbone = weights.record, {"stem": "standard", "model": model, "pretrained": weights.tag or True}
+    return StockEncoder(text, backbone, _size(text, record), record["mean"], record["std"], record)
+
+
+def _size(text: str, record: Mapping[str, Any]) -> int:
+    """Side of the square images that a checkpoint takes."""
+    _, height, width = record.get("input_size") or (3, 224, 224)
+    if height != width:
+        raise UsageError(f"{text} takes images of {height} x {width} pixels; only square ones are supported.")
+    return int(height)
+
+
+def _require_effect(text: str, overrides: Overrides) -> None:
+    """Raise UsageError unless overrides name a data set, and nothing that only training reads."""
+    tree = set_tree(overrides)
+    if "dataset" not in tree:
+        raise UsageError(
+            f"{text} has no data set of its own; name one, such as "
+            "--set 'dataset={name: image_folder, root: DIR}'."
+        )
+    own = (*_KEYS, *(f"train.{key}" for key in _TRAIN_KEYS))
+    idle = [key for key in flatten(tree) if not f"{key}.".startswith(tuple(f"{each}." for each in own))]
+    if idle:
+        raise UsageError(f"--set {', '.join(idle)}: {text} is not trained, so this has no effect; remove it.")
