@@ -54,12 +54,12 @@ class LightlyMethod:
     Attributes:
         loss: of a batch's views.
         optimizer: of all that is trained.
-        updated: follows each optimizer step.
+        after_step: follows each optimizer step.
     """
 
     loss: ViewsLoss
     optimizer: Optimizer
-    updated: Callable[[], None] = lambda: None
+    after_step: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,11 @@ def dino(net: nn.Module, width: int) -> LightlyMethod:
         targets = [teacher_head(teacher(view)) for view in views[:2]]
         return criterion(targets, [head(net(view)) for view in views], epoch=epoch)
 
-    def updated() -> None:
+    def update_teacher() -> None:
         update_momentum(net, teacher, m=0.99)
         update_momentum(head, teacher_head, m=0.99)
 
-    return LightlyMethod(loss, Adam(parameters(net, head), 0.001), updated)
+    return LightlyMethod(loss, Adam(parameters(net, head), 0.001), update_teacher)
 
 
 def lejepa(net: nn.Module, width: int) -> LightlyMethod:

@@ -143,7 +143,7 @@ def take_step(training: LightlyMethod, views: Sequence[Tensor], epoch: int) -> N
     training.loss(views, epoch).backward()
     training.optimizer.step()
     training.optimizer.zero_grad()
-    training.updated()
+    training.after_step()
 
 
 def fastest_workers(recipe: Recipe, images: Pictures, example: Example) -> int:

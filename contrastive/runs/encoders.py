@@ -70,12 +70,9 @@ def stock_encoder(text: str | Path, overrides: Overrides = ()) -> StockEncoder |
     path = Path(text)
     if (path / "recipe.yaml").is_file():
         return None
-    if os.path.lexists(path):
-        found = stock_at(path, overrides)
-        if found is None:
-            raise UsageError(f"{text} is not an encoder; name {_FORMS}.")
-        return found
-    found = stock_named(str(text))
-    if found is None:
-        raise UsageError(f"there is no encoder {text}; name {_FORMS}.")
-    return found
+    is_path = os.path.lexists(path)
+    encoder = stock_at(path, overrides) if is_path else stock_named(str(text))
+    if encoder is None:
+        what = f"{text} is not an encoder" if is_path else f"there is no encoder {text}"
+        raise UsageError(f"{what}; name {_FORMS}.")
+    return encoder

@@ -105,16 +105,16 @@ def untrained(recipe: Recipe) -> Recipe:
 def stock_at(path: Path, overrides: Overrides) -> StockEncoder | None:
     """The encoder of an exported folder or a file of weights; None if the path is neither."""
     if path.is_dir():
-        declared = declared_network(path)
-        if declared is None or not (path / "model.safetensors").is_file():
+        network = declared_network(path)
+        if network is None or not (path / "model.safetensors").is_file():
             return None
         backbone = {
             "stem": "standard",
-            "model": declared.architecture,
+            "model": network.architecture,
             "weights": str(path),
-            "options": declared.options,
+            "options": network.options,
         }
-        return StockEncoder(str(path), backbone, declared.image_size or 224, declared.mean, declared.std)
+        return StockEncoder(str(path), backbone, network.image_size or 224, network.mean, network.std)
     if not is_weights_file(path):
         return None
     model = set_tree(overrides).get("backbone", {}).get("model")
