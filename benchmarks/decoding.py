@@ -2,12 +2,15 @@
 
 Files hold smooth pictures with noise, like photographs. The peer opens each file with Pillow, converts it to
 RGB and crops every view by torchvision, as lightly's data sets and transforms do. Finished views are those of
-SimCLR, compared with lightly's transform in processor time; photographs of 12 megapixels are shrunk first
-(``train.shrink``), which the first epoch has done.
+SimCLR, compared with lightly's transform in processor time, each side in a process of its own, ours with the
+memory policy of commands; photographs of 12 megapixels are shrunk first (``train.shrink``), which the first
+epoch has done.
 """
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 from torchvision.transforms.functional import pil_to_tensor
 
+from benchmarks.children import Contender
 from benchmarks.harness import Case, Measure, Row, first_module, keep_freed_memory, pair, stopwatch
 from contrastive.augmentations import Pipeline, RandomResizedCrop, SimCLR
 from contrastive.data import TrainLoader, augment
@@ -153,17 +157,43 @@ def cases() -> Iterator[Case]:
             yield batches(Path(folder), cache)
 
 
+def our_finished_views(long: int, short: int, files: int, is_shrunk: bool) -> Measure:
+    """:func:`finished_views` in a process that keeps freed memory as a command does."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return finished_views(Path(folder, "photographs"), long, short, files, is_shrunk).measure
+
+
+def lightly_finished_views(long: int, short: int, files: int) -> Measure:
+    """:func:`views_by_lightly` of the same photographs."""
+    torch.set_num_threads(1)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    upright_and_wide(Path(folder, "photographs"), long, short, files)
+    return views_by_lightly(Path(folder, "photographs"))
+
+
+def finished_rows() -> Iterator[Row]:
+    for long, short, files, target, is_shrunk in FINISHED:
+        what = f"{VIEWS} finished views of {SIZE} px of JPEGs of {long} x {short}"
+        name = f"{what}, shrunk before" if is_shrunk else what
+        with (
+            Contender("benchmarks.decoding:our_finished_views", long, short, files, is_shrunk) as ours,
+            Contender("benchmarks.decoding:lightly_finished_views", long, short, files) as theirs,
+        ):
+            case = Case(name, ours.measure, files, "images/s", REPETITIONS)
+            yield pair(case, theirs.measure, peer="lightly with torchvision", target=target)
+
+
 def rows() -> Iterator[Row]:
-    keep_freed_memory()  # as commands do; here for both sides
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for long, short, files in PHOTOGRAPHS:
             photos = Path(folder, str(long))
             ours = views_of_photographs(photos, long, short, files)
             yield pair(ours, views_by_torchvision(photos), peer="Pillow and torchvision")
-        for long, short, files, target, is_shrunk in FINISHED:
-            photos = Path(folder, f"finished {long}")
-            ours = finished_views(photos, long, short, files, is_shrunk)
-            yield pair(ours, views_by_lightly(photos), peer="lightly with torchvision", target=target)
+        yield from finished_rows()
         from_cache, from_files = (batches(Path(folder), cache) for cache in (True, False))
         yield pair(from_cache, from_files.measure, peer="decoding them again")
