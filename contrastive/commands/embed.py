@@ -85,64 +85,64 @@ def embed(
         raise UsageError(
             f"--neighbours compares one vector per image, and --output {output} gives many; use --output h."
         )
-    loaded = load_encoder(encoder, load_registry(), overrides)
-    require_outside_data(out, loaded.recipe)
-    if output == "z" and loaded.run is None:
-        raise UsageError(f"{encoder} has no head, so there is no z; use --output h.")
-    if output == "z" and loaded.parts.method.image_head is None:
+    subject = load_encoder(encoder, load_registry(), overrides)
+    require_outside_data(out, subject.recipe)
+    if output == "z" and subject.run is None:
+        raise UsageError(f"{encoder} has no head, so it has no z; use --output h.")
+    if output == "z" and subject.parts.method.image_head is None:
         raise UsageError("no objective of this run compares whole images, so there is no z; use --output h.")
     partial = out.with_name(f".{out.name}.tmp")
     with writable_by_user(out):
         try:
             if output in ("tokens", "map"):
-                about = _write_patches(partial, loaded, in_grid=output == "map")
+                about = _write_patches(partial, subject, in_grid=output == "map")
             else:
-                about = _write_vectors(partial, loaded, output == "z", neighbours)
+                about = _write_vectors(partial, subject, output == "z", neighbours)
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)
     return {
         "out": str(out),
         **about,
-        "unreadable": sorted(loaded.evaluation.unreadable),
-        "skipped_files": skipped_files(loaded.data),
+        "unreadable": sorted(subject.evaluation.unreadable),
+        "skipped_files": skipped_files(subject.data),
     }
 
 
-def _nothing_to_read(loaded: LoadedEncoder) -> DataError:
-    return DataError(f"no image can be read: {abbreviate(sorted(loaded.evaluation.unreadable), '; ')}.")
+def _nothing_to_read(subject: LoadedEncoder) -> DataError:
+    return DataError(f"no image can be read: {abbreviate(sorted(subject.evaluation.unreadable), '; ')}.")
 
 
-def _write_vectors(file: Path, loaded: LoadedEncoder, of_head: bool, neighbours: int) -> dict[str, Any]:
+def _write_vectors(file: Path, subject: LoadedEncoder, of_head: bool, neighbours: int) -> dict[str, Any]:
     """Write h or z; returns the number of rows and their width."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    backbone, head = final_encoder(loaded.parts.method)
+    backbone, head = final_encoder(subject.parts.method)
     encode = partial(embedding_of, backbone, cast(Head, head)) if of_head else backbone
     tables = []
-    for split, images in loaded.data.splits:
-        with frozen(loaded.parts.method):
-            features = loaded.evaluation.reader.features(encode, images)
+    for split, images in subject.data.splits:
+        with frozen(subject.parts.method):
+            features = subject.evaluation.reader.features(encode, images)
         if len(features):
             tables.append(_table(split, images, features.ids, features.labels, features.vectors, neighbours))
     if not tables:
-        raise _nothing_to_read(loaded)
+        raise _nothing_to_read(subject)
     table = pa.concat_tables(tables)
     pq.write_table(table, file)
     return {"rows": len(table), "width": int(table.schema.field("features").type.list_size)}
 
 
-def _write_patches(file: Path, loaded: LoadedEncoder, in_grid: bool) -> dict[str, Any]:
+def _write_patches(file: Path, subject: LoadedEncoder, in_grid: bool) -> dict[str, Any]:
     """Write the patches of every image, batch by batch; returns the number of rows, width and grid."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    backbone, reader = final_encoder(loaded.parts.method)[0], loaded.evaluation.reader
+    backbone, reader = final_encoder(subject.parts.method)[0], subject.evaluation.reader
     writer: pq.ParquetWriter | None = None
     about: dict[str, Any] = {"rows": 0}
     try:
-        for split, images in loaded.data.splits:
+        for split, images in subject.data.splits:
             labels = np.full(len(images), -1) if images.labels is None else images.labels
             for rows, pixels in reader.whole(images, np.arange(len(images))):
                 with frozen(backbone):
@@ -167,7 +167,7 @@ def _write_patches(file: Path, loaded: LoadedEncoder, in_grid: bool) -> dict[str
         if writer is not None:
             writer.close()
     if writer is None:
-        raise _nothing_to_read(loaded)
+        raise _nothing_to_read(subject)
     return about
 
 

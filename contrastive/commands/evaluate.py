@@ -68,29 +68,29 @@ def evaluate(encoder: str | Path, protocols: Sequence[str] = (), overrides: Over
     """
     registry = load_registry()
     overrides = _with(protocols, encoder_recipe(encoder, overrides, registry), overrides, registry)
-    loaded = load_encoder(encoder, registry, overrides)
-    _select(loaded.evaluation, protocols, registry, loaded.data.label_hint)
-    metrics = metrics_of(loaded)
+    subject = load_encoder(encoder, registry, overrides)
+    _select(subject.evaluation, protocols, registry, subject.data.label_hint)
+    metrics = metrics_of(subject)
     if not metrics["trained"]:
-        raise _nothing_to_evaluate(metrics["omitted"], loaded.data.label_hint)
+        raise _nothing_to_evaluate(metrics["omitted"], subject.data.label_hint)
     return {
         "encoder": str(encoder),
-        **_origin(loaded, registry),
-        "dataset": loaded.recipe.dataset.name,
-        "data": loaded.data.fingerprint,
-        **({} if (shrink := loaded.recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
+        **_origin(subject, registry),
+        "dataset": subject.recipe.dataset.name,
+        "data": subject.data.fingerprint,
+        **({} if (shrink := subject.recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
         **metrics,
     }
 
 
-def metrics_of(loaded: LoadedEncoder) -> dict[str, Any]:
+def metrics_of(subject: LoadedEncoder) -> dict[str, Any]:
     """Metrics of an encoder and of its floors, ``trained``, ``untrained`` and ``pixels``, and what a reader
     of them must know. Without any metric of the encoder, ``omitted`` has the reasons."""
-    evaluation, obstacle = loaded.evaluation, loaded.untrained_obstacle
-    trained, omissions = evaluation.final(*final_encoder(loaded.parts.method)), evaluation.omissions
+    evaluation, obstacle = subject.evaluation, subject.untrained_obstacle
+    trained, omissions = evaluation.final(*final_encoder(subject.parts.method)), evaluation.omissions
     untrained: dict[str, float] = {}
     if trained and obstacle is None:
-        start = untrained_of(loaded.start, loaded.data, loaded.parts, evaluation.device)
+        start = untrained_of(subject.start, subject.data, subject.parts, evaluation.device)
         untrained = evaluation.final(*start)
     return {
         "trained": trained,
@@ -102,16 +102,16 @@ def metrics_of(loaded: LoadedEncoder) -> dict[str, Any]:
         "protocols": evaluation.describe(),
         "subsets": evaluation.labels_used(),
         "unreadable": sorted(evaluation.unreadable),
-        "skipped_files": skipped_files(loaded.data),
+        "skipped_files": skipped_files(subject.data),
     }
 
 
-def _origin(loaded: LoadedEncoder, registry: Registry) -> dict[str, Any]:
+def _origin(subject: LoadedEncoder, registry: Registry) -> dict[str, Any]:
     """Where an encoder comes from: a run and its data set, or weights and their licence."""
-    if loaded.run is not None:
-        trained_on = Run(loaded.run).recipe((), registry).dataset.name
-        return {"run": str(loaded.run), "trained_on": trained_on}
-    return {"transform": str(loaded.evaluation.transform), "notes": [*loaded.parts.method.backbone.notes]}
+    if subject.run is not None:
+        trained_on = Run(subject.run).recipe((), registry).dataset.name
+        return {"run": str(subject.run), "trained_on": trained_on}
+    return {"transform": str(subject.evaluation.transform), "notes": [*subject.parts.method.backbone.notes]}
 
 
 def _with(protocols: Sequence[str], recipe: Recipe, overrides: Overrides, registry: Registry) -> Overrides:

@@ -101,7 +101,7 @@ def test_any_timm_model_gives_features(channels, size, kwargs, features):
         ({"model": "resnet18", "options": {"widht": 2}}, "widht"),
         ({"model": "resnet18", "options": {"act_layer": "rely"}}, "timm cannot build resnet18"),
         ({"model": "resnet18", "options": {"in_chans": 1}}, "'in_chans' follows from the data"),
-        ({"model": "resnet18", "options": {"pretrained": True}}, "set 'weights' to a local file"),
+        ({"model": "resnet18", "options": {"pretrained": True}}, "or 'weights' to a local file"),
         ({"model": "resnet18", "mean": [0.1, 0.2]}, "mean: give one value or 3"),
         ({"model": "vit_tiny_patch16_224", "options": {"depth": 1}, "image_size": 28}, "multiple of 16"),
         ({"model": "test_vit", "image_size": 28}, "16"),

@@ -250,11 +250,11 @@ def test_torchvision_takes_weights_too():
         (
             Timm,
             "resnet18.a1_in1k",
-            r"pretrained weights of the tag 'a1_in1k'.* model: resnet18 and weights: FILE",
+            r"pretrained weights of the tag 'a1_in1k'.* model: resnet18 and pretrained: a1_in1k",
         ),
         (Timm, "resnet18.no_such_tag", r"tag 'no_such_tag' \(timm lists .*a1_in1k"),
-        (Timm, "hf_hub:timm/resnet50.a1_in1k", "address of pretrained weights.* model: resnet50 and"),
-        (Timm, "hf-hub:someone/model", "address of pretrained weights"),
+        (Timm, "hf_hub:timm/resnet50.a1_in1k", "repository of pretrained weights; set pretrained: true"),
+        (Timm, "hf-hub:someone/model", "repository of pretrained weights"),
         (Timm, "timm/vit_tiny_patch16_224.augreg_in21k", "address of.* model: vit_tiny_patch16_224 and"),
         (Timm, "local-dir:exported", "a folder of weights.* weights: exported, and model"),
         (Torchvision, "resnet18.a1_in1k", "names pretrained weights"),
@@ -291,7 +291,7 @@ def test_positions_of_images_that_are_not_square_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "IMAGENET1K_V1"])
 def test_pretrained_weights_by_name_are_refused_as_that(name):
-    with pytest.raises(UsageError, match="exist, and pretrained weights are not loaded by name or tag"):
+    with pytest.raises(UsageError, match="does not exist; pretrained weights are loaded by name through"):
         Timm(3, 32, "resnet18", weights=Path(name))
 
 

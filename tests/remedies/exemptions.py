@@ -50,4 +50,5 @@ EXEMPT: dict[str, dict[str, str]] = {
         "; set train.nonfinite=skip": "tests/runs follow it: a run with a non-finite step continues with it",
     },
     "backbones/timm.py": {"The one import is needed": _TEXT},
+    "backbones/pretrained.py": {"Accept them on the page of the hub": "needs a network and an account"},
 }

@@ -61,12 +61,6 @@ def exported(folder: str, model: str = "resnet10t") -> str:
     return folder
 
 
-def from_address(message: str) -> dict[str, Any]:
-    """What "Set model: X and weights: FILE" asks for, with a file that was saved before."""
-    model = re.search(r"[Ss]et model: (\w+) and weights", message)[1]
-    return {"size": 32, "model": model, "weights": Path(saved(model=model))}
-
-
 def from_folder(message: str) -> dict[str, Any]:
     folder = Path(re.search(r"Set weights: ([^,]+),", message)[1])
     model = json.loads((folder / "config.json").read_text())["architecture"]
@@ -144,27 +138,17 @@ def networks() -> Iterator[Remedy]:
     yield Remedy("backbones/timm.py", "name a new or an existing folder", to_folder, "taken", "new")
     yield Remedy(
         "backbones/timm.py",
-        "Set model to a plain name and weights",
-        timm,
-        lambda: {"model": "hf_hub:someone/encoder"},
-        lambda _: {"size": 32, "model": "resnet10t", "weights": Path(saved(model="resnet10t"))},
-    )
-    yield Remedy(
-        "backbones/timm.py",
-        "Set model: {} and weights: FILE",
-        timm,
-        lambda: {"model": "resnet10t.c3_in1k"},
-        from_address,
-    )
-    yield Remedy(
-        "backbones/timm.py",
         "and model to the architecture that its config.json names",
         timm,
         lambda: {"model": f"local-dir:{exported('encoder')}"},
         from_folder,
     )
     yield Remedy(
-        "backbones/timm.py", "is timm's old name", timm, lambda: {"model": "ssl_resnet18"}, from_address
+        "backbones/timm.py",
+        "is timm's old name",
+        timm,
+        lambda: {"model": "ssl_resnet18"},
+        lambda message: {"size": 32, "model": re.search(r"set model: (\w+)", message)[1]},
     )
     yield Remedy(
         "backbones/timm.py",
@@ -172,13 +156,6 @@ def networks() -> Iterator[Remedy]:
         timm,
         lambda: small(in_chans=3),
         lambda _: small(),
-    )
-    yield Remedy(
-        "backbones/timm.py",
-        "is not allowed; set 'weights'",
-        timm,
-        lambda: {"model": "resnet10t", "options": {"pretrained_cfg": "c3_in1k"}},
-        lambda _: {"size": 32, "model": "resnet10t", "weights": Path(saved(model="resnet10t"))},
     )
     yield Remedy(
         "backbones/timm.py",

@@ -82,21 +82,22 @@ def plan(
         raise UsageError("--set and --minutes change recipes, but only finished runs are named; drop them.")
     runs = {group.folders[min(group.folders)]: group for group in _group_runs(folders)}
     first_of = {folder: first for first, group in runs.items() for folder in group.folders.values()}
-    found: dict[str, list[Candidate]] = {}
+    groups: list[list[Candidate]] = []  # of each target
     with Mistakes() as mistakes:
         recipes = _Recipes(seeds, registry, mistakes)
         for target in targets:
             if Path(target) in folders:
-                group = runs.pop(first_of[Path(target)], None)
-                found.setdefault(target, []).extend([group] if group else [])
-            elif target not in stock:
-                found[target] = recipes.candidates(target, sets)
+                own = runs.pop(first_of[Path(target)], None)
+                groups.append([own] if own else [])
+            else:
+                groups.append([] if target in stock else recipes.candidates(target, sets))
     if stock:
-        others = [candidate for group in found.values() for candidate in group]
+        others = [candidate for group in groups for candidate in group]
         overrides = _overrides_of(others[0], registry) if others else set_tree(sets)
-        for target in stock:
-            found[target] = [_stock_candidate(target, overrides, registry, recipes.open_data_sets)]
-    candidates = _with_unique_names([each for target in dict.fromkeys(targets) for each in found[target]])
+        for group, target in zip(groups, targets, strict=True):
+            if target in stock:
+                group.append(_stock_candidate(target, overrides, registry, recipes.open_data_sets))
+    candidates = _with_unique_names([candidate for group in groups for candidate in group])
     require_comparable(candidates)
     return candidates
 
@@ -134,11 +135,11 @@ def _stock_candidate(
     target: str, overrides: Mapping[str, Any], registry: Registry, data_sets: DataSets
 ) -> Candidate:
     entry = StockEntry.of(target, overrides, registry, data_sets)
-    loaded = entry.loaded
+    subject = entry.subject
     return Candidate(
-        loaded.recipe.name,
-        untrained_keys(loaded.recipe),
-        loaded.data.fingerprint,
+        subject.recipe.name,
+        untrained_keys(subject.recipe),
+        subject.data.fingerprint,
         {0: entry.folder},
         stock=entry,
     )

@@ -125,7 +125,7 @@ def _stock(candidate: Candidate) -> dict[str, Any]:
     entry = candidate.stock
     if entry is None:
         return {}
-    notes = [*entry.loaded.parts.method.backbone.notes]
+    notes = [*entry.subject.parts.method.backbone.notes]
     return {"stock": {"encoder": entry.text, "overrides": dict(entry.overrides), "notes": notes}}
 
 

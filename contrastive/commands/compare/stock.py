@@ -29,24 +29,26 @@ class StockEntry:
     Attributes:
         text: what names it.
         overrides: the data set, the protocols and how images are read.
-        loaded: the encoder on the data.
+        subject: the encoder on the data.
         identity: what its finished evaluation must be.
         folder: of its evaluation.
     """
 
     text: str
     overrides: Mapping[str, Any]
-    loaded: LoadedEncoder
+    subject: LoadedEncoder
     identity: RunIdentity
     folder: Path
 
     @classmethod
     def of(cls, text: str, overrides: Mapping[str, Any], registry: Registry, data_sets: Any) -> StockEntry:
         """Raises UsageError as :func:`load_encoder` does."""
-        loaded = load_encoder(text, registry, overrides, data_sets)
-        identity = RunIdentity.of(loaded.recipe, loaded.data, loaded.parts)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", loaded.recipe.name)
-        return cls(text, overrides, loaded, identity, Path("encoders") / f"{name}-{identity.fingerprint[:8]}")
+        subject = load_encoder(text, registry, overrides, data_sets)
+        identity = RunIdentity.of(subject.recipe, subject.data, subject.parts)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", subject.recipe.name)
+        return cls(
+            text, overrides, subject, identity, Path("encoders") / f"{name}-{identity.fingerprint[:8]}"
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -60,20 +62,20 @@ class StockEntry:
 
     def evaluate(self) -> None:
         """Evaluate it and write the result into its folder."""
-        loaded, data = self.loaded, self.loaded.data
-        metrics = metrics_of(loaded)
-        backbone = loaded.parts.method.backbone
+        subject, data = self.subject, self.subject.data
+        metrics = metrics_of(subject)
+        backbone = subject.parts.method.backbone
         with frozen(backbone):
-            operations = flops(backbone, data.train.channels, loaded.parts.image_size)
+            operations = flops(backbone, data.train.channels, subject.parts.image_size)
         summary = {
-            "name": loaded.recipe.name,
+            "name": subject.recipe.name,
             "fingerprint": self.identity.fingerprint,
             **metrics,
             "monitors": {},
             "epochs": 0,
             "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
             "backbone_flops": operations,
-            "images": _images(data, loaded, bool(metrics["trained"])),
+            "images": _images(data, subject, bool(metrics["trained"])),
             "evaluate": self.identity.evaluate,
         }
         with writable_by_user(self.folder):
@@ -105,10 +107,10 @@ def untrained_keys(recipe: Recipe) -> dict[str, Any]:
     return {**{key: tree[key] for key in ("name", "dataset", "backbone", "evaluate")}, "train": {}}
 
 
-def _images(data: Data, loaded: LoadedEncoder, is_scored: bool) -> dict[str, int]:
+def _images(data: Data, subject: LoadedEncoder, is_scored: bool) -> dict[str, int]:
     return {
         "train": len(data.train),
         **({} if data.validation is None else {"validation": len(data.validation)}),
         "test": len(data.test or ()),
-        "scored": loaded.evaluation.images_scored if is_scored else 0,
+        "scored": subject.evaluation.images_scored if is_scored else 0,
     }
