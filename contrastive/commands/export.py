@@ -19,7 +19,7 @@ from contrastive.errors import ContrastiveError, UsageError
 from contrastive.evaluation import final_encoder
 from contrastive.files import writable_by_user
 from contrastive.registry import load_registry
-from contrastive.runs import Overrides, Run, load, stock_encoder, to_stderr
+from contrastive.runs import Overrides, Run, load, require_own_keys, stock_encoder, to_stderr
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -58,6 +58,7 @@ def export(
     stock = stock_encoder(encoder, overrides)
     if stock is None:
         return _export_run(encoder, out, format, overrides)
+    require_own_keys(stock.text, overrides)
     network, transform = stock.network(), stock.transform(stock.size, 3)
     with writable_by_user(out):
         if format == "onnx":
@@ -84,6 +85,8 @@ def _export_run(folder: str | Path, out: Path, format: str, overrides: Overrides
         return out
     backbone_folder = Run(folder).folder / "backbone"
     if backbone_folder.is_dir():
+        if overrides:
+            raise UsageError(f"{backbone_folder} is copied as it is, so --set has no effect; remove it.")
         _require_plain(backbone_folder)
         with writable_by_user(out):
             shutil.copytree(backbone_folder, out, dirs_exist_ok=True)

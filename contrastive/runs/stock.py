@@ -29,9 +29,13 @@ from contrastive.recipe import Recipe, flatten, parse_tree, resolve, set_tree, w
 from contrastive.registry import Registry
 from contrastive.runs.folder import Overrides
 
-#: What may be set for an encoder that is not trained.
-_KEYS = ("name", "dataset", "evaluate", "backbone", "augmentation.size")
-_TRAIN_KEYS = ("seed", "workers", "memory_limit", "cache", "shrink")
+#: What may be set for an encoder that is not trained: itself, and how it sees which data.
+_OWN_KEYS = tuple(f"backbone.{key}" for key in ("model", "weights", "options", "mean", "std"))
+_KEYS = (
+    *_OWN_KEYS,
+    *("name", "dataset", "evaluate", "augmentation.size"),
+    *(f"train.{key}" for key in ("seed", "workers", "memory_limit", "cache", "shrink")),
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,11 @@ def _size(text: str, record: Mapping[str, Any]) -> int:
     return int(height)
 
 
+def require_own_keys(text: str, overrides: Overrides) -> None:
+    """Raise UsageError if overrides set anything but the encoder itself."""
+    _refuse_idle(text, set_tree(overrides), _OWN_KEYS)
+
+
 def _require_effect(text: str, overrides: Overrides) -> None:
     """Raise UsageError unless overrides name a data set, and nothing that only training reads."""
     tree = set_tree(overrides)
@@ -167,7 +176,10 @@ def _require_effect(text: str, overrides: Overrides) -> None:
             f"{text} has no data set of its own; name one, such as "
             "--set 'dataset={name: image_folder, root: DIR}'."
         )
-    own = (*_KEYS, *(f"train.{key}" for key in _TRAIN_KEYS))
-    idle = [key for key in flatten(tree) if not f"{key}.".startswith(tuple(f"{each}." for each in own))]
-    if idle:
+    _refuse_idle(text, tree, _KEYS)
+
+
+def _refuse_idle(text: str, tree: Mapping[str, Any], keys: Sequence[str]) -> None:
+    own = tuple(f"{key}." for key in keys)
+    if idle := [key for key in flatten(tree) if not f"{key}.".startswith(own)]:
         raise UsageError(f"--set {', '.join(idle)}: {text} is not trained, so this has no effect; remove it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from contrastive.backbones import Timm
 from contrastive.commands.compare import candidates
 from contrastive.commands.embed import embed
+from contrastive.commands.export import export
 from contrastive.optimizers import SGDPart
 from contrastive.registry import load_registry
 from contrastive.runs import load_encoder
@@ -59,6 +61,12 @@ def embedding(output: str) -> None:
         if not cache.folder.is_dir():
             cache.add(NAME)
         embed(NAME, "features.parquet", output=output, overrides=data())
+
+
+def run_export(overrides: list[str]) -> None:
+    Timm(3, 64, "resnet10t").export("run/backbone")
+    Path("run/recipe.yaml").touch()
+    export("run", Path(tempfile.mkdtemp(dir=".")), overrides=overrides)
 
 
 def comparison(target: str) -> None:
@@ -136,6 +144,7 @@ REMEDIES = [
         {"model": "resnet10t", "options": {"pretrained_cfg": "c3_in1k"}},
         {"model": "resnet10t", "pretrained": "c3_in1k"},
     ),
+    Remedy("commands/export.py", "is copied as it is", run_export, ["train.seed=1"], []),
     Remedy("commands/embed.py", "has no head, so it has no z", embedding, "z", "h"),
     Remedy(
         "compare/candidates.py",

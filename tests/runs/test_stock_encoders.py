@@ -209,6 +209,11 @@ def test_a_path_wins_over_a_name(
         ("resnet18.a1_in1", {}, r"Did you mean 'a1_in1k'"),
         ("resnet181", {}, r"there is no encoder resnet181; name a run folder, an exported folder, .*hf_hub"),
         ("resnet18", {"dataset": "x", "loss.temperature": 1}, r"--set loss\.temperature: .* not trained"),
+        (
+            "resnet18",
+            {"dataset": "x", "backbone.name": "torchvision"},
+            r"--set backbone\.name: .* not trained",
+        ),
         ("timm/resnet18", {}, r"there is no encoder timm/resnet18"),
         ("hf_hub:timm/absent", {}, r"not in the cache and cannot be downloaded.*HF_HUB_OFFLINE"),
         ("vit_base_patch16_sapiens2.fb", {}, r"takes images of \d+ x \d+ pixels; only square ones"),
@@ -298,3 +303,13 @@ def test_a_name_with_two_readings_is_refused_with_both(cache: HubCache, monkeypa
         UsageError, match=r"resnet18 is a shipped recipe and a timm model; write resnet18\.yaml"
     ):
         compare(["resnet18", "simclr"])
+
+
+def test_export_refuses_what_it_would_ignore(
+    cache: HubCache, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    sets = ["--set", "dataset=fashion_mnist_sample", "--out", str(tmp_path / "export")]
+    for encoder, words in ((QUICK[0], "is not trained"), (str(tiny_run), "is copied as it is")):
+        assert main(["export", encoder, *sets]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()
