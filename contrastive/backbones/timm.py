@@ -40,7 +40,7 @@ from contrastive.views import Tokens, View
 
 _README = """# {architecture}
 
-A self-supervised encoder written by contrastive:
+An image encoder, written by contrastive:
 images [b, {channels}, {size}, {size}] -> features [b, {features}].
 Inputs are in [0, 1], less `mean` {mean},
 divided by `std` {std} (both in `config.json`).
@@ -241,8 +241,8 @@ class Timm(Backbone):
             channels=self.in_channels,
             size=self.image_size,
             features=self.features,
-            mean=list(cfg["mean"]),
-            std=list(cfg["std"]),
+            mean=[float(f"{value:.6g}") for value in cfg["mean"]],
+            std=[float(f"{value:.6g}") for value in cfg["std"]],
             registration="import contrastive.timm_models\n" if needs_import else "",
             tokens=self._token_note(),
             note=_NOTE.format(architecture=cfg["architecture"]) if needs_import else "",

@@ -31,8 +31,10 @@ def main(arguments: argparse.Namespace) -> int:
     with progress_on_stderr(arguments):
         metrics = evaluate(arguments.encoder, arguments.protocol, arguments.overrides)
         display = Display()
-        for note in (*metrics.get("notes", ()), *([metrics["transform"]] if "transform" in metrics else ())):
+        for note in metrics.get("notes", ()):
             display.log(note)
+        if "transform" in metrics:
+            display.log(f"images: {metrics['transform']}")
         warn_of_omissions(metrics, display)
         if metrics["untrained_omitted"]:
             display.warn(f"no untrained encoder to compare with, because {metrics['untrained_omitted']}")

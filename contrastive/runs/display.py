@@ -265,7 +265,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
         summary: the content of summary.json: ``trained``, ``untrained`` and ``pixels``, each metric ->
             value; ``wall_seconds``, ``peak_memory_mib``, ``parameters``, ``unreadable`` (a number or the
             names), ``split``, ``protocols``, and ``omitted``, protocol -> why it has no metrics. Any of them
-            may be absent.
+            may be absent. An encoder that no run trained has ``transform``.
     """
     trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
     split = summary.get("split")
@@ -278,7 +278,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
         return Group(Text(f"{'; '.join(reasons)}, so no metrics"), *costs)
     floors = {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
     table.add_column("metric")
-    table.add_column("trained", justify="right")
+    table.add_column("encoder" if "transform" in summary else "trained", justify="right")
     for words in floors:
         table.add_column(words, justify="right")
         table.add_column("gain", justify="right")

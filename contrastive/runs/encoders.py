@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from contrastive.build import Builder, DataSets, build
+from contrastive.build import Builder, Data, DataSets, build
 from contrastive.convolutions import in_channels_last
-from contrastive.errors import UsageError
+from contrastive.errors import RecipeError, UsageError
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
@@ -42,18 +42,30 @@ def load_encoder(
     if stock is None:
         return load(text, registry, overrides, open_data_sets)
     data_sets = [] if open_data_sets is None else open_data_sets
-    opening = Builder(stock.recipe(overrides, registry), data_sets)
-    data = opening.data(training=False)
-    opening.raise_if_any()
-    assert data is not None  # or there were mistakes
+    data = _data(stock.recipe(overrides, registry), data_sets)
     channels = data.train.channels
     recipe = stock.recipe(overrides, registry, channels)
-    data, parts = build(recipe, training=False, open_data_sets=data_sets)
+    try:
+        data, parts = build(recipe, training=False, open_data_sets=data_sets)
+    except RecipeError as error:  # the user wrote no recipe in which to look
+        own = [mistake.message for mistake in error.mistakes if mistake.where.file == stock.text]
+        if len(own) < len(error.mistakes):
+            raise
+        raise UsageError(" ".join(own)) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     in_channels_last(parts.method, device)
     transform = stock.transform(parts.image_size, channels)
     evaluation = evaluation_of(recipe, data, parts, device, transform=transform)
     return LoadedEncoder(recipe, data, parts, evaluation, untrained(recipe), run=None)
+
+
+def _data(recipe: Recipe, data_sets: DataSets) -> Data:
+    """The data set of a recipe. Raises RecipeError if it cannot be opened."""
+    builder = Builder(recipe, data_sets)
+    data = builder.data(training=False)
+    builder.raise_if_any()
+    assert data is not None  # or there were mistakes
+    return data
 
 
 def encoder_recipe(text: str | Path, overrides: Overrides, registry: Registry) -> Recipe:

@@ -181,5 +181,5 @@ def _require_effect(text: str, overrides: Overrides) -> None:
 
 def _refuse_idle(text: str, tree: Mapping[str, Any], keys: Sequence[str]) -> None:
     own = tuple(f"{key}." for key in keys)
-    if idle := [key for key in flatten(tree) if not f"{key}.".startswith(own)]:
+    if idle := [key for key in (flatten(tree) if tree else ()) if not f"{key}.".startswith(own)]:
         raise UsageError(f"--set {', '.join(idle)}: {text} is not trained, so this has no effect; remove it.")

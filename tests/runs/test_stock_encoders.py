@@ -230,7 +230,8 @@ def test_weights_that_are_not_in_the_cache_are_reported_in_one_line(
     sets = ["--set=dataset.name=image_folder", f"--set=dataset.root={photographs}"]
     assert main(["evaluate", "resnet18.a1_in1k", *sets]) == 2
     captured = capsys.readouterr()
-    assert "resnet18.a1_in1k: the weights are not in the cache and cannot be downloaded" in captured.err
+    message = "error: resnet18.a1_in1k: the weights are not in the cache and cannot be downloaded. "
+    assert captured.err.splitlines()[-1].startswith(message)
     assert "Traceback" not in captured.err
 
 
