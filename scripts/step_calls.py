@@ -72,7 +72,9 @@ CONTINUATIONS = {"dinov2_gram"}
 PRETRAINED: dict[str, dict[str, Any]] = {
     "adapt": {
         "backbone.pretrained": False,
-        "objectives.anchor.target": {"name": "stock", "model": "vit_tiny_patch16_224"},
+        "backbone.options": {"embed_dim": 48, "num_heads": 2},
+        "objectives.anchor.target.pretrained": False,
+        "objectives.anchor.target.model": None,
     },
 }
 #: Recipes that are left out, as recipes of the same names on the sample take the same steps: large
