@@ -137,7 +137,7 @@ def _report(file: str, recipe: Recipe, open_data_sets: DataSets) -> dict[str, An
         "steps_per_epoch": steps_per_epoch,
         **({} if train.minutes is None else {"minutes": train.minutes}),
         "steps": min(steps, train.max_steps or steps) if train.minutes is None else None,
-        "peak_learning_rates": sorted({group["peak_lr"] for group in optimizer.param_groups}),
+        "peak_learning_rates": sorted({float(f"{group['peak_lr']:.4g}") for group in optimizer.param_groups}),
         **({"schedules": schedules} if (schedules := _schedules(recipe)) else {}),
         "candidates": _candidates(method, train.batch_size),
         "chunks": _chunks(recipe, parts),
