@@ -15,6 +15,9 @@ from torch.nn import functional as F
 #: Similarities in memory at a time (16 MiB of float32).
 _TILE = 1 << 22
 
+#: What LiDAR adds to the scatter within images, and what LiDAR and RankMe add to every share of a rank.
+_RIDGE, _SHIFT = 1e-4, 1e-7
+
 #: Below this share of the healthy spread the embeddings have collapsed to one point.
 FULL_COLLAPSE = 0.05
 #: Below this share of their largest rank the features hardly vary.
@@ -81,8 +84,71 @@ def effective_rank(h: Tensor) -> float:
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     if (total := singular.sum()) == 0:
         return 0.0
-    p = singular / total + 1e-7
+    p = singular / total + _SHIFT
     return torch.exp(-(p * p.log()).sum()).item()
+
+
+def lidar(views: Tensor) -> float:
+    """LiDAR: how many directions tell images apart from the spread of their own views, between 1 and the
+    smaller of n - 1 and F; 0 if no image differs from another.
+
+    exp of the entropy of p_k = l_k / sum(l) + 1e-7, where l are the eigenvalues of S^(-1/2) B S^(-1/2). B is
+    the covariance of the images' mean vectors; S is the covariance of views around the mean of their image,
+    plus 1e-4 on the diagonal. Source: Thilak et al. 2024, "LiDAR: Sensing linear probing performance in
+    joint embedding SSL architectures", section 4; the paper gives no value for either constant, so they are
+    those of later work on it and of RankMe. The eigenvalues are those of the Gram matrix of the mean vectors
+    divided by the Cholesky factor of S, in float64: the same ones but for zeros.
+
+    Args:
+        views: features [n, q, F] of q views of each of n images. Compare values at equal n, q and F.
+    """
+    n, q, width = views.shape
+    if n < 2 or q < 2 or width == 0 or not _finite(views):
+        return math.nan
+    views = _with_float64(views).double()
+    means = views.mean(1)  # [n, F]
+    scatter = _RIDGE * torch.eye(width, dtype=torch.float64, device=views.device)  # [F, F]
+    for chunk, mean in zip(views.split(64), means.split(64), strict=True):
+        spread = (chunk - mean[:, None]).flatten(0, 1)  # [64 q, F]
+        scatter += spread.T @ spread / (n * q)
+    between = (means - means.mean(0)) / math.sqrt(n)  # [n, F]
+    factor, failure = torch.linalg.cholesky_ex(scatter)
+    if failure:  # vectors so long that the ridge is less than their rounding
+        return math.nan
+    ratios = torch.linalg.solve_triangular(factor, between.T, upper=False)  # [F, n]
+    gram = ratios @ ratios.T if width <= n else ratios.T @ ratios
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0)
+    if (total := eigenvalues.sum()) == 0:
+        return 0.0
+    p = torch.zeros(width, dtype=torch.float64, device=views.device)
+    p[: len(eigenvalues)] = eigenvalues / total
+    p += _SHIFT
+    return torch.exp(-(p * p.log()).sum()).item()
+
+
+def recognition(views: Tensor, images: Tensor) -> tuple[float, float]:
+    """Whether a view finds its image among all images: recall at 1, a fraction, and the median rank, from 1.
+
+    Images are ranked by the cosine similarity of their vectors to the view's. Of images that are equally
+    similar any may come first, so a collapsed encoder has a recall of 1 / n: recall is the expected one, and
+    the rank the mean one. (nan, nan) without an answer.
+
+    Args:
+        views: vectors [n, F] of a view of each image.
+        images: vectors [n, F] of the images, in the same order; both are scaled to unit length here.
+    """
+    n = len(views)
+    if n < 2 or not _finite(views, images):
+        return math.nan, math.nan
+    queries, candidates = _unit(views), _unit(images)
+    recalls, ranks = [], []
+    for rows in torch.arange(n, device=queries.device).split(max(1, _TILE // n)):
+        similarity = queries[rows] @ candidates.T  # [c, n]
+        own = similarity.gather(1, rows[:, None])  # [c, 1]
+        above, equal = (similarity > own).sum(1), (similarity == own).sum(1)  # [c]; an image equals itself
+        recalls.append(torch.where(above == 0, 1 / equal.double(), 0.0))
+        ranks.append(above.double() + (equal.double() + 1) / 2)
+    return torch.cat(recalls).mean().item(), torch.cat(ranks).quantile(0.5).item()
 
 
 def embedding_std(z: Tensor) -> float:

@@ -22,6 +22,8 @@ from contrastive.commands.compare.findings import Matrix, matrix
 from contrastive.text import duration, metric_words, percent
 
 Row = Mapping[str, Any]
+#: Metrics that the tables leave out: they hardly differ from top1 on the balanced classes of these studies.
+_NOT_SHOWN = ("_balanced", "_top5")
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def main() -> None:
 def table(comparison: Mapping[str, Any], root: Path) -> str:
     """Markdown: a matrix if the study has two axes, else a line per recipe; then where it comes from."""
     rows = comparison["recipes"]
-    key, *more = comparison["figures"]
+    key, *more = (key for key in comparison["figures"] if not key.endswith(_NOT_SHOWN))
     grid = matrix(rows, key)
     lines = _matrix(grid) if grid else _lines(rows, key, more, comparison["features"])
     return "\n".join([*lines, "", _origin(comparison, root)]) + "\n"

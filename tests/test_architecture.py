@@ -204,12 +204,17 @@ def test_a_planted_name_of_a_method_is_found(tmp_path):
 #: Where no string may be the name of a part, or of a metric after its protocol: what is special about a part,
 #: the part declares.
 NAMES_NO_PART = {"training", "evaluation", "build", "runs", "commands.check"}
-#: Names of parts that these modules use in another meaning: keys of recipes, and what a report calls nothing.
+#: Names of parts that these modules use in another meaning: keys of recipes and of results, and what a report
+#: calls nothing.
 OTHER_MEANINGS = {
     "build.rules": {"views"},
     "build.patch_rules": {"none"},
     "build.objectives": {"none"},
     "commands.check": {"none"},
+    "evaluation.evaluation": {"views"},
+    "evaluation.verdict": {"views"},
+    "evaluation.views": {"views"},
+    "runs.summary": {"views"},
 }
 
 

@@ -41,10 +41,6 @@ def test_a_place_that_cannot_be_written_is_told(
         ),
         (["evaluate", "RUN", "--set", "train.epochs=4"], "--set train.epochs: the run is already trained"),
         (["embed", "RUN", "--out", "x", "--set", "loss.temperature=1"], "--set loss.temperature: the run"),
-        (
-            ["evaluate", "RUN", "--set", "evaluate.knn=none", "--set", "evaluate.linear=none"],
-            "the recipe has no protocol",
-        ),
     ],
 )
 def test_what_would_change_nothing_of_a_finished_run_is_refused(

@@ -17,6 +17,8 @@ from contrastive.monitors import (
     embedding_norm,
     embedding_std,
     length_warning,
+    lidar,
+    recognition,
     uniformity,
 )
 
@@ -174,3 +176,82 @@ def test_lengths_are_told_before_they_spoil_numbers():
     assert length_warning(math.nan) is None
     assert "exploding" in length_warning(embedding_norm(1e5 * z))
     assert "vanishing" in length_warning(embedding_norm(1e-6 * z))
+
+
+# -- views ---------------------------------------------------------------------------------------------
+
+
+def lidar_by_definition(views: torch.Tensor) -> float:
+    """Thilak et al. 2024, section 4, with the matrices that it names: [n, q, F] -> the rank."""
+    n, q, width = views.shape
+    means = [sum(views[i]) / q for i in range(n)]
+    mean = sum(means) / n
+    between = sum(torch.outer(m - mean, m - mean) for m in means) / n
+    within = sum(torch.outer(x - means[i], x - means[i]) for i in range(n) for x in views[i]) / (n * q)
+    values, axes = torch.linalg.eigh(within + 1e-4 * torch.eye(width, dtype=torch.float64))
+    root = axes @ torch.diag(values**-0.5) @ axes.T
+    eigenvalues = torch.linalg.eigvalsh(root @ between @ root).clamp(min=0)
+    p = eigenvalues / eigenvalues.sum() + 1e-7
+    return math.exp(-float((p * p.log()).sum()))
+
+
+@given(n=st.integers(2, 12), q=st.integers(2, 5), d=st.integers(1, 14), seed=st.integers(0, 1000))
+def test_lidar_equals_its_definition(n, q, d, seed):
+    g = torch.Generator().manual_seed(seed)
+    views = torch.randn(n, 1, d, generator=g, dtype=torch.float64)
+    views = views + 0.3 * torch.randn(n, q, d, generator=g, dtype=torch.float64)
+    assert lidar(views) == pytest.approx(lidar_by_definition(views), rel=1e-6)
+    assert 0.99 < lidar(views) < min(n - 1, d) * 1.001
+
+
+def test_lidar_counts_what_tells_images_apart_not_what_varies():
+    g = torch.Generator().manual_seed(0)
+    images = torch.zeros(200, 1, 8, dtype=torch.float64)
+    images[..., :3] = torch.randn(200, 1, 3, generator=g, dtype=torch.float64)  # of the image
+    views = images + 0.05 * torch.randn(200, 10, 8, generator=g, dtype=torch.float64)
+    views[..., 5:] += 5 * torch.randn(200, 10, 3, generator=g, dtype=torch.float64)  # of the view
+    assert lidar(views) == pytest.approx(3, abs=0.1)
+    assert effective_rank(views.flatten(0, 1)) > 3.5, "which counts directions of views as well"
+
+
+def test_lidar_without_an_answer():
+    assert lidar(torch.ones(5, 3, 4)) == 0, "no image differs from another"
+    assert math.isnan(lidar(torch.randn(5, 1, 4)))
+    assert math.isnan(lidar(torch.randn(1, 5, 4)))
+    assert math.isnan(lidar(torch.full((5, 3, 4), torch.inf)))
+    assert math.isfinite(lidar(torch.randn(5, 3, 4) * 1e4))
+
+
+def recognition_by_loops(views: torch.Tensor, images: torch.Tensor) -> tuple[float, float]:
+    recalls, ranks = [], []
+    for i, view in enumerate(views):
+        cosines = [float(unit(view) @ unit(image)) for image in images]
+        above = sum(other > cosines[i] + 1e-12 for other in cosines)
+        equal = sum(abs(other - cosines[i]) <= 1e-12 for other in cosines)
+        recalls.append(1 / equal if above == 0 else 0)
+        ranks.append(above + (1 + equal) / 2)
+    return sum(recalls) / len(recalls), sorted(ranks)[len(ranks) // 2]
+
+
+@given(
+    n=st.integers(1, 10), d=st.integers(1, 6), seed=st.integers(0, 1000), tile=st.sampled_from([1, 1 << 22])
+)
+def test_recognition_equals_its_definition_whatever_the_tiles(n, d, seed, tile):
+    n = 2 * n + 1  # the median is a rank
+    images = vectors(n, d, seed)
+    views = images + vectors(n, d, seed + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitors, "_TILE", tile)
+        assert recognition(views, images) == pytest.approx(recognition_by_loops(views, images))
+
+
+def test_recognition_at_its_ends():
+    images = vectors(51, 20)
+    assert recognition(5 * images, images) == (1.0, 1.0)
+    same = torch.ones(50, 20)
+    recall, rank = recognition(same, same)
+    assert (recall, rank) == (pytest.approx(1 / 50), 25.5), "a collapsed encoder guesses"
+    twins = torch.cat([images[:10], images[:10]])
+    assert recognition(twins, twins) == (pytest.approx(0.5), 1.5), "one of two equal images"
+    assert all(map(math.isnan, recognition(images[:1], images[:1])))
+    assert all(map(math.isnan, recognition(images * torch.nan, images)))

@@ -1,6 +1,7 @@
 from .builder import Builder as Builder
 from .builder import build as build
 from .builder import compose as compose
+from .builder import starts_from_weights as starts_from_weights
 from .builder import untrained_of as untrained_of
 from .composition import Composition as Composition
 from .composition import Data as Data

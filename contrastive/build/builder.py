@@ -280,15 +280,28 @@ def compose(recipe: Recipe, data: Data) -> Composition:
 
 
 def untrained_of(
-    recipe: Recipe, data: Data, parts: Composition, device: torch.device
+    recipe: Recipe, data: Data, parts: Composition, device: torch.device, open_branches: bool = False
 ) -> tuple[Backbone, Head | None]:
     """Backbone and head of a composition as before the first step, rebuilt from the seed.
 
-    The head is what makes z; None if all objectives compare patches.
+    The head is what makes z; None if all objectives compare patches. With ``open_branches``, a backbone that
+    starts without weights has residual branches that do something: a normalisation that starts at zero starts
+    at one, as with timm's option ``zero_init_last=false``. Otherwise an untrained ResNet is only a few 1 x 1
+    convolutions.
     """
     backbone, head = Builder(recipe).encoder(data.train.channels, parts.image_size)
     assert backbone is not None  # it has been built before
+    if open_branches and not starts_from_weights(recipe):
+        for module in backbone.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, torch.Tensor) and weight.dim() == 1 and not weight.any():
+                torch.nn.init.ones_(weight)
     return in_channels_last(backbone, device), None if head is None else head.to(device)
+
+
+def starts_from_weights(recipe: Recipe) -> bool:
+    """Whether the backbone starts from weights of a file or a hub, so that it is not random."""
+    return any(recipe.backbone.params.get(key) for key in ("weights", "pretrained"))
 
 
 def build(

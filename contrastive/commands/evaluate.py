@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contrastive.build import untrained_of
+from contrastive.build import starts_from_weights, untrained_of
 from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.errors import UsageError, did_you_mean
-from contrastive.evaluation import NO_LABELS, Evaluation, final_encoder, omission_lines
+from contrastive.evaluation import NO_LABELS, Evaluation, final_encoder, omission_lines, verdict_on
+from contrastive.monitors import collapse_warning
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry, load_registry
 from contrastive.runs import (
@@ -22,6 +24,7 @@ from contrastive.runs import (
     load_encoder,
     skipped_files,
     summary_table,
+    views_of,
     warn_of_omissions,
 )
 
@@ -36,6 +39,8 @@ def main(arguments: argparse.Namespace) -> int:
         if "transform" in metrics:
             display.log(f"images: {metrics['transform']}")
         warn_of_omissions(metrics, display)
+        if "label_hint" in metrics:
+            display.warn(f"no labels: {metrics['label_hint']}")
         if metrics["untrained_omitted"]:
             display.warn(f"no untrained encoder to compare with, because {metrics['untrained_omitted']}")
         display.console.print(summary_table(metrics))
@@ -56,7 +61,8 @@ def evaluate(encoder: str | Path, protocols: Sequence[str] = (), overrides: Over
     Args:
         encoder: a run folder, or any other of :func:`contrastive.runs.load_encoder`.
         protocols: keys of its ``evaluate``, or names of protocols, which then run with their defaults unless
-            ``overrides`` set their parameters; by default all of ``evaluate``.
+            ``overrides`` set their parameters, and nothing else; by default all of ``evaluate``, and the
+            metrics of views, which need no labels.
         overrides: as for ``--set``.
 
     Returns:
@@ -66,14 +72,15 @@ def evaluate(encoder: str | Path, protocols: Sequence[str] = (), overrides: Over
         empty, and ``untrained_omitted`` is the reason.
 
     Raises:
-        UsageError: an unknown protocol, no metric at all, or any error of :func:`load_encoder`.
+        UsageError: an unknown protocol, no metric of those that are named, no image that can be read, or any
+            error of :func:`load_encoder`.
     """
     registry = load_registry()
     overrides = _with(protocols, encoder_recipe(encoder, overrides, registry), overrides, registry)
     subject = load_encoder(encoder, registry, overrides)
     _select(subject.evaluation, protocols, registry, subject.data.label_hint)
-    metrics = metrics_of(subject)
-    if not metrics["trained"]:
+    metrics = metrics_of(subject, with_views=not protocols)
+    if not (metrics["trained"] or metrics["views"]):
         raise _nothing_to_evaluate(metrics["omitted"], subject.data.label_hint)
     return {
         "encoder": str(encoder),
@@ -81,31 +88,61 @@ def evaluate(encoder: str | Path, protocols: Sequence[str] = (), overrides: Over
         "dataset": subject.recipe.dataset.name,
         "data": subject.data.fingerprint,
         **({} if (shrink := subject.recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
+        **({} if (hint := subject.data.label_hint) is None or metrics["trained"] else {"label_hint": hint}),
         **metrics,
     }
 
 
-def metrics_of(subject: LoadedEncoder) -> dict[str, Any]:
+def metrics_of(subject: LoadedEncoder, with_views: bool = True) -> dict[str, Any]:
     """Metrics of an encoder and of its floors, ``trained``, ``untrained`` and ``pixels``, and what a reader
-    of them must know. Without any metric of the encoder, ``omitted`` has the reasons."""
+    of them must know. Without any metric of the encoder, ``omitted`` has the reasons. ``views`` holds the
+    metrics without labels, ``verdict`` what all of them say."""
     evaluation, obstacle = subject.evaluation, subject.untrained_obstacle
     trained, omissions = evaluation.final(*final_encoder(subject.parts.method)), evaluation.omissions
+    per_class = evaluation.per_class
     untrained: dict[str, float] = {}
     if trained and obstacle is None:
         start = untrained_of(subject.start, subject.data, subject.parts, evaluation.device)
         untrained = evaluation.final(*start)
-    return {
+    pixels = evaluation.pixels() if trained else {}
+    metrics = {
         "trained": trained,
         "untrained": untrained,
         "untrained_omitted": obstacle,
-        "pixels": evaluation.pixels() if trained else {},
+        "pixels": pixels,
         "split": evaluation.split,
         "omitted": omissions,
-        "protocols": evaluation.describe(),
+        "protocols": evaluation.describe(per_class),
+        "views": _views(subject) if with_views else {},
+    }
+    return {
+        **metrics,
+        "verdict": _verdict(subject, metrics),
         "subsets": evaluation.labels_used(),
         "unreadable": sorted(evaluation.unreadable),
         "skipped_files": skipped_files(subject.data),
     }
+
+
+def _views(subject: LoadedEncoder) -> dict[str, Any]:
+    backbone, _ = final_encoder(subject.parts.method)
+    start = subject.start if subject.untrained_obstacle is None else None
+    return views_of(subject.evaluation, backbone, start, subject.data, subject.parts)
+
+
+def _verdict(subject: LoadedEncoder, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The sentences on an encoder, without those on training: only its run follows that."""
+    views, collapse = metrics["views"], None
+    if rank := views.get("trained", {}).get("effective_rank"):
+        features = subject.parts.method.backbone.features
+        collapse = collapse_warning(math.nan, rank, 1, min(features, views["images"]))
+    return verdict_on(
+        metrics,
+        images=subject.evaluation.images_scored if metrics["trained"] else 0,
+        channels=subject.data.train.channels,
+        collapse=collapse,
+        has_random_start=not starts_from_weights(subject.start),
+    )
 
 
 def _origin(subject: LoadedEncoder, registry: Registry) -> dict[str, Any]:
@@ -131,7 +168,7 @@ def _select(
     """Keep only these protocols in an evaluation, or all if none is named.
 
     Raises:
-        UsageError: one is unknown, none remains, or the labels allow no metric.
+        UsageError: one is unknown, or the labels allow no metric of those that are named.
     """
     names = [entry.name for entry in evaluation.protocols]
     for name in protocols:
@@ -144,15 +181,15 @@ def _select(
             )
     if protocols:
         evaluation.protocols = [entry for entry in evaluation.protocols if entry.name in protocols]
-    if not evaluation.protocols:
-        raise UsageError("the recipe has no protocol; name one with --protocol.")
     omissions = evaluation.final_omissions()
-    if len(omissions) == len(evaluation.protocols):
+    if protocols and len(omissions) == len(evaluation.protocols):
         raise _nothing_to_evaluate(omissions, label_hint)
 
 
 def _nothing_to_evaluate(omissions: Mapping[str, str], label_hint: str | None) -> UsageError:
-    if set(omissions.values()) == {NO_LABELS}:
+    if not omissions:
+        reasons = "no two images that validate can be read"
+    elif set(omissions.values()) == {NO_LABELS}:
         reasons = "this data set has no labels" + (f" ({label_hint})" if label_hint else "")
     else:
         reasons = "; ".join(omission_lines(omissions))

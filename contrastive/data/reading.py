@@ -217,7 +217,7 @@ class Reader:
             self._unreadable_rows.setdefault(id(table), (table, set()))[1].add(index)
 
         for indices, pixels in _read(table, rows, self.transform, BATCH, self.workers, note):
-            self._check_interrupt()
+            self.check_interrupt()
             yield np.asarray(indices), pixels.contiguous(memory_format=torch.channels_last)
 
     def features(self, encode: Encoder, table: ImageTable, rows: np.ndarray | None = None) -> Features:
@@ -270,7 +270,7 @@ class Reader:
         )
         for epoch in itertools.count():
             for batch in loader.epoch(epoch):
-                self._check_interrupt()
+                self.check_interrupt()
                 (pixels,) = augment(batch, pipelines, seed=SEED, epoch=epoch, device=self.device)
                 yield batch.ids.numpy(), pixels.contiguous(memory_format=torch.channels_last)
             self.unreadable.update(loader.unreadable.values())
@@ -279,6 +279,7 @@ class Reader:
         """``values`` on the device; a GPU keeps working meanwhile."""
         return send(values, self.device)
 
-    def _check_interrupt(self) -> None:
+    def check_interrupt(self) -> None:
+        """Raise Interrupted if the user has requested a stop."""
         if self.interrupted():
             raise Interrupted("interrupted")

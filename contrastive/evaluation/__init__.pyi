@@ -11,6 +11,12 @@ from .obstacles import NO_LABELS as NO_LABELS
 from .obstacles import omission_lines as omission_lines
 from .obstacles import periodic_obstacle as periodic_obstacle
 from .obstacles import split_notes as split_notes
+from .sampling import sampling_error as sampling_error
 from .trial import EncoderTrial as EncoderTrial
 from .trial import SplitImages as SplitImages
 from .trial import Witness as Witness
+from .verdict import Curve as Curve
+from .verdict import verdict_on as verdict_on
+from .views import PERIODIC_VIEW_METRICS as PERIODIC_VIEW_METRICS
+from .views import VIEW_METRICS as VIEW_METRICS
+from .views import VIEWS_PREFIX as VIEWS_PREFIX

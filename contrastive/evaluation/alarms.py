@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from contrastive.evaluation.objective_monitors import PATCH_IMAGES, PATCHES, prefix_of
+from contrastive.evaluation.views import NeighbourMemory
 from contrastive.monitors import collapse_warning, length_warning, memory_warning, patch_collapse_warning
 from contrastive.parts import Callback, RunState
 from contrastive.training import Method
@@ -15,19 +17,22 @@ from contrastive.training import Method
 
 class Alarms(Callback):
     """Warns at every evaluation whose embeddings collapse, explode or vanish, and once about each memory that
-    is dead.
+    is dead. What it saves is what the next evaluation is compared with.
 
     Args:
         images: that the monitors read.
+        neighbours: of images at the last evaluation.
     """
 
-    def __init__(self, images: int):
+    def __init__(self, images: int, neighbours: NeighbourMemory | None = None):
         self._images = images
+        self._neighbours = neighbours or NeighbourMemory()
         self._before: dict[str, Tensor] = {}  # each memory at the previous evaluation
         self._warned_sources: set[str] = set()
 
     def evaluated(self, run: RunState, metrics: Mapping[str, float]) -> None:
         method = run.method
+        self._neighbours.keep()
         if "effective_rank" not in metrics:
             run.warn("no image that validates can be read, so there are no monitors")
             return
@@ -41,6 +46,12 @@ class Alarms(Callback):
                 run.warn(f"{path}: {reason}")
                 self._warned_sources.add(path)
             self._before[path] = memory.z.clone()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._neighbours.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._neighbours.load_state_dict(state)
 
     def _warnings(self, method: Method, metrics: Mapping[str, float]) -> Iterator[str]:
         """What is wrong with the embeddings of each objective; the rank of h counts once."""

@@ -28,8 +28,16 @@ from contrastive.evaluation.objective_monitors import (
 )
 from contrastive.evaluation.obstacles import LabelledImages, obstacle
 from contrastive.evaluation.trial import EncoderTrial, PixelTrial, SplitImages, Witness
+from contrastive.evaluation.views import VIEWS, ViewEvaluation
 from contrastive.monitors import effective_rank
-from contrastive.parts import EvaluationTransform, ImageTable, ImageTransform, Protocol, ViewPipeline
+from contrastive.parts import (
+    ClassifierMetrics,
+    EvaluationTransform,
+    ImageTable,
+    ImageTransform,
+    Protocol,
+    ViewPipeline,
+)
 from contrastive.rng import Key, derive, hash_sample
 from contrastive.training import Method, Metrics, Objective, without_compilation
 from contrastive.values import Feature, Features, ImageSample, never
@@ -125,7 +133,9 @@ class Evaluation:
 
     Attributes:
         division: which images validate.
+        views: metrics without labels.
         omissions: of the last final evaluation: key of a protocol without metrics -> the reason, in a clause.
+        per_class: of the last evaluation: key of a protocol -> label -> its metrics of that class.
         remarks: key of a protocol -> what a reader of its metrics must know.
     """
 
@@ -149,6 +159,7 @@ class Evaluation:
         self.pipelines = pipelines
         self.size, self.device = size, device
         self.reader = Reader(size, device, workers, interrupted, self.transform)
+        self.per_class: dict[str, Mapping[str, Mapping[str, float]]] = {}
         self._labelled_ids: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
         self.omissions: dict[str, str] = {}
         self.remarks: dict[str, str] = {}
@@ -156,16 +167,20 @@ class Evaluation:
         self.division = division = Division(train, validation)
         self.monitor_rows = _sample(division.validation.ids, division.monitor_rows, QUERIES)
         self._bank_rows = _sample(train.ids, division.fit_rows, BANK)
+        self.views = ViewEvaluation(self.reader, division.validation, self.monitor_rows)
 
     # -- during training ----------------------------------------------------------------------------
 
     def during(self, method: Method) -> Metrics:
-        """Monitors, and the protocols that run at every evaluation, on the images that validate."""
+        """Monitors, the protocols that run at every evaluation, and metrics of views, on the images that
+        validate."""
         protocols = self._periodic_protocols()
         trial = self._periodic_trial(*final_encoder(method), protocols)
         with frozen(method):
-            metrics = self.monitor(method, trial.features_of(trial.validation))
+            whole = trial.features_of(trial.validation)
+            metrics = self.monitor(method, whole)
             metrics |= self._metrics_of(protocols, trial)[0]
+            metrics |= self.views.during(trial.encoder, whole)
         self.remarks = {}  # they are of the final metrics
         return metrics
 
@@ -180,9 +195,10 @@ class Evaluation:
         return self._obstacles(entries, self._periodic_trial(nn.Identity(), None))
 
     def description(self) -> dict[str, Any]:
-        """What a line of metrics.jsonl adds to :meth:`during`: the protocols, as in :meth:`describe`."""
+        """What a line of metrics.jsonl adds to :meth:`during`: the protocols, as in :meth:`describe`, and the
+        id of the views."""
         descriptions = {entry.name: entry.describe("validation") for entry in self._periodic_protocols()}
-        return {"protocols": descriptions} if descriptions else {}
+        return {**({"protocols": descriptions} if descriptions else {}), "views": VIEWS}
 
     def ranking_metric(self, metrics: Iterable[str]) -> str | None:
         """Which of :meth:`during`'s metrics ranks encoders, as its protocol declares; None if none does.
@@ -266,7 +282,7 @@ class Evaluation:
     def periodic_images(self) -> int:
         """How many images an evaluation during training encodes, at most: two views of some of them, if there
         is one objective."""
-        return 3 * len(self.monitor_rows) + len(self._bank_rows)
+        return 3 * len(self.monitor_rows) + len(self._bank_rows) + self.views.periodic_passes
 
     # -- for callbacks ------------------------------------------------------------------------------
 
@@ -297,7 +313,7 @@ class Evaluation:
         """How many images the final evaluation encodes, at most, by the trained encoder and the untrained."""
         tables = (self.train, self.division.validation, self.test)
         splits = {id(table): len(table) for table in tables if table is not None}
-        return 2 * sum(splits.values()) if self.protocols else 0
+        return (2 * sum(splits.values()) if self.protocols else 0) + self.views.final_passes
 
     @property
     def split(self) -> str:
@@ -335,6 +351,11 @@ class Evaluation:
         division = self.division
         images = self._images(division.fit_rows, division.validation_rows, self.test)
         return self._metrics_of(frozen_protocols, PixelTrial(*images))[0]
+
+    def label_free(self, trained: nn.Module, untrained: nn.Module | None) -> dict[str, Any]:
+        """:meth:`ViewEvaluation.final`: metrics that need no labels, of the images that validate."""
+        with frozen(*(encoder for encoder in (trained, untrained) if encoder is not None)):
+            return self.views.final(trained, untrained)
 
     # -- trials -------------------------------------------------------------------------------------
 
@@ -387,6 +408,7 @@ class Evaluation:
         """
         metrics: Metrics = {}
         omissions: dict[str, str] = {}
+        self.per_class = {}
         with frozen(*trial.modules):
             witness = Witness(trial.modules)
             for entry in protocols:
@@ -427,17 +449,23 @@ class Evaluation:
             self._labelled_ids[entry.name] = trial.labelled_ids
         if trial.remarks:
             self.remarks[entry.name] = "; ".join(trial.remarks)
+        if isinstance(values, ClassifierMetrics):
+            self.per_class[entry.name] = {str(label): own for label, own in values.per_class.items()}
         return values
 
-    def describe(self) -> dict[str, Any]:
+    def describe(
+        self, per_class: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
+    ) -> dict[str, Any]:
         """The protocols with id, parameters, split and the labels they used: what every final metric must
-        carry."""
+        carry; and the metrics of each class, by the key of a protocol."""
         descriptions = {entry.name: entry.describe(self.split) for entry in self.protocols}
         for name, ids in self._labelled_ids.items():
             digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
             descriptions[name] |= {"labels_used": len(ids), "labels_sha256": digest}
         for name, remark in self.remarks.items():
             descriptions[name]["remark"] = remark
+        for name, classes in (per_class or {}).items():
+            descriptions[name]["per_class"] = classes
         return descriptions
 
     def labels_used(self) -> dict[str, list[int]]:

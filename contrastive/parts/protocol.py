@@ -90,6 +90,18 @@ class Trial(typing.Protocol):
         """Record which labels a protocol has used, if not all of train: the run lists these images."""
 
 
+class ClassifierMetrics(dict[str, float]):
+    """Metrics of a protocol that classifies, by name, and those of each class.
+
+    Attributes:
+        per_class: label -> name -> value; a run lists it apart from the metrics.
+    """
+
+    def __init__(self, metrics: Mapping[str, float], per_class: Mapping[int, Mapping[str, float]]):
+        super().__init__(metrics)
+        self.per_class = per_class
+
+
 class Protocol(Part, ABC):
     """Evaluation of an encoder, by its frozen features.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -11,12 +12,15 @@ from torch.nn import functional as F
 
 from contrastive.parts import Protocol, Trial
 from contrastive.protocols.labelled_rows import LabelledRows
-from contrastive.protocols.labels import class_indices, top1
+from contrastive.protocols.labels import Ranking, accuracies, class_indices
 from contrastive.protocols.neighbours import nearest
+from contrastive.text import quantity
 from contrastive.values import Feature, Features
 
 #: Similarities held at a time (64 MiB of float32).
 _TILE = 1 << 24
+#: The most neighbours that vote under ``k: auto``.
+_MOST = 200
 
 
 class KNN(Protocol):
@@ -29,7 +33,8 @@ class KNN(Protocol):
     discrimination", section 3.4; k and temperature as there.
 
     Args:
-        k: neighbours that vote; the whole bank if it is smaller.
+        k: neighbours that vote; the whole bank if it is smaller. ``auto`` is the square root of the bank,
+            rounded, at most 200.
         temperature: of the votes' weights; a smaller one gives the nearest more weight.
         feature: what is compared: features h of the backbone, the head's embedding z, the class token, the
             mean of the patches, or class+patches side by side.
@@ -41,14 +46,15 @@ class KNN(Protocol):
 
     def __init__(
         self,
-        k: Annotated[int, Field(gt=0)] = 200,
+        k: Annotated[int, Field(gt=0)] | Literal["auto"] = 200,
         temperature: Annotated[float, Field(gt=0)] = 0.1,
         feature: Feature = "h",
     ) -> None:
         self.k, self.temperature, self.feature = k, temperature, feature
 
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
-        """``top1``: the fraction of queries whose class wins the vote.
+        """``top1``, ``balanced`` and ``top5`` of :func:`contrastive.protocols.labels.accuracies`: the class
+        with most votes comes first, and one without a vote is not among the first five.
 
         The bank is ``fit`` and the queries ``validation``; with ``test``, the bank is both and the
         queries are ``test``. Images without a label (-1) are left out; a query of a class that the
@@ -65,8 +71,13 @@ class KNN(Protocol):
             bank = LabelledRows.of("knn", "train", fit, validation)
             queries = LabelledRows.of("knn", "test", test)
         bank_labels, query_labels, classes = class_indices(bank.labels, queries.labels)
-        winners = self._winners(bank.copy(_unit), bank_labels, queries.copy(_unit), classes)
-        return {"top1": top1(winners, query_labels)}
+        ranking = self._ranking(bank.copy(_unit), bank_labels, queries.copy(_unit), query_labels, classes)
+        return accuracies(ranking, query_labels, queries.labels, classes)
+
+    def neighbours(self, bank: int) -> int:
+        """How many of a bank of so many images vote."""
+        k = min(_MOST, round(math.sqrt(bank))) if self.k == "auto" else self.k
+        return min(k, bank)
 
     def working_bytes(self, images: int, width: int, classes: int) -> int:
         return 4 * (images * width + min(images**2, _TILE))
@@ -78,7 +89,9 @@ class KNN(Protocol):
             validation = Features(validation.vectors[:0], validation.labels[:0], validation.ids[:0])
         bank = [fit] if test is None else [fit, validation]
         size = sum(int((features.labels >= 0).sum()) for features in bank)
-        if size < self.k:
+        if self.k == "auto":
+            trial.remark(f"k is {self.neighbours(size):,}, by a bank of {quantity(size, 'image')}")
+        elif size < self.k:
             trial.remark(f"k is {size:,}, the whole bank, which is smaller than {self.k:,}")
         return self.score(fit, validation, test)
 
@@ -91,22 +104,25 @@ class KNN(Protocol):
             queries: features [m, F].
             classes: how many classes there are.
         """
-        return self._winners(_unit(bank), labels, _unit(queries), classes)
+        unknown = torch.full((len(queries),), -1, device=queries.device)
+        return self._ranking(_unit(bank), labels, _unit(queries), unknown, classes).winners
 
     @torch.no_grad()
-    def _winners(self, bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
-        """:meth:`predict` from features of unit length."""
-        k = min(self.k, len(bank))
+    def _ranking(
+        self, bank: Tensor, labels: Tensor, queries: Tensor, query_labels: Tensor, classes: int
+    ) -> Ranking:
+        """From features of unit length; a class without a vote is ruled out."""
+        k = self.neighbours(len(bank))
         rows = max(1, min(len(queries), _TILE // len(bank)))
         tile = bank.new_empty(rows, len(bank))  # one for all chunks: new pages cost a quarter of the product
-        winners = []
-        for chunk in queries.split(rows):
+        rankings = []
+        for chunk, chunk_labels in zip(queries.split(rows), query_labels.split(rows), strict=True):
             similarity, neighbour = nearest(torch.mm(chunk, bank.T, out=tile[: len(chunk)]), k)  # [c, k]
             # Relative to the nearest: the same winner, and no overflow at small temperatures.
             weight = ((similarity - similarity[:, :1]).double() / self.temperature).exp()
             votes = weight.new_zeros(len(chunk), classes).scatter_add_(1, labels[neighbour], weight)
-            winners.append(votes.argmax(1))  # the first of equals
-        return torch.cat(winners)
+            rankings.append(Ranking.of(votes.where(votes > 0, -torch.inf), chunk_labels))
+        return Ranking.join(rankings)
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from contrastive.errors import UsageError
-from contrastive.parts import Protocol, Trial
+from contrastive.parts import ClassifierMetrics, Protocol, Trial
 from contrastive.protocols.labelled_rows import LabelledRows
-from contrastive.protocols.labels import class_indices, top1
+from contrastive.protocols.labels import accuracies, class_indices, top1
 from contrastive.protocols.regression import Problem, working_bytes
 from contrastive.values import Feature, Features
 
@@ -47,7 +47,7 @@ class LinearProbe(Protocol):
         self.l2, self.feature = sorted(l2, reverse=True), feature
 
     def score(self, fit: Features, validation: Features, test: Features | None = None) -> dict[str, float]:
-        """``top1``: the fraction of images classified correctly.
+        """``top1``, ``balanced`` and ``top5`` of :func:`contrastive.protocols.labels.accuracies`.
 
         Without ``test``, of ``validation``, with the strength that is best there. With it, of ``test``, after
         a fit with that strength on ``fit`` and ``validation`` together; if ``fit`` or ``validation`` holds no
@@ -82,31 +82,39 @@ class LinearProbe(Protocol):
 
     def _score(
         self, fit: Features, validation: Features, test: Features | None, train: Sequence[Features]
-    ) -> dict[str, float]:
+    ) -> ClassifierMetrics:
         if test is None:
-            return {"top1": self.choose(fit, validation)[1]}
+            return self._choice(fit, validation)[1]
         l2 = self.choose(fit, validation)[0] if _can_choose(fit, validation) else self.default
         images, queries = LabelledRows.of("linear", "train", *train), LabelledRows.of("linear", "test", test)
         train_labels, test_labels, classes = class_indices(images.labels, queries.labels)
         probe = Problem.of(images, train_labels, classes).solve(l2)
-        return {"top1": top1(probe.predict(queries), test_labels)}
+        return accuracies(probe.ranking(queries, test_labels), test_labels, queries.labels, classes)
 
     def choose(self, fit: Features, validation: Features) -> tuple[float, float]:
         """(strength, accuracy on ``validation``) of the best strength; of equally good ones the strongest."""
+        l2, metrics = self._choice(fit, validation)
+        return l2, metrics["top1"]
+
+    def _choice(self, fit: Features, validation: Features) -> tuple[float, ClassifierMetrics]:
+        """The best strength, and its metrics on ``validation``."""
         images = LabelledRows.of("linear", "fit", fit)
         queries = LabelledRows.of("linear", "validation", validation)
         fit_labels, labels, classes = class_indices(images.labels, queries.labels)
         problem = Problem.of(images, fit_labels, classes)
         best, best_l2, since, start = -1.0, self.l2[0], 0, None
+        best_ranking = None
         for l2 in self.l2:
             start = problem.solve(l2, start, tolerance=1e-4)
-            accuracy = top1(start.predict(queries), labels)
+            ranking = start.ranking(queries, labels)
+            accuracy = top1(ranking.winners, labels)
             since = 0 if accuracy > best else since + 1
             if since == 0:
-                best, best_l2 = accuracy, l2
+                best, best_l2, best_ranking = accuracy, l2, ranking
             if since == _PATIENCE:
                 break
-        return best_l2, best
+        assert best_ranking is not None  # of the first strength at least
+        return best_l2, accuracies(best_ranking, labels, queries.labels, classes)
 
 
 def _can_choose(fit: Features, validation: Features) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.protocols.labelled_rows import CHUNK, LabelledRows
+from contrastive.protocols.labels import Ranking
 
 #: The most logits of a problem that is solved on all images at once.
 ONE_PASS = 1 << 19
@@ -38,10 +39,21 @@ class Probe:
 
     def predict(self, h: Tensor | LabelledRows) -> Tensor:
         """The class of each row of h [n, F], [n] int64."""
+        return torch.cat([logits.argmax(1) for logits in self._logits_in_chunks(h)])
+
+    def ranking(self, h: Tensor | LabelledRows, labels: Tensor) -> Ranking:
+        """How it ranks the classes of each row of h [n, F], whose own ones are ``labels`` [n], or -1."""
+        first, parts = 0, []
+        for logits in self._logits_in_chunks(h):
+            parts.append(Ranking.of(logits, labels[first : first + len(logits)]))
+            first += len(logits)
+        return Ranking.join(parts)
+
+    def _logits_in_chunks(self, h: Tensor | LabelledRows) -> Iterator[Tensor]:
         size = max(1, CHUNK // max(self.weight.shape))
         probe = replace(self, weight=self.weight.to(self.mean.dtype))  # converted once
-        chunks = h.split(size) if isinstance(h, Tensor) else h.chunks(size)
-        return torch.cat([probe.logits(chunk).argmax(1) for chunk in chunks])
+        for chunk in h.split(size) if isinstance(h, Tensor) else h.chunks(size):
+            yield probe.logits(chunk)
 
 
 @dataclass(frozen=True)

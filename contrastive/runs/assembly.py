@@ -71,6 +71,7 @@ def assemble(
     evaluation = evaluation_of(
         recipe, data, composition, accelerator.device, interrupted, transform, display.decoding
     )
+    alarms = Alarms(len(evaluation.monitor_rows), evaluation.views.memory)
     fingerprint = training_fingerprint(recipe, data.fingerprint)
     engine = Engine(
         method=composition.method,
@@ -82,7 +83,7 @@ def assemble(
         evaluator=evaluation,
         checkpoints=Checkpoints(folder / "checkpoints", fingerprint, display.warn, list(earlier)),
         metrics=MetricsFile(folder / "metrics.jsonl", display.warn),
-        callbacks=[*composition.callbacks, Alarms(len(evaluation.monitor_rows)), display],
+        callbacks=[*composition.callbacks, alarms, display],
         interrupted=interrupted,
         context=RunContext(recipe.name, folder, _run_data(recipe, data, composition), display.warn),
     )

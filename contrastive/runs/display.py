@@ -264,18 +264,21 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     Args:
         summary: the content of summary.json: ``trained``, ``untrained`` and ``pixels``, each metric ->
             value; ``wall_seconds``, ``peak_memory_mib``, ``parameters``, ``unreadable`` (a number or the
-            names), ``split``, ``protocols``, and ``omitted``, protocol -> why it has no metrics. Any of them
-            may be absent. An encoder that no run trained has ``transform``.
+            names), ``split``, ``protocols``, ``omitted``, protocol -> why it has no metrics, and ``verdict``,
+            which stands below the table or, without labels, in its place. Any of them may be absent.
+            An encoder that no run trained has ``transform``.
     """
     trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
     split = summary.get("split")
     table = Table(title=f"metrics on {split}" if split and trained else None, title_justify="left")
     omissions = summary.get("omitted") or {}
     costs = [Text(text)] if (text := _costs(summary)) else []
+    sentences = [Text(sentence) for sentence in (summary.get("verdict") or {}).get("sentences", ())]
     if not trained:
         default = "no protocols" if summary.get("protocols") == {} else "no labels"
         reasons = dict.fromkeys(omissions.values()) or [default]
-        return Group(Text(f"{'; '.join(reasons)}, so no metrics"), *costs)
+        rest = " of classes" if sentences else ""
+        return Group(Text(f"{'; '.join(reasons)}, so no metrics{rest}"), *sentences, *costs)
     floors = {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
     table.add_column("metric")
     table.add_column("encoder" if "transform" in summary else "trained", justify="right")
@@ -287,7 +290,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
         cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key), form)]
         table.add_row(Text(metric_words(key)), form.value(value), *cells)
     lines = [Text(f"{name}: no metrics, because {reason}") for name, reason in omissions.items()]
-    return Group(table, *lines, *costs)
+    return Group(table, *lines, *sentences, *costs)
 
 
 def _floor_and_gain(trained: float, floor: float | None, form: MetricFormat) -> tuple[str, str]:

@@ -161,12 +161,15 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _seconds_at_end(engine: Engine, evaluation: Evaluation) -> float:
     """How long a run's final evaluation takes: of the trained encoder, of the untrained one if there are
-    metrics, and of raw pixels."""
+    metrics, and of raw pixels; and of both encoders on views."""
     has_metrics = False
+    encoder = final_encoder(engine.method)
 
     def final() -> None:
         nonlocal has_metrics
-        has_metrics = bool(evaluation.final(*final_encoder(engine.method)))
+        has_metrics = bool(evaluation.final(*encoder))
 
-    encoder = _seconds(final)
-    return 2 * encoder + _seconds(evaluation.pixels) if on_first(lambda: has_metrics) else encoder
+    views = _seconds(lambda: evaluation.label_free(encoder[0], encoder[0]))
+    own = _seconds(final)
+    with_labels = 2 * own + _seconds(evaluation.pixels) if on_first(lambda: has_metrics) else own
+    return with_labels + views

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from contrastive.backbones import declare_transform, flops
-from contrastive.build import Composition, Data, untrained_of
+from contrastive.build import Composition, Data, starts_from_weights, untrained_of
 from contrastive.datasets import reading_of, skipped_messages
 from contrastive.errors import UsageError
-from contrastive.evaluation import Evaluation, final_encoder, frozen, omission_lines
+from contrastive.evaluation import (
+    PERIODIC_VIEW_METRICS,
+    VIEWS_PREFIX,
+    Curve,
+    Evaluation,
+    final_encoder,
+    frozen,
+    omission_lines,
+    verdict_on,
+)
 from contrastive.files import replace_folder, staging_folder, writable, write_json
 from contrastive.kinds import MONITORS
+from contrastive.monitors import collapse_warning
 from contrastive.parts import Backbone, ImageTransform
 from contrastive.recipe import Recipe
 from contrastive.runs.display import Display
 from contrastive.runs.folder import PLAN, RunIdentity, environment_of
 from contrastive.runs.plan import TOLERANCE
-from contrastive.text import duration
+from contrastive.text import MetricFormat, duration
 from contrastive.training import Engine
 
 
@@ -46,7 +57,7 @@ def conclude(
     evaluation.reader.forget_unreadable()  # a resumed run does not know those before the kill
     display.log("final evaluation of the trained encoder")
     metrics: dict[str, Any] = {"trained": evaluation.final(backbone, head)}
-    omissions = evaluation.omissions
+    omissions, per_class = evaluation.omissions, evaluation.per_class
     metrics |= {"untrained": {}, "pixels": {}, "split": None}
     if metrics["trained"]:
         display.log("final evaluation of the untrained encoder and of raw pixels")
@@ -54,6 +65,8 @@ def conclude(
         metrics["untrained"] = evaluation.final(*untrained)
         metrics["pixels"] = evaluation.pixels()
         metrics["split"] = evaluation.split
+    lines = engine.metrics.read()
+    metrics["views"] = views_of(evaluation, backbone, recipe, data, composition, lines)
     for line in omission_lines(omissions):
         display.warn(line)
     for name, remark in evaluation.remarks.items():
@@ -64,21 +77,35 @@ def conclude(
     untrainable = {*engine.loader.unreadable.values()}
     display.warn_of_unreadable(sorted(untrainable), "replaced by others")
     display.warn_of_unreadable(sorted(evaluation.unreadable - untrainable), "left out of the evaluation")
-    monitors: dict[str, Any] = next((m for m in reversed(engine.metrics.read()) if "effective_rank" in m), {})
+    monitors: dict[str, Any] = next((m for m in reversed(lines) if "effective_rank" in m), {})
+    images_scored = evaluation.images_scored if metrics["trained"] else 0
+    protocols = evaluation.describe(per_class)
     summary = {
         "name": recipe.name,
         "seed": recipe.train.seed,
         "fingerprint": identity.fingerprint,
         **metrics,
         "omitted": omissions,
-        "protocols": evaluation.describe(),
-        "monitors": {k: v for k, v in monitors.items() if k in MONITORS or "/" in k},
+        "protocols": protocols,
+        "monitors": {
+            k: v
+            for k, v in monitors.items()
+            if k in MONITORS or ("/" in k and k not in PERIODIC_VIEW_METRICS)
+        },
+        "verdict": verdict_on(
+            {**metrics, "protocols": protocols},
+            images=images_scored,
+            channels=data.train.channels,
+            collapse=_collapse(engine, monitors, len(evaluation.monitor_rows)),
+            curve=_curve(lines, evaluation, monitors),
+            has_random_start=not starts_from_weights(recipe),
+        ),
         **_costs(engine, recipe, data, composition),
         "images": {
             "train": len(data.train),
             **({} if data.validation is None else {"validation": len(data.validation)}),
             "test": len(data.test or ()),
-            "scored": evaluation.images_scored if metrics["trained"] else 0,
+            "scored": images_scored,
         },
         **({} if (shrink := recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
         "reading": reading_of(data.dataset),
@@ -87,6 +114,66 @@ def conclude(
         "evaluate": identity.evaluate,
     }
     write_json(engine.folder / "summary.json", summary)
+
+
+def views_of(
+    evaluation: Evaluation,
+    backbone: Backbone,
+    recipe: Recipe | None,
+    data: Data,
+    composition: Composition,
+    lines: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """The metrics without labels of an encoder and of its floors; empty if no images can be read.
+
+    Args:
+        evaluation: of the data.
+        backbone: the encoder.
+        recipe: of the encoder before training, or of a random one in its place; None if there is none.
+        data, composition: what ``recipe`` was built into.
+        lines: of metrics.jsonl, whose last evaluation has the stability of neighbours.
+    """
+    untrained = None
+    if recipe is not None:
+        untrained, _ = untrained_of(recipe, data, composition, evaluation.device, open_branches=True)
+    views = evaluation.label_free(backbone, untrained)
+    stability = [line[_STABILITY] for line in lines if _STABILITY in line]
+    if views and stability:
+        views["trained"]["stability"] = stability[-1]
+    return views
+
+
+_STABILITY = f"{VIEWS_PREFIX}stability"
+
+
+def _curve(
+    lines: Sequence[Mapping[str, Any]], evaluation: Evaluation, last: Mapping[str, Any]
+) -> Curve | None:
+    """The metric that ranks encoders over the evaluations of a run or, without one, recall of views.
+
+    Args:
+        lines: of metrics.jsonl.
+        evaluation: that gave the metrics.
+        last: the line of the last evaluation.
+    """
+    metric = evaluation.ranking_metric(last)
+    if metric is not None and MetricFormat.of(metric, last.get("protocols")).unit != "fraction":
+        return None
+    return Curve.of(lines, metric, len(evaluation.monitor_rows))
+
+
+def _collapse(engine: Engine, monitors: Mapping[str, Any], images: int) -> str | None:
+    """What is wrong with the spread of the embeddings or the rank of the features at the last evaluation."""
+    if monitors.get("effective_rank") is None:
+        return None
+    head = engine.method.image_head
+    std, rank = monitors.get("embedding_std"), monitors["effective_rank"]
+    return collapse_warning(
+        math.nan if std is None else std,
+        rank,
+        1 if head is None else head.out_features,
+        min(engine.method.backbone.features, images),
+    )
 
 
 def skipped_files(data: Data) -> list[str]:

@@ -23,7 +23,7 @@ def test_evaluate_gives_the_figures_of_the_run(tiny_run: Path, capsys: pytest.Ca
     assert figures["trained"] == contrastive.Run(tiny_run).summary["trained"]
     assert figures["split"] == "test"
     only = json_of(capsys, "evaluate", str(tiny_run), "--protocol", "knn", "--set", "evaluate.knn.k=3")
-    assert set(only["trained"]) == {"knn_top1"}
+    assert set(only["trained"]) == {"knn_top1", "knn_balanced"}
     assert only["protocols"]["knn"]["k"] == 3
 
 
@@ -47,7 +47,7 @@ def test_without_labels_the_columns_that_may_hold_them_are_named(hint: str | Non
         protocols=[SimpleNamespace(name="knn")], final_omissions=lambda: {"knn": "no labels"}
     )
     with pytest.raises(UsageError, match=remedy):
-        _select(evaluation, (), load_registry(), hint)
+        _select(evaluation, ["knn"], load_registry(), hint)
 
 
 def test_k_beyond_the_images_is_reported(tiny_run: Path, capsys: pytest.CaptureFixture[str]):

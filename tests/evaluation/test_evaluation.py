@@ -33,8 +33,17 @@ EVERY = {
     "evaluate.finetune_30": {"protocol": "finetune", "fraction": 0.3, "steps": 4, "batch_size": 8},
     "evaluate.finetune": {"fraction": 1, "steps": 4, "batch_size": 8},
 }
-FROZEN_H = {"knn_top1", "linear_top1", "retrieval_map", "retrieval_recall_1"}
-OTHERS = {"knn_z_top1", "linear_z_top1", "finetune_30_top1", "finetune_top1"}
+FROZEN_H = {
+    "knn_top1",
+    "knn_balanced",
+    "linear_top1",
+    "linear_balanced",
+    "retrieval_map",
+    "retrieval_recall_1",
+}
+OTHERS = {
+    "knn_z_top1", "knn_z_balanced", "linear_z_top1", "linear_z_balanced", "finetune_30_top1", "finetune_top1",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +71,13 @@ def test_every_protocol_gives_its_figures_and_floors(full_run):
     assert tuned.items() <= protocols["finetune_30"].items()
     assert protocols["finetune_30"]["labels_used"] == 36
     assert "labels_used" not in protocols["finetune"], "all of them"
+    for key in ("knn", "linear", "knn_z", "linear_z"):
+        classes = protocols[key]["per_class"]
+        assert [own["images"] for own in classes.values()] == [10, 10, 10], "of the trained encoder, on test"
+        mean = sum(own["top1"] for own in classes.values()) / 3
+        assert mean == pytest.approx(summary["trained"][f"{key}_balanced"])
+    assert "per_class" not in protocols["retrieval"]
+    assert not any("per_class" in str(line) for line in full_run.metrics)
 
 
 def test_figures_of_z_are_those_of_the_head(full_run):
@@ -164,8 +180,9 @@ def test_transfer_to_another_data_set_is_frozen_features_on_its_train_and_test(f
     found = evaluate(full_run.folder, ["knn", "finetune_30"], {"dataset.root": str(root)})
     assert (found["split"], found["dataset"], found["trained_on"]) == ("test", "image_folder", "image_folder")
     assert found["data"] != json.loads((full_run.folder / "environment.json").read_text())["data"]
-    assert found["trained"].keys() == found["untrained"].keys() == {"knn_top1", "finetune_30_top1"}
-    assert found["pixels"].keys() == {"knn_top1"}
+    metrics = {"knn_top1", "knn_balanced", "finetune_30_top1"}
+    assert found["trained"].keys() == found["untrained"].keys() == metrics
+    assert found["pixels"].keys() == {"knn_top1", "knn_balanced"}
     assert found["protocols"]["finetune_30"]["labels_used"] == 18, "of the other data set"
     loaded = load(full_run.folder, load_registry(), {"dataset.root": str(root)})
     reader, method = loaded.evaluation.reader, loaded.parts.method.eval()

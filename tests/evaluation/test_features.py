@@ -136,7 +136,9 @@ def test_every_metric_of_a_run_states_its_feature_and_has_its_floors(tiny_data: 
     }
     run = contrastive.run(write(tmp_path / "mae.yaml", tree), out=tmp_path / "run")
     for row in ("trained", "untrained", "pixels"):
-        assert run.summary[row].keys() == {"knn_top1", "knn_both_top1"}, row
+        assert run.summary[row].keys() == {
+            "knn_top1", "knn_balanced", "knn_both_top1", "knn_both_balanced",
+        }, row  # fmt: skip
     features = {key: about["feature"] for key, about in run.summary["protocols"].items()}
     assert features == {"knn": "patches", "knn_both": "class+patches"}
     [line] = [line for line in run.metrics if "protocols" in line]

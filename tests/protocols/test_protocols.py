@@ -65,7 +65,7 @@ def knn_by_loops(bank: Features, queries: Features, k: int, temperature: float) 
 def test_knn_equals_its_definition(n, m, k, classes, temperature, seed):
     bank = blobs(n, classes, seed=seed, noise=2, dtype=torch.float64)
     queries = blobs(m, classes, seed=seed + 1, noise=2, dtype=torch.float64)
-    assert KNN(k, temperature).score(bank, queries) == {"top1": knn_by_loops(bank, queries, k, temperature)}
+    assert KNN(k, temperature).score(bank, queries)["top1"] == knn_by_loops(bank, queries, k, temperature)
 
 
 def test_knn_with_test_adds_validation_to_the_bank():
@@ -140,8 +140,8 @@ def test_knn_ties_go_to_earlier_images_and_smaller_labels():
     same = torch.ones(6, 4)
     collapsed = table(same, [2, 2, 1, 1, 1, 1])
     query = table(same[:1], [2])
-    assert KNN(3).score(collapsed, query) == {"top1": 1.0}  # neighbours 0, 1, 2: label 2 wins 2 to 1
-    assert KNN(4).score(collapsed, table(same[:1], [1])) == {"top1": 1.0}  # 2 to 2: the smaller label
+    assert KNN(3).score(collapsed, query)["top1"] == 1.0  # neighbours 0, 1, 2: label 2 wins 2 to 1
+    assert KNN(4).score(collapsed, table(same[:1], [1]))["top1"] == 1.0  # 2 to 2: the smaller label
 
 
 def test_knn_small_temperature_is_the_nearest_neighbour_and_finite():
@@ -178,7 +178,69 @@ def test_label_names_do_not_matter(protocol):
 @each
 def test_one_class_and_unseen_classes(protocol):
     fit = table(torch.randn(20, 4), [3] * 20)
-    assert protocol.score(fit, table(torch.randn(4, 4), [3, 3, 3, 5])) == {"top1": 0.75}
+    assert protocol.score(fit, table(torch.randn(4, 4), [3, 3, 3, 5])) == {"top1": 0.75, "balanced": 0.5}
+
+
+def metrics_by_loops(ranked: list[list[int]], labels: list[int], classes: int) -> dict[str, float]:
+    """From the classes of each image in the order of the classifier."""
+    hits = [row[:1] == [label] for row, label in zip(ranked, labels, strict=True)]
+    per_class = [
+        sum(hit for hit, label in zip(hits, labels, strict=True) if label == own) / labels.count(own)
+        for own in set(labels)
+    ]
+    metrics = {"top1": sum(hits) / len(hits), "balanced": sum(per_class) / len(per_class)}
+    if classes > 5:
+        metrics["top5"] = sum(label in row[:5] for row, label in zip(ranked, labels, strict=True)) / len(
+            labels
+        )
+    return metrics
+
+
+@pytest.mark.parametrize("classes", [5, 6, 9])
+def test_metrics_of_the_probe_are_those_of_its_logits(classes):
+    fit, validation = blobs(300, classes, seed=1, noise=2), blobs(80, classes, seed=2, noise=2)
+    test = blobs(83, classes, seed=3, noise=2)
+    test.labels[:3] = 50  # a class that was never fitted
+    probe = LinearProbe(l2=[0.1])
+    images = Features(
+        torch.cat([fit.vectors, validation.vectors]),
+        torch.cat([fit.labels, validation.labels]),
+        torch.arange(380),
+    )
+    logits = Problem.of(images.vectors, images.labels, classes).solve(0.1).logits(test.vectors)
+    ranked = logits.argsort(dim=1, descending=True).tolist()
+    scores = probe.score(fit, validation, test)
+    assert scores == pytest.approx(metrics_by_loops(ranked, test.labels.tolist(), classes))
+    assert ("top5" in scores) == (classes > 5)
+    assert scores.per_class[50] == {"top1": 0, "images": 3}
+    for label, own in scores.per_class.items():
+        rows = [row for row, name in zip(ranked, test.labels.tolist(), strict=True) if name == label]
+        assert own == {"top1": sum(row[0] == label for row in rows) / len(rows), "images": len(rows)}
+
+
+def test_a_class_without_a_vote_is_not_among_the_first_five():
+    bank = table(torch.eye(8).repeat(2, 1), [*range(8)] * 2)
+    queries = table(torch.eye(8) + 0.01, [0, 1, 2, 3, 4, 5, 6, 0])
+    scores = KNN(k=2).score(bank, queries)  # the two images of one class vote
+    assert scores == {"top1": 7 / 8, "top5": 7 / 8, "balanced": pytest.approx((0.5 + 6) / 7)}
+
+
+def test_the_first_five_of_equal_votes_are_the_smaller_classes():
+    bank = table(torch.ones(8, 3), range(8))
+    assert KNN(k=8).score(bank, table(torch.ones(8, 3), range(8)))["top5"] == 5 / 8
+
+
+@pytest.mark.parametrize(
+    ("bank", "k"), [(1, 1), (2, 1), (3, 2), (110, 10), (111, 11), (39_800, 199), (10**6, 200)]
+)
+def test_auto_is_the_rounded_root_of_the_bank(bank, k):
+    assert KNN("auto").neighbours(bank) == k
+    assert KNN(200).neighbours(bank) == min(200, bank)
+
+
+def test_auto_scores_as_its_number():
+    bank, queries = blobs(150, noise=3), blobs(60, seed=1, noise=3)
+    assert KNN("auto").score(bank, queries) == KNN(12).score(bank, queries) != KNN(60).score(bank, queries)
 
 
 @each

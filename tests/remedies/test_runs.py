@@ -40,8 +40,6 @@ from tests.support.remedies import Remedy
 RUN = Path("run")
 RESUME, SCAFFOLD = "runs/resume.py", "plugin_new/scaffold.py"
 
-NO_PROTOCOLS = ["--set=evaluate.knn=null", "--set=evaluate.linear=null"]
-
 
 @pytest.fixture(autouse=True)
 def _finished_run(folder: Path, tiny_run: Path) -> None:
@@ -319,13 +317,6 @@ def finished_runs() -> Iterator[Remedy]:
     yield Remedy("contrastive/files.py", "is a folder; name a file", embedded, "full", "h.parquet")
     yield Remedy(
         "contrastive/files.py", "so it is not replaced; choose", embedded, "taken.parquet", "h.parquet"
-    )
-    yield Remedy(
-        "commands/evaluate.py",
-        "name one with --protocol",
-        command,
-        ["evaluate", str(RUN), *NO_PROTOCOLS],
-        ["evaluate", str(RUN), *NO_PROTOCOLS, "--protocol", "retrieval"],
     )
     yield Remedy("commands/export.py", "replace it by one", _require_plain, linked, replaced)
     yield Remedy(

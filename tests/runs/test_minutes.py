@@ -39,7 +39,7 @@ def seconds_of(clock: FakeClock, epochs: int, steps: int = 7, every: int = 1) ->
     """What a run of the tiny recipe takes, in views of one size, with a checkpoint after each epoch."""
     evaluations = len({*range(every, epochs + 1, every), epochs})
     whole = epochs * (steps * clock.batch + clock.checkpoint) + evaluations * clock.evaluation
-    return whole + 2 * clock.final + clock.raw
+    return whole + 2 * clock.final + clock.raw + clock.views
 
 
 def assert_trained_the_same(a: Path, b: Path) -> None:

@@ -143,7 +143,7 @@ def test_evaluate_sets_random_weights_and_pixels_beside_it(cache: HubCache, phot
     cache.add(QUICK[0])
     report = evaluate(QUICK[0], ["knn"], {**dataset(photographs), "evaluate.knn.k": 1})
     assert report["encoder"] == QUICK[0]
-    assert report["trained"].keys() == report["untrained"].keys() == {"knn_top1"}
+    assert report["trained"].keys() == report["untrained"].keys() == {"knn_top1", "knn_balanced"}
     assert report["notes"] == [f"weights: {QUICK[0]}", "licence of the weights: apache-2.0"]
     assert "run" not in report
 

@@ -28,7 +28,7 @@ class FakeClock:
     Attributes:
         batch, pixel: a batch takes ``batch`` and, for every pixel of the views of an image, ``pixel``.
         evaluation, checkpoint: each one during training.
-        final, raw: the final evaluation of one encoder, and of raw pixels.
+        final, raw, views: the final evaluation of one encoder, of raw pixels, and of views.
         slowness: factor of all of them.
     """
 
@@ -38,6 +38,7 @@ class FakeClock:
     checkpoint: float = 0.5
     final: float = 4.0
     raw: float = 2.0
+    views: float = 1.5
     slowness: float = 1.0
     seconds: float = 0.0
 
@@ -56,6 +57,7 @@ class FakeClock:
                 (Evaluation, "during", lambda: self.evaluation),
                 (Evaluation, "final", lambda: self.final),
                 (Evaluation, "pixels", lambda: self.raw),
+                (Evaluation, "label_free", lambda: self.views),
                 (Checkpoints, "save", lambda: self.checkpoint),
             ):
                 patches.enter_context(mock.patch.object(owner, name, self._timed(owner, name, seconds)))

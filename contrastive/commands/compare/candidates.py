@@ -279,12 +279,16 @@ def require_same_evaluation(records: Records) -> None:
     raise_if_any(mistakes)
 
 
+#: What a run records of a protocol besides what decides its metrics.
+_BESIDES = ("metric_units", "remark", "per_class")
+
+
 def _comparable(entry: Any) -> Any:
-    """The split, or the protocols without what only decides how their metrics are shown."""
+    """The split, or the protocols without what does not decide their metrics."""
     if not isinstance(entry, Mapping):
         return entry
     return {
-        key: {name: value for name, value in protocol.items() if name not in ("metric_units", "remark")}
+        key: {name: value for name, value in protocol.items() if name not in _BESIDES}
         for key, protocol in entry.items()
     }
 

@@ -16,8 +16,8 @@ from contrastive.commands.compare.significance import (
     holm,
     interval,
     paired_difference,
-    sampling_error,
 )
+from contrastive.evaluation import VIEW_METRICS, sampling_error
 from contrastive.kinds import MONITORS
 from contrastive.recipe import NOT_TRAINING, flatten
 from contrastive.text import MetricFormat, abbreviate
@@ -85,15 +85,19 @@ def analyse(
 
 def _protocols(example: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The protocols of an example, with the units of metrics that any run records: an earlier version of a
-    plugin may not have declared them."""
+    plugin may not have declared them. What they give for each class is of a run, and stays there."""
     if not example["protocols"]:
         return example["protocols"]
+    own = {
+        key: {name: value for name, value in protocol.items() if name != "per_class"}
+        for key, protocol in example["protocols"].items()
+    }
     units: dict[str, dict[str, Any]] = {}
     for summary in summaries:
         for key, protocol in (summary["protocols"] or {}).items():
             if "metric_units" in protocol:
                 units[key] = {"metric_units": protocol["metric_units"]}
-    return {key: {**protocol, **units.get(key, {})} for key, protocol in example["protocols"].items()}
+    return {key: {**protocol, **units.get(key, {})} for key, protocol in own.items()}
 
 
 def _row(
@@ -115,9 +119,16 @@ def _row(
         "monitors": {
             key: _mean(s.get("monitors", {}).get(key) for s in summaries.values()) for key in MONITORS
         },
+        "views": _views(summaries.values()),
         "costs": {key: _mean(record.costs[key] for record in records.values()) for key in COSTS},
         "curves": {seed: curves(record.metrics) for seed, record in records.items()},
     }
+
+
+def _views(summaries: Collection[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The means of the metrics without labels over runs that have them; figures to read, not to rank by."""
+    views = [(summary.get("views") or {}).get("trained") or {} for summary in summaries]
+    return {key: _mean(own.get(key) for own in views) for key in VIEW_METRICS}
 
 
 def _stock(candidate: Candidate) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from contrastive.commands.compare.cells import (
     differing_table,
     metric_tables,
     p_value,
+    views_table,
 )
 from contrastive.commands.compare.plots import charts, colour
 from contrastive.text import MetricFormat, metric_words, quantity
@@ -54,7 +55,9 @@ def render(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
         notes=_list("notes", [*comparison["notes"], *absences]),
         findings=_list("findings", sentences(comparison)),
         metrics="".join(
-            f"<h3>{escape(table.title)}</h3>{_table(table)}" for table in metric_tables(comparison)
+            f"<h3>{escape(table.title)}</h3>{_table(table)}"
+            for table in (*metric_tables(comparison), views_table(comparison))
+            if table is not None
         ),
         costs=_table(cost_table(comparison)),
         differing=_table(differing_table(comparison)) if comparison["differing"] else "<p>Only the name.</p>",

@@ -1,4 +1,4 @@
-"""What a few seeds can show: Student-t intervals, paired differences, Holm's correction, sampling error.
+"""What a few seeds can show: Student-t intervals, paired differences, Holm's correction.
 
 With three seeds a bootstrap interval of 95 % covers about 75 %. Student's t covers what it states as long as
 the metrics of the seeds are roughly normal.
@@ -83,15 +83,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         greatest = max(greatest, min(1.0, (len(ranking) - rank) * p))
         corrections[index] = greatest
     return corrections
-
-
-def sampling_error(fraction: float, images: int) -> float:
-    """Half the 95 % interval due to scoring on ``images`` images instead of on all possible ones.
-
-    Binomial, by the normal approximation; an upper bound for the mean of any other score per image between 0
-    and 1. All recipes share the images, so that a paired difference has a smaller error.
-    """
-    return 1.959964 * math.sqrt(max(0.0, fraction * (1 - fraction)) / images)
 
 
 def half_width(interval: Interval | None) -> float | None:

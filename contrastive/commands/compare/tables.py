@@ -11,12 +11,14 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.commands.compare.cells import CellTable, cost_table, metric_tables
+from contrastive.commands.compare.cells import CellTable, cost_table, metric_tables, views_table
 
 
 def tables(comparison: Mapping[str, Any]) -> list[TerminalTable]:
-    """A table per metric, one per metric of h and z, and one of the costs."""
-    return [TerminalTable(table) for table in (*metric_tables(comparison), cost_table(comparison))]
+    """A table per metric, one per metric of h and z, one of views, and one of the costs."""
+    views = views_table(comparison)
+    own = [*metric_tables(comparison), *([] if views is None else [views]), cost_table(comparison)]
+    return [TerminalTable(table) for table in own]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contrastive.commands.compare.significance import holm, interval, paired_difference, sampling_error
+from contrastive.commands.compare.significance import holm, interval, paired_difference
+from contrastive.evaluation import sampling_error
 
 SIMULATIONS = 500
 
