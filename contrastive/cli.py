@@ -22,6 +22,8 @@ _ENCODER = (
     "a run folder, an exported folder, a file of weights, a timm model with its tag "
     "(vit_small_patch14_dinov2.lvd142m), or hf_hub:OWNER/NAME"
 )
+_SOURCE = "an encoder, as for embed, or a parquet file with columns id and features, such as embed writes"
+_IMAGES = "image files, or folders with images"
 _SET = "override a key of the recipe (train.epochs=2) with a YAML value; may be repeated"
 
 
@@ -217,9 +219,70 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="K",
-        help="add the K nearest neighbours of each image (cosine)",
+        help="add the K nearest neighbours of each image among all splits (cosine)",
     )
     overrides(embed)
+
+    def table_to_write(subparser: argparse.ArgumentParser) -> None:
+        subparser.add_argument("--out", metavar="FILE.parquet", help="a table to write")
+
+    duplicates = command(
+        "duplicates",
+        "duplicates:main",
+        "find equal, nearly equal, mirrored and cropped images, leaks between splits first",
+        json_flag=True,
+    )
+    duplicates.add_argument("source", metavar="ENCODER_OR_FEATURES", help=_SOURCE)
+    overrides(duplicates)
+    table_to_write(duplicates)
+
+    labels = command(
+        "labels", "labels:main", "rank labels by how much the other images disagree with them", json_flag=True
+    )
+    labels.add_argument("source", metavar="ENCODER_OR_FEATURES", help=_SOURCE)
+    overrides(labels)
+    table_to_write(labels)
+
+    select = command(
+        "select", "selection:main", "choose a diverse subset of images, for example to label", json_flag=True
+    )
+    select.add_argument("source", metavar="ENCODER_OR_FEATURES", help=_SOURCE)
+    select.add_argument("--n", type=int, required=True, metavar="N", help="images to choose")
+    select.add_argument(
+        "--include", metavar="FILE", help="names or ids of images that are chosen already, one per line"
+    )
+    select.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the first image, if none is included (default: 0)",
+    )
+    overrides(select)
+    table_to_write(select)
+
+    search = command("search", "search:main", "find the images nearest to given image files", json_flag=True)
+    search.add_argument("source", metavar="ENCODER_OR_FEATURES", help=_SOURCE)
+    search.add_argument("images", metavar="IMAGE", nargs="+", help=_IMAGES)
+    search.add_argument(
+        "--neighbours", type=int, default=10, metavar="K", help="images to find for each (default: 10)"
+    )
+    search.add_argument(
+        "--encoder", metavar="ENCODER", help="the encoder of a file of features, to encode the images with"
+    )
+    overrides(search)
+    table_to_write(search)
+
+    predict = command(
+        "predict",
+        "predict:main",
+        "predict classes of images with the linear probe of an encoder",
+        json_flag=True,
+    )
+    predict.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
+    predict.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help=_IMAGES)
+    overrides(predict)
+    table_to_write(predict)
 
     export = command("export", "export:main", "write an encoder as files for other programs")
     export.add_argument("encoder", metavar="ENCODER", help=_ENCODER)

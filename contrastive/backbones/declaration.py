@@ -65,6 +65,7 @@ class DeclaredNetwork:
     mean: list[float] | None
     std: list[float] | None
     image_size: int | None  # pixels
+    channels: int | None
     licence: str | None
 
 
@@ -87,6 +88,7 @@ def declared_network(path: str | Path) -> DeclaredNetwork | None:
         _unless_all(cfg.get("mean"), 0),
         _unless_all(cfg.get("std"), 1),
         int(size[-1]) if isinstance(size, list) and size else None,
+        int(size[0]) if isinstance(size, list) and size else None,
         str(cfg["license"]) if cfg.get("license") else None,
     )
 

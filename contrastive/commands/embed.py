@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.commands.parquet_files import require_writable, write_file
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import final_encoder, frozen
-from contrastive.files import require_replaceable, writable_by_user
 from contrastive.parts import Head, ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.recipe import require_outside_data
@@ -28,7 +29,7 @@ from contrastive.views import View
 Output = Literal["h", "z", "tokens", "map"]
 
 _COLUMNS = ("split", "id", "name", "label", "features")
-_NEIGHBOUR_COLUMNS = ("neighbours", "similarities")
+_NEIGHBOUR_COLUMNS = ("neighbours", "similarities", "neighbour_splits", "neighbour_ids")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -62,8 +63,9 @@ def embed(
     """Write the features of every readable image of every split to a parquet file.
 
     Columns: ``split``, ``id``, ``name``, ``label`` (null if unknown), ``features`` (float32 list of
-    width F or D) and, with ``neighbours`` = k, ``neighbours`` (names of the k images of the split that
-    are nearest in cosine similarity, nearest first) and ``similarities``.
+    width F or D) and, with ``neighbours`` = k, ``neighbours`` (names of the k images of all splits that
+    are nearest in cosine similarity, nearest first), ``similarities``, ``neighbour_splits`` and
+    ``neighbour_ids``.
 
     With ``tokens`` or ``map`` the features of an image are those of its patches, a tensor [N, G] or
     [G, rows, columns] (:func:`pyarrow.fixed_shape_tensor`), written batch by batch; the metadata of the file
@@ -75,10 +77,7 @@ def embed(
             neighbours of more than one vector are asked for.
         DataError: none of the images can be read.
     """
-    out = Path(out)
-    if not out.parent.is_dir():
-        raise UsageError(f"{out.parent} does not exist; make the folder first.")
-    require_replaceable(out, _is_table_of_features, "a table that embed wrote")
+    out = require_writable(out, "embed", _COLUMNS, _NEIGHBOUR_COLUMNS)
     if neighbours < 0:
         raise UsageError(f"--neighbours is {neighbours}; must be 0 (none) or more.")
     if neighbours and output in ("tokens", "map"):
@@ -91,16 +90,13 @@ def embed(
         raise UsageError(f"{encoder} has no head, so it has no z; use --output h.")
     if output == "z" and subject.parts.method.image_head is None:
         raise UsageError("no objective of this run compares whole images, so there is no z; use --output h.")
-    partial = out.with_name(f".{out.name}.tmp")
-    with writable_by_user(out):
-        try:
-            if output in ("tokens", "map"):
-                about = _write_patches(partial, subject, in_grid=output == "map")
-            else:
-                about = _write_vectors(partial, subject, output == "z", neighbours)
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
+
+    def write(file: Path) -> dict[str, Any]:
+        if output in ("tokens", "map"):
+            return _write_patches(file, subject, in_grid=output == "map")
+        return _write_vectors(file, subject, output == "z", neighbours)
+
+    about = write_file(out, write)
     return {
         "out": str(out),
         **about,
@@ -120,15 +116,18 @@ def _write_vectors(file: Path, subject: LoadedEncoder, of_head: bool, neighbours
 
     backbone, head = final_encoder(subject.parts.method)
     encode = partial(embedding_of, backbone, cast(Head, head)) if of_head else backbone
-    tables = []
+    tables, vectors = [], []
     for split, images in subject.data.splits:
         with frozen(subject.parts.method):
             features = subject.evaluation.reader.features(encode, images)
         if len(features):
-            tables.append(_table(split, images, features.ids, features.labels, features.vectors, neighbours))
+            tables.append(_table(split, images, features.ids, features.labels, features.vectors))
+            vectors.append(features.vectors)
     if not tables:
         raise _nothing_to_read(subject)
     table = pa.concat_tables(tables)
+    if neighbours:
+        table = _with_neighbours(table, torch.cat(vectors), neighbours)
     pq.write_table(table, file)
     return {"rows": len(table), "width": int(table.schema.field("features").type.list_size)}
 
@@ -171,17 +170,6 @@ def _write_patches(file: Path, subject: LoadedEncoder, in_grid: bool) -> dict[st
     return about
 
 
-def _is_table_of_features(file: Path) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(file).names
-    except (pa.ArrowException, OSError):
-        return False
-    return names[: len(_COLUMNS)] == list(_COLUMNS) and set(names) <= {*_COLUMNS, *_NEIGHBOUR_COLUMNS}
-
-
 def _image_columns(split: str, images: ImageTable, rows: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """The columns that identify the images of some rows of a split."""
     import pyarrow as pa
@@ -194,9 +182,7 @@ def _image_columns(split: str, images: ImageTable, rows: np.ndarray, labels: np.
     }
 
 
-def _table(
-    split: str, images: ImageTable, ids: Tensor, labels: Tensor, features: Tensor, neighbours: int
-) -> Any:
+def _table(split: str, images: ImageTable, ids: Tensor, labels: Tensor, features: Tensor) -> Any:
     import pyarrow as pa
 
     row_of = {int(i): row for row, i in enumerate(images.ids)}
@@ -206,11 +192,24 @@ def _table(
         **_image_columns(split, images, rows, labels.cpu().numpy()),
         "features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
     }
-    if neighbours:
-        names = np.array(columns["name"].to_pylist(), dtype=object)
-        similarity, column = nearest_others(features, neighbours)
-        columns["neighbours"] = pa.array(
-            [list(names[row]) for row in column.cpu().numpy()], pa.list_(pa.string())
-        )
-        columns["similarities"] = pa.array(similarity.cpu().tolist(), pa.list_(pa.float32()))
     return pa.table(columns)
+
+
+def _with_neighbours(table: Any, features: Tensor, count: int) -> Any:
+    """The table with the nearest images of all splits of each of its rows, [n, D]."""
+    import pyarrow as pa
+
+    similarity, row = (values.cpu() for values in nearest_others(features, count))
+    columns = {
+        "neighbours": (table["name"], pa.string()),
+        "neighbour_splits": (table["split"], pa.string()),
+        "neighbour_ids": (table["id"], pa.int64()),
+    }
+    lists = {
+        name: pa.array([list(of) for of in np.array(column.to_pylist(), dtype=object)[row]], pa.list_(kind))
+        for name, (column, kind) in columns.items()
+    }
+    similarities = pa.array(similarity.tolist(), pa.list_(pa.float32()))
+    for name in _NEIGHBOUR_COLUMNS:
+        table = table.append_column(name, similarities if name == "similarities" else lists[name])
+    return table

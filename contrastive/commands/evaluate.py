@@ -10,7 +10,7 @@ from typing import Any
 
 from contrastive.build import starts_from_weights, untrained_of
 from contrastive.commands.output import print_json, progress_on_stderr
-from contrastive.errors import UsageError, did_you_mean
+from contrastive.errors import ContrastiveError, UsageError, did_you_mean
 from contrastive.evaluation import NO_LABELS, Evaluation, final_encoder, omission_lines, verdict_on
 from contrastive.monitors import collapse_warning
 from contrastive.recipe import Recipe
@@ -21,11 +21,14 @@ from contrastive.runs import (
     Overrides,
     Run,
     encoder_recipe,
+    environment_of,
     load_encoder,
     skipped_files,
     summary_table,
+    to_stderr,
     views_of,
     warn_of_omissions,
+    write_classifier,
 )
 
 
@@ -100,6 +103,7 @@ def metrics_of(subject: LoadedEncoder, with_views: bool = True) -> dict[str, Any
     evaluation, obstacle = subject.evaluation, subject.untrained_obstacle
     trained, omissions = evaluation.final(*final_encoder(subject.parts.method)), evaluation.omissions
     per_class = evaluation.per_class
+    _keep_classifier(subject)
     untrained: dict[str, float] = {}
     if trained and obstacle is None:
         start = untrained_of(subject.start, subject.data, subject.parts, evaluation.device)
@@ -143,6 +147,20 @@ def _verdict(subject: LoadedEncoder, metrics: Mapping[str, Any]) -> dict[str, An
         collapse=collapse,
         has_random_start=not starts_from_weights(subject.start),
     )
+
+
+def _keep_classifier(subject: LoadedEncoder) -> None:
+    """Keep the classifier of a finished run's own data in its folder, for ``contrastive predict``."""
+    if subject.run is None or not subject.evaluation.classifiers:
+        return
+    run = Run(subject.run)
+    if not run.summary or environment_of(run.folder).get("data") != subject.data.fingerprint:
+        return
+    backbone, evaluation = final_encoder(subject.parts.method)[0], subject.evaluation
+    try:
+        write_classifier(run.folder, evaluation.classifiers, evaluation.describe(), backbone, subject.data)
+    except ContrastiveError as error:  # a run that others may only read
+        to_stderr(f"the classifier is not kept: {error}")
 
 
 def _origin(subject: LoadedEncoder, registry: Registry) -> dict[str, Any]:

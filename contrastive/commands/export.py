@@ -19,7 +19,15 @@ from contrastive.errors import ContrastiveError, UsageError
 from contrastive.evaluation import final_encoder
 from contrastive.files import writable_by_user
 from contrastive.registry import load_registry
-from contrastive.runs import Overrides, Run, load, require_own_keys, stock_encoder, to_stderr
+from contrastive.runs import (
+    Overrides,
+    Run,
+    copy_classifier,
+    load,
+    require_own_keys,
+    stock_encoder,
+    to_stderr,
+)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -40,6 +48,7 @@ def export(
     """Write an encoder in a format that timm or onnxruntime loads.
 
     It declares how its evaluation resizes and crops images, and the licence of its weights if that is known.
+    The classifier that the run's evaluation has fitted goes with it.
 
     Args:
         encoder: a run folder, or any other of :func:`contrastive.runs.load_encoder`.
@@ -69,6 +78,7 @@ def export(
         else:
             network.export(str(out))
             declare_transform(out, transform)
+        copy_classifier(Path(encoder), out)
     return out
 
 
@@ -82,6 +92,7 @@ def _export_run(folder: str | Path, out: Path, format: str, overrides: Overrides
             export_onnx(
                 final_encoder(run.parts.method)[0], out, channels, size, about, run.evaluation.transform
             )
+            copy_classifier(Path(folder), out)
         return out
     backbone_folder = Run(folder).folder / "backbone"
     if backbone_folder.is_dir():
@@ -92,11 +103,13 @@ def _export_run(folder: str | Path, out: Path, format: str, overrides: Overrides
             shutil.copytree(backbone_folder, out, dirs_exist_ok=True)
             if declares_other_transform(out):
                 _declare(out, folder)
+            copy_classifier(Path(folder), out)
         return out
     run = load(folder, load_registry(), overrides)
     with writable_by_user(out):
         final_encoder(run.parts.method)[0].export(str(out))
         declare_transform(out, run.evaluation.transform)
+        copy_classifier(Path(folder), out)
     return out
 
 

@@ -1,4 +1,5 @@
 from .cache import Cache as Cache
+from .cache import Contents as Contents
 from .cache import cache_folder as cache_folder
 from .costs import ImageCosts as ImageCosts
 from .division import Division as Division

@@ -194,11 +194,16 @@ class Reader:
         self.transform = transform or EvaluationTransform(size)
         self.size, self.device, self.workers, self.interrupted = size, device, workers, interrupted
         self.unreadable: set[str] = set()  # name and reason; ids of different splits may be equal
-        self._unreadable_rows: dict[int, tuple[ImageTable, set[int]]] = {}  # id of the table -> it, and rows
+        # id of the table -> it, and row -> why it does not decode
+        self._unreadable_rows: dict[int, tuple[ImageTable, dict[int, UnreadableImage]]] = {}
 
     def unreadable_rows(self, table: ImageTable) -> set[int]:
         """The rows of a table that did not decode when :meth:`whole` or :meth:`features` read them."""
-        return self._unreadable_rows.get(id(table), (table, set[int]()))[1]
+        return {*self.unreadable_images(table)}
+
+    def unreadable_images(self, table: ImageTable) -> dict[int, UnreadableImage]:
+        """As :meth:`unreadable_rows`, with the reason of each."""
+        return self._unreadable_rows.get(id(table), (table, dict[int, UnreadableImage]()))[1]
 
     def forget_unreadable(self) -> None:
         """Forget which images did not decode."""
@@ -214,7 +219,8 @@ class Reader:
 
         def note(index: int, reason: str) -> None:
             self.unreadable.add(f"{table.name(index)}: {reason}")
-            self._unreadable_rows.setdefault(id(table), (table, set()))[1].add(index)
+            own = self._unreadable_rows.setdefault(id(table), (table, {}))[1]
+            own[index] = UnreadableImage(table.name(index), reason)
 
         for indices, pixels in _read(table, rows, self.transform, BATCH, self.workers, note):
             self.check_interrupt()

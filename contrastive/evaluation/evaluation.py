@@ -31,6 +31,7 @@ from contrastive.evaluation.trial import EncoderTrial, PixelTrial, SplitImages, 
 from contrastive.evaluation.views import VIEWS, ViewEvaluation
 from contrastive.monitors import effective_rank
 from contrastive.parts import (
+    Classifier,
     ClassifierMetrics,
     EvaluationTransform,
     ImageTable,
@@ -137,6 +138,7 @@ class Evaluation:
         omissions: of the last final evaluation: key of a protocol without metrics -> the reason, in a clause.
         per_class: of the last evaluation: key of a protocol -> label -> its metrics of that class.
         remarks: key of a protocol -> what a reader of its metrics must know.
+        classifiers: of the last final evaluation: key of a protocol -> the classifier of h that it fitted.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class Evaluation:
         self._labelled_ids: dict[str, np.ndarray] = {}  # protocol -> ids of the images whose labels it used
         self.omissions: dict[str, str] = {}
         self.remarks: dict[str, str] = {}
+        self.classifiers: dict[str, Classifier] = {}
         # Protocols score labelled images only, so no others are encoded for them.
         self.division = division = Division(train, validation)
         self.monitor_rows = _sample(division.validation.ids, division.monitor_rows, QUERIES)
@@ -338,6 +341,13 @@ class Evaluation:
         """Every protocol: chosen on the images that validate, refitted on the whole train split, scored on
         test. ``omissions`` holds those that have no metrics."""
         metrics, self.omissions = self._metrics_of(self.protocols, self._final_trial(backbone, head))
+        self.classifiers = {
+            entry.name: entry.protocol.classifier
+            for entry in self.protocols
+            if entry.protocol.classifier is not None
+            and entry.protocol.feature == "h"
+            and entry.name not in self.omissions
+        }
         return metrics
 
     def pixels(self) -> Metrics:

@@ -22,6 +22,7 @@ from .encoder import by_view as by_view
 from .frozen_network import FrozenNetwork as FrozenNetwork
 from .loss import Loss as Loss
 from .loss import Negatives as Negatives
+from .protocol import Classifier as Classifier
 from .protocol import ClassifierMetrics as ClassifierMetrics
 from .protocol import Images as Images
 from .protocol import Protocol as Protocol

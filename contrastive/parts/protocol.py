@@ -102,6 +102,23 @@ class ClassifierMetrics(dict[str, float]):
         self.per_class = per_class
 
 
+class Classifier(typing.Protocol):
+    """What a protocol has fitted, if it predicts classes from a feature.
+
+    Attributes:
+        labels: int64 [K], ascending.
+    """
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def log_probabilities(self, h: Tensor) -> Tensor:
+        """Features [n, F] -> logarithms of the probabilities of ``labels``, [n, K]."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its values by name."""
+
+
 class Protocol(Part, ABC):
     """Evaluation of an encoder, by its frozen features.
 
@@ -116,6 +133,8 @@ class Protocol(Part, ABC):
             in the recipe. It counts for the entry of a recipe that bears the protocol's own name.
         metric_units: name of a metric -> its unit, for those that are not fractions: tables show fractions in
             percent, and a ``number`` as it is.
+        classifier: what the last metrics are of, if the protocol fits a classifier of its feature; runs keep
+            it, so that ``contrastive predict`` can use it.
     """
 
     kind = "protocol"
@@ -126,6 +145,7 @@ class Protocol(Part, ABC):
     tunes: ClassVar[bool] = False
     precedence: ClassVar[int] = 0
     metric_units: ClassVar[Mapping[str, Unit]] = {}
+    classifier: Classifier | None = None
 
     def parameters(self) -> dict[str, Any]:
         """The parameters that every metric of it carries, by name: plain values, as JSON holds them.

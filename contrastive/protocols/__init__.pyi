@@ -1,3 +1,4 @@
+from .classifier import LinearClassifier as LinearClassifier
 from .finetune import FineTune as FineTune
 from .knn import KNN as KNN
 from .linear import LinearProbe as LinearProbe

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from contrastive.errors import UsageError
 from contrastive.parts import ClassifierMetrics, Protocol, Trial
+from contrastive.protocols.classifier import LinearClassifier
 from contrastive.protocols.labelled_rows import LabelledRows
-from contrastive.protocols.labels import accuracies, class_indices, top1
-from contrastive.protocols.regression import Problem, working_bytes
+from contrastive.protocols.labels import Ranking, accuracies, class_indices, top1
+from contrastive.protocols.regression import Probe, Problem, working_bytes
 from contrastive.values import Feature, Features
 
 #: After this many strengths in a row without a better validation accuracy, weaker ones are not tried.
@@ -84,37 +85,47 @@ class LinearProbe(Protocol):
         self, fit: Features, validation: Features, test: Features | None, train: Sequence[Features]
     ) -> ClassifierMetrics:
         if test is None:
-            return self._choice(fit, validation)[1]
+            _, metrics, self.classifier = self._choice(fit, validation)
+            return metrics
         l2 = self.choose(fit, validation)[0] if _can_choose(fit, validation) else self.default
         images, queries = LabelledRows.of("linear", "train", *train), LabelledRows.of("linear", "test", test)
-        train_labels, test_labels, classes = class_indices(images.labels, queries.labels)
-        probe = Problem.of(images, train_labels, classes).solve(l2)
-        return accuracies(probe.ranking(queries, test_labels), test_labels, queries.labels, classes)
+        self.classifier = LinearClassifier.of(images, l2)
+        _, labels, classes = class_indices(images.labels, queries.labels)
+        ranking = self.classifier.probe.ranking(queries, labels)
+        return accuracies(ranking, labels, queries.labels, classes)
+
+    def fit(self, l2: float, *train: Features) -> LinearClassifier:
+        """The classifier of all labelled images of ``train`` at one strength. Raises as :meth:`score`."""
+        return LinearClassifier.of(LabelledRows.of("linear", "train", *train), l2)
 
     def choose(self, fit: Features, validation: Features) -> tuple[float, float]:
         """(strength, accuracy on ``validation``) of the best strength; of equally good ones the strongest."""
-        l2, metrics = self._choice(fit, validation)
+        l2, metrics, _ = self._choice(fit, validation)
         return l2, metrics["top1"]
 
-    def _choice(self, fit: Features, validation: Features) -> tuple[float, ClassifierMetrics]:
-        """The best strength, and its metrics on ``validation``."""
+    def _choice(
+        self, fit: Features, validation: Features
+    ) -> tuple[float, ClassifierMetrics, LinearClassifier]:
+        """The best strength, its metrics on ``validation``, and its classifier, of ``fit`` alone."""
         images = LabelledRows.of("linear", "fit", fit)
         queries = LabelledRows.of("linear", "validation", validation)
         fit_labels, labels, classes = class_indices(images.labels, queries.labels)
         problem = Problem.of(images, fit_labels, classes)
-        best, best_l2, since, start = -1.0, self.l2[0], 0, None
-        best_ranking = None
+        best, best_l2, since = -1.0, self.l2[0], 0
+        start: Probe | None = None
+        best_ranking: Ranking | None = None
         for l2 in self.l2:
             start = problem.solve(l2, start, tolerance=1e-4)
             ranking = start.ranking(queries, labels)
             accuracy = top1(ranking.winners, labels)
             since = 0 if accuracy > best else since + 1
             if since == 0:
-                best, best_l2, best_ranking = accuracy, l2, ranking
+                best, best_l2, best_ranking, best_probe = accuracy, l2, ranking, start
             if since == _PATIENCE:
                 break
         assert best_ranking is not None  # of the first strength at least
-        return best_l2, accuracies(best_ranking, labels, queries.labels, classes)
+        metrics = accuracies(best_ranking, labels, queries.labels, classes)
+        return best_l2, metrics, LinearClassifier(best_probe, images.labels.unique())
 
 
 def _can_choose(fit: Features, validation: Features) -> bool:

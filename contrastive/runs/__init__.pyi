@@ -1,5 +1,10 @@
 from .assembly import assemble as assemble
 from .assembly import cache_of as cache_of
+from .classifiers import StoredClassifier as StoredClassifier
+from .classifiers import copy_classifier as copy_classifier
+from .classifiers import read_classifier as read_classifier
+from .classifiers import weights_digest as weights_digest
+from .classifiers import write_classifier as write_classifier
 from .display import Display as Display
 from .display import summary_table as summary_table
 from .encoders import encoder_recipe as encoder_recipe
@@ -9,6 +14,7 @@ from .folder import Overrides as Overrides
 from .folder import Run as Run
 from .folder import RunIdentity as RunIdentity
 from .folder import default_folder as default_folder
+from .folder import environment_of as environment_of
 from .folder import to_stderr as to_stderr
 from .inputs import WEIGHTS as WEIGHTS
 from .job import run as run

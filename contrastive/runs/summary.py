@@ -27,6 +27,7 @@ from contrastive.kinds import MONITORS
 from contrastive.monitors import collapse_warning
 from contrastive.parts import Backbone, ImageTransform
 from contrastive.recipe import Recipe
+from contrastive.runs.classifiers import write_classifier
 from contrastive.runs.display import Display
 from contrastive.runs.folder import PLAN, RunIdentity, environment_of
 from contrastive.runs.plan import TOLERANCE
@@ -58,6 +59,7 @@ def conclude(
     display.log("final evaluation of the trained encoder")
     metrics: dict[str, Any] = {"trained": evaluation.final(backbone, head)}
     omissions, per_class = evaluation.omissions, evaluation.per_class
+    classifiers = evaluation.classifiers
     metrics |= {"untrained": {}, "pixels": {}, "split": None}
     if metrics["trained"]:
         display.log("final evaluation of the untrained encoder and of raw pixels")
@@ -72,6 +74,7 @@ def conclude(
     for name, remark in evaluation.remarks.items():
         display.log(f"{name}: {remark}")
     _write_subsets(engine.folder / "subsets.json", evaluation.labels_used())
+    write_classifier(engine.folder, classifiers, evaluation.describe(), backbone, data)
     engine.tick()
     _warn_of_overrun(_minutes(engine, recipe), display)
     untrainable = {*engine.loader.unreadable.values()}

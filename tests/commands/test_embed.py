@@ -47,17 +47,24 @@ def test_embedded_features_are_those_of_the_exported_backbone(
         torch.testing.assert_close(h, torch.tensor(row["features"]), rtol=1e-4, atol=1e-5)
 
 
-def test_embed_finds_nearest_neighbours(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+def test_embed_finds_nearest_neighbours_of_all_splits(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
     json_of(capsys, "embed", str(tiny_run), "--out", "f.parquet", "--neighbours", "3")
-    rows = [row for row in pq.read_table("f.parquet").to_pylist() if row["split"] == "test"]
+    rows = pq.read_table("f.parquet").to_pylist()
     unit = np.array([row["features"] for row in rows])
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
+    index = {(row["split"], row["id"]): n for n, row in enumerate(rows)}
+    crossings = 0
     for n, row in enumerate(rows):
         best = np.sort(similarity[n])[::-1][:3]
         np.testing.assert_allclose(row["similarities"], best, atol=1e-5)
-        assert row["name"] not in row["neighbours"]
+        others = [index[key] for key in zip(row["neighbour_splits"], row["neighbour_ids"], strict=True)]
+        np.testing.assert_allclose(similarity[n][others], best, atol=1e-5)
+        assert row["neighbours"] == [rows[other]["name"] for other in others]
+        assert n not in others
+        crossings += sum(split != row["split"] for split in row["neighbour_splits"])
+    assert crossings
 
 
 def test_embed_into_a_missing_folder_is_refused(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
@@ -65,7 +72,7 @@ def test_embed_into_a_missing_folder_is_refused(tiny_run: Path, capsys: pytest.C
 
 
 def test_embed_of_a_few_new_images(tiny_run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]):
-    """Fewer than a batch, flat, without labels; and one test image has no neighbour."""
+    """Fewer than a batch, flat, without labels; the one test image has neighbours in train."""
     for folder, count in (("new/train", 3), ("new/test", 1)):
         Path(folder).mkdir(parents=True)
         for n, path in enumerate(sorted((tiny_data / "train" / "disc").iterdir())[:count]):
@@ -73,7 +80,8 @@ def test_embed_of_a_few_new_images(tiny_run: Path, tiny_data: Path, capsys: pyte
     command = ["embed", str(tiny_run), "--set", "dataset.root=new", "--out", "f.parquet", "--neighbours", "5"]
     assert json_of(capsys, *command)["rows"] == 4
     rows = pq.read_table("f.parquet").to_pylist()
-    assert [len(row["neighbours"]) for row in rows] == [2, 2, 2, 0]
+    assert [len(row["neighbours"]) for row in rows] == [3, 3, 3, 3]
+    assert rows[3]["neighbour_splits"] == ["train"] * 3
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,7 @@ def finished_runs() -> Iterator[Remedy]:
     )
     yield Remedy(candidates, "name only one", planned, twins, ([str(RUN)], []))
     yield Remedy(candidates, "give each its own `name:`", recipes, ["a", "a"], ["a", "b"])
-    yield Remedy("commands/embed.py", "make the folder first", embedded, "features/h.parquet", made)
+    yield Remedy("commands/parquet_files.py", "make the folder first", embedded, "features/h.parquet", made)
     yield Remedy("contrastive/files.py", "is a folder; name a file", embedded, "full", "h.parquet")
     yield Remedy(
         "contrastive/files.py", "so it is not replaced; choose", embedded, "taken.parquet", "h.parquet"

@@ -40,6 +40,7 @@ LAYERS: dict[str, set[str]] = {
     "evaluation": {"evaluation"},
     "build": {"build"},
     "runs": {"runs"},
+    "curation": {"curation"},
     "testing": {"testing"},
     "commands": {"commands"},
     "front door": FRONT_DOOR,
@@ -47,8 +48,8 @@ LAYERS: dict[str, set[str]] = {
 
 #: Package or module -> the only ones that may import it, if the layers alone would allow more.
 IMPORTERS: dict[str, set[str]] = {
-    "registry": {"recipe", "build", "runs", "commands", "testing", *FRONT_DOOR},
-    "recipe": {"build", "runs", "commands", "testing", *FRONT_DOOR},
+    "registry": {"recipe", "build", "runs", "curation", "commands", "testing", *FRONT_DOOR},
+    "recipe": {"build", "runs", "curation", "commands", "testing", *FRONT_DOOR},
     "timm_models": {"backbones", "testing"},
     # they stand on everything
     "testing": {"commands.plugin_check", "cli"},

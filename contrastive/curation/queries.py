@@ -1,0 +1,142 @@
+"""Image files that are no part of a data set, encoded as an encoder's evaluation reads images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from contrastive.backbones import declared_network
+from contrastive.convolutions import in_channels_last
+from contrastive.curation.features import best_device
+from contrastive.data import Reader, ShrunkTable
+from contrastive.datasets import decode_image
+from contrastive.datasets.decoding import reason
+from contrastive.datasets.folder_listing import is_image_name, printable, walk
+from contrastive.errors import DataError, UnreadableImage, UsageError
+from contrastive.evaluation import final_encoder, frozen
+from contrastive.parts import Backbone, ImageTable
+from contrastive.recipe import Shrink
+from contrastive.registry import Registry
+from contrastive.runs import LoadedEncoder, Overrides, load, stock_encoder
+from contrastive.text import abbreviate
+
+
+class FileTable(ImageTable):
+    """Image files, known by their paths.
+
+    Args:
+        files: paths.
+        channels: 3 (RGB) or 1 (grey).
+    """
+
+    def __init__(self, files: Sequence[Path], channels: int):
+        self.files, self.channels = [*files], channels
+        self.ids = np.arange(len(self.files), dtype=np.int64)
+
+    def decode(self, index: int) -> Tensor:
+        try:
+            content = self.files[index].read_bytes()
+        except OSError as error:
+            raise UnreadableImage(self.name(index), reason(error)) from None
+        return decode_image(content, self.name(index), self.channels)
+
+    def name(self, index: int) -> str:
+        return printable(str(self.files[index]))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Image files and their features.
+
+    Attributes:
+        files: [n], those that could be read.
+        vectors: [n, F] float32, on the CPU.
+        unreadable: name and reason of the others.
+    """
+
+    files: list[str]
+    vectors: Tensor
+    unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class QueryEncoder:
+    """An encoder with the way in which it reads images.
+
+    Attributes:
+        backbone: pixels -> h.
+        reader: reads images for it.
+        channels: of the images.
+        shrink: how images are shrunk before; None if they are not.
+    """
+
+    backbone: Backbone
+    reader: Reader
+    channels: int
+    shrink: Shrink | None = None
+
+    @classmethod
+    def of(cls, encoder: LoadedEncoder) -> QueryEncoder:
+        """The encoder on its data set."""
+        backbone = final_encoder(encoder.parts.method)[0]
+        return cls(
+            backbone, encoder.evaluation.reader, encoder.data.train.channels, encoder.recipe.train.shrink
+        )
+
+    @classmethod
+    def alone(cls, text: str | Path, registry: Registry, overrides: Overrides = ()) -> QueryEncoder:
+        """An encoder without a data set, as :func:`contrastive.runs.load_encoder` takes its name.
+
+        Of a run it is the export ``backbone/``, or that of the newest checkpoint if there is none.
+        """
+        export = Path(text) / "backbone"
+        is_run = (Path(text) / "recipe.yaml").is_file()
+        if is_run and not (export / "model.safetensors").is_file():
+            return cls.of(load(text, registry, overrides))
+        source = export if is_run else Path(text)
+        stock = stock_encoder(source if is_run else text, overrides)
+        assert stock is not None  # only a run is none
+        declaration = declared_network(source)
+        channels = 3 if declaration is None or declaration.channels is None else declaration.channels
+        backbone, device = stock.network(channels), best_device()
+        in_channels_last(backbone, device)
+        reader = Reader(stock.size, device, transform=stock.transform(stock.size, channels))
+        return cls(backbone, reader, channels)
+
+    def encode(self, files: Sequence[Path]) -> Queries:
+        """The features of image files. Raises DataError if none can be read."""
+        table: ImageTable = FileTable(files, self.channels)
+        if self.shrink is not None:
+            table = ShrunkTable(table, self.shrink.short_side, self.shrink.quality)
+        with frozen(self.backbone):
+            features = self.reader.features(self.backbone, table)
+        unreadable = [str(error) for error in self.reader.unreadable_images(table).values()]
+        if not len(features):
+            raise DataError(f"no image can be read: {abbreviate(sorted(unreadable), '; ')}.")
+        rows = features.ids.tolist()
+        return Queries([table.name(row) for row in rows], features.vectors.cpu(), unreadable)
+
+
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The image files that paths name, in order: files as they are, of folders all images below them.
+
+    Raises UsageError if a path does not exist, or a folder holds no image.
+    """
+    files: list[Path] = []
+    for text in paths:
+        path = Path(text)
+        if not os.path.lexists(path):
+            raise UsageError(f"{text} does not exist.")
+        if not path.is_dir():
+            files.append(path)
+            continue
+        images = sorted(e.path for e in walk(path, {}) if e.is_file and is_image_name(str(e.path)))
+        if not images:
+            raise UsageError(f"{text} holds no image.")
+        files += images
+    return files

@@ -1,0 +1,164 @@
+"""Pairs of duplicates: planted ones are found with their kind, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from contrastive.curation import FeatureTable, Pairs, find_duplicates
+from contrastive.data import Cache, holdout
+from tests.support.curation import Pixels, recompressed, scene, table_of, vectors_table
+
+Pair = frozenset[tuple[str, int]]
+
+
+def by_key(table: FeatureTable, pairs: Pairs) -> dict[Pair, str]:
+    """(split, id) of both images -> kind."""
+    keys = [*zip(table.splits.tolist(), table.ids.tolist(), strict=True)]
+    return {
+        frozenset({keys[a], keys[b]}): kind
+        for a, b, kind in zip(pairs.first.tolist(), pairs.second.tolist(), pairs.kind, strict=True)
+    }
+
+
+def planted() -> tuple[dict[str, list[Tensor]], dict[Pair, str]]:
+    """Scenes of 64 pixels in two splits, and the pairs that were planted among them."""
+    train = [scene(seed) for seed in range(20)]
+    test = [scene(seed) for seed in range(100, 110)]
+    pairs: dict[Pair, str] = {}
+
+    def plant(images: list[Tensor], split: str, of: int, image: Tensor, kind: str) -> None:
+        pairs[frozenset({("train", of), (split, len(images))})] = kind
+        images.append(image)
+
+    plant(train, "train", 0, train[0].clone(), "equal")
+    plant(test, "test", 1, train[1].clone(), "equal")
+    plant(train, "train", 2, recompressed(train[2], 48, 48), "near")
+    plant(test, "test", 3, recompressed(train[3], 90, 90, 40), "near")
+    plant(train, "train", 4, train[4].flip(2).contiguous(), "mirrored")
+    plant(test, "test", 5, recompressed(train[5].flip(2).contiguous(), 80, 80), "mirrored")
+    plant(train, "train", 6, train[6][:, 4:60, 6:62].contiguous(), "cropped")
+    plant(test, "test", 7, recompressed(train[7][:, :54, 8:62].contiguous(), 64, 64, 80), "cropped")
+    return {"train": train, "test": test}, pairs
+
+
+def test_planted_pairs_are_found_with_their_kind_and_no_others():
+    images, expected = planted()
+    table = table_of(images)
+    pairs = find_duplicates(table)
+    assert by_key(table, pairs) == expected
+    assert pairs.is_verified
+    assert (pairs.similarity <= 1.0 + 1e-6).all()
+    assert (pairs.similarity[pairs.kind == "equal"] == 1).all()
+    assert len(np.unique(pairs.group)) == len(pairs)
+
+
+def test_leaks_come_first():
+    images, _ = planted()
+    table = table_of(images)
+    pairs = find_duplicates(table)
+    assert pairs.leak.tolist()[:4] == ["splits"] * 4
+    assert (table.splits[pairs.first[:4]] != table.splits[pairs.second[:4]]).all()
+    rest = pairs.leak.tolist()[4:]
+    assert rest == sorted(rest, key=["held-out", ""].index)
+
+
+def test_leaks_across_the_held_out_tenth():
+    ids = np.arange(200)
+    inside, outside = ids[holdout(ids)], ids[~holdout(ids)]
+    images = [scene(int(seed)) for seed in ids]
+    images[inside[0]] = images[outside[0]].clone()  # a leak
+    images[outside[2]] = images[outside[1]].clone()  # none
+    table = table_of({"train": images})
+    pairs = find_duplicates(table)
+    assert pairs.leak.tolist() == ["held-out", ""]
+    assert {int(pairs.first[0]), int(pairs.second[0])} == {int(inside[0]), int(outside[0])}
+    validated = table_of({"train": images, "validation": [scene(1000)]}, labels=[-1] * 200 + [1])
+    assert find_duplicates(validated).leak.tolist() == ["", ""]  # a split of its own validates
+
+
+def test_labels_that_differ():
+    image = scene(0)
+    table = table_of({"train": [image, image.clone(), image.clone(), scene(1)]}, labels=[0, 1, -1, 0])
+    pairs = find_duplicates(table)
+    differ = {int(b): bool(d) for b, d in zip(pairs.second, pairs.labels_differ, strict=True)}
+    assert differ == {1: True, 2: False}
+    assert set(pairs.group.tolist()) == {0}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_order_of_rows_does_not_matter(seed: int):
+    images, expected = planted()
+    table = table_of(images)
+    order = np.random.default_rng(seed).permutation(len(table))
+    mixed = table.take(order)
+    pairs, reference = find_duplicates(mixed), find_duplicates(table)
+    assert by_key(mixed, pairs) == expected
+    np.testing.assert_array_equal(order[pairs.first], reference.first)
+    np.testing.assert_array_equal(order[pairs.second], reference.second)
+    np.testing.assert_allclose(pairs.similarity, reference.similarity, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=14))
+def test_equal_images_of_any_partition(classes: list[int]):
+    """Flat images: they have no details, so that only equal ones pair."""
+    images = [torch.full((3, 8, 8), 40 * number, dtype=torch.uint8) for number in classes]
+    table = table_of({"train": images[::2], "test": images[1::2]})
+    own = [*classes[::2], *classes[1::2]]
+    pairs = find_duplicates(table)
+    assert set(pairs.kind) <= {"equal"}
+    assert len(pairs) == len(classes) - len({*classes})
+    assert all(own[a] == own[b] for a, b in zip(pairs.first, pairs.second, strict=True))
+    groups = {}
+    for a, b, group in zip(pairs.first, pairs.second, pairs.group, strict=True):
+        groups.setdefault(int(group), set()).update({int(a), int(b)})
+    together = {n: {i for i, other in enumerate(own) if other == n} for n in own}
+    assert sorted(map(sorted, groups.values())) == sorted(sorted(g) for g in together.values() if len(g) > 1)
+
+
+def test_a_single_image_has_no_duplicates():
+    assert len(find_duplicates(table_of({"train": [scene(0)]}))) == 0
+    assert len(find_duplicates(vectors_table(torch.randn(1, 4)))) == 0
+
+
+def test_features_alone_are_not_verified():
+    vectors = torch.randn(60, 16)
+    vectors[7] = vectors[3] * 2  # the same direction
+    vectors[20] = vectors[21] + 0.01 * torch.randn(16)
+    table = vectors_table(vectors)
+    pairs = find_duplicates(table)
+    assert not pairs.is_verified
+    assert {frozenset(map(int, pair)) for pair in zip(pairs.first, pairs.second, strict=True)} == {
+        frozenset({3, 7}),
+        frozenset({20, 21}),
+    }
+    assert np.isnan(pairs.similarity).all()
+    assert set(pairs.kind) == {"near"}
+    assert (pairs.cosine > 0.99).all()
+
+
+def test_images_that_cannot_be_read_now_are_no_duplicates():
+    images = [scene(0), scene(0), scene(1), scene(2)]
+    table = table_of({"train": images})
+    assert table.images is not None
+    source = table.images.splits["train"].table
+    source.images[1] = source.images[3] = None
+    assert len(find_duplicates(table)) == 0
+
+
+def test_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images, expected = planted()
+    table = table_of(images)
+    assert table.images is not None
+    for split, source in table.images.splits.items():
+        object.__setattr__(source, "cache", Cache(tmp_path, split, {"test": 1}))
+    assert by_key(table, find_duplicates(table)) == expected
+    monkeypatch.setattr(Pixels, "decode", lambda self, index: pytest.fail("decoded again"))
+    assert by_key(table, find_duplicates(table)) == expected
