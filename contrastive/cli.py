@@ -284,6 +284,29 @@ def _parser() -> argparse.ArgumentParser:
     overrides(predict)
     table_to_write(predict)
 
+    report = command(
+        "report",
+        "report.command:main",
+        "write one page about an encoder: metrics, curves, neighbours, a map, outliers, likely duplicates",
+        json_flag=True,
+    )
+    report.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
+    overrides(report)
+    report.add_argument(
+        "--out", metavar="FILE.html", help="the page (default: report.html in the folder of a run)"
+    )
+    report.add_argument(
+        "--map", choices=("pca", "umap", "tsne"), default="pca", help="how the map is made (default: pca)"
+    )
+
+    opening = command("open", "open:main", "open the report of a run or a comparison in a browser")
+    opening.add_argument("folder", metavar="RUN", help="a folder with report.html")
+
+    runs = command("runs", "runs:main", "list runs with their state, metric and size", json_flag=True)
+    runs.add_argument(
+        "folder", metavar="DIR", nargs="?", default="runs", help="that holds run folders (default: runs)"
+    )
+
     export = command("export", "export:main", "write an encoder as files for other programs")
     export.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
     overrides(export)

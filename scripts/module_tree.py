@@ -20,7 +20,7 @@ MARKS = re.compile(r"(<!-- tree -->\n).*?(<!-- /tree -->)", re.DOTALL)
 ORDER = (
     "registry", "recipe", "comparison", "parts", "datasets", "augmentations", "backbones", "heads", "targets",
     "negatives", "losses", "optimizers", "callbacks", "protocols", "data", "training", "evaluation", "build",
-    "runs", "curation", "testing", "commands",
+    "runs", "curation", "pages", "testing", "commands",
 )  # fmt: skip
 
 

@@ -15,11 +15,13 @@ from torch import Tensor
 from contrastive.build import Builder, Data
 from contrastive.errors import DataError, UnreadableImage
 from contrastive.files import require_replaceable, writable_by_user
+from contrastive.pages import miniature
 from contrastive.parts import ImageTable, ViewPipeline
 from contrastive.recipe import Recipe, load_recipe, require_outside_data
 from contrastive.registry import load_registry
 from contrastive.rng import Key
 from contrastive.text import quantity
+from contrastive.training import Method
 from contrastive.views import Marks
 
 #: Pixels: side of a cell (small views are enlarged by a whole factor to about this), gap, and heading.
@@ -86,33 +88,51 @@ def grid(
     for columns in [1, *[draws] * len(pipelines)]:
         starts.append(starts[-1] + columns * (CELL + GAP) + 2 * GAP)
     size = (starts[-1] - 2 * GAP, HEADER + GAP + len(table_images) * (CELL + GAP))
-    legend = _legend(choice)
-    picture = Image.new("RGB", (size[0], size[1] + HEADER * len(legend)), _PAPER)
+    lines = legend(choice)
+    picture = Image.new("RGB", (size[0], size[1] + HEADER * len(lines)), _PAPER)
     pen = ImageDraw.Draw(picture)
     titles = ["image", *(f"view {view}" for view in range(len(pipelines)))]
     for view, (x, title) in enumerate(zip(starts, titles, strict=False), start=-1):
         pen.text((x, GAP), title, fill=_colour(view) if view in choice.by_location else _INK)
-    for line, text in enumerate(legend):
+    for line, text in enumerate(lines):
         pen.text((GAP, size[1] + line * HEADER), text, fill=_INK)
     for row, (image, identity) in enumerate(zip(table_images, ids, strict=True)):
         y = HEADER + GAP + row * (CELL + GAP)
-        original = _tile(image)
-        for view, pipeline in enumerate(pipelines):
-            for epoch in range(draws):
-                key = Key(seed, epoch, view)
-                tile = _tile(pipeline.sample(image, int(identity), key))
-                if view in choice.grids:
-                    sizes = np.array([image.shape[1:]])
-                    marks = pipeline.marks(np.array([identity]), key, choice.grids[view], sizes)
-                    _draw_patches(tile, marks, choice.grids[view])
-                    if epoch == 0 and view in choice.by_location:
-                        _draw_box(original, marks, sizes[0], _colour(view))
+        original, views = tiles(image, int(identity), pipelines, seed, draws, choice)
+        for view, draws_of_view in enumerate(views):
+            for epoch, tile in enumerate(draws_of_view):
                 _paste(picture, tile, starts[1 + view] + epoch * (CELL + GAP), y)
         _paste(picture, original, starts[0], y)
     return picture
 
 
-def _legend(choice: MarkChoice) -> list[str]:
+def tiles(
+    image: Tensor,
+    identity: int,
+    pipelines: Sequence[ViewPipeline],
+    seed: int,
+    draws: int,
+    choice: MarkChoice,
+) -> tuple[Image.Image, list[list[Image.Image]]]:
+    """An image, uint8 [C, H, W], and for each view its draws in the first epochs, all with their marks."""
+    original, views = _tile(image), []
+    for view, pipeline in enumerate(pipelines):
+        draws_of_view = []
+        for epoch in range(draws):
+            key = Key(seed, epoch, view)
+            tile = _tile(pipeline.sample(image, identity, key))
+            if view in choice.grids:
+                sizes = np.array([image.shape[1:]])
+                marks = pipeline.marks(np.array([identity]), key, choice.grids[view], sizes)
+                _draw_patches(tile, marks, choice.grids[view])
+                if epoch == 0 and view in choice.by_location:
+                    _draw_box(original, marks, sizes[0], _colour(view))
+            draws_of_view.append(tile)
+        views.append(draws_of_view)
+    return original, views
+
+
+def legend(choice: MarkChoice) -> list[str]:
     """What the marks mean, one line each."""
     lines = ["grey: hidden patches; outlines: targets"] if choice.grids and choice.has_masks else []
     return (
@@ -128,13 +148,7 @@ def _colour(index: int) -> tuple[int, int, int]:
 
 def _tile(image: Tensor) -> Image.Image:
     """uint8 [C, H, W] as an RGB picture: enlarged by a whole factor, or reduced to fit a cell."""
-    height, width = image.shape[1:]
-    tile = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-    if max(height, width) > CELL:
-        tile.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-        return tile
-    factor = CELL // max(height, width)
-    return tile.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+    return miniature(image, CELL).convert("RGB")
 
 
 def _paste(picture: Image.Image, tile: Image.Image, x: int, y: int) -> None:
@@ -213,7 +227,7 @@ def preview(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any], ou
     builder.raise_if_any()
     assert data is not None  # or there were mistakes
     choice = _mark_choice(resolved_recipe, builder, data)
-    images, ids = _first_readable(data.train, IMAGES)
+    images, ids = first_readable(data.train, IMAGES)
     if not images:
         raise DataError(f"none of the {quantity(len(data.train), 'training image')} can be read.")
     picture = grid(images, ids, pipelines, resolved_recipe.train.seed, choice=choice)
@@ -229,17 +243,22 @@ def _mark_choice(recipe: Recipe, builder: Builder, data: Data) -> MarkChoice:
     composition = builder.compose(data)
     builder.raise_if_any()
     assert composition is not None  # or there were mistakes
+    return marks_of(composition.method)
+
+
+def marks_of(method: Method) -> MarkChoice:
+    """The marks that the objectives of a method read."""
     by_location = {
         view
-        for objective in composition.method.objectives
+        for objective in method.objectives
         if objective.level == "patch" and objective.match.by == "location"
         for view in (*objective.online_views, *objective.target_views)
     }
     has_masks = any(
         objective.hide or (objective.level == "patch" and objective.rows != "all")
-        for objective in composition.method.objectives
+        for objective in method.objectives
     )
-    return MarkChoice(composition.method.grids, by_location, has_masks)
+    return MarkChoice(method.grids, by_location, has_masks)
 
 
 def _is_picture(file: Path) -> bool:
@@ -247,7 +266,8 @@ def _is_picture(file: Path) -> bool:
         return stream.read(len(_PNG)) == _PNG
 
 
-def _first_readable(table: ImageTable, count: int) -> tuple[list[Tensor], np.ndarray]:
+def first_readable(table: ImageTable, count: int) -> tuple[list[Tensor], np.ndarray]:
+    """The first images of a table that decode, at most ``count``, and their ids."""
     images, ids = [], []
     for index in range(len(table)):
         try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
+from contrastive.build import DataSets
 from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.commands.report.command import report_at_end
 from contrastive.distributed import is_first
 from contrastive.errors import RecipeError
 from contrastive.recipe import load_recipe
@@ -22,12 +24,19 @@ def main(arguments: argparse.Namespace) -> int:
         end_with_launcher()
     with progress_on_stderr(arguments):
         display = Display()
+        data_sets: DataSets = []
         finished_run = run(
-            arguments.recipe, arguments.overrides, out=arguments.out, resume=arguments.resume, display=display
+            arguments.recipe,
+            arguments.overrides,
+            out=arguments.out,
+            resume=arguments.resume,
+            display=display,
+            open_data_sets=data_sets,
         )
         if not is_first():
             return 0
         display.console.print(summary_table(finished_run.summary))
+        report_at_end(finished_run, display, data_sets)
     if arguments.json:
         print_json({"run": str(finished_run.folder), **finished_run.summary})
     else:

@@ -5,6 +5,7 @@ from .classifiers import copy_classifier as copy_classifier
 from .classifiers import read_classifier as read_classifier
 from .classifiers import weights_digest as weights_digest
 from .classifiers import write_classifier as write_classifier
+from .display import FLOORS as FLOORS
 from .display import Display as Display
 from .display import summary_table as summary_table
 from .encoders import encoder_recipe as encoder_recipe

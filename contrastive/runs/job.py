@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from contrastive import interrupts
-from contrastive.build import Composition, Data, build, compose
+from contrastive.build import Composition, Data, DataSets, build, compose
 from contrastive.data import require_readable
 from contrastive.datasets import reading_of
 from contrastive.distributed import explain_lost_connection, is_first, on_each, on_first, world_size
@@ -59,6 +59,7 @@ def run(
     out: str | Path | None = None,
     resume: Resume = "auto",
     display: Display | None = None,
+    open_data_sets: DataSets | None = None,
 ) -> Run:
     """Train, evaluate and export what a recipe specifies.
 
@@ -69,6 +70,7 @@ def run(
         resume: ``auto`` continues from the newest whole checkpoint of the same recipe, ``must`` requires
             one, ``never`` moves an old folder aside.
         display: shows progress; by default a live line or plain lines on standard output.
+        open_data_sets: those that are already open; the one opened here is added.
 
     Raises:
         RecipeError: the recipe is invalid; every mistake at once; nothing is written.
@@ -88,7 +90,9 @@ def run(
         explain_lost_connections(resolved_recipe.train.timeout),
     ):
         before_training.enter_context(interrupts.responding(_BEFORE_TRAINING))
-        data, composition = on_each(lambda: build(resolved_recipe, announce=display.phase))
+        data, composition = on_each(
+            lambda: build(resolved_recipe, open_data_sets=open_data_sets, announce=display.phase)
+        )
         job = Job(resolved_recipe, data, composition, registry, display, before_training.close)
         return job.execute(out, resume)
 

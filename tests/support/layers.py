@@ -41,6 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "build": {"build"},
     "runs": {"runs"},
     "curation": {"curation"},
+    "pages": {"pages"},
     "testing": {"testing"},
     "commands": {"commands"},
     "front door": FRONT_DOOR,
@@ -53,6 +54,7 @@ IMPORTERS: dict[str, set[str]] = {
     "timm_models": {"backbones", "testing"},
     # they stand on everything
     "testing": {"commands.plugin_check", "cli"},
+    "pages": {"commands"},
     "commands.compare": {"cli"},
     # who only profiles or evaluates starts from runs.assembly and runs.reload
     "runs.job": {"commands.run", *FRONT_DOOR},
@@ -99,6 +101,8 @@ IMPORTS: dict[str, set[str]] = {
     "training.metrics_file": {"distributed", "errors", "files"},
     "runs.display": {"kinds", "runs.phase"},
     "runs.phase": set(),
+    # pages show what commands give them
+    "pages": {"errors"},
     # it checks every part, and so stands on all that runs one
     "testing": {
         *{"kinds", "errors", "values", "versions", "distributed", "timm_models", "comparison", "parts"},

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from contrastive.commands.compare.records import COSTS, Records
 from contrastive.commands.compare.significance import Interval, half_width
 from contrastive.kinds import MONITORS
+from contrastive.pages import Cell, CellTable, Column
 from contrastive.text import MetricFormat, duration, metric_words, percent
 
 #: Cost -> its heading.
@@ -33,38 +33,6 @@ _VIEW_TITLES = {
 }
 #: Costs that only the report shows.
 _NOT_ON_TERMINAL = {"backbone_parameters"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell.
-
-    Attributes:
-        text: what a reader sees.
-        value: what the report sorts by and runs.csv holds; None if unknown.
-        verdict: of a difference: ``better``, ``worse`` or ``not shown``.
-    """
-
-    text: str
-    value: Any = None
-    verdict: str | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """The heading of a column, and whether a terminal shows it too."""
-
-    title: str
-    on_terminal: bool = True
-
-
-@dataclass(frozen=True)
-class CellTable:
-    """A table: its rows have one cell per column, and the first names what the row is about."""
-
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
 
 
 def metric_tables(comparison: Mapping[str, Any]) -> list[CellTable]:

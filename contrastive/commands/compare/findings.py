@@ -17,6 +17,7 @@ from contrastive.commands.compare.significance import (
     interval,
     paired_difference,
 )
+from contrastive.commands.curves import curves
 from contrastive.evaluation import VIEW_METRICS, sampling_error
 from contrastive.kinds import MONITORS
 from contrastive.recipe import NOT_TRAINING, flatten
@@ -261,18 +262,6 @@ def verdict(mean: float, p: float | None) -> str:
     if p is None or p >= 1 - CONFIDENCE:
         return "not shown"
     return "better" if mean > 0 else "worse"
-
-
-def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """``loss``, monitors and metrics of metrics.jsonl as (epoch, value); the loss is the mean per epoch."""
-    values_of: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in lines:
-        for key, value in line.items():
-            if key not in ("step", "epoch", "lr", "images_per_second") and type(value) in (int, float):
-                values_of[key][line["epoch"]].append(value)
-    return {
-        key: [(epoch, fmean(values)) for epoch, values in epochs.items()] for key, epochs in values_of.items()
-    }
 
 
 def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

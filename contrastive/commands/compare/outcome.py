@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.commands.compare.candidates import Candidate, gather, plan
-from contrastive.commands.compare.cells import CellTable, run_table
+from contrastive.commands.compare.cells import run_table
 from contrastive.commands.compare.findings import analyse
 from contrastive.commands.compare.pictures import pictures
 from contrastive.commands.compare.records import Records
@@ -27,6 +27,7 @@ from contrastive.commands.compare.runner import MARK, train, write_recipes
 from contrastive.commands.compare.tables import TerminalTable, tables
 from contrastive.errors import UsageError
 from contrastive.files import json_map, write_whole
+from contrastive.pages import CellTable
 from contrastive.registry import Registry, load_registry
 
 

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from contrastive.build import DataSets
+from contrastive.commands.planes import obstacle_to_map, principal_plane
+from contrastive.commands.report.images import class_name, feature_batches, map_thumbnails, whole_thumbnail
 from contrastive.errors import ContrastiveError
-from contrastive.evaluation import final_encoder, frozen
-from contrastive.parts import ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.registry import Registry
 from contrastive.rng import hash_order, hash_sample
 from contrastive.runs import LoadedEncoder, load, load_encoder
 
-#: The fewest images, and the narrowest features, of which a map shows anything.
-_FEWEST_IMAGES, _FEWEST_FEATURES = 3, 2
 #: Number of images encoded, of queries, of neighbours per query, and of recipes with pictures.
 IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6
-_SIDE = 56  # largest length of the longer side of a thumbnail, in pixels
+#: Largest length of the longer side of a thumbnail, in pixels.
+SIDE = 96
 
 
 def pictures(
@@ -36,9 +30,10 @@ def pictures(
 
     Returns:
         One object per recipe: ``name`` and ``seed``, and either ``absence``, why there is no picture, or
-        ``points`` [n, 2] and ``labels`` [n] of the map,
-        ``explained`` (the share of the variance that the map shows), ``neighbours`` (the index of each query,
-        then those of the images nearest to it) and ``thumbnails`` (index -> PNG as a data URI).
+        ``points`` [n, 2], ``labels`` [n], ``names`` [n], ``ids`` [n] and ``miniatures`` (uint8
+        [n, C, 24, 24]) of the map, ``classes`` (label -> name), ``explained`` (the share of the variance that
+        the map shows), ``neighbours`` (the index of each query, then those of the images nearest to it) and
+        ``thumbnails`` (index -> picture of the whole image).
     """
     all_pictures: list[dict[str, Any]] = []
     open_data_sets: DataSets = []
@@ -67,53 +62,26 @@ def _picture(run: LoadedEncoder) -> dict[str, Any]:
         else (test, np.arange(len(test)))
     )
     rows = rows[hash_sample(table.ids[rows], IMAGES, "pictures")]
-    backbone, _ = final_encoder(run.parts.method)
-    with frozen(backbone):
-        features = run.evaluation.reader.features(backbone, table, rows)
-    if absence := obstacle_to_map(features.vectors):
+    batches = list(feature_batches(run, table, rows))
+    features = torch.cat([each for _, each, _ in batches]) if batches else torch.empty(0, 1)
+    if absence := obstacle_to_map(features):
         return {"absence": absence}
-    points, variance_share = principal_plane(features.vectors)
-    _, near = nearest_others(features.vectors, NEIGHBOURS)
-    queries = hash_order(features.ids.cpu().numpy(), "queries")[:QUERIES].tolist()
+    rows = np.concatenate([indices for indices, _, _ in batches])
+    points, variance_share = principal_plane(features)
+    _, near = nearest_others(features, NEIGHBOURS)
+    queries = hash_order(table.ids[rows], "queries")[:QUERIES].tolist()
     neighbours = [[query, *near[query].tolist()] for query in queries]
-    row_of = {int(image): row for row, image in enumerate(table.ids)}
-    table_rows = [row_of[image] for image in features.ids.tolist()]
     pictured_images = sorted({image for line in neighbours for image in line})
+    labels = np.full(len(rows), -1) if table.labels is None else table.labels[rows]
+    classes = run.data.dataset.classes
     return {
-        "points": points.cpu().tolist(),
-        "labels": features.labels.tolist(),
+        "points": points.numpy(),
+        "labels": labels.tolist(),
+        "names": [table.name(row) for row in rows.tolist()],
+        "ids": table.ids[rows].tolist(),
+        "classes": {label: class_name(classes, label) for label in sorted({*labels.tolist()})},
         "explained": variance_share,
         "neighbours": neighbours,
-        "thumbnails": {image: _thumbnail(table, table_rows[image]) for image in pictured_images},
+        "miniatures": np.concatenate([map_thumbnails(pixels) for _, _, pixels in batches]),
+        "thumbnails": {image: whole_thumbnail(table, int(rows[image]), SIDE) for image in pictured_images},
     }
-
-
-def obstacle_to_map(features: Tensor) -> str:
-    """Why there is no map of features [n, F]: too few images, or a single feature; empty if there is one."""
-    count, width = features.shape
-    if count < _FEWEST_IMAGES:
-        return f"a map needs {_FEWEST_IMAGES} images, and there {'is' if count == 1 else 'are'} {count}"
-    return f"a map needs {_FEWEST_FEATURES} features, and there is one" if width < _FEWEST_FEATURES else ""
-
-
-def principal_plane(features: Tensor) -> tuple[Tensor, float]:
-    """The first two principal components of features [n, F] on the unit sphere, [n, 2], and their share of
-    the variance. Each axis points towards the image farthest along it, so that the map of a run never flips.
-    """
-    unit = F.normalize(features.double(), dim=1)
-    deviations = unit - unit.mean(0)
-    _, singular, axes = torch.linalg.svd(deviations, full_matrices=False)
-    points = deviations @ axes[:2].T  # [n, 2]
-    farthest = points.gather(0, points.abs().argmax(0, keepdim=True))
-    variance = singular.square()
-    share = float(variance[:2].sum() / variance.sum().clamp_min(torch.finfo(torch.float64).tiny))
-    return points * torch.where(farthest < 0, -1.0, 1.0), share
-
-
-def _thumbnail(table: ImageTable, row: int) -> str:
-    pixels = table.decode(row).permute(1, 2, 0).numpy()  # [H, W, C]
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    picture.thumbnail((_SIDE, _SIDE))
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -12,10 +14,9 @@ import plotly.graph_objects as go
 
 from contrastive.commands.compare.findings import matrix
 from contrastive.commands.compare.significance import Interval, half_width
-from contrastive.text import MetricFormat, metric_words, quantity
+from contrastive.pages import COLOURS, whole_step
+from contrastive.text import MetricFormat, metric_words
 
-#: Colours that people with colour blindness can tell apart, on light and on dark; after Okabe and Ito 2008.
-COLOURS = ("#2f7fd0", "#e08214", "#1a9e77", "#c65aa5", "#c9a400", "#56b4e9", "#d8452e", "#8a8a8a")
 #: With more recipes than this, curves show only means.
 _WITH_SEEDS = 6
 
@@ -23,7 +24,7 @@ Chart = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
 
-def charts(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def charts(comparison: Mapping[str, Any]) -> list[Chart]:
     """Every chart that has something to show: section, title, caption and figure (as JSON)."""
     rows, keys = comparison["recipes"], comparison["figures"]
     forms = {key: MetricFormat.of(key, comparison["protocols"]) for key in keys}
@@ -40,7 +41,6 @@ def charts(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
         *(chart for key in last_of_h for chart in _pareto(rows, key, forms[key])),
         *_curves(rows, forms),
         *_plane(rows),
-        *(_map(picture) for picture in pictures),
     ]
 
 
@@ -172,52 +172,76 @@ def _pareto(rows: Rows, key: str, form: MetricFormat) -> Iterator[Chart]:
 
 def _against(rows: Rows, key: str, cost: str, title: str, form: MetricFormat) -> Iterator[Chart]:
     points = [
-        (
-            row["costs"][cost],
-            form.factor * row["figures"][key]["mean"],
-            row["figures"][key]["interval"],
-            index,
-        )
+        _point(row["costs"][cost], row["figures"][key], "stock" in row, form.factor, index)
         for index, row in enumerate(rows)
         if row["costs"][cost] is not None and row["figures"][key]["mean"] is not None
     ]
     if len(points) < 2:
         return
     figure = go.Figure()
-    front = pareto_front([(x, y) for x, y, _, _ in points])
-    figure.add_scatter(
-        x=[x for x, _ in front],
-        y=[y for _, y in front],
-        mode="lines",
-        line={"shape": "hv", "dash": "dot", "color": "#8a8a8a"},
-        name="Pareto front",
-        hoverinfo="skip",
-    )
-    for x, y, interval, index in points:
-        half = _half_width(interval, form)
+    front = pareto_front(points)
+    if len(front) > 1:
         figure.add_scatter(
-            x=[x],
-            y=[y],
-            name=rows[index]["name"],
+            x=[point.cost for point in front],
+            y=[point.gain for point in front],
+            mode="lines",
+            line={"shape": "hv", "dash": "dot", "color": "#8a8a8a"},
+            name="Pareto front",
+            hoverinfo="skip",
+        )
+    for point in points:
+        figure.add_scatter(
+            x=[point.cost],
+            y=[point.gain],
+            name=rows[point.index]["name"],
             mode="markers",
-            marker={"color": colour(index), "size": 11},
-            error_y=None if half is None else {"type": "data", "array": [half], "thickness": 1.5},
+            marker={"color": colour(point.index), "size": 11},
+            error_y={"type": "data", "array": [point.margin], "thickness": 1.5}
+            if math.isfinite(point.margin)
+            else None,
             hovertemplate=f"%{{x:,.1f}}, %{{y:{form.digits}}}" + (" %" if form.unit == "fraction" else ""),
         )
     figure.update_xaxes(title=title)
     figure.update_yaxes(title=metric_words(key) + form.title_suffix)
-    caption = (
-        "Higher and further left is better. No recipe is both cheaper and more accurate than one on the line."
+    caption = "Higher and further left is better. " + (
+        "The line leads from the cheapest to each dearer one whose 95 % interval lies wholly above those of "
+        "all before it."
+        if len(front) > 1
+        else "No dearer one is shown to be better: no 95 % interval lies wholly above that of the cheapest."
     )
     yield _chart("compute", f"{metric_words(key)} against {title.partition(',')[0]}", caption, figure)
 
 
-def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (cost, gain) that no other point beats in both, by increasing cost."""
-    front: list[tuple[float, float]] = []
-    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or gain > front[-1][1]:
-            front.append((cost, gain))
+@dataclass(frozen=True)
+class CostPoint:
+    """What a recipe costs and gains.
+
+    Attributes:
+        cost, gain: means over seeds.
+        margin: half the 95 % interval of the gain; infinite if a single seed gives none.
+        index: of the recipe.
+    """
+
+    cost: float
+    gain: float
+    margin: float
+    index: int = 0
+
+
+def _point(cost: float, metric: Mapping[str, Any], is_fixed: bool, factor: float, index: int) -> CostPoint:
+    """Of a recipe, or of an encoder from elsewhere, whose value is fixed."""
+    half = half_width(metric["interval"])
+    margin = factor * half if half is not None else 0.0 if is_fixed else math.inf
+    return CostPoint(cost, factor * metric["mean"], margin, index)
+
+
+def pareto_front(points: Iterable[CostPoint]) -> list[CostPoint]:
+    """The cheapest point, and by increasing cost each whose interval lies wholly above those before it: a
+    gain within the noise is none."""
+    front: list[CostPoint] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.gain)):
+        if not front or point.gain - point.margin > front[-1].gain + front[-1].margin:
+            front.append(point)
     return front
 
 
@@ -242,7 +266,8 @@ def _curves(rows: Rows, forms: Mapping[str, MetricFormat]) -> Iterator[Chart]:
             if seeds:
                 _line(figure, row["name"], mean_curve(seeds.values()), index, factor)
         if figure.data:
-            figure.update_xaxes(title="epoch")
+            epochs = [x for line in figure.data for x in line.x]
+            figure.update_xaxes(title="epoch", tick0=0, dtick=whole_step(max(epochs) - min(epochs)))
             figure.update_yaxes(title=title)
             caption = captions.get(key, "On the held-out tenth of train; test is read once, at the end.")
             yield _chart("training", title.partition(",")[0], f"{caption} Thin: single seeds.", figure)
@@ -311,37 +336,6 @@ def _plane(rows: Rows) -> Iterator[Chart]:
         figure.update_yaxes(title="alignment (lower: views agree)")
         caption = "Wang and Isola 2020; the diamond is the last epoch. Lower and further left is better."
         yield _chart("training", "alignment and uniformity of z", caption, figure)
-
-
-# -- features ---------------------------------------------------------------------------------------
-
-
-def _map(picture: Mapping[str, Any]) -> Chart:
-    figure = go.Figure()
-    groups: dict[int, list[Sequence[float]]] = defaultdict(list)
-    for point, label in zip(picture["points"], picture["labels"], strict=True):
-        groups[label].append(point)
-    for label, points in sorted(groups.items()):
-        figure.add_scatter(
-            x=[round(x, 4) for x, _ in points],
-            y=[round(y, 4) for _, y in points],
-            name="no label" if label < 0 else f"class {label}",
-            mode="markers",
-            marker={"size": 4, "opacity": 0.7, "color": _class_colour(label)},
-            hovertemplate="%{fullData.name}<extra></extra>",
-        )
-    figure.update_xaxes(showticklabels=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, zeroline=False, scaleanchor="x")
-    figure.update_layout(height=420)
-    caption = (
-        f"Two principal components of h at unit length: {100 * picture['explained']:.0f} % of the variance; "
-        f"{quantity(len(picture['points']), 'image')}, seed {picture['seed']}."
-    )
-    return _chart("features", f"features of {picture['name']}", caption, figure)
-
-
-def _class_colour(label: int) -> str:
-    return "#8a8a8a" if label < 0 else f"hsl({label * 137.508 % 360:.0f}, 62%, {48 + label % 3 * 7}%)"
 
 
 def _chart(section: str, title: str, caption: str, figure: go.Figure) -> Chart:

@@ -1,35 +1,61 @@
-"""The report: one HTML file with everything inside, which opens without a network."""
+"""The report of a comparison: one HTML file with everything inside, which opens without a network."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from string import Template
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from contrastive.commands.compare.cells import (
-    Cell,
-    CellTable,
     cost_table,
     differing_table,
     metric_tables,
     p_value,
     views_table,
 )
+from contrastive.commands.compare.pictures import SIDE
 from contrastive.commands.compare.plots import charts, colour
-from contrastive.text import MetricFormat, metric_words, quantity
+from contrastive.commands.report.images import THUMBNAIL
+from contrastive.pages import (
+    CellTable,
+    Group,
+    MapPoints,
+    Picture,
+    Section,
+    Sprite,
+    feature_map,
+    frame,
+    gallery,
+    script_data,
+    sortable_table,
+    squares,
+    text_list,
+)
+from contrastive.text import MetricFormat, metric_words, percent, quantity
 
 #: Sections of plots in their order: key -> heading.
 _SECTIONS = {
     "accuracy": "Accuracy",
     "compute": "Accuracy against compute",
     "training": "Training",
-    "features": "Features",
 }
+#: Sides of thumbnails in galleries and on maps, in CSS pixels.
+_SIDE, _MAP_SIDE = 72, 96
+_HOW_METRICS = (
+    "Means over seeds ± half the 95 % interval (Student's t). Differences to the first recipe are paired "
+    "over the seeds that both have. p is two-sided and, for more than two recipes, Holm-corrected within a "
+    "metric; intervals are not corrected. “not shown”: p is 0.05 or more, or unknown, as with a single seed. "
+    "“test set ±”: half the 95 % interval due to the limited number of test images (binomial; an upper bound "
+    "for metrics other than accuracy). The spread over seeds does not include it. All recipes share the "
+    "images, so a paired difference contains less of it. Click a heading to sort."
+)
+_HOW_COSTS = (
+    "Means over seeds. FLOPs: a forward pass of the backbone; a multiply and an add count as two. "
+    "Parameters: all that are trained."
+)
 
 
 def render(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> str:
@@ -46,29 +72,33 @@ def render(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
         if "absence" in picture
     ]
     pictures = [picture for picture in pictures if "absence" not in picture]
-    plots = charts(comparison, pictures)
+    plots = charts(comparison)
     several = f"{names[0]} and {quantity(len(names) - 1, 'other')}"
-    title = ", ".join(names) if len(names) < 6 else several
-    return Template(_asset("report.html")).substitute(
-        title=escape(title),
-        facts=escape(_facts(comparison)),
-        notes=_list("notes", [*comparison["notes"], *absences]),
-        findings=_list("findings", sentences(comparison)),
-        metrics="".join(
-            f"<h3>{escape(table.title)}</h3>{_table(table)}"
-            for table in (*metric_tables(comparison), views_table(comparison))
-            if table is not None
-        ),
-        costs=_table(cost_table(comparison)),
-        differing=_table(differing_table(comparison)) if comparison["differing"] else "<p>Only the name.</p>",
-        plots="".join(_section(key, heading, plots) for key, heading in _SECTIONS.items()),
-        neighbours=_neighbours(pictures),
-        protocols=_protocols(comparison),
-        runs=_runs(comparison),
-        data=json.dumps([chart["figure"] for chart in plots]).replace("<", "\\u003c"),  # no tag, no comment
-        style=_asset("report.css"),
-        script=_asset("report.js"),
-        plotly=get_plotlyjs(),
+    sprites: list[Sprite] = []
+    metrics = "".join(
+        f"<h3>{escape(table.title)}</h3>{_table(table)}"
+        for table in (*metric_tables(comparison), views_table(comparison))
+        if table is not None
+    )
+    differing = _table(differing_table(comparison)) if comparison["differing"] else "<p>Only the name.</p>"
+    sections = [
+        Section("metrics", "Metrics", metrics + _how(_HOW_METRICS)),
+        Section("differing", "What differs", differing),
+        Section("costs", "Costs and monitors", _table(cost_table(comparison)) + _how(_HOW_COSTS)),
+        *(Section(key, heading, _plots(key, plots)) for key, heading in _SECTIONS.items()),
+        Section("features", "Features", _maps(pictures, sprites)),
+        _neighbours(pictures, sprites),
+        Section("about", "Where the metrics come from", _protocols(comparison) + _runs(comparison)),
+    ]
+    data = script_data("data", [chart["figure"] for chart in plots])
+    scripts = [f"<script>{text}</script>" for text in (get_plotlyjs(), _asset("report.js"))]
+    return frame(
+        ", ".join(names) if len(names) < 6 else several,
+        _facts(comparison),
+        sections,
+        lead=text_list([*comparison["notes"], *absences], "notes") + text_list(sentences(comparison)),
+        style=_asset("report.css") + "".join(sprite.style() for sprite in sprites),
+        scripts="\n".join([data, *scripts]),
     )
 
 
@@ -114,109 +144,100 @@ def _facts(comparison: Mapping[str, Any]) -> str:
     return " · ".join(facts)
 
 
-# -- tables -----------------------------------------------------------------------------------------
+# -- sections ---------------------------------------------------------------------------------------
 
 
 def _table(table: CellTable) -> str:
-    """A table that sorts by any column."""
-    headings = "".join(
-        f'<th scope="col"><button type="button">{escape(column.title)}</button></th>'
-        for column in table.columns
-    )
-    label = table.columns[0].title
-    lines = "".join(
-        f"<tr>{_cell(name, _label(label, name.text, index))}"
-        + "".join(_cell(cell, _text(cell)) for cell in cells)
-        + "</tr>"
-        for index, (name, *cells) in enumerate(table.rows)
-    )
-    head = f"<thead><tr>{headings}</tr></thead>"
-    return f'<div class="wide"><table class="sortable">{head}<tbody>{lines}</tbody></table></div>'
+    """A table that sorts by any column; its rows are keys of recipes, or recipes with their colours."""
+    column = table.columns[0].title
+
+    def label(index: int, name: str) -> str:
+        if column == "key":
+            return f"<code>{escape(name)}</code>"
+        return f'<i style="background:{colour(index)}"></i>{escape(name)}'
+
+    return sortable_table(table, label)
 
 
-def _cell(cell: Cell, content: str) -> str:
-    value = "" if cell.value is None else str(cell.value)
-    return f'<td data-value="{escape(value)}">{content}</td>'
+def _how(text: str) -> str:
+    return f'<p class="how">{escape(text)}</p>'
 
 
-def _label(column: str, name: str, index: int) -> str:
-    """What a row is about: a key of recipes, or a recipe with the colour it has in plots."""
-    if column == "key":
-        return f"<code>{escape(name)}</code>"
-    return f'<i style="background:{colour(index)}"></i>{escape(name)}'
-
-
-def _text(cell: Cell) -> str:
-    if cell.verdict is not None:
-        return f'<span class="{cell.verdict.replace(" ", "-")}">{escape(cell.text)}</span>'
-    return escape(cell.text) if cell.value is not None else f'<span class="absent">{escape(cell.text)}</span>'
-
-
-# -- the rest ---------------------------------------------------------------------------------------
-
-
-def _section(key: str, heading: str, charts: Sequence[Mapping[str, Any]]) -> str:
+def _plots(key: str, charts: Sequence[Mapping[str, Any]]) -> str:
     figures = "".join(
         f"<figure><h3>{escape(chart['title'])}</h3><div class='plot' data-plot='{number}'></div>"
         f"<figcaption>{escape(chart['caption'])}</figcaption></figure>"
         for number, chart in enumerate(charts)
         if chart["section"] == key
     )
-    return (
-        f'<section id="{key}"><h2>{heading}</h2><div class="plots">{figures}</div></section>'
-        if figures
-        else ""
-    )
+    return f'<div class="plots wide-plots">{figures}</div>' if figures else ""
 
 
-def _neighbours(pictures: Sequence[Mapping[str, Any]]) -> str:
-    if not pictures:
-        return ""
+def _maps(pictures: Sequence[Mapping[str, Any]], sprites: list[Sprite]) -> str:
+    """A map for each recipe; an image that several show is in the sprite once."""
+    sprite = Sprite("map-pictures", THUMBNAIL, _MAP_SIDE, quality=60)
+    numbers: dict[int, int] = {}
+    maps = []
+    for index, picture in enumerate(pictures):
+        for image, thumbnail in zip(picture["ids"], squares(picture["miniatures"]), strict=True):
+            if image not in numbers:
+                numbers[image] = sprite.add(thumbnail)
+        labels = picture["labels"]
+        about = MapPoints(
+            picture["points"],
+            picture["names"],
+            [picture["classes"].get(label, "") for label in range(max(labels) + 1)],
+            labels,
+            [numbers[image] for image in picture["ids"]],
+        )
+        caption = (
+            f"Two principal components of h at unit length: {percent(picture['explained'])} of the variance; "
+            f"{quantity(len(labels), 'image')}, seed {picture['seed']}. The pointer shows the images."
+        )
+        maps.append(feature_map(f"map-{index}", f"features of {picture['name']}", caption, about, sprite))
+    sprites.append(sprite)
+    return f'<div class="plots wide-plots">{"".join(maps)}</div>' if maps else ""
+
+
+def _neighbours(pictures: Sequence[Mapping[str, Any]], sprites: list[Sprite]) -> Section:
     blocks = []
-    for picture in pictures:
-        lines = []
-        for query, *near in picture["neighbours"]:
-            label = picture["labels"][query]
-            cells = [_thumbnail(picture, query, "query")]
-            cells += [
-                _thumbnail(
-                    picture, image, "same" if label >= 0 and picture["labels"][image] == label else "other"
-                )
-                for image in near
-            ]
-            lines.append(f'<div class="line">{"".join(cells)}</div>')
-        blocks.append(f"<figure><h3>{escape(picture['name'])}</h3>{''.join(lines)}</figure>")
-    return (
-        '<section id="neighbours"><h2>Nearest neighbours</h2><p>Each line starts with a query image; '
-        "the images of the map with the nearest features (cosine) follow. A frame shows whether the class is "
-        'the <b class="same">same</b> or <b class="other">another</b>.</p>'
-        f'<div class="plots">{"".join(blocks)}</div></section>'
+    for index, picture in enumerate(pictures):
+        sprite = Sprite(f"pictures-{index}", SIDE, _SIDE)
+        numbers = {image: sprite.add(thumbnail) for image, thumbnail in picture["thumbnails"].items()}
+        groups = [
+            Group([_picture(picture, numbers, line[0], image) for image in line])
+            for line in picture["neighbours"]
+        ]
+        sprites.append(sprite)
+        blocks.append(f"<h3>{escape(picture['name'])}</h3>{gallery(groups, sprite)}")
+    remark = (
+        "Each line starts with a query image; the images of the map with the nearest features (cosine) "
+        "follow. A frame shows whether the class is the same (solid) or another (dashed)."
     )
+    return Section("neighbours", "Nearest neighbours", "".join(blocks), remark)
 
 
-def _thumbnail(picture: Mapping[str, Any], image: int, kind: str) -> str:
-    label = picture["labels"][image]
-    about = f"{kind}, class {label}" if label >= 0 else kind
-    return f'<img class="{kind}" alt="{about}" title="{about}" src="{picture["thumbnails"][image]}">'
+def _picture(picture: Mapping[str, Any], numbers: Mapping[int, int], query: int, image: int) -> Picture:
+    label, own = picture["labels"][image], picture["labels"][query]
+    name = picture["classes"].get(label, "")
+    captions = [name] if label >= 0 else []
+    if image == query:
+        return Picture(numbers[image], picture["names"][image], captions, "query")
+    mark = "" if min(label, own) < 0 else "same" if label == own else "other"
+    return Picture(numbers[image], picture["names"][image], captions, mark)
 
 
 def _protocols(comparison: Mapping[str, Any]) -> str:
-    return _list(
-        "protocols",
+    return text_list(
         [
             f"{name}: " + ", ".join(f"{key} {value}" for key, value in parameters.items())
             for name, parameters in (comparison["protocols"] or {}).items()
-        ],
+        ]
     )
 
 
 def _runs(comparison: Mapping[str, Any]) -> str:
-    lines = [f"{row['name']}: {', '.join(row['runs'].values())}" for row in comparison["recipes"]]
-    return _list("runs", lines)
-
-
-def _list(kind: str, lines: Sequence[str]) -> str:
-    return f'<ul class="{kind}">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
+    return text_list([f"{row['name']}: {', '.join(row['runs'].values())}" for row in comparison["recipes"]])
 
 
 def _asset(name: str) -> str:

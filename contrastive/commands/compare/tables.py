@@ -1,17 +1,12 @@
-"""The tables of a comparison on a terminal, as wide as it is."""
+"""The tables of a comparison on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from contrastive.commands.compare.cells import CellTable, cost_table, metric_tables, views_table
+from contrastive.commands.compare.cells import cost_table, metric_tables, views_table
+from contrastive.commands.terminal_table import TerminalTable
 
 
 def tables(comparison: Mapping[str, Any]) -> list[TerminalTable]:
@@ -19,45 +14,3 @@ def tables(comparison: Mapping[str, Any]) -> list[TerminalTable]:
     views = views_table(comparison)
     own = [*metric_tables(comparison), *([] if views is None else [views]), cost_table(comparison)]
     return [TerminalTable(table) for table in own]
-
-
-@dataclass(frozen=True)
-class TerminalTable:
-    """A table of cells for rich: framed if it fits the terminal, else with every name on a line of its own
-    above the cells of its row, so that no cell is broken."""
-
-    table: CellTable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        indices = [i for i, column in enumerate(self.table.columns) if column.on_terminal]
-        lines = [[self.table.columns[i].title for i in indices]]
-        lines += [[row[i].text for i in indices] for row in self.table.rows]
-        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-        rules = 3 * len(widths) + 1  # a line and two spaces per column, and the last line
-        if sum(widths) + rules <= options.max_width:
-            yield self._frame(lines)
-        else:
-            yield from self._stack(lines, widths)
-
-    def _frame(self, lines: Sequence[Sequence[str]]) -> Table:
-        (label, *titles), *rows = lines
-        table = Table(title=self.table.title)
-        table.add_column(label)
-        for title in titles:
-            table.add_column(title, justify="right")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        return table
-
-    def _stack(self, lines: Sequence[Sequence[str]], widths: Sequence[int]) -> Iterator[Text]:
-        (_, *titles), *rows = lines
-        yield Text(self.table.title, style="table.title")
-        yield Text(_align(titles, widths[1:]), style="bold")
-        for name, *cells in rows:
-            yield Text(name)
-            yield Text(_align(cells, widths[1:]))
-        yield Text()  # a blank line before the next table, which no frame sets apart
-
-
-def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "".join("  " + " " * (width - cell_len(c)) + c for c, width in zip(cells, widths, strict=True))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from contrastive.cli import main
-from contrastive.commands.compare.findings import curves, differing
+from contrastive.commands.compare.findings import differing
+from contrastive.commands.curves import curves
 from tests.support.comparisons import BASE, BETTER, compared
 from tests.support.fake_runs import write_run, write_runs
 

@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import contrastive
@@ -26,18 +28,18 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
     None,
 )
-PIXEL = (
-    "data:image/png;base64,"
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-)
 PICTURE = {
     "name": "base",
     "seed": 0,
-    "points": [[0.0, 0.1], [0.2, 0.3], [0.1, 0.0]],
+    "points": np.array([[0.0, 0.1], [0.2, 0.3], [0.1, 0.0]]),
     "labels": [0, 1, -1],
+    "names": ["a.png", "b.png", "</script><b>&"],
+    "ids": [7, 8, 9],
+    "classes": {0: "cat", 1: "</script><b>&", -1: "no label"},
     "explained": 0.5,
     "neighbours": [[0, 1, 2]],
-    "thumbnails": {0: PIXEL, 1: PIXEL, 2: PIXEL},
+    "miniatures": np.zeros((3, 1, 24, 24), np.uint8),
+    "thumbnails": {index: Image.new("L", (30, 40), index) for index in range(3)},
 }
 
 
@@ -87,7 +89,7 @@ def test_a_plain_number_is_no_percentage_in_tables_sentences_and_plots(clusters)
     assert "by 0.420 (95 % interval +0.377 to +0.463" in sentences(clusters)[0]
     page = render(clusters, [])
     assert "-16.0" not in page
-    data = json.loads(json.dumps(charts(clusters, [])))
+    data = json.loads(json.dumps(charts(clusters)))
     intervals = next(chart for chart in data if chart["title"] == "clusters ari")
     assert intervals["figure"]["layout"]["xaxis"]["title"]["text"] == "clusters ari"
     assert intervals["figure"]["data"][0]["x"] == [-0.16, -0.15, -0.17]
@@ -104,7 +106,7 @@ def test_everything_is_inside_and_nothing_breaks_out(page):
     assert re.findall(r'(?:src|href)="(?!data:)', body(page)) == []
     assert "</script><b>&" not in page
     assert html.escape("</script><b>&") in page
-    assert page.count("<script") == page.count("</script>") == 3
+    assert page.count("<script") == page.count("</script>") == 5  # three of data
 
 
 def test_every_section_has_something_to_show(page):
@@ -113,7 +115,30 @@ def test_every_section_has_something_to_show(page):
         "Metrics", "What differs", "Costs and monitors", "Accuracy", "Accuracy against compute", "Training",
         "Features", "Nearest neighbours", "Where the metrics come from",
     ]  # fmt: skip
-    assert body(page).count('<img class="') == 3
+    assert body(page).count('class="thumbnail pictures-0') == 3
+
+
+def test_pictures_have_the_names_of_classes_and_images(page):
+    text = body(page)
+    frames = re.findall(r'class="thumbnail pictures-0 (\w*)" role="img" aria-label="(.*?)"', text, re.DOTALL)
+    assert frames == [
+        ("query", "a.png\ncat"),
+        ("other", "b.png\n" + html.escape("</script><b>&")),
+        ("", html.escape("</script><b>&")),
+    ]
+    assert re.findall(r'<button type="button" data-class="(\d)">.*?</i>(.*?)</button>', text) == [
+        ("0", "cat"),
+        ("1", html.escape("</script><b>&")),
+    ]
+    assert "class 0" not in text
+
+
+def test_maps_of_several_recipes_share_the_thumbnails_of_their_images(comparison):
+    other = {**PICTURE, "name": "worse", "ids": [9, 8, 5]}
+    page = render(comparison, [PICTURE, other])
+    data = [json.loads(text) for text in re.findall(r'<script id="map-\d-data"[^>]*>(.*?)</script>', page)]
+    assert [each["thumbnails"] for each in data] == [[0, 1, 2], [2, 1, 3]]
+    assert page.count("data:image/webp") == 3  # one of the maps, two of the neighbours
 
 
 def test_only_what_differs_is_told(page):

@@ -1,0 +1,1 @@
+"""``contrastive report``: one page about a run or another encoder."""

@@ -1,0 +1,137 @@
+"""``contrastive report``: writes one page about a run or another encoder, and what ``run`` ends with."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from contrastive import interrupts
+from contrastive.build import DataSets
+from contrastive.commands.evaluate import metrics_of
+from contrastive.commands.output import print_json
+from contrastive.commands.planes import MapKind
+from contrastive.commands.report.images import read_images
+from contrastive.commands.report.page import render
+from contrastive.errors import Interrupted
+from contrastive.files import read_map, require_replaceable, writable_by_user, write_whole
+from contrastive.pages import is_page
+from contrastive.recipe import require_outside_data, set_tree
+from contrastive.registry import load_registry
+from contrastive.runs import Display, LoadedEncoder, Overrides, Run, load_encoder
+
+#: Name of the page in a run folder.
+PAGE = "report.html"
+#: Seconds that the images of a report may take at the end of a run: this share of the run's, and at least...
+_SHARE, _LEAST_SECONDS = 0.05, 2.0
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the page and print its path."""
+    outcome = report(arguments.encoder, arguments.overrides, out=arguments.out, kind=arguments.map)
+    if arguments.json:
+        print_json(outcome)
+    else:
+        print(outcome["report"])
+    return 0
+
+
+def report(
+    encoder: str | Path,
+    overrides: Overrides = (),
+    *,
+    out: str | Path | None = None,
+    kind: MapKind = "pca",
+    seconds: float | None = None,
+    display: Display | None = None,
+    open_data_sets: DataSets | None = None,
+) -> dict[str, Any]:
+    """Write a page about an encoder on its data set.
+
+    Args:
+        encoder: a run folder, or any other of :func:`contrastive.runs.load_encoder`.
+        overrides: as for ``--set``.
+        out: the page; by default ``report.html`` in the folder of a run on its own data, else
+            ``<name>-report.html``.
+        kind: of the map.
+        seconds: that reading images may take; by default they take as long as they need.
+        display: shows progress, by default on standard error.
+        open_data_sets: those that are already open.
+
+    Returns:
+        The path (``report``), its size in ``bytes``, and how many ``images`` it shows.
+
+    Raises:
+        UsageError: any error of :func:`load_encoder`, a package that the map needs is missing, or ``out``
+            holds something else.
+        DataError: no image can be read.
+    """
+    with display or Display(sys.stderr) as screen:
+        screen.phase("report: opening the data")
+        subject = load_encoder(encoder, load_registry(), overrides, open_data_sets)
+        run = _own_run(subject, overrides)
+        page = _page_of(subject, run, out)
+        if page.exists() or out is not None:
+            require_replaceable(page, is_page, "a page that contrastive wrote")
+        require_outside_data(page, subject.recipe)
+        images = read_images(subject, seconds, screen.phase)
+        metrics = run.summary if run is not None else _metrics(subject, screen)
+        text = render(subject, images, metrics, run, kind, screen.phase)
+        with writable_by_user(page):
+            write_whole(page, text)
+    return {"report": str(page), "bytes": page.stat().st_size, "images": len(images)}
+
+
+def report_at_end(run: Run, display: Display, open_data_sets: DataSets) -> None:
+    """Write the page of a finished run, which stays finished if that fails; a warning then has the reason.
+
+    A page that is newer than the run's summary stays.
+
+    Args:
+        run: has just finished, or had before.
+        display: shows progress and the warning.
+        open_data_sets: among them that of the run.
+    """
+    page, summary = run.folder / PAGE, run.folder / "summary.json"
+    if page.exists() and page.stat().st_mtime >= summary.stat().st_mtime:
+        return
+    seconds = max(_LEAST_SECONDS, _SHARE * run.summary.get("wall_seconds", 0.0))
+    start = time.monotonic()
+    response = interrupts.Response(lambda _: "interrupted; the run is finished, its report is not")
+    try:
+        with interrupts.responding(response):
+            outcome = report(run.folder, seconds=seconds, display=display, open_data_sets=open_data_sets)
+    except Interrupted:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        display.warn(f"no report: {reason}")
+        return
+    display.log(f"{outcome['report']}: {time.monotonic() - start:.1f} s; contrastive open {run.folder}")
+
+
+def _own_run(subject: LoadedEncoder, overrides: Overrides) -> Run | None:
+    """The run of an encoder on the data that trained it, wherever they are now; None of any other."""
+    if subject.run is None or set_tree(overrides).keys() - {"dataset", "train"}:
+        return None
+    data = read_map(subject.run / "environment.json").get("data")
+    return Run(subject.run) if not overrides or data == subject.data.fingerprint else None
+
+
+def _page_of(subject: LoadedEncoder, run: Run | None, out: str | Path | None) -> Path:
+    if out is not None:
+        return Path(out)
+    if run is not None:
+        return run.folder / PAGE
+    return Path(f"{re.sub(r'[^A-Za-z0-9._-]+', '-', subject.recipe.name)}-{PAGE}")
+
+
+def _metrics(subject: LoadedEncoder, display: Display) -> dict[str, Any]:
+    """The metrics of an encoder that is not a run on its own data."""
+    display.phase("report: metrics")
+    metrics = metrics_of(subject)
+    metrics["images"] = {"scored": subject.evaluation.images_scored if metrics["trained"] else 0}
+    return metrics

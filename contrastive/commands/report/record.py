@@ -1,0 +1,194 @@
+"""What the folder of a run says in a report: verdict, metrics, curves, cost, recipe and environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from contrastive.commands.curves import curves
+from contrastive.kinds import MONITORS
+from contrastive.pages import Cell, CellTable, Column, Line, Section, chart, sortable_table, text_list
+from contrastive.runs import FLOORS, Run
+from contrastive.text import MetricFormat, duration, metric_words, quantity
+
+#: Points of the curve of the loss, at most; each is the mean of the steps around it.
+_POINTS = 200
+#: A run of fewer epochs has a curve of the loss over steps.
+_FEW_EPOCHS = 3
+#: Monitor -> what its curve says.
+_CAPTIONS = {
+    "effective_rank": "How many directions features use; a drop towards 1 means collapse.",
+    "alignment": "Mean squared distance of two views of an image in z; lower: views agree.",
+    "uniformity": "Of z on the unit sphere; lower: more evenly spread.",
+    "embedding_std": "Of z at unit length, per dimension; near 0 means collapse.",
+    "loss": "Of this objective, mean per epoch.",
+    "embedding_norm": "Mean length of z before it is scaled to unit length.",
+}
+#: What the names of metrics without labels begin with in metrics.jsonl, and those that are fractions.
+_VIEWS = "views/"
+_FRACTIONS = {f"{_VIEWS}{name}" for name in ("recall_1", "stability")}
+_OF_VALIDATION = "On the images that validate; test is read once, at the end."
+
+
+def metric_section(summary: Mapping[str, Any], is_run: bool) -> Section:
+    """The metrics with their floors."""
+    trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
+    omissions = [
+        f"No metrics of {name}: {reason}." for name, reason in (summary.get("omitted") or {}).items()
+    ]
+    body = (sortable_table(_metric_table(summary, trained)) if trained else "") + text_list(omissions)
+    count = (summary.get("images") or {}).get("scored")
+    when = ", after the last epoch" if is_run else ""
+    remark = f"On {quantity(count, 'image')} of {summary['split']}{when}. " if count else ""
+    floors = "An encoder must beat the untrained one" + (" and raw pixels." if summary.get("pixels") else ".")
+    body += _views(summary.get("views") or {})
+    return Section("metrics", "Metrics", body, f"{remark}{floors}" if trained else "")
+
+
+def _views(views: Mapping[str, Any]) -> str:
+    """The metrics without labels as a table; empty if the summary has none."""
+    if not views.get("trained"):
+        return ""
+    words = FLOORS | {"trained": "trained"}
+    encoders = {key: views[key] for key in ("trained", *FLOORS) if views.get(key)}
+    columns = [Column("without labels"), *(Column(words[key]) for key in encoders)]
+    rows = []
+    for name in views["trained"]:
+        form = _form(f"{_VIEWS}{name}", None)
+        values = [metrics.get(name) for metrics in encoders.values()]
+        cells = [Cell("-") if value is None else Cell(form.value(value), value) for value in values]
+        rows.append([Cell(name.replace("_", " "), name), *cells])
+    how = "Of other views of images that validate; no label is read."
+    return f'<h3>Views</h3><p class="how">{how}</p>{sortable_table(CellTable("", columns, rows))}'
+
+
+def _metric_table(summary: Mapping[str, Any], trained: Mapping[str, float]) -> CellTable:
+    floors = {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
+    columns = [Column("metric"), Column("trained" if floors else "value")]
+    columns += [Column(title) for words in floors for title in (words, "gain")]
+    rows = []
+    for key, value in trained.items():
+        form = MetricFormat.of(key, summary.get("protocols"))
+        row = [Cell(metric_words(key), key), Cell(form.value(value), value)]
+        for floor in floors.values():
+            row += _floor_cells(value, floor.get(key), form)
+        rows.append(row)
+    return CellTable("", columns, rows)
+
+
+def _floor_cells(value: float, floor: float | None, form: MetricFormat) -> tuple[Cell, Cell]:
+    if floor is None:
+        return Cell("-"), Cell("-")
+    gain = form.change(value - floor, max(value, floor, key=abs))
+    return Cell(form.value(floor), floor), Cell(gain, value - floor)
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """The sentences of the verdict, if the run has one."""
+    entry = summary.get("verdict")
+    sentences = entry.get("sentences", ()) if isinstance(entry, Mapping) else entry or ()
+    return [sentences] if isinstance(sentences, str) else [str(each) for each in sentences]
+
+
+def curve_section(run: Run) -> Section:
+    """Loss, monitors and metrics over epochs."""
+    lines, protocols = run.metrics, run.summary.get("protocols")
+    epochs = curves(lines)
+    loss = _loss_points(lines, epochs.pop("loss", []))
+    charts = []
+    if loss:
+        has_steps = not _is_long(lines)
+        caption = "Mean of the steps around each point." if has_steps else "Mean per epoch."
+        charts.append(chart("loss", caption, [Line("loss", loss)], "step" if has_steps else "epoch"))
+    drawings = {key: _chart_of(key, points, protocols) for key, points in epochs.items() if len(points) > 1}
+    charts += [drawing for key, drawing in drawings.items() if _is_metric(key)]
+    monitors = [drawing for key, drawing in drawings.items() if not _is_metric(key)]
+    body = _plots(charts)
+    if monitors:
+        body += f"<details><summary>Monitors</summary>{_plots(monitors)}</details>"
+    return Section("curves", "Curves", body)
+
+
+def _plots(charts: Sequence[str]) -> str:
+    return f'<div class="plots">{"".join(charts)}</div>' if charts else ""
+
+
+def _chart_of(key: str, points: Sequence[tuple[float, float]], protocols: Any) -> str:
+    form = _form(key, protocols)
+    caption = _CAPTIONS.get(key.rpartition("/")[2], _OF_VALIDATION)
+    title = metric_words(key).replace("_", " ")
+    line = Line(title, [(x, form.factor * y) for x, y in points])
+    return chart(title + form.title_suffix, caption, [line], "epoch")
+
+
+def _form(key: str, protocols: Any) -> MetricFormat:
+    """How the values of a metric or a monitor are shown."""
+    if key in MONITORS or "/" in key:
+        return MetricFormat("fraction" if key in _FRACTIONS else "number")
+    return MetricFormat.of(key, protocols)
+
+
+def _is_metric(key: str) -> bool:
+    return key in _FRACTIONS or (key not in MONITORS and "/" not in key)
+
+
+def _is_long(lines: Sequence[Mapping[str, Any]]) -> bool:
+    return max((line.get("epoch", 0) for line in lines), default=0) >= _FEW_EPOCHS
+
+
+def _loss_points(
+    lines: Sequence[Mapping[str, Any]], by_epoch: Sequence[tuple[int, float]]
+) -> list[tuple[float, float]]:
+    """The loss over epochs; of a run of a few epochs, over steps."""
+    if _is_long(lines):
+        return list(by_epoch)
+    points = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
+    size = max(1, -(-len(points) // _POINTS))
+    groups = [points[first : first + size] for first in range(0, len(points), size)]
+    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
+
+
+def cost_section(run: Run) -> Section:
+    """Time, memory, parameters and speed."""
+    summary = run.summary
+    speeds = [line["images_per_second"] for line in run.metrics if line.get("images_per_second")]
+    minutes = summary.get("minutes")
+    facts = {
+        "time": duration(summary["wall_seconds"]) + (f" of {minutes['budget']:g} min" if minutes else ""),
+        "epochs": f"{summary['epochs']:,}" if "epochs" in summary else None,
+        "steps": f"{summary['steps']:,}" if "steps" in summary else None,
+        "images/s (median)": f"{median(speeds):,.0f}" if speeds else None,
+        "peak memory": f"{memory:,.0f} MiB" if (memory := summary.get("peak_memory_mib")) else None,
+        "parameters": f"{summary['parameters']:,}" if "parameters" in summary else None,
+        "of the backbone": f"{own:,}" if (own := summary.get("backbone_parameters")) else None,
+        "operations per image": f"{flops / 1e6:,.1f} M" if (flops := summary.get("backbone_flops")) else None,
+    }
+    items = "".join(
+        f"<div><dt>{escape(key)}</dt><dd>{escape(text)}</dd></div>" for key, text in facts.items() if text
+    )
+    remark = (
+        "Parameters are those that are trained. Operations are a forward pass of the backbone; a multiply "
+        "and an add count as two."
+    )
+    return Section("cost", "Cost", f'<dl class="facts">{items}</dl>', remark)
+
+
+def text_section(key: str, heading: str, file: Path) -> Section:
+    """A file of a run folder in full, folded up; empty if there is none."""
+    if not file.is_file():
+        return Section(key, heading, "")
+    text = escape(file.read_text("utf-8").rstrip())
+    title = f"{file.name} in full"
+    return Section(key, heading, f"<details><summary>{title}</summary><pre>{text}</pre></details>")
+
+
+def notes(run: Run) -> list[str]:
+    """What a reader must know before anything else."""
+    summary = run.summary
+    lines = [f"The run stopped early: {stopped}." for stopped in [summary.get("stopped")] if stopped]
+    if not summary:
+        lines.append("The run has not finished; this page shows its newest checkpoint.")
+    return lines

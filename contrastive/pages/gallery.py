@@ -1,0 +1,108 @@
+"""A gallery: groups of thumbnails with captions, such as an image with those nearest to it.
+
+A command makes a page of one, for example of pairs of images::
+
+    sprite = Sprite("pictures", cell=96, side=72)
+    groups = [
+        Group([Picture(sprite.add(miniature(table.decode(row), 96)), table.name(row)) for row in pair])
+        for pair in pairs
+    ]
+    section = Section("near", "Near duplicates", gallery(groups, sprite), "Their pixels hardly differ.")
+    page = gallery_page("duplicates in photos", "12,000 images", [(section, sprite)])
+
+Of search, a group is a query (``mark="query"``) and its hits, with similarities as captions; of suspicious
+labels, a picture has its label and the suggested one as captions; of a selection, one group is a wall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+from contrastive.pages.frame import Section, frame
+from contrastive.pages.sprites import Sprite
+
+#: How a picture is framed: as what others are compared with, as of its class, as of another, or not at all.
+Mark = Literal["query", "same", "other", ""]
+
+#: Most pictures of a group that takes little room.
+_NARROW = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail of a gallery.
+
+    Attributes:
+        thumbnail: its number in the sprite.
+        name: of the image; shown when the pointer rests on it, and read aloud.
+        captions: short lines below it.
+        mark: its frame.
+    """
+
+    thumbnail: int
+    name: str
+    captions: Sequence[str] = ()
+    mark: Mark = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures that belong together, in one line if they fit.
+
+    Attributes:
+        pictures: in their order.
+        heading: above them; none if empty.
+    """
+
+    pictures: Sequence[Picture]
+    heading: str = ""
+
+
+def gallery(groups: Sequence[Group], sprite: Sprite, in_lines: bool = False) -> str:
+    """Groups of thumbnails as HTML. The page's style must have ``sprite.style()``.
+
+    One group of many pictures is a wall; groups of a few stand next to each other if there is room.
+
+    Args:
+        groups: what is shown.
+        sprite: holds the thumbnails.
+        in_lines: whether each group has the whole width.
+    """
+    if in_lines or len(groups) == 1:
+        kind = " wall"
+    else:
+        kind = " narrow" if all(len(group.pictures) <= _NARROW for group in groups) else ""
+    return f'<div class="gallery{kind}">{"".join(_group(group, sprite) for group in groups)}</div>'
+
+
+def gallery_page(title: str, facts: str, sections: Sequence[tuple[Section, Sprite | None]]) -> str:
+    """A whole page of galleries, for a command's ``--html``.
+
+    Args:
+        title: of the page.
+        facts: a line below it.
+        sections: each with the sprite that its gallery shows; a sprite may serve several.
+    """
+    sprites = {id(sprite): sprite for _, sprite in sections if sprite is not None}
+    styles = [sprite.style() for sprite in sprites.values()]
+    return frame(title, facts, [section for section, _ in sections], style="".join(styles))
+
+
+def _group(group: Group, sprite: Sprite) -> str:
+    heading = f"<figcaption>{escape(group.heading)}</figcaption>" if group.heading else ""
+    return (
+        f"<figure>{heading}<div>{''.join(_picture(each, sprite) for each in group.pictures)}</div></figure>"
+    )
+
+
+def _picture(picture: Picture, sprite: Sprite) -> str:
+    name = escape("\n".join([picture.name, *picture.captions]))
+    image = (
+        f'<i class="thumbnail {sprite.name} {picture.mark}" role="img" aria-label="{name}" title="{name}" '
+        f'style="{sprite.placement(picture.thumbnail)}"></i>'
+    )
+    lines = "".join(f"<small>{escape(line)}</small>" for line in picture.captions)
+    return f'<span class="picture">{image}{lines}</span>'

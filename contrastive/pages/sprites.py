@@ -1,0 +1,119 @@
+"""Thumbnails of a page in one WebP picture, a sprite: its cells are the thumbnails, row by row.
+
+The width of a full row is fixed, so that a thumbnail's cell does not depend on how many are added later.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from contrastive.errors import UsageError
+from contrastive.text import quantity
+
+#: Width in pixels of a full row, and the longest side that WebP can hold.
+_WIDTH, _WEBP_SIDE = 3072, 16_383
+
+
+def miniature(pixels: Tensor, side: int) -> Image.Image:
+    """An image as a picture whose longer side is at most ``side`` pixels.
+
+    Larger ones are reduced; smaller ones are enlarged by a whole factor, so that their pixels can be seen.
+
+    Args:
+        pixels: uint8 [C, H, W].
+        side: in pixels.
+    """
+    array = pixels.permute(1, 2, 0).contiguous().numpy()  # [H, W, C]
+    picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    factor = side // max(picture.size)
+    if factor:
+        size = (factor * picture.width, factor * picture.height)
+        return picture.resize(size, Image.Resampling.NEAREST)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return picture
+
+
+@dataclass
+class Sprite:
+    """Thumbnails that a page shows by their numbers.
+
+    Attributes:
+        name: of the sprite, unique in its page; letters and hyphens.
+        cell: side of a cell in pixels, and the longest side of a thumbnail.
+        side: side of a cell on a page, in CSS pixels.
+        quality: of WebP, 1 to 100.
+    """
+
+    name: str
+    cell: int
+    side: int
+    quality: int = 75
+    _thumbnails: list[Image.Image] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._thumbnails)
+
+    @property
+    def columns(self) -> int:
+        """How many cells a full row of the sprite has."""
+        return _WIDTH // self.cell
+
+    def add(self, thumbnail: Image.Image) -> int:
+        """Add a thumbnail no larger than a cell; returns its number."""
+        self._thumbnails.append(thumbnail)
+        return len(self._thumbnails) - 1
+
+    def offset(self, number: int) -> tuple[int, int]:
+        """The x and y of a thumbnail in the sprite, in pixels."""
+        row, column = divmod(number, self.columns)
+        return column * self.cell, row * self.cell
+
+    def picture(self) -> Image.Image:
+        """The sprite as a picture.
+
+        Raises UsageError if it has more thumbnails than WebP can hold.
+        """
+        width = min(len(self), self.columns) * self.cell
+        height = math.ceil(len(self) / self.columns) * self.cell
+        if height > _WEBP_SIDE:
+            most = _WEBP_SIDE // self.cell * self.columns
+            raise UsageError(
+                f"a page cannot show {quantity(len(self), 'thumbnail')}; {most:,} of {self.cell} px fit."
+            )
+        is_grey = all(thumbnail.mode == "L" for thumbnail in self._thumbnails)
+        sheet = Image.new("L" if is_grey else "RGB", (width, height))
+        for number, thumbnail in enumerate(self._thumbnails):
+            sheet.paste(thumbnail, self.offset(number))
+        return sheet
+
+    def style(self) -> str:
+        """The CSS that the page needs for it; empty without thumbnails."""
+        if not self._thumbnails:
+            return ""
+        stream = io.BytesIO()
+        self.picture().save(stream, format="WEBP", quality=self.quality, method=4)
+        uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+        rendering = " image-rendering: pixelated;" if self.side > self.cell else ""
+        return (
+            f".{self.name} {{ --cell: {self.cell}; --side: {self.side}; "
+            f"--columns: {min(len(self), self.columns)};"
+            f'{rendering} background-image: url("{uri}"); }}\n'
+        )
+
+    def placement(self, number: int) -> str:
+        """The CSS of an element of class ``thumbnail`` and the sprite's name that shows a thumbnail."""
+        row, column = divmod(number, self.columns)
+        width, height = self._thumbnails[number].size
+        return f"--x:{column};--y:{row};--w:{width};--h:{height}"
+
+
+def squares(pixels: np.ndarray) -> list[Image.Image]:
+    """uint8 [n, C, s, s] as pictures, one per image."""
+    return [Image.fromarray(each[0] if len(each) == 1 else each.transpose(1, 2, 0)) for each in pixels]

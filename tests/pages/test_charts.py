@@ -1,0 +1,46 @@
+"""Curves: ticks at whole numbers, points where their values are."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from contrastive.pages import Line, chart, whole_step
+
+
+@pytest.mark.parametrize(
+    ("span", "step"), [(0, 1), (1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (49, 5), (99, 10), (1000, 100)]
+)
+def test_steps_between_epochs_are_whole(span, step):
+    assert whole_step(span) == step
+
+
+def ticks(html: str) -> list[str]:
+    return re.findall(r'text-anchor="middle">([^<]*)<', html)
+
+
+def test_the_ticks_of_epochs_are_whole_numbers_within_the_curve():
+    html = chart("loss", "", [Line("loss", [(1, 2.0), (2, 1.5), (3, 1.0)])], "epoch")
+    assert ticks(html) == ["1", "2", "3", "epoch"]
+    assert ticks(chart("l", "", [Line("l", [(x, x) for x in range(1, 101)])], "epoch")) == [
+        "20", "40", "60", "80", "100", "epoch",
+    ]  # fmt: skip
+
+
+def test_a_single_point_and_a_constant_curve_are_drawn():
+    for points in ([(3, 0.5)], [(1, 0.0), (2, 0.0)], [(1, -7.0), (9, -7.0)]):
+        html = chart("x", "", [Line("x", points)], "epoch")
+        assert html.count("<circle") == len(points)
+        places = [float(y) for y in re.findall(r'cy="([\d.-]+)"', html)]
+        assert all(0 <= y <= 240 for y in places)
+
+
+def test_higher_values_are_higher_in_the_picture_and_tell_themselves():
+    html = chart("x", "of x", [Line("a <b>", [(1, 1.0), (2, 3.0)]), Line("c", [(1, 2.0)])], "epoch")
+    low, high, middle = (float(y) for y in re.findall(r'cy="([\d.-]+)"', html))
+    assert high < middle < low
+    assert "<title>a &lt;b&gt;: 3 at 2</title>" in html
+    assert html.count("<li>") == 2
+    assert "<figcaption>of x</figcaption>" in html
+    assert "<li>" not in chart("x", "", [Line("a", [(1, 1.0)])], "epoch")
