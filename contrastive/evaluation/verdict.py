@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from contrastive.evaluation.sampling import difference_error, sampling_error
 from contrastive.evaluation.views import VIEWS_PREFIX
-from contrastive.text import MetricFormat, metric_words, percent
+from contrastive.text import MetricFormat, metric_words, percent, quantity
 
 #: Name and version of the sentences and their thresholds.
 VERDICT = "verdict/1"
@@ -175,7 +175,7 @@ def _on_recognition(result: Mapping[str, Any], start: _Floor) -> Iterator[Senten
     rest = "" if result.get("trained") else "; this says nothing yet about classes"
     yield Sentence(
         "recognition",
-        f"Recognises an image in another view of it {percent(recall)} of the time, among {images:,} images"
+        f"Recognises an image in another view of it {percent(recall)} of the time, among {quantity(images, 'image')}"
         f"{f' ({listing})' if listing else ''}{rest}.",
     )
     for (_, name), base in floors.items():
@@ -237,7 +237,7 @@ def _at(point: Point) -> str:
 
 
 def _within(error: float, images: int) -> str:
-    return f"within the {100 * error:.1f} points that {images:,} images leave open"
+    return f"within the {100 * error:.1f} points that {quantity(images, 'image')} leave open"
 
 
 def _sentence_case(text: str) -> str:

@@ -72,14 +72,14 @@ class NeighbourMemory:
             return None
         columns = nearest_others(vectors, NEIGHBOURS)[1].cpu()  # [n, k]
         own = torch.from_numpy(ids)  # [n]
-        self._next = {"ids": own, "neighbours": own[columns]}
+        self._next = {"ids": own, "nearest": own[columns]}
         if not self._last:
             return None
         _, now, before = np.intersect1d(ids, self._last["ids"].numpy(), return_indices=True)
         if not len(now):
             return None
-        neighbours, former = self._next["neighbours"][now], self._last["neighbours"][before]  # [m, k], [m, l]
-        common = (neighbours[:, :, None] == former[:, None]).any(2)  # [m, k]
+        nearest, former = self._next["nearest"][now], self._last["nearest"][before]  # [m, k], [m, l]
+        common = (nearest[:, :, None] == former[:, None]).any(2)  # [m, k]
         return common.double().mean().item()
 
     def keep(self) -> None:
