@@ -332,9 +332,12 @@ def _plane(rows: Rows) -> Iterator[Chart]:
             hovertemplate="epoch %{customdata}: uniformity %{x:.2f}, alignment %{y:.2f}",
         )
     if figure.data:
-        figure.update_xaxes(title="uniformity (lower: more uniform)")
-        figure.update_yaxes(title="alignment (lower: views agree)")
-        caption = "Wang and Isola 2020; the diamond is the last epoch. Lower and further left is better."
+        figure.update_xaxes(title="uniformity")
+        figure.update_yaxes(title="alignment")
+        caption = (
+            "Wang and Isola 2020; the diamond is the last epoch. Lower (views agree) and further left (more "
+            "uniform) is better."
+        )
         yield _chart("training", "alignment and uniformity of z", caption, figure)
 
 

@@ -44,6 +44,8 @@ _SECTIONS = {
 }
 #: Sides of thumbnails in galleries and on maps, in CSS pixels.
 _SIDE, _MAP_SIDE = 72, 96
+#: With more keys what differs is folded up.
+_MOST_KEYS = 20
 _HOW_METRICS = (
     "Means over seeds ± half the 95 % interval (Student's t). Differences to the first recipe are paired "
     "over the seeds that both have. p is two-sided and, for more than two recipes, Holm-corrected within a "
@@ -80,10 +82,9 @@ def render(comparison: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]])
         for table in (*metric_tables(comparison), views_table(comparison))
         if table is not None
     )
-    differing = _table(differing_table(comparison)) if comparison["differing"] else "<p>Only the name.</p>"
     sections = [
         Section("metrics", "Metrics", metrics + _how(_HOW_METRICS)),
-        Section("differing", "What differs", differing),
+        Section("differing", "What differs", _differing(comparison)),
         Section("costs", "Costs and monitors", _table(cost_table(comparison)) + _how(_HOW_COSTS)),
         *(Section(key, heading, _plots(key, plots)) for key, heading in _SECTIONS.items()),
         Section("features", "Features", _maps(pictures, sprites)),
@@ -157,6 +158,16 @@ def _table(table: CellTable) -> str:
         return f'<i style="background:{colour(index)}"></i>{escape(name)}'
 
     return sortable_table(table, label)
+
+
+def _differing(comparison: Mapping[str, Any]) -> str:
+    """What differs between recipes; many keys are folded up."""
+    if not (count := len(comparison["differing"])):
+        return "<p>Only the name.</p>"
+    table = _table(differing_table(comparison))
+    if count <= _MOST_KEYS:
+        return table
+    return f"<details><summary>{quantity(count, 'key')}</summary>{table}</details>"
 
 
 def _how(text: str) -> str:

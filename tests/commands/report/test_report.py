@@ -241,7 +241,10 @@ def test_images_without_labels_or_of_one_class_have_no_table_of_classes(tiny_run
     assert "No metrics of knn:" in words(page)
     assert "another class" not in words(page)
     shutil.rmtree("d")
-    page = page_on(tiny_run, folder_of({f"only/{n}.png": noise(n) for n in range(8)}))
+    root = folder_of({f"only/{n}.png": noise(n) for n in range(8)})
+    (root / "train/other").mkdir()
+    (root / "train/other/broken.png").write_bytes(b"no image")
+    page = page_on(tiny_run, root)
     assert "No table of classes: all labelled images have one class." in words(page)
 
 
