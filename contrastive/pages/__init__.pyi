@@ -11,6 +11,7 @@ from .frame import is_page as is_page
 from .frame import script_data as script_data
 from .frame import text_list as text_list
 from .gallery import Group as Group
+from .gallery import Mark as Mark
 from .gallery import Picture as Picture
 from .gallery import gallery as gallery
 from .gallery import gallery_page as gallery_page

@@ -23,6 +23,7 @@ from contrastive.pages import (
     CellTable,
     Group,
     MapPoints,
+    Mark,
     Picture,
     Section,
     Sprite,
@@ -234,7 +235,7 @@ def _picture(picture: Mapping[str, Any], numbers: Mapping[int, int], query: int,
     captions = [name] if label >= 0 else []
     if image == query:
         return Picture(numbers[image], picture["names"][image], captions, "query")
-    mark = "" if min(label, own) < 0 else "same" if label == own else "other"
+    mark: Mark = "" if min(label, own) < 0 else "same" if label == own else "other"
     return Picture(numbers[image], picture["names"][image], captions, mark)
 
 

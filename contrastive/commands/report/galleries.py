@@ -20,6 +20,7 @@ from contrastive.commands.report.pixels import BLANK, BLUR, BLUR_SIDE, DARK
 from contrastive.pages import (
     Group,
     MapPoints,
+    Mark,
     Picture,
     Section,
     Sprite,
@@ -72,7 +73,7 @@ class Galleries:
             pictures = [self._picture(query, [self._class(query)], "query")]
             for image, similarity in zip(near, similarities, strict=True):
                 has_labels = labels[query] >= 0 and labels[image] >= 0
-                mark = ("same" if labels[query] == labels[image] else "other") if has_labels else ""
+                mark: Mark = ("same" if labels[query] == labels[image] else "other") if has_labels else ""
                 pictures.append(self._picture(image, [self._class(image), f"{similarity:.2f}"], mark))
             groups.append(Group(pictures))
         frames = " A dashed frame: another class." if (labels >= 0).any() else ""
@@ -203,7 +204,7 @@ class Galleries:
             return self.images.at(index)[0]
         return self.images.class_name(int(labels[index]))
 
-    def _picture(self, index: int, captions: Sequence[str] = (), mark: str = "") -> Picture:
+    def _picture(self, index: int, captions: Sequence[str] = (), mark: Mark = "") -> Picture:
         """An image of the report; its thumbnail is made once."""
         split, table, row = self.images.at(index)
         if index not in self._numbers:
