@@ -175,8 +175,8 @@ def _on_recognition(result: Mapping[str, Any], start: _Floor) -> Iterator[Senten
     rest = "" if result.get("trained") else "; this says nothing yet about classes"
     yield Sentence(
         "recognition",
-        f"Recognises an image in another view of it {percent(recall)} of the time, among {quantity(images, 'image')}"
-        f"{f' ({listing})' if listing else ''}{rest}.",
+        f"Recognises an image in another view of it {percent(recall)} of the time, "
+        f"among {quantity(images, 'image')}{f' ({listing})' if listing else ''}{rest}.",
     )
     for (_, name), base in floors.items():
         error = difference_error(recall, base, images)
