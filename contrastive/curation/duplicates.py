@@ -68,7 +68,7 @@ class Pairs:
     def take(self, index: np.ndarray) -> Pairs:
         """Some of the pairs."""
         arrays = [getattr(self, each.name)[index] for each in fields(self) if each.name != "is_verified"]
-        return Pairs(*arrays, self.is_verified)
+        return Pairs(*arrays, is_verified=self.is_verified)  # type: ignore[misc] # the arrays are all others
 
 
 def find_duplicates(table: FeatureTable) -> Pairs:

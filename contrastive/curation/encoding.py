@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from contrastive.data import Cache, Reader
 from contrastive.errors import DataError, UnreadableImage
 from contrastive.evaluation import final_encoder, frozen
 from contrastive.parts import Backbone, ImageTable
-from contrastive.runs import LoadedEncoder, cache_of, skipped_files, to_stderr, weights_digest
+from contrastive.runs import LoadedEncoder, cache_of, skipped_files, weights_digest
 from contrastive.text import abbreviate, byte_count
 
 _FORMAT = 1  # of the file, and of how features are computed
@@ -35,7 +36,7 @@ def encode(encoder: LoadedEncoder) -> FeatureTable:
     sources: dict[str, SplitSource] = {}
     unreadable: list[str] = []
     for split, table in encoder.data.splits:
-        cache = cache_of(encoder.recipe, encoder.data, split, to_stderr)
+        cache = cache_of(encoder.recipe, encoder.data, split, log_to_stderr)
         sources[split] = SplitSource(table, cache)
         vectors, reasons = split_features(EncodedSplit.of(encoder, table), cache)
         rows = np.setdiff1d(np.arange(len(table)), [*reasons])
@@ -58,6 +59,11 @@ def encode(encoder: LoadedEncoder) -> FeatureTable:
     )
     require_finite(whole.vectors, encoder.recipe.name)
     return whole
+
+
+def log_to_stderr(message: str) -> None:
+    """Print what takes long, next to the results on standard output."""
+    print(message, file=sys.stderr)
 
 
 def _of_split(split: str, table: ImageTable, rows: np.ndarray, vectors: np.ndarray) -> FeatureTable:

@@ -139,7 +139,7 @@ def small_picture(image: Tensor) -> Tensor:
 def pixel_digest(image: Tensor) -> bytes:
     """16 bytes that are equal for images, uint8 [C, H, W], of equal size and pixels."""
     digest = hashlib.blake2b(str(tuple(image.shape)).encode(), digest_size=16)
-    digest.update(image.contiguous().numpy())
+    digest.update(image.contiguous().numpy().data)
     return digest.digest()
 
 

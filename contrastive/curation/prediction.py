@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from contrastive.curation.encoding import encode
@@ -71,8 +72,8 @@ def fit_classifier(table: FeatureTable, dataset: str) -> StoredClassifier:
     return StoredClassifier(classifier, names)
 
 
-def _features(table: FeatureTable, mask: object) -> Features:
-    index = torch.from_numpy(mask)  # type: ignore[arg-type]
+def _features(table: FeatureTable, mask: np.ndarray) -> Features:
+    index = torch.from_numpy(mask)
     return Features(
         table.vectors[index], torch.from_numpy(table.labels)[index], torch.from_numpy(table.keys)[index]
     )

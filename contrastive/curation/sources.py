@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from contrastive.build import Builder, Data
-from contrastive.curation.encoding import encode
+from contrastive.curation.encoding import encode, log_to_stderr
 from contrastive.curation.feature_files import is_feature_file, read_feature_file, with_images
 from contrastive.curation.features import FeatureTable, SplitSource
 from contrastive.errors import UsageError
@@ -19,7 +19,7 @@ from contrastive.recipe import (
     write_yaml,
 )
 from contrastive.registry import Registry
-from contrastive.runs import Overrides, cache_of, load_encoder, to_stderr
+from contrastive.runs import Overrides, cache_of, load_encoder
 
 #: What may be set for a file of features: its data set, and how images are read.
 _KEYS = ("dataset", "train.workers", "train.memory_limit", "train.cache", "train.shrink")
@@ -53,8 +53,9 @@ def open_features(
     recipe, data = _data_of(source, registry, overrides)
     if out is not None:
         require_outside_data(out, recipe)
-    sources = {
-        split: SplitSource(images, cache_of(recipe, data, split, to_stderr)) for split, images in data.splits
+    sources: dict[str, SplitSource] = {
+        split: SplitSource(images, cache_of(recipe, data, split, log_to_stderr))
+        for split, images in data.splits
     }
     classes = data.dataset.classes
     return with_images(table, sources, None if classes is None else [*classes], source)
