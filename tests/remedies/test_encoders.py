@@ -169,7 +169,7 @@ REMEDIES = [
     ),
     Remedy(
         STOCK,
-        "names no network for its weights",
+        "names the network of its weights",
         encoder,
         lambda: (weights_of("resnet10t"), data()),
         lambda _: (weights_of("resnet10t"), {**data(), "backbone.model": "resnet10t"}),
