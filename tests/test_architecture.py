@@ -217,7 +217,7 @@ OTHER_MEANINGS = {
     "commands.check": {"none"},
     "evaluation.evaluation": {"views"},
     "evaluation.verdict": {"views"},
-    "evaluation.views": {"views"},
+    "evaluation.views": {"views", "neighbours"},
     "runs.summary": {"views"},
 }
 

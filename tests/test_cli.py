@@ -115,7 +115,7 @@ def functions(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def test_every_command_names_a_function_that_exists():
     names = set(functions(cli._parser()))
-    assert len(names) == 18
+    assert len(names) == 23
     assert all(callable(resolve_name(f"contrastive.commands.{name}")) for name in names)
 
 

@@ -18,6 +18,10 @@ from contrastive.errors import UsageError, did_you_mean
 HUB = ("hf_hub:", "hf-hub:")
 
 
+class DownloadError(UsageError):
+    """Weights are neither in the cache nor can be downloaded."""
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """Weights that timm loads by name.
@@ -119,12 +123,12 @@ def explaining_downloads(address: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise UsageError(
+        raise DownloadError(
             f"{address}: its authors give the weights to those who accept their terms. Accept them on the "
             "page of the hub and set HF_TOKEN."
         ) from error
     except RepositoryNotFoundError as error:
-        raise UsageError(f"{address}: the hub has no such repository, or it is private.") from error
+        raise DownloadError(f"{address}: the hub has no such repository, or it is private.") from error
     except (
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
@@ -132,7 +136,7 @@ def explaining_downloads(address: str) -> Iterator[None]:
         URLError,
         ConnectionError,
     ) as error:
-        raise UsageError(
+        raise DownloadError(
             f"{address}: the weights are not in the cache and cannot be downloaded. Connect to a network and "
             "unset HF_HUB_OFFLINE, or copy the cache of a machine that has them (HF_HOME)."
         ) from error

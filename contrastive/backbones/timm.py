@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from contrastive.backbones.declaration import declare_omissions, declare_transform, declared_network
 from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.pretrained import (
+    DownloadError,
     Pretrained,
     explaining_downloads,
     is_hub_name,
@@ -372,7 +373,7 @@ def _create(
         else:
             with explaining_downloads(pretrained.address):
                 net = timm.create_model(pretrained.address, pretrained=True, **arguments)
-    except UsageError:
+    except DownloadError:
         raise
     except Exception as error:  # a wrong option fails in the model's own code: KeyError, AttributeError, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from contrastive.pages.frame import script_data
+from contrastive.pages.frames import script_data
 from contrastive.pages.sprites import Sprite
 
 #: Positions are whole numbers up to this.

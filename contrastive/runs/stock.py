@@ -124,8 +124,8 @@ def stock_at(path: Path, overrides: Overrides) -> StockEncoder | None:
     model = set_tree(overrides).get("backbone", {}).get("model")
     if model is None:
         raise UsageError(
-            f"nothing in {path} names the network of its weights; add --set backbone.model=NAME, its timm "
-            "architecture."
+            f"the weights in {path} come without the name of their network; add "
+            "--set backbone.model=NAME, its timm architecture."
         )
     record = record_of(model)
     return StockEncoder(

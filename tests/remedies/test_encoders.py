@@ -169,7 +169,7 @@ REMEDIES = [
     ),
     Remedy(
         STOCK,
-        "names the network of its weights",
+        "come without the name of their network",
         encoder,
         lambda: (weights_of("resnet10t"), data()),
         lambda _: (weights_of("resnet10t"), {**data(), "backbone.model": "resnet10t"}),

@@ -51,7 +51,8 @@ def test_it_trains_and_shows_the_monitors(run: Path):
     assert len([line for line in lines if "loss" in line]) == 2 * (300 // 64)
     monitors = [line for line in lines if "effective_rank" in line]
     assert len(monitors) == 2
-    assert all(np.isfinite(list(line.values())).all() for line in monitors)
+    values = [value for line in monitors for value in line.values() if isinstance(value, int | float)]
+    assert np.isfinite(values).all()
 
 
 def test_corrupt_images_are_named_and_counted(run: Path):

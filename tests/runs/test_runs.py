@@ -35,11 +35,13 @@ from tests.support.tiny import UNEVALUATED, interrupted_after
 def test_the_run_folder_holds_what_the_contract_says(tiny_run: Path):
     summary = json.loads((tiny_run / "summary.json").read_text())
     for row in ("trained", "untrained", "pixels"):
-        assert set(summary[row]) == {"knn_top1", "linear_top1"}
+        assert set(summary[row]) == {"knn_top1", "knn_balanced", "linear_top1", "linear_balanced"}
         assert all(0 <= value <= 1 for value in summary[row].values())
     assert summary["split"] == "test"
     knn = {"id": "knn/1", "version": 1, "feature": "h", "k": 5, "temperature": 0.1}
-    assert summary["protocols"]["knn"] == {**knn, "split": "test"}
+    protocol = {**summary["protocols"]["knn"]}
+    assert {name for each in protocol.pop("per_class").values() for name in each} == {"images", "top1"}
+    assert protocol == {**knn, "split": "test"}
     assert {"wall_seconds", "peak_memory_mib", "parameters", "fingerprint"} <= summary.keys()
     environment = json.loads((tiny_run / "environment.json").read_text())
     assert environment["versions"]["torch"] == version("torch")
@@ -330,7 +332,7 @@ def test_a_test_split_without_labels_gives_no_figures_but_stops_nothing(
     sets = {"dataset.root": str(root), "train.max_steps": 2}
     run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
     assert run.summary["split"] == "validation"
-    assert set(run.summary["trained"]) == {"knn_top1", "linear_top1"}
+    assert set(run.summary["trained"]) == {"knn_top1", "knn_balanced", "linear_top1", "linear_balanced"}
 
 
 def test_a_run_says_that_training_reads_labels(

@@ -177,7 +177,9 @@ def test_an_export_and_a_file_of_its_weights_are_the_encoder(
     embed(file, tmp_path / "c.parquet", overrides=sets)
     of_file = torch.tensor(pq.read_table(tmp_path / "c.parquet")["features"].to_pylist())
     assert torch.equal(of_file, expected)
-    with pytest.raises(UsageError, match=r"names the network of its weights; add --set backbone\.model=NAME"):
+    with pytest.raises(
+        UsageError, match=r"come without the name of their network; add --set backbone\.model=NAME"
+    ):
         load_encoder(file, load_registry(), dataset(photographs))
 
 

@@ -68,7 +68,8 @@ def noise(number: int, size: int = 16) -> Image.Image:
 def test_every_run_ends_with_a_page_of_all_sections(tiny_run: Path):
     page = (tiny_run / "report.html").read_text()
     assert headings(page) == [
-        "Metrics", "Curves", "Views that training compared", "Nearest neighbours", "Map", "Outliers",
+        "Verdict", "Metrics", "Curves", "Views that training compared", "Nearest neighbours", "Map",
+        "Outliers",
         *(["Likely duplicates"] if 'id="duplicates"' in page else []),
         "Classes", "Confusion matrix", "Cost", "Recipe", "Environment", "Not shown",
     ]  # fmt: skip
@@ -212,7 +213,7 @@ def test_an_export_on_a_folder_has_no_parts_of_a_run(tiny_run: Path, tiny_data: 
     )
     page = Path(outcome["report"]).read_text()
     assert outcome["bytes"] == len(page.encode())
-    assert headings(page)[0] == "Metrics"
+    assert headings(page)[:2] == ["Verdict", "Metrics"]
     assert not {"Curves", "Cost", "Recipe", "Views that training compared"} & {*headings(page)}
     assert "after the last epoch" not in page
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from contrastive.pages.frame import Section, frame
+from contrastive.pages.frames import Section, frame
 from contrastive.pages.sprites import Sprite
 
 #: How a picture is framed: as what others are compared with, as of its class, as of another, or not at all.
