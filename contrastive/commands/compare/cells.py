@@ -31,8 +31,8 @@ _VIEW_TITLES = {
     "uniformity": "uniformity",
     "stability": "stability",
 }
-#: Costs that only the report shows.
-_NOT_ON_TERMINAL = {"backbone_parameters"}
+#: Costs and metrics of views that only the report shows.
+_NOT_ON_TERMINAL = {"backbone_parameters", "alignment", "uniformity"}
 
 
 def metric_tables(comparison: Mapping[str, Any]) -> list[CellTable]:
@@ -88,7 +88,8 @@ def views_table(comparison: Mapping[str, Any]) -> CellTable | None:
     keys = [key for key in _VIEW_TITLES if any(own.get(key) is not None for own in views)]
     if not keys:
         return None
-    columns = [Column("recipe"), *(Column(_VIEW_TITLES[key]) for key in keys)]
+    titles = (Column(_VIEW_TITLES[key], key not in _NOT_ON_TERMINAL) for key in keys)
+    columns = [Column("recipe"), *titles]
     rows = []
     for row, own in zip(comparison["recipes"], views, strict=True):
         cells = [Cell(_view_text(key, own.get(key)), own.get(key)) for key in keys]
