@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from timm.models import group_parameters
 from torch import nn
 
 from contrastive.errors import UsageError
@@ -22,6 +21,8 @@ def layer_scales(model: nn.Module, decay: float) -> Mapping[nn.Parameter, float]
 
     Raises UsageError if no trainable network in ``model`` names its layers.
     """
+    from timm.models import group_parameters
+
     scales: dict[nn.Parameter, float] = {}
     for network in model.modules():
         matcher = getattr(network, "group_matcher", None)

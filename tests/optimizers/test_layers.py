@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,9 @@ def test_a_run_that_stops_while_it_is_frozen_ends_as_if_it_had_not(tiny_recipe: 
         contrastive.run(tiny_recipe, sets, out=tmp_path / "stopped")
     contrastive.run(tiny_recipe, sets, out=tmp_path / "stopped", resume="must")
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_optimizers_load_without_timm():
+    """It takes seconds to import, and only layer_decay needs it."""
+    code = "import sys, contrastive.optimizers as o; o.SGDPart; sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
