@@ -57,6 +57,11 @@ def to_device(values: np.ndarray, pixels: Tensor) -> Tensor:
     return send(tensor, pixels.device)
 
 
+def best_device() -> torch.device:
+    """Where a process computes unless it is told otherwise: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor of the host on a device; a GPU keeps working meanwhile."""
     if torch.device(device).type != "cuda":

@@ -20,6 +20,7 @@ from contrastive.commands.output import print_json
 from contrastive.commands.shrinkage import shrink_offer, shrink_report
 from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
 from contrastive.datasets import reading_of, skipped_kinds
+from contrastive.device import best_device
 from contrastive.errors import ContrastiveError, Mistakes
 from contrastive.evaluation import PIXELS_LIMIT
 from contrastive.parts import FrozenNetwork, ImageTable
@@ -309,7 +310,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
         storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where a run would train
+    device = best_device()  # where a run would train
     # bf16 and fp16 take as many bytes
     half = resolve_precision(recipe.train.precision, device, parts.few_pixels) != "no"
     labels = torch.arange(images) // 2 if recipe.reads_labels else None

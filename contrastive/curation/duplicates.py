@@ -13,9 +13,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from contrastive.curation.features import FeatureTable, best_device
+from contrastive.curation.features import FeatureTable
 from contrastive.curation.pictures import Pictures, difference_hash, read_pictures
 from contrastive.curation.verification import CROP, NEAR, agreement, crop_agreement, details
+from contrastive.device import best_device
 from contrastive.similarity import most_similar
 
 #: Kinds of pairs, in the order in which they are listed.

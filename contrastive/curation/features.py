@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.data import Cache, holdout
+from contrastive.device import best_device
 from contrastive.errors import ContrastiveError
 from contrastive.parts import ImageTable
 from contrastive.rng import derive
@@ -151,11 +152,6 @@ class FeatureTable:
         import pyarrow as pa
 
         return pa.string() if self.ids.dtype == object else pa.int64()
-
-
-def best_device() -> torch.device:
-    """Where features are compared: a GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def require_finite(vectors: Tensor, source: str) -> None:

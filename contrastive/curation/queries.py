@@ -12,11 +12,11 @@ from torch import Tensor
 
 from contrastive.backbones import declared_network
 from contrastive.convolutions import in_channels_last
-from contrastive.curation.features import best_device
 from contrastive.data import Reader, ShrunkTable
 from contrastive.datasets import decode_image
 from contrastive.datasets.decoding import reason
 from contrastive.datasets.folder_listing import is_image_name, printable, walk
+from contrastive.device import best_device
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.evaluation import final_encoder, frozen
 from contrastive.parts import Backbone, ImageTable

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from contrastive.backbones import mismatch
 from contrastive.build import Composition, Data, DataSets, build
 from contrastive.convolutions import in_channels_last
 from contrastive.data import reading_version
+from contrastive.device import best_device
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.evaluation import Evaluation
 from contrastive.parts import EvaluationTransform
@@ -69,7 +68,7 @@ def load(
     environment = environment_of(run.folder)
     if overrides:
         _require_effect(trained, recipe)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     buildable, untrained_obstacle = without_lost_weights(environment, recipe)
     data, parts = build(buildable, training=False, open_data_sets=open_data_sets)
     if own.dataset == recipe.dataset and (change := changed_data(environment, run.summary, data)):
