@@ -27,6 +27,8 @@ from .reload import load as load
 from .relocation import with_recorded_paths as with_recorded_paths
 from .stock import is_stock_name as is_stock_name
 from .stock import require_own_keys as require_own_keys
+from .summary import encoder_costs as encoder_costs
+from .summary import image_counts as image_counts
 from .summary import skipped_files as skipped_files
 from .summary import views_of as views_of
 from .summary import warn_of_omissions as warn_of_omissions

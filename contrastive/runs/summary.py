@@ -104,12 +104,7 @@ def conclude(
             has_random_start=not starts_from_weights(recipe),
         ),
         **_costs(engine, recipe, data, composition),
-        "images": {
-            "train": len(data.train),
-            **({} if data.validation is None else {"validation": len(data.validation)}),
-            "test": len(data.test or ()),
-            "scored": images_scored,
-        },
+        "images": image_counts(data, images_scored),
         **({} if (shrink := recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),
         "reading": reading_of(data.dataset),
         "skipped": len(skipped_files(data)),
@@ -218,10 +213,8 @@ def _warn_of_overrun(minutes: Mapping[str, float], display: Display) -> None:
 
 def _costs(engine: Engine, recipe: Recipe, data: Data, composition: Composition) -> dict[str, Any]:
     """The length of the run and its costs: time, memory, parameters, operations per image."""
-    state, backbone = engine.state, engine.method.backbone
+    state = engine.state
     minutes = {key: round(value, 2) for key, value in _minutes(engine, recipe).items()}
-    with frozen(backbone):
-        operations = flops(backbone, data.train.channels, composition.image_size)
     return {
         "epochs": state.epoch,
         "steps": state.step,
@@ -230,8 +223,28 @@ def _costs(engine: Engine, recipe: Recipe, data: Data, composition: Composition)
         **({"minutes": minutes} if minutes else {}),
         "peak_memory_mib": state.peak_memory_mib,
         "parameters": sum(p.numel() for p in engine.method.parameters() if p.requires_grad),
+        **encoder_costs(composition, data),
+    }
+
+
+def encoder_costs(composition: Composition, data: Data) -> dict[str, Any]:
+    """Parameters of the backbone, and its operations per image of the data."""
+    backbone = composition.method.backbone
+    with frozen(backbone):
+        operations = flops(backbone, data.train.channels, composition.image_size)
+    return {
         "backbone_parameters": sum(p.numel() for p in backbone.parameters()),
         "backbone_flops": operations,
+    }
+
+
+def image_counts(data: Data, scored_images: int) -> dict[str, int]:
+    """How many images each split has, and how many are behind the final metrics."""
+    return {
+        "train": len(data.train),
+        **({} if data.validation is None else {"validation": len(data.validation)}),
+        "test": len(data.test or ()),
+        "scored": scored_images,
     }
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contrastive.backbones import flops
-from contrastive.build import Data
 from contrastive.commands.compare.records import RunRecord
 from contrastive.commands.evaluate import metrics_of
-from contrastive.evaluation import frozen
 from contrastive.files import read_map, writable_by_user, write_json
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry
-from contrastive.runs import LoadedEncoder, RunIdentity, load_encoder
+from contrastive.runs import (
+    WEIGHTS,
+    LoadedEncoder,
+    RunIdentity,
+    encoder_costs,
+    image_counts,
+    load_encoder,
+)
 
 #: Keys of ``train`` that decide how images are read.
 _READING = ("workers", "memory_limit", "cache", "shrink")
@@ -45,10 +48,8 @@ class StockEntry:
         """Raises UsageError as :func:`load_encoder` does."""
         subject = load_encoder(text, registry, overrides, data_sets)
         identity = RunIdentity.of(subject.recipe, subject.data, subject.parts)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", subject.recipe.name)
-        return cls(
-            text, overrides, subject, identity, Path("encoders") / f"{name}-{identity.fingerprint[:8]}"
-        )
+        folder = Path("encoders") / f"{subject.recipe.name}-{identity.fingerprint[:8]}"
+        return cls(text, overrides, subject, identity, folder)
 
     @property
     def is_finished(self) -> bool:
@@ -64,18 +65,14 @@ class StockEntry:
         """Evaluate it and write the result into its folder."""
         subject, data = self.subject, self.subject.data
         metrics = metrics_of(subject)
-        backbone = subject.parts.method.backbone
-        with frozen(backbone):
-            operations = flops(backbone, data.train.channels, subject.parts.image_size)
         summary = {
             "name": subject.recipe.name,
             "fingerprint": self.identity.fingerprint,
             **metrics,
             "monitors": {},
             "epochs": 0,
-            "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-            "backbone_flops": operations,
-            "images": _images(data, subject, bool(metrics["trained"])),
+            **encoder_costs(subject.parts, data),
+            "images": image_counts(data, subject.evaluation.images_scored if metrics["trained"] else 0),
             "evaluate": self.identity.evaluate,
         }
         with writable_by_user(self.folder):
@@ -85,7 +82,7 @@ class StockEntry:
                 {
                     "data": data.fingerprint,
                     "fingerprint": self.identity.fingerprint,
-                    "initial_weights": self.identity.weights,
+                    WEIGHTS: self.identity.weights,
                 },
             )
             write_json(self.folder / "summary.json", summary)
@@ -105,12 +102,3 @@ def untrained_keys(recipe: Recipe) -> dict[str, Any]:
     """The keys of an encoder's recipe that say something of it: nothing that only training reads."""
     tree = recipe.dump()
     return {**{key: tree[key] for key in ("name", "dataset", "backbone", "evaluate")}, "train": {}}
-
-
-def _images(data: Data, subject: LoadedEncoder, is_scored: bool) -> dict[str, int]:
-    return {
-        "train": len(data.train),
-        **({} if data.validation is None else {"validation": len(data.validation)}),
-        "test": len(data.test or ()),
-        "scored": subject.evaluation.images_scored if is_scored else 0,
-    }
