@@ -13,15 +13,11 @@ from typing import Any
 from contrastive import interrupts
 from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
 from contrastive.freed_memory import keep_freed_memory
-from contrastive.kinds import KINDS
+from contrastive.kinds import ENCODER_FORMS, KINDS
 from contrastive.wait_policy import set_wait_policy
 
 _RECIPE = "a recipe file, or the name of a shipped one (simclr)"
 _PROTOCOL = "a protocol of the run, or any other (finetune); may be repeated"
-_ENCODER = (
-    "a run folder, an exported folder, a file of weights, a timm model with its tag "
-    "(vit_small_patch14_dinov2.lvd142m), or hf_hub:OWNER/NAME"
-)
 _SOURCE = "an encoder, as for embed, or a parquet file with columns id and features, such as embed writes"
 _IMAGES = "image files, or folders with images"
 _SET = "override a key of the recipe (train.epochs=2) with a YAML value; may be repeated"
@@ -198,14 +194,14 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     evaluate = command("evaluate", "evaluate:main", "compute the metrics of an encoder", json_flag=True)
-    evaluate.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
+    evaluate.add_argument("encoder", metavar="ENCODER", help=ENCODER_FORMS)
     evaluate.add_argument("--protocol", action="append", default=[], metavar="NAME", help=_PROTOCOL)
     overrides(evaluate)
 
     embed = command(
         "embed", "embed:main", "write the features of every image to a parquet file", json_flag=True
     )
-    embed.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
+    embed.add_argument("encoder", metavar="ENCODER", help=ENCODER_FORMS)
     embed.add_argument("--out", metavar="FILE.parquet", required=True, help="the table to write")
     embed.add_argument(
         "--output",
@@ -279,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
         "predict classes of images with the linear probe of an encoder",
         json_flag=True,
     )
-    predict.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
+    predict.add_argument("encoder", metavar="ENCODER", help=ENCODER_FORMS)
     predict.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help=_IMAGES)
     overrides(predict)
     table_to_write(predict)
@@ -290,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
         "write one page about an encoder: metrics, curves, neighbours, a map, outliers, likely duplicates",
         json_flag=True,
     )
-    report.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
+    report.add_argument("encoder", metavar="ENCODER", help=ENCODER_FORMS)
     overrides(report)
     report.add_argument(
         "--out", metavar="FILE.html", help="the page (default: report.html in the folder of a run)"
@@ -308,7 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     export = command("export", "export:main", "write an encoder as files for other programs")
-    export.add_argument("encoder", metavar="ENCODER", help=_ENCODER)
+    export.add_argument("encoder", metavar="ENCODER", help=ENCODER_FORMS)
     overrides(export)
     export.add_argument(
         "--format",

@@ -37,6 +37,12 @@ KINDS: dict[str, str] = {
     "protocol": "evaluation of an encoder",
 }
 
+#: What commands take as an encoder, in words.
+ENCODER_FORMS = (
+    "a run folder, an exported folder, a file of weights, a timm model with its tag "
+    "(vit_small_patch14_dinov2.lvd142m), or hf_hub:OWNER/NAME"
+)
+
 #: What every evaluation reports besides the metrics of protocols.
 MONITORS = ("alignment", "uniformity", "embedding_std", "embedding_norm", "effective_rank")
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.commands.parquet_files import require_writable, write_columns
-from contrastive.commands.rows import FIRST_ROWS, image_text, print_rows
+from contrastive.commands.rows import FIRST_ROWS, image_text, print_result, print_rows
 from contrastive.curation import FeatureTable, Pairs, find_duplicates, open_features
 from contrastive.registry import load_registry
-from contrastive.runs import Display, Overrides, warn_of_omissions
+from contrastive.runs import Overrides
 from contrastive.text import quantity
 
 _IMAGE_COLUMNS = ("split", "id", "name", "label")
@@ -27,14 +26,11 @@ _COLUMNS = (
 
 def main(arguments: argparse.Namespace) -> int:
     """List the pairs of duplicates."""
-    with progress_on_stderr(arguments):
-        result = duplicates(arguments.source, arguments.out, overrides=arguments.overrides)
-        warn_of_omissions(result, Display())
-    if arguments.json:
-        print_json(result)
-    else:
-        _print(result)
-    return 0
+    return print_result(
+        arguments,
+        lambda: duplicates(arguments.source, arguments.out, overrides=arguments.overrides),
+        _print,
+    )
 
 
 def duplicates(

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.commands.parquet_files import require_writable, write_file
+from contrastive.commands.rows import print_result
 from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import final_encoder, frozen
 from contrastive.parts import Head, ImageTable
 from contrastive.protocols import nearest_others
 from contrastive.recipe import require_outside_data
 from contrastive.registry import load_registry
-from contrastive.runs import Display, LoadedEncoder, Overrides, load_encoder, skipped_files, warn_of_omissions
+from contrastive.runs import LoadedEncoder, Overrides, load_encoder, skipped_files
 from contrastive.text import abbreviate, quantity
 from contrastive.training import embedding_of
 from contrastive.views import View
@@ -34,22 +34,23 @@ _NEIGHBOUR_COLUMNS = ("neighbours", "similarities", "neighbour_splits", "neighbo
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the table of features and print its size."""
-    with progress_on_stderr(arguments):
-        table = embed(
+    return print_result(
+        arguments,
+        lambda: embed(
             arguments.encoder,
             arguments.out,
             output=arguments.output,
             neighbours=arguments.neighbours,
             overrides=arguments.overrides,
-        )
-        warn_of_omissions(table, Display())
-    if arguments.json:
-        print_json(table)
-    else:
-        images = quantity(table["rows"], "image")
-        grid = f" on a grid of {table['grid'][0]} x {table['grid'][1]}" if "grid" in table else ""
-        print(f"{table['out']}: {images}, {arguments.output} of width {table['width']}{grid}")
-    return 0
+        ),
+        lambda table: _print(table, arguments.output),
+    )
+
+
+def _print(table: dict[str, Any], output: Output) -> None:
+    images = quantity(table["rows"], "image")
+    grid = f" on a grid of {table['grid'][0]} x {table['grid'][1]}" if "grid" in table else ""
+    print(f"{table['out']}: {images}, {output} of width {table['width']}{grid}")
 
 
 def embed(

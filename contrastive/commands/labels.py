@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.commands.parquet_files import require_writable, write_columns
-from contrastive.commands.rows import FIRST_ROWS, image_text, print_rows
+from contrastive.commands.rows import FIRST_ROWS, image_text, print_result, print_rows
 from contrastive.curation import FeatureTable, LabelRanking, open_features, rank_labels
 from contrastive.registry import load_registry
-from contrastive.runs import Display, Overrides, warn_of_omissions
+from contrastive.runs import Overrides
 from contrastive.text import percent, quantity
 
 _COLUMNS = (
@@ -24,14 +23,11 @@ _COLUMNS = (
 
 def main(arguments: argparse.Namespace) -> int:
     """Rank the labels."""
-    with progress_on_stderr(arguments):
-        result = labels(arguments.source, arguments.out, overrides=arguments.overrides)
-        warn_of_omissions(result, Display())
-    if arguments.json:
-        print_json(result)
-    else:
-        _print(result)
-    return 0
+    return print_result(
+        arguments,
+        lambda: labels(arguments.source, arguments.out, overrides=arguments.overrides),
+        _print,
+    )
 
 
 def labels(source: str | Path, out: str | Path | None = None, *, overrides: Overrides = ()) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.commands.parquet_files import require_writable, write_columns
-from contrastive.commands.rows import FIRST_ROWS, print_rows
+from contrastive.commands.rows import FIRST_ROWS, print_result, print_rows
 from contrastive.curation import classifier_of, image_files
 from contrastive.registry import load_registry
-from contrastive.runs import Display, Overrides, warn_of_omissions
+from contrastive.runs import Overrides
 from contrastive.text import percent, quantity
 
 _COLUMNS = ("name", "label", "class", "probability")
@@ -20,14 +19,11 @@ _COLUMNS = ("name", "label", "class", "probability")
 
 def main(arguments: argparse.Namespace) -> int:
     """Predict the classes."""
-    with progress_on_stderr(arguments):
-        result = predict(arguments.encoder, arguments.images, arguments.out, overrides=arguments.overrides)
-        warn_of_omissions(result, Display())
-    if arguments.json:
-        print_json(result)
-    else:
-        _print(result)
-    return 0
+    return print_result(
+        arguments,
+        lambda: predict(arguments.encoder, arguments.images, arguments.out, overrides=arguments.overrides),
+        _print,
+    )
 
 
 def predict(

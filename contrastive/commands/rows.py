@@ -1,16 +1,42 @@
-"""What commands on images print: a few rows of a table."""
+"""What commands on images print: their result, and a few rows of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from contrastive.commands.output import print_json, progress_on_stderr
+from contrastive.runs import Display, warn_of_omissions
+
 #: Rows that a command prints; its file has all.
 FIRST_ROWS = 10
+
+
+def print_result(
+    arguments: argparse.Namespace,
+    compute: Callable[[], dict[str, Any]],
+    print_text: Callable[[dict[str, Any]], None],
+) -> int:
+    """Compute the result of a command on images, name the images it left out, and print it.
+
+    Args:
+        arguments: of the command line; with ``--json`` the result is printed as one object.
+        compute: the result, with ``skipped_files`` and ``unreadable``.
+        print_text: prints it for a reader.
+    """
+    with progress_on_stderr(arguments):
+        result = compute()
+        warn_of_omissions(result, Display())
+    if arguments.json:
+        print_json(result)
+    else:
+        print_text(result)
+    return 0
 
 
 def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], count: int) -> None:

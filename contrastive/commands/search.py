@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.commands.parquet_files import require_writable, write_columns
-from contrastive.commands.rows import image_text, print_rows
+from contrastive.commands.rows import image_text, print_result, print_rows
 from contrastive.curation import (
     FeatureTable,
     QueryEncoder,
@@ -24,28 +23,25 @@ from contrastive.curation import (
 from contrastive.errors import UsageError
 from contrastive.recipe import require_outside_data
 from contrastive.registry import load_registry
-from contrastive.runs import Display, Overrides, load_encoder, warn_of_omissions
+from contrastive.runs import Overrides, load_encoder
 
 _COLUMNS = ("query", "rank", "split", "id", "name", "label", "similarity")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Search for the images."""
-    with progress_on_stderr(arguments):
-        result = search(
+    return print_result(
+        arguments,
+        lambda: search(
             arguments.source,
             arguments.images,
             arguments.out,
             neighbours=arguments.neighbours,
             encoder=arguments.encoder,
             overrides=arguments.overrides,
-        )
-        warn_of_omissions(result, Display())
-    if arguments.json:
-        print_json(result)
-    else:
-        _print(result)
-    return 0
+        ),
+        _print,
+    )
 
 
 def search(

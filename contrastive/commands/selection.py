@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from contrastive.commands.output import print_json, progress_on_stderr
 from contrastive.commands.parquet_files import require_writable, write_columns
-from contrastive.commands.rows import FIRST_ROWS, image_text, print_rows
+from contrastive.commands.rows import FIRST_ROWS, image_text, print_result, print_rows
 from contrastive.curation import open_features, rows_of, select_diverse
 from contrastive.errors import UsageError
 from contrastive.registry import load_registry
-from contrastive.runs import Display, Overrides, warn_of_omissions
+from contrastive.runs import Overrides
 from contrastive.text import quantity
 
 _COLUMNS = ("order", "split", "id", "name", "label", "distance")
@@ -22,21 +21,18 @@ _COLUMNS = ("order", "split", "id", "name", "label", "distance")
 
 def main(arguments: argparse.Namespace) -> int:
     """Choose the images."""
-    with progress_on_stderr(arguments):
-        result = select(
+    return print_result(
+        arguments,
+        lambda: select(
             arguments.source,
             arguments.n,
             arguments.out,
             include=arguments.include,
             seed=arguments.seed,
             overrides=arguments.overrides,
-        )
-        warn_of_omissions(result, Display())
-    if arguments.json:
-        print_json(result)
-    else:
-        _print(result)
-    return 0
+        ),
+        _print,
+    )
 
 
 def select(

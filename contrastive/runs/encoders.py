@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
-
 from contrastive.build import Builder, Data, DataSets, build
 from contrastive.convolutions import in_channels_last
+from contrastive.device import best_device
 from contrastive.errors import RecipeError, UsageError
+from contrastive.kinds import ENCODER_FORMS
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
 from contrastive.runs.folder import Overrides, Run
 from contrastive.runs.reload import LoadedEncoder, load
 from contrastive.runs.stock import StockEncoder, stock_at, stock_named, untrained
-
-_FORMS = (
-    "a run folder, an exported folder, a file of weights, a timm model with its tag "
-    "(vit_small_patch14_dinov2.lvd142m), or hf_hub:OWNER/NAME"
-)
 
 
 def load_encoder(
@@ -52,7 +47,7 @@ def load_encoder(
         if len(own) < len(error.mistakes):
             raise
         raise UsageError(" ".join(own)) from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     in_channels_last(parts.method, device)
     transform = stock.transform(parts.image_size, channels)
     evaluation = evaluation_of(recipe, data, parts, device, transform=transform)
@@ -86,5 +81,5 @@ def stock_encoder(text: str | Path, overrides: Overrides = ()) -> StockEncoder |
     encoder = stock_at(path, overrides) if is_path else stock_named(str(text))
     if encoder is None:
         what = f"{text} is not an encoder" if is_path else f"there is no encoder {text}"
-        raise UsageError(f"{what}; name {_FORMS}.")
+        raise UsageError(f"{what}; name {ENCODER_FORMS}.")
     return encoder

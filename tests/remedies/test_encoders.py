@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +39,29 @@ def weights_of(model: str) -> str:
     return str(path)
 
 
-def backbone(arguments: dict[str, Any]) -> None:
-    """The timm backbone, with a cache of the hub that holds one network."""
+@contextmanager
+def hub() -> Iterator[HubCache]:
+    """A cache of the hub that holds one network, and no network to download from."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         cache = HubCache(Path("hub").absolute(), monkeypatch)
         if not cache.folder.is_dir():
             cache.add(NAME)
+        yield cache
+
+
+def backbone(arguments: dict[str, Any]) -> None:
+    with hub():
         Timm(3, 64, **arguments)
 
 
 def encoder(arguments: tuple[str, dict[str, Any]]) -> None:
     text, overrides = arguments
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        cache = HubCache(Path("hub").absolute(), monkeypatch)
-        if not cache.folder.is_dir():
-            cache.add(NAME)
+    with hub():
         load_encoder(text, load_registry(), overrides)
 
 
 def embedding(output: str) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        cache = HubCache(Path("hub").absolute(), monkeypatch)
-        if not cache.folder.is_dir():
-            cache.add(NAME)
+    with hub():
         embed(NAME, "features.parquet", output=output, overrides=data())
 
 
@@ -192,8 +194,8 @@ REMEDIES = [
 
 
 def _copy_cache(name: str) -> dict[str, Any]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        HubCache(Path("hub").absolute(), monkeypatch).add(name)
+    with hub() as cache:
+        cache.add(name)
     model, _, tag = name.partition(".")
     return {"model": model, "pretrained": tag}
 

@@ -166,7 +166,7 @@ def _positions(
 def feature_batches(
     subject: LoadedEncoder, table: ImageTable, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Whole images of a table, read and feature_batches in batches; those that do not decode are left out.
+    """Whole images of a table, read and encoded in batches; those that do not decode are left out.
 
     Yields:
         (rows int64 [b], features h float32 [b, F], pixels float32 [b, C, s, s] in 0..1), all on the CPU.
