@@ -36,6 +36,8 @@ _KEYS = (
     *("name", "dataset", "evaluate", "augmentation.size"),
     *(f"train.{key}" for key in ("seed", "workers", "memory_limit", "cache", "shrink")),
 )
+#: Characters that the name of a recipe may have.
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class StockEncoder:
         Raises UsageError if no data set is set, or a key that only training reads.
         """
         tree = {
-            "name": re.sub(r"[^A-Za-z0-9._-]+", "-", self.text).strip("-._") or "encoder",
+            "name": re.sub(r"[^A-Za-z0-9._-]+", "-", self.text)[-_LONGEST_NAME:].strip("-._") or "encoder",
             "backbone": self._part(channels),
             "augmentation": {"size": self.size},
         }

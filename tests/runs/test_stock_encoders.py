@@ -183,6 +183,14 @@ def test_an_export_and_a_file_of_its_weights_are_the_encoder(
         load_encoder(file, load_registry(), dataset(photographs))
 
 
+def test_an_encoder_may_have_a_long_path(cache: HubCache, photographs: Path, tmp_path: Path):
+    cache.add(QUICK[0])
+    folder = tmp_path / ("long" * 20) / ("path" * 20)
+    folder.parent.mkdir()
+    assert main(["export", QUICK[0], "--out", str(folder)]) == 0
+    assert load_encoder(folder, load_registry(), dataset(photographs)).recipe.name.endswith("path")
+
+
 def test_an_exported_run_reads_images_as_the_run_does(tiny_run: Path, tiny_data: Path, tmp_path: Path):
     embed(tiny_run, tmp_path / "run.parquet")
     embed(tiny_run / "backbone", tmp_path / "export.parquet", overrides=dataset(tiny_data))
