@@ -53,6 +53,8 @@ class ImageFolder(Dataset):
             folders are then classes; auto for a guess.
         validation: the folder of the validation split; none for no such split; auto for a guess.
         test: the folder of the test split; none for no such split; auto for a guess.
+        labels: whether sub-folders are classes; false for folders that say nothing of what images show, such
+            as those of dates.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class ImageFolder(Dataset):
         train: Annotated[str, Addition()] = AUTO,
         validation: Annotated[str | None, Addition()] = AUTO,
         test: Annotated[str | None, Addition()] = AUTO,
+        labels: Annotated[bool, Addition()] = True,
     ):
         self.root = user_path(root)
         self.train, self.validation, self.test = train, validation, test
+        self.labels = labels
 
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._folders)
@@ -77,11 +81,15 @@ class ImageFolder(Dataset):
 
     @cached_property
     def classes(self) -> list[str] | None:
+        if not self.labels:
+            return None
         folder = self._candidates.train
         return _class_names(self._listing(folder).images, folder, self.root)
 
     @property
     def label_hint(self) -> str | None:
+        if not self.labels:
+            return "dataset.labels is false"
         folder = self._candidates.train
         images = self._listing(folder).images
         if not _in_folders(images, folder, self.root):
@@ -221,6 +229,8 @@ class ImageFolder(Dataset):
 
     def _kind(self, split: Split, folder: Path) -> str:
         """Whether the images of a split have labels; the number of classes of train."""
+        if not self.labels:
+            return "no labels"
         if self._labels_of(split, folder) is None:
             images = self._listing(folder).images
             if not _in_folders(images, folder, self.root):

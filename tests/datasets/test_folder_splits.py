@@ -135,6 +135,13 @@ def test_names_of_splits(name, split):
             "test: test/ (4, no labels: 0.png, 1.png lie next to its sub-folders)",
         ),
         (("photos/2",), {}, "train: ./ (2 images, no labels: photos/ is the only folder)"),
+        # folders that are no classes
+        (("2024-01/2", "2024-02/2"), {"labels": False}, "train: ./ (4 images, no labels)"),
+        (
+            (*LABELLED, "val/cat/1"),
+            {"labels": False},
+            "train: train/ (6 images, no labels); test: val/ (1, no labels)",
+        ),
         (
             ("train/cat/2", "test/cat/1"),
             {},
@@ -333,6 +340,15 @@ def test_refusals_name_every_reading_and_a_remedy(tmp_path, paths, parameters, w
     message = refusal(ImageFolder(write(tmp_path, *paths), **parameters))
     assert str(tmp_path) in message
     assert [word for word in words if word not in message] == []
+
+
+def test_without_labels_folders_are_no_classes(tmp_path):
+    write(tmp_path, "2024-01/2", "2024-02/2")
+    dataset = ImageFolder(tmp_path, labels=False)
+    assert dataset.classes is None
+    assert dataset.table("train").labels is None
+    assert dataset.label_hint == "dataset.labels is false"
+    assert dataset.fingerprint() == ImageFolder(tmp_path).fingerprint()  # the images are the same
 
 
 def test_a_link_never_lets_test_images_into_training(tmp_path):
