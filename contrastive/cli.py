@@ -303,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
         "folder", metavar="DIR", nargs="?", default="runs", help="that holds run folders (default: runs)"
     )
 
-    export = command("export", "export:main", "write an encoder as files for other programs")
+    export = command("export", "export:main", "write an encoder for other programs, with a model card")
     export.add_argument("encoder", metavar="ENCODER", help=ENCODER_FORMS)
     overrides(export)
     export.add_argument(
@@ -313,6 +313,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the library that will load it (default: timm)",
     )
     export.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
+    export.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="upload the folder to this repository of the Hugging Face hub; a new one is private",
+    )
 
     compare = command(
         "compare",

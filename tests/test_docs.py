@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import module_tree
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+
+from contrastive.backbones import Timm
+from contrastive.commands.embed import embed
+from tests.support.tiny import write_data
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 #: Its blocks are files that a reader edits; tests/test_plugin_docs.py types the whole page.
 TUTORIAL = ROOT / "docs" / "plugins.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+#: Blocks that need a package which tests do without, and these packages: they compile, and are not run.
+OTHER_BLOCK = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NOT_INSTALLED = {"fiftyone"}
+
+
+def write_features() -> None:
+    """What ``contrastive embed`` makes of the images in ``photos``."""
+    write_data(Path("photos"), train=3, test=2)
+    Timm(3, 16, "resnet10", stem="small", options={"width": 0.125}).export("encoder")
+    dataset = {"name": "image_folder", "root": "photos"}
+    embed("encoder", "features.parquet", neighbours=4, overrides={"dataset": dataset})
+
+
+#: Page -> what makes the files that it starts from.
+PREPARATIONS = {"embeddings.md": write_features}
 
 
 def blocks(page: Path) -> list[str]:
@@ -38,10 +62,47 @@ TRAIN = {"runs.md", "patches.md"}
 )
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    PREPARATIONS.get(page.name, lambda: None)()
     module = ModuleType("docs_page")  # a real module, so that annotations of its classes can be evaluated
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks(page):
         exec(compile(block, str(page), "exec", dont_inherit=True), vars(module))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if OTHER_BLOCK.search(page.read_text())], ids=str)
+def test_blocks_that_are_not_run_compile_and_need_another_package(page):
+    for code in OTHER_BLOCK.findall(page.read_text(encoding="utf-8")):
+        tree = ast.parse(code)
+        imports = {
+            alias.name.partition(".")[0]
+            for node in tree.body
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        assert imports & NOT_INSTALLED
+        compile(tree, str(page), "exec")
+
+
+def test_the_projector_gets_every_image_of_the_embeddings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_features()
+    values = {}
+    for block in blocks(ROOT / "docs" / "embeddings.md"):
+        exec(block, values)
+    (config,) = Path("projector").rglob("projector_config.pbtxt")
+    assert all(name in config.read_text() for name in ("tensors.tsv", "metadata.tsv", "sprite.png"))
+    (tensors,) = Path("projector").rglob("tensors.tsv")
+    (metadata,) = Path("projector").rglob("metadata.tsv")
+    for file in (tensors, Path("vectors.tsv")):
+        np.testing.assert_allclose(np.loadtxt(file), values["features"], rtol=1e-4)
+    lines = metadata.read_text().splitlines()
+    assert lines == Path("metadata.tsv").read_text().splitlines()
+    assert lines[0] == "name\tsplit\tlabel"
+    assert len(lines) == 16
+    atlas = pq.read_table("atlas.parquet")
+    names = atlas["name"].to_pylist()
+    for own, row in zip(atlas["neighbours"].to_pylist(), values["rows"], strict=True):
+        assert [names[index] for index in own["ids"]] == row["neighbours"]
 
 
 def test_blocks_keep_the_lines_of_the_page(tmp_path):

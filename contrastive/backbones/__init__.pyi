@@ -1,8 +1,11 @@
+from .declaration import LICENCE as LICENCE
 from .declaration import DeclaredNetwork as DeclaredNetwork
+from .declaration import Description as Description
 from .declaration import declare_transform as declare_transform
 from .declaration import declared_network as declared_network
 from .declaration import declared_transform as declared_transform
 from .declaration import declares_other_transform as declares_other_transform
+from .declaration import description_of as description_of
 from .declaration import omissions_of as omissions_of
 from .loading import load_backbone as load_backbone
 from .onnx import export_onnx as export_onnx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from contrastive.paths import user_path
 KEY = "evaluation_transform"
 #: Key of an export's config.json that names the parameters that were left out.
 OMISSIONS = "left_out"
+#: The sentence of a README.md on the licence of the weights.
+LICENCE = "Its weights are, or began as, weights under this licence: {licence}."
 _HEADING = "\n## Images\n"
 _README = """
 Images are resized and cropped as they were in the encoder's evaluation: {transform}.
@@ -91,6 +94,31 @@ def declared_network(path: str | Path) -> DeclaredNetwork | None:
         int(size[0]) if isinstance(size, list) and size else None,
         str(cfg["license"]) if cfg.get("license") else None,
     )
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the README.md of an export says of its network, in Markdown.
+
+    Attributes:
+        network: inputs, features and how to load it, without the licence.
+        images: how they are read for it.
+    """
+
+    network: str
+    images: str
+
+
+def description_of(folder: Path) -> Description:
+    """What ``export`` wrote into README.md; empty texts without that file."""
+    file = folder / "README.md"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    network, _, images = text.partition(_HEADING)
+    title, _, rest = network.partition("\n")
+    start = LICENCE.partition("{")[0]
+    lines = (rest if title.startswith("# ") else network).splitlines()
+    network = "\n".join(line for line in lines if not line.startswith(start))
+    return Description(re.sub(r"\n{3,}", "\n\n", network).strip(), images.strip())
 
 
 def declared_transform(path: str | Path, size: int) -> ImageTransform:

@@ -13,7 +13,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from contrastive.backbones.declaration import declare_omissions, declare_transform, declared_network
+from contrastive.backbones.declaration import (
+    LICENCE,
+    declare_omissions,
+    declare_transform,
+    declared_network,
+)
 from contrastive.backbones.options import refuse_unused
 from contrastive.backbones.pretrained import (
     DownloadError,
@@ -59,9 +64,6 @@ row by row.
 _NOTE = """
 The one import is needed because timm itself has no `{architecture}`: `contrastive.timm_models` registers it
 (`pip install contrastive-framework`). `contrastive.load_backbone("PATH/TO/THIS/FOLDER")` does both.
-"""
-_LICENCE = """
-Its weights are, or began as, weights under this licence: {licence}.
 """
 
 
@@ -247,7 +249,7 @@ class Timm(Backbone):
             registration="import contrastive.timm_models\n" if needs_import else "",
             tokens=self._token_note(),
             note=_NOTE.format(architecture=cfg["architecture"]) if needs_import else "",
-            licence=_LICENCE.format(licence=self.licence) if self.licence else "",
+            licence=f"\n{LICENCE.format(licence=self.licence)}\n" if self.licence else "",
         )
 
     def _token_note(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Literal
 
 from contrastive.backbones import (
     declare_transform,
@@ -15,13 +14,18 @@ from contrastive.backbones import (
     require_free,
     require_onnx,
 )
+from contrastive.commands.model_card import Format, write_card
+from contrastive.commands.origins import origin_of_run, origin_of_stock, without_paths
+from contrastive.commands.publication import page_of, require_repository, upload
 from contrastive.errors import ContrastiveError, UsageError
 from contrastive.evaluation import final_encoder
 from contrastive.files import writable_by_user
+from contrastive.recipe import location_paths
 from contrastive.registry import load_registry
 from contrastive.runs import (
     Overrides,
     Run,
+    StockEncoder,
     copy_classifier,
     load,
     require_own_keys,
@@ -31,21 +35,25 @@ from contrastive.runs import (
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Export the encoder and print its path, and on standard error what was left out and its licence."""
-    out = export(arguments.encoder, arguments.out, arguments.format, arguments.overrides)
+    """Export the encoder, print its path and its page on the hub, and on standard error what was left out."""
+    out = export(arguments.encoder, arguments.out, arguments.format, arguments.overrides, push=arguments.push)
     if names := omissions_of(out):
         to_stderr(f"left out, because only training needs it: {', '.join(names)}")
     print(out)
+    if arguments.push is not None:
+        print(page_of(arguments.push))
     return 0
 
 
 def export(
     encoder: str | Path,
     out: str | Path,
-    format: Literal["timm", "onnx"] = "timm",  # noqa: A002
+    format: Format = "timm",  # noqa: A002
     overrides: Overrides = (),
+    *,
+    push: str | None = None,
 ) -> Path:
-    """Write an encoder in a format that timm or onnxruntime loads.
+    """Write an encoder in a format that timm or onnxruntime loads, with a model card.
 
     It declares how its evaluation resizes and crops images, and the licence of its weights if that is known.
     The classifier that the run's evaluation has fitted goes with it.
@@ -55,45 +63,55 @@ def export(
         out: a new or empty folder.
         format: the library that loads it.
         overrides: as for ``--set``; ``backbone.model`` of a file of weights.
+        push: a repository of the Hugging Face hub, ``OWNER/NAME``, to upload the folder to; it is created,
+            private, if it does not exist.
 
     Raises:
         UsageError: ``out`` is not free, a package is missing, the encoder cannot be read or written in this
-            format, or a run's ``backbone/`` contains links.
+            format, a run's ``backbone/`` contains links, or the upload fails; then the folder stays.
         ContrastiveError: onnxruntime and torch compute different features.
     """
+    if push is not None:
+        require_repository(push)
     out = require_free(out)
     if format == "onnx":
         require_onnx()  # before images are read
     stock = stock_encoder(encoder, overrides)
     if stock is None:
-        return _export_run(encoder, out, format, overrides)
-    require_own_keys(stock.text, overrides)
-    network, transform = stock.network(), stock.transform(stock.size, 3)
+        origin = origin_of_run(Run(encoder))
+        _export_run(encoder, out, format, overrides)
+    else:
+        require_own_keys(stock.text, overrides)
+        origin = origin_of_stock(stock)
+        _export_stock(stock, out, format, origin.title)
     with writable_by_user(out):
-        if format == "onnx":
-            about = {"name": stock.text, "backbone": dict(stock.backbone)}
-            if network.licence:
-                about["licence"] = network.licence
-            export_onnx(network, out, 3, stock.size, about, transform)
-        else:
-            network.export(str(out))
-            declare_transform(out, transform)
         copy_classifier(Path(encoder), out)
+        write_card(out, format, origin, push)
+    if push is not None:
+        upload(out, push)
     return out
 
 
-def _export_run(folder: str | Path, out: Path, format: str, overrides: Overrides) -> Path:  # noqa: A002
+def _export_stock(stock: StockEncoder, out: Path, format: Format, title: str) -> None:  # noqa: A002
+    """Write the network of an encoder from elsewhere."""
+    network, channels = stock.network(), stock.channels
+    transform = stock.transform(stock.size, channels)
+    with writable_by_user(out):
+        if format == "onnx":
+            about = {"name": title, "backbone": without_paths(stock.backbone)}
+            if network.licence:
+                about["licence"] = network.licence
+            export_onnx(network, out, channels, stock.size, about, transform)
+        else:
+            network.export(str(out))
+            declare_transform(out, transform)
+
+
+def _export_run(folder: str | Path, out: Path, format: Format, overrides: Overrides) -> None:  # noqa: A002
     """Write the backbone of a run."""
     if format == "onnx":
-        run = load(folder, load_registry(), overrides)
-        about = {"name": run.recipe.name, "backbone": run.recipe.backbone.dump()}
-        channels, size = run.data.train.channels, run.parts.image_size
-        with writable_by_user(out):
-            export_onnx(
-                final_encoder(run.parts.method)[0], out, channels, size, about, run.evaluation.transform
-            )
-            copy_classifier(Path(folder), out)
-        return out
+        _export_run_to_onnx(folder, out, overrides)
+        return
     backbone_folder = Run(folder).folder / "backbone"
     if backbone_folder.is_dir():
         if overrides:
@@ -103,14 +121,23 @@ def _export_run(folder: str | Path, out: Path, format: str, overrides: Overrides
             shutil.copytree(backbone_folder, out, dirs_exist_ok=True)
             if declares_other_transform(out):
                 _declare(out, folder)
-            copy_classifier(Path(folder), out)
-        return out
+        return
     run = load(folder, load_registry(), overrides)
     with writable_by_user(out):
         final_encoder(run.parts.method)[0].export(str(out))
         declare_transform(out, run.evaluation.transform)
-        copy_classifier(Path(folder), out)
-    return out
+
+
+def _export_run_to_onnx(folder: str | Path, out: Path, overrides: Overrides) -> None:
+    run = load(folder, load_registry(), overrides)
+    backbone = final_encoder(run.parts.method)[0]
+    paths = [key.removeprefix("backbone.") for key in location_paths(run.recipe)]
+    about = {"name": run.recipe.name, "backbone": without_paths(run.recipe.backbone.dump(), paths)}
+    if licence := getattr(backbone, "licence", None):
+        about["licence"] = licence
+    channels, size = run.data.train.channels, run.parts.image_size
+    with writable_by_user(out):
+        export_onnx(backbone, out, channels, size, about, run.evaluation.transform)
 
 
 def _declare(out: Path, folder: str | Path) -> None:

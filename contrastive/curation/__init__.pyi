@@ -11,6 +11,7 @@ from .features import SplitSource as SplitSource
 from .labels import LabelRanking as LabelRanking
 from .labels import rank_labels as rank_labels
 from .prediction import classifier_of as classifier_of
+from .queries import FileTable as FileTable
 from .queries import Queries as Queries
 from .queries import QueryEncoder as QueryEncoder
 from .queries import image_files as image_files

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from contrastive.backbones import declared_network
 from contrastive.convolutions import in_channels_last
 from contrastive.data import Reader, ShrunkTable
 from contrastive.datasets import decode_image
@@ -20,10 +19,11 @@ from contrastive.device import best_device
 from contrastive.errors import DataError, UnreadableImage, UsageError
 from contrastive.evaluation import final_encoder, frozen
 from contrastive.parts import Backbone, ImageTable
-from contrastive.recipe import Shrink
+from contrastive.recipe import Shrink, load_tree
 from contrastive.registry import Registry
 from contrastive.runs import LoadedEncoder, Overrides, load, stock_encoder
 from contrastive.text import abbreviate
+from contrastive.values import Features
 
 
 class FileTable(ImageTable):
@@ -94,32 +94,40 @@ class QueryEncoder:
 
         Of a run it is the export ``backbone/``, or that of the newest checkpoint if there is none.
         """
-        export = Path(text) / "backbone"
-        is_run = (Path(text) / "recipe.yaml").is_file()
+        folder = Path(text)
+        export = folder / "backbone"
+        is_run = (folder / "recipe.yaml").is_file()
         if is_run and not (export / "model.safetensors").is_file():
             return cls.of(load(text, registry, overrides))
-        source = export if is_run else Path(text)
-        stock = stock_encoder(source if is_run else text, overrides)
+        stock = stock_encoder(export if is_run else text, overrides)
         assert stock is not None  # only a run is none
-        declaration = declared_network(source)
-        channels = 3 if declaration is None or declaration.channels is None else declaration.channels
-        backbone, device = stock.network(channels), best_device()
+        backbone, device = stock.network(), best_device()
         in_channels_last(backbone, device)
-        reader = Reader(stock.size, device, transform=stock.transform(stock.size, channels))
-        return cls(backbone, reader, channels)
+        reader = Reader(stock.size, device, transform=stock.transform(stock.size, stock.channels))
+        return cls(backbone, reader, stock.channels, _shrink_of(folder) if is_run else None)
 
-    def encode(self, files: Sequence[Path]) -> Queries:
-        """The features of image files. Raises DataError if none can be read."""
-        table: ImageTable = FileTable(files, self.channels)
+    def features(self, table: ImageTable) -> tuple[Features, list[str]]:
+        """The features h of the images of a table, and name and reason of those that cannot be read."""
         if self.shrink is not None:
             table = ShrunkTable(table, self.shrink.short_side, self.shrink.quality)
         with frozen(self.backbone):
             features = self.reader.features(self.backbone, table)
-        unreadable = [str(error) for error in self.reader.unreadable_images(table).values()]
+        return features, [str(error) for error in self.reader.unreadable_images(table).values()]
+
+    def encode(self, files: Sequence[Path]) -> Queries:
+        """The features of image files. Raises DataError if none can be read."""
+        table = FileTable(files, self.channels)
+        features, unreadable = self.features(table)
         if not len(features):
             raise DataError(f"no image can be read: {abbreviate(sorted(unreadable), '; ')}.")
         rows = features.ids.tolist()
         return Queries([table.name(row) for row in rows], features.vectors.cpu(), unreadable)
+
+
+def _shrink_of(run: Path) -> Shrink | None:
+    """How a run shrinks images before they are read."""
+    shrink = load_tree(run / "recipe.yaml").root.plain()["train"].get("shrink")
+    return None if shrink is None else Shrink.model_validate(shrink)
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:

@@ -25,6 +25,7 @@ from .launch import refuse_processes as refuse_processes
 from .reload import LoadedEncoder as LoadedEncoder
 from .reload import load as load
 from .relocation import with_recorded_paths as with_recorded_paths
+from .stock import StockEncoder as StockEncoder
 from .stock import is_stock_name as is_stock_name
 from .stock import require_own_keys as require_own_keys
 from .summary import encoder_costs as encoder_costs

@@ -50,6 +50,7 @@ class StockEncoder:
         size: side in pixels of the images that it takes, unless another one is set.
         mean, std: of its inputs, per channel; None if it takes them as they are.
         record: timm's record of the network's checkpoint; None of an export, which declares its transform.
+        channels: of the images that it was made for.
     """
 
     text: str
@@ -58,9 +59,11 @@ class StockEncoder:
     mean: Sequence[float] | None
     std: Sequence[float] | None
     record: Mapping[str, Any] | None = None
+    channels: int = 3
 
-    def network(self, channels: int = 3) -> Timm:
-        """The encoder itself, for images of some channels."""
+    def network(self, channels: int | None = None) -> Timm:
+        """The encoder itself, for images of some channels, by default its own."""
+        channels = channels or self.channels
         params = self._part(channels)
         if "weights" in params:
             params["weights"] = Path(params["weights"])
@@ -120,7 +123,8 @@ def stock_at(path: Path, overrides: Overrides) -> StockEncoder | None:
             "weights": str(path),
             "options": network.options,
         }
-        return StockEncoder(str(path), backbone, network.image_size or 224, network.mean, network.std)
+        size, channels = network.image_size or 224, network.channels or 3
+        return StockEncoder(str(path), backbone, size, network.mean, network.std, channels=channels)
     if not is_weights_file(path):
         return None
     model = set_tree(overrides).get("backbone", {}).get("model")
@@ -137,6 +141,7 @@ def stock_at(path: Path, overrides: Overrides) -> StockEncoder | None:
         record.get("mean"),
         record.get("std"),
         record,
+        _channels(record),
     )
 
 
@@ -155,7 +160,8 @@ def stock_named(text: str) -> StockEncoder | None:
     model, _, tag = (text, "", "") if is_hub_name(text) else text.partition(".")
     weights = pretrained_weights(model, tag or True)
     record, backbone = weights.record, {"stem": "standard", "model": model, "pretrained": weights.tag or True}
-    return StockEncoder(text, backbone, _size(text, record), record["mean"], record["std"], record)
+    size, channels = _size(text, record), _channels(record)
+    return StockEncoder(text, backbone, size, record["mean"], record["std"], record, channels)
 
 
 def _size(text: str, record: Mapping[str, Any]) -> int:
@@ -164,6 +170,11 @@ def _size(text: str, record: Mapping[str, Any]) -> int:
     if height != width:
         raise UsageError(f"{text} takes images of {height} x {width} pixels; only square ones are supported.")
     return int(height)
+
+
+def _channels(record: Mapping[str, Any]) -> int:
+    """Channels of the images that a checkpoint takes."""
+    return int((record.get("input_size") or (3,))[0])
 
 
 def require_own_keys(text: str, overrides: Overrides) -> None:

@@ -20,7 +20,7 @@ from contrastive.registry import load_registry
 from contrastive.runs import load_encoder
 from tests.support.hub_cache import HubCache
 from tests.support.remedies import Remedy
-from tests.support.tiny import write_data
+from tests.support.tiny import RECIPE, write_data
 
 NAME = "resnet10t.c3_in1k"
 HUB = f"hf_hub:timm/{NAME}"
@@ -67,7 +67,7 @@ def embedding(output: str) -> None:
 
 def run_export(overrides: list[str]) -> None:
     Timm(3, 64, "resnet10t").export("run/backbone")
-    Path("run/recipe.yaml").touch()
+    Path("run/recipe.yaml").write_text(RECIPE.format(root="images"))
     export("run", Path(tempfile.mkdtemp(dir=".")), overrides=overrides)
 
 

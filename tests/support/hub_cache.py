@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,7 @@ class HubCache:
             if buffer.is_floating_point():
                 buffer.uniform_(0.5, 1.5)  # batch norms that change something
         state = {key: value.contiguous() for key, value in net.state_dict().items()}
-        repository = self.folder / f"models--{cfg.hf_hub_id.replace('/', '--')}"
-        snapshot = repository / "snapshots" / _REVISION
-        snapshot.mkdir(parents=True)
-        (repository / "refs").mkdir()
-        (repository / "refs" / "main").write_text(_REVISION)
+        snapshot = self._snapshot(cfg.hf_hub_id)
         save_file(state, snapshot / (cfg.hf_hub_filename or "model.safetensors"))
         keys = ("tag", "mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size", "first_conv",
                 "classifier", "license", "fixed_input_size", "num_classes")  # fmt: skip
@@ -62,3 +59,16 @@ class HubCache:
         }
         (snapshot / "config.json").write_text(json.dumps(config))
         return state
+
+    def add_folder(self, repository: str, folder: Path) -> None:
+        """Add the files of a folder as a repository: ``owner/name``."""
+        shutil.copytree(folder, self._snapshot(repository), dirs_exist_ok=True)
+
+    def _snapshot(self, repository: str) -> Path:
+        """The folder of the one revision of a repository."""
+        path = self.folder / f"models--{repository.replace('/', '--')}"
+        snapshot = path / "snapshots" / _REVISION
+        snapshot.mkdir(parents=True)
+        (path / "refs").mkdir()
+        (path / "refs" / "main").write_text(_REVISION)
+        return snapshot

@@ -15,7 +15,7 @@ KIND_PACKAGES = {
     "augmentations", "backbones", "callbacks", "datasets", "heads", "losses",
     "negatives", "optimizers", "protocols", "targets",
 }  # fmt: skip
-FRONT_DOOR = {"__init__", "__main__", "cli"}
+FRONT_DOOR = {"__init__", "__main__", "cli", "sklearn"}
 GROUND = {
     "kinds", "hookspecs", "errors", "values", "rng", "distributed", "device", "files", "text", "versions",
     "monitors", "lazy", "moved", "timm_models", "paths", "convolutions", "schedules", "views",

@@ -8,9 +8,10 @@ from typing import Any
 
 from contrastive.commands.compare.records import COSTS, Records
 from contrastive.commands.compare.significance import Interval, half_width
+from contrastive.commands.view_metrics import VIEW_TITLES, view_text
 from contrastive.kinds import MONITORS
 from contrastive.pages import Cell, CellTable, Column
-from contrastive.text import MetricFormat, duration, metric_words, percent
+from contrastive.text import MetricFormat, duration, metric_words
 
 #: Cost -> its heading.
 _COST_TITLES = {
@@ -20,16 +21,6 @@ _COST_TITLES = {
     "parameters": "parameters",
     "backbone_parameters": "of the backbone",
     "backbone_flops": "FLOPs/image",
-}
-#: Metric of views -> its heading.
-_VIEW_TITLES = {
-    "recall_1": "recall at 1",
-    "median_rank": "median rank",
-    "effective_rank": "RankMe",
-    "lidar": "LiDAR",
-    "alignment": "alignment",
-    "uniformity": "uniformity",
-    "stability": "stability",
 }
 #: Costs and metrics of views that only the report shows.
 _NOT_ON_TERMINAL = {"backbone_parameters", "alignment", "uniformity"}
@@ -85,24 +76,16 @@ def _feature_table(comparison: Mapping[str, Any], h: str, z: str) -> CellTable:
 def views_table(comparison: Mapping[str, Any]) -> CellTable | None:
     """The metrics without labels, which rank nothing; None if no recipe has any."""
     views = [row.get("views", {}) for row in comparison["recipes"]]
-    keys = [key for key in _VIEW_TITLES if any(own.get(key) is not None for own in views)]
+    keys = [key for key in VIEW_TITLES if any(own.get(key) is not None for own in views)]
     if not keys:
         return None
-    titles = (Column(_VIEW_TITLES[key], key not in _NOT_ON_TERMINAL) for key in keys)
+    titles = (Column(VIEW_TITLES[key], key not in _NOT_ON_TERMINAL) for key in keys)
     columns = [Column("recipe"), *titles]
     rows = []
     for row, own in zip(comparison["recipes"], views, strict=True):
-        cells = [Cell(_view_text(key, own.get(key)), own.get(key)) for key in keys]
+        cells = [Cell(view_text(key, own.get(key)), own.get(key)) for key in keys]
         rows.append([Cell(row["name"], row["name"]), *cells])
     return CellTable("views, without labels (not ranked)", columns, rows)
-
-
-def _view_text(key: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    if key in ("recall_1", "stability"):
-        return percent(value)
-    return f"{value:,.1f}" if key in ("median_rank", "effective_rank", "lidar") else f"{value:.3f}"
 
 
 def cost_table(comparison: Mapping[str, Any]) -> CellTable:
