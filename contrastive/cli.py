@@ -219,8 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     overrides(embed)
 
-    def table_to_write(subparser: argparse.ArgumentParser) -> None:
+    def files_to_write(subparser: argparse.ArgumentParser) -> None:
         subparser.add_argument("--out", metavar="FILE.parquet", help="a table to write")
+        subparser.add_argument("--html", metavar="FILE.html", help="a page of pictures to write")
 
     duplicates = command(
         "duplicates",
@@ -230,14 +231,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     duplicates.add_argument("source", metavar="ENCODER_OR_FEATURES", help=_SOURCE)
     overrides(duplicates)
-    table_to_write(duplicates)
+    files_to_write(duplicates)
 
     labels = command(
         "labels", "labels:main", "rank labels by how much the other images disagree with them", json_flag=True
     )
     labels.add_argument("source", metavar="ENCODER_OR_FEATURES", help=_SOURCE)
     overrides(labels)
-    table_to_write(labels)
+    files_to_write(labels)
 
     select = command(
         "select", "selection:main", "choose a diverse subset of images, for example to label", json_flag=True
@@ -255,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the first image, if none is included (default: 0)",
     )
     overrides(select)
-    table_to_write(select)
+    files_to_write(select)
 
     search = command("search", "search:main", "find the images nearest to given image files", json_flag=True)
     search.add_argument("source", metavar="ENCODER_OR_FEATURES", help=_SOURCE)
@@ -267,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
         "--encoder", metavar="ENCODER", help="the encoder of a file of features, to encode the images with"
     )
     overrides(search)
-    table_to_write(search)
+    files_to_write(search)
 
     predict = command(
         "predict",
@@ -278,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("encoder", metavar="ENCODER", help=ENCODER_FORMS)
     predict.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help=_IMAGES)
     overrides(predict)
-    table_to_write(predict)
+    files_to_write(predict)
 
     report = command(
         "report",

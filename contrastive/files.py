@@ -117,8 +117,8 @@ def writable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writable_by_user(path: Path) -> Iterator[None]:
-    """Report that a path which the user has chosen cannot be written.
+def writable_by_user(path: Path, option: str = "--out") -> Iterator[None]:
+    """Report that a path which the user has chosen by an option cannot be written.
 
     Raises:
         UsageError: instead of an OSError.
@@ -127,22 +127,25 @@ def writable_by_user(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror or error}); choose another path with --out."
+            f"{path} cannot be written ({error.strerror or error}); choose another path with {option}."
         ) from error
 
 
-def require_replaceable(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+def require_replaceable(
+    path: Path, is_ours: Callable[[Path], bool], what: str, option: str = "--out"
+) -> None:
     """Raise UsageError if an output that the user has chosen would replace anything but an earlier one.
 
     Args:
         path: a file, which may not exist.
         is_ours: whether an existing file is of the kind that is written.
         what: that kind in words, such as ``a picture``.
+        option: that names the file.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file with --out.")
+        raise UsageError(f"{path} is a folder; name a file with {option}.")
     if os.path.lexists(path) and not (path.is_file() and is_ours(path)):
-        raise UsageError(f"{path} exists and is not {what}, so it is not replaced; choose another --out.")
+        raise UsageError(f"{path} exists and is not {what}, so it is not replaced; choose another {option}.")
 
 
 def json_map(text: bytes) -> dict[str, Any] | None:

@@ -82,6 +82,13 @@ class MetricFormat:
         return f"{value:,.3f}" if size == 0 or 0.01 <= size < 1e6 else f"{value:.3g}"
 
 
+def class_name(classes: Sequence[str] | None, label: int) -> str | None:
+    """The name of a class, ``class 3`` if it has none, or None for an unknown label, which is negative."""
+    if label < 0:
+        return None
+    return str(classes[label]) if classes is not None and label < len(classes) else f"class {label}"
+
+
 def metric_words(key: str) -> str:
     """``linear_top1`` -> ``linear top1``; a key with more underscores stays as it is, as JSON has it."""
     return key.replace("_", " ") if key.count("_") == 1 else key

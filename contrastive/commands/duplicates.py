@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from contrastive.commands.parquet_files import require_writable, write_columns
-from contrastive.commands.rows import FIRST_ROWS, image_text, print_result, print_rows
+from contrastive.commands.image_outputs import (
+    MOST_PICTURES,
+    Outputs,
+    RowPictures,
+    notes_on,
+    with_pictures,
+)
+from contrastive.commands.rows import FIRST_ROWS, image_text, print_files, print_result, print_rows
 from contrastive.curation import FeatureTable, Pairs, find_duplicates, open_features
+from contrastive.pages import Group, Section, Sprite, gallery, gallery_page, text_list
 from contrastive.registry import load_registry
 from contrastive.runs import Overrides
 from contrastive.text import quantity
@@ -24,17 +32,35 @@ _COLUMNS = (
 )
 
 
+#: Pictures of a group, and what a page calls the leaks of each kind.
+_GROUP = 12
+_SECTIONS = {
+    "splits": ("Leaks between splits", "Images of one split that are also in another one."),
+    "held-out": (
+        "Leaks across the held-out tenth",
+        "Images of train of which one is trained with its label and the other one validates.",
+    ),
+    "": ("Within a split", "Images that are in one split more than once."),
+}
+
+
 def main(arguments: argparse.Namespace) -> int:
     """List the pairs of duplicates."""
     return print_result(
         arguments,
-        lambda: duplicates(arguments.source, arguments.out, overrides=arguments.overrides),
+        lambda: duplicates(
+            arguments.source, arguments.out, html=arguments.html, overrides=arguments.overrides
+        ),
         _print,
     )
 
 
 def duplicates(
-    source: str | Path, out: str | Path | None = None, *, overrides: Overrides = ()
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    html: str | Path | None = None,
+    overrides: Overrides = (),
 ) -> dict[str, Any]:
     """Find duplicates among the images of an encoder's data set or of a file of features.
 
@@ -45,6 +71,7 @@ def duplicates(
     Args:
         source: an encoder, or a parquet file, as :func:`contrastive.curation.open_features` takes them.
         out: the table to write.
+        html: the page to write, with pictures of the first groups.
         overrides: as for ``--set``.
 
     Returns:
@@ -52,17 +79,20 @@ def duplicates(
         pictures were compared; and the first pairs.
 
     Raises:
-        UsageError: ``source`` or ``out`` is wrong.
+        UsageError: ``source`` or an output is wrong.
     """
-    path = None if out is None else require_writable(out, "duplicates", _COLUMNS)
-    table = open_features(source, load_registry(), overrides, path)
+    outputs = Outputs.of(out, html, "duplicates", _COLUMNS)
+    table = open_features(source, load_registry(), overrides, outputs.options)
+    images = with_pictures(table, source) if outputs.page else None
     pairs = find_duplicates(table)
-    if path is not None:
-        write_columns(path, _columns(table, pairs))
+    if outputs.table:
+        outputs.write_table(_columns(table, pairs))
+    if images is not None:
+        outputs.write_page(_page(images, pairs, source))
     leaks = Counter(pairs.leak.tolist())
     return {
         "source": str(source),
-        "out": None if path is None else str(path),
+        **outputs.record,
         "images": len(table),
         "pairs": len(pairs),
         "groups": len(np.unique(pairs.group)),
@@ -90,6 +120,65 @@ def _columns(table: FeatureTable, pairs: Pairs) -> dict[str, Any]:
         "labels_differ": pa.array(pairs.labels_differ),
     }
     return {name: columns[name] for name in _COLUMNS}
+
+
+def _page(table: FeatureTable, pairs: Pairs, source: str | Path) -> str:
+    """Pictures of the groups, leaks first."""
+    pictures = RowPictures(table)
+    members = pairs.groups()
+    _, first_pairs = np.unique(pairs.group, return_index=True)  # groups are numbered in the order of pairs
+    room = MOST_PICTURES
+    sections: list[tuple[Section, Sprite | None]] = []
+    for leak, (heading, meaning) in _SECTIONS.items():
+        numbers = np.flatnonzero(pairs.leak[first_pairs] == leak)
+        groups: list[Group] = []
+        for number in numbers.tolist():
+            room -= min(_GROUP, len(members[number]))
+            if room < 0:
+                break
+            own = pairs.take(np.flatnonzero(pairs.group == number))
+            groups.append(_group(pictures, own, members[number]))
+        remark = f"{meaning} {quantity(len(numbers), 'group')}, equal and most similar images first"
+        remark += "." if len(groups) == len(numbers) else f"; the first {len(groups):,} are shown."
+        key = leak or "within"
+        body = gallery(groups, pictures.thumbnails.sprite) if groups else ""
+        if len(numbers) and not groups:
+            body = text_list([f"None is shown: a page has at most {MOST_PICTURES} pictures."])
+        sections.append((Section(key, heading, body, remark), pictures.thumbnails.sprite))
+    if not len(pairs):
+        absence = text_list([f"None among {quantity(len(table), 'image')}."])
+        sections = [(Section("none", "Duplicates", absence), None)]
+    notes = notes_on(table.unreadable)
+    if not pairs.is_verified:
+        notes.append("The pairs are not verified: their features are compared, their pictures are not.")
+    return gallery_page(f"duplicates in {source}", _facts(table, pairs), sections, notes)
+
+
+def _group(pictures: RowPictures, pairs: Pairs, rows: Sequence[int]) -> Group:
+    """The images of some connected pairs, each with its first pair."""
+    shown_rows = rows[:_GROUP]
+    captions: dict[int, Sequence[str]] = {int(pairs.first[0]): ()}
+    for index in range(len(pairs)):
+        for row in (int(pairs.first[index]), int(pairs.second[index])):
+            captions.setdefault(row, _similarity(pairs, index))
+    images = [pictures.picture(row, [str(pictures.table.splits[row]), *captions[row]]) for row in shown_rows]
+    facts = [f"{len(rows):,} images, {_GROUP} shown"] if len(rows) > _GROUP else []
+    facts += ["labels differ"] if pairs.labels_differ.any() else []
+    return Group(images, ", ".join(facts), [pictures.title(row) for row in shown_rows])
+
+
+def _similarity(pairs: Pairs, index: int) -> list[str]:
+    """Kind and similarity of a pair: the agreement of its pictures or, if it is not verified, the cosine."""
+    if not pairs.is_verified:
+        return ["cosine", f"{pairs.cosine[index]:.3f}"]
+    kind = str(pairs.kind[index])
+    return [kind] if kind == "equal" else [kind, f"{pairs.similarity[index]:.3f}"]
+
+
+def _facts(table: FeatureTable, pairs: Pairs) -> str:
+    kinds = Counter(pairs.kind.tolist())
+    facts = [quantity(len(table), "image"), quantity(len(pairs), "pair")]
+    return " · ".join([*facts, *(f"{kind} {count:,}" for kind, count in kinds.items())])
 
 
 def _plain(table: FeatureTable, pairs: Pairs, index: int) -> dict[str, Any]:
@@ -131,5 +220,4 @@ def _print(result: dict[str, Any]) -> None:
         for pair in result["first"]
     ]
     print_rows(["leak", "kind", "similarity", "image", "and"], rows, result["pairs"])
-    if result["out"]:
-        print(f"{result['out']}: all pairs")
+    print_files(result)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.backbones import is_architecture, is_hub_name, pretrained_weights
-from contrastive.commands.view_metrics import VIEW_TITLES, view_text
+from contrastive.commands.run_values import VIEW_TITLES, view_text
 from contrastive.errors import UsageError
 from contrastive.evaluation import NO_LABELS
 from contrastive.kinds import MONITORS

@@ -23,10 +23,16 @@ def require_writable(
 
     Raises UsageError if its folder does not exist, or it is there and not a table that the command wrote.
     """
-    path = Path(out)
+    path = require_folder(out)
+    require_replaceable(path, _has_columns(columns, optional), f"a table that {command} wrote")
+    return path
+
+
+def require_folder(file: str | Path) -> Path:
+    """The path of a file that is to be written. Raises UsageError if its folder does not exist."""
+    path = Path(file)
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} does not exist; make the folder first.")
-    require_replaceable(path, _has_columns(columns, optional), f"a table that {command} wrote")
     return path
 
 

@@ -60,6 +60,13 @@ def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], count: in
         print(f"and {count - len(rows):,} more")
 
 
+def print_files(result: Mapping[str, Any]) -> None:
+    """Print which files a command wrote: ``out`` and ``html`` of its result."""
+    for key, content in (("out", "all of them"), ("html", "a page of pictures")):
+        if result[key]:
+            print(f"{result[key]}: {content}")
+
+
 def image_text(image: Mapping[str, Any], class_name: str | None = None) -> str:
     """``train: disc/3.png (disc)``: an image of a table of features, and its class if that is given."""
     suffix = "" if class_name is None else f" ({class_name})"

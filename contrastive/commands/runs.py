@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -19,6 +18,7 @@ from contrastive.files import json_map, read_map
 from contrastive.kinds import MONITORS
 from contrastive.pages import Cell, CellTable, Column
 from contrastive.recipe import load_tree
+from contrastive.runs import is_locked
 from contrastive.text import MetricFormat, byte_count, metric_words, quantity
 
 #: Bytes at the end of metrics.jsonl that are read for the last epoch.
@@ -62,7 +62,7 @@ def _run(folder: Path) -> dict[str, Any]:
     return {
         "run": str(folder),
         **_name_and_seed(folder),
-        "state": "running" if _is_locked(folder) else "finished" if is_finished else "interrupted",
+        "state": "running" if is_locked(folder) else "finished" if is_finished else "interrupted",
         "date": datetime.fromtimestamp(time).astimezone().isoformat(timespec="seconds"),
         "metric": metric,
         "value": None if metric is None else metrics[metric],
@@ -92,18 +92,6 @@ def _name_and_seed(folder: Path) -> dict[str, Any]:
 def _files(folder: Path) -> Iterator[Path]:
     for parent, _, names in os.walk(folder):
         yield from (Path(parent) / name for name in names)
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether a process is writing to the run."""
-    try:
-        with (folder / ".lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except BlockingIOError:
-        return True
-    except OSError:  # no lock, or a file system without locks
-        return False
 
 
 def _last_epoch(file: Path) -> int | None:

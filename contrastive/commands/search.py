@@ -9,23 +9,38 @@ from typing import Any
 
 import numpy as np
 
-from contrastive.commands.parquet_files import require_writable, write_columns
-from contrastive.commands.rows import image_text, print_result, print_rows
+from contrastive.commands.image_outputs import (
+    MOST_PICTURES,
+    Outputs,
+    RowPictures,
+    notes_on,
+    short_name,
+    with_pictures,
+)
+from contrastive.commands.rows import image_text, print_files, print_result, print_rows
 from contrastive.curation import (
     FeatureTable,
+    Queries,
     QueryEncoder,
     encode,
     image_files,
     is_feature_file,
     nearest_rows,
     open_features,
+    require_all_outside,
 )
 from contrastive.errors import UsageError
-from contrastive.recipe import require_outside_data
+from contrastive.pages import Group, Section, gallery, gallery_page
+from contrastive.recipe import set_tree
 from contrastive.registry import load_registry
 from contrastive.runs import Overrides, load_encoder
+from contrastive.text import quantity
 
 _COLUMNS = ("query", "rank", "split", "id", "name", "label", "similarity")
+
+
+#: Neighbours of a query that a page shows at least, if there are so many.
+_LEAST = 11
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -36,6 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
             arguments.source,
             arguments.images,
             arguments.out,
+            html=arguments.html,
             neighbours=arguments.neighbours,
             encoder=arguments.encoder,
             overrides=arguments.overrides,
@@ -49,6 +65,7 @@ def search(
     images: Sequence[str | Path],
     out: str | Path | None = None,
     *,
+    html: str | Path | None = None,
     neighbours: int = 10,
     encoder: str | Path | None = None,
     overrides: Overrides = (),
@@ -62,9 +79,11 @@ def search(
         source: an encoder, or a parquet file, as :func:`contrastive.curation.open_features` takes them.
         images: paths of image files; of a folder, all images below it.
         out: the table to write.
+        html: the page to write, with pictures of the first queries and their neighbours.
         neighbours: images to find for each file.
         encoder: of the files, if ``source`` is a parquet file: the one that embedded it.
-        overrides: as for ``--set``.
+        overrides: as for ``--set``; with a parquet file those of the encoder and, if there is a page, the
+            data set that has the images of the file.
 
     Returns:
         The number of images searched and of queries; and ``results``, a list per query.
@@ -75,18 +94,22 @@ def search(
     """
     if neighbours < 1:
         raise UsageError(f"--neighbours is {neighbours}; must be 1 or more.")
-    path = None if out is None else require_writable(out, "search", _COLUMNS)
+    outputs = Outputs.of(out, html, "search", _COLUMNS)
     files = image_files(images)
-    table, query_encoder = _sources(source, encoder, overrides, path)
+    table, query_encoder = _sources(source, encoder, overrides, outputs)
+    pictures = RowPictures(with_pictures(table, source)) if outputs.page else None
     queries = query_encoder.encode(files)
     similarity, rows = nearest_rows(table, queries.vectors, neighbours)
-    if path is not None:
-        write_columns(path, _columns(table, queries.files, similarity, rows))
+    if outputs.table:
+        outputs.write_table(_columns(table, queries.names, similarity, rows))
+    unreadable = [*table.unreadable, *queries.unreadable]
+    if pictures is not None:
+        outputs.write_page(_page(pictures, queries, similarity, rows, source, unreadable))
     return {
         "source": str(source),
-        "out": None if path is None else str(path),
+        **outputs.record,
         "images": len(table),
-        "queries": len(queries.files),
+        "queries": len(queries.names),
         "results": [
             {
                 "query": file,
@@ -95,15 +118,15 @@ def search(
                     for rank, (row, value) in enumerate(zip(rows[number], similarity[number], strict=True), 1)
                 ],
             }
-            for number, file in enumerate(queries.files)
+            for number, file in enumerate(queries.names)
         ],
-        "unreadable": [*table.unreadable, *queries.unreadable],
+        "unreadable": unreadable,
         "skipped_files": [*table.skipped_files],
     }
 
 
 def _sources(
-    source: str | Path, encoder: str | Path | None, overrides: Overrides, out: Path | None
+    source: str | Path, encoder: str | Path | None, overrides: Overrides, outputs: Outputs
 ) -> tuple[FeatureTable, QueryEncoder]:
     registry = load_registry()
     if is_feature_file(source):
@@ -112,13 +135,51 @@ def _sources(
                 f"{source} holds features and no encoder for the query; name the one that embedded it with "
                 "--encoder ENCODER."
             )
-        return open_features(source, registry, (), out), QueryEncoder.alone(encoder, registry, overrides)
+        tree = set_tree(overrides)
+        of_images = {key: tree.pop(key) for key in ("dataset", "train") if outputs.page and key in tree}
+        table = open_features(source, registry, of_images, outputs.options)
+        return table, QueryEncoder.alone(encoder, registry, tree)
     if encoder is not None:
         raise UsageError(f"--encoder is for a file of features, and {source} is an encoder; remove it.")
     own = load_encoder(source, registry, overrides)
-    if out is not None:
-        require_outside_data(out, own.recipe)
+    require_all_outside(outputs.options, own.recipe)
     return encode(own), QueryEncoder.of(own)
+
+
+def _page(
+    pictures: RowPictures,
+    queries: Queries,
+    similarity: np.ndarray,
+    rows: np.ndarray,
+    source: str | Path,
+    unreadable: Sequence[str],
+) -> str:
+    """Each query with its neighbours."""
+    count, k = rows.shape
+    neighbours = min(k, max(_LEAST, MOST_PICTURES // count - 1))
+    shown_queries = min(count, MOST_PICTURES // (1 + neighbours))
+    groups = []
+    for number, query in enumerate(queries.rows[:shown_queries].tolist()):
+        name = queries.table.name(query)
+        images = [
+            pictures.thumbnails.picture(queries.table, query, name, ["query", short_name(name)], "query")
+        ]
+        for row, value in zip(
+            rows[number, :neighbours].tolist(), similarity[number, :neighbours].tolist(), strict=True
+        ):
+            class_name = pictures.table.class_name(int(pictures.table.labels[row]))
+            captions = filter(None, [f"{value:.3f}", class_name, pictures.short_name(row)])
+            images.append(pictures.picture(row, [*captions]))
+        groups.append(Group(images, name))
+    remark = "Each query is followed by the images nearest to it, with their cosine similarity."
+    if shown_queries < count:
+        remark += f" The first {shown_queries:,} of {quantity(count, 'query', 'queries')} are shown."
+    if neighbours < k:
+        remark += f" Of {k:,} neighbours of each, {neighbours:,} are shown."
+    facts = f"{quantity(count, 'query', 'queries')} among {quantity(len(pictures.table), 'image')}"
+    sprite = pictures.thumbnails.sprite
+    section = Section("search", "Nearest images", gallery(groups, sprite, in_lines=True), remark)
+    return gallery_page(f"search in {source}", facts, [(section, sprite)], notes_on(unreadable))
 
 
 def _columns(
@@ -140,5 +201,4 @@ def _print(result: dict[str, Any]) -> None:
         print(own["query"])
         rows = [[str(row["rank"]), image_text(row), f"{row['similarity']:.3f}"] for row in own["neighbours"]]
         print_rows(["rank", "image", "similarity"], rows, len(rows))
-    if result["out"]:
-        print(f"{result['out']}: all of them")
+    print_files(result)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from contrastive.commands.parquet_files import require_writable, write_columns
-from contrastive.commands.rows import FIRST_ROWS, image_text, print_result, print_rows
-from contrastive.curation import open_features, rows_of, select_diverse
+from contrastive.commands.image_outputs import (
+    MOST_PICTURES,
+    Outputs,
+    RowPictures,
+    notes_on,
+    with_pictures,
+)
+from contrastive.commands.rows import FIRST_ROWS, image_text, print_files, print_result, print_rows
+from contrastive.curation import FeatureTable, Selection, open_features, rows_of, select_diverse
 from contrastive.errors import UsageError
+from contrastive.pages import Group, Section, gallery, gallery_page
 from contrastive.registry import load_registry
 from contrastive.runs import Overrides
 from contrastive.text import quantity
@@ -27,6 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
             arguments.source,
             arguments.n,
             arguments.out,
+            html=arguments.html,
             include=arguments.include,
             seed=arguments.seed,
             overrides=arguments.overrides,
@@ -40,6 +49,7 @@ def select(
     n: int,
     out: str | Path | None = None,
     *,
+    html: str | Path | None = None,
     include: str | Path | None = None,
     seed: int = 0,
     overrides: Overrides = (),
@@ -54,6 +64,7 @@ def select(
         source: an encoder, or a parquet file, as :func:`contrastive.curation.open_features` takes them.
         n: how many images to choose, besides those of ``include``.
         out: the table to write.
+        html: the page to write, with pictures of the first images.
         include: a text file with names or ids of images that are chosen already, one per line.
         seed: of the first image, if none is included.
         overrides: as for ``--set``.
@@ -65,23 +76,20 @@ def select(
     Raises:
         UsageError: an argument is wrong.
     """
-    path = None if out is None else require_writable(out, "select", _COLUMNS)
+    outputs = Outputs.of(out, html, "select", _COLUMNS)
     lines = [] if include is None else _lines(include)
-    table = open_features(source, load_registry(), overrides, path)
+    table = open_features(source, load_registry(), overrides, outputs.options)
+    images = with_pictures(table, source) if outputs.page else None
     starts = rows_of(table, lines, str(include)) if lines else None
     selection = select_diverse(table, n, starts, seed)
     distances = [float(value) if np.isfinite(value) else None for value in selection.distances]
-    if path is not None:
-        import pyarrow as pa
-
-        order = pa.array(np.arange(1, len(selection.rows) + 1))
-        write_columns(
-            path,
-            {"order": order, **table.columns(selection.rows), "distance": pa.array(distances, pa.float32())},
-        )
+    if outputs.table:
+        outputs.write_table(_columns(table, selection.rows, distances))
+    if images is not None:
+        outputs.write_page(_page(images, selection, distances, source))
     return {
         "source": str(source),
-        "out": None if path is None else str(path),
+        **outputs.record,
         "candidates": selection.candidates,
         "included": 0 if starts is None else len(np.unique(starts)),
         "selected": len(selection.rows),
@@ -93,6 +101,41 @@ def select(
         "unreadable": [*table.unreadable],
         "skipped_files": [*table.skipped_files],
     }
+
+
+def _columns(table: FeatureTable, rows: np.ndarray, distances: Sequence[float | None]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    order = pa.array(np.arange(1, len(rows) + 1))
+    return {"order": order, **table.columns(rows), "distance": pa.array(distances, pa.float32())}
+
+
+def _page(
+    table: FeatureTable, selection: Selection, distances: Sequence[float | None], source: str | Path
+) -> str:
+    """Pictures of the images in the order of selection."""
+    pictures = RowPictures(table)
+    wall = []
+    for order, row in enumerate(selection.rows[:MOST_PICTURES].tolist(), 1):
+        texts = [str(order), _distance_text(distances[order - 1]), pictures.short_name(row)]
+        wall.append(pictures.picture(row, [*filter(None, texts)]))
+    remark = "In the order of selection; below each, its distance to the nearest image chosen before."
+    if len(wall) < len(selection.rows):
+        remark += (
+            f" The first {len(wall):,} of {len(selection.rows):,} are shown, which are a diverse subset, too."
+        )
+    facts = (
+        f"{quantity(len(selection.rows), 'image')} of {selection.candidates:,} · every image is within "
+        f"{selection.radius:.3f} of a chosen one (0: same features, 2: opposite ones)"
+    )
+    sprite = pictures.thumbnails.sprite
+    section = Section("selection", "Selection", gallery([Group(wall)], sprite), remark)
+    return gallery_page(f"selection of {source}", facts, [(section, sprite)], notes_on(table.unreadable))
+
+
+def _distance_text(distance: float | None) -> str:
+    """Empty of the first image, which has none."""
+    return "" if distance is None else f"{distance:.3f}"
 
 
 def _lines(file: str | Path) -> list[str]:
@@ -109,10 +152,6 @@ def _print(result: dict[str, Any]) -> None:
         f"{quantity(result['selected'], 'image')} of {result['candidates']:,}{suffix}; every image is "
         f"within {result['radius']:.3f} of one (0: same features, 2: opposite ones)"
     )
-    rows = [
-        [str(row["order"]), image_text(row), "" if row["distance"] is None else f"{row['distance']:.3f}"]
-        for row in result["first"]
-    ]
+    rows = [[str(row["order"]), image_text(row), _distance_text(row["distance"])] for row in result["first"]]
     print_rows(["order", "image", "distance"], rows, result["selected"])
-    if result["out"]:
-        print(f"{result['out']}: all of them")
+    print_files(result)

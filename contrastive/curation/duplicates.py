@@ -15,7 +15,7 @@ from torch import Tensor
 
 from contrastive.curation.features import FeatureTable
 from contrastive.curation.pictures import Pictures, difference_hash, read_pictures
-from contrastive.curation.verification import CROP, NEAR, agreement, crop_agreement, details
+from contrastive.curation.verification import CROP, NEAR, agreement, crop_agreement, details, hardly_differ
 from contrastive.device import best_device
 from contrastive.similarity import most_similar
 
@@ -66,13 +66,25 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
+    def groups(self) -> list[list[int]]:
+        """The rows of each group, in the order of the pairs."""
+        members: dict[int, dict[int, None]] = {}
+        for group, *rows in zip(self.group.tolist(), self.first.tolist(), self.second.tolist(), strict=True):
+            members.setdefault(group, {}).update(dict.fromkeys(rows))
+        return [[*rows] for rows in members.values()]
+
     def take(self, index: np.ndarray) -> Pairs:
         """Some of the pairs."""
         arrays = [getattr(self, each.name)[index] for each in fields(self) if each.name != "is_verified"]
         return Pairs(*arrays, is_verified=self.is_verified)  # type: ignore[misc] # the arrays are all others
 
 
-def find_duplicates(table: FeatureTable) -> Pairs:
+def find_duplicates(
+    table: FeatureTable,
+    pictures: Pictures | None = None,
+    neighbours: np.ndarray | None = None,
+    strict: bool = False,
+) -> Pairs:
     """Pairs of images that show the same.
 
     Images are equal if their size and decoded pixels are. Candidates of the other kinds are the nearest
@@ -80,15 +92,27 @@ def find_duplicates(table: FeatureTable) -> Pairs:
     pictures of 32 pixels. Without images candidates by features are all there is, and they are not verified.
 
     The pairs do not depend on the order of the rows.
+
+    Args:
+        table: n images.
+        pictures: small pictures of them; by default they are read from the table's images, if it has any.
+        neighbours: int64 [n, k], the rows that are nearest to each by features. With pictures they are then
+            the only candidates, and crops are not searched for: seconds for ten thousand images.
+        strict: whether pictures that are near or mirrored must also hardly differ, so that different things
+            in one pose are not taken for one.
     """
     order = _canonical_order(table)
     own = table.take(order)
-    if own.images is None:
-        matches = _by_features_alone(own)
-    else:
-        matches = _on_pictures(own, read_pictures(own.images, own.splits))
+    if pictures is not None:
+        pictures = pictures.take(order)
+    elif own.images is not None:
+        pictures = read_pictures(own.images, own.splits)
+    if neighbours is not None:
+        neighbours = _inverse(order)[neighbours[order]]
+    is_verified = pictures is not None
+    matches = _by_features_alone(own) if pictures is None else _on_pictures(own, pictures, neighbours, strict)
     first, second = order[matches.first], order[matches.second]
-    return _listing(table, _Matches(first, second, matches.kind, matches.similarity), own.images is not None)
+    return _listing(table, _Matches(first, second, matches.kind, matches.similarity), is_verified)
 
 
 @dataclass(frozen=True)
@@ -145,9 +169,14 @@ def _listing(table: FeatureTable, matches: _Matches, is_verified: bool) -> Pairs
 
 
 def _rank(table: FeatureTable, rows: np.ndarray) -> np.ndarray:
-    ranks = np.empty(len(table), np.int64)
-    ranks[_canonical_order(table)] = np.arange(len(table))
-    return ranks[rows]
+    return _inverse(_canonical_order(table))[rows]
+
+
+def _inverse(order: np.ndarray) -> np.ndarray:
+    """The position of each row in an order."""
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks
 
 
 def _groups(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
@@ -161,15 +190,22 @@ def _groups(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
 # -- with images -----------------------------------------------------------------------------------------
 
 
-def _on_pictures(table: FeatureTable, pictures: Pictures) -> _Matches:
+def _on_pictures(
+    table: FeatureTable, pictures: Pictures, neighbours: np.ndarray | None, strict: bool
+) -> _Matches:
     rows, copies = _distinct(pictures)
     matches = [_Matches.of(copies, _EQUAL, np.ones(len(copies)))]
     if len(rows) < 2:
         return _Matches.join(*matches)
-    by_features, by_hash = _candidates(table, pictures, rows)
-    for pairs, with_crops in ((by_features, True), (_without(by_hash, by_features), False)):
+    if neighbours is None:
+        by_features = _feature_candidates(table, rows)
+        by_hash = _without(_hash_candidates(pictures, rows), by_features)
+        searches = [(by_features, True), (by_hash, False)]
+    else:
+        searches = [(_candidates_among(neighbours, pictures, copies), False)]
+    for pairs, with_crops in searches:
         for start in range(0, len(pairs), _BATCH):
-            matches += _matches_of(pictures, pairs[start : start + _BATCH], with_crops)
+            matches += _matches_of(pictures, pairs[start : start + _BATCH], strict, with_crops)
     return _Matches.join(*matches)
 
 
@@ -182,18 +218,32 @@ def _distinct(pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(rows[first]), copies
 
 
-def _candidates(table: FeatureTable, pictures: Pictures, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of rows that may be duplicates, by features and by difference hashes: each [P, 2], ascending."""
+def _candidates_among(neighbours: np.ndarray, pictures: Pictures, copies: np.ndarray) -> np.ndarray:
+    """Rows with their neighbours, the first of equal images in the place of all: [P, 2], ascending."""
+    originals = np.arange(len(neighbours))
+    originals[copies[:, 1]] = copies[:, 0]
+    pairs = _pairs(np.arange(len(neighbours)), neighbours)
+    pairs = np.unique(np.sort(originals[pairs], axis=1), axis=0)
+    return pairs[(pairs[:, 0] < pairs[:, 1]) & pictures.readable[pairs].all(1)]
+
+
+def _feature_candidates(table: FeatureTable, rows: np.ndarray) -> np.ndarray:
+    """Pairs of rows that may be duplicates by features: [P, 2], ascending."""
+    vectors = table.vectors[torch.from_numpy(rows)].to(best_device())
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    return _pairs(rows, _nearest(unit, unit, _BY_FEATURES))
+
+
+def _hash_candidates(pictures: Pictures, rows: np.ndarray) -> np.ndarray:
+    """Pairs of rows that may be duplicates by difference hashes: [P, 2], ascending."""
     device = best_device()
-    unit = torch.nn.functional.normalize(table.vectors[torch.from_numpy(rows)].to(device), dim=1)
     hashes, mirrored_hashes = [], []
     for part in np.array_split(rows, max(1, len(rows) // _BATCH)):
         floats = pictures.floats(part)
         hashes.append(difference_hash(floats))
         mirrored_hashes.append(difference_hash(floats.flip(3)))
     plain, mirror = torch.cat(hashes).to(device), torch.cat(mirrored_hashes).to(device)
-    by_hash = [_nearest(plain, plain, _BY_HASH), _nearest(mirror, plain, _BY_HASH)]
-    return _pairs(rows, _nearest(unit, unit, _BY_FEATURES)), _pairs(rows, *by_hash)
+    return _pairs(rows, _nearest(plain, plain, _BY_HASH), _nearest(mirror, plain, _BY_HASH))
 
 
 def _nearest(queries: Tensor, bank: Tensor, k: int) -> np.ndarray:
@@ -222,13 +272,16 @@ def _without(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
     return pairs[~np.isin(codes, other_codes)]
 
 
-def _matches_of(pictures: Pictures, pairs: np.ndarray, with_crops: bool) -> list[_Matches]:
+def _matches_of(pictures: Pictures, pairs: np.ndarray, strict: bool, with_crops: bool) -> list[_Matches]:
     """Those of some pairs that show the same image, by kind."""
     a, b = (pictures.floats(pairs[:, side]) for side in (0, 1))
     own, other = details(a), details(b)
     plain, mirror = agreement(own, other).numpy(), agreement(own, other.flip(3)).numpy()
     is_near = (plain >= NEAR) & (plain >= mirror)
     is_mirrored = (mirror >= NEAR) & ~is_near
+    if strict:
+        is_near &= hardly_differ(a, b).numpy()
+        is_mirrored &= hardly_differ(a, b.flip(3)).numpy()
     matches = [
         _Matches.of(pairs[is_near], _NEAR, plain[is_near]),
         _Matches.of(pairs[is_mirrored], _MIRROR, mirror[is_mirrored]),

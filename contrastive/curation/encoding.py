@@ -14,7 +14,7 @@ from contrastive.curation.contents import DigestedContents
 from contrastive.curation.features import FeatureTable, ImageRows, SplitSource, require_finite, texts
 from contrastive.data import Cache, Reader
 from contrastive.errors import DataError, UnreadableImage
-from contrastive.evaluation import final_encoder, frozen
+from contrastive.evaluation import feature_batches, final_encoder
 from contrastive.parts import Backbone, ImageTable
 from contrastive.runs import LoadedEncoder, cache_of, skipped_files, weights_digest
 from contrastive.text import abbreviate, byte_count
@@ -116,13 +116,11 @@ class EncodedSplit(DigestedContents):
 
     def records(self) -> Iterator[np.ndarray]:
         next_row = 0
-        with frozen(self.backbone):
-            for rows, pixels in self.reader.whole(self.table, np.arange(len(self.table))):
-                h = self.backbone(self.reader.send(pixels)).float().flatten(1).cpu().numpy()  # [b, F]
-                block = np.zeros((rows[-1] + 1 - next_row, h.shape[1]), np.float32)
-                block[rows - next_row] = h
-                next_row = int(rows[-1]) + 1
-                yield block
+        for rows, _, h in feature_batches(self.backbone, self.reader, self.table, np.arange(len(self.table))):
+            block = np.zeros((rows[-1] + 1 - next_row, h.shape[1]), np.float32)
+            block[rows - next_row] = h.numpy()
+            next_row = int(rows[-1]) + 1
+            yield block
         yield np.zeros((len(self.table) - next_row, self.backbone.features), np.float32)
 
     def unreadable(self) -> dict[int, UnreadableImage]:

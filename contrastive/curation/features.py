@@ -19,7 +19,7 @@ from contrastive.device import best_device
 from contrastive.errors import ContrastiveError
 from contrastive.parts import ImageTable
 from contrastive.rng import derive
-from contrastive.text import quantity
+from contrastive.text import class_name, quantity
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,8 @@ class FeatureTable:
         return F.normalize(self.vectors.to(device or best_device()), dim=1)
 
     def class_name(self, label: int) -> str | None:
-        """The name of a class, its number if it has none, or None for an unknown label."""
-        if label < 0:
-            return None
-        if self.classes is None or label >= len(self.classes):
-            return str(label)
-        return str(self.classes[label])
+        """The name of a class, ``class 3`` if it has none, or None for an unknown label."""
+        return class_name(self.classes, label)
 
     def take(self, index: np.ndarray) -> FeatureTable:
         """Some of the rows, in that order."""

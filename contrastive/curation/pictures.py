@@ -54,6 +54,18 @@ class Pictures:
         """[n] bool: the images that could be read."""
         return self.sizes[:, 0] > 0
 
+    def take(self, index: np.ndarray) -> Pictures:
+        """Those of some images, in that order."""
+        return Pictures(self.pixels[index], self.sizes[index], self.digests[index])
+
+    @classmethod
+    def of(cls, images: Tensor) -> Pictures:
+        """Those of images of one size, uint8 [n, C, H, W]."""
+        sizes = np.tile(np.array(images.shape[2:], np.int32), (len(images), 1))
+        small = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
+        digests = np.array([pixel_digest(image) for image in images], "S16")
+        return cls(small.numpy(), sizes, digests)
+
     def floats(self, index: np.ndarray) -> Tensor:
         """Pictures of some images, [m, C, s, s] float32 in 0..255."""
         return torch.from_numpy(self.pixels[index]).float()

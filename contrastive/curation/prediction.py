@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from contrastive.curation.encoding import encode
 from contrastive.curation.features import FeatureTable
 from contrastive.curation.queries import QueryEncoder
+from contrastive.curation.sources import require_all_outside
 from contrastive.errors import UsageError
 from contrastive.protocols import LinearProbe
 from contrastive.recipe import set_tree
@@ -25,15 +27,18 @@ from contrastive.values import Features
 
 
 def classifier_of(
-    encoder: str | Path, registry: Registry, overrides: Overrides = ()
+    encoder: str | Path,
+    registry: Registry,
+    overrides: Overrides = (),
+    outputs: Mapping[str, Path] | None = None,
 ) -> tuple[QueryEncoder, StoredClassifier]:
     """An encoder, and the classifier of its features.
 
     That is the one in the folder of a run or an export, unless overrides name a data set. Then, and without
     one, it is fitted on the data set.
 
-    Raises UsageError if there is neither, the data set has no labels of two classes, or the encoder and the
-    classifier do not fit.
+    Raises UsageError if there is neither, the data set has no labels of two classes, the encoder and the
+    classifier do not fit, or an output (option -> file) belongs to the data set.
     """
     if "dataset" not in set_tree(overrides):
         probe = read_classifier(Path(encoder))
@@ -47,6 +52,7 @@ def classifier_of(
                 "--set 'dataset={name: image_folder, root: DIR}'."
             )
     own = load_encoder(encoder, registry, overrides)
+    require_all_outside(outputs, own.recipe)
     return QueryEncoder.of(own), fit_classifier(encode(own), own.recipe.dataset.name)
 
 

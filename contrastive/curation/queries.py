@@ -54,14 +54,21 @@ class Queries:
     """Image files and their features.
 
     Attributes:
-        files: [n], those that could be read.
+        table: the images, whether they could be read or not.
+        rows: [n] int64, those that could be read.
         vectors: [n, F] float32, on the CPU.
         unreadable: name and reason of the others.
     """
 
-    files: list[str]
+    table: ImageTable
+    rows: np.ndarray
     vectors: Tensor
     unreadable: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """[n], the paths of the files that could be read."""
+        return [self.table.name(row) for row in self.rows.tolist()]
 
 
 @dataclass(frozen=True)
@@ -120,8 +127,7 @@ class QueryEncoder:
         features, unreadable = self.features(table)
         if not len(features):
             raise DataError(f"no image can be read: {abbreviate(sorted(unreadable), '; ')}.")
-        rows = features.ids.tolist()
-        return Queries([table.name(row) for row in rows], features.vectors.cpu(), unreadable)
+        return Queries(table, features.ids.cpu().numpy(), features.vectors.cpu(), unreadable)
 
 
 def _shrink_of(run: Path) -> Shrink | None:

@@ -45,6 +45,14 @@ def nearest_rows(table: FeatureTable, queries: Tensor, k: int) -> tuple[np.ndarr
     return similarity.cpu().numpy(), rows.cpu().numpy()
 
 
+def nearest_of_label(table: FeatureTable, row: int, label: int, k: int) -> np.ndarray:
+    """The rows with a label that are nearest to a row, without it: int64 [k], or all if there are fewer."""
+    rows = np.flatnonzero(table.labels == label)
+    rows = rows[rows != row]
+    similarity = F.normalize(table.vectors[rows], dim=1) @ F.normalize(table.vectors[row], dim=0)
+    return rows[similarity.topk(min(k, len(rows))).indices.numpy()]
+
+
 def _by_faiss(bank: Tensor, unit: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     """As :func:`nearest_rows`, of unit vectors, by faiss's exact index."""
     index = import_module("faiss").IndexFlatIP(bank.shape[1])

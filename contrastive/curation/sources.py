@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from contrastive.build import Builder, Data
@@ -26,7 +27,10 @@ _KEYS = ("dataset", "train.workers", "train.memory_limit", "train.cache", "train
 
 
 def open_features(
-    source: str | Path, registry: Registry, overrides: Overrides = (), out: Path | None = None
+    source: str | Path,
+    registry: Registry,
+    overrides: Overrides = (),
+    outputs: Mapping[str, Path] | None = None,
 ) -> FeatureTable:
     """The features that a text names.
 
@@ -35,30 +39,34 @@ def open_features(
             (:func:`read_feature_file`).
         registry: resolves recipes.
         overrides: as for ``--set``; with a parquet file ``dataset``, for access to its images.
-        out: a file that will be written, which must not belong to the data set.
+        outputs: option -> a file that will be written, which must not belong to the data set.
 
     Raises:
-        UsageError: it is neither, overrides have no effect, or ``out`` belongs to the data set.
+        UsageError: it is neither, overrides have no effect, or an output belongs to the data set.
         DataError: no image can be read.
         ContrastiveError: a feature is not finite.
     """
     if not is_feature_file(source):
         encoder = load_encoder(source, registry, overrides)
-        if out is not None:
-            require_outside_data(out, encoder.recipe)
+        require_all_outside(outputs, encoder.recipe)
         return encode(encoder)
     table = read_feature_file(source)
     if not overrides:
         return table
     recipe, data = _data_of(source, registry, overrides)
-    if out is not None:
-        require_outside_data(out, recipe)
+    require_all_outside(outputs, recipe)
     sources: dict[str, SplitSource] = {
         split: SplitSource(images, cache_of(recipe, data, split, log_to_stderr))
         for split, images in data.splits
     }
     classes = data.dataset.classes
     return with_images(table, sources, None if classes is None else [*classes], source)
+
+
+def require_all_outside(outputs: Mapping[str, Path] | None, recipe: Recipe) -> None:
+    """Raise UsageError if a file that will be written (option -> file) belongs to the data set."""
+    for option, path in (outputs or {}).items():
+        require_outside_data(path, recipe, option)
 
 
 def _data_of(source: str | Path, registry: Registry, overrides: Overrides) -> tuple[Recipe, Data]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 #: The least agreement of a pair: recompressed images of 16 pixels still have 0.8, and the most similar images
 #: of different things about 0.7. Of a crop it is higher, as the best of many is taken.
 NEAR, CROP = 0.8, 0.88
+_SHARE_OF_DEVIATION, _SHARE_OF_RANGE = 0.1, 0.01
 #: Details are compared up to this many levels of 0..255, so that a frame or a caption does not decide alone.
 _LARGEST = 20.0
 #: Deviation that details have at least when they are compared: what recompression adds to a blank picture.
@@ -46,6 +47,18 @@ def agreement(a: Tensor, b: Tensor) -> Tensor:
     inner = slice(_BORDER, -_BORDER)
     interior = _correlation(a[..., inner, inner], b[..., inner, inner])
     return torch.minimum(_correlation(a, b), interior)
+
+
+def hardly_differ(a: Tensor, b: Tensor) -> Tensor:
+    """Whether pictures [P, C, s, s] in 0..255 hardly differ: [P] bool.
+
+    Their root mean square difference is then at most a tenth of the larger standard deviation of the two, or
+    1 % of the range.
+    """
+    a, b = a.flatten(1), b.flatten(1)
+    difference = (a - b).square().mean(1).sqrt()
+    deviation = torch.maximum(a.std(1, correction=0), b.std(1, correction=0))
+    return difference <= (_SHARE_OF_DEVIATION * deviation).clamp_min(255 * _SHARE_OF_RANGE)
 
 
 def details(pictures: Tensor) -> Tensor:

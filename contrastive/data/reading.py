@@ -226,6 +226,22 @@ class Reader:
             self.check_interrupt()
             yield np.asarray(indices), pixels.contiguous(memory_format=torch.channels_last)
 
+    def encoded(
+        self, encode: Encoder, table: ImageTable, rows: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Whole images, as :meth:`whole` reads them, in batches with their features.
+
+        Args:
+            encode: pixels [b, C, s, s] -> [b, F].
+            table: the split.
+            rows: indices of its rows.
+
+        Yields:
+            (rows int64 [b], pixels float32 [b, C, s, s] in [0, 1] on the host, features float32 [b, F]).
+        """
+        for indices, pixels in self.whole(table, rows):
+            yield indices, pixels, encode(self.send(pixels)).float().flatten(1)
+
     def features(self, encode: Encoder, table: ImageTable, rows: np.ndarray | None = None) -> Features:
         """Features of whole images in float32.
 
@@ -236,8 +252,8 @@ class Reader:
         """
         rows = np.arange(len(table)) if rows is None else rows
         parts, row_parts = [], []
-        for indices, pixels in self.whole(table, rows):
-            parts.append(encode(self.send(pixels)).float().flatten(1))
+        for indices, _, vectors in self.encoded(encode, table, rows):
+            parts.append(vectors)
             row_parts.append(indices)
         index = np.concatenate(row_parts) if row_parts else np.empty(0, np.int64)
         labels = np.full(len(table), -1) if table.labels is None else table.labels

@@ -3,9 +3,10 @@ from .evaluation import PIXELS_LIMIT as PIXELS_LIMIT
 from .evaluation import Evaluation as Evaluation
 from .evaluation import TimedProtocol as TimedProtocol
 from .evaluation import encode as encode
-from .evaluation import frozen as frozen
+from .features import feature_batches as feature_batches
 from .features import feature_of as feature_of
 from .features import final_encoder as final_encoder
+from .features import frozen as frozen
 from .objective_monitors import monitor_names as monitor_names
 from .obstacles import NO_LABELS as NO_LABELS
 from .obstacles import omission_lines as omission_lines
@@ -18,5 +19,6 @@ from .trial import Witness as Witness
 from .verdict import Curve as Curve
 from .verdict import verdict_on as verdict_on
 from .views import PERIODIC_VIEW_METRICS as PERIODIC_VIEW_METRICS
+from .views import VIEW_FRACTIONS as VIEW_FRACTIONS
 from .views import VIEW_METRICS as VIEW_METRICS
 from .views import VIEWS_PREFIX as VIEWS_PREFIX

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from contrastive.data import BATCH, Division, Reader, has_label, reading_version
 from contrastive.errors import PluginError, UsageError
-from contrastive.evaluation.features import feature_of, final_encoder
+from contrastive.evaluation.features import feature_of, final_encoder, frozen
 from contrastive.evaluation.objective_monitors import (
     PATCH_IMAGES,
     compared_views,
@@ -40,7 +39,7 @@ from contrastive.parts import (
     ViewPipeline,
 )
 from contrastive.rng import Key, derive, hash_sample
-from contrastive.training import Method, Metrics, Objective, without_compilation
+from contrastive.training import Method, Metrics, Objective
 from contrastive.values import Feature, Features, ImageSample, never
 from contrastive.views import View
 
@@ -83,20 +82,6 @@ class TimedProtocol:
         units = {name: unit for name, unit in self.protocol.metric_units.items() if unit != "fraction"}
         units_entry = {"metric_units": units} if units else {}
         return {**about, **self.protocol.parameters(), "split": split, **units_entry}
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients or compilation; afterwards every module has its former mode."""
-    modes = [(m, m.training) for module in modules for m in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        with torch.no_grad(), without_compilation():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def encode(method: Method, pixels: Tensor, feature: Feature = "h") -> Tensor:

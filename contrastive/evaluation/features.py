@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from contrastive.data import Reader
 from contrastive.errors import UsageError
-from contrastive.parts import Backbone, Head
-from contrastive.training import Method
+from contrastive.parts import Backbone, Head, ImageTable
+from contrastive.training import Method, without_compilation
 from contrastive.values import Feature
 from contrastive.views import Tokens
 
@@ -29,6 +33,38 @@ def final_encoder(method: Method) -> tuple[Backbone, Head | None]:
             "the target has no encoder that follows the online one; use target: ema, or encoder: online."
         )
     return copies[0], method.image_head and copies[1]
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients or compilation; afterwards every module has its former mode."""
+    modes = [(m, m.training) for module in modules for m in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad(), without_compilation():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def feature_batches(
+    backbone: Backbone, reader: Reader, table: ImageTable, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Whole images of a table in batches, with the features h of a frozen backbone; those that do not decode
+    are left out.
+
+    Yields:
+        (rows int64 [b], pixels float32 [b, C, s, s] in 0..1, h float32 [b, F]), all on the CPU.
+    """
+
+    def encode(pixels: Tensor) -> Tensor:
+        with frozen(backbone):
+            return backbone(pixels)
+
+    for indices, pixels, features in reader.encoded(encode, table, rows):
+        yield indices, pixels, features.cpu()
 
 
 def feature_of(backbone: Backbone, head: nn.Module | None, tokens: Tokens, feature: Feature) -> Tensor:

@@ -32,6 +32,8 @@ VIEWS_PREFIX = "views/"
 PERIODIC_VIEW_METRICS = tuple(f"{VIEWS_PREFIX}{name}" for name in ("recall_1", "median_rank", "stability"))
 #: Its metrics of an encoder at the end of a run that are shown next to those of others, never ranked.
 VIEW_METRICS = ("recall_1", "median_rank", "alignment", "uniformity", "effective_rank", "lidar", "stability")
+#: Those of them that are fractions.
+VIEW_FRACTIONS = ("recall_1", "stability")
 #: The most images, and how many of them LiDAR reads, with how many views of each.
 IMAGES, LIDAR_IMAGES, LIDAR_VIEWS = 1_000, 500, 10
 #: Neighbours of an image that evaluations are compared by.

@@ -79,7 +79,7 @@ def text_list(lines: Sequence[str], kind: str = "") -> str:
     """Lines of plain text as a list; empty without lines.
 
     Args:
-        kind: its class: ``notes`` are set apart.
+        kind: its class: ``notes`` are set apart, ``lines`` have no bullets.
     """
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<ul class="{kind}">{items}</ul>' if lines else ""

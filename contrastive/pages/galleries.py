@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from contrastive.pages.frames import Section, frame
+from contrastive.pages.frames import Section, frame, text_list
 from contrastive.pages.sprites import Sprite
 
 #: How a picture is framed: as what others are compared with, as of its class, as of another, or not at all.
@@ -55,10 +55,12 @@ class Group:
     Attributes:
         pictures: in their order.
         heading: above them; none if empty.
+        lines: below them, in full.
     """
 
     pictures: Sequence[Picture]
     heading: str = ""
+    lines: Sequence[str] = ()
 
 
 def gallery(groups: Sequence[Group], sprite: Sprite, in_lines: bool = False) -> str:
@@ -78,24 +80,27 @@ def gallery(groups: Sequence[Group], sprite: Sprite, in_lines: bool = False) -> 
     return f'<div class="gallery{kind}">{"".join(_group(group, sprite) for group in groups)}</div>'
 
 
-def gallery_page(title: str, facts: str, sections: Sequence[tuple[Section, Sprite | None]]) -> str:
+def gallery_page(
+    title: str, facts: str, sections: Sequence[tuple[Section, Sprite | None]], notes: Sequence[str] = ()
+) -> str:
     """A whole page of galleries, for a command's ``--html``.
 
     Args:
         title: of the page.
         facts: a line below it.
         sections: each with the sprite that its gallery shows; a sprite may serve several.
+        notes: what a reader must know before anything else.
     """
     sprites = {id(sprite): sprite for _, sprite in sections if sprite is not None}
     styles = [sprite.style() for sprite in sprites.values()]
-    return frame(title, facts, [section for section, _ in sections], style="".join(styles))
+    lead = text_list(notes, "notes")
+    return frame(title, facts, [section for section, _ in sections], lead=lead, style="".join(styles))
 
 
 def _group(group: Group, sprite: Sprite) -> str:
     heading = f"<figcaption>{escape(group.heading)}</figcaption>" if group.heading else ""
-    return (
-        f"<figure>{heading}<div>{''.join(_picture(each, sprite) for each in group.pictures)}</div></figure>"
-    )
+    pictures = "".join(_picture(each, sprite) for each in group.pictures)
+    return f"<figure>{heading}<div>{pictures}</div>{text_list(group.lines, 'lines')}</figure>"
 
 
 def _picture(picture: Picture, sprite: Sprite) -> str:

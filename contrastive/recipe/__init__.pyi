@@ -31,6 +31,8 @@ from .model import Train as Train
 from .model import deciding as deciding
 from .model import dump_yaml as dump_yaml
 from .model import training_fingerprint as training_fingerprint
+from .names import recipe_name as recipe_name
+from .names import with_name_characters as with_name_characters
 from .nodes import Node as Node
 from .nodes import Tree as Tree
 from .nodes import from_plain as from_plain

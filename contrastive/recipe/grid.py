@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from contrastive.errors import Mistake, RecipeError
 from contrastive.recipe.messages import describe, join
+from contrastive.recipe.names import with_name_characters
 from contrastive.recipe.nodes import Node, Tree
 from contrastive.recipe.sources import ALTERNATIVES, assign, load_tree, merge
 from contrastive.text import quantity
@@ -162,8 +162,7 @@ def _with_name(tree: Tree, root: Node, words: Sequence[str], where: Any) -> Tree
     """The tree of one cell, named after the recipe of the file and the values that vary."""
     start = root.value.get("name")
     name = "-".join([start.value if start is not None and start.is_text else tree.name, *words])
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    value = {**root.value, "name": Node(name, where)}
+    value = {**root.value, "name": Node(with_name_characters(name, "_"), where)}
     return replace(tree, root=Node(value, root.where, root.keys))
 
 

@@ -51,15 +51,18 @@ def path_exists(path: str) -> bool:
     return os.path.exists(path) or bool(glob.glob(path, recursive=True))
 
 
-def require_outside_data(out: Path, recipe: Recipe) -> None:
-    """Raise UsageError if a file that is about to be written is one of the data set, or would become one."""
+def require_outside_data(out: Path, recipe: Recipe, option: str = "--out") -> None:
+    """Raise UsageError if a file that an option names, about to be written, is or would become one of the
+    data set."""
     absolute, real = os.path.abspath(out), os.path.realpath(out)
     for key, path in dataset_paths(recipe).items():
         source = absolute_path(path)
         targets = {source, os.path.realpath(source)}
         is_inside = os.path.isdir(source) and any(Path(real).is_relative_to(folder) for folder in targets)
         if is_inside or {absolute, real} & targets or fnmatch.fnmatch(absolute, source):
-            raise UsageError(f"{out} belongs to the data set ({key}: {path}); write it elsewhere with --out.")
+            raise UsageError(
+                f"{out} belongs to the data set ({key}: {path}); write it elsewhere with {option}."
+            )
 
 
 def with_dataset_paths(recipe: Recipe, paths: Mapping[str, str]) -> Recipe:

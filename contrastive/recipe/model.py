@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from contrastive.errors import Mistake, RecipeError
 from contrastive.kinds import Addition
 from contrastive.recipe.culprits import culprit
+from contrastive.recipe.names import LONGEST, PATTERN
 from contrastive.recipe.nodes import Node
 from contrastive.recipe.objective_spec import ObjectiveKeys, ObjectiveSpec, Views, WeightedLoss, dump_section
 from contrastive.recipe.part_spec import PartSpec
@@ -36,7 +37,7 @@ class Heading(BaseModel):
 
     model_config = STRICT
 
-    name: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+    name: Annotated[str, Field(max_length=LONGEST, pattern=PATTERN)] = Field(
         description="Name of the run's folder: letters, digits, '.', '_' and '-'."
     )
     positives: Literal["image", "label"] = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from contrastive.errors import Mistake, RecipeError, UsageError, Where, did_you_mean
 from contrastive.recipe.messages import describe
+from contrastive.recipe.names import recipe_name
 from contrastive.recipe.nodes import Node, Tree, from_plain
 from contrastive.recipe.reader import MAX_BYTES, MAX_DEPTH, comment_in, read_yaml
 from contrastive.text import set_to_text
@@ -85,8 +85,7 @@ def load_tree(recipe: str | os.PathLike[str], sets: Sequence[str] | Mapping[str,
     file = find_recipe(recipe)
     root, mistakes, files = _with_bases(file, ())
     root = _with_sets(root, sets, mistakes)
-    name = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-") or "recipe"
-    return Tree(root, tuple(mistakes), name, files)
+    return Tree(root, tuple(mistakes), recipe_name(file.stem, "recipe"), files)
 
 
 def parse_tree(text: str, file: str = "recipe.yaml", sets: Sequence[str] | Mapping[str, Any] = ()) -> Tree:

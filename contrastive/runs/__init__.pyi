@@ -7,7 +7,10 @@ from .classifiers import weights_digest as weights_digest
 from .classifiers import write_classifier as write_classifier
 from .display import FLOORS as FLOORS
 from .display import Display as Display
+from .display import floor_and_gain as floor_and_gain
+from .display import floors_of as floors_of
 from .display import summary_table as summary_table
+from .display import trained_metrics as trained_metrics
 from .encoders import encoder_recipe as encoder_recipe
 from .encoders import load_encoder as load_encoder
 from .encoders import stock_encoder as stock_encoder
@@ -22,6 +25,8 @@ from .job import run as run
 from .launch import LAUNCHER_VARIABLE as LAUNCHER_VARIABLE
 from .launch import end_with_launcher as end_with_launcher
 from .launch import refuse_processes as refuse_processes
+from .process_guard import is_locked as is_locked
+from .process_guard import wait_until_unlocked as wait_until_unlocked
 from .reload import LoadedEncoder as LoadedEncoder
 from .reload import load as load
 from .relocation import with_recorded_paths as with_recorded_paths

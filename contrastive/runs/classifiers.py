@@ -21,6 +21,7 @@ from contrastive.errors import UsageError
 from contrastive.files import json_map, sync, writable
 from contrastive.parts import Classifier
 from contrastive.protocols import LinearClassifier
+from contrastive.text import class_name
 
 FILE = "classifier.safetensors"
 #: Key of the file's metadata that holds everything else as one JSON map.
@@ -33,7 +34,7 @@ class StoredClassifier:
 
     Attributes:
         classifier: features h -> probabilities.
-        classes: [K], the name of each column, or its label as text.
+        classes: [K], the name of each column, or ``class 3``.
     """
 
     classifier: LinearClassifier
@@ -66,13 +67,11 @@ def write_classifier(
         file.unlink(missing_ok=True)
         return
     key, classifier = next(iter(classifiers.items()))
-    names = data.dataset.classes or []
-    labels = classifier.labels.tolist()
     about = {
         "protocol": protocols[key],
         "data": data.fingerprint,
         "weights": weights_digest(backbone),
-        "classes": [names[label] if label < len(names) else str(label) for label in labels],
+        "classes": [class_name(data.dataset.classes, label) for label in classifier.labels.tolist()],
     }
     if _about(file) == json.loads(json.dumps(about)):
         return

@@ -268,7 +268,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
             which stands below the table or, without labels, in its place. Any of them may be absent.
             An encoder that no run trained has ``transform``.
     """
-    trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
+    trained = trained_metrics(summary)
     split = summary.get("split")
     table = Table(title=f"metrics on {split}" if split and trained else None, title_justify="left")
     omissions = summary.get("omitted") or {}
@@ -279,7 +279,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
         reasons = dict.fromkeys(omissions.values()) or [default]
         rest = " of classes" if sentences else ""
         return Group(Text(f"{'; '.join(reasons)}, so no metrics{rest}"), *sentences, *costs)
-    floors = {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
+    floors = floors_of(summary)
     table.add_column("metric")
     table.add_column("encoder" if "transform" in summary else "trained", justify="right")
     for words in floors:
@@ -287,13 +287,23 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
         table.add_column("gain", justify="right")
     for key, value in trained.items():
         form = MetricFormat.of(key, summary.get("protocols"))
-        cells = [cell for floor in floors.values() for cell in _floor_and_gain(value, floor.get(key), form)]
+        cells = [cell for floor in floors.values() for cell in floor_and_gain(value, floor.get(key), form)]
         table.add_row(Text(metric_words(key)), form.value(value), *cells)
     lines = [Text(f"{name}: no metrics, because {reason}") for name, reason in omissions.items()]
     return Group(table, *lines, *sentences, *costs)
 
 
-def _floor_and_gain(trained: float, floor: float | None, form: MetricFormat) -> tuple[str, str]:
+def trained_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of the trained encoder in a summary, without monitors; empty if there are none."""
+    return {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
+
+
+def floors_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The floors that a summary has: heading -> metrics."""
+    return {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
+
+
+def floor_and_gain(trained: float, floor: float | None, form: MetricFormat) -> tuple[str, str]:
     """A floor, and by how much (fractions: by how many percentage points) the trained encoder exceeds it."""
     if floor is None:
         return "-", ""

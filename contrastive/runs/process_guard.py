@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -12,6 +12,7 @@ from typing import TextIO
 from contrastive.errors import UsageError
 from contrastive.files import writable_by_user
 
+_LOCK = ".lock"
 #: The locks that this process holds. A loader's forked worker outlives a killed run by some seconds; with a
 #: copy of the lock it would block the next run.
 _open_locks: set[TextIO] = set()
@@ -36,7 +37,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     with writable_by_user(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")  # first of all: it marks the folder as a run's
+        lock = (folder / _LOCK).open("w")  # first of all: it marks the folder as a run's
         (folder / "checkpoints").mkdir(exist_ok=True)
     with lock:
         try:
@@ -55,3 +56,33 @@ def folder_lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             _open_locks.discard(lock)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is writing to a run folder; false without a lock, or on a file system without any."""
+    try:
+        with (folder / _LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def wait_until_unlocked(folder: Path, on_wait: Callable[[], None]) -> bool:
+    """Wait until no other process writes to a run folder.
+
+    Args:
+        folder: of the run.
+        on_wait: called before it waits.
+
+    Returns:
+        Whether another process did.
+    """
+    if not is_locked(folder):
+        return False
+    on_wait()
+    with (folder / _LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    return True

@@ -6,7 +6,6 @@ a run works on it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from contrastive.backbones import (
 )
 from contrastive.errors import UsageError
 from contrastive.parts import ImageTransform, TimmTransform
-from contrastive.recipe import Recipe, flatten, parse_tree, resolve, set_tree, write_yaml
+from contrastive.recipe import Recipe, flatten, parse_tree, recipe_name, resolve, set_tree, write_yaml
 from contrastive.registry import Registry
 from contrastive.runs.folder import Overrides
 
@@ -36,8 +35,6 @@ _KEYS = (
     *("name", "dataset", "evaluate", "augmentation.size"),
     *(f"train.{key}" for key in ("seed", "workers", "memory_limit", "cache", "shrink")),
 )
-#: Characters that the name of a recipe may have.
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class StockEncoder:
         Raises UsageError if no data set is set, or a key that only training reads.
         """
         tree = {
-            "name": re.sub(r"[^A-Za-z0-9._-]+", "-", self.text)[-_LONGEST_NAME:].strip("-._") or "encoder",
+            "name": recipe_name(self.text, "encoder"),
             "backbone": self._part(channels),
             "augmentation": {"size": self.size},
         }

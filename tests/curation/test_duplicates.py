@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from contrastive.curation import FeatureTable, Pairs, find_duplicates
+from contrastive.curation.pictures import read_pictures
 from contrastive.data import Cache, holdout
+from contrastive.protocols import nearest_others
 from tests.support.curation import Pixels, recompressed, scene, table_of, vectors_table
 
 Pair = frozenset[tuple[str, int]]
@@ -57,6 +60,47 @@ def test_planted_pairs_are_found_with_their_kind_and_no_others():
     assert (pairs.similarity <= 1.0 + 1e-6).all()
     assert (pairs.similarity[pairs.kind == "equal"] == 1).all()
     assert len(np.unique(pairs.group)) == len(pairs)
+
+
+def test_among_given_neighbours_and_pictures_all_but_crops_are_found():
+    images, expected = planted()
+    vectors = torch.nn.functional.one_hot(torch.arange(50)).float()[: sum(map(len, images.values()))]
+    table = table_of(images, vectors)
+    rows = {key: row for row, key in enumerate(zip(table.splits, table.ids.tolist(), strict=True))}
+    for one, other in expected:
+        table.vectors[rows[one]] = table.vectors[rows[other]]  # an encoder that brings copies together
+    pictures = read_pictures(table.images, table.splits)
+    alone = replace(table, images=None)
+    near = nearest_others(table.vectors, 3)[1].numpy()
+    pairs = find_duplicates(alone, pictures, near)
+    found = {key: kind for key, kind in expected.items() if kind != "cropped"}
+    assert by_key(table, pairs) == found
+    assert pairs.is_verified
+    assert by_key(table, find_duplicates(alone, pictures)) == expected
+    turned = np.random.default_rng(0).permutation(len(table))
+    again = table.take(turned)
+    places = np.argsort(turned)
+    assert by_key(again, find_duplicates(again, pictures.take(turned), places[near[turned]])) == found
+
+
+def test_different_things_in_one_pose_are_told_apart_by_a_strict_search():
+    pose = torch.zeros(3, 64, 64)
+    pose[:, 8:56, 20:44] = 140
+    plain, striped = pose.clone(), pose.clone()
+    striped[:, 8:56:12, 20:44] += 60
+    images = [image.byte() for image in (plain, recompressed(plain.byte(), 60, 60, 80), striped)]
+    table = table_of({"train": images}, torch.eye(3) + 1)
+    near = np.array([[1, 2], [0, 2], [0, 1]])
+    assert len(find_duplicates(table, neighbours=near)) == 3
+    pairs = find_duplicates(table, neighbours=near, strict=True)
+    assert [*zip(pairs.first, pairs.second, strict=True)] == [(0, 1)]
+
+
+def test_groups_have_their_images_in_the_order_of_pairs():
+    vectors = torch.eye(6)[[0, 1, 2, 1, 0, 1]]
+    pairs = find_duplicates(vectors_table(vectors))
+    assert pairs.groups() == [[0, 4], [1, 3, 5]]
+    assert pairs.take(np.array([], int)).groups() == []
 
 
 def test_leaks_come_first():

@@ -99,6 +99,10 @@ def ranked(values: list[int]) -> None:
     labels("labels.parquet")
 
 
+def selected(options: dict[str, object]) -> None:
+    select(FEATURES, 2, **{"html": "p.html", **options})
+
+
 def fitted(values: list[int]) -> None:
     fit_classifier(vectors_table(torch.randn(len(values), 3), values), "photos")
 
@@ -186,6 +190,10 @@ def remedies() -> Iterator[Remedy]:
     yield Remedy(
         file, "is read without images", with_settings, {"train.workers": 0}, {**DATASET, "train.workers": 0}
     )
+    file = "commands/image_outputs.py"
+    yield Remedy(file, "set the data set that the features are of", selected, {}, {"overrides": DATASET})
+    own = {"overrides": DATASET}
+    yield Remedy(file, "name two files", selected, {**own, "out": "p.html"}, {**own, "out": "t.parquet"})
     file = "curation/prediction.py"
     yield Remedy(file, "set a data set with labels to fit", predicted, {}, DATASET)
     yield Remedy(file, "train has no labels of two", fitted, [1] * 6, [0, 1] * 3)

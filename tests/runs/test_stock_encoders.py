@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ from contrastive.commands.embed import embed
 from contrastive.commands.evaluate import evaluate
 from contrastive.errors import UsageError
 from contrastive.registry import load_registry
-from contrastive.runs import load_encoder, stock_encoder
+from contrastive.runs import LoadedEncoder, load_encoder, stock_encoder
 from tests.support.hub_cache import HubCache
 
 QUICK = ["resnet10t.c3_in1k", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"]
@@ -306,6 +309,55 @@ def test_a_second_comparison_does_not_evaluate_again(
     compare([QUICK[0], str(tiny_run)], out=tmp_path / "one")
     monkeypatch.setattr(StockEntry, "evaluate", lambda self: pytest.fail("evaluated again"))
     compare([QUICK[0], str(tiny_run)], out=tmp_path / "two")
+
+
+def test_an_encoder_that_fails_is_left_out_of_a_comparison(
+    tiny_run: Path,
+    cache: HubCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    cache.add(QUICK[0])
+    evaluate = StockEntry.evaluate
+
+    def fail(entry: StockEntry) -> None:
+        if entry.text == "encoder":
+            raise RuntimeError("out of memory\nand more")
+        evaluate(entry)
+
+    monkeypatch.setattr(StockEntry, "evaluate", fail)
+    shutil.copytree(tiny_run / "backbone", "encoder")
+    targets = [str(tiny_run), "encoder", QUICK[0]]
+    assert main(["compare", *targets, "--out", "comparison"]) == 1
+    comparison = json.loads(Path("comparison/comparison.json").read_text())
+    assert [row["name"] for row in comparison["recipes"]] == ["tiny", QUICK[0]]
+    assert "encoder: failed, RuntimeError: out of memory" in comparison["notes"]
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["compare", "encoder", str(tiny_run), "--out", "other"]) == 1
+    assert "no run of encoder finished" in capsys.readouterr().err
+
+
+def test_a_comparison_holds_the_network_of_one_encoder_at_a_time(
+    tiny_run: Path, cache: HubCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    cache.add(QUICK[0])
+    shutil.copytree(tiny_run / "backbone", "encoder")
+    networks: list[weakref.ref[torch.nn.Module]] = []
+    alive: list[int] = []
+
+    def load(*arguments: object) -> LoadedEncoder:
+        gc.collect()
+        alive.append(sum(network() is not None for network in networks))
+        subject = load_encoder(*arguments)
+        networks.append(weakref.ref(subject.parts.method.backbone))
+        return subject
+
+    monkeypatch.setattr("contrastive.commands.compare.stock.load_encoder", load)
+    compare([str(tiny_run), "encoder", QUICK[0]], out=tmp_path / "comparison")
+    assert alive == [0] * 4  # both are planned, then both are evaluated
 
 
 def test_a_name_with_two_readings_is_refused_with_both(cache: HubCache, monkeypatch: pytest.MonkeyPatch):

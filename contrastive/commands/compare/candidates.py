@@ -135,13 +135,8 @@ def _stock_candidate(
     target: str, overrides: Mapping[str, Any], registry: Registry, data_sets: DataSets
 ) -> Candidate:
     entry = StockEntry.of(target, overrides, registry, data_sets)
-    subject = entry.subject
     return Candidate(
-        subject.recipe.name,
-        untrained_keys(subject.recipe),
-        subject.data.fingerprint,
-        {0: entry.folder},
-        stock=entry,
+        entry.recipe.name, untrained_keys(entry.recipe), entry.data, {0: entry.folder}, stock=entry
     )
 
 

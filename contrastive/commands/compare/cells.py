@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from contrastive.commands.compare.records import COSTS, Records
+from contrastive.commands.compare.records import Records
 from contrastive.commands.compare.significance import Interval, half_width
-from contrastive.commands.view_metrics import VIEW_TITLES, view_text
+from contrastive.commands.run_values import COSTS, VIEW_TITLES, cost, view_text
 from contrastive.kinds import MONITORS
 from contrastive.pages import Cell, CellTable, Column
-from contrastive.text import MetricFormat, duration, metric_words
+from contrastive.text import MetricFormat, metric_words
 
 #: Cost -> its heading.
 _COST_TITLES = {
@@ -211,18 +211,6 @@ def _common_budget(comparison: Mapping[str, Any]) -> str:
 def p_value(p: float) -> str:
     """``p 0.004``, or ``p < 0.001``."""
     return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
-
-
-def cost(key: str, value: float | None) -> str:
-    """A cost in its unit."""
-    if value is None:
-        return "-"
-    if key == "wall_seconds":
-        return duration(value)
-    if key == "backbone_flops":
-        return f"{value / 1e6:,.1f} M"
-    assert key in COSTS, key
-    return f"{value:,.0f} MiB" if key == "peak_memory_mib" else f"{value:,.0f}"
 
 
 def _plus_minus(interval: Interval | None, form: MetricFormat) -> str:

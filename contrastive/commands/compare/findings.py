@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from contrastive.commands.compare.candidates import Candidate, require_same_evaluation
-from contrastive.commands.compare.records import COSTS, Records, RunRecord
+from contrastive.commands.compare.records import Records, RunRecord
 from contrastive.commands.compare.significance import (
     CONFIDENCE,
     holm,
@@ -18,6 +18,7 @@ from contrastive.commands.compare.significance import (
     paired_difference,
 )
 from contrastive.commands.curves import curves
+from contrastive.commands.run_values import COSTS
 from contrastive.evaluation import VIEW_METRICS, sampling_error
 from contrastive.kinds import MONITORS
 from contrastive.recipe import NOT_TRAINING, flatten
@@ -137,8 +138,8 @@ def _stock(candidate: Candidate) -> dict[str, Any]:
     entry = candidate.stock
     if entry is None:
         return {}
-    notes = [*entry.subject.parts.method.backbone.notes]
-    return {"stock": {"encoder": entry.text, "overrides": dict(entry.overrides), "notes": notes}}
+    about = {"encoder": entry.text, "overrides": dict(entry.overrides), "notes": [*entry.notes]}
+    return {"stock": about}
 
 
 def _metric(key: str, summaries: Mapping[int, Mapping[str, Any]], is_fraction: bool) -> dict[str, Any]:

@@ -10,12 +10,15 @@ import torch
 
 from contrastive.build import DataSets
 from contrastive.commands.planes import obstacle_to_map, principal_plane
-from contrastive.commands.report.images import class_name, feature_batches, map_thumbnails, whole_thumbnail
+from contrastive.commands.report.images import map_thumbnails
+from contrastive.commands.thumbnails import whole_thumbnail
 from contrastive.errors import ContrastiveError
+from contrastive.evaluation import feature_batches, final_encoder
 from contrastive.protocols import nearest_others
 from contrastive.registry import Registry
 from contrastive.rng import hash_order, hash_sample
 from contrastive.runs import LoadedEncoder, load, load_encoder
+from contrastive.text import class_name
 
 #: Number of images encoded, of queries, of neighbours per query, and of recipes with pictures.
 IMAGES, QUERIES, NEIGHBOURS, RECIPES = 1000, 6, 5, 6
@@ -62,8 +65,9 @@ def _picture(run: LoadedEncoder) -> dict[str, Any]:
         else (test, np.arange(len(test)))
     )
     rows = rows[hash_sample(table.ids[rows], IMAGES, "pictures")]
-    batches = list(feature_batches(run, table, rows))
-    features = torch.cat([each for _, each, _ in batches]) if batches else torch.empty(0, 1)
+    backbone, reader = final_encoder(run.parts.method)[0], run.evaluation.reader
+    batches = list(feature_batches(backbone, reader, table, rows))
+    features = torch.cat([each for _, _, each in batches]) if batches else torch.empty(0, 1)
     if absence := obstacle_to_map(features):
         return {"absence": absence}
     rows = np.concatenate([indices for indices, _, _ in batches])
@@ -79,9 +83,9 @@ def _picture(run: LoadedEncoder) -> dict[str, Any]:
         "labels": labels.tolist(),
         "names": [table.name(row) for row in rows.tolist()],
         "ids": table.ids[rows].tolist(),
-        "classes": {label: class_name(classes, label) for label in sorted({*labels.tolist()})},
+        "classes": {label: class_name(classes, label) or "no label" for label in sorted({*labels.tolist()})},
         "explained": variance_share,
         "neighbours": neighbours,
-        "miniatures": np.concatenate([map_thumbnails(pixels) for _, _, pixels in batches]),
+        "miniatures": np.concatenate([map_thumbnails(pixels) for _, pixels, _ in batches]),
         "thumbnails": {image: whole_thumbnail(table, int(rows[image]), SIDE) for image in pictured_images},
     }

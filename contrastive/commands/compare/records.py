@@ -6,22 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from contrastive.commands.run_values import costs_of
 from contrastive.errors import UsageError
 from contrastive.files import read_map
 from contrastive.runs import WEIGHTS, Run
-
-#: What a run costs: keys of summary.json, and the speed, which metrics.jsonl holds per step.
-COSTS = (
-    "images_per_second",
-    "wall_seconds",
-    "peak_memory_mib",
-    "parameters",
-    "backbone_parameters",
-    "backbone_flops",
-)
 
 
 @dataclass(frozen=True)
@@ -47,13 +37,8 @@ class RunRecord:
 
     @cached_property
     def costs(self) -> dict[str, float | None]:
-        """A value for each of :data:`COSTS`; None if the run did not record it.
-
-        The speed is the median over steps, which one evaluation or a busy moment does not change.
-        """
-        speeds = [line["images_per_second"] for line in self.metrics if line.get("images_per_second")]
-        costs: dict[str, float | None] = {key: self.summary.get(key) for key in COSTS}
-        return costs | {"images_per_second": median(speeds) if speeds else None}
+        """What the run cost."""
+        return costs_of(self.summary, self.metrics)
 
 
 #: Name of the candidate -> seed -> record of the run.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,9 +11,11 @@ from pathlib import Path
 
 from contrastive import interrupts
 from contrastive.commands.compare.candidates import Candidate
+from contrastive.commands.compare.stock import StockEntry
 from contrastive.errors import ContrastiveError, Interrupted
 from contrastive.files import writable_by_user, write_whole
-from contrastive.recipe import write_yaml
+from contrastive.recipe import with_name_characters, write_yaml
+from contrastive.runs import wait_until_unlocked
 from contrastive.text import quantity
 
 Log = Callable[[str], None]
@@ -27,7 +27,8 @@ MARK = ".comparison"
 def train(candidates: Sequence[Candidate], out: Path, log: Log) -> tuple[list[Candidate], list[str]]:
     """Train every run that is not finished; seeds first, so that a comparison that stops early is even.
 
-    If a run fails, the others still run.
+    If a run fails, the others still run. An encoder from elsewhere that fails is left out, unless it is the
+    baseline.
 
     Args:
         candidates: what is compared.
@@ -39,7 +40,7 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> tuple[list[Ca
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after the current run has been saved.
-        ContrastiveError: no run of a candidate finished.
+        ContrastiveError: no run of a recipe finished, or the baseline is an encoder that failed.
     """
     runs = [(candidate, seed) for candidate in candidates for seed in candidate.folders]
     runs.sort(key=lambda run: list(run[0].folders).index(run[1]))
@@ -52,8 +53,11 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> tuple[list[Ca
     for number, (candidate, seed) in enumerate(pending, 1):
         if candidate.stock is not None:
             log(f"[{number}/{len(pending)}] {candidate.name}, which is not trained")
-            candidate.stock.evaluate()
-            missing.remove((candidate.name, seed))
+            if failure := _failure(candidate.stock):
+                failures.append(f"{candidate.name}: failed, {failure}")
+                log(failures[-1])
+            else:
+                missing.remove((candidate.name, seed))
             continue
         log(f"[{number}/{len(pending)}] {candidate.name}, seed {seed}")
         code = _train_or_wait(candidate, seed, recipes[candidate.name], log)
@@ -65,7 +69,23 @@ def train(candidates: Sequence[Candidate], out: Path, log: Log) -> tuple[list[Ca
                 f"{candidate.name}, seed {seed}: failed with exit code {code}, in {candidate.folders[seed]}"
             )
             log(failures[-1])
-    return [_without(candidate, missing) for candidate in candidates], failures
+    first, *others = candidates
+    others = [each for each in others if each.stock is None or (each.name, 0) not in missing]
+    return [_without(candidate, missing) for candidate in (first, *others)], failures
+
+
+def _failure(encoder: StockEntry) -> str | None:
+    """Evaluate an encoder from elsewhere. Returns why that failed, or None."""
+    try:
+        encoder.evaluate()
+    except Interrupted:
+        raise
+    except Exception as error:  # of whatever kind, as that of the process of a run may be
+        if interrupts.is_broken_off():
+            raise
+        reason = str(error).partition("\n")[0]
+        return reason if isinstance(error, ContrastiveError) else f"{type(error).__name__}: {reason}"
+    return None
 
 
 def _without(candidate: Candidate, missing: set[tuple[str, int]]) -> Candidate:
@@ -87,7 +107,7 @@ def write_recipes(candidates: Sequence[Candidate], out: Path) -> dict[str, Path]
     with writable_by_user(out):
         folder.mkdir(parents=True, exist_ok=True)
         (out / MARK).touch()
-    paths = {c.name: folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', c.name)}.yaml" for c in candidates}
+    paths = {c.name: folder / f"{with_name_characters(c.name, '_')}.yaml" for c in candidates}
     for candidate in candidates:
         write_whole(paths[candidate.name], write_yaml(candidate.recipe))
     return paths
@@ -131,14 +151,4 @@ def _run(recipe: Path, seed: int, folder: Path) -> int:
 
 def _wait_for_others(folder: Path, log: Log) -> bool:
     """Wait until no other process writes to a run. Returns whether one did, such as an earlier comparison."""
-    path = folder / ".lock"
-    if not path.is_file():
-        return False
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-        except OSError:
-            log(f"another process is writing to {folder}; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            return True
+    return wait_until_unlocked(folder, lambda: log(f"another process is writing to {folder}; waiting for it"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from contrastive.build import DataSets
 from contrastive.commands.compare.records import RunRecord
 from contrastive.commands.evaluate import metrics_of
 from contrastive.files import read_map, writable_by_user, write_json
@@ -27,29 +29,47 @@ _READING = ("workers", "memory_limit", "cache", "shrink")
 
 @dataclass(frozen=True)
 class StockEntry:
-    """An encoder from elsewhere on the data set of a comparison.
+    """An encoder from elsewhere on the data set of a comparison. Its network is in memory only while it is
+    planned and while it is evaluated.
 
     Attributes:
         text: what names it.
         overrides: the data set, the protocols and how images are read.
-        subject: the encoder on the data.
+        recipe: in which it is the backbone.
+        data: fingerprint of the data set.
+        notes: on its weights and their licence.
         identity: what its finished evaluation must be.
         folder: of its evaluation.
+        load: loads it.
     """
 
     text: str
     overrides: Mapping[str, Any]
-    subject: LoadedEncoder
+    recipe: Recipe
+    data: str
+    notes: Sequence[str]
     identity: RunIdentity
     folder: Path
+    load: Callable[[], LoadedEncoder]
 
     @classmethod
-    def of(cls, text: str, overrides: Mapping[str, Any], registry: Registry, data_sets: Any) -> StockEntry:
+    def of(
+        cls, text: str, overrides: Mapping[str, Any], registry: Registry, data_sets: DataSets
+    ) -> StockEntry:
         """Raises UsageError as :func:`load_encoder` does."""
-        subject = load_encoder(text, registry, overrides, data_sets)
+        load = partial(load_encoder, text, registry, overrides, data_sets)
+        subject = load()
         identity = RunIdentity.of(subject.recipe, subject.data, subject.parts)
-        folder = Path("encoders") / f"{subject.recipe.name}-{identity.fingerprint[:8]}"
-        return cls(text, overrides, subject, identity, folder)
+        return cls(
+            text,
+            overrides,
+            subject.recipe,
+            subject.data.fingerprint,
+            [*subject.parts.method.backbone.notes],
+            identity,
+            Path("encoders") / f"{subject.recipe.name}-{identity.fingerprint[:8]}",
+            load,
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -63,7 +83,8 @@ class StockEntry:
 
     def evaluate(self) -> None:
         """Evaluate it and write the result into its folder."""
-        subject, data = self.subject, self.subject.data
+        subject = self.load()
+        data = subject.data
         metrics = metrics_of(subject)
         summary = {
             "name": subject.recipe.name,

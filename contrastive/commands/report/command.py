@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from pathlib import Path
@@ -126,7 +125,7 @@ def _page_of(subject: LoadedEncoder, run: Run | None, out: str | Path | None) ->
         return Path(out)
     if run is not None:
         return run.folder / PAGE
-    return Path(f"{re.sub(r'[^A-Za-z0-9._-]+', '-', subject.recipe.name)}-{PAGE}")
+    return Path(f"{subject.recipe.name}-{PAGE}")
 
 
 def _metrics(subject: LoadedEncoder, display: Display) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from contrastive.commands.report.images import (
     MOST_POINTS,
     THUMBNAIL,
     ReportImages,
-    whole_thumbnail,
 )
-from contrastive.commands.report.likeness import Neighbours, duplicate_groups, outliers, queries
+from contrastive.commands.report.likeness import CANDIDATES, Neighbours, outliers, queries
 from contrastive.commands.report.pixels import BLANK, BLUR, BLUR_SIDE, DARK
+from contrastive.commands.thumbnails import Thumbnails
+from contrastive.curation import find_duplicates
 from contrastive.pages import (
     Group,
     MapPoints,
@@ -36,8 +37,8 @@ _VIEWED_IMAGES, _DRAWS = 4, 3
 _QUERIES, _NEIGHBOURS = 8, 5
 #: Pictures of a wall, groups of likely duplicates, and pictures of such a group.
 _WALL, _GROUPS, _GROUP = 24, 12, 6
-#: CSS pixels of a thumbnail in galleries, and of one of the map.
-_SIDE, _MAP_SIDE = 72, 96
+#: CSS pixels of a thumbnail of the map.
+_MAP_SIDE = 96
 
 
 @dataclass
@@ -48,15 +49,19 @@ class Galleries:
         images: of the report.
 
     Attributes:
-        pictures: the thumbnails of all galleries, but for those of the map and the views.
+        thumbnails: of all galleries, but for those of the map and the views.
         absences: a sentence for each section that has nothing to show, and why.
     """
 
     images: ReportImages
-    pictures: Sprite = field(default_factory=lambda: Sprite("pictures", CELL, _SIDE))
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
     absences: list[str] = field(default_factory=list)
     sprites: list[Sprite] = field(default_factory=list)
-    _numbers: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> Sprite:
+        """That of the thumbnails."""
+        return self.thumbnails.sprite
 
     @property
     def style(self) -> str:
@@ -121,8 +126,10 @@ class Galleries:
         return self._wall("outliers", "Outliers", pictures, remark)
 
     def duplicates(self, neighbours: Neighbours) -> Section:
-        """Groups of images that are likely the same picture."""
-        all_groups = duplicate_groups(neighbours, self.images.thumbnails)
+        """Groups of images that likely show the same."""
+        candidates = neighbours.positions[:, :CANDIDATES]
+        pairs = find_duplicates(self.images.table, self.images.pictures, candidates, strict=True)
+        all_groups = pairs.groups()
         if not all_groups:
             self.absences.append("No likely duplicates among the images of this report.")
             return Section("duplicates", "Likely duplicates", "")
@@ -136,12 +143,12 @@ class Galleries:
             )
             for group in all_groups[:_GROUPS]
         ]
-        more = f" The {_GROUPS} most alike are shown." if len(all_groups) > _GROUPS else ""
-        leak = f" Of several splits: {quantity(across, 'group')}."
+        more = f" The first {_GROUPS} groups are shown." if len(all_groups) > _GROUPS else ""
+        leak = f" Of several splits, which come first: {quantity(across, 'group')}."
         remark = (
-            f"{quantity(count, 'image')} in {quantity(len(all_groups), 'group')}: neighbours whose pictures "
-            f"of {THUMBNAIL} px hardly differ. They are likely, not certainly, the same picture."
-            f"{leak if across else ''}{more}"
+            f"{quantity(count, 'image')} in {quantity(len(all_groups), 'group')}: near neighbours whose "
+            f"small pictures hardly differ, perhaps mirrored.{leak if across else ''}{more} `contrastive "
+            "duplicates` searches more thoroughly, for crops too."
         )
         return Section("duplicates", "Likely duplicates", gallery(groups, self.pictures), remark)
 
@@ -205,11 +212,9 @@ class Galleries:
         return self.images.class_name(int(labels[index]))
 
     def _picture(self, index: int, captions: Sequence[str] = (), mark: Mark = "") -> Picture:
-        """An image of the report; its thumbnail is made once."""
+        """An image of the report."""
         split, table, row = self.images.at(index)
-        if index not in self._numbers:
-            self._numbers[index] = self.pictures.add(whole_thumbnail(table, row, CELL))
-        return Picture(self._numbers[index], f"{split}: {table.name(row)}", captions, mark)
+        return self.thumbnails.picture(table, row, f"{split}: {table.name(row)}", captions, mark)
 
 
 def view_section(subject: LoadedEncoder, sprites: list[Sprite], progress: Callable[[str], None]) -> Section:

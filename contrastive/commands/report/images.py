@@ -8,23 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive.commands.report.pixels import brightness, contrast, luma, sharpness
+from contrastive.curation import FeatureTable, Pictures, texts
 from contrastive.data import BATCH
 from contrastive.errors import DataError
-from contrastive.evaluation import final_encoder, frozen
-from contrastive.pages import miniature
+from contrastive.evaluation import feature_batches, final_encoder
 from contrastive.parts import ImageTable
 from contrastive.rng import hash_order
 from contrastive.runs import LoadedEncoder
-from contrastive.text import abbreviate, quantity
+from contrastive.text import abbreviate, class_name, quantity
 
 #: The most images that a report reads, and that its map shows.
 MOST_IMAGES, MOST_POINTS = 10_000, 5_000
-#: Side in pixels of the thumbnails of the map, which likely duplicates are compared on.
+#: Side in pixels of the thumbnails of the map.
 THUMBNAIL = 24
 
 
@@ -38,6 +37,7 @@ class ReportImages:
         rows: int64 [n], its row in the table of that split.
         features: float32 [n, F], on the CPU.
         thumbnails: uint8 [n, C, 24, 24], of what the encoder sees.
+        pictures: of the same, which likely duplicates are compared on.
         measures: name -> [n]: ``brightness`` and ``contrast`` in 0..1; ``sharpness``, NaN if not measured.
         total: how many images all splits have.
         sample_size: how many were chosen; those that are missing here could not be read.
@@ -49,6 +49,7 @@ class ReportImages:
     rows: np.ndarray
     features: Tensor
     thumbnails: np.ndarray
+    pictures: Pictures
     measures: dict[str, np.ndarray]
     total: int
     sample_size: int
@@ -78,15 +79,21 @@ class ReportImages:
         return labels
 
     def class_name(self, label: int) -> str:
-        """The name of a class, or its number."""
-        return class_name(self.classes, label)
+        """The name of a class, or ``no label``."""
+        return class_name(self.classes, label) or "no label"
 
-
-def class_name(classes: Sequence[str] | None, label: int) -> str:
-    """The name of a class, or ``class 3`` if it has none; ``no label`` for -1."""
-    if label < 0:
-        return "no label"
-    return str(classes[label]) if classes is not None and label < len(classes) else f"class {label}"
+    @property
+    def table(self) -> FeatureTable:
+        """The images with their features, as curation takes them."""
+        tables = [self.at(index) for index in range(len(self))]
+        return FeatureTable(
+            splits=texts([split for split, _, _ in tables]),
+            ids=np.array([table.ids[row] for _, table, row in tables], dtype=np.int64),
+            names=texts([table.name(row) for _, table, row in tables]),
+            labels=self.labels,
+            vectors=self.features,
+            classes=self.classes,
+        )
 
 
 def read_images(
@@ -117,7 +124,8 @@ def read_images(
             break
     if not parts:
         raise DataError(f"no image can be read: {abbreviate(sorted(subject.evaluation.unreadable), '; ')}.")
-    numbers, indices, features, thumbnails, *measures = map(np.concatenate, zip(*parts, strict=True))
+    arrays = map(np.concatenate, zip(*parts, strict=True))
+    numbers, indices, features, thumbnails, small, sizes, digests, *measures = arrays
     order = _positions([table for _, table in splits], table_indices, rows, numbers, indices).argsort()
     names = ("brightness", "contrast", "sharpness")
     return ReportImages(
@@ -126,6 +134,7 @@ def read_images(
         indices[order],
         torch.from_numpy(features[order]),
         thumbnails[order],
+        Pictures(small, sizes, digests).take(order),
         {name: values[order] for name, values in zip(names, measures, strict=True)},
         total,
         count,
@@ -163,39 +172,26 @@ def _positions(
     return positions[starts[numbers] + indices]
 
 
-def feature_batches(
-    subject: LoadedEncoder, table: ImageTable, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Whole images of a table, read and encoded in batches; those that do not decode are left out.
-
-    Yields:
-        (rows int64 [b], features h float32 [b, F], pixels float32 [b, C, s, s] in 0..1), all on the CPU.
-    """
-    backbone, reader = final_encoder(subject.parts.method)[0], subject.evaluation.reader
-    for indices, pixels in reader.whole(table, rows):
-        with frozen(backbone):
-            features = backbone(reader.send(pixels)).float().flatten(1).cpu()
-        yield indices, features, pixels
-
-
 def map_thumbnails(pixels: Tensor) -> np.ndarray:
     """Pictures for a map: float [b, C, s, s] in 0..1 -> uint8 [b, C, 24, 24]."""
     small = F.interpolate(pixels, size=(THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
-    return (small.clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
+    return _bytes(small).contiguous().numpy()
 
 
-def whole_thumbnail(table: ImageTable, row: int, side: int) -> Image.Image:
-    """A whole image within ``side`` pixels; large ones are decoded at a fraction of their sides."""
-    pixels = table.decode_reduced(row, lambda size: max(1, min(size) // side)).pixels
-    return miniature(pixels, side)
+def _bytes(pixels: Tensor) -> Tensor:
+    """Pixels in 0..1 as uint8."""
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _read(
     subject: LoadedEncoder, splits: Sequence[tuple[str, ImageTable]], numbers: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """What :class:`ReportImages` holds of a few images, in batches."""
+    backbone, reader = final_encoder(subject.parts.method)[0], subject.evaluation.reader
     for number, (_, table) in enumerate(splits):
-        for indices, features, pixels in feature_batches(subject, table, rows[numbers == number]):
+        for indices, pixels, features in feature_batches(backbone, reader, table, rows[numbers == number]):
             grey = luma(pixels)
             measures = (each(grey).numpy() for each in (brightness, contrast, sharpness))
-            yield np.full(len(indices), number), indices, features.numpy(), map_thumbnails(pixels), *measures
+            own = Pictures.of(_bytes(pixels))
+            pictures = (map_thumbnails(pixels), own.pixels, own.sizes, own.digests)
+            yield np.full(len(indices), number), indices, features.numpy(), *pictures, *measures

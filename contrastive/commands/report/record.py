@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from contrastive.commands.curves import curves
+from contrastive.commands.run_values import VIEW_TITLES, cost, costs_of, view_text
+from contrastive.evaluation import VIEW_FRACTIONS, VIEWS_PREFIX
 from contrastive.kinds import MONITORS
 from contrastive.pages import Cell, CellTable, Column, Line, Section, chart, sortable_table, text_list
-from contrastive.runs import FLOORS, Run
-from contrastive.text import MetricFormat, duration, metric_words, quantity
+from contrastive.runs import FLOORS, Run, floor_and_gain, floors_of, trained_metrics
+from contrastive.text import MetricFormat, metric_words, quantity
 
 #: Points of the curve of the loss, at most; each is the mean of the steps around it.
 _POINTS = 200
@@ -27,15 +29,22 @@ _CAPTIONS = {
     "loss": "Of this objective, mean per epoch.",
     "embedding_norm": "Mean length of z before it is scaled to unit length.",
 }
-#: What the names of metrics without labels begin with in metrics.jsonl, and those that are fractions.
-_VIEWS = "views/"
-_FRACTIONS = {f"{_VIEWS}{name}" for name in ("recall_1", "stability")}
+#: Metrics without labels, as metrics.jsonl has them, that are fractions.
+_FRACTIONS = {f"{VIEWS_PREFIX}{name}" for name in VIEW_FRACTIONS}
+#: Cost -> its heading.
+_COST_TITLES = {
+    "images_per_second": "images/s (median)",
+    "peak_memory_mib": "peak memory",
+    "parameters": "parameters",
+    "backbone_parameters": "of the backbone",
+    "backbone_flops": "operations per image",
+}
 _OF_VALIDATION = "On the images that validate; test is read once, at the end."
 
 
 def metric_section(summary: Mapping[str, Any], is_run: bool) -> Section:
     """The metrics with their floors."""
-    trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
+    trained = trained_metrics(summary)
     omissions = [
         f"No metrics of {name}: {reason}." for name, reason in (summary.get("omitted") or {}).items()
     ]
@@ -56,17 +65,16 @@ def _views(views: Mapping[str, Any]) -> str:
     encoders = {key: views[key] for key in ("trained", *FLOORS) if views.get(key)}
     columns = [Column("without labels"), *(Column(words[key]) for key in encoders)]
     rows = []
-    for name in views["trained"]:
-        form = _form(f"{_VIEWS}{name}", None)
+    for name in (each for each in VIEW_TITLES if each in views["trained"]):
         values = [metrics.get(name) for metrics in encoders.values()]
-        cells = [Cell("-") if value is None else Cell(form.value(value), value) for value in values]
-        rows.append([Cell(name.replace("_", " "), name), *cells])
+        cells = [Cell(view_text(name, value), value) for value in values]
+        rows.append([Cell(VIEW_TITLES[name], name), *cells])
     how = "Of other views of images that validate; no label is read."
     return f'<h3>Views</h3><p class="how">{how}</p>{sortable_table(CellTable("", columns, rows))}'
 
 
 def _metric_table(summary: Mapping[str, Any], trained: Mapping[str, float]) -> CellTable:
-    floors = {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
+    floors = floors_of(summary)
     columns = [Column("metric"), Column("trained" if floors else "value")]
     columns += [Column(title) for words in floors for title in (words, "gain")]
     rows = []
@@ -74,16 +82,11 @@ def _metric_table(summary: Mapping[str, Any], trained: Mapping[str, float]) -> C
         form = MetricFormat.of(key, summary.get("protocols"))
         row = [Cell(metric_words(key), key), Cell(form.value(value), value)]
         for floor in floors.values():
-            row += _floor_cells(value, floor.get(key), form)
+            own = floor.get(key)
+            values = (own, None if own is None else value - own)
+            row += map(Cell, floor_and_gain(value, own, form), values)
         rows.append(row)
     return CellTable("", columns, rows)
-
-
-def _floor_cells(value: float, floor: float | None, form: MetricFormat) -> tuple[Cell, Cell]:
-    if floor is None:
-        return Cell("-"), Cell("-")
-    gain = form.change(value - floor, max(value, floor, key=abs))
-    return Cell(form.value(floor), floor), Cell(gain, value - floor)
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
@@ -154,20 +157,17 @@ def _loss_points(
 def cost_section(run: Run) -> Section:
     """Time, memory, parameters and speed."""
     summary = run.summary
-    speeds = [line["images_per_second"] for line in run.metrics if line.get("images_per_second")]
     minutes = summary.get("minutes")
+    costs = {
+        key: cost(key, value) for key, value in costs_of(summary, run.metrics).items() if value is not None
+    }
     facts = {
-        "time": duration(summary["wall_seconds"]) + (f" of {minutes['budget']:g} min" if minutes else ""),
-        "epochs": f"{summary['epochs']:,}" if "epochs" in summary else None,
-        "steps": f"{summary['steps']:,}" if "steps" in summary else None,
-        "images/s (median)": f"{median(speeds):,.0f}" if speeds else None,
-        "peak memory": f"{memory:,.0f} MiB" if (memory := summary.get("peak_memory_mib")) else None,
-        "parameters": f"{summary['parameters']:,}" if "parameters" in summary else None,
-        "of the backbone": f"{own:,}" if (own := summary.get("backbone_parameters")) else None,
-        "operations per image": f"{flops / 1e6:,.1f} M" if (flops := summary.get("backbone_flops")) else None,
+        "time": costs["wall_seconds"] + (f" of {minutes['budget']:g} min" if minutes else ""),
+        **{key: f"{summary[key]:,}" for key in ("epochs", "steps") if key in summary},
+        **{title: costs[key] for key, title in _COST_TITLES.items() if key in costs},
     }
     items = "".join(
-        f"<div><dt>{escape(key)}</dt><dd>{escape(text)}</dd></div>" for key, text in facts.items() if text
+        f"<div><dt>{escape(key)}</dt><dd>{escape(text)}</dd></div>" for key, text in facts.items()
     )
     remark = (
         "Parameters are those that are trained. Operations are a forward pass of the backbone; a multiply "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from contrastive.commands.report.galleries import Galleries
 from contrastive.commands.report.images import ReportImages
 from contrastive.commands.report.likeness import Neighbours
 from contrastive.commands.report.predictions import Predictions
+from contrastive.curation import Pictures
 from contrastive.parts import ImageTable
+from tests.support.curation import scene
 
 
 class Table(ImageTable):
@@ -38,6 +41,7 @@ def images_of(count: int = 5, classes: list[str] | None = None, **measures: list
         np.arange(count),
         torch.randn(count, 4),
         np.zeros((count, 3, 24, 24), np.uint8),
+        Pictures.of(torch.zeros(count, 3, 8, 8, dtype=torch.uint8)),
         {key: np.array(values) for key, values in (usual | measures).items()},
         count,
         count,
@@ -83,6 +87,26 @@ def test_equal_features_have_no_outliers_and_say_so():
     galleries = Galleries(images)
     assert galleries.outliers(Neighbours.of(torch.ones(5, 4))).body == ""
     assert galleries.absences == ["No outliers: all images are equally far from their neighbours."]
+
+
+def test_likely_duplicates_of_several_splits_come_first_and_are_counted():
+    images = replace(
+        images_of(6),
+        splits=[("train", Table(4)), ("test", Table(2))],
+        table_indices=np.array([0, 0, 0, 0, 1, 1]),
+        rows=np.array([0, 1, 2, 3, 0, 1]),
+        features=torch.eye(6)[[0, 0, 1, 2, 2, 3]] + 0.1,
+        pictures=Pictures.of(torch.stack([scene(seed) for seed in (0, 0, 1, 2, 2, 3)])),
+    )
+    section = Galleries(images).duplicates(Neighbours.of(images.features))
+    assert re.findall(r'title="(.*?)\n', section.body) == [
+        "train: 3.png",
+        "test: 0.png",
+        "train: 0.png",
+        "train: 1.png",
+    ]
+    assert section.remark.startswith("4 images in 2 groups: ")
+    assert "Of several splits, which come first: 1 group." in section.remark
 
 
 def test_neighbours_of_another_class_have_another_frame():

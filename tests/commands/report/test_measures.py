@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from contrastive.commands.report.images import map_thumbnails
-from contrastive.commands.report.likeness import Neighbours, duplicate_groups, outliers, queries
+from contrastive.commands.report.likeness import CANDIDATES, Neighbours, outliers, queries
 from contrastive.commands.report.pixels import BLANK, BLUR, DARK, brightness, contrast, luma, sharpness
+from contrastive.curation import Pictures, find_duplicates
+from tests.support.curation import vectors_table
 from tests.support.photographs import photograph
 
 
@@ -75,6 +76,14 @@ def test_outliers_are_the_farthest_from_their_neighbours():
     assert outliers(Neighbours.of(torch.ones(5, 3)), 2) == []
 
 
+def duplicate_groups(pixels: torch.Tensor) -> list[list[int]]:
+    """As a report finds them, on pixels [n, C, s, s] in 0..1, which are the features, too."""
+    pictures = Pictures.of((255 * pixels).round().byte())
+    features = pixels.flatten(1) - 0.5
+    candidates = Neighbours.of(features).positions[:, :CANDIDATES]
+    return find_duplicates(vectors_table(features), pictures, candidates, strict=True).groups()
+
+
 def test_copies_that_were_resized_and_compressed_again_are_likely_duplicates_and_others_are_not():
     rng = np.random.default_rng(0)
     scenes = [
@@ -85,20 +94,19 @@ def test_copies_that_were_resized_and_compressed_again_are_likely_duplicates_and
     scenes[3].resize((150, 100)).save(stream, "JPEG", quality=40)
     copies = [Image.open(stream), scenes[3].resize((200, 133)), scenes[7]]
     pixels = torch.cat([pixels_of(scene) for scene in [*scenes, *copies]])
-    groups = duplicate_groups(Neighbours.of(pixels.flatten(1) - 0.5), map_thumbnails(pixels))
-    assert groups == [[7, 22], [3, 20, 21]]  # equal pixels first
+    assert duplicate_groups(pixels) == [[7, 22], [3, 21, 20]]  # equal pixels first
 
 
 def test_different_dark_pictures_are_no_duplicates():
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.random((12, 3, 24, 24))).float() * 0.2
-    assert duplicate_groups(Neighbours.of(pixels.flatten(1)), map_thumbnails(pixels)) == []
+    assert duplicate_groups(pixels) == []
 
 
 def test_two_images_and_fewer_neighbours_than_usual():
     neighbours = Neighbours.of(torch.eye(2))
     assert neighbours.positions.tolist() == [[1], [0]]
-    assert duplicate_groups(neighbours, np.zeros((2, 1, 24, 24), np.uint8)) == [[0, 1]]
+    assert duplicate_groups(torch.zeros(2, 1, 16, 16)) == [[0, 1]]
 
 
 def test_queries_are_of_as_many_classes_as_possible():

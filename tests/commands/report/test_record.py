@@ -40,8 +40,8 @@ def test_metrics_without_labels_have_a_table_of_their_own():
     views = {"trained": {"recall_1": 0.94, "lidar": 12.5}, "untrained": {"recall_1": 0.31}, "pixels": {}}
     text = words(metric_section({"trained": {}, "views": views}, is_run=True).body)
     assert "without labels trained untrained" in text
-    assert "recall 1 94.0 % 31.0 %" in text
-    assert "lidar 12.500 -" in text
+    assert "recall at 1 94.0 % 31.0 %" in text
+    assert "LiDAR 12.5 -" in text
     assert metric_section({}, is_run=True).body == ""
 
 
