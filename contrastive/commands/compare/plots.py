@@ -269,7 +269,7 @@ def _curves(rows: Rows, forms: Mapping[str, MetricFormat]) -> Iterator[Chart]:
             epochs = [x for line in figure.data for x in line.x]
             figure.update_xaxes(title="epoch", tick0=0, dtick=whole_step(max(epochs) - min(epochs)))
             figure.update_yaxes(title=title)
-            caption = captions.get(key, "On the held-out tenth of train; test is read once, at the end.")
+            caption = captions.get(key, "On the images that validate.")
             yield _chart("training", title.partition(",")[0], f"{caption} Thin: single seeds.", figure)
 
 

@@ -39,7 +39,7 @@ _COST_TITLES = {
     "backbone_parameters": "of the backbone",
     "backbone_flops": "operations per image",
 }
-_OF_VALIDATION = "On the images that validate; test is read once, at the end."
+_OF_VALIDATION = "On the images that validate."
 
 
 def metric_section(summary: Mapping[str, Any], is_run: bool) -> Section:
