@@ -17,7 +17,6 @@ from rich.text import Text
 from contrastive.build import Composition, Data, DataSets, MemoryGuard, build, token_shape, trial_views
 from contrastive.commands.objectives import ObjectivesReport, objective_rows, parts_of, pass_text
 from contrastive.commands.output import print_json
-from contrastive.commands.shrinkage import shrink_offer, shrink_report
 from contrastive.data import cache_folder, has_label, pixel_bytes, whereabouts
 from contrastive.datasets import reading_of, skipped_kinds
 from contrastive.device import best_device
@@ -33,7 +32,7 @@ from contrastive.recipe import (
     training_fingerprint,
 )
 from contrastive.registry import Registry, load_registry
-from contrastive.runs import skipped_files
+from contrastive.runs import shrink_offer, shrink_report, skipped_files
 from contrastive.schedules import schedule_text
 from contrastive.text import abbreviate, byte_count, quantity
 from contrastive.training import BufferSnapshot, Method, chunk_warning, is_chunked, resolve_precision

@@ -23,12 +23,11 @@ from rich.table import Table
 from contrastive.build import build
 from contrastive.commands.contention import BUSY, Contention
 from contrastive.commands.output import print_json, progress_on_stderr
-from contrastive.commands.shrinkage import shrink_offer
 from contrastive.device import peak_memory_mib
 from contrastive.errors import UsageError
 from contrastive.recipe import Recipe, load_recipe
 from contrastive.registry import load_registry
-from contrastive.runs import Display, assemble, refuse_processes
+from contrastive.runs import Display, assemble, refuse_processes, shrink_offer
 from contrastive.text import duration, percent, quantity
 from contrastive.training import (
     Engine,

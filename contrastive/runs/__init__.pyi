@@ -30,6 +30,8 @@ from .process_guard import wait_until_unlocked as wait_until_unlocked
 from .reload import LoadedEncoder as LoadedEncoder
 from .reload import load as load
 from .relocation import with_recorded_paths as with_recorded_paths
+from .shrinkage import shrink_offer as shrink_offer
+from .shrinkage import shrink_report as shrink_report
 from .stock import StockEncoder as StockEncoder
 from .stock import is_stock_name as is_stock_name
 from .stock import require_own_keys as require_own_keys

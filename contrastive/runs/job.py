@@ -37,6 +37,7 @@ from contrastive.runs.plan import fit, planned_before
 from contrastive.runs.process_guard import folder_lock
 from contrastive.runs.relocation import first_paths, moved_to, of_run_folder, origin_of, record
 from contrastive.runs.resume import Resume, admit, begin
+from contrastive.runs.shrinkage import shrink_offer
 from contrastive.runs.summary import conclude, skipped_files, warn_of_skipped
 from contrastive.text import quantity
 from contrastive.training import (
@@ -374,6 +375,8 @@ class Job:
             raise UsageError(f"{engine.folder} holds no checkpoint to resume from; drop --resume must.")
         else:
             engine.metrics.truncate(0)
+            if offer := on_first(lambda: shrink_offer(self.recipe, self.data, self.composition)):
+                self.display.log(f"{offer}.")
         on_each(engine.loader.decode)
         engine.run.notify(engine.callbacks, lambda callback: callback.run_started(engine.run))
 

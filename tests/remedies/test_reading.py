@@ -88,7 +88,7 @@ def reading_remedies() -> Iterator[Remedy]:
     shrunk = ShrunkTable(Images(4), SIDE // 2, 92)
     yield Remedy("data/shrinking.py", "no cache of shrunk images", cached(shrunk), "taken/cache", "cache")
     yield Remedy(
-        "commands/shrinkage.py",
+        "runs/shrinkage.py",
         "set train.shrink.short_side=",
         checked,
         list,

@@ -1,4 +1,4 @@
-"""What ``train.shrink`` costs and saves, for ``check`` and ``profile``."""
+"""What ``train.shrink`` costs and saves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contrastive.build import Composition, Data
 from contrastive.data import Estimate, ImageCosts, ShrunkImages, ShrunkTable, cache_folder, whereabouts
 from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, Shrink
-from contrastive.runs import cache_of
+from contrastive.runs.assembly import cache_of
 from contrastive.text import byte_count, duration, percent, quantity
 
 #: Pixels of a view per pixel of the short side of a shrunk image, as 224 are of 256.

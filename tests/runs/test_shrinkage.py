@@ -15,12 +15,12 @@ from contrastive.build import build
 from contrastive.cli import main
 from contrastive.commands.check import check
 from contrastive.commands.evaluate import evaluate
-from contrastive.commands.shrinkage import shrink_offer
 from contrastive.data import ImageCosts
 from contrastive.errors import Interrupted, UsageError
 from contrastive.files import read_map
 from contrastive.recipe import load_recipe, training_fingerprint
 from contrastive.registry import load_registry
+from contrastive.runs import shrink_offer
 from tests.runs.test_runs import assert_same_run
 from tests.support.photographs import photograph
 from tests.support.tiny import UNEVALUATED, interrupted_after, write_recipe
@@ -64,23 +64,39 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # -- what check and profile report ---------------------------------------------------------------------
 
 
+@pytest.fixture
+def slow_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding takes three quarters of what an image costs."""
+    monkeypatch.setattr(ImageCosts, "of", lambda *_: ImageCosts(0.03, 0.01))
+
+
+@pytest.mark.usefixtures("slow_decoding")
 def test_check_offers_it_where_decoding_is_over_half(large: Path, cache: Path):
     report = check(large, [BATCH])
     offer = re.fullmatch(
-        r"decoding is [\d.]+ ms of the [\d.]+ ms that an image costs in every epoch \(([\d.]+) %\); set "
+        r"decoding is 30\.0 ms of the 40\.0 ms that an image costs in every epoch \(75\.0 %\); set "
         r"(train\.shrink\.short_side=256) to decode smaller ones in [\d.]+ ms, in training and evaluation: "
         r"2 images, once, in about \d+ s of one processor, 0\.\d MiB",
         report["shrink_offer"],
     )
     assert offer is not None
-    assert float(offer[1]) > 50
-    report = check(large, [BATCH, offer[2]])
+    report = check(large, [BATCH, offer[1]])
     assert "shrink_offer" not in report
     assert re.fullmatch(
         rf"2 images, once, in about \d+ s of one processor, 0\.\d MiB in {re.escape(str(cache))}; decoding "
         r"them then takes [\d.]+ ms per image, in training and evaluation, not [\d.]+ ms",
         report["shrunk"],
     )
+
+
+@pytest.mark.usefixtures("slow_decoding")
+def test_a_run_offers_it_once(large: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    sets = [f"--set={each}" for each in (BATCH, "train.max_steps=2", "evaluate.every=0")]
+    with interrupted_after(1):
+        assert main(["run", str(large), *sets, "--out", str(tmp_path / "run")]) == 130
+    assert "set train.shrink.short_side=256 to decode smaller ones" in capsys.readouterr().out
+    assert main(["run", str(large), *sets, "--out", str(tmp_path / "run")]) == 0
+    assert "train.shrink" not in capsys.readouterr().out  # it would be another run
 
 
 def test_larger_views_are_offered_larger_images(large: Path, monkeypatch: pytest.MonkeyPatch):
