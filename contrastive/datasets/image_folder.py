@@ -88,8 +88,8 @@ class ImageFolder(Dataset):
 
     @property
     def label_hint(self) -> str | None:
-        if not self.labels:
-            return "dataset.labels is false"
+        if not self.labels:  # as the user wants it
+            return None
         folder = self._candidates.train
         images = self._listing(folder).images
         if not _in_folders(images, folder, self.root):

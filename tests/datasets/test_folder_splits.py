@@ -347,7 +347,7 @@ def test_without_labels_folders_are_no_classes(tmp_path):
     dataset = ImageFolder(tmp_path, labels=False)
     assert dataset.classes is None
     assert dataset.table("train").labels is None
-    assert dataset.label_hint == "dataset.labels is false"
+    assert dataset.label_hint is None
     assert dataset.fingerprint() == ImageFolder(tmp_path).fingerprint()  # the images are the same
 
 
