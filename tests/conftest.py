@@ -1,11 +1,13 @@
 """Settings for every test: repeatable draws, and one thread a worker under xdist."""
 
+import gc
 import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit for bit equality is a promise of the CPU
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +15,48 @@ import torch
 from hypothesis import settings
 
 from contrastive.cli import main
+from tests.support.ends import short_ends, whole_ends
 from tests.support.tiny import write_data, write_recipe
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
-settings.register_profile("repeatable", deadline=None, derandomize=True)
-settings.load_profile("repeatable")
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("thorough", settings.get_profile("repeatable"), max_examples=100)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With ``-m ''``, which runs every test, those that draw examples draw more of them."""
+    settings.load_profile("repeatable" if config.option.markexpr else "thorough")
 
 
 def pytest_runtest_setup() -> None:
     """Every test draws the same, whichever tests ran before it in its process."""
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected, millions of objects, is not searched for garbage, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_ends() -> Iterator[None]:
+    with short_ends():
+        yield
+
+
+@pytest.fixture(name="whole_ends")
+def _whole_ends() -> Iterator[None]:
+    """Runs end as for a user: with a report, and with metrics of views."""
+    with whole_ends():
+        yield
 
 
 @pytest.fixture(scope="session")

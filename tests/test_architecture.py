@@ -6,21 +6,22 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 from import_graph import imports
 
 from contrastive.kinds import KINDS
-from contrastive.registry import KNOWN_PLUGINS, load_registry
+from contrastive.registry import KNOWN_PLUGINS, Registry, load_registry
 from tests.support.layers import (
-    GRAPH,
     IMPORTERS,
     IMPORTS,
     KIND_PACKAGES,
     LAYERS,
     MODULES,
     ROOT,
+    graph,
     is_in,
     layer,
     may_import,
@@ -136,7 +137,7 @@ def questions_about_parts(path: Path) -> list[str]:
 @pytest.mark.parametrize("place", TRAINERS)
 def test_training_side_knows_no_recipe_and_no_part(place):
     path = path_of(place)
-    assert not {other for other in GRAPH[place] if is_in(other, TRAINING_MUST_NOT)}
+    assert not {other for other in graph()[place] if is_in(other, TRAINING_MUST_NOT)}
     assert "yaml" not in {line.module.split(".")[0] for line in imports(path)}
     asked = questions_about_parts(path)
     asked = [question for question in asked if question.partition(": ")[2] not in ASKED_OF_NO_PART]
@@ -190,13 +191,24 @@ def words_of(path: Path) -> set[str]:
     return found | {word for name in found for word in name.split("_")}
 
 
-@pytest.mark.parametrize("place", TRAINERS)
-def test_training_side_says_no_name_of_a_method_or_part(place):
-    registry = load_registry()
-    names = {entry.name for entry in registry} | {entry.load().__name__.lower() for entry in registry}
+@cache
+def registry() -> Registry:
+    """Of the installed plugins, loaded once for all modules that are looked at."""
+    return load_registry()
+
+
+@pytest.fixture(scope="module")
+def names_of_parts() -> set[str]:
+    """Names and classes of all parts, and names of methods."""
+    names = {entry.name for entry in registry()} | {entry.load().__name__.lower() for entry in registry()}
     names |= {part for _, part in KNOWN_PLUGINS} | METHODS
     assert {"nt_xent", "ntxent", "queue", "ema", "inbatch"} <= names
-    assert not words_of(path_of(place)) & (names - EVERYDAY)
+    return names
+
+
+@pytest.mark.parametrize("place", TRAINERS)
+def test_training_side_says_no_name_of_a_method_or_part(place, names_of_parts):
+    assert not words_of(path_of(place)) & (names_of_parts - EVERYDAY)
 
 
 def test_a_planted_name_of_a_method_is_found(tmp_path):
@@ -224,9 +236,8 @@ OTHER_MEANINGS = {
 
 def part_names_in(path: Path) -> set[str]:
     """Names of parts, and of metrics such as knn_top1, that are strings of a file."""
-    registry = load_registry()
-    names = {entry.name for entry in registry} | {part for _, part in KNOWN_PLUGINS}
-    metrics = tuple(f"{name}_" for name in registry.names("protocol"))
+    names = {entry.name for entry in registry()} | {part for _, part in KNOWN_PLUGINS}
+    metrics = tuple(f"{name}_" for name in registry().names("protocol"))
     strings = {
         node.value.strip()
         for node in ast.walk(ast.parse(path.read_text()))

@@ -49,7 +49,7 @@ def blocks(page: Path) -> list[str]:
 
 
 #: Pages whose blocks train for seconds.
-TRAIN = {"runs.md", "patches.md"}
+TRAIN = {"backbones.md", "patches.md", "runs.md"}
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,20 @@ import pytest
 
 from contrastive import freed_memory
 
-#: Prints how many pages are touched anew while the same 16 MB are taken and freed ten times.
+#: Prints how many pages are touched anew while the same 128 MB are taken and freed three times.
 TOUCH = """
-import resource, sys, torch
+import resource, sys
 from contrastive.freed_memory import keep_freed_memory
 if "keep" in sys.argv:
     keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):  # the heap finds its size
-    (torch.ones(2**24), torch.ones(2**24))
+size = 2**26
+for _ in range(3):  # the heap finds its size
+    (b"x" * size, b"x" * size)
 before = faults()
-for _ in range(10):
-    (torch.ones(2**24), torch.ones(2**24))
+for _ in range(3):
+    (b"x" * size, b"x" * size)
 print(faults() - before)
 """
 

@@ -68,7 +68,7 @@ def test_the_first_signal_is_answered_at_once_and_a_second_sigint_ends_a_long_na
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_sigterm_is_held_until_the_work_is_saved(first: signal.Signals):
-    process = start("2")
+    process = start("1.2")
     process.send_signal(first)
     assert first_line(process) == "stopping after this step\n"
     process.send_signal(signal.SIGTERM)
@@ -87,8 +87,8 @@ def test_work_that_can_be_broken_off_ends_in_a_long_native_call(number: signal.S
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_after_the_work_leaves_the_exit_code(number: signal.Signals):
     """torch takes seconds to shut down."""
-    code = SCRIPT + "print('over', flush=True)\nhold(2)\nsys.exit(130)"
-    process = start("1", code=code)
+    code = SCRIPT + "print('over', flush=True)\nhold(1.2)\nsys.exit(130)"
+    process = start("0.6", code=code)
     process.send_signal(number)
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["saved\n", "over\n"]
@@ -142,7 +142,7 @@ def test_a_signal_between_two_stages_breaks_off_the_next():
 
 def test_torchrun_passes_on_what_its_workers_got_themselves(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    process = start("2")
+    process = start("1.2")
     process.send_signal(signal.SIGINT)
     assert first_line(process) == "stopping after this step\n"
     process.send_signal(signal.SIGINT)

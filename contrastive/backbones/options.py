@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def refuse_unused(
         options: of the recipe.
         build: builds the model with other options.
     """
-    names = set(_named_parameters(net)) if options else set()  # it inspects a whole module of models
+    names = _named_parameters(type(net)) if options else frozenset()
     for key, value in options.items():
         is_absent = value is None and ":" not in key  # null removes an option that the recipe inherits
         if key in names or is_absent or not _takes_anything(build, value):
@@ -50,15 +51,18 @@ def _takes_anything(build: Callable[[dict[str, Any]], nn.Module], value: Any) ->
     return True
 
 
-def _named_parameters(net: nn.Module) -> Iterator[str]:
-    """The parameters of the model's classes, and of all functions and classes of their modules."""
-    for base in type(net).__mro__:
+@cache
+def _named_parameters(model: type[nn.Module]) -> frozenset[str]:
+    """The parameters of a model's classes, and of all functions and classes of their modules."""
+    names: set[str] = set()
+    for base in model.__mro__:
         if base.__module__.partition(".")[0] in ("torch", "builtins"):
             continue
-        yield from _parameters(base)
+        names.update(_parameters(base))
         for member in vars(sys.modules[base.__module__]).values():
             if getattr(member, "__module__", None) == base.__module__ and callable(member):
-                yield from _parameters(member)
+                names.update(_parameters(member))
+    return frozenset(names)
 
 
 def _parameters(function: Callable[..., Any]) -> Iterator[str]:

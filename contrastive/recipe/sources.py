@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,12 @@ def shipped_folder() -> Path:
 
 def shipped_recipes() -> dict[str, str]:
     """Name (``simclr``, ``cifar10/simclr-cpu``) -> summary, the first comment line, of shipped recipes."""
-    folder = shipped_folder()
+    return dict(_summaries(shipped_folder()))
+
+
+@cache
+def _summaries(folder: Path) -> dict[str, str]:
+    """Name -> summary of the recipes in a folder, which do not change while a process runs."""
     files = sorted(folder.rglob("*.yaml"), key=lambda file: (len(file.parts), file.as_posix()))
     return {file.relative_to(folder).with_suffix("").as_posix(): _summary(file) for file in files}
 

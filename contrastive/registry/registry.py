@@ -295,9 +295,8 @@ def load_registry(plugins: bool = True) -> Registry:
     registry.add(builtins, CORE, core_version())
     if not plugins:
         return registry
-    entry_points = metadata.entry_points(group=GROUP)
-    for point in sorted(entry_points, key=lambda point: (_distribution(point), point.name)):
-        name, version = _distribution(point)
+    points = [(*_distribution(point), point) for point in metadata.entry_points(group=GROUP)]
+    for name, version, point in sorted(points, key=lambda each: (each[0], each[1], each[2].name)):
         try:
             plugin = point.load()
         except (Exception, SystemExit) as error:
@@ -312,7 +311,8 @@ def load_registry(plugins: bool = True) -> Registry:
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
     if point.dist is None:
         return point.name, "unknown"
-    return point.dist.name or point.name, point.dist.version or "unknown"  # its metadata may be missing
+    about = point.dist.metadata  # parsed at each access
+    return about["Name"] or point.name, about["Version"] or "unknown"  # its metadata may be missing
 
 
 def _file_of(module: str) -> str:
@@ -328,13 +328,13 @@ def interface_misfit(plugin: Any, name: str) -> str:
     version = getattr(plugin, "contrastive_api", API_VERSION)
     if not isinstance(version, int) or isinstance(version, bool):
         return f"contrastive_api must be an integer, such as {API_VERSION}, not {version!r}"
+    if OLDEST_API_VERSION <= version <= API_VERSION:
+        return ""
     ours = f"this {CORE} {core_version()}"
     if version > API_VERSION:
         return f"was written for interface {version}, {ours} has {API_VERSION}; upgrade {CORE}"
-    if version < OLDEST_API_VERSION:
-        oldest = f"{ours} has {API_VERSION} and supports {OLDEST_API_VERSION} at the oldest"
-        return f"was written for interface {version}, {oldest}; upgrade {name}"
-    return ""
+    oldest = f"{ours} has {API_VERSION} and supports {OLDEST_API_VERSION} at the oldest"
+    return f"was written for interface {version}, {oldest}; upgrade {name}"
 
 
 def _also_registered(kind: str, name: str, owner: str) -> str:

@@ -76,6 +76,7 @@ def test_batches_with_other_draws_share_one_graph_per_operation_and_layout(monke
     assert len({int(own["chosen"].sum()) for own in draws}) > 3, "the numbers of images with a jitter differ"
 
 
+@pytest.mark.ci
 def test_views_of_another_size_share_a_second_graph(monkeypatch):
     """As for several views per image, and for sizes that grow over the run."""
     backend = Graphs()
@@ -86,6 +87,7 @@ def test_views_of_another_size_share_a_second_graph(monkeypatch):
     assert len(backend.graphs) <= 2 * (3 + 1)
 
 
+@pytest.mark.ci
 def test_a_cpu_that_takes_parts_of_a_batch_needs_few_graphs(monkeypatch):
     """Parts of 4 images at 128 pixels per thread, and what remains."""
     backend = Graphs()
@@ -131,6 +133,7 @@ def test_an_accelerator_gets_no_constants_from_the_host_and_no_matrix_products(m
     assert not [call for call in ("torch.tensor", "torch.mv", ".mv(", ".to(", "pin_memory") if call in calls]
 
 
+@pytest.mark.ci
 def test_functional_graphs_are_complete():
     """As inductor gets them: ahead of time, without operations in place."""
     plain = pipeline(16)

@@ -92,12 +92,14 @@ class Halves(Flat):
         return self.layers(x) if x.sum() > 1 else self.layers(-x)
 
 
+@pytest.mark.ci
 def test_what_cannot_be_translated_leaves_nothing(tmp_path):
     with pytest.raises(UsageError, match="cannot translate the backbone Halves"):
         export_onnx(Halves(), tmp_path / "out", 2, 4)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_a_model_that_goes_wrong_is_not_kept(tmp_path, monkeypatch):
     """The weights change between translation and check: the check must see it."""
     translate = onnx_module._translate

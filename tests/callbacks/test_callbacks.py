@@ -22,6 +22,9 @@ from contrastive.runs import Display, assemble
 from contrastive.runs.job import Job
 from contrastive.training import Method, make_accelerator
 
+#: Three steps per epoch, and a protocol that runs at every evaluation.
+SHORT = ("train.batch_size=40", "evaluate.linear=null")
+
 
 class FakeRun:
     def __init__(self):
@@ -69,7 +72,8 @@ def test_an_early_stop_ends_the_run_whole(tiny_recipe, tmp_path, capsys):
     """min_delta 1 can never be beaten: the run ends after its second evaluation, evaluated and exported."""
     stop = "callbacks=[{name: early_stopping, patience: 1, min_delta: 1.0}]"
     folder = tmp_path / "run"
-    command = ["run", str(tiny_recipe), "--set", stop, "--set", "train.epochs=5", "--out", str(folder)]
+    sets = [part for text in (stop, *SHORT, "train.epochs=5") for part in ("--set", text)]
+    command = ["run", str(tiny_recipe), *sets, "--out", str(folder)]
     assert main(command) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["epochs"] == 2
@@ -127,8 +131,7 @@ def test_a_callback_is_told_everything_in_order(tiny_recipe, tmp_path, capsys):
     events.clear()
     registry = load_registry()
     registry.add(Plugin(), "recorder-plugin", "1.0")
-    overrides = ["callbacks=[recorder]", "train.batch_size=40"]  # three steps an epoch
-    recipe = load_recipe(tiny_recipe, overrides, registry)
+    recipe = load_recipe(tiny_recipe, ["callbacks=[recorder]", *SHORT], registry)
     run = Job(recipe, *build(recipe), registry, Display()).execute(tmp_path / "run", "auto")
     epoch = lambda e: [  # noqa: E731
         *(("step_done", 3 * e + i, True) for i in (1, 2, 3)),
@@ -172,7 +175,7 @@ def test_a_callback_may_keep_the_run_and_read_it_between_events(tiny_recipe, tmp
 
     original = Method.before_step
     monkeypatch.setattr(Method, "before_step", before_step)
-    recipe = load_recipe(tiny_recipe, ["train.batch_size=40", "train.epochs=2"], load_registry())
+    recipe = load_recipe(tiny_recipe, [*SHORT, "train.epochs=2"], load_registry())
     data, parts = build(recipe)
     parts.callbacks.append(Keeper())
     Job(recipe, data, parts, load_registry(), Display.silent()).execute(tmp_path / "run", "auto")
@@ -219,18 +222,18 @@ def test_where_a_callback_acts_on_evaluation_it_is_part_of_the_fingerprint(tiny_
         "evaluate.linear.at=every",
     )
 
-    def fingerprints(*sets):
-        return [check(tiny_recipe, [*sets, *change])["fingerprint"] for change in ((), *zip(evaluation))]
+    def fingerprint(*sets):
+        return check(tiny_recipe, sets)["fingerprint"]
 
-    assert len(set(fingerprints())) == 1
-    whole, every, k, l2, at = fingerprints(early)
+    assert fingerprint() == fingerprint(*evaluation)
+    whole, every, k, l2, at = (fingerprint(early, *change) for change in ((), *zip(evaluation)))
     assert whole == l2  # the linear probe is made at the end
     assert len({whole, every, k, at}) == 4
 
 
 def test_a_run_is_not_lengthened_past_an_evaluation_that_a_callback_acted_on(tiny_recipe, tmp_path):
     sets = [EARLY.replace("FIGURE", "knn_top1").replace("1", "9", 1), "optimizer.schedule=constant"]
-    sets += ["evaluate.every=2", "evaluate.linear=null"]
+    sets += [*SHORT, "evaluate.every=2"]
     contrastive.run(tiny_recipe, [*sets, "train.epochs=1"], out=tmp_path / "run")
     told = "an evaluation after epoch 1, which a longer run does not have, so a longer run is a different run"
     with pytest.raises(UsageError, match=told):
@@ -239,7 +242,7 @@ def test_a_run_is_not_lengthened_past_an_evaluation_that_a_callback_acted_on(tin
 
 def test_a_run_that_ends_by_itself_was_not_stopped(tiny_recipe, tmp_path):
     stop = "callbacks=[{name: early_stopping, patience: 1, min_delta: 1.0}]"
-    sets = [stop, "train.epochs=2", "evaluate.linear=null"]
+    sets = [stop, *SHORT, "train.epochs=2"]
     run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
     assert (run.summary["epochs"], run.summary["stopped"]) == (2, None)
 
@@ -272,7 +275,7 @@ def test_an_interrupted_run_that_was_stopped_still_ends_its_epoch(tiny_recipe, t
     registry.add(Stopper(), "stopper-plugin", "1.0")
 
     def go(folder, signalled):
-        recipe = load_recipe(tiny_recipe, ["callbacks=[stopper]", "train.batch_size=40"], registry)
+        recipe = load_recipe(tiny_recipe, ["callbacks=[stopper]", *SHORT], registry)
         data, parts = build(recipe)
         parts.callbacks[0]._signalled = signalled
         return Job(recipe, data, parts, registry, Display()).execute(tmp_path / folder, "auto")

@@ -49,7 +49,8 @@ class Reader(EmbeddingLogger):
 
 def trained(recipe, folder, callback=None):
     """The run's folder, and the weights at the end."""
-    recipe = load_recipe(recipe, ["train.epochs=2", "evaluate.linear=null"], load_registry())
+    sets = ["train.epochs=2", "train.batch_size=40", "evaluate.linear=null"]
+    recipe = load_recipe(recipe, sets, load_registry())
     data, parts = build(recipe)
     if callback is not None:
         parts.callbacks.append(callback)
@@ -75,7 +76,7 @@ def test_a_run_offers_every_member_and_so_does_its_stand_in(observed, tmp_path):
 def test_data_device_rank_and_sizes_are_those_of_the_run(observed, tiny_data):
     _, data, _, reader = observed
     about = reader.run.data
-    assert (about.images, about.batch_size, about.channels, about.image_size) == (120, 16, 3, 16)
+    assert (about.images, about.batch_size, about.channels, about.image_size) == (120, 40, 3, 16)
     assert about.classes == ("checks", "disc", "stripes")
     assert about.fingerprint == data.fingerprint
     assert (reader.run.rank, reader.run.processes, reader.run.device) == (0, 1, torch.device("cpu"))

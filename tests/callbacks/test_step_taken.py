@@ -78,6 +78,7 @@ def test_a_run_that_is_interrupted_takes_every_step_once(uninterrupted, tiny_rec
     assert first.taken + second.taken == uninterrupted[0].taken
 
 
+@pytest.mark.ci
 def test_a_run_that_is_stopped_and_extended_takes_the_same_steps(uninterrupted, tiny_recipe, tmp_path):
     first, second = Digests(), Digests()
     trained(tiny_recipe, tmp_path / "run", first, "train.max_steps=2")

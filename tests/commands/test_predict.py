@@ -54,7 +54,7 @@ def test_predict_needs_no_data_set(
     assert json_of(capsys, "predict", str(run), str(tiny_data / "test/disc/0.png"))["predictions"]
 
 
-@pytest.mark.parametrize("library", ["timm", "onnx"])
+@pytest.mark.parametrize("library", ["timm", pytest.param("onnx", marks=pytest.mark.ci)])
 def test_an_export_has_the_classifier(
     run: Path,
     tiny_data: Path,
@@ -71,6 +71,7 @@ def test_an_export_has_the_classifier(
         assert own == other
 
 
+@pytest.mark.ci
 def test_evaluate_makes_it_for_a_run_that_lacks_it_and_leaves_it_otherwise(
     run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -25,8 +25,11 @@ from contrastive.registry import load_registry
 from contrastive.runs import load
 from tests.support.faults.protocol import Warms
 
+#: Three steps, for tests of what is evaluated after them.
+SHORT = {"train.epochs": 1, "train.batch_size": 40}
 #: Every protocol, some of them twice, and small enough for a test.
 EVERY = {
+    **SHORT,
     "evaluate.knn_z": {"protocol": "knn", "k": 5, "feature": "z"},
     "evaluate.linear_z": {"protocol": "linear", "l2": [0.1], "feature": "z"},
     "evaluate.retrieval": {"k": [1]},
@@ -49,9 +52,7 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def full_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> contrastive.Run:
     """A run evaluated by every protocol; to be read, not written."""
-    return contrastive.run(
-        tiny_recipe, {**EVERY, "train.epochs": 1}, out=tmp_path_factory.mktemp("every") / "run"
-    )
+    return contrastive.run(tiny_recipe, EVERY, out=tmp_path_factory.mktemp("every") / "run")
 
 
 def test_every_protocol_gives_its_figures_and_floors(full_run):
@@ -96,14 +97,14 @@ def test_the_labels_used_are_listed_in_the_run_and_the_same_in_every_run(full_ru
     assert listed == {
         "finetune_30": sorted(train.ids[balanced_sample(train.ids, train.labels, 0.3)].tolist())
     }
-    other = {**EVERY, "train.epochs": 1, "train.seed": 5, "loss.temperature": 0.7}
+    none = {**SHORT, "train.seed": 5, "loss.temperature": 0.7, "evaluate.linear": None}
+    other = {**none, "evaluate.finetune_30": EVERY["evaluate.finetune_30"]}
     second = contrastive.run(tiny_recipe, other, out=tmp_path / "run")
     assert (second.folder / "subsets.json").read_text() == (full_run.folder / "subsets.json").read_text()
     key = "labels_sha256"
     assert (
         second.summary["protocols"]["finetune_30"][key] == full_run.summary["protocols"]["finetune_30"][key]
     )
-    none = {"train.epochs": 1, "train.seed": 5, "loss.temperature": 0.7}
     contrastive.run(tiny_recipe, none, out=tmp_path / "run")
     assert not (second.folder / "subsets.json").exists(), "nothing of an evaluation that was replaced stays"
 
@@ -115,6 +116,7 @@ def test_evaluate_repeats_the_figures_of_the_run(full_run):
     assert found["subsets"] == json.loads((full_run.folder / "subsets.json").read_text())
 
 
+@pytest.mark.ci
 def test_a_run_stopped_while_it_tunes_ends_as_if_it_never_was(full_run, tiny_recipe, tmp_path):
     """Within a batch: the signal comes in the second one of the second protocol that tunes."""
     send, seen = Reader.crops, []
@@ -126,19 +128,20 @@ def test_a_run_stopped_while_it_tunes_ends_as_if_it_never_was(full_run, tiny_rec
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch
 
-    sets = {**EVERY, "train.epochs": 1}
     with mock.patch.object(Reader, "crops", stopping), pytest.raises(Interrupted):
-        contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
+        contrastive.run(tiny_recipe, EVERY, out=tmp_path / "run")
     assert len(seen) == 6, "no batch follows"
     assert not (tmp_path / "run" / "summary.json").exists()
-    resumed = contrastive.run(tiny_recipe, sets, out=tmp_path / "run", resume="must")
+    resumed = contrastive.run(tiny_recipe, EVERY, out=tmp_path / "run", resume="must")
     for row in ("trained", "untrained", "pixels", "protocols"):
         assert resumed.summary[row] == full_run.summary[row], row
 
 
 def test_during_training_z_and_fine_tuning_read_the_held_out_tenth(tiny_recipe, tmp_path):
     sets = {
+        **SHORT,
         "train.epochs": 2,
+        "evaluate.linear": None,
         "evaluate.knn_z": {"protocol": "knn", "k": 5, "feature": "z"},
         "evaluate.finetune": {"fraction": 0.5, "steps": 2, "at": "every"},
     }

@@ -243,6 +243,7 @@ def table_run(recipe: Path, out: Path, **tables: Path) -> contrastive.Run:
     return contrastive.run(recipe, sets, out=out)
 
 
+@pytest.mark.usefixtures("whole_ends")
 def test_a_run_of_one_class_gives_no_accuracy_and_says_why(tiny_recipe, tmp_path, capsys):
     run = table_run(tiny_recipe, tmp_path / "run", train=write_table(tmp_path / "t.parquet", [0] * 40))
     assert run.summary["trained"] == {}

@@ -263,6 +263,7 @@ def test_with_labels_nothing_is_said_of_what_views_leave_open():
 # -- whole runs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("whole_ends")
 def test_a_run_that_learns_nothing_is_not_said_to_have_learnt(tiny_recipe, tmp_path):
     sets = {"optimizer.lr": 1e-12, "optimizer.warmup_epochs": 0, "train.max_steps": 1, "train.epochs": 1}
     summary = contrastive.run(tiny_recipe, sets, out=tmp_path / "run").summary
@@ -274,6 +275,7 @@ def test_a_run_that_learns_nothing_is_not_said_to_have_learnt(tiny_recipe, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole_ends")
 def test_a_run_that_learns_is_said_to_and_improves_at_the_end_if_it_is_short(tmp_path):
     root = write_data(tmp_path / "data", train=400, test=20)
     for split in ("train", "test"):  # one folder without classes

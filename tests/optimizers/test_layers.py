@@ -111,6 +111,7 @@ def test_frozen_for_good_and_at_first_exclude_each_other():
         Group(match="*", freeze=True, freeze_epochs=1.0)
 
 
+@pytest.mark.ci
 def test_a_run_that_stops_while_it_is_frozen_ends_as_if_it_had_not(tiny_recipe: Path, tmp_path: Path):
     sets = {
         **UNEVALUATED,

@@ -20,7 +20,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "chunks": {"train.chunk_size": 5, "train.max_steps": 6},
     "bf16": {"train.precision": "bf16", "train.max_steps": 6},
 }
-#: Recipe, form: run by default, as it has every kind of part; the rest is slow.
+#: Recipe, form: run by .ci/run, as it has every kind of part; the rest is slow.
 QUICK = {("dinov2_gram", "plain")}
 
 
@@ -37,7 +37,9 @@ def settings(name: str, data: Path, folder: Path) -> dict[str, Any]:
 
 def cases() -> list[Any]:
     every = [(name, form) for name in world_size.METHODS for form in FORMS]
-    return [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in every]
+    return [
+        pytest.param(*case, marks=pytest.mark.ci if case in QUICK else pytest.mark.slow) for case in every
+    ]
 
 
 @pytest.mark.parametrize(("name", "form"), cases())

@@ -140,8 +140,7 @@ SPANNING_NAMES = ("schedule", "frozen", "queue_from")
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_of_shipped_recipes_it_is_what_was_found_by_its_name(name):
-    registry = load_registry()
+def test_of_shipped_recipes_it_is_what_was_found_by_its_name(name, registry):
     for cell in load_cells(name, ()):
         recipe = resolve(cell.tree, registry)
         assert spanning_parameters(recipe) == {

@@ -28,7 +28,6 @@ RUN = Path("run")
 @pytest.fixture(autouse=True)
 def _run_without_a_page(folder: Path, tiny_run: Path) -> None:
     shutil.copytree(tiny_run, RUN)
-    (RUN / "report.html").unlink()
 
 
 class FakeMap:

@@ -199,6 +199,10 @@ def weight_files() -> Iterator[Remedy]:
 REMEDIES = [*weight_files()]
 
 
-@pytest.mark.parametrize("remedy", REMEDIES, ids=str)
+@pytest.mark.parametrize(
+    "remedy",
+    [pytest.param(each, marks=[pytest.mark.ci] * ("torch.export" in each.words)) for each in REMEDIES],
+    ids=str,
+)
 def test_remedy(remedy):
     remedy.follow()

@@ -20,7 +20,12 @@ from contrastive.training import embedding_of
 from tests.support.masked_recipes import recipe_of
 
 #: So slow an average that it is still near the untrained encoder when the run ends.
-AVERAGE: dict[str, Any] = {"target": {"name": "ema", "momentum": 0.999}, "evaluate.linear": None}
+AVERAGE: dict[str, Any] = {
+    "target": {"name": "ema", "momentum": 0.999},
+    "train.epochs": 1,
+    "optimizer.warmup_epochs": 0,
+    "evaluate.linear": None,
+}
 TARGET: dict[str, Any] = {**AVERAGE, "evaluate.encoder": "target"}
 
 

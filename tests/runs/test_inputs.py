@@ -27,15 +27,27 @@ def write_weights(seed: int, file: str = "w.pth") -> None:
     torch.save(net.state_dict(), file)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> tuple[Path, Path]:
+    """A folder with a recipe, its data and a finished run from weights, and a copy of all of it."""
+    folder = tmp_path_factory.mktemp("inputs")
+    shutil.copytree(tiny_data, folder / "project" / "photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "project")
+        Path("r.yaml").write_text(RECIPE.format(root="photos"))
+        write_weights(1)
+        contrastive.run("r.yaml", SETS, out="run")
+    return folder / "project", shutil.copytree(folder / "project", folder / "copy")
+
+
 @pytest.fixture
-def project(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a recipe, its data and a finished run from weights; the current folder."""
-    shutil.copytree(tiny_data, tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
-    Path("r.yaml").write_text(RECIPE.format(root="photos"))
-    write_weights(1)
-    contrastive.run("r.yaml", SETS, out="run")
-    return tmp_path
+def project(finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder as the run left it, at its path, which the run recorded; the current folder."""
+    folder, copy = finished
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def test_a_run_does_not_continue_from_other_weights_of_the_same_name(project, capsys):
@@ -52,7 +64,8 @@ def test_a_run_does_not_continue_from_other_weights_of_the_same_name(project, ca
     assert result["trained"] == contrastive.Run("run").summary["trained"]
     assert result["untrained"] == {}
     assert "not the file that the run started from" in result["untrained_omitted"]
-    assert contrastive.run("r.yaml", SETS, out="run", resume="never").folder == Path("run")
+    short = {**SETS, "train.max_steps": 1, "evaluate.knn": None}
+    assert contrastive.run("r.yaml", short, out="run", resume="never").folder == Path("run")
 
 
 def test_a_finished_run_needs_its_initial_weights_only_for_the_untrained_encoder(project):

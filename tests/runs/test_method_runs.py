@@ -20,6 +20,7 @@ METHODS = {
         "views": {"online": [0], "target": [1]},
         "target": {"name": "split_bn", "groups": 2, "of": {"name": "ema", "momentum": 0.9}},
         "negatives": {"name": "queue", "size": 24},  # which 16 does not divide
+        "evaluate.linear": None,
     },
     "a predictor, accumulation and early stopping": {
         "augmentation": {"name": "byol", "size": 16},
@@ -30,6 +31,7 @@ METHODS = {
         "optimizer.groups": [{"match": "predictor.*", "schedule": "constant", "lr_scale": 2}],
         "train.accumulate": 2,
         "callbacks": [{"name": "early_stopping", "patience": 2}, {"name": "collapse_watch", "every": 1}],
+        "evaluate.linear": None,
     },
 }
 

@@ -59,6 +59,7 @@ def refuse_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- a run ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("every", [1, *(pytest.param(every, marks=pytest.mark.slow) for every in (0, 2))])
 def test_a_run_has_the_epochs_that_fit_and_takes_what_was_planned(
     every: int, tiny_recipe: Path, tmp_path: Path

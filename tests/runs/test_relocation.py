@@ -14,7 +14,7 @@ from contrastive.recipe import dataset_paths, load_recipe, location_paths, with_
 from contrastive.registry import load_registry
 from tests.support.tiny import RECIPE, interrupted_after
 
-SETS = {"evaluate.linear": None, "evaluate.knn": None, "train.epochs": 1}
+SETS = {"evaluate.linear": None, "evaluate.knn": None, "train.epochs": 1, "train.batch_size": 30}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def test_what_may_change_while_a_run_is_under_way(
     assert steps_of(Path("run")) == steps_of(tiny_run)
 
 
+@pytest.fixture(scope="module")
+def interrupted(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped after three steps."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    with interrupted_after(3), pytest.raises(Interrupted):
+        contrastive.run(tiny_recipe, UNEVALUATED, out=folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -68,12 +78,12 @@ def test_what_may_change_while_a_run_is_under_way(
 def test_a_machine_that_rounds_otherwise_is_reported(
     change: dict[str, Any],
     words: str | None,
+    interrupted: Path,
     tiny_recipe: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ):
-    with interrupted_after(3), pytest.raises(Interrupted):
-        contrastive.run(tiny_recipe, UNEVALUATED, out=tmp_path / "run")
+    shutil.copytree(interrupted, tmp_path / "run")
     file = tmp_path / "run" / "environment.json"
     content = {**json.loads(file.read_text()), **change}
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
@@ -191,6 +201,7 @@ def test_a_callback_that_read_the_length_forbids_more_steps(
     assert (tmp_path / "run" / "recipe.yaml").read_text() == before
 
 
+@pytest.mark.ci
 def test_a_run_of_an_earlier_version_continues_with_more_steps_unless_it_has_callbacks(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

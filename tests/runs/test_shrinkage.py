@@ -187,6 +187,7 @@ def test_mistakes(tiny_recipe: Path, capsys: pytest.CaptureFixture[str], value: 
 # -- runs ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_run_and_its_evaluation_read_shrunk_images(small: Path, tmp_path: Path, cache: Path, capsys):
     contrastive.run(small, SMALL, out=tmp_path / "run")
     line = "train.shrink: training and evaluation read images of at most 32 pixels on the shorter side, not"

@@ -27,8 +27,11 @@ from contrastive.errors import UsageError
 from contrastive.registry import load_registry
 from contrastive.runs import LoadedEncoder, load_encoder, stock_encoder
 from tests.support.hub_cache import HubCache
+from tests.support.tiny import write_data, write_recipe
 
 QUICK = ["resnet10t.c3_in1k", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"]
+#: A network of timm's own tests, for whole data sets.
+SMALL = "test_resnet.r160_in1k"
 #: Several families, sizes, crops, interpolations, means and licences.
 NAMES = [
     *QUICK,
@@ -271,21 +274,30 @@ def test_a_recipe_starts_from_pretrained_weights_and_their_mean(
 # -- next to runs -------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on few images."""
+    folder = tmp_path_factory.mktemp("small")
+    recipe = write_recipe(folder, write_data(folder / "data", train=12, test=4))
+    sets = {"train.epochs": 1, "train.batch_size": 12, "evaluate.linear": None}
+    return contrastive.run(recipe, sets, out=folder / "run").folder
+
+
 def test_compare_sets_a_stock_encoder_next_to_a_run(
-    cache: HubCache, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: HubCache, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    cache.add(QUICK[0])
+    cache.add(SMALL)
     monkeypatch.chdir(tmp_path)
-    outcome = compare([str(tiny_run), QUICK[0]], out=tmp_path / "comparison")
+    outcome = compare([str(small_run), SMALL], out=tmp_path / "comparison")
     run, stock = outcome.comparison["recipes"]
-    assert stock["stock"]["encoder"] == QUICK[0]
-    assert stock["stock"]["notes"] == [f"weights: {QUICK[0]}", "licence of the weights: apache-2.0"]
+    assert stock["stock"]["encoder"] == SMALL
+    assert stock["stock"]["notes"] == [f"weights: {SMALL}", "licence of the weights: apache-2.0"]
     for key, metric in stock["figures"].items():
         assert list(metric["seeds"]) == [0]
         assert metric["difference"]["mean"] == pytest.approx(metric["mean"] - run["figures"][key]["mean"])
     assert any("one fixed value" in note for note in outcome.comparison["notes"])
     assert "one fixed value" in (tmp_path / "comparison" / "report.html").read_text()
-    expected = evaluate(QUICK[0], (), stock["stock"]["overrides"])
+    expected = evaluate(SMALL, (), stock["stock"]["overrides"])
     assert {key: metric["mean"] for key, metric in stock["figures"].items()} == expected["trained"]
 
 
@@ -302,13 +314,13 @@ def test_a_difference_to_a_stock_encoder_has_the_interval_of_the_other_s_seeds()
 
 
 def test_a_second_comparison_does_not_evaluate_again(
-    cache: HubCache, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: HubCache, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    cache.add(QUICK[0])
+    cache.add(SMALL)
     monkeypatch.chdir(tmp_path)
-    compare([QUICK[0], str(tiny_run)], out=tmp_path / "one")
+    compare([SMALL, str(small_run)], out=tmp_path / "one")
     monkeypatch.setattr(StockEntry, "evaluate", lambda self: pytest.fail("evaluated again"))
-    compare([QUICK[0], str(tiny_run)], out=tmp_path / "two")
+    compare([SMALL, str(small_run)], out=tmp_path / "two")
 
 
 def test_an_encoder_that_fails_is_left_out_of_a_comparison(

@@ -17,7 +17,9 @@ from contrastive.commands.evaluate import evaluate
 from contrastive.errors import RecipeError, UsageError
 from tests.support.teachers import DISTILL
 
-SETS = {"train.epochs": 1}
+#: Three steps per epoch.
+BATCH = {"train.batch_size": 40}
+SETS = {"train.epochs": 1, **BATCH}
 
 
 def export(seed: int, folder: str = "teacher", width: int = 16) -> None:
@@ -46,9 +48,10 @@ def environment(folder: str) -> dict:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_and_its_checkpoints_lack_the_teacher(project):
-    contrastive.run("r.yaml", {"evaluate.knn": None}, out="whole")
-    contrastive.run("r.yaml", {"evaluate.knn": None, "train.max_steps": 4}, out="parts")
-    contrastive.run("r.yaml", {"evaluate.knn": None}, out="parts")
+    sets = {**BATCH, "evaluate.knn": None}
+    contrastive.run("r.yaml", sets, out="whole")
+    contrastive.run("r.yaml", {**sets, "train.max_steps": 4}, out="parts")
+    contrastive.run("r.yaml", sets, out="parts")
     whole, parts = state("whole"), state("parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(parts[name], value) for name, value in whole.items())
@@ -57,7 +60,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_its_checkpoints_lack_the_
 
 
 def test_a_run_belongs_to_the_teacher_s_weights_wherever_they_are(project, capsys):
-    contrastive.run("r.yaml", {**SETS, "train.max_steps": 3}, out="run")
+    contrastive.run("r.yaml", {**SETS, "train.max_steps": 1}, out="run")
     recorded = environment("run")
     assert list(recorded["initial_weights"]) == ["target.weights"]
     assert recorded["key_widths"] == {"target": {"image": 16, "patch": 16}}
@@ -70,13 +73,14 @@ def test_a_run_belongs_to_the_teacher_s_weights_wherever_they_are(project, capsy
     ):
         contrastive.run("r.yaml", SETS, out="run")
     capsys.readouterr()
-    assert main(["run", "r.yaml", "--out", "run", "--set", "train.epochs=1"]) == 2
+    sets = [f"--set={key}={value}" for key, value in SETS.items()]
+    assert main(["run", "r.yaml", "--out", "run", *sets]) == 2
     assert "Restore it, name another folder with --out, or use --resume never" in capsys.readouterr().err
 
     export(1, "elsewhere")  # the first one, under another name
     moved = {**SETS, "target.weights": "elsewhere"}
     assert check("r.yaml", moved)["fingerprint"] == fingerprint
-    assert contrastive.run("r.yaml", moved, out="run").summary["steps"] == 7
+    assert contrastive.run("r.yaml", moved, out="run").summary["steps"] == 3
 
 
 def test_a_finished_run_is_evaluated_without_its_teacher(project, capsys):
@@ -98,7 +102,7 @@ def test_a_finished_run_is_evaluated_without_its_teacher(project, capsys):
 def test_a_teacher_whose_features_are_wider_than_its_patches_may_be_lost_too(project):
     shutil.rmtree("teacher")
     Timm(3, 128, "mobilenetv3_small_050").export("teacher")
-    contrastive.run("r.yaml", {**SETS, "target.size": 128}, out="run")
+    contrastive.run("r.yaml", {**SETS, "target.size": 128, "train.max_steps": 1}, out="run")
     assert environment("run")["key_widths"] == {"target": {"image": 1024, "patch": 288}}
     objectives = check("r.yaml", {"target.size": 128})["objectives"]
     assert {name: own["widths"]["keys"] for name, own in objectives.items()} == {"image": 1024, "patch": 288}

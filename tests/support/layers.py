@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from import_graph import Package, circles, imports
@@ -120,11 +121,15 @@ def location(module: str) -> str:
 package = Package(PACKAGE)
 #: Location of every module -> its dotted name today.
 MODULES = {location(module): module for module in package.files}
-#: Location of every module -> the locations of the modules that it imports.
-GRAPH = {
-    location(module): {location(other) for other in others if other in package.files}
-    for module, others in package.graph().items()
-}
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    """Location of every module -> the locations of the modules that it imports; it takes seconds."""
+    return {
+        location(module): {location(other) for other in others if other in package.files}
+        for module, others in package.graph().items()
+    }
 
 
 def path_of(place: str) -> Path:
@@ -206,11 +211,11 @@ def violations() -> set[str]:
     return {
         *(
             f"import: {importer} -> {target}"
-            for importer, targets in GRAPH.items()
+            for importer, targets in graph().items()
             for target in targets
             if not may_import(importer, target)
         ),
-        *(f"circle: {place}" for circle in circles(GRAPH) for place in circle),
+        *(f"circle: {place}" for circle in circles(graph()) for place in circle),
         *(f"door: {place}" for place in MODULES if is_door(place) and lines_of_code(path_of(place)) > 2),
         *(f"past a door: {place} <- {name}" for place in MODULES for name in doors_passed(place)),
         *(f"own door: {place}" for place in MODULES if through_own_door(place)),

@@ -196,6 +196,7 @@ class Means(Target):
         return {number: avg_pool2d(x, self.patch_size).flatten(2).mT for number, x in views.items()}
 
 
+@pytest.mark.ci
 def test_a_fixed_target_may_have_a_width_at_level_patch_alone():
     results = check_part(Means)
     assert not [result for result in results if result.status == "failed"]

@@ -17,9 +17,9 @@ from tests.support.plugin_packages import code_lines, install, on_path
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 
-#: kind -> (distribution, part, how a recipe names it)
-#: Those whose conformance runs by default.
+#: Those whose conformance .ci/run checks.
 QUICK = ("loss", "negatives")
+#: kind -> (distribution, part, how a recipe names it)
 EXAMPLES = {
     "loss": ("example-soft-triplet", "soft_triplet", "loss={name: soft_triplet, temperature: 0.1}"),
     "negatives": (
@@ -63,7 +63,8 @@ def test_it_is_one_module_of_under_thirty_lines(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in EXAMPLES]
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.ci if kind in QUICK else pytest.mark.slow) for kind in EXAMPLES],
 )
 def test_it_is_found_and_passes_the_conformance_kit(kind, site):
     distribution, part, _ = EXAMPLES[kind]

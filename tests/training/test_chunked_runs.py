@@ -25,6 +25,7 @@ CHUNKED = {
     "backbone": {"options": {"drop_rate": 0.2}},
     "target": {"name": "ema", "momentum": 0.9},
     "negatives": ["in_batch", {"name": "queue", "size": 24}],
+    "evaluate.linear": None,
 }
 #: No batch norm: every image is encoded by itself.
 ALONE = {**UNEVALUATED, "backbone.options.norm_layer": "layernorm2d", "head.batch_norm": "none"}

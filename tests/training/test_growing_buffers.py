@@ -13,6 +13,7 @@ from contrastive.comparison import Comparison
 from contrastive.parts import Loss
 from contrastive.registry import load_registry
 from contrastive.runs.reload import load
+from tests.support.tiny import UNEVALUATED
 
 
 class Collector(Loss):
@@ -68,10 +69,10 @@ def test_a_run_whose_buffers_grew_is_read_again(recipe: str, loss: dict, buffer:
     sets = {
         **loss,
         "dataset": {"name": "subset", "of": "fashion_mnist_sample", "train": 128, "test": 64},
+        "backbone.options.width": 0.125,
         "train.batch_size": 32,
         "train.max_steps": 2,
-        "evaluate.knn.k": 5,
-        "evaluate.linear.l2": [0.1],
+        **UNEVALUATED,
     }
     contrastive.run(recipe, sets, out=tmp_path / "run")
     trained = load(tmp_path / "run", load_registry())

@@ -29,7 +29,8 @@ BYOL = {
     "negatives": "none",
     "loss": "regression",
 }
-FEW = {**UNEVALUATED, "train.epochs": 2}
+#: Two epochs of four steps.
+FEW = {**UNEVALUATED, "train.epochs": 2, "train.batch_size": 30}
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def spoil(method: Method, part: str) -> None:
 def test_weights_that_are_no_numbers_are_told_by_part(
     told: str, policy: str, tiny_recipe: Path, tmp_path: Path, before_step
 ):
-    before_step(9, lambda method: spoil(method, PARTS[told]))
+    before_step(6, lambda method: spoil(method, PARTS[told]))
     sets = BYOL | FEW | {"train.nonfinite": policy}
     with pytest.raises(ContrastiveError, match=r"not finite|non-finite weights") as failure:
         contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
@@ -68,15 +69,15 @@ def test_weights_that_are_no_numbers_are_told_by_part(
         "stop": "the loss is not finite, ",
         "skip": "skipping steps cannot recover from non-finite weights; ",
     }
-    assert str(failure.value).startswith(f"step 9: {what[policy]}first in {told}.")
-    assert "Last finite at step 8: loss " in str(failure.value)
-    assert str(tmp_path / "run" / "checkpoints" / "step_00000007") in str(failure.value)
+    assert str(failure.value).startswith(f"step 6: {what[policy]}first in {told}.")
+    assert "Last finite at step 5: loss " in str(failure.value)
+    assert str(tmp_path / "run" / "checkpoints" / "step_00000004") in str(failure.value)
     state = final_state(tmp_path / "run")
-    assert state["progress"]["step"] == 7
+    assert state["progress"]["step"] == 4
     assert all(torch.isfinite(tensor).all() for tensor in state["method"].values())
 
 
-@pytest.mark.parametrize("sets", [{}, {"train.accumulate": 2}, {"train.chunk_size": 5}])
+@pytest.mark.parametrize("sets", [{}, {"train.accumulate": 2}, {"train.chunk_size": 8}])
 def test_a_loss_that_is_no_number_is_told_as_the_loss(
     sets: dict[str, Any], tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -87,7 +88,7 @@ def test_a_loss_that_is_no_number_is_told_as_the_loss(
 
 
 @pytest.mark.parametrize("part", ["backbone", "head"])
-@pytest.mark.parametrize("sets", [{}, {"train.accumulate": 2}, {"train.chunk_size": 5}])
+@pytest.mark.parametrize("sets", [{}, {"train.accumulate": 2}, {"train.chunk_size": 8}])
 def test_a_gradient_alone_is_told_by_part_at_its_step(
     part: str, sets: dict[str, Any], tiny_recipe: Path, tmp_path: Path, before_step
 ):
@@ -111,7 +112,7 @@ def test_a_run_of_skipped_steps_alone_ends_with_a_sentence(
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("sets", [{}, {"train.chunk_size": 5}])
+@pytest.mark.parametrize("sets", [{}, {"train.chunk_size": 8}])
 def test_a_skipped_step_leaves_no_trace(sets: dict[str, Any], tiny_recipe: Path, tmp_path: Path, before_step):
     """A forward pass on numbers that are not finite has spoilt the statistics of batch norm by then."""
     kept: list[dict[str, torch.Tensor]] = []
@@ -133,7 +134,7 @@ def test_a_skipped_step_leaves_no_trace(sets: dict[str, Any], tiny_recipe: Path,
     run = contrastive.run(tiny_recipe, sets, out=tmp_path / "run")
     steps = [line for line in run.metrics if "lr" in line]
     assert [line["step"] for line in steps if line.get("skipped")] == [3]
-    assert (len(kept), len(steps), run.summary["steps"]) == (2, 14, 14)
+    assert (len(kept), len(steps), run.summary["steps"]) == (2, 8, 8)
 
 
 def test_a_run_that_met_what_is_not_finite_goes_on_without_such_steps(
@@ -142,13 +143,13 @@ def test_a_run_that_met_what_is_not_finite_goes_on_without_such_steps(
     """What the message advises; it ends as a run that skipped them from the beginning."""
     value = NTXent.compare
     monkeypatch.setattr(
-        NTXent, "compare", lambda self, c: value(self, c) * (float("nan") if c.progress.step == 9 else 1)
+        NTXent, "compare", lambda self, c: value(self, c) * (float("nan") if c.progress.step == 5 else 1)
     )
     skip = FEW | {"train.nonfinite": "skip"}
     whole = contrastive.run(tiny_recipe, skip, out=tmp_path / "whole")
     with pytest.raises(ContrastiveError) as failure:
         contrastive.run(tiny_recipe, FEW, out=tmp_path / "run")
-    path = tmp_path / "run" / "checkpoints" / "step_00000007"
+    path = tmp_path / "run" / "checkpoints" / "step_00000004"
     assert f"{path}; set train.nonfinite=skip, which continues from there," in str(failure.value)
     contrastive.run(tiny_recipe, skip, out=tmp_path / "run", resume="must")
     assert_same_run(whole.folder, tmp_path / "run")

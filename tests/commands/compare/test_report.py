@@ -173,6 +173,7 @@ document.body.append(Object.assign(document.createElement("pre"), told));
 """
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_browser_without_a_network_shows_it_dark_and_on_a_phone(page, tmp_path):
     watched = page.replace(

@@ -27,6 +27,7 @@ from contrastive.errors import DataError
 from contrastive.registry import load_registry
 from contrastive.runs import load_encoder
 from tests.support.command_line import json_of, refused
+from tests.support.ends import whole_ends
 from tests.support.tiny import image
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -65,8 +66,17 @@ def noise(number: int, size: int = 16) -> Image.Image:
     return image("disc", np.random.default_rng(number), size)
 
 
-def test_every_run_ends_with_a_page_of_all_sections(tiny_run: Path):
-    page = (tiny_run / "report.html").read_text()
+@pytest.fixture(scope="module")
+def tiny_page(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page with which ``contrastive run`` ends."""
+    folder = tmp_path_factory.mktemp("page") / "run"
+    with whole_ends():
+        assert main(["run", str(tiny_recipe), "--out", str(folder)]) == 0
+    return (folder / "report.html").read_text()
+
+
+def test_every_run_ends_with_a_page_of_all_sections(tiny_page: str):
+    page = tiny_page
     assert headings(page) == [
         "Verdict", "Metrics", "Curves", "Views that training compared", "Nearest neighbours", "Map",
         "Outliers",
@@ -80,11 +90,12 @@ def test_every_run_ends_with_a_page_of_all_sections(tiny_run: Path):
     for name in ("stripes", "checks", "disc"):
         assert name in text
     assert "simclr" in text  # the recipe
+    assert "without labels trained untrained" in " ".join(text.split())
     assert "Blur is not measured: the encoder reads images below 64 px." in text
 
 
-def test_a_page_needs_nothing_from_outside(tiny_run: Path):
-    page = (tiny_run / "report.html").read_text()
+def test_a_page_needs_nothing_from_outside(tiny_page: str):
+    page = tiny_page
     assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []
     without_data = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", page)
     assert re.findall(r"(?:https?:)?//(?!/)[a-z]", body(without_data)) == []
@@ -135,6 +146,7 @@ def test_a_deadline_leaves_a_sample_and_the_page_says_so(tiny_run: Path, monkeyp
     assert "are of 16 of 150 images, chosen by a hash of their ids" in words(Path("p.html").read_text())
 
 
+@pytest.mark.usefixtures("whole_ends")
 def test_a_report_that_fails_leaves_a_finished_run(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -157,6 +169,7 @@ def test_a_report_that_fails_leaves_a_finished_run(
     assert page.stat().st_mtime_ns == written
 
 
+@pytest.mark.usefixtures("whole_ends")
 def test_the_data_set_is_not_opened_again_at_the_end_of_a_run(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -173,6 +186,7 @@ def test_the_data_set_is_not_opened_again_at_the_end_of_a_run(
     assert counts == [(1, 1)]
 
 
+@pytest.mark.usefixtures("whole_ends")
 def test_ctrl_c_in_the_report_leaves_a_finished_run(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -311,10 +325,10 @@ document.body.append(Object.assign(document.createElement("pre"), entry));
 """
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_a_browser_without_a_network_searches_points_and_sorts_on_a_phone(tiny_run: Path, tmp_path: Path):
-    page = (tiny_run / "report.html").read_text()
-    watched = page.replace(
+def test_a_browser_without_a_network_searches_points_and_sorts_on_a_phone(tiny_page: str, tmp_path: Path):
+    watched = tiny_page.replace(
         "<head>", "<head><script>const errors = []; onerror = (e) => errors.push(String(e));</script>"
     )
     path = tmp_path / "report.html"
