@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from importlib import metadata
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,13 @@ _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 
 def versions() -> dict[str, str]:
     """Distribution -> installed version: this framework, and packages that may change a run's results."""
-    return {"contrastive-framework": core_version(), **{name: version(name) for name in _PACKAGES}}
+    return dict(_installed_versions())
+
+
+@cache
+def _installed_versions() -> dict[str, str]:
+    """:func:`versions`, read once per process: every checkpoint holds them."""
+    return {CORE: core_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def git_commit() -> str | None:

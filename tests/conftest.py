@@ -43,6 +43,7 @@ def pytest_collection() -> Iterator[None]:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(10_000, 20, 20)  # what tests leave is searched less often than by default
         gc.enable()
 
 
