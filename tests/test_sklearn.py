@@ -26,6 +26,7 @@ from contrastive.commands.embed import embed
 from contrastive.errors import UsageError
 from contrastive.sklearn import Encoder
 from tests.support.hub_cache import HubCache
+from tests.support.tiny import CLASSES, image
 
 STOCK = "resnet10t.c3_in1k"
 
@@ -66,13 +67,18 @@ def test_features_of_a_run_and_of_its_export_equal_those_of_embed(
 
 
 def test_a_run_that_shrinks_images_does_so_here(tiny_run: Path, tmp_path: Path):
+    rng, root = np.random.default_rng(0), tmp_path / "large"
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+        for number in range(3):
+            image(CLASSES[number], rng, size=50).save(root / split / f"{number}.png")
     run = shutil.copytree(tiny_run, tmp_path / "run")
     recipe = run / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("shrink: null", "shrink: {short_side: 8, quality: 90}"))
-    names, expected = embedded(run, tmp_path / "features.parquet")
-    root = recipe.read_text().partition("root: ")[2].partition(",")[0]
-    np.testing.assert_array_equal(Encoder(run).transform([Path(root, name) for name in names]), expected)
-    assert not np.array_equal(expected, embedded(tiny_run, tmp_path / "whole.parquet")[1])
+    recipe.write_text(recipe.read_text().replace("shrink: null", "shrink: {short_side: 20, quality: 50}"))
+    names, expected = embedded(run, tmp_path / "features.parquet", **{"dataset.root": str(root)})
+    features = Encoder(run).transform([root / name for name in names])
+    np.testing.assert_array_equal(features, expected)
+    assert not np.array_equal(features, Encoder(tiny_run).transform([root / name for name in names]))
 
 
 def test_every_form_of_an_encoder_is_one(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch):
