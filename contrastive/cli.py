@@ -284,10 +284,10 @@ def _parser() -> argparse.ArgumentParser:
     report = command(
         "report",
         "report.command:main",
-        "write one page about an encoder: metrics, curves, neighbours, a map, outliers, likely duplicates",
+        "write one page about an encoder or features: metrics, curves, neighbours, map, outliers, duplicates",
         json_flag=True,
     )
-    report.add_argument("encoder", metavar="ENCODER", help=ENCODER_FORMS)
+    report.add_argument("source", metavar="ENCODER_OR_FEATURES", help=_SOURCE)
     overrides(report)
     report.add_argument(
         "--out", metavar="FILE.html", help="the page (default: report.html in the folder of a run)"

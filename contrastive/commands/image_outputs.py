@@ -92,12 +92,12 @@ def with_pictures(table: FeatureTable, source: str | Path) -> FeatureTable:
     files = [Path(name) for name in table.names.tolist()]
     if not all(file.is_file() for file in files):
         raise UsageError(
-            f"{source} holds no images, and not every name in it is the path of a file, so --html has no "
+            f"{source} holds no images, and not every name in it is the path of a file, so a page has no "
             "pictures to show; set the data set that the features are of, such as "
             "--set 'dataset={name: image_folder, root: DIR}'."
         )
     images = SplitSource(FileTable(files, 3))
-    splits = dict.fromkeys(np.unique(table.splits.astype(str)).tolist(), images)
+    splits = dict.fromkeys(table.splits.tolist(), images)
     return replace(table, images=ImageRows(splits, np.arange(len(files))))
 
 

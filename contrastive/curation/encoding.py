@@ -32,28 +32,26 @@ def encode(encoder: LoadedEncoder) -> FeatureTable:
         DataError: none of the images can be read.
         ContrastiveError: a feature is not finite.
     """
-    parts: list[FeatureTable] = []
     sources: dict[str, SplitSource] = {}
+    splits: list[str] = []
+    row_parts, vector_parts = [], []
     unreadable: list[str] = []
     for split, table in encoder.data.splits:
         cache = cache_of(encoder.recipe, encoder.data, split, log_to_stderr)
         sources[split] = SplitSource(table, cache)
         vectors, reasons = split_features(EncodedSplit.of(encoder, table), cache)
         rows = np.setdiff1d(np.arange(len(table)), [*reasons])
-        parts.append(_of_split(split, table, rows, vectors))
+        splits += [split] * len(rows)
+        row_parts.append(rows)
+        vector_parts.append(torch.from_numpy(np.ascontiguousarray(vectors[rows], np.float32)))
         unreadable += [str(reason) for reason in reasons.values()]
-    if not any(len(part) for part in parts):
+    if not splits:
         raise DataError(f"no image can be read: {abbreviate(sorted(unreadable), '; ')}.")
-    rows = np.concatenate([part.images.rows for part in parts if part.images is not None])
-    classes = encoder.data.dataset.classes
-    whole = FeatureTable(
-        splits=np.concatenate([part.splits for part in parts]),
-        ids=np.concatenate([part.ids for part in parts]),
-        names=np.concatenate([part.names for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        vectors=torch.cat([part.vectors for part in parts]),
-        classes=None if classes is None else [*classes],
-        images=ImageRows(sources, rows),
+    whole = FeatureTable.of_images(
+        ImageRows(sources, np.concatenate(row_parts)),
+        texts(splits),
+        torch.cat(vector_parts),
+        encoder.data.dataset.classes,
         unreadable=sorted(unreadable),
         skipped_files=skipped_files(encoder.data),
     )
@@ -64,18 +62,6 @@ def encode(encoder: LoadedEncoder) -> FeatureTable:
 def log_to_stderr(message: str) -> None:
     """Print what takes long, next to the results on standard output."""
     print(message, file=sys.stderr)
-
-
-def _of_split(split: str, table: ImageTable, rows: np.ndarray, vectors: np.ndarray) -> FeatureTable:
-    labels = np.full(len(table), -1) if table.labels is None else table.labels
-    return FeatureTable(
-        splits=texts([split] * len(rows)),
-        ids=table.ids[rows],
-        names=texts([table.name(row) for row in rows.tolist()]),
-        labels=labels[rows].astype(np.int64),
-        vectors=torch.from_numpy(np.ascontiguousarray(vectors[rows], np.float32)),
-        images=ImageRows({}, rows),
-    )
 
 
 class EncodedSplit(DigestedContents):

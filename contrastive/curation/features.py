@@ -78,6 +78,45 @@ class FeatureTable:
     unreadable: Sequence[str] = ()
     skipped_files: Sequence[str] = ()
 
+    @classmethod
+    def of_images(
+        cls,
+        images: ImageRows,
+        splits: np.ndarray,
+        vectors: Tensor,
+        classes: Sequence[str] | None,
+        unreadable: Sequence[str] = (),
+        skipped_files: Sequence[str] = (),
+    ) -> FeatureTable:
+        """A table of images of a data set, with ids, names and labels as it has them.
+
+        Args:
+            images: [n], where they are.
+            splits: [n], names of their splits.
+            vectors: [n, F].
+            classes, unreadable, skipped_files: as the attributes.
+        """
+        ids, labels = np.zeros(len(splits), np.int64), np.full(len(splits), -1, np.int64)
+        names = np.empty(len(splits), dtype=object)
+        for split, source in images.splits.items():
+            own = np.flatnonzero(splits == split)
+            table, rows = source.table, images.rows[own]
+            ids[own] = table.ids[rows]
+            names[own] = texts([table.name(row) for row in rows.tolist()])
+            if table.labels is not None:
+                labels[own] = table.labels[rows]
+        return cls(
+            splits=splits,
+            ids=ids,
+            names=names,
+            labels=labels,
+            vectors=vectors,
+            classes=None if classes is None else [*classes],
+            images=images,
+            unreadable=unreadable,
+            skipped_files=skipped_files,
+        )
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -6,8 +6,8 @@ Shape letters: n images, C channels, s side of a picture.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ class Pictures:
         small = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
         digests = np.array([pixel_digest(image) for image in images], "S16")
         return cls(small.numpy(), sizes, digests)
+
+    @classmethod
+    def join(cls, parts: Sequence[Pictures]) -> Pictures:
+        """Those of the images of all parts, at least one."""
+        arrays = ([getattr(part, each.name) for part in parts] for each in fields(cls))
+        return cls(*map(np.concatenate, arrays))
 
     def floats(self, index: np.ndarray) -> Tensor:
         """Pictures of some images, [m, C, s, s] float32 in 0..255."""

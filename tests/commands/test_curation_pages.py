@@ -221,7 +221,7 @@ def test_a_page_of_a_file_of_features_needs_its_images(
     json_of(capsys, "embed", str(tiny_run), *photos, "--out", "f.parquet")
     for command in (["duplicates"], ["labels"], ["select", "--n", "3"]):
         message = refused(capsys, command[0], "f.parquet", *command[1:], "--html", "p.html")
-        assert "so --html has no pictures to show; set the data set that the features are of" in message
+        assert "so a page has no pictures to show; set the data set that the features are of" in message
     root = photos[1].partition("=")[2]
     dataset = ("--set", f"dataset={{name: image_folder, root: {root}}}")
     page = page_of(capsys, "select", "f.parquet", "--n", "3", *dataset)

@@ -1,1 +1,1 @@
-"""``contrastive report``: one page about a run or another encoder."""
+"""``contrastive report``: one page about a run, another encoder, or a file of features."""

@@ -16,8 +16,14 @@ _LARGEST_MATRIX = 30
 _CONFUSIONS = 20
 
 
-def class_section(predictions: Predictions, images: ReportImages) -> Section:
-    """Per class: how many images, how many of them are predicted correctly, and what else is predicted."""
+def class_section(predictions: Predictions, images: ReportImages, has_metrics: bool = True) -> Section:
+    """Per class: how many images, how many of them are predicted correctly, and what else is predicted.
+
+    Args:
+        predictions: of images of the report.
+        images: of the report.
+        has_metrics: whether the page has metrics, with which readers may compare.
+    """
     totals, accuracies = predictions.matrix.sum(1), predictions.accuracies
     rows = []
     for index, label in enumerate(predictions.classes):
@@ -36,12 +42,13 @@ def class_section(predictions: Predictions, images: ReportImages) -> Section:
         )
     titles = ("class", "voting", "scored", "correct", "most frequent error")
     table = sortable_table(CellTable("", [Column(title) for title in titles], rows))
+    voters = quantity(int(predictions.bank_sizes.sum()), "labelled image")
     remark = (
-        f"kNN on features h predicts {quantity(int(totals.sum()), 'image')} of {predictions.split} by the "
-        f"votes of {quantity(int(predictions.bank_sizes.sum()), 'labelled image')}, all of this report: "
+        f"kNN on {images.wording.features} predicts {quantity(int(totals.sum()), 'image')} of "
+        f"{predictions.split} by the votes of {voters}, all of this report: "
         f"{percent(predictions.accuracy)} are correct."
     )
-    if images.sample_size < images.total:
+    if has_metrics and images.sample_size < images.total:
         remark += " The metrics above read all images, so they may differ."
     return Section("classes", "Classes", table, remark)
 

@@ -103,12 +103,13 @@ class Galleries:
             how = f"{'UMAP' if kind == 'umap' else 't-SNE'}: near points are alike, far distances mean little"
         sprite = Sprite("map-pictures", THUMBNAIL, _MAP_SIDE, quality=60)
         self.sprites.append(sprite)
-        numbers = [sprite.add(each) for each in squares(self.images.thumbnails[:count])]
-        labels = self.images.labels[:count].tolist()
-        classes = [self.images.class_name(label) for label in range(max(labels, default=-1) + 1)]
+        numbers = [sprite.add(each) for each in squares(self.images.appearance.thumbnails[:count])]
+        labels, indices = np.unique(self.images.labels[:count], return_inverse=True)
+        unknown = int((labels < 0).sum())  # 1 if an image has no label
+        classes = [self.images.class_name(label) for label in labels[unknown:].tolist()]
         names = [self.images.name(index) for index in range(count)]
-        about = MapPoints(points.double().numpy(), names, classes, labels, numbers)
-        caption = f"{quantity(count, 'image')}; features h at unit length, {how}."
+        about = MapPoints(points.double().numpy(), names, classes, (indices - unknown).tolist(), numbers)
+        caption = f"{quantity(count, 'image')}; {self.images.wording.features} at unit length, {how}."
         return Section("map", "Map", feature_map("features", "", caption, about, sprite))
 
     def outliers(self, neighbours: Neighbours) -> Section:
@@ -128,14 +129,14 @@ class Galleries:
     def duplicates(self, neighbours: Neighbours) -> Section:
         """Groups of images that likely show the same."""
         candidates = neighbours.positions[:, :CANDIDATES]
-        pairs = find_duplicates(self.images.table, self.images.pictures, candidates, strict=True)
+        pairs = find_duplicates(self.images.table, self.images.appearance.pictures, candidates, strict=True)
         all_groups = pairs.groups()
         if not all_groups:
             self.absences.append("No likely duplicates among the images of this report.")
             return Section("duplicates", "Likely duplicates", "")
         count = sum(map(len, all_groups))
-        split_of = self.images.table_indices
-        across = sum(len({int(split_of[index]) for index in group}) > 1 for group in all_groups)
+        splits = self.images.table.splits
+        across = sum(len({*splits[group]}) > 1 for group in all_groups)
         groups = [
             Group(
                 [self._picture(index, [self.images.at(index)[0]]) for index in group[:_GROUP]],
@@ -154,7 +155,7 @@ class Galleries:
 
     def defects(self) -> list[Section]:
         """Dark, blank and blurred images, a section for each kind that occurs."""
-        measures = self.images.measures
+        measures, wording = self.images.appearance.measures, self.images.wording
         is_blank = measures["contrast"] < BLANK
         sharpness = np.nan_to_num(measures["sharpness"], nan=np.inf)
         kinds = [
@@ -186,7 +187,7 @@ class Galleries:
             indices = np.flatnonzero(hits)
             order = indices[np.argsort(measures[measure][indices], kind="stable")]
             more = f"; the {_WALL} most extreme are shown" if len(order) > _WALL else ""
-            remark = f"{quantity(len(order), 'image')}: {reason}, as the encoder reads them{more}."
+            remark = f"{quantity(len(order), 'image')}: {reason}, {wording.pixels}{more}."
             pictures = [self._picture(index) for index in order[:_WALL].tolist()]
             sections.append(self._wall(key, heading, pictures, remark))
         if not any(section.body for section in sections):
@@ -194,12 +195,12 @@ class Galleries:
                 "No dark, blank or blurred images." if self._measures_blur else "No dark or blank images."
             )
         if not self._measures_blur:
-            self.absences.append(f"Blur is not measured: the encoder reads images below {BLUR_SIDE} px.")
+            self.absences.append(f"Blur is not measured: {wording.small} below {BLUR_SIDE} px.")
         return sections
 
     @property
     def _measures_blur(self) -> bool:
-        return not np.isnan(self.images.measures["sharpness"]).all()
+        return not np.isnan(self.images.appearance.measures["sharpness"]).all()
 
     def _wall(self, key: str, heading: str, pictures: Sequence[Picture], remark: str) -> Section:
         return Section(key, heading, gallery([Group(pictures)], self.pictures) if pictures else "", remark)
@@ -214,7 +215,7 @@ class Galleries:
     def _picture(self, index: int, captions: Sequence[str] = (), mark: Mark = "") -> Picture:
         """An image of the report."""
         split, table, row = self.images.at(index)
-        return self.thumbnails.picture(table, row, f"{split}: {table.name(row)}", captions, mark)
+        return self.thumbnails.picture(table, row, f"{split}: {self.images.name(index)}", captions, mark)
 
 
 def view_section(subject: LoadedEncoder, sprites: list[Sprite], progress: Callable[[str], None]) -> Section:

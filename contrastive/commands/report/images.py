@@ -3,28 +3,88 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrastive.commands.report.pixels import brightness, contrast, luma, sharpness
-from contrastive.curation import FeatureTable, Pictures, texts
-from contrastive.data import BATCH
+from contrastive.commands.report.pixels import BLUR_SIDE, brightness, contrast, luma, sharpness
+from contrastive.curation import FeatureTable, ImageRows, Pictures, SplitSource, texts
+from contrastive.data import BATCH, Reader
+from contrastive.data.tables import decode_reduced
 from contrastive.errors import DataError
 from contrastive.evaluation import feature_batches, final_encoder
-from contrastive.parts import ImageTable
+from contrastive.parts import EvaluationTransform, ImageTable
 from contrastive.rng import hash_order
 from contrastive.runs import LoadedEncoder
-from contrastive.text import abbreviate, class_name, quantity
+from contrastive.text import abbreviate, quantity
 
 #: The most images that a report reads, and that its map shows.
 MOST_IMAGES, MOST_POINTS = 10_000, 5_000
 #: Side in pixels of the thumbnails of the map.
 THUMBNAIL = 24
+#: Side in pixels at which images are read that no encoder reads.
+SIDE = 128
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a page calls features, and the pixels as they were read.
+
+    Attributes:
+        features: the features.
+        pixels: at the end of "their mean brightness is low, as the encoder reads them".
+        small: at the start of "the encoder reads images below 64 px".
+    """
+
+    features: str
+    pixels: str
+    small: str
+
+
+OF_ENCODER = Wording("features h", "as the encoder reads them", "the encoder reads images")
+OF_FILE = Wording("features of the file", f"in pictures of {SIDE} px", "all images are")
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What a report shows and measures of the pixels of images.
+
+    Attributes:
+        thumbnails: uint8 [n, C, 24, 24].
+        pictures: which likely duplicates are compared on.
+        measures: name -> [n]: ``brightness`` and ``contrast`` in 0..1; ``sharpness``, NaN if not measured.
+    """
+
+    thumbnails: np.ndarray
+    pictures: Pictures
+    measures: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, pixels: Tensor) -> Appearance:
+        """Of images of one size, float [b, C, s, s] in 0..1."""
+        grey = luma(pixels)
+        measures = {"brightness": brightness(grey), "contrast": contrast(grey), "sharpness": sharpness(grey)}
+        pictures = Pictures.of(_bytes(pixels))
+        return cls(map_thumbnails(pixels), pictures, {name: each.numpy() for name, each in measures.items()})
+
+    @classmethod
+    def join(cls, parts: Sequence[Appearance]) -> Appearance:
+        """Of the images of all parts, at least one."""
+        names = parts[0].measures
+        return cls(
+            np.concatenate([part.thumbnails for part in parts]),
+            Pictures.join([part.pictures for part in parts]),
+            {name: np.concatenate([part.measures[name] for part in parts]) for name in names},
+        )
+
+    def take(self, index: np.ndarray) -> Appearance:
+        """Of some images, in that order."""
+        measures = {name: values[index] for name, values in self.measures.items()}
+        return Appearance(self.thumbnails[index], self.pictures.take(index), measures)
 
 
 @dataclass(frozen=True)
@@ -32,68 +92,55 @@ class ReportImages:
     """The images of a report that could be read, in an order that a hash of their ids gives.
 
     Attributes:
-        splits: each split's name and table.
-        table_indices: int64 [n], the split of each image.
-        rows: int64 [n], its row in the table of that split.
-        features: float32 [n, F], on the CPU.
-        thumbnails: uint8 [n, C, 24, 24], of what the encoder sees.
-        pictures: of the same, which likely duplicates are compared on.
-        measures: name -> [n]: ``brightness`` and ``contrast`` in 0..1; ``sharpness``, NaN if not measured.
-        total: how many images all splits have.
+        table: [n], with where the images are; vectors on the CPU.
+        appearance: of the same images.
+        sizes: split -> how many images it has, in the report or not.
         sample_size: how many were chosen; those that are missing here could not be read.
-        classes: names of the classes; None if unknown.
+        wording: of the page.
     """
 
-    splits: Sequence[tuple[str, ImageTable]]
-    table_indices: np.ndarray
-    rows: np.ndarray
-    features: Tensor
-    thumbnails: np.ndarray
-    pictures: Pictures
-    measures: dict[str, np.ndarray]
-    total: int
+    table: FeatureTable
+    appearance: Appearance
+    sizes: Mapping[str, int]
     sample_size: int
-    classes: Sequence[str] | None
+    wording: Wording = OF_ENCODER
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.table)
 
-    def at(self, index: int) -> tuple[str, ImageTable, int]:
-        """Split, table and row of an image."""
-        split, table = self.splits[int(self.table_indices[index])]
-        return split, table, int(self.rows[index])
+    @property
+    def total(self) -> int:
+        """How many images all splits have."""
+        return sum(self.sizes.values())
 
-    def name(self, index: int) -> str:
-        """How the user knows an image."""
-        _, table, row = self.at(index)
-        return table.name(row)
+    @property
+    def features(self) -> Tensor:
+        """float32 [n, F]."""
+        return self.table.vectors
 
     @property
     def labels(self) -> np.ndarray:
         """int64 [n], -1 without a label."""
-        labels = np.full(len(self), -1)
-        for number, (_, table) in enumerate(self.splits):
-            own = self.table_indices == number
-            if table.labels is not None:
-                labels[own] = table.labels[self.rows[own]]
-        return labels
+        return self.table.labels
+
+    def at(self, index: int) -> tuple[str, ImageTable, int]:
+        """Split, table and row of an image."""
+        images, split = self.table.images, str(self.table.splits[index])
+        assert images is not None
+        return split, images.splits[split].table, int(images.rows[index])
+
+    def name(self, index: int) -> str:
+        """How the user knows an image."""
+        return str(self.table.names[index])
 
     def class_name(self, label: int) -> str:
         """The name of a class, or ``no label``."""
-        return class_name(self.classes, label) or "no label"
+        return self.table.class_name(label) or "no label"
 
-    @property
-    def table(self) -> FeatureTable:
-        """The images with their features, as curation takes them."""
-        tables = [self.at(index) for index in range(len(self))]
-        return FeatureTable(
-            splits=texts([split for split, _, _ in tables]),
-            ids=np.array([table.ids[row] for _, table, row in tables], dtype=np.int64),
-            names=texts([table.name(row) for _, table, row in tables]),
-            labels=self.labels,
-            vectors=self.features,
-            classes=self.classes,
-        )
+
+#: Of rows of a table those that could be read [b], their appearance, and their features [b, F] or, if the
+#: sample has them already, None.
+Batch = tuple[np.ndarray, Appearance, Tensor | None]
 
 
 def read_images(
@@ -108,68 +155,128 @@ def read_images(
 
     Raises DataError if no image can be read.
     """
-    splits = [(split, table) for split, table in subject.data.splits if len(table)]
-    table_indices, rows = _order([table for _, table in splits])
-    total = len(rows)
-    table_indices, rows = table_indices[:MOST_IMAGES], rows[:MOST_IMAGES]
+    tables: dict[str, ImageTable] = {split: table for split, table in subject.data.splits if len(table)}
+    numbers, rows = (each[:MOST_IMAGES] for each in _order([table.ids for table in tables.values()]))
+    images = ImageRows({split: SplitSource(table) for split, table in tables.items()}, rows)
+    splits = texts([*tables])[numbers]
+    sample = FeatureTable.of_images(images, splits, torch.empty(len(rows), 0), subject.data.dataset.classes)
+    backbone, reader = final_encoder(subject.parts.method)[0], subject.evaluation.reader
+
+    def batches(table: ImageTable, rows: np.ndarray) -> Iterator[Batch]:
+        for indices, pixels, features in feature_batches(backbone, reader, table, rows):
+            yield indices, Appearance.of(pixels), features
+
+    sizes = {split: len(table) for split, table in tables.items()}
+    return _read(sample, batches, reader, sizes, OF_ENCODER, seconds, progress)
+
+
+def read_images_of(table: FeatureTable, progress: Callable[[str], None] = lambda _: None) -> ReportImages:
+    """Read a sample of every split of a table of features, chosen as :func:`read_images` does.
+
+    Args:
+        table: with its images, which are read at 128 pixels.
+        progress: called with what is being done.
+
+    Raises DataError if no image can be read.
+    """
+    assert table.images is not None
+    keys = table.keys
+    members = {split: np.flatnonzero(table.splits == split) for split in table.images.splits}
+    members = {split: own for split, own in members.items() if len(own)}
+    numbers, positions = _order([keys[own] for own in members.values()])
+    starts = np.cumsum([0, *map(len, members.values())])
+    index = np.concatenate([*members.values()])[starts[numbers] + positions]
+    reader = Reader(SIDE, torch.device("cpu"), transform=EvaluationTransform(SIDE))
+
+    def batches(table: ImageTable, rows: np.ndarray) -> Iterator[Batch]:
+        reduced_table = _ReducedTable(table)
+        for indices, pixels in reader.whole(reduced_table, rows):
+            own = Appearance.of(pixels)
+            own.measures["sharpness"][reduced_table.short_sides[indices] < BLUR_SIDE] = np.nan
+            yield indices, own, None
+
+    sizes = {split: len(own) for split, own in members.items()}
+    return _read(table.take(index[:MOST_IMAGES]), batches, reader, sizes, OF_FILE, None, progress)
+
+
+class _ReducedTable(ImageTable):
+    """The images of a table, decoded at a fraction of their sides that is enough for :data:`SIDE` pixels.
+
+    Attributes:
+        short_sides: int64 [n], pixels of the shorter side of each image that was decoded.
+    """
+
+    def __init__(self, table: ImageTable):
+        self.table, self.ids, self.channels = table, table.ids, table.channels
+        self.short_sides = np.zeros(len(table), np.int64)
+
+    def decode(self, index: int) -> Tensor:
+        image = decode_reduced(self.table, index, lambda size: max(1, min(size) // SIDE))
+        self.short_sides[index] = min(image.size)
+        return image.pixels
+
+    def name(self, index: int) -> str:
+        return self.table.name(index)
+
+
+def _read(
+    sample: FeatureTable,
+    batches: Callable[[ImageTable, np.ndarray], Iterator[Batch]],
+    reader: Reader,
+    sizes: Mapping[str, int],
+    wording: Wording,
+    seconds: float | None,
+    progress: Callable[[str], None],
+) -> ReportImages:
+    """The images of a sample that can be read.
+
+    Args:
+        sample: in the order of the report.
+        batches: reads rows of a table of a split.
+        reader: with which it does, and which keeps what cannot be read.
+        sizes, wording: of the report.
+        seconds, progress: as for :func:`read_images`.
+    """
+    assert sample.images is not None
     step = BATCH if seconds is not None else 4 * BATCH
     start, parts, count = time.monotonic(), [], 0
-    for first in range(0, len(rows), step):
-        progress(f"report: reading {first:,} of {quantity(len(rows), 'image')}")
-        part = slice(first, first + step)
-        parts += list(_read(subject, splits, table_indices[part], rows[part]))
-        count = min(first + step, len(rows))
+    for first in range(0, len(sample), step):
+        progress(f"report: reading {first:,} of {quantity(len(sample), 'image')}")
+        count = min(first + step, len(sample))
+        for split in np.unique(sample.splits[first:count]):
+            own = first + np.flatnonzero(sample.splits[first:count] == split)
+            rows = sample.images.rows[own]
+            for indices, appearance, features in batches(sample.images.splits[split].table, rows):
+                positions = own[np.isin(rows, indices)]  # batches keep the order of rows
+                vectors = sample.vectors[positions] if features is None else features
+                parts.append((positions, appearance, vectors))
         time_so_far = time.monotonic() - start
         if seconds is not None and time_so_far * (first + 2 * step) / (first + step) > seconds:
             break
     if not parts:
-        raise DataError(f"no image can be read: {abbreviate(sorted(subject.evaluation.unreadable), '; ')}.")
-    arrays = map(np.concatenate, zip(*parts, strict=True))
-    numbers, indices, features, thumbnails, small, sizes, digests, *measures = arrays
-    order = _positions([table for _, table in splits], table_indices, rows, numbers, indices).argsort()
-    names = ("brightness", "contrast", "sharpness")
-    return ReportImages(
-        splits,
-        numbers[order],
-        indices[order],
-        torch.from_numpy(features[order]),
-        thumbnails[order],
-        Pictures(small, sizes, digests).take(order),
-        {name: values[order] for name, values in zip(names, measures, strict=True)},
-        total,
-        count,
-        subject.data.dataset.classes,
+        raise DataError(f"no image can be read: {abbreviate(sorted(reader.unreadable), '; ')}.")
+    all_positions, appearances, all_vectors = zip(*parts, strict=True)
+    order = np.concatenate(all_positions).argsort()
+    table = replace(
+        sample.take(np.concatenate(all_positions)[order]),
+        vectors=torch.cat(all_vectors)[torch.from_numpy(order)],
+        unreadable=sorted(reader.unreadable),
     )
+    return ReportImages(table, Appearance.join(appearances).take(order), sizes, count, wording)
 
 
-def _order(tables: Sequence[ImageTable]) -> tuple[np.ndarray, np.ndarray]:
-    """The table and the row of every image, so that any first ones are a sample with an even share of each
-    table, the same at every call: int64 [n] twice."""
-    orders = [hash_order(table.ids, "report") for table in tables]
-    numbers = np.repeat(np.arange(len(tables)), [len(order) for order in orders])
+def _order(ids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The split and the row of every image, so that any first ones are a sample with an even share of each
+    split, the same at every call: int64 [n] twice.
+
+    Args:
+        ids: of the images of each split, which has some.
+    """
+    orders = [hash_order(own, "report") for own in ids]
+    numbers = np.repeat(np.arange(len(ids)), [len(own) for own in ids])
     shares = np.concatenate([(np.arange(len(order)) + 0.5) / len(order) for order in orders])
     order = np.argsort(shares, kind="stable")
     return numbers[order], np.concatenate(orders)[order]
-
-
-def _positions(
-    tables: Sequence[ImageTable],
-    table_indices: np.ndarray,
-    rows: np.ndarray,
-    numbers: np.ndarray,
-    indices: np.ndarray,
-) -> np.ndarray:
-    """The positions of images in an order: int64 [n].
-
-    Args:
-        tables: of the splits.
-        table_indices, rows: the order.
-        numbers, indices: table and row of the images.
-    """
-    starts = np.cumsum([0, *map(len, tables)])
-    positions = np.empty(starts[-1], np.int64)
-    positions[starts[table_indices] + rows] = np.arange(len(rows))
-    return positions[starts[numbers] + indices]
 
 
 def map_thumbnails(pixels: Tensor) -> np.ndarray:
@@ -181,17 +288,3 @@ def map_thumbnails(pixels: Tensor) -> np.ndarray:
 def _bytes(pixels: Tensor) -> Tensor:
     """Pixels in 0..1 as uint8."""
     return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def _read(
-    subject: LoadedEncoder, splits: Sequence[tuple[str, ImageTable]], numbers: np.ndarray, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """What :class:`ReportImages` holds of a few images, in batches."""
-    backbone, reader = final_encoder(subject.parts.method)[0], subject.evaluation.reader
-    for number, (_, table) in enumerate(splits):
-        for indices, pixels, features in feature_batches(backbone, reader, table, rows[numbers == number]):
-            grey = luma(pixels)
-            measures = (each(grey).numpy() for each in (brightness, contrast, sharpness))
-            own = Pictures.of(_bytes(pixels))
-            pictures = (map_thumbnails(pixels), own.pixels, own.sizes, own.digests)
-            yield np.full(len(indices), number), indices, features.numpy(), *pictures, *measures

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
 from contrastive.commands.report.images import ReportImages
-from contrastive.data import Division
+from contrastive.curation import FeatureTable
 from contrastive.protocols import KNN
 from contrastive.runs import LoadedEncoder
+
+#: The images whose classes are predicted: those of a split, or the held-out tenth of train.
+QueryPart = Literal["test", "validation", "held-out"]
 
 
 @dataclass(frozen=True)
@@ -53,23 +57,27 @@ class Predictions:
         ]
 
 
-def predict(images: ReportImages, subject: LoadedEncoder) -> Predictions | str:
-    """Predictions for the images of the report that metrics score, by those that they are fitted on.
+def predict(images: ReportImages, query_part: QueryPart, knn: KNN) -> Predictions | str:
+    """Predictions for some images of a report, by the other images of train.
 
-    Returns why there are none, in a clause, if labels are missing.
+    Returns why there are none, in a clause, if labels or such images are missing.
     """
     labels = images.labels
-    queries, bank, split = _roles(images, subject)
-    queries, bank = queries & (labels >= 0), bank & (labels >= 0)
     if not (labels >= 0).any():
         return "the images have no labels"
     if len(np.unique(labels[labels >= 0])) < 2:
         return "all labelled images have one class"
+    if "train" not in images.sizes:
+        return "no split is called train, by whose labels those of other images are predicted"
+    queries, bank = _roles(images.table, query_part)
+    if not queries.any():
+        return "no labelled image is called test or validation, and none of train is held out"
+    queries, bank = queries & (labels >= 0), bank & (labels >= 0)
     for where, role in ((queries, "score"), (bank, "learn from")):
         if not where.any():
             return f"no image of the report to {role} has a label"
     bank_classes, bank_indices = np.unique(labels[bank], return_inverse=True)
-    winners = _knn(subject).predict(
+    winners = knn.predict(
         images.features[bank], torch.from_numpy(bank_indices), images.features[queries], len(bank_classes)
     )
     classes = np.unique(labels[queries | bank])
@@ -79,26 +87,35 @@ def predict(images: ReportImages, subject: LoadedEncoder) -> Predictions | str:
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(matrix, (rows, columns), 1)
     sizes = np.array([(labels[bank] == label).sum() for label in classes])
-    return Predictions(classes.tolist(), matrix, sizes, split)
+    return Predictions(classes.tolist(), matrix, sizes, "test" if query_part == "test" else "validation")
 
 
-def _knn(subject: LoadedEncoder) -> KNN:
+def query_part_of_encoder(subject: LoadedEncoder) -> QueryPart:
+    """The images that the metrics of an encoder score."""
+    if subject.evaluation.test is not None:
+        return "test"
+    return "validation" if subject.data.division.has_own else "held-out"
+
+
+def query_part_of(table: FeatureTable) -> QueryPart:
+    """The images that metrics of the encoder would score, by the splits and labels of its table."""
+    has_label = table.labels >= 0
+    splits: tuple[QueryPart, ...] = ("test", "validation")
+    for split in splits:
+        if (has_label & (table.splits == split)).any():
+            return split
+    return "held-out"
+
+
+def knn_of(subject: LoadedEncoder) -> KNN:
     """The recipe's own kNN of h, or one with the default settings."""
     protocols = (entry.protocol for entry in subject.evaluation.protocols)
     return next((each for each in protocols if isinstance(each, KNN) and each.feature == "h"), KNN())
 
 
-def _roles(images: ReportImages, subject: LoadedEncoder) -> tuple[np.ndarray, np.ndarray, str]:
-    """Which images of the report metrics score, bool [n], which ones they are fitted on, and the split of the
-    first."""
-    tables = [split for split, _ in images.splits]
-    split_of = np.array(tables)[images.table_indices]
-    division: Division = subject.data.division
-    if subject.evaluation.test is not None:
-        return split_of == "test", split_of == "train", "test"
-    if division.has_own:
-        return split_of == "validation", split_of == "train", "validation"
-    is_train = split_of == "train"
-    validates = np.zeros(len(images), bool)
-    validates[is_train] = np.isin(images.rows[is_train], division.validation_rows)
-    return validates, is_train & ~validates, "validation"
+def _roles(table: FeatureTable, query_part: QueryPart) -> tuple[np.ndarray, np.ndarray]:
+    """Which images are scored, bool [n], and which ones vote."""
+    is_train = table.splits == "train"
+    if query_part != "held-out":
+        return table.splits == query_part, is_train
+    return table.held_out, is_train & ~table.held_out

@@ -11,10 +11,10 @@ import torch
 
 from contrastive.commands.report.classes import class_section, confusion_section
 from contrastive.commands.report.galleries import Galleries
-from contrastive.commands.report.images import ReportImages
+from contrastive.commands.report.images import Appearance, ReportImages
 from contrastive.commands.report.likeness import Neighbours
 from contrastive.commands.report.predictions import Predictions
-from contrastive.curation import Pictures
+from contrastive.curation import FeatureTable, ImageRows, Pictures, SplitSource, texts
 from contrastive.parts import ImageTable
 from tests.support.curation import scene
 
@@ -35,18 +35,15 @@ class Table(ImageTable):
 
 def images_of(count: int = 5, classes: list[str] | None = None, **measures: list[float]) -> ReportImages:
     usual = {"brightness": [0.5] * count, "contrast": [0.2] * count, "sharpness": [0.3] * count}
-    return ReportImages(
-        [("train", Table(count))],
-        np.zeros(count, np.int64),
-        np.arange(count),
-        torch.randn(count, 4),
+    splits, rows = texts(["train"] * count), np.arange(count)
+    images = ImageRows({"train": SplitSource(Table(count))}, rows)
+    appearance = Appearance(
         np.zeros((count, 3, 24, 24), np.uint8),
         Pictures.of(torch.zeros(count, 3, 8, 8, dtype=torch.uint8)),
         {key: np.array(values) for key, values in (usual | measures).items()},
-        count,
-        count,
-        classes,
     )
+    table = FeatureTable.of_images(images, splits, torch.randn(count, 4), classes)
+    return ReportImages(table, appearance, {"train": count}, count)
 
 
 def names_in(section) -> list[str]:
@@ -90,13 +87,15 @@ def test_equal_features_have_no_outliers_and_say_so():
 
 
 def test_likely_duplicates_of_several_splits_come_first_and_are_counted():
+    splits = {"train": SplitSource(Table(4)), "test": SplitSource(Table(2))}
+    rows = ImageRows(splits, np.array([0, 1, 2, 3, 0, 1]))
+    features = torch.eye(6)[[0, 0, 1, 2, 2, 3]] + 0.1
+    images = images_of(6)
+    pictures = Pictures.of(torch.stack([scene(seed) for seed in (0, 0, 1, 2, 2, 3)]))
     images = replace(
-        images_of(6),
-        splits=[("train", Table(4)), ("test", Table(2))],
-        table_indices=np.array([0, 0, 0, 0, 1, 1]),
-        rows=np.array([0, 1, 2, 3, 0, 1]),
-        features=torch.eye(6)[[0, 0, 1, 2, 2, 3]] + 0.1,
-        pictures=Pictures.of(torch.stack([scene(seed) for seed in (0, 0, 1, 2, 2, 3)])),
+        images,
+        table=FeatureTable.of_images(rows, texts(["train"] * 4 + ["test"] * 2), features, None),
+        appearance=replace(images.appearance, pictures=pictures),
     )
     section = Galleries(images).duplicates(Neighbours.of(images.features))
     assert re.findall(r'title="(.*?)\n', section.body) == [

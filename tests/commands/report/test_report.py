@@ -22,7 +22,7 @@ from contrastive.cli import main
 from contrastive.commands.report import command
 from contrastive.commands.report.command import report
 from contrastive.commands.report.images import read_images
-from contrastive.commands.report.predictions import predict
+from contrastive.commands.report.predictions import knn_of, predict, query_part_of_encoder
 from contrastive.errors import DataError
 from contrastive.registry import load_registry
 from contrastive.runs import load_encoder
@@ -119,7 +119,7 @@ def test_the_page_changes_nothing_else_in_the_folder(tiny_run: Path):
 def test_predictions_are_those_of_the_metric_when_all_images_are_read(tiny_run: Path):
     loaded = load_encoder(tiny_run, load_registry())
     images = read_images(loaded)
-    predictions = predict(images, loaded)
+    predictions = predict(images, query_part_of_encoder(loaded), knn_of(loaded))
     assert predictions.accuracy == pytest.approx(contrastive.Run(tiny_run).summary["trained"]["knn_top1"])
     assert predictions.matrix.sum(1).tolist() == [10, 10, 10]
     assert predictions.bank_sizes.tolist() == [40, 40, 40]
