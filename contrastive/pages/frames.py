@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -76,13 +77,18 @@ def is_page(file: Path) -> bool:
 
 
 def text_list(lines: Sequence[str], kind: str = "") -> str:
-    """Lines of plain text as a list; empty without lines.
+    """Lines of text as a list; empty without lines. What stands between ` is code.
 
     Args:
         kind: its class: ``notes`` are set apart, ``lines`` have no bullets.
     """
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    items = "".join(f"<li>{_prose(line)}</li>" for line in lines)
     return f'<ul class="{kind}">{items}</ul>' if lines else ""
+
+
+def _prose(text: str) -> str:
+    """Text in HTML, what stands between ` as code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text))
 
 
 def script_data(key: str, value: Any) -> str:
@@ -92,7 +98,7 @@ def script_data(key: str, value: Any) -> str:
 
 
 def _section(section: Section) -> str:
-    remark = f'<p class="how">{escape(section.remark)}</p>' if section.remark else ""
+    remark = f'<p class="how">{_prose(section.remark)}</p>' if section.remark else ""
     heading = f"<h2>{escape(section.heading)}</h2>"
     return f'<section id="{section.key}">{heading}{remark}\n{section.body}\n</section>'
 

@@ -57,6 +57,7 @@ class About:
     def encoder(cls, record: EncoderRecord, images: ReportImages) -> About:
         """A page about an encoder."""
         recipe, run = record.subject.recipe, record.run
+        by_run = [] if run is None else run.summary.get("unreadable", [])  # the page may read fewer images
         facts = [str(recipe.backbone.params.get("model", recipe.backbone.name)), recipe.dataset.name]
         facts.append(_sizes(images.sizes))
         if run is not None:
@@ -65,7 +66,7 @@ class About:
             title=recipe.name,
             facts=facts,
             notes=[] if run is None else notes(run),
-            unreadable=sorted(record.subject.evaluation.unreadable),
+            unreadable=sorted({*record.subject.evaluation.unreadable, *by_run}),
             query_part=query_part_of_encoder(record.subject),
             knn=knn_of(record.subject),
             record=record,

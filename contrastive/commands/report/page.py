@@ -111,8 +111,10 @@ def _notes(about: About, images: ReportImages) -> list[str]:
     """What a reader must know before anything else."""
     lines = [*about.notes]
     if images.sample_size < images.total:
+        sections = ["Neighbours", "map", "outliers", "duplicates"]
+        sections += ["classes"] if (images.labels >= 0).any() else []
         lines.append(
-            f"Neighbours, map, outliers, duplicates and classes are of {images.sample_size:,} of "
+            f"{', '.join(sections[:-1])} and {sections[-1]} are of {images.sample_size:,} of "
             f"{quantity(images.total, 'image')}, chosen by a hash of their ids."
         )
     return [*lines, *notes_on(about.unreadable)]

@@ -143,7 +143,24 @@ def test_a_deadline_leaves_a_sample_and_the_page_says_so(tiny_run: Path, monkeyp
     monkeypatch.setattr("contrastive.commands.report.images.BATCH", 16)
     outcome = report(tiny_run, out="p.html", seconds=0.0)
     assert outcome["images"] == 16
-    assert "are of 16 of 150 images, chosen by a hash of their ids" in words(Path("p.html").read_text())
+    text = words(Path("p.html").read_text())
+    assert "duplicates and classes are of 16 of 150 images, chosen by a hash of their ids" in text
+
+
+def test_a_sample_without_labels_has_no_classes(tiny_run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("contrastive.commands.report.images.BATCH", 4)
+    root = folder_of({f"{n}.png": noise(n) for n in range(8)})
+    report(tiny_run, {"dataset.root": str(root)}, out="p.html", seconds=0.0)
+    assert "outliers and duplicates are of 4 of 8 images" in words(Path("p.html").read_text())
+
+
+def test_images_that_the_run_could_not_read_are_named_though_the_page_reads_others(tiny_run: Path):
+    shutil.copytree(tiny_run, "run")
+    summary = json.loads(Path("run/summary.json").read_text())
+    Path("run/summary.json").write_text(json.dumps({**summary, "unreadable": ["broken.png: empty file"]}))
+    report("run")
+    text = words(Path("run/report.html").read_text())
+    assert "1 image could not be read: broken.png: empty file" in text
 
 
 @pytest.mark.usefixtures("whole_ends")
