@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
 
 #: One image: a path, an image of Pillow, or uint8 [H, W] or [H, W, C] with C of 1, 3 (RGB) or 4 (RGBA).
 ImageLike = str | Path | Image.Image | np.ndarray
+_Item = Path | Image.Image | np.ndarray
 
 
 class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -104,7 +105,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 class _ImageList(FileTable):
     """Images given as paths or as pixels."""
 
-    def __init__(self, images: Sequence[ImageLike], channels: int):
+    def __init__(self, images: Sequence[_Item], channels: int):
         super().__init__([image if isinstance(image, Path) else Path() for image in images], channels)
         self.images = images
 
@@ -123,7 +124,7 @@ class _ImageList(FileTable):
         return super().name(index) if isinstance(self.images[index], Path) else f"image {index}"
 
 
-def _images(images: Any) -> list[ImageLike]:
+def _images(images: Any) -> list[_Item]:
     """The images as a list, paths as :class:`Path`. Raises UsageError if there are none, or not a list."""
     if isinstance(images, str | Path | Image.Image):
         raise UsageError("transform takes several images; put the one image into a list.")

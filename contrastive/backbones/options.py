@@ -30,7 +30,7 @@ def refuse_unused(
         options: of the recipe.
         build: builds the model with other options.
     """
-    names = _named_parameters(type(net)) if options else frozenset()
+    names = _named_parameters(type(net).__mro__) if options else frozenset()
     for key, value in options.items():
         is_absent = value is None and ":" not in key  # null removes an option that the recipe inherits
         if key in names or is_absent or not _takes_anything(build, value):
@@ -52,10 +52,10 @@ def _takes_anything(build: Callable[[dict[str, Any]], nn.Module], value: Any) ->
 
 
 @cache
-def _named_parameters(model: type[nn.Module]) -> frozenset[str]:
+def _named_parameters(classes: tuple[type, ...]) -> frozenset[str]:
     """The parameters of a model's classes, and of all functions and classes of their modules."""
     names: set[str] = set()
-    for base in model.__mro__:
+    for base in classes:
         if base.__module__.partition(".")[0] in ("torch", "builtins"):
             continue
         names.update(_parameters(base))

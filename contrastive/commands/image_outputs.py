@@ -64,7 +64,8 @@ class Outputs:
     @property
     def record(self) -> dict[str, str | None]:
         """The files, for the result of a command: ``out`` and ``html``."""
-        return {"out": self.table and str(self.table), "html": self.page and str(self.page)}
+        files = {"out": self.table, "html": self.page}
+        return {key: None if path is None else str(path) for key, path in files.items()}
 
     def write_table(self, columns: Mapping[str, Any]) -> None:
         """Write columns of equal length, arrays of Arrow. Raises UsageError if that fails."""

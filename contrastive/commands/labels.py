@@ -29,7 +29,7 @@ _COLUMNS = (
 
 
 #: Neighbours of an image that a page shows: of the class of its label, and of the suggested one.
-_OWN, _SUGGESTED = 2, 3
+_OF_LABEL, _OF_SUGGESTION = 2, 3
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -110,7 +110,7 @@ def _columns(table: FeatureTable, ranking: LabelRanking) -> dict[str, Any]:
 def _page(table: FeatureTable, ranking: LabelRanking, source: str | Path) -> str:
     """Pictures of the most suspicious images, each with its neighbours of both classes."""
     pictures = RowPictures(table)
-    count = min(len(ranking), MOST_PICTURES // (1 + _OWN + _SUGGESTED))
+    count = min(len(ranking), MOST_PICTURES // (1 + _OF_LABEL + _OF_SUGGESTION))
     groups = [_group(pictures, ranking, index) for index in range(count)]
     suspicious = int((ranking.margin < 0).sum())
     remark = (
@@ -140,10 +140,10 @@ def _group(pictures: RowPictures, ranking: LabelRanking, index: int) -> Group:
         f"suggested {other} ({percent(ranking.suggestion_probability[index])})"
     )
     images = [pictures.picture(row, [str(name)], "query")]
-    own = nearest_of_label(table, row, label, _OWN).tolist()
+    own = nearest_of_label(table, row, label, _OF_LABEL).tolist()
     images += [pictures.picture(near, [str(name)], "same") for near in own]
-    suggested = nearest_of_label(table, row, suggestion, _SUGGESTED).tolist()
-    images += [pictures.picture(near, [str(other)], "other") for near in suggested]
+    others = nearest_of_label(table, row, suggestion, _OF_SUGGESTION).tolist()
+    images += [pictures.picture(near, [str(other)], "other") for near in others]
     return Group(images, heading, [pictures.title(row)])
 
 

@@ -120,16 +120,17 @@ def _of_card(file: Path) -> Origin | None:
         return None
     head, *rest = re.split(r"^## ", card.text, flags=re.MULTILINE)
     sections = {name: text.strip() for name, _, text in (part.partition("\n") for part in rest)}
-    if not {"Training", "Metrics"} <= sections.keys() or CORE not in (card.data.tags or ()):
+    data: Any = card.data  # ModelCardData, whose keys are attributes
+    if not {"Training", "Metrics"} <= sections.keys() or CORE not in (data.tags or ()):
         return None
     return Origin(
         title=head.strip().partition("\n")[0].removeprefix("# "),
         training=sections["Training"],
         metrics=sections["Metrics"],
-        tags=[tag for tag in card.data.tags or () if tag not in (CORE, "timm", "onnx")],
-        datasets=card.data.datasets or (),
-        base_model=card.data.base_model,
-        is_trained=card.data.get("base_model_relation") is not None,
+        tags=[tag for tag in data.tags or () if tag not in (CORE, "timm", "onnx")],
+        datasets=data.datasets or (),
+        base_model=data.base_model,
+        is_trained=data.get("base_model_relation") is not None,
     )
 
 

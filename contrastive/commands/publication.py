@@ -60,7 +60,7 @@ def upload(folder: Path, repository: str) -> None:
                 f"that may write to it. {rest}"
             ) from error
         raise UsageError(f"--push {repository}: the hub answers {one_line(error)}. {rest}") from error
-    except HfHubHTTPError.__bases__ as error:  # OSError, and the base class of the hub's HTTP library
+    except HfHubHTTPError.__bases__ as error:  # type: ignore[misc]  # OSError, and that of the HTTP library
         raise UsageError(
             f"--push {repository}: the hub cannot be reached ({one_line(error)}). Connect to a network. "
             f"{rest}"

@@ -136,7 +136,9 @@ def _sources(
                 "--encoder ENCODER."
             )
         tree = set_tree(overrides)
-        of_images = {key: tree.pop(key) for key in ("dataset", "train") if outputs.page and key in tree}
+        of_images: dict[str, Any] = {
+            key: tree.pop(key) for key in ("dataset", "train") if outputs.page and key in tree
+        }
         table = open_features(source, registry, of_images, outputs.options)
         return table, QueryEncoder.alone(encoder, registry, tree)
     if encoder is not None:

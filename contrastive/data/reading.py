@@ -226,7 +226,7 @@ class Reader:
             self.check_interrupt()
             yield np.asarray(indices), pixels.contiguous(memory_format=torch.channels_last)
 
-    def encoded(
+    def batches(
         self, encode: Encoder, table: ImageTable, rows: np.ndarray
     ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """Whole images, as :meth:`whole` reads them, in batches with their features.
@@ -252,7 +252,7 @@ class Reader:
         """
         rows = np.arange(len(table)) if rows is None else rows
         parts, row_parts = [], []
-        for indices, _, vectors in self.encoded(encode, table, rows):
+        for indices, _, vectors in self.batches(encode, table, rows):
             parts.append(vectors)
             row_parts.append(indices)
         index = np.concatenate(row_parts) if row_parts else np.empty(0, np.int64)

@@ -63,7 +63,7 @@ def feature_batches(
         with frozen(backbone):
             return backbone(pixels)
 
-    for indices, pixels, features in reader.encoded(encode, table, rows):
+    for indices, pixels, features in reader.batches(encode, table, rows):
         yield indices, pixels, features.cpu()
 
 

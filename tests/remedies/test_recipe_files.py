@@ -215,7 +215,7 @@ REMEDIES = [
     Remedy(
         "recipe/sources.py", "remove it.", overridden, ["loss={name: nt_xent} # x"], ["loss={name: nt_xent}"]
     ),
-    Remedy("recipe/locations.py", "write it elsewhere with --out", outside_data, "images/z.png", "z.png"),
+    Remedy("recipe/locations.py", "write it elsewhere with", outside_data, "images/z.png", "z.png"),
     Remedy(
         "recipe/sources.py",
         "name a recipe file or a shipped recipe",

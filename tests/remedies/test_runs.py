@@ -149,7 +149,7 @@ def run_folders() -> Iterator[Remedy]:
         "runs/process_guard.py", "name a folder on another file system", on_file_system, "network", "local"
     )
     yield Remedy("contrastive/files.py", "free some space or make", written, True, False)
-    yield Remedy("contrastive/files.py", "choose another path with --out", chosen, "taken/out", "out")
+    yield Remedy("contrastive/files.py", "choose another path with", chosen, "taken/out", "out")
     text = (Path("summary.json"), '{"a": 1}')
     yield Remedy(
         "contrastive/files.py",

@@ -161,7 +161,7 @@ def cost_section(run: Run) -> Section:
     costs = {
         key: cost(key, value) for key, value in costs_of(summary, run.metrics).items() if value is not None
     }
-    facts = {
+    facts: dict[str, str] = {
         "time": costs["wall_seconds"] + (f" of {minutes['budget']:g} min" if minutes else ""),
         **{key: f"{summary[key]:,}" for key in ("epochs", "steps") if key in summary},
         **{title: costs[key] for key, title in _COST_TITLES.items() if key in costs},

@@ -81,7 +81,7 @@ def duplicate_groups(pixels: torch.Tensor) -> list[list[int]]:
     pictures = Pictures.of((255 * pixels).round().byte())
     features = pixels.flatten(1) - 0.5
     candidates = Neighbours.of(features).positions[:, :CANDIDATES]
-    return find_duplicates(vectors_table(features), pictures, candidates, strict=True).groups()
+    return find_duplicates(vectors_table(features, split="all"), pictures, candidates, strict=True).groups()
 
 
 def test_copies_that_were_resized_and_compressed_again_are_likely_duplicates_and_others_are_not():
