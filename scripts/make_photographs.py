@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SIDES = 200, 4_000  # px
-COUNT, COPIES, BROKEN = 1_000, 5, 10
+COUNT, COPIES, DAMAGES = 1_000, 5, 10
 LEAST_PIXELS = 1_000_000
 #: The tag of EXIF that says how a picture is stored, and the turn that stores one so.
 ORIENTATION = 0x0112
@@ -52,18 +52,18 @@ def make(pictures: list[Path], out: Path, count: int) -> None:
     """Write the folder. Pictures are taken in turn, so that each is decoded once."""
     rng = np.random.default_rng(0)
     out.mkdir(parents=True)
-    written: list[Path] = []
-    whole = count - COPIES - BROKEN
+    paths: list[Path] = []
+    whole = count - COPIES - DAMAGES
     shares = np.bincount(np.arange(whole) % len(pictures), minlength=len(pictures))
     for path, share in zip(pictures, shares, strict=True):
         with Image.open(path) as picture:
             source = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
-        written += [write(crop(source, rng), out, len(written) + n, rng) for n in range(share)]
-    for n, index in enumerate(rng.choice(len(written), COPIES, replace=False)):
-        shutil.copy(written[index], written[index].with_stem(f"{written[index].stem} (copy {n + 1})"))
-    for n in range(BROKEN):
+        paths += [write(crop(source, rng), out, len(paths) + n, rng) for n in range(share)]
+    for n, index in enumerate(rng.choice(len(paths), COPIES, replace=False)):
+        shutil.copy(paths[index], paths[index].with_stem(f"{paths[index].stem} (copy {n + 1})"))
+    for n in range(DAMAGES):
         path = folder_of(out, rng) / f"broken_{n}.jpg"
-        data = written[int(rng.integers(len(written)))].read_bytes()
+        data = paths[int(rng.integers(len(paths)))].read_bytes()
         path.write_bytes((data[: len(data) // 3], b"", b"this is no picture\n")[n % 3])
 
 
@@ -73,8 +73,9 @@ def crop(source: Image.Image, rng: np.random.Generator) -> Image.Image:
     share = rng.uniform(0.2, 1.0)
     width = int(min(source.width, source.height * aspect) * share)
     height = int(min(width / aspect, source.height))
-    left, top = (int(rng.integers(0, limit + 1)) for limit in (source.width - width, source.height - height))
-    part = source.crop((left, top, left + width, top + height))
+    column = int(rng.integers(0, source.width - width + 1))
+    row = int(rng.integers(0, source.height - height + 1))
+    part = source.crop((column, row, column + width, row + height))
     side = np.exp(rng.uniform(*np.log(SIDES)))  # px, of the longer one
     scale = min(side / max(part.size), 2.0)
     return part.resize([max(SIDES[0], round(length * scale)) for length in part.size])

@@ -162,7 +162,7 @@ def _group(pictures: RowPictures, pairs: Pairs, rows: Sequence[int]) -> Group:
         for row in (int(pairs.first[index]), int(pairs.second[index])):
             captions.setdefault(row, _similarity(pairs, index))
     images = [pictures.picture(row, [str(pictures.table.splits[row]), *captions[row]]) for row in shown_rows]
-    facts = [f"{len(rows):,} images, {_GROUP} shown"] if len(rows) > _GROUP else []
+    facts = [f"{quantity(len(rows), 'image')}, {_GROUP} shown"] if len(rows) > _GROUP else []
     facts += ["labels differ"] if pairs.labels_differ.any() else []
     return Group(images, ", ".join(facts), [pictures.title(row) for row in shown_rows])
 

@@ -111,7 +111,8 @@ def _page(queries: Queries, predictions: Sequence[Mapping[str, Any]], encoder: s
         groups.append(Group(pictures, heading))
     remark = "By predicted class, the least certain images first, with the probability of the class."
     if len(labels) < len(by_class):
-        remark += f" The first {len(labels):,} of {len(by_class):,} predicted classes are shown."
+        count = quantity(len(by_class), "predicted class", "predicted classes")
+        remark += f" The first {len(labels):,} of {count} are shown."
     facts = f"{quantity(len(predictions), 'image')} · predicted classes: {len(by_class):,}"
     body = gallery(groups, thumbnails.sprite, in_lines=True)
     section = Section("predictions", "Predictions", body, remark)

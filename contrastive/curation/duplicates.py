@@ -98,8 +98,8 @@ def find_duplicates(
         pictures: small pictures of them; by default they are read from the table's images, if it has any.
         neighbours: int64 [n, k], the rows that are nearest to each by features. With pictures they are then
             the only candidates, and crops are not searched for: seconds for ten thousand images.
-        strict: whether pictures that are near or mirrored must also hardly differ, so that different things
-            in one pose are not taken for one.
+        strict: whether pictures must also hardly differ, as they are or mirrored, so that different things in
+            one pose are not taken for one. No crop is found then.
     """
     order = _canonical_order(table)
     own = table.take(order)
@@ -275,6 +275,11 @@ def _without(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _matches_of(pictures: Pictures, pairs: np.ndarray, strict: bool, with_crops: bool) -> list[_Matches]:
     """Those of some pairs that show the same image, by kind."""
     a, b = (pictures.floats(pairs[:, side]) for side in (0, 1))
+    if strict:
+        is_close = hardly_differ(a, b) | hardly_differ(a, b.flip(3))
+        pairs, a, b = pairs[is_close.numpy()], a[is_close], b[is_close]
+        if not len(pairs):
+            return []
     own, other = details(a), details(b)
     plain, mirror = agreement(own, other).numpy(), agreement(own, other.flip(3)).numpy()
     is_near = (plain >= NEAR) & (plain >= mirror)

@@ -19,7 +19,6 @@ from contrastive.cli import main
 from contrastive.commands.duplicates import duplicates
 from contrastive.commands.labels import labels
 from contrastive.commands.predict import predict
-from contrastive.commands.report.command import report
 from contrastive.commands.search import search
 from contrastive.commands.selection import select
 from contrastive.curation.contents import DigestedContents
@@ -102,10 +101,6 @@ def ranked(values: list[int]) -> None:
 
 def selected(options: dict[str, object]) -> None:
     select(FEATURES, 2, **{"html": "p.html", **options})
-
-
-def reported(overrides: dict[str, object]) -> None:
-    report(FEATURES, overrides)
 
 
 def fitted(values: list[int]) -> None:
@@ -197,7 +192,6 @@ def remedies() -> Iterator[Remedy]:
     )
     file = "commands/image_outputs.py"
     yield Remedy(file, "set the data set that the features are of", selected, {}, {"overrides": DATASET})
-    yield Remedy(file, "set the data set that the features are of", reported, {}, DATASET)
     own = {"overrides": DATASET}
     yield Remedy(file, "name two files", selected, {**own, "out": "p.html"}, {**own, "out": "t.parquet"})
     file = "curation/prediction.py"
