@@ -63,7 +63,7 @@ def test_an_encoder_in_a_scikit_learn_pipeline(tmp_path):
 
 
 def test_without_scikit_learn_the_example_names_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(SystemExit, match=r"^This example needs scikit-learn: pip install scikit-learn$"):
         runpy.run_path(str(EXAMPLES / "encoder_in_sklearn.py"))
 

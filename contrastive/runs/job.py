@@ -334,6 +334,7 @@ class Job:
     def _train_and_evaluate(self, engine: Engine, evaluation: Evaluation, resume: Resume) -> None:
         self._start_trackers(engine)
         self._start(engine, resume)
+        self._offer_shrinking(engine)
         self.training_starts()
         try:
             with (
@@ -364,6 +365,13 @@ class Job:
         except Exception as error:  # trackers raise anything if their service is unreachable
             raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
 
+    def _offer_shrinking(self, engine: Engine) -> None:
+        """Report what ``train.shrink`` would save, if it is much; a run that goes on cannot take the offer."""
+        if engine.state.step == 0:
+            offer = on_first(lambda: shrink_offer(self.recipe, self.data, self.composition))
+            if offer:
+                self.display.log(f"{offer}.")
+
     def _start(self, engine: Engine, resume: Resume) -> None:
         """Load the newest whole checkpoint if there is one, decode the images that are held, and notify the
         callbacks that the run starts."""
@@ -375,8 +383,6 @@ class Job:
             raise UsageError(f"{engine.folder} holds no checkpoint to resume from; drop --resume must.")
         else:
             engine.metrics.truncate(0)
-            if offer := on_first(lambda: shrink_offer(self.recipe, self.data, self.composition)):
-                self.display.log(f"{offer}.")
         on_each(engine.loader.decode)
         engine.run.notify(engine.callbacks, lambda callback: callback.run_started(engine.run))
 

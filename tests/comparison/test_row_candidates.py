@@ -299,6 +299,7 @@ def counts_of_this_process(views, guide, own):
     return counts_of_share(views, guide, own, torch.distributed.get_rank(), 2)
 
 
+@pytest.mark.ci
 def test_two_processes_see_the_candidates_of_one():
     draw = torch.Generator().manual_seed(0)
     views, guide = (

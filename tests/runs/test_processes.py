@@ -301,6 +301,7 @@ def decide() -> dict[str, object]:
     }
 
 
+@pytest.mark.ci
 def test_processes_decide_together():
     for answer in two_processes(decide):
         assert answer["first"] == "of 0"

@@ -323,6 +323,7 @@ def test_a_second_comparison_does_not_evaluate_again(
     compare([SMALL, str(small_run)], out=tmp_path / "two")
 
 
+@pytest.mark.ci
 def test_an_encoder_that_fails_is_left_out_of_a_comparison(
     tiny_run: Path,
     cache: HubCache,
@@ -351,6 +352,7 @@ def test_an_encoder_that_fails_is_left_out_of_a_comparison(
     assert "no run of encoder finished" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_a_comparison_holds_the_network_of_one_encoder_at_a_time(
     tiny_run: Path, cache: HubCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

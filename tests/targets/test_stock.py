@@ -227,6 +227,7 @@ def share_of_rank(folder: Path) -> dict[str, Tensor]:
     return train(folder, rows=slice(rank() * size, (rank() + 1) * size))
 
 
+@pytest.mark.ci
 def test_chunks_and_two_processes_give_what_one_batch_gives(transformer):
     expected = train(transformer)
     agree(train(transformer, 3), expected)
