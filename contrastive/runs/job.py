@@ -366,7 +366,7 @@ class Job:
             raise ContrastiveError(f"train.trackers {trackers}: {error}") from error
 
     def _offer_shrinking(self, engine: Engine) -> None:
-        """Report what ``train.shrink`` would save, if it is much; a run that goes on cannot take the offer."""
+        """Report what ``train.shrink`` would save, if it is much; a run that goes on cannot take it up."""
         if engine.state.step == 0:
             offer = on_first(lambda: shrink_offer(self.recipe, self.data, self.composition))
             if offer:
