@@ -26,6 +26,8 @@ from tests.support.fake_clock import FakeClock
 from tests.support.same import assert_same, final_state, metrics
 from tests.support.tiny import UNEVALUATED, interrupted_after
 
+pytestmark = pytest.mark.usefixtures("whole_ends")  # a plan counts the seconds of views
+
 #: Parts with state, and views that grow from 8 to 16 pixels.
 STATEFUL: dict[str, Any] = {
     "target": {"name": "ema", "momentum": 0.9, "schedule": "cosine"},

@@ -352,7 +352,7 @@ def test_an_encoder_that_fails_is_left_out_of_a_comparison(
     assert "no run of encoder finished" in capsys.readouterr().err
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_comparison_holds_the_network_of_one_encoder_at_a_time(
     tiny_run: Path, cache: HubCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
