@@ -80,6 +80,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Pat
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Path:
+    """The folder of a finished run of ``tiny_recipe`` that ended as for a user; to be read, not written."""
+    folder = tmp_path_factory.mktemp("whole") / "tiny"
+    with whole_ends():
+        assert main(["run", str(tiny_recipe), "--out", str(folder)]) == 0
+    return folder
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs in an empty folder, so that what a command writes by mistake shows."""

@@ -38,17 +38,15 @@ TOKENS = {
     "regnety_002": (32, 0),
     "mobilenetv3_small_050": (32, 0),
 }
-QUICK = (
-    "vit_tiny_patch16_224",
-    "deit_tiny_distilled_patch16_224",
-    "eva02_tiny_patch14_224",
-    "levit_128s",
-    "mobilenetv3_small_050",
-)
+#: Models that run by default, and those that .ci/run runs besides.
+QUICK = ("vit_tiny_patch16_224", "levit_128s", "mobilenetv3_small_050")
+CI = ("deit_tiny_distilled_patch16_224", "eva02_tiny_patch14_224")
 
 
-def mark(is_quick: bool) -> list:
-    return [] if is_quick else [pytest.mark.slow]
+def mark(model: str, is_small: bool = True) -> list:
+    if not is_small or model not in QUICK + CI:
+        return [pytest.mark.slow]
+    return [pytest.mark.ci] if model in CI else []
 
 
 def network(model: str, size: int) -> Timm:
@@ -56,7 +54,7 @@ def network(model: str, size: int) -> Timm:
     return Timm(3, size, model).eval().double()
 
 
-@pytest.mark.parametrize("model", [pytest.param(model, marks=mark(model in QUICK)) for model in MODELS])
+@pytest.mark.parametrize("model", [pytest.param(model, marks=mark(model)) for model in MODELS])
 def test_the_table_says_what_is_measured(model: str):
     page = PAGE.read_text(encoding="utf-8").splitlines()
     rows = [measure(model, size) for size in MODELS[model]]
@@ -66,7 +64,7 @@ def test_the_table_says_what_is_measured(model: str):
 @pytest.mark.parametrize(
     ("model", "size"),
     [
-        pytest.param(model, size, marks=mark(model in QUICK and size == min(sizes)))
+        pytest.param(model, size, marks=mark(model, size == min(sizes)))
         for model, sizes in MODELS.items()
         for size in sizes
     ],

@@ -77,7 +77,11 @@ def copy_of_run(tiny_run: Path, tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("library", "count"), [("timm", 2), ("onnx", 1)])
+#: The export as ONNX takes seconds.
+ONNX = pytest.mark.ci
+
+
+@pytest.mark.parametrize(("library", "count"), [("timm", 2), pytest.param("onnx", 1, marks=ONNX)])
 def test_the_code_of_a_run_s_card_gives_the_features_of_embed(
     tiny_run: Path, tiny_data: Path, tmp_path: Path, library: str, count: int
 ):
@@ -89,7 +93,7 @@ def test_the_code_of_a_run_s_card_gives_the_features_of_embed(
         np.testing.assert_allclose(features, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("library", ["timm", "onnx"])
+@pytest.mark.parametrize("library", ["timm", pytest.param("onnx", marks=ONNX)])
 def test_a_run_s_card_has_data_recipe_metrics_and_no_path(
     copy_of_run: Path, tiny_data: Path, tmp_path: Path, library: str
 ):
@@ -201,6 +205,7 @@ def test_a_stock_encoder_s_card_names_licence_and_source(cache: HubCache, tmp_pa
     np.testing.assert_allclose(by_onnx, by_timm, atol=1e-4 * np.abs(by_timm).max())
 
 
+@ONNX
 @pytest.mark.parametrize(("crop_mode", "licence"), [("squash", "dinov3-license"), ("border", "unknown")])
 def test_crops_that_are_not_central_and_licences_of_their_own(
     cache: HubCache, tmp_path: Path, crop_mode: str, licence: str
@@ -221,7 +226,7 @@ def test_crops_that_are_not_central_and_licences_of_their_own(
         assert stated == bool(own)
 
 
-@pytest.mark.parametrize("library", ["timm", "onnx"])
+@pytest.mark.parametrize("library", ["timm", pytest.param("onnx", marks=ONNX)])
 def test_a_file_of_weights_is_named_without_its_path(tmp_path: Path, library: str):
     file = tmp_path / "private" / "mine.pt"
     file.parent.mkdir()
@@ -234,6 +239,7 @@ def test_a_file_of_weights_is_named_without_its_path(tmp_path: Path, library: st
         assert b"private" not in written.read_bytes()
 
 
+@ONNX
 def test_an_export_of_an_export_keeps_what_the_card_says(tiny_run: Path, tmp_path: Path):
     first = export(tiny_run, tmp_path / "first")
     second = export(first, tmp_path / "second", "onnx")

@@ -40,13 +40,6 @@ def _with_views() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def tiny_run(_with_views: None, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run with metrics of views."""
-    sets = {"train.epochs": 1, "evaluate.linear": None}
-    return contrastive.run(tiny_recipe, sets, out=tmp_path_factory.mktemp("views") / "tiny").folder
-
-
 def evaluation_of(table: Images, size: int = 8, **options) -> ViewEvaluation:
     return ViewEvaluation(Reader(size, CPU, 0, **options), table, np.arange(len(table)))
 
@@ -178,9 +171,9 @@ def test_residual_branches_of_the_floor_are_open_as_with_timms_option(tiny_recip
     assert any(not torch.equal(value, start.state_dict()[key]) for key, value in floor.state_dict().items())
 
 
-def test_weights_of_a_file_are_the_floor_as_they_are(tiny_run, tiny_recipe, tmp_path):
+def test_weights_of_a_file_are_the_floor_as_they_are(whole_run, tiny_recipe, tmp_path):
     """A normalisation at zero is then something that was learnt, as in a network that was pruned."""
-    weights = load_file(tiny_run / "backbone" / "model.safetensors")
+    weights = load_file(whole_run / "backbone" / "model.safetensors")
     name = next(key for key in weights if ".bn2." in key and key.endswith("weight"))
     weights[name].zero_()
     save_file(weights, tmp_path / "pruned.safetensors")
@@ -372,26 +365,26 @@ def test_a_run_without_labels_ends_with_sentences_not_with_an_empty_box(
     assert "nothing to evaluate: this data set has no labels" in capsys.readouterr().err
 
 
-def test_only_the_protocols_that_are_named_run(tiny_run, capsys):
-    assert json_of(capsys, "evaluate", str(tiny_run), "--protocol", "knn")["views"] == {}
-    whole = json_of(capsys, "evaluate", str(tiny_run))
+def test_only_the_protocols_that_are_named_run(whole_run, capsys):
+    assert json_of(capsys, "evaluate", str(whole_run), "--protocol", "knn")["views"] == {}
+    whole = json_of(capsys, "evaluate", str(whole_run))
     assert whole["views"]["trained"]["recall_1"] == pytest.approx(
-        contrastive.Run(tiny_run).summary["views"]["trained"]["recall_1"]
+        contrastive.Run(whole_run).summary["views"]["trained"]["recall_1"]
     )
 
 
-def test_an_encoder_from_elsewhere_is_measured_too(tiny_run, tiny_data, capsys):
+def test_an_encoder_from_elsewhere_is_measured_too(whole_run, tiny_data, capsys):
     sets = ("--set", f"dataset={{name: image_folder, root: {tiny_data}}}")
-    found = json_of(capsys, "evaluate", str(tiny_run / "backbone"), *sets)
-    of_run = contrastive.Run(tiny_run).summary["views"]
+    found = json_of(capsys, "evaluate", str(whole_run / "backbone"), *sets)
+    of_run = contrastive.Run(whole_run).summary["views"]
     assert found["views"]["images"] == of_run["images"]
     assert found["views"]["trained"]["recall_1"] == pytest.approx(of_run["trained"]["recall_1"])
     assert "untrained" in found["views"]
     assert found["verdict"]["version"] == "verdict/1"
 
 
-def test_evaluation_leaves_the_encoder_as_it_was(tiny_run):
-    loaded = load(tiny_run, load_registry())
+def test_evaluation_leaves_the_encoder_as_it_was(whole_run):
+    loaded = load(whole_run, load_registry())
     backbone = loaded.parts.method.backbone
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     loaded.evaluation.label_free(backbone, backbone)

@@ -125,6 +125,7 @@ def test_a_run_that_stops_while_it_is_frozen_ends_as_if_it_had_not(tiny_recipe: 
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.ci
 def test_optimizers_load_without_timm():
     """It takes seconds to import, and only layer_decay needs it."""
     code = "import sys, contrastive.optimizers as o; o.SGDPart; sys.exit('timm' in sys.modules)"

@@ -325,14 +325,14 @@ def test_a_second_comparison_does_not_evaluate_again(
 
 @pytest.mark.ci
 def test_an_encoder_that_fails_is_left_out_of_a_comparison(
-    tiny_run: Path,
+    small_run: Path,
     cache: HubCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(tmp_path)
-    cache.add(QUICK[0])
+    cache.add(SMALL)
     evaluate = StockEntry.evaluate
 
     def fail(entry: StockEntry) -> None:
@@ -341,24 +341,24 @@ def test_an_encoder_that_fails_is_left_out_of_a_comparison(
         evaluate(entry)
 
     monkeypatch.setattr(StockEntry, "evaluate", fail)
-    shutil.copytree(tiny_run / "backbone", "encoder")
-    targets = [str(tiny_run), "encoder", QUICK[0]]
+    shutil.copytree(small_run / "backbone", "encoder")
+    targets = [str(small_run), "encoder", SMALL]
     assert main(["compare", *targets, "--out", "comparison"]) == 1
     comparison = json.loads(Path("comparison/comparison.json").read_text())
-    assert [row["name"] for row in comparison["recipes"]] == ["tiny", QUICK[0]]
+    assert [row["name"] for row in comparison["recipes"]] == ["tiny", SMALL]
     assert "encoder: failed, RuntimeError: out of memory" in comparison["notes"]
     assert "Traceback" not in capsys.readouterr().err
-    assert main(["compare", "encoder", str(tiny_run), "--out", "other"]) == 1
+    assert main(["compare", "encoder", str(small_run), "--out", "other"]) == 1
     assert "no run of encoder finished" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_comparison_holds_the_network_of_one_encoder_at_a_time(
-    tiny_run: Path, cache: HubCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Path, cache: HubCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    cache.add(QUICK[0])
-    shutil.copytree(tiny_run / "backbone", "encoder")
+    cache.add(SMALL)
+    shutil.copytree(small_run / "backbone", "encoder")
     networks: list[weakref.ref[torch.nn.Module]] = []
     alive: list[int] = []
 
@@ -370,7 +370,7 @@ def test_a_comparison_holds_the_network_of_one_encoder_at_a_time(
         return subject
 
     monkeypatch.setattr("contrastive.commands.compare.stock.load_encoder", load)
-    compare([str(tiny_run), "encoder", QUICK[0]], out=tmp_path / "comparison")
+    compare([str(small_run), "encoder", SMALL], out=tmp_path / "comparison")
     assert alive == [0] * 4  # both are planned, then both are evaluated
 
 

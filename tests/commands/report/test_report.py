@@ -27,10 +27,11 @@ from contrastive.errors import DataError
 from contrastive.registry import load_registry
 from contrastive.runs import load_encoder
 from tests.support.command_line import json_of, refused
-from tests.support.ends import whole_ends
 from tests.support.tiny import image
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
+#: What ends a run soon, with the metrics of one protocol.
+SHORT = ("--set", "train.max_steps=2", "--set", "evaluate.linear=null")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -66,13 +67,10 @@ def noise(number: int, size: int = 16) -> Image.Image:
     return image("disc", np.random.default_rng(number), size)
 
 
-@pytest.fixture(scope="module")
-def tiny_page(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture
+def tiny_page(whole_run: Path) -> str:
     """The page with which ``contrastive run`` ends."""
-    folder = tmp_path_factory.mktemp("page") / "run"
-    with whole_ends():
-        assert main(["run", str(tiny_recipe), "--out", str(folder)]) == 0
-    return (folder / "report.html").read_text()
+    return (whole_run / "report.html").read_text()
 
 
 def test_every_run_ends_with_a_page_of_all_sections(tiny_page: str):
@@ -172,17 +170,17 @@ def test_a_report_that_fails_leaves_a_finished_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "read_images", fail)
-        assert main(["run", str(tiny_recipe), "--set", "train.max_steps=2", "--out", "out"]) == 0
+        assert main(["run", str(tiny_recipe), *SHORT, "--out", "out"]) == 0
     out = capsys.readouterr().out
     assert "warning: no report: of no importance" in out
     assert out.splitlines()[-1] == "out"
     assert contrastive.Run("out").summary["trained"]
     assert not Path("out/report.html").exists()
-    assert main(["run", str(tiny_recipe), "--set", "train.max_steps=2", "--out", "out"]) == 0
+    assert main(["run", str(tiny_recipe), *SHORT, "--out", "out"]) == 0
     page = Path("out/report.html")
     assert page.exists(), "a finished run without a page gets one"
     written = page.stat().st_mtime_ns
-    assert main(["run", str(tiny_recipe), "--set", "train.max_steps=2", "--out", "out"]) == 0
+    assert main(["run", str(tiny_recipe), *SHORT, "--out", "out"]) == 0
     assert page.stat().st_mtime_ns == written
 
 
@@ -199,7 +197,7 @@ def test_the_data_set_is_not_opened_again_at_the_end_of_a_run(
         return subject
 
     monkeypatch.setattr(command, "load_encoder", spy)
-    assert main(["run", str(tiny_recipe), "--set", "train.max_steps=2", "--out", "out"]) == 0
+    assert main(["run", str(tiny_recipe), *SHORT, "--out", "out"]) == 0
     assert counts == [(1, 1)]
 
 
@@ -210,7 +208,7 @@ def test_ctrl_c_in_the_report_leaves_a_finished_run(
     monkeypatch.setattr(
         command, "read_images", lambda *_: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)
     )
-    assert main(["run", str(tiny_recipe), "--set", "train.max_steps=2", "--out", "out"]) == 130
+    assert main(["run", str(tiny_recipe), *SHORT, "--out", "out"]) == 130
     assert "interrupted; the run is finished, its report is not" in capsys.readouterr().err
     assert contrastive.Run("out").summary["trained"]
 
