@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from contrastive.backbones import is_architecture, is_hub_name, pretrained_weights
 from contrastive.commands.run_values import VIEW_TITLES, view_text
 from contrastive.errors import UsageError
@@ -116,7 +118,7 @@ def _of_card(file: Path) -> Origin | None:
         return None
     try:
         card = ModelCard(text)
-    except ValueError:  # its metadata are damaged
+    except (ValueError, YAMLError):  # its metadata are damaged
         return None
     head, *rest = re.split(r"^## ", card.text, flags=re.MULTILINE)
     sections = {name: text.strip() for name, _, text in (part.partition("\n") for part in rest)}

@@ -70,6 +70,13 @@ VIEWS = {
 
 
 @pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """An exported encoder that no run trained."""
+    Timm(3, 16, "resnet10", stem="small", options={"width": 0.125}).export(str(tmp_path / "source"))
+    return tmp_path / "source"
+
+
+@pytest.fixture
 def copy_of_run(tiny_run: Path, tmp_path: Path) -> Path:
     run = shutil.copytree(tiny_run, tmp_path / "run")
     summary = read_map(run / "summary.json")
@@ -251,6 +258,15 @@ def test_an_export_of_an_export_keeps_what_the_card_says(tiny_run: Path, tmp_pat
         assert card.data.tags == [library, *expected.data.tags[1:]]
         for name in ("Training", "Metrics"):
             assert section(card, name) == section(expected, name)
+
+
+@pytest.mark.parametrize(
+    "text", ["---\n: [\n---\n# x\n", "---\n- a\n---\n# x\n", "---\ntags: [timm]\n---\n# x\n"]
+)
+def test_a_card_of_another_hand_is_not_carried_on(weights: Path, tmp_path: Path, text: str):
+    (weights / "README.md").write_text(text)
+    training = section(card_of(export(weights, tmp_path / "encoder")), "Training")
+    assert "the weights in the folder `source`, of timm's architecture `resnet10_small`" in training
 
 
 def test_paths_are_shown_by_their_last_component():
