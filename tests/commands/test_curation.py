@@ -13,25 +13,15 @@ import pytest
 
 from contrastive.cli import main
 from tests.support.command_line import json_of, refused
-from tests.support.curation import picture, scene
+from tests.support.curation import write_scenes
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "own_cache")
 
 
 @pytest.fixture
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture
 def photos(tmp_path: Path) -> list[str]:
     """Scenes of two classes, in which an image of train is also one of test, with another label."""
-    for split, count in (("train", 12), ("test", 4)):
-        for label, name in enumerate(("checks", "disc")):
-            folder = tmp_path / "photos" / split / name
-            folder.mkdir(parents=True)
-            for n in range(count):
-                picture(scene(100 * label + n + 50 * (split == "test"))).save(folder / f"{n}.png")
+    write_scenes(tmp_path / "photos")
     shutil.copy(tmp_path / "photos/train/disc/3.png", tmp_path / "photos/test/checks/copy.png")
     return ["--set", f"dataset.root={tmp_path / 'photos'}"]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +19,17 @@ from contrastive.commands import duplicates, predict, search
 from contrastive.commands.image_outputs import MOST_PICTURES
 from contrastive.commands.thumbnails import Thumbnails
 from contrastive.pages import Group, Section, gallery, gallery_page
+from tests.support.browser import needs_chromium, on_a_phone
 from tests.support.command_line import json_of, refused
-from tests.support.curation import Pixels, picture, scene
+from tests.support.curation import Pixels, picture, scene, write_scenes
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "own_cache")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.fixture
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> list[str]:
     """Scenes of two classes: one of train is also in test with another label, one is twice in train."""
-    for split, count in (("train", 12), ("test", 4)):
-        for label, name in enumerate(("checks", "disc")):
-            folder = tmp_path / "photos" / split / name
-            folder.mkdir(parents=True)
-            for n in range(count):
-                picture(scene(100 * label + n + 50 * (split == "test"))).save(folder / f"{n}.png")
+    write_scenes(tmp_path / "photos")
     shutil.copy(tmp_path / "photos/train/disc/3.png", tmp_path / "photos/test/checks/leak.png")
     shutil.copy(tmp_path / "photos/train/disc/5.png", tmp_path / "photos/train/disc/twice.png")
     return ["--set", f"dataset.root={tmp_path / 'photos'}"]
@@ -329,20 +317,16 @@ def test_a_page_replaces_an_earlier_one_and_stays_whole_if_that_fails(
     assert Path("p.html").read_text() == before
 
 
-PROBE = """
-<script>
-const told = {
+PROBE = """\
+const answer = {
   width: document.documentElement.scrollWidth, window: innerWidth,
   background: getComputedStyle(document.body).backgroundColor,
   pictures: [...document.querySelectorAll(".thumbnail")].filter((each) => each.clientWidth > 10).length,
 };
-const entry = { id: "seen", textContent: JSON.stringify(told) };
-document.body.append(Object.assign(document.createElement("pre"), entry));
-</script></body>
 """
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@needs_chromium
 @pytest.mark.parametrize("command", ["duplicates", "labels", "select", "search", "predict"])
 def test_a_page_fits_a_phone_without_a_network(
     tiny_run: Path, photos: list[str], tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
@@ -353,13 +337,7 @@ def test_a_page_fits_a_phone_without_a_network(
     page = page_of(capsys, command, str(tiny_run), *rest, *photos)
     assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []
     assert re.findall(r'url\("(?!data:)', page) == []
-    path = tmp_path / "page.html"
-    path.write_text(page.replace("</body>", PROBE))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=390,844"]
-    options += ["--blink-settings=preferredColorScheme=0", "--virtual-time-budget=2000", "--dump-dom"]
-    done = subprocess.run([CHROMIUM, *options, path.as_uri()], capture_output=True, text=True, timeout=120)
-    told = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    told = on_a_phone(page, tmp_path, PROBE, milliseconds=2000)
     assert told["width"] <= told["window"]
     assert told["background"] == "rgb(20, 24, 30)"
     assert told["pictures"] == len(titles(page)) > 0

@@ -17,11 +17,6 @@ FILE = "classifier.safetensors"
 
 
 @pytest.fixture
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture
 def run(tiny_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_run, tmp_path / "run")
     return tmp_path / "run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,6 +46,16 @@ def scene(seed: int, height: int = 64, width: int = 64) -> Tensor:
 
 def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def write_scenes(root: Path) -> None:
+    """Different scenes of two classes: ``root/train/<class>/<n>.png``, 12 of each, ``root/test``, 4 of each."""
+    for split, count in (("train", 12), ("test", 4)):
+        for label, name in enumerate(("checks", "disc")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for n in range(count):
+                picture(scene(100 * label + n + 50 * (split == "test"))).save(folder / f"{n}.png")
 
 
 def recompressed(image: Tensor, height: int, width: int, quality: int = 60) -> Tensor:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -22,12 +21,9 @@ from contrastive.commands.compare.plots import charts
 from contrastive.commands.compare.report import render, sentences
 from contrastive.commands.compare.tables import tables
 from contrastive.registry import load_registry
+from tests.support.browser import needs_chromium, on_a_phone
 from tests.support.fake_runs import write_run
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
-    None,
-)
 PICTURE = {
     "name": "base",
     "seed": 0,
@@ -153,13 +149,12 @@ def test_a_single_recipe_of_a_single_seed_can_be_shown(tmp_path):
     assert "Nearest neighbours" not in render(found, [])
 
 
-PROBE = """
-<script>
+PROBE = """\
 const heading = document.querySelectorAll(".sortable th")[2];
 const names = () => [...heading.closest("table").tBodies[0].rows].map((row) => row.cells[0].textContent);
 heading.firstChild.click(); const down = names();
 heading.firstChild.click(); const up = names();
-const seen = {
+const answer = {
   errors, down, up, sort: heading.getAttribute("aria-sort"),
   width: document.documentElement.scrollWidth, window: innerWidth,
   plots: document.querySelectorAll(".plot").length,
@@ -167,32 +162,13 @@ const seen = {
   background: getComputedStyle(document.body).backgroundColor,
   text: getComputedStyle(document.querySelector(".plot text")).fill,
 };
-const told = { id: "seen", textContent: JSON.stringify(seen) };
-document.body.append(Object.assign(document.createElement("pre"), told));
-</script></body>
 """
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@needs_chromium
 def test_a_browser_without_a_network_shows_it_dark_and_on_a_phone(page, tmp_path):
-    watched = page.replace(
-        "<head>", "<head><script>const errors = []; onerror = (e) => errors.push(String(e));</script>"
-    )
-    path = tmp_path / "report.html"
-    path.write_text(watched.replace("</body>", PROBE))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    options += [
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--window-size=390,844",
-        "--blink-settings=preferredColorScheme=0",
-    ]
-    done = subprocess.run(
-        [CHROMIUM, *options, "--virtual-time-budget=5000", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-    )
-    seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    seen = on_a_phone(page, tmp_path, PROBE)
     assert seen["errors"] == []
     assert seen["drawn"] == seen["plots"] > 8
     assert (seen["down"], seen["up"], seen["sort"]) == (["base", "worse"], ["worse", "base"], "ascending")

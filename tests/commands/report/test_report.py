@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -26,13 +25,13 @@ from contrastive.commands.report.predictions import knn_of, predict, query_part_
 from contrastive.errors import DataError
 from contrastive.registry import load_registry
 from contrastive.runs import load_encoder
+from tests.support.browser import needs_chromium, on_a_phone
 from tests.support.command_line import json_of, refused
 from tests.support.tiny import image
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 #: What ends a run soon, with the metrics of one protocol.
 SHORT = ("--set", "train.max_steps=2", "--set", "evaluate.linear=null")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def body(page: str) -> str:
@@ -315,8 +314,7 @@ def test_a_page_replaces_only_pages(tiny_run: Path, tiny_data: Path, capsys: pyt
     assert capsys.readouterr().out.splitlines()[-1] == "p.html"
 
 
-PROBE = """
-<script>
+PROBE = """\
 const input = document.querySelector(".map input"), canvas = document.querySelector("canvas");
 const type = (text) => { input.value = text; input.dispatchEvent(new Event("input")); };
 type("disc"); const discs = document.querySelector(".map output").textContent;
@@ -328,31 +326,19 @@ const heading = document.querySelectorAll("#classes th")[3];
 const column = () => [...heading.closest("table").tBodies[0].rows].map((row) => row.cells[3].dataset.value);
 heading.firstChild.click(); const down = column(); heading.firstChild.click(); const up = column();
 const pen = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-const told = {
+const answer = {
   errors, discs, none, down, up, tip: document.querySelector(".tip").textContent,
   hidden: document.querySelector(".tip").hidden, drawn: pen.some((value) => value > 0),
   name: map.data.names[map.nearest(x, y)], width: document.documentElement.scrollWidth, window: innerWidth,
   background: getComputedStyle(document.body).backgroundColor,
 };
-const entry = { id: "seen", textContent: JSON.stringify(told) };
-document.body.append(Object.assign(document.createElement("pre"), entry));
-</script></body>
 """
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@needs_chromium
 def test_a_browser_without_a_network_searches_points_and_sorts_on_a_phone(tiny_page: str, tmp_path: Path):
-    watched = tiny_page.replace(
-        "<head>", "<head><script>const errors = []; onerror = (e) => errors.push(String(e));</script>"
-    )
-    path = tmp_path / "report.html"
-    path.write_text(watched.replace("</body>", PROBE))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=390,844"]
-    options += ["--blink-settings=preferredColorScheme=0", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([CHROMIUM, *options, path.as_uri()], capture_output=True, text=True, timeout=120)
-    told = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    told = on_a_phone(tiny_page, tmp_path, PROBE)
     assert told["errors"] == []
     assert told["discs"].startswith("50 of 150: ")
     assert told["none"] == "0 of 150"
