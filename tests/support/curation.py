@@ -49,7 +49,7 @@ def picture(image: Tensor) -> Image.Image:
 
 
 def write_scenes(root: Path) -> None:
-    """Different scenes of two classes: ``root/train/<class>/<n>.png``, 12 of each, ``root/test``, 4 of each."""
+    """Scenes of two classes, ``root/{train,test}/<class>/<n>.png``: 12 of each to train on, 4 to test."""
     for split, count in (("train", 12), ("test", 4)):
         for label, name in enumerate(("checks", "disc")):
             folder = root / split / name

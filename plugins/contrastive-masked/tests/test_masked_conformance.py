@@ -6,13 +6,7 @@ import pytest
 
 import contrastive.testing
 
-#: The check of the import starts a process, which takes seconds.
-CHECKS = [
-    pytest.param(check, marks=[pytest.mark.ci] * (check.check.name == "import"))
-    for check in contrastive.testing.checks("contrastive-masked")
-]
 
-
-@pytest.mark.parametrize("check", CHECKS, ids=str)
+@pytest.mark.parametrize("check", contrastive.testing.checks("contrastive-masked"), ids=str)
 def test_conformance(check):
     check()

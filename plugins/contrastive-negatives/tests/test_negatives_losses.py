@@ -198,14 +198,7 @@ def test_false_negatives_cost_less():
     assert Debiased(0.5, 0.2)(*z) < NTXent(0.5)(*z)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        pytest.param(check, marks=[pytest.mark.ci] * (check.check.name == "import"))  # starts a process
-        for check in checks(contrastive_negatives)
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("check", checks(contrastive_negatives), ids=str)
 def test_conformance(check):
     check()
 
