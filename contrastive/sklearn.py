@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from contrastive.curation import FileTable, QueryEncoder
+from contrastive.curation import PathTable, QueryEncoder
 from contrastive.datasets.decoding import pixels, reason
 from contrastive.errors import UnreadableImage, UsageError
+from contrastive.parts import ImageTable, ReducedImage, Reduction
 from contrastive.registry import load_registry
 from contrastive.runs import require_own_keys
 from contrastive.text import count_and_names
@@ -102,7 +103,7 @@ class Encoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return encoder
 
 
-class _ImageList(FileTable):
+class _ImageList(PathTable):
     """Images given as paths or as pixels."""
 
     def __init__(self, images: Sequence[_Item], channels: int):
@@ -119,6 +120,10 @@ class _ImageList(FileTable):
             return pixels(image, self.channels)
         except Exception as error:  # a lazy image of Pillow is read here
             raise UnreadableImage(self.name(index), reason(error)) from None
+
+    def decode_reduced(self, index: int, reduction: Reduction) -> ReducedImage:
+        is_file = isinstance(self.images[index], Path)
+        return (PathTable if is_file else ImageTable).decode_reduced(self, index, reduction)
 
     def name(self, index: int) -> str:
         return super().name(index) if isinstance(self.images[index], Path) else f"image {index}"

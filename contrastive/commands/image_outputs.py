@@ -12,7 +12,7 @@ import numpy as np
 
 from contrastive.commands.parquet_files import require_folder, require_writable, write_columns
 from contrastive.commands.thumbnails import Thumbnails
-from contrastive.curation import FeatureTable, FileTable, ImageRows, SplitSource
+from contrastive.curation import FeatureTable, ImageRows, PathTable, SplitSource
 from contrastive.errors import UsageError
 from contrastive.files import require_replaceable, writable_by_user, write_whole
 from contrastive.pages import Mark, Picture, is_page
@@ -97,7 +97,7 @@ def with_pictures(table: FeatureTable, source: str | Path) -> FeatureTable:
             "pictures to show; set the data set that the features are of, such as "
             "--set 'dataset={name: image_folder, root: DIR}'."
         )
-    images = SplitSource(FileTable(files, 3))
+    images = SplitSource(PathTable(files, 3))
     splits = dict.fromkeys(table.splits.tolist(), images)
     return replace(table, images=ImageRows(splits, np.arange(len(files))))
 

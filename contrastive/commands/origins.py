@@ -18,9 +18,8 @@ from contrastive.backbones import is_architecture, is_hub_name, pretrained_weigh
 from contrastive.commands.run_values import VIEW_TITLES, view_text
 from contrastive.errors import UsageError
 from contrastive.evaluation import NO_LABELS
-from contrastive.kinds import MONITORS
 from contrastive.recipe import load_tree, method_entries, method_of, write_yaml
-from contrastive.runs import FLOORS, Run, StockEncoder, environment_of
+from contrastive.runs import FLOORS, Run, StockEncoder, environment_of, floors_of, trained_metrics
 from contrastive.text import MetricFormat, metric_words, quantity
 from contrastive.versions import CORE
 
@@ -239,16 +238,16 @@ def metrics_text(summary: Mapping[str, Any], starts_from_weights: bool = False) 
     """
     if not summary:
         return "None: the run had no final evaluation when it was exported."
-    words = {**FLOORS, **({"untrained": "before training"} if starts_from_weights else {})}
-    trained = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
-    parts = [_labelled_part(summary, trained, words) if trained else _absence(summary)]
+    headings = {**FLOORS, **({"untrained": "before training"} if starts_from_weights else {})}
+    trained = trained_metrics(summary)
+    parts = [_labelled_part(summary, trained, headings) if trained else _absence(summary)]
     if trained and (omissions := summary.get("omitted")):
         parts.append(
             "\n".join(f"`{name}`: not measured, because {reason}." for name, reason in omissions.items())
         )
     views = summary.get("views") or {}
     if views.get("trained"):
-        parts.append(_views_part(views, words))
+        parts.append(_views_part(views, headings))
     verdict = summary.get("verdict") or {}
     if sentences := verdict.get("sentences"):
         lines = "\n".join(f"- {sentence}" for sentence in sentences)
@@ -256,9 +255,11 @@ def metrics_text(summary: Mapping[str, Any], starts_from_weights: bool = False) 
     return "\n\n".join(parts)
 
 
-def _labelled_part(summary: Mapping[str, Any], trained: Mapping[str, Any], words: Mapping[str, str]) -> str:
+def _labelled_part(
+    summary: Mapping[str, Any], trained: Mapping[str, float], headings: Mapping[str, str]
+) -> str:
     protocols = summary.get("protocols") or {}
-    floors = {title: summary[key] for key, title in words.items() if summary.get(key)}
+    floors = floors_of(summary, headings)
     rows = []
     for key, value in trained.items():
         form = MetricFormat.of(key, protocols)
@@ -284,11 +285,8 @@ def _absence(summary: Mapping[str, Any]) -> str:
     return f"With labels: none ({reasons})."
 
 
-def _views_part(views: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    columns = {
-        "trained": views["trained"],
-        **{title: views[key] for key, title in words.items() if views.get(key)},
-    }
+def _views_part(views: Mapping[str, Any], headings: Mapping[str, str]) -> str:
+    columns = {"trained": views["trained"], **floors_of(views, headings)}
     keys = [key for key in VIEW_TITLES if views["trained"].get(key) is not None]
     rows = [[VIEW_TITLES[key], *(view_text(key, own.get(key)) for own in columns.values())] for key in keys]
     intro = f"Without labels (`{views['id']}`), on other views of {quantity(views['images'], 'image')}:"

@@ -13,7 +13,7 @@ from .labels import LabelRanking as LabelRanking
 from .labels import rank_labels as rank_labels
 from .pictures import Pictures as Pictures
 from .prediction import classifier_of as classifier_of
-from .queries import FileTable as FileTable
+from .queries import PathTable as PathTable
 from .queries import Queries as Queries
 from .queries import QueryEncoder as QueryEncoder
 from .queries import image_files as image_files

@@ -229,8 +229,7 @@ def _candidates_among(neighbours: np.ndarray, pictures: Pictures, copies: np.nda
 
 def _feature_candidates(table: FeatureTable, rows: np.ndarray) -> np.ndarray:
     """Pairs of rows that may be duplicates by features: [P, 2], ascending."""
-    vectors = table.vectors[torch.from_numpy(rows)].to(best_device())
-    unit = torch.nn.functional.normalize(vectors, dim=1)
+    unit = table.take(rows).unit_vectors()
     return _pairs(rows, _nearest(unit, unit, _BY_FEATURES))
 
 
@@ -276,7 +275,8 @@ def _matches_of(pictures: Pictures, pairs: np.ndarray, strict: bool, with_crops:
     """Those of some pairs that show the same image, by kind."""
     a, b = (pictures.floats(pairs[:, side]) for side in (0, 1))
     if strict:
-        is_close = hardly_differ(a, b) | hardly_differ(a, b.flip(3))
+        is_same, is_flipped = hardly_differ(a, b), hardly_differ(a, b.flip(3))
+        is_close = is_same | is_flipped
         pairs, a, b = pairs[is_close.numpy()], a[is_close], b[is_close]
         if not len(pairs):
             return []
@@ -285,8 +285,8 @@ def _matches_of(pictures: Pictures, pairs: np.ndarray, strict: bool, with_crops:
     is_near = (plain >= NEAR) & (plain >= mirror)
     is_mirrored = (mirror >= NEAR) & ~is_near
     if strict:
-        is_near &= hardly_differ(a, b).numpy()
-        is_mirrored &= hardly_differ(a, b.flip(3)).numpy()
+        is_near &= is_same[is_close].numpy()
+        is_mirrored &= is_flipped[is_close].numpy()
     matches = [
         _Matches.of(pairs[is_near], _NEAR, plain[is_near]),
         _Matches.of(pairs[is_mirrored], _MIRROR, mirror[is_mirrored]),

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from contrastive.convolutions import in_channels_last
 from contrastive.data import Reader, ShrunkTable
-from contrastive.datasets import decode_image
-from contrastive.datasets.decoding import reason
+from contrastive.datasets.decoding import EncodedTable, reason
 from contrastive.datasets.folder_listing import is_image_name, printable, walk
 from contrastive.device import best_device
 from contrastive.errors import DataError, UnreadableImage, UsageError
@@ -26,7 +25,7 @@ from contrastive.text import abbreviate
 from contrastive.values import Features
 
 
-class FileTable(ImageTable):
+class PathTable(EncodedTable):
     """Image files, known by their paths.
 
     Args:
@@ -38,12 +37,11 @@ class FileTable(ImageTable):
         self.files, self.channels = [*files], channels
         self.ids = np.arange(len(self.files), dtype=np.int64)
 
-    def decode(self, index: int) -> Tensor:
+    def file_bytes(self, index: int) -> bytes:
         try:
-            content = self.files[index].read_bytes()
+            return self.files[index].read_bytes()
         except OSError as error:
             raise UnreadableImage(self.name(index), reason(error)) from None
-        return decode_image(content, self.name(index), self.channels)
 
     def name(self, index: int) -> str:
         return printable(str(self.files[index]))
@@ -123,7 +121,7 @@ class QueryEncoder:
 
     def encode(self, files: Sequence[Path]) -> Queries:
         """The features of image files. Raises DataError if none can be read."""
-        table = FileTable(files, self.channels)
+        table = PathTable(files, self.channels)
         features, unreadable = self.features(table)
         if not len(features):
             raise DataError(f"no image can be read: {abbreviate(sorted(unreadable), '; ')}.")

@@ -49,8 +49,9 @@ def nearest_of_label(table: FeatureTable, row: int, label: int, k: int) -> np.nd
     """The rows with a label that are nearest to a row, without it: int64 [k], or all if there are fewer."""
     rows = np.flatnonzero(table.labels == label)
     rows = rows[rows != row]
-    similarity = F.normalize(table.vectors[rows], dim=1) @ F.normalize(table.vectors[row], dim=0)
-    return rows[similarity.topk(min(k, len(rows))).indices.numpy()]
+    if not len(rows):
+        return rows
+    return rows[nearest_rows(table.take(rows), table.vectors[row][None], k)[1][0]]
 
 
 def _by_faiss(bank: Tensor, unit: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,7 +40,7 @@ _UPRIGHT, _SIDEWAYS = 1, (5, 6, 7, 8)  # EXIF orientations; the latter exchange 
 
 
 class EncodedTable(ImageTable):
-    """Images kept as encoded files and read as RGB; JPEGs at a reduced scale if that is enough."""
+    """Images kept as encoded files; JPEGs are read at a reduced scale if that is enough."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Use a method ``encoded``, the former name of :meth:`file_bytes`, as ``file_bytes``."""
@@ -57,10 +57,10 @@ class EncodedTable(ImageTable):
         """The content of the file of row ``index``. Raises UnreadableImage if it cannot be read."""
 
     def decode(self, index: int) -> Tensor:
-        return decode_image(self.file_bytes(index), self.name(index))
+        return decode_image(self.file_bytes(index), self.name(index), self.channels)
 
     def decode_reduced(self, index: int, reduction: Reduction) -> ReducedImage:
-        return decode_reduced(self.file_bytes(index), self.name(index), reduction)
+        return decode_reduced(self.file_bytes(index), self.name(index), reduction, self.channels)
 
 
 def decode_image(data: bytes, name: str, channels: int = 3) -> Tensor:

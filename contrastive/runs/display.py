@@ -298,9 +298,11 @@ def trained_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
 
 
-def floors_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """The floors that a summary has: heading -> metrics."""
-    return {words: summary[key] for key, words in FLOORS.items() if summary.get(key)}
+def floors_of(
+    summary: Mapping[str, Any], headings: Mapping[str, str] = FLOORS
+) -> dict[str, Mapping[str, float]]:
+    """The floors that a summary, or its part on views, has: heading -> metrics."""
+    return {heading: summary[key] for key, heading in headings.items() if summary.get(key)}
 
 
 def floor_and_gain(trained: float, floor: float | None, form: MetricFormat) -> tuple[str, str]:

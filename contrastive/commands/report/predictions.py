@@ -118,4 +118,5 @@ def _roles(table: FeatureTable, query_part: QueryPart) -> tuple[np.ndarray, np.n
     is_train = table.splits == "train"
     if query_part != "held-out":
         return table.splits == query_part, is_train
-    return table.held_out, is_train & ~table.held_out
+    held_out = table.held_out
+    return held_out, is_train & ~held_out

@@ -13,7 +13,7 @@ from contrastive.commands.run_values import VIEW_TITLES, cost, costs_of, view_te
 from contrastive.evaluation import VIEW_FRACTIONS, VIEWS_PREFIX
 from contrastive.kinds import MONITORS
 from contrastive.pages import Cell, CellTable, Column, Line, Section, chart, sortable_table, text_list
-from contrastive.runs import FLOORS, Run, floor_and_gain, floors_of, trained_metrics
+from contrastive.runs import Run, floor_and_gain, floors_of, trained_metrics
 from contrastive.text import MetricFormat, metric_words, quantity
 
 #: Points of the curve of the loss, at most; each is the mean of the steps around it.
@@ -61,9 +61,8 @@ def _views(views: Mapping[str, Any]) -> str:
     """The metrics without labels as a table; empty if the summary has none."""
     if not views.get("trained"):
         return ""
-    words = FLOORS | {"trained": "trained"}
-    encoders = {key: views[key] for key in ("trained", *FLOORS) if views.get(key)}
-    columns = [Column("without labels"), *(Column(words[key]) for key in encoders)]
+    encoders = {"trained": views["trained"], **floors_of(views)}
+    columns = [Column("without labels"), *(Column(heading) for heading in encoders)]
     rows = []
     for name in (each for each in VIEW_TITLES if each in views["trained"]):
         values = [metrics.get(name) for metrics in encoders.values()]
