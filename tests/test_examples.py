@@ -33,7 +33,7 @@ def lines_of(name: str) -> int:
     return len((EXAMPLES / name).read_text(encoding="utf-8").splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_simclr_in_your_own_loop(tmp_path):
     output = output_of("simclr_loop.py", tmp_path)
     losses = losses_in(output)
@@ -53,7 +53,7 @@ def test_your_own_loss(capsys):
     assert lines_of("own_loss.py") <= 20
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_an_encoder_in_a_scikit_learn_pipeline(tmp_path):
     pytest.importorskip("sklearn")
     output = output_of("encoder_in_sklearn.py", tmp_path)

@@ -150,7 +150,7 @@ class Tutorial:
             assert done.returncode == 0, done.stdout[-5000:]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_tutorial_works_as_it_is_told(tmp_path, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()

@@ -72,8 +72,8 @@ def test_every_batch_size_has_a_graph(graphs):
     ("name", "encoders"),
     [
         pytest.param("ijepa", 2, marks=pytest.mark.ci),
-        pytest.param("mae", 1, marks=pytest.mark.slow),
-        pytest.param("ibot", 2, marks=pytest.mark.slow),
+        pytest.param("mae", 1, marks=pytest.mark.ci),
+        pytest.param("ibot", 2, marks=pytest.mark.ci),
     ],
 )
 def test_tokens_are_compiled_as_images_are(name, encoders, monkeypatch):
@@ -214,7 +214,7 @@ def test_a_mode_is_another_value_of_the_key():
     ] == ["boolean", ["reduce-overhead", "max-autotune"]]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_real_compiler_trains(tiny_recipe, tmp_path):
     torch._dynamo.reset()
     overrides = ["train.max_steps=2", "evaluate.linear=null", "evaluate.every=0"]

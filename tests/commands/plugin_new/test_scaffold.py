@@ -71,7 +71,7 @@ def test_its_recipe_is_right_and_its_parameters_documented(kind, packages, site,
     assert all(parameter["doc"] for parameter in part["parameters"])
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_each_part_passes_its_own_tests_and_the_conformance_kit_as_written(packages, site):
     done = run_tests(packages, "-vv")
     assert done.returncode == 0, done.stdout[-5000:]
@@ -82,7 +82,7 @@ def test_each_part_passes_its_own_tests_and_the_conformance_kit_as_written(packa
         assert any(f"test_my_{kind}.py" in line for line in passed if line not in of_the_kit), kind
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_tests_notice_a_part_that_does_nothing(packages, site):
     """Without what its methods return and store, no part passes its own tests."""
     for module in site.glob("my_*.py"):
@@ -104,7 +104,7 @@ def test_ruff_finds_nothing(packages, tmp_path):
         assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_pip_builds_and_installs_one(packages, tmp_path, monkeypatch, capsys):
     pytest.importorskip("hatchling")
     target = tmp_path / "site"
@@ -157,7 +157,7 @@ def test_all_parts_of_a_package_register_and_its_recipe_uses_each(everything, tm
             del sys.modules[name]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_tests_of_a_package_find_its_parts(everything, tmp_path, monkeypatch):
     """All of them are collected, those of two kinds run: what they test is what a package of one part has."""
     install(everything, tmp_path)
