@@ -12,10 +12,10 @@ from torch import Tensor
 
 from contrastive.convolutions import in_channels_last
 from contrastive.data import Reader, ShrunkTable
-from contrastive.datasets.decoding import EncodedTable, reason
+from contrastive.datasets.decoding import EncodedTable, read_file
 from contrastive.datasets.folder_listing import is_image_name, printable, walk
 from contrastive.device import best_device
-from contrastive.errors import DataError, UnreadableImage, UsageError
+from contrastive.errors import DataError, UsageError
 from contrastive.evaluation import final_encoder, frozen
 from contrastive.parts import Backbone, ImageTable
 from contrastive.recipe import Shrink, load_tree
@@ -38,10 +38,7 @@ class PathTable(EncodedTable):
         self.ids = np.arange(len(self.files), dtype=np.int64)
 
     def file_bytes(self, index: int) -> bytes:
-        try:
-            return self.files[index].read_bytes()
-        except OSError as error:
-            raise UnreadableImage(self.name(index), reason(error)) from None
+        return read_file(self.files[index], self.name(index))
 
     def name(self, index: int) -> str:
         return printable(str(self.files[index]))

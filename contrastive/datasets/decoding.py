@@ -63,6 +63,14 @@ class EncodedTable(ImageTable):
         return decode_reduced(self.file_bytes(index), self.name(index), reduction, self.channels)
 
 
+def read_file(path: Path, name: str) -> bytes:
+    """The content of an image's file. Raises UnreadableImage, with the name of the image."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(name, reason(error)) from None
+
+
 def decode_image(data: bytes, name: str, channels: int = 3) -> Tensor:
     """Pixels of an encoded image: uint8 [channels, H, W], see :func:`pixels`.
 

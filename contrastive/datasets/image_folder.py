@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
-from contrastive.datasets.decoding import EXTENSIONS, EncodedTable, common_size, reason
+from contrastive.datasets.decoding import EXTENSIONS, EncodedTable, common_size, read_file
 from contrastive.datasets.file_kinds import skipped_kinds
 from contrastive.datasets.fingerprints import fingerprint_listing
 from contrastive.datasets.folder_listing import Listing, common_images, list_files, printable, unread_entries
@@ -27,7 +27,7 @@ from contrastive.datasets.folder_splits import (
 )
 from contrastive.datasets.readings import reading_line
 from contrastive.datasets.split_names import AUTO
-from contrastive.errors import DataError, UnreadableImage, did_you_mean
+from contrastive.errors import DataError, did_you_mean
 from contrastive.kinds import Addition
 from contrastive.parts import Dataset, Split
 from contrastive.paths import user_path
@@ -282,10 +282,7 @@ class FileTable(EncodedTable):
         self.size = common_size(root / path for path in paths)
 
     def file_bytes(self, index: int) -> bytes:
-        try:
-            return (self.root / self.paths[index]).read_bytes()
-        except OSError as error:
-            raise UnreadableImage(self.name(index), reason(error)) from None
+        return read_file(self.root / self.paths[index], self.name(index))
 
     def name(self, index: int) -> str:
         return printable(self.paths[index])

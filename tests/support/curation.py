@@ -48,9 +48,9 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
-def write_scenes(root: Path) -> None:
-    """Scenes of two classes, ``root/{train,test}/<class>/<n>.png``: 12 of each to train on, 4 to test."""
-    for split, count in (("train", 12), ("test", 4)):
+def write_scenes(root: Path, train: int = 12, test: int = 4) -> None:
+    """Scenes of two classes, ``root/{train,test}/<class>/<n>.png``: so many of each class."""
+    for split, count in (("train", train), ("test", test)):
         for label, name in enumerate(("checks", "disc")):
             folder = root / split / name
             folder.mkdir(parents=True)

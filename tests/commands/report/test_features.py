@@ -30,7 +30,7 @@ from contrastive.errors import DataError
 from contrastive.registry import load_registry
 from contrastive.runs import load_encoder
 from tests.support.command_line import json_of, refused
-from tests.support.curation import picture, scene
+from tests.support.curation import picture, scene, write_scenes
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -39,12 +39,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 def photos(tmp_path: Path) -> Path:
     """Scenes of two classes in train and test; one of train is also in test, one is twice in train."""
     root = tmp_path / "photos"
-    for split, count in (("train", 24), ("test", 6)):
-        for label, name in enumerate(("checks", "disc")):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for n in range(count):
-                picture(scene(100 * label + n + 50 * (split == "test"))).save(folder / f"{n}.png")
+    write_scenes(root, train=24, test=6)
     shutil.copy(root / "train/disc/3.png", root / "test/checks/leak.png")
     shutil.copy(root / "train/disc/5.png", root / "train/disc/twice.png")
     return root
