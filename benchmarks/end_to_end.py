@@ -139,7 +139,7 @@ def engine_of(text: str, data: Data | None = None) -> Engine:
     path.write_text(text)
     recipe = load_recipe(path, [], load_registry())
     data, parts = build(recipe, open_data_sets=None if data is None else [(recipe.dataset, data)])
-    accelerator = make_accelerator(recipe.train.precision, folder, [], parts.few_pixels)
+    accelerator = make_accelerator(recipe.train.precision, folder, [], parts.is_narrow)
     engine, _ = assemble(recipe, data, parts, Path(folder), accelerator, Display(sys.stderr))
     engine.model.train()
     return engine

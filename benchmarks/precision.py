@@ -17,7 +17,7 @@ from benchmarks.harness import Case, Measure, Row, child, pair
 from contrastive.backbones import Timm
 from contrastive.convolutions import in_channels_last
 from contrastive.device import cpu_features
-from contrastive.training import convolves_few_pixels, recipe_name, resolve_precision
+from contrastive.training import is_narrow_transformer, recipe_name, resolve_precision
 
 #: (model, side of the images, images of a step, options of the model).
 NETS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
@@ -38,7 +38,7 @@ def measures(model: str, size: int, images: int, options: dict[str, int]) -> tup
     net = in_channels_last(Timm(3, size, model, options=options), CPU).train()
     batch = torch.randn(images, 3, size, size).contiguous(memory_format=torch.channels_last)
     leaves = list(net.parameters())
-    automatic = resolve_precision("auto", CPU, convolves_few_pixels(net, size))
+    automatic = resolve_precision("auto", CPU, is_narrow_transformer(net))
     passes = {name: measure(lambda: net(batch), leaves, name) for name in ("fp32", "bf16")}
     return recipe_name(automatic), passes
 

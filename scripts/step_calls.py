@@ -188,7 +188,7 @@ def measure(recipe: Recipe) -> StepCalls:
     data = random_data(_images_like(recipe))
     _, composition = build(recipe, open_data_sets=[(dataset, data)])
     with TemporaryDirectory() as folder, fake_gpu() as ledger:
-        accelerator = make_accelerator(recipe.train.precision, folder, [], composition.few_pixels)
+        accelerator = make_accelerator(recipe.train.precision, folder, [], composition.is_narrow)
         ledger.move(composition.method)
         with ledger.fake, ledger:
             engine, _ = assemble(recipe, data, composition, Path(folder), accelerator, Display.silent())

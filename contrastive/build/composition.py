@@ -14,7 +14,7 @@ from contrastive.data import Division, ShrunkTable, has_label
 from contrastive.evaluation import TimedProtocol
 from contrastive.parts import Callback, Dataset, ImageTable, Optimizer, Split
 from contrastive.recipe import PartSpec
-from contrastive.training import Method, convolves_few_pixels
+from contrastive.training import Method, is_narrow_transformer
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,6 @@ class Composition:
     image_size: int
 
     @property
-    def few_pixels(self) -> bool:
-        """Whether the encoder has convolutions on maps of few pixels, as ``precision: auto`` asks."""
-        return convolves_few_pixels(self.method.backbone, self.image_size)
+    def is_narrow(self) -> bool:
+        """Whether the encoder is a narrow transformer, as ``precision: auto`` asks."""
+        return is_narrow_transformer(self.method.backbone)

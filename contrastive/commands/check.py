@@ -311,7 +311,7 @@ def _saved_bytes(recipe: Recipe, parts: Composition, channels: int, images: int)
 
     device = best_device()  # where a run would train
     # bf16 and fp16 take as many bytes
-    half = resolve_precision(recipe.train.precision, device, parts.few_pixels) != "no"
+    half = resolve_precision(recipe.train.precision, device, parts.is_narrow) != "no"
     labels = torch.arange(images) // 2 if recipe.reads_labels else None
     own_pointers = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
     views = trial_views(parts.pipelines, parts.view_sizes, channels, method.grids, images)

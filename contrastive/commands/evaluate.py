@@ -122,6 +122,7 @@ def metrics_of(subject: LoadedEncoder, with_views: bool = True) -> dict[str, Any
     return {
         **metrics,
         "verdict": _verdict(subject, metrics),
+        **({"starts_from_weights": True} if starts_from_weights(subject.start) else {}),
         "subsets": evaluation.labels_used(),
         "unreadable": sorted(evaluation.unreadable),
         "skipped_files": skipped_files(subject.data),

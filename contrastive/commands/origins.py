@@ -19,7 +19,7 @@ from contrastive.commands.run_values import VIEW_TITLES, view_text
 from contrastive.errors import UsageError
 from contrastive.evaluation import NO_LABELS
 from contrastive.recipe import load_tree, method_entries, method_of, write_yaml
-from contrastive.runs import FLOORS, Run, StockEncoder, environment_of, floors_of, trained_metrics
+from contrastive.runs import Run, StockEncoder, environment_of, floors_of, trained_metrics
 from contrastive.text import MetricFormat, metric_words, quantity
 from contrastive.versions import CORE
 
@@ -71,7 +71,7 @@ def origin_of_run(run: Run) -> Origin:
     return Origin(
         title=str(tree["name"]),
         training=f"{listing}\n\nThe whole recipe:\n\n```yaml\n{write_yaml(public_tree).strip()}\n```",
-        metrics=metrics_text(summary, starts_from_weights=_starts_from_weights(tree["backbone"])),
+        metrics=metrics_text(summary),
         tags=[*([] if reads_labels else ["self-supervised-learning"]), *([method] if method else [])],
         datasets=_hub_datasets(tree["dataset"], paths or {}),
         base_model=_base_model(tree["backbone"]),
@@ -170,10 +170,6 @@ def _data_fact(dataset: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return f"Data set: `{dataset['name']}`{listing}{images}{rest}."
 
 
-def _starts_from_weights(backbone: Mapping[str, Any]) -> bool:
-    return bool(backbone.get("weights") or backbone.get("pretrained"))
-
-
 def _start_fact(backbone: Mapping[str, Any]) -> str:
     pretrained, weights = backbone.get("pretrained"), backbone.get("weights")
     model = backbone.get("model", backbone["name"])
@@ -229,25 +225,23 @@ def _base_model(backbone: Mapping[str, Any]) -> str | None:
         return None
 
 
-def metrics_text(summary: Mapping[str, Any], starts_from_weights: bool = False) -> str:
+def metrics_text(summary: Mapping[str, Any]) -> str:
     """The metrics of a run with their floors, those without labels, and the verdict; nothing empty.
 
     Args:
         summary: the content of summary.json, empty if the run has not ended.
-        starts_from_weights: whether the encoder before training is not random.
     """
     if not summary:
         return "None: the run had no final evaluation when it was exported."
-    headings = {**FLOORS, **({"untrained": "before training"} if starts_from_weights else {})}
     trained = trained_metrics(summary)
-    parts = [_labelled_part(summary, trained, headings) if trained else _absence(summary)]
+    parts = [_labelled_part(summary, trained) if trained else _absence(summary)]
     if trained and (omissions := summary.get("omitted")):
         parts.append(
             "\n".join(f"`{name}`: not measured, because {reason}." for name, reason in omissions.items())
         )
     views = summary.get("views") or {}
     if views.get("trained"):
-        parts.append(_views_part(views, headings))
+        parts.append(_views_part(summary, views))
     verdict = summary.get("verdict") or {}
     if sentences := verdict.get("sentences"):
         lines = "\n".join(f"- {sentence}" for sentence in sentences)
@@ -255,11 +249,9 @@ def metrics_text(summary: Mapping[str, Any], starts_from_weights: bool = False) 
     return "\n\n".join(parts)
 
 
-def _labelled_part(
-    summary: Mapping[str, Any], trained: Mapping[str, float], headings: Mapping[str, str]
-) -> str:
+def _labelled_part(summary: Mapping[str, Any], trained: Mapping[str, float]) -> str:
     protocols = summary.get("protocols") or {}
-    floors = floors_of(summary, headings)
+    floors = floors_of(summary)
     rows = []
     for key, value in trained.items():
         form = MetricFormat.of(key, protocols)
@@ -285,8 +277,8 @@ def _absence(summary: Mapping[str, Any]) -> str:
     return f"With labels: none ({reasons})."
 
 
-def _views_part(views: Mapping[str, Any], headings: Mapping[str, str]) -> str:
-    columns = {"trained": views["trained"], **floors_of(views, headings)}
+def _views_part(summary: Mapping[str, Any], views: Mapping[str, Any]) -> str:
+    columns = {"trained": views["trained"], **floors_of(summary, views)}
     keys = [key for key in VIEW_TITLES if views["trained"].get(key) is not None]
     rows = [[VIEW_TITLES[key], *(view_text(key, own.get(key)) for own in columns.values())] for key in keys]
     intro = f"Without labels (`{views['id']}`), on other views of {quantity(views['images'], 'image')}:"

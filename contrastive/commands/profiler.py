@@ -134,7 +134,7 @@ def profile(
     full_recipe = load_recipe(recipe, overrides, load_registry())
     data, parts = build(full_recipe)
     with TemporaryDirectory() as folder, Display() as display:
-        accelerator = make_accelerator(full_recipe.train.precision, folder, [], parts.few_pixels)
+        accelerator = make_accelerator(full_recipe.train.precision, folder, [], parts.is_narrow)
         short_recipe = _short_recipe(full_recipe, len(data.train), steps)
         engine, _ = assemble(short_recipe, data, parts, Path(folder), accelerator, display)
         contention = Contention()
@@ -169,7 +169,7 @@ def profile(
         "evaluation_seconds": round(seconds["evaluation"], 3),
         "peak_memory_mib": memory,
         "bottleneck": bottleneck,
-        "advice": _advice(bottleneck, full_recipe, accelerator.device, parts.few_pixels),
+        "advice": _advice(bottleneck, full_recipe, accelerator.device, parts.is_narrow),
         **({"shrink_offer": offer} if offer else {}),
     }
 
@@ -251,10 +251,10 @@ def _bottleneck(stages: Mapping[str, float]) -> str:
     return max(costs, key=costs.__getitem__)
 
 
-def _advice(bottleneck: str, recipe: Recipe, device: torch.device, few_pixels: bool) -> str:
+def _advice(bottleneck: str, recipe: Recipe, device: torch.device, narrow: bool) -> str:
     """What to change, without settings that the recipe already has."""
     best, own = (
-        resolve_precision(precision, device, few_pixels) for precision in ("auto", recipe.train.precision)
+        resolve_precision(precision, device, narrow) for precision in ("auto", recipe.train.precision)
     )
     return ADVICE[bottleneck].format(
         precision=", train.precision: auto" if best != own else "",

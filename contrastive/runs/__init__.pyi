@@ -5,7 +5,6 @@ from .classifiers import copy_classifier as copy_classifier
 from .classifiers import read_classifier as read_classifier
 from .classifiers import weights_digest as weights_digest
 from .classifiers import write_classifier as write_classifier
-from .display import FLOORS as FLOORS
 from .display import Display as Display
 from .display import floor_and_gain as floor_and_gain
 from .display import floors_of as floors_of

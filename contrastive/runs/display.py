@@ -22,7 +22,7 @@ from contrastive.text import MetricFormat, count_and_names, duration, metric_wor
 #: Minimum number of seconds between plain lines, which report the end of an epoch.
 PLAIN_INTERVAL = 10.0
 #: What a trained encoder must beat: key in summary.json -> heading.
-FLOORS = {"untrained": "untrained", "pixels": "raw pixels"}
+_FLOORS = {"untrained": "untrained", "pixels": "raw pixels"}
 #: Forward passes that the training of an image costs: a backward pass costs two, and there are two views.
 _PASSES = 6
 #: Columns of the progress bar.
@@ -299,10 +299,17 @@ def trained_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def floors_of(
-    summary: Mapping[str, Any], headings: Mapping[str, str] = FLOORS
+    summary: Mapping[str, Any], part: Mapping[str, Any] | None = None
 ) -> dict[str, Mapping[str, float]]:
-    """The floors that a summary, or its part on views, has: heading -> metrics."""
-    return {heading: summary[key] for key, heading in headings.items() if summary.get(key)}
+    """The floors of a summary: heading -> metrics.
+
+    Args:
+        summary: the content of summary.json, or the result of an evaluation.
+        part: of the summary, whose floors are meant instead; such as its views.
+    """
+    start = {"untrained": "before training"} if summary.get("starts_from_weights") else {}
+    floors = summary if part is None else part
+    return {heading: floors[key] for key, heading in {**_FLOORS, **start}.items() if floors.get(key)}
 
 
 def floor_and_gain(trained: float, floor: float | None, form: MetricFormat) -> tuple[str, str]:

@@ -180,7 +180,7 @@ class Job:
         on_first(self._require_readable)
         train = self.recipe.train
         accelerator = make_accelerator(
-            train.precision, str(folder), train.trackers, self.composition.few_pixels
+            train.precision, str(folder), train.trackers, self.composition.is_narrow
         )
         self._announce(accelerator.device)
         with ExitStack() as lock, interrupts.guard():

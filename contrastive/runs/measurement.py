@@ -109,7 +109,7 @@ def _assemble(
         train=recipe.train.model_copy(update=train),
         evaluate=replace(recipe.evaluate, every=0),
     )
-    accelerator = make_accelerator(recipe.train.precision, str(folder), [], composition.few_pixels)
+    accelerator = make_accelerator(recipe.train.precision, str(folder), [], composition.is_narrow)
     engine, evaluation = assemble(
         endless,
         data,

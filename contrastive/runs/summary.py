@@ -103,6 +103,7 @@ def conclude(
             curve=_curve(lines, evaluation, monitors),
             has_random_start=not starts_from_weights(recipe),
         ),
+        **({"starts_from_weights": True} if starts_from_weights(recipe) else {}),
         **_costs(engine, recipe, data, composition),
         "images": image_counts(data, images_scored),
         **({} if (shrink := recipe.train.shrink) is None else {"shrink": shrink.model_dump()}),

@@ -27,7 +27,7 @@ from .method import Output as Output
 from .metrics_file import MetricsFile as MetricsFile
 from .objective import Objective as Objective
 from .objective import embedding_of as embedding_of
-from .precision import convolves_few_pixels as convolves_few_pixels
+from .precision import is_narrow_transformer as is_narrow_transformer
 from .precision import recipe_name as recipe_name
 from .precision import resolve_precision as resolve_precision
 from .stages import Stages as Stages

@@ -63,17 +63,17 @@ def tracker_problem(name: str) -> str | None:
 
 
 def make_accelerator(
-    precision: str, folder: str, trackers: Sequence[str], few_pixels: bool = False
+    precision: str, folder: str, trackers: Sequence[str], narrow: bool = False
 ) -> Accelerator:
     """The Accelerator of a run. It leaves out a tracker for which :func:`tracker_problem` has a reason.
 
-    ``precision`` and ``few_pixels`` as of :func:`resolve_precision`.
+    ``precision`` and ``narrow`` as of :func:`resolve_precision`.
     """
     # Accelerate passes on the older of torch's two names for it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     AcceleratorState._reset_state()  # a second run in this Python process may ask for another precision
     return Accelerator(
-        mixed_precision=resolve_precision(precision, PartialState().device, few_pixels),
+        mixed_precision=resolve_precision(precision, PartialState().device, narrow),
         log_with=list(trackers) or None,
         project_dir=folder,
         # Otherwise it reads the number from an environment variable and divides every gradient by it.

@@ -10,18 +10,18 @@ from torch import nn
 from contrastive.device import cpu_features
 from contrastive.errors import UsageError
 
-#: Side in pixels of the smallest images whose convolutions AMX computes faster in bf16 than in float32. Below
-#: it, maps have few pixels, for which oneDNN's bf16 gradients are many times slower than their products.
-_AMX_LEAST_SIDE = 96
+#: Width of the narrowest transformer that AMX trains at least as fast in bf16 as in float32. Below it, casts
+#: and the many small operators between the products cost more than bf16 saves.
+_AMX_LEAST_WIDTH = 128
 
 
-def resolve_precision(precision: str, device: torch.device, few_pixels: bool = False) -> str:
+def resolve_precision(precision: str, device: torch.device, narrow: bool = False) -> str:
     """Accelerate's name for a recipe's precision: ``auto`` is bf16 if that is faster.
 
     A fixed rule, never a timing, so that two runs on a machine compute the same (docs/performance.md).
 
     Args:
-        few_pixels: whether the network :func:`convolves_few_pixels`.
+        narrow: whether the network :func:`is_narrow_transformer`.
 
     Raises:
         UsageError: fp16 on a CPU. Accelerate would silently train in float32.
@@ -32,7 +32,7 @@ def resolve_precision(precision: str, device: torch.device, few_pixels: bool = F
         return {"fp32": "no"}.get(precision, precision)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if device.type == "cpu" and _bf16_is_faster(few_pixels) else "no"
+    return "bf16" if device.type == "cpu" and _bf16_is_faster(narrow) else "no"
 
 
 def recipe_name(precision: str) -> str:
@@ -40,22 +40,23 @@ def recipe_name(precision: str) -> str:
     return {"no": "fp32"}.get(precision, precision)
 
 
-def convolves_few_pixels(network: nn.Module, size: int) -> bool:
-    """Whether a network has convolutions on maps of few pixels.
+def is_narrow_transformer(network: nn.Module) -> bool:
+    """Whether a network computes narrow matrix products, and no convolutions but those of its patches.
 
-    The patches of a transformer do not count: windows that do not overlap are one matrix product.
-
-    Args:
-        size: side in pixels of the images.
+    Windows that do not overlap are one matrix product; those that do make a convolutional network.
     """
-    layers = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    overlaps = (
-        taps > step for layer in layers for taps, step in zip(layer.kernel_size, layer.stride, strict=True)
+    layers = list(network.modules())
+    widths = [layer.in_features for layer in layers if isinstance(layer, nn.Linear)]
+    is_convolutional = any(
+        taps > step
+        for layer in layers
+        if isinstance(layer, nn.Conv2d)
+        for taps, step in zip(layer.kernel_size, layer.stride, strict=True)
     )
-    return size < _AMX_LEAST_SIDE and any(overlaps)
+    return not is_convolutional and min(widths, default=_AMX_LEAST_WIDTH) < _AMX_LEAST_WIDTH
 
 
-def _bf16_is_faster(few_pixels: bool) -> bool:
+def _bf16_is_faster(narrow: bool) -> bool:
     """Whether this CPU trains faster in bf16 than in float32.
 
     Intel's does so only in AMX tiles, which a virtual machine may hide: with AVX-512 a product takes about
@@ -63,7 +64,7 @@ def _bf16_is_faster(few_pixels: bool) -> bool:
     """
     features = cpu_features()
     if "amx_tile" in features:
-        return not few_pixels
+        return not narrow
     return "avx512_bf16" in features and not _is_intel()
 
 

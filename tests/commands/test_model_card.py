@@ -178,7 +178,7 @@ def test_nothing_of_the_metrics_is_empty():
         "untrained": {"knn_top1": 0.25},
         "split": "test",
     }
-    text = metrics_text(summary | {"omitted": {"linear": "one class"}}, starts_from_weights=True)
+    text = metrics_text(summary | {"omitted": {"linear": "one class"}, "starts_from_weights": True})
     assert (
         "| metric | trained | before training |\n| --- | ---: | ---: |\n| knn top1 | 50.0 % | 25.0 % |"
         in text

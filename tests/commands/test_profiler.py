@@ -139,14 +139,14 @@ def test_a_slow_stage_is_the_bottleneck():
 
 
 def test_advice_names_what_the_recipe_does_not_yet_do(tiny_recipe, monkeypatch):
-    monkeypatch.setattr("contrastive.training.precision._bf16_is_faster", lambda few_pixels: True)
+    monkeypatch.setattr("contrastive.training.precision._bf16_is_faster", lambda narrow: True)
     for precision, told in (("fp32", True), ("auto", False), ("bf16", False)):
         recipe = load_recipe(tiny_recipe, [f"train.precision={precision}"], load_registry())
-        advice = profiling._advice("encoder", recipe, CPU, few_pixels=False)
+        advice = profiling._advice("encoder", recipe, CPU, narrow=False)
         assert ("train.precision: auto" in advice) is told
     for value, told in (("false", True), ("true", False), ("max-autotune", False)):
         recipe = load_recipe(tiny_recipe, [f"train.compile={value}"], load_registry())
-        advice = profiling._advice("encoder", recipe, CPU, few_pixels=False)
+        advice = profiling._advice("encoder", recipe, CPU, narrow=False)
         assert ("train.compile: true" in advice) is told
 
 

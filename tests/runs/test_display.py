@@ -267,6 +267,11 @@ def test_summary_table_without_labels_or_pixels():
     assert ["linear top1", "86.0 %", "-", ""] in rows
 
 
+def test_an_encoder_that_started_from_weights_was_not_untrained():
+    rows, _ = rendered({**SUMMARY, "starts_from_weights": True})
+    assert ["metric", "trained", "before training", "gain", "raw pixels", "gain"] in rows
+
+
 CLUSTERS = {"clusters": {"id": "clusters/1", "metric_units": {"ari": "number"}}}
 
 

@@ -60,9 +60,10 @@ def test_a_run_does_not_continue_from_other_weights_of_the_same_name(project, ca
     recipe = load_recipe("r.yaml", SETS, load_registry())
     assert initial_weights(recipe) != recorded
     capsys.readouterr()
-    result = evaluate("run")
-    assert result["trained"] == contrastive.Run("run").summary["trained"]
+    result, summary = evaluate("run"), contrastive.Run("run").summary
+    assert result["trained"] == summary["trained"]
     assert result["untrained"] == {}
+    assert result["starts_from_weights"] is summary["starts_from_weights"] is True
     assert "not the file that the run started from" in result["untrained_omitted"]
     short = {**SETS, "train.max_steps": 1, "evaluate.knn": None}
     assert contrastive.run("r.yaml", short, out="run", resume="never").folder == Path("run")

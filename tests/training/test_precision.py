@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from contrastive.device import cpu_features
-from contrastive.training import convolves_few_pixels, precision, resolve_precision
+from contrastive.training import is_narrow_transformer, precision, resolve_precision
 
 CPU = torch.device("cpu")
 BF16, AMX = ["avx2", "avx512", "avx512_bf16"], ["avx2", "avx512", "avx512_bf16", "amx_tile"]
 
 
 @pytest.mark.parametrize(
-    ("features", "intel", "few_pixels", "expected"),
+    ("features", "intel", "narrow", "expected"),
     [
         (AMX, True, False, "bf16"),
         (AMX, True, True, "no"),
@@ -27,12 +27,12 @@ BF16, AMX = ["avx2", "avx512", "avx512_bf16"], ["avx2", "avx512", "avx512_bf16",
         ([], False, False, "no"),
     ],
 )
-def test_auto_is_bf16_only_where_that_is_faster(monkeypatch, features, intel, few_pixels, expected):
+def test_auto_is_bf16_only_where_that_is_faster(monkeypatch, features, intel, narrow, expected):
     monkeypatch.setattr(precision, "cpu_features", lambda: features)
     monkeypatch.setattr(precision, "_is_intel", lambda: intel)
-    assert resolve_precision("auto", CPU, few_pixels) == expected
-    assert resolve_precision("bf16", CPU, few_pixels) == "bf16"
-    assert resolve_precision("fp32", CPU, few_pixels) == "no"
+    assert resolve_precision("auto", CPU, narrow) == expected
+    assert resolve_precision("bf16", CPU, narrow) == "bf16"
+    assert resolve_precision("fp32", CPU, narrow) == "no"
 
 
 @pytest.mark.parametrize(
@@ -55,21 +55,24 @@ def test_features_are_those_that_onednn_may_use(monkeypatch, limit, expected):
     assert cpu_features() == expected
 
 
+PATCHES = {"img_size": 32, "patch_size": 4}
+
+
 @pytest.mark.parametrize(
     ("model", "options", "expected"),
     [
-        ("resnet18", {}, True),
-        ("resnet50", {}, True),
-        ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4}, False),
+        ("resnet18", {}, False),
+        ("convnext_atto", {}, False),
+        ("vit_tiny_patch16_224", {**PATCHES, "embed_dim": 64, "num_heads": 2}, True),
+        ("vit_tiny_patch16_224", {**PATCHES, "embed_dim": 126, "num_heads": 2}, True),
+        ("vit_tiny_patch16_224", {**PATCHES, "embed_dim": 128, "num_heads": 2}, False),
+        ("vit_tiny_patch16_224", PATCHES, False),
     ],
 )
-def test_only_overlapping_windows_count_as_convolutions(model, options, expected):
+def test_only_networks_without_overlapping_windows_are_narrow_transformers(model, options, expected):
     network = timm.create_model(model, num_classes=0, **options)
-    assert convolves_few_pixels(network, 32) is expected
-    assert not convolves_few_pixels(network, 224)
+    assert is_narrow_transformer(network) is expected
 
 
-def test_the_sizes_of_few_pixels():
-    network = nn.Sequential(nn.Conv2d(3, 8, 3))
-    sides = (28, 32, 64, 96, 224)
-    assert [convolves_few_pixels(network, size) for size in sides] == [True, True, True, False, False]
+def test_a_network_without_products_is_not_narrow():
+    assert not is_narrow_transformer(nn.Flatten())

@@ -52,16 +52,17 @@ def metric_section(summary: Mapping[str, Any], is_run: bool) -> Section:
     count = (summary.get("images") or {}).get("scored")
     when = ", after the last epoch" if is_run else ""
     remark = f"On {quantity(count, 'image')} of {summary['split']}{when}. " if count else ""
-    floors = "An encoder must beat the untrained one" + (" and raw pixels." if summary.get("pixels") else ".")
-    body += _views(summary.get("views") or {})
+    start = "itself before training" if summary.get("starts_from_weights") else "the untrained one"
+    floors = f"An encoder must beat {start}" + (" and raw pixels." if summary.get("pixels") else ".")
+    body += _views(summary, summary.get("views") or {})
     return Section("metrics", "Metrics", body, f"{remark}{floors}" if trained else "")
 
 
-def _views(views: Mapping[str, Any]) -> str:
+def _views(summary: Mapping[str, Any], views: Mapping[str, Any]) -> str:
     """The metrics without labels as a table; empty if the summary has none."""
     if not views.get("trained"):
         return ""
-    encoders = {"trained": views["trained"], **floors_of(views)}
+    encoders = {"trained": views["trained"], **floors_of(summary, views)}
     columns = [Column("without labels"), *(Column(heading) for heading in encoders)]
     rows = []
     for name in (each for each in VIEW_TITLES if each in views["trained"]):

@@ -45,6 +45,16 @@ def test_metrics_without_labels_have_a_table_of_their_own():
     assert metric_section({}, is_run=True).body == ""
 
 
+def test_an_encoder_that_started_from_weights_was_not_untrained(run: Run):
+    views = {"trained": {"recall_1": 0.94}, "untrained": {"recall_1": 0.31}}
+    section = metric_section({**run.summary, "views": views, "starts_from_weights": True}, is_run=True)
+    text = words(section.body)
+    assert "metric trained before training gain" in text
+    assert "without labels trained before training" in text
+    assert section.remark.endswith("An encoder must beat itself before training.")
+    assert "untrained" not in text
+
+
 def test_the_sentences_of_a_verdict():
     assert verdict({"verdict": {"id": "verdict/1", "sentences": ["One.", "Two."]}}) == ["One.", "Two."]
     assert verdict({"verdict": ["One."]}) == ["One."]
