@@ -17,9 +17,8 @@ from yaml import YAMLError
 from contrastive.backbones import is_architecture, is_hub_name, pretrained_weights
 from contrastive.commands.run_values import VIEW_TITLES, view_text
 from contrastive.errors import UsageError
-from contrastive.evaluation import NO_LABELS
 from contrastive.recipe import load_tree, method_entries, method_of, write_yaml
-from contrastive.runs import Run, StockEncoder, environment_of, floors_of, trained_metrics
+from contrastive.runs import Run, StockEncoder, environment_of, floors_of, metrics_obstacle, trained_metrics
 from contrastive.text import MetricFormat, metric_words, quantity
 from contrastive.versions import CORE
 
@@ -234,7 +233,9 @@ def metrics_text(summary: Mapping[str, Any]) -> str:
     if not summary:
         return "None: the run had no final evaluation when it was exported."
     trained = trained_metrics(summary)
-    parts = [_labelled_part(summary, trained) if trained else _absence(summary)]
+    parts = [
+        _labelled_part(summary, trained) if trained else f"With labels: none ({metrics_obstacle(summary)})."
+    ]
     if trained and (omissions := summary.get("omitted")):
         parts.append(
             "\n".join(f"`{name}`: not measured, because {reason}." for name, reason in omissions.items())
@@ -268,13 +269,6 @@ def _labelled_part(summary: Mapping[str, Any], trained: Mapping[str, float]) -> 
 def _settings(name: str, protocol: Mapping[str, Any]) -> str:
     values = [f"{key} {value}" for key, value in protocol.items() if key not in _NOT_SETTINGS]
     return f"`{name}`: protocol `{protocol.get('id', name)}`{', ' if values else ''}{', '.join(values)}."
-
-
-def _absence(summary: Mapping[str, Any]) -> str:
-    """Why there are no metrics with labels."""
-    default = "the recipe has no protocols" if summary.get("protocols") == {} else NO_LABELS
-    reasons = "; ".join(dict.fromkeys((summary.get("omitted") or {}).values())) or default
-    return f"With labels: none ({reasons})."
 
 
 def _views_part(summary: Mapping[str, Any], views: Mapping[str, Any]) -> str:

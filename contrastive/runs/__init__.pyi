@@ -8,6 +8,7 @@ from .classifiers import write_classifier as write_classifier
 from .display import Display as Display
 from .display import floor_and_gain as floor_and_gain
 from .display import floors_of as floors_of
+from .display import metrics_obstacle as metrics_obstacle
 from .display import summary_table as summary_table
 from .display import trained_metrics as trained_metrics
 from .encoders import encoder_recipe as encoder_recipe

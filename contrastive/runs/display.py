@@ -275,10 +275,8 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     costs = [Text(text)] if (text := _costs(summary)) else []
     sentences = [Text(sentence) for sentence in (summary.get("verdict") or {}).get("sentences", ())]
     if not trained:
-        default = "no protocols" if summary.get("protocols") == {} else "no labels"
-        reasons = dict.fromkeys(omissions.values()) or [default]
         rest = " of classes" if sentences else ""
-        return Group(Text(f"{'; '.join(reasons)}, so no metrics{rest}"), *sentences, *costs)
+        return Group(Text(f"{metrics_obstacle(summary)}, so no metrics{rest}"), *sentences, *costs)
     floors = floors_of(summary)
     table.add_column("metric")
     table.add_column("encoder" if "transform" in summary else "trained", justify="right")
@@ -296,6 +294,12 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
 def trained_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of the trained encoder in a summary, without monitors; empty if there are none."""
     return {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
+
+
+def metrics_obstacle(summary: Mapping[str, Any]) -> str:
+    """Why a summary has no metrics with labels."""
+    default = "the recipe has no protocols" if summary.get("protocols") == {} else "the images have no labels"
+    return "; ".join(dict.fromkeys((summary.get("omitted") or {}).values())) or default
 
 
 def floors_of(

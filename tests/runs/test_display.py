@@ -260,7 +260,7 @@ def test_summary_table_without_labels_or_pixels():
         {"trained": {}, "untrained": {}, "pixels": {}, "unreadable": 3, "wall_seconds": 7322}
     )
     assert rows == []
-    assert around == "no labels, so no metrics wall time 2 h 2 min, 3 unreadable images"
+    assert around == "the images have no labels, so no metrics wall time 2 h 2 min, 3 unreadable images"
     rows, _ = rendered({**SUMMARY, "pixels": {}, "untrained": {"knn_top1": 0.8}})
     assert ["metric", "trained", "untrained", "gain"] in rows
     assert ["knn top1", "76.1 %", "80.0 %", "-3.9"] in rows

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from contrastive.commands.image_outputs import notes_on
 from contrastive.commands.planes import MapKind
@@ -21,6 +20,7 @@ from contrastive.commands.report.record import (
     verdict,
 )
 from contrastive.pages import Section, frame, text_list
+from contrastive.runs import metrics_obstacle
 from contrastive.text import quantity
 
 
@@ -61,7 +61,8 @@ def _metric_sections(record: EncoderRecord, absences: list[str]) -> list[Section
     """Verdict and metrics."""
     section = metric_section(record.metrics, is_run=record.run is not None)
     if not section.body:
-        absences.append(f"No metrics: {_absence_of_metrics(record.metrics)}.")
+        reason = metrics_obstacle(record.metrics) if record.metrics else "the run has not finished"
+        absences.append(f"No metrics: {reason}.")
     sentences = verdict(record.metrics)
     if not sentences:
         return [section]
@@ -99,12 +100,6 @@ def _class_sections(about: About, images: ReportImages, absences: list[str]) -> 
         return []
     classes = class_section(predictions, images, has_metrics=about.record is not None)
     return [classes, confusion_section(predictions, images)]
-
-
-def _absence_of_metrics(metrics: Mapping[str, Any]) -> str:
-    if not metrics:
-        return "the run has not finished"
-    return "the recipe has no protocols" if metrics.get("protocols") == {} else "the images have no labels"
 
 
 def _notes(about: About, images: ReportImages) -> list[str]:
