@@ -76,8 +76,8 @@ def _matrix(grid: Matrix) -> list[str]:
 
 
 def _origin(comparison: Mapping[str, Any], root: Path) -> str:
-    """Seeds, floors, wall times, commits and fingerprints, one sentence each."""
-    rows = comparison["recipes"]
+    """Seeds, floors, wall times, commits and fingerprints, one sentence each; of what was trained."""
+    rows = [row for row in comparison["recipes"] if "stock" not in row]
     key = comparison["figures"][0]
     runs = [root / folder for row in rows for folder in row["runs"].values()]
     seconds = [json.loads((run / "summary.json").read_text())["wall_seconds"] for run in runs]

@@ -55,3 +55,15 @@ def test_recipes_of_no_study_keep_their_names_in_a_table(tmp_path):
     table = study_tables.table(analyse(candidates, gather(candidates)), tmp_path)
     assert "| `mae-vit` |" in table
     assert "| `dino-vit` |" in table
+
+
+def test_an_encoder_from_elsewhere_has_a_line_but_no_runs(tmp_path):
+    folders = write_runs(tmp_path / "runs", "adapted", [0.8], environment={"git_commit": "0123456789abcdef"})
+    candidates = plan(folders, 1, load_registry())
+    comparison = analyse(candidates, gather(candidates))
+    [row] = comparison["recipes"]
+    comparison["recipes"] = [row, {**row, "name": "resnet18.a1_in1k", "stock": {}, "runs": {0: "encoders/a"}}]
+    lines = study_tables.table(comparison, tmp_path).splitlines()
+    assert lines[3].startswith("| `resnet18.a1_in1k` | 80.0 %")
+    assert "commit 0123456; fingerprints of the first seed: adapted " in lines[-1]
+    assert lines[-1].count("resnet18") == 0
