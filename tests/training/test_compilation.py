@@ -21,7 +21,12 @@ from contrastive.views import View
 from tests.support.encoders import Flat
 from tests.support.tiny import UNEVALUATED
 
-OVERRIDES = ["train.epochs=1", "evaluate.linear=null", "target={name: ema, momentum: 0.9}"]
+OVERRIDES = [
+    "train.epochs=1",
+    "train.max_steps=2",  # compiled code rounds differently, and training magnifies that
+    "evaluate.linear=null",
+    "target={name: ema, momentum: 0.9}",
+]
 
 
 @pytest.fixture
@@ -214,7 +219,7 @@ def test_a_mode_is_another_value_of_the_key():
     ] == ["boolean", ["reduce-overhead", "max-autotune"]]  # fmt: skip
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_real_compiler_trains(tiny_recipe, tmp_path):
     torch._dynamo.reset()
     overrides = ["train.max_steps=2", "evaluate.linear=null", "evaluate.every=0"]
