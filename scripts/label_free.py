@@ -1,11 +1,12 @@
-"""Compare metrics without labels with the labels that were hidden: twelve runs on the Fashion-MNIST sample.
+"""Compare metrics without labels with the labels that were hidden: runs on the Fashion-MNIST sample.
 
 ``python scripts/label_free.py WORK`` trains the runs below without protocols, so that nothing in them reads a
 label, and then evaluates each by a linear probe. It prints Spearman's rank correlation of every metric of
 ``views/1`` with that accuracy over the runs, with a bootstrap interval, and again without the untrained and
-the collapsed encoders. The runs and the metrics are fixed here, before any of them was trained. Finished runs
-and evaluations stay in WORK, so the script continues when restarted. ``--page docs/results.md`` puts the
-tables between the page's markers.
+the collapsed encoders. Twelve runs and the metrics were fixed here before any of them was trained; of these,
+``no-predictor`` was meant to collapse and did not, so ``collapsed`` was added afterwards. Finished runs and
+evaluations stay in WORK, so the script continues when restarted. ``--page docs/results.md`` puts the tables
+between the page's markers.
 """
 
 from __future__ import annotations
@@ -68,9 +69,13 @@ class Subject:
 WITHOUT_LABELS = {"evaluate.knn": "none", "evaluate.linear": "none", "evaluate.every": "1"}
 #: Ten epochs in place of the recipes' own lengths, so that all take a few minutes.
 TEN = {"train.epochs": "10"}
+NO_PREDICTOR = {"predictor": "none", "allow": "[collapse]"}
+#: Gradients reach the keys, and no batch norm keeps the embeddings apart.
+NO_DEFENCE = {"target": "shared", "head.batch_norm": "none"}
 SUBJECTS = (
     Subject("untrained", "simclr", {"optimizer.lr": "1.0e-12", "train.max_steps": "2"}, is_trained=False),
-    Subject("collapsed", "byol", {**TEN, "predictor": "none", "allow": "[collapse]"}, is_trained=False),
+    Subject("collapsed", "byol", {**TEN, **NO_PREDICTOR, **NO_DEFENCE}, is_trained=False),
+    Subject("no-predictor", "byol", {**TEN, **NO_PREDICTOR}),
     Subject("early-1", "simclr", {**TEN, "train.max_steps": "31"}),
     Subject("early-3", "simclr", {**TEN, "train.max_steps": "93"}),
     Subject("crop-only", "simclr", {**TEN, "augmentation.strength": "0", "augmentation.scale": "[0.8, 1.0]"}),
