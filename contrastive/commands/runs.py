@@ -15,10 +15,9 @@ from contrastive.commands.output import print_json
 from contrastive.commands.terminal_table import TerminalTable
 from contrastive.errors import UsageError
 from contrastive.files import json_map, read_map
-from contrastive.kinds import MONITORS
 from contrastive.pages import Cell, CellTable, Column
 from contrastive.recipe import load_tree
-from contrastive.runs import is_locked
+from contrastive.runs import is_locked, trained_metrics
 from contrastive.text import MetricFormat, byte_count, metric_words, quantity
 
 #: Bytes at the end of metrics.jsonl that are read for the last epoch.
@@ -57,7 +56,7 @@ def _run(folder: Path) -> dict[str, Any]:
     summary = summary if is_finished else {}
     last = folder / ("summary.json" if is_finished else "metrics.jsonl")
     time = (last if last.exists() else folder / "recipe.yaml").stat().st_mtime
-    metrics = {key: value for key, value in (summary.get("trained") or {}).items() if key not in MONITORS}
+    metrics = trained_metrics(summary) or _recognition(summary)
     metric = next(iter(metrics), None)
     return {
         "run": str(folder),
@@ -71,6 +70,12 @@ def _run(folder: Path) -> dict[str, Any]:
         "bytes": sum(path.lstat().st_size for path in _files(folder)),
         "fingerprint": environment.get("fingerprint"),
     }
+
+
+def _recognition(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What a run without labels has in their place: how often a view finds its image."""
+    views = (summary.get("views") or {}).get("trained") or {}
+    return {key: views[key] for key in ("recall_1",) if key in views}
 
 
 def _map(file: Path) -> dict[str, Any]:

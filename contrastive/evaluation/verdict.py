@@ -176,14 +176,19 @@ def _on_recognition(result: Mapping[str, Any], start: _Floor) -> Iterator[Senten
     yield Sentence(
         "recognition",
         f"Recognises an image in another view of it {percent(recall)} of the time, "
-        f"among {quantity(images, 'image')}{f' ({listing})' if listing else ''}{rest}.",
+        f"among {quantity(images, 'image')} that {'validates' if images == 1 else 'validate'}"
+        f"{f' ({listing})' if listing else ''}{rest}.",
     )
-    for (_, name), base in floors.items():
-        error = difference_error(recall, base, images)
-        if base - recall > error:
-            yield Sentence("no_recognition", f"That is less often than {name}.")
-        elif recall - base <= error:
-            yield Sentence("no_recognition", f"That is no more often than {name}, {_within(error, images)}.")
+    margins = {floor.noun: difference_error(recall, base, images) for floor, base in floors.items()}
+    gains = {floor.noun: recall - base for floor, base in floors.items()}
+    if losses := [noun for noun, gain in gains.items() if -gain > margins[noun]]:
+        yield Sentence("no_recognition", f"That is less often than {' and '.join(losses)}.")
+    if open_nouns := [noun for noun, gain in gains.items() if abs(gain) <= margins[noun]]:
+        margin = _within(max(margins[noun] for noun in open_nouns), images)
+        yield Sentence(
+            "no_recognition",
+            f"That is not shown to be more often than {' or '.join(open_nouns)}: the difference is {margin}.",
+        )
 
 
 def _on_colour(views: Mapping[str, Any], channels: int) -> Iterator[Sentence]:

@@ -61,6 +61,7 @@ class Display:
         self._evaluation_images = (0, 0)  # of one during training, and of the final one
         self._evaluation_start = 0.0
         self._evaluation_seconds: float | None = None  # of the last one during training
+        self._planned_seconds: float | None = None  # of the final one
 
     @classmethod
     def silent(cls) -> Display:
@@ -95,13 +96,14 @@ class Display:
         else:
             self._phase.text = text
 
-    def expect_evaluations(self, periodic: int, final: int) -> None:
+    def expect_evaluations(self, periodic: int, final: int, seconds: float | None = None) -> None:
         """Count the final evaluation in the time that is left.
 
         Args:
             periodic, final: how many images an evaluation during training and the final one encode.
+            seconds: that the final one takes, if that has been measured.
         """
-        self._evaluation_images = (periodic, final)
+        self._evaluation_images, self._planned_seconds = (periodic, final), seconds
 
     def run_started(self, run: Any) -> None:
         """Announce the run and start the live line."""
@@ -236,11 +238,14 @@ class Display:
         return seconds + self._final_seconds()
 
     def _final_seconds(self) -> float:
-        """How long the final evaluation takes: per image as long as the last one during training.
+        """How long the final evaluation takes: as measured, or per image as long as the last one during
+        training.
 
         Before the first one, an image takes a sixth of its time in training, which passes two views forward
         and backward.
         """
+        if self._planned_seconds is not None:
+            return self._planned_seconds
         periodic, final = self._evaluation_images
         if self._evaluation_seconds is not None and periodic:
             return self._evaluation_seconds * final / periodic

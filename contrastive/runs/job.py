@@ -212,7 +212,8 @@ class Job:
                 transform=on_first(lambda: Run(folder).transform),
             )
             self._announce_omissions(evaluation)
-            self.display.expect_evaluations(evaluation.periodic_images, evaluation.final_images)
+            end = origin.get(PLAN, {}).get("costs", {}).get("end")
+            self.display.expect_evaluations(evaluation.periodic_images, evaluation.final_images, end)
             with ExitStack() as ending:
                 ending.callback(accelerator.end_training)
                 for callback in engine.callbacks:

@@ -81,8 +81,9 @@ class Plan:
         return asdict(self)
 
     def __str__(self) -> str:
+        verb = "takes" if self.epochs == 1 else "take"
         return (
-            f"train.minutes {self.minutes:g}: {quantity(self.epochs, 'epoch')}, which take "
+            f"train.minutes {self.minutes:g}: {quantity(self.epochs, 'epoch')}, which {verb} "
             f"{duration(self.seconds)}, evaluations included"
         )
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from contrastive.build import Composition, Data
 from contrastive.data import Estimate, ImageCosts, ShrunkImages, ShrunkTable, cache_folder, whereabouts
+from contrastive.device import best_device
+from contrastive.evaluation import frozen
 from contrastive.parts import ImageTable
 from contrastive.recipe import Recipe, Shrink
 from contrastive.runs.assembly import cache_of
@@ -17,6 +22,8 @@ from contrastive.text import byte_count, duration, percent, quantity
 
 #: Pixels of a view per pixel of the short side of a shrunk image, as 224 are of 256.
 _VIEW_SHARE = 0.875
+#: Views of a forward pass that is timed, and forward passes that training costs: a backward pass costs two.
+_VIEWS, _PASSES = 2, 3
 
 
 def shrink_report(recipe: Recipe, data: Data) -> str | None:
@@ -46,11 +53,15 @@ def shrink_report(recipe: Recipe, data: Data) -> str | None:
 
 
 def shrink_offer(recipe: Recipe, data: Data, parts: Composition) -> str | None:
-    """What ``train.shrink`` would save, if decoding is over half of what an image costs; else None."""
+    """What ``train.shrink`` would save, if decoding is over half of what an image costs the processors; else
+    None."""
     if recipe.train.shrink is not None or _is_held(recipe, data.train):
         return None
     now = ImageCosts.of(data.train, parts.pipelines, recipe.train.seed)
     if now is None or now.decoding_share <= 0.5:
+        return None
+    whole = now.decoding + now.views + encoder_seconds(parts, data.train.channels)
+    if now.decoding <= 0.5 * whole:
         return None
     side = max(map(max, parts.view_sizes))
     shrink = Shrink(short_side=max(Shrink().short_side, math.ceil(side / _VIEW_SHARE)))
@@ -58,11 +69,32 @@ def shrink_offer(recipe: Recipe, data: Data, parts: Composition) -> str | None:
     if not costs.bytes:
         return None
     return (
-        f"decoding is {_milliseconds(now.decoding)} of the {_milliseconds(now.decoding + now.views)} that an "
-        f"image costs in every epoch ({percent(now.decoding_share)}); set train.shrink.short_side="
+        f"decoding is {_milliseconds(now.decoding)} of the {_milliseconds(whole)} that an "
+        f"image costs in every epoch ({percent(now.decoding / whole)}); set train.shrink.short_side="
         f"{shrink.short_side} to decode smaller ones in {_milliseconds(costs.reading_seconds)}, in training "
         f"and evaluation: {costs.once}, {byte_count(round(costs.bytes * costs.images))}"
     )
+
+
+def encoder_seconds(parts: Composition, channels: int) -> float:
+    """Seconds of one processor that the encoder takes for an image in an epoch; 0 on other devices.
+
+    Measured on a forward pass of each view; the backward pass takes twice as long.
+    """
+    if best_device().type != "cpu":
+        return 0.0
+    backbone, threads = parts.method.backbone, torch.get_num_threads()
+    views = [torch.zeros(_VIEWS, channels, *size) for size in parts.view_sizes]  # [n, C, h, w]
+    torch.set_num_threads(1)
+    try:
+        with frozen(backbone):
+            backbone(views[0])  # the first pass is slow
+            start = time.thread_time()
+            for view in views:
+                backbone(view)
+            return _PASSES * (time.thread_time() - start) / _VIEWS
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Costs(NamedTuple):

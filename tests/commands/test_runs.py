@@ -44,6 +44,17 @@ def test_runs_are_listed_newest_first_with_state_and_metric(capsys: pytest.Captu
         assert word in text
 
 
+def test_a_run_without_labels_has_its_recognition(capsys: pytest.CaptureFixture[str]):
+    folder = finished("new", 0, 0.75, 1_700_000_000)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"trained": {}, "views": {"trained": {"lidar": 9.0, "recall_1": 0.5}}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    [run] = json_of(capsys, "runs")["runs"]
+    assert (run["metric"], run["value"], run["unit"]) == ("recall_1", 0.5, "fraction")
+    assert main(["runs"]) == 0
+    assert "recall 1 50.0 %" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_run_that_another_process_writes_is_running(capsys: pytest.CaptureFixture[str]):
     folder = finished("new", 0, 0.75, 1_700_000_000)
     with (folder / ".lock").open("w") as lock:

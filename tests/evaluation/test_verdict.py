@@ -51,8 +51,8 @@ def test_a_good_encoder():
     result = result_of(0.94, recall_1_own_colours=0.96)
     assert signs(result) == ["recognition"]
     assert text(result) == (
-        "Recognises an image in another view of it 94.0 % of the time, among 1,000 images (raw pixels "
-        "40.0 %, untrained 31.0 %); this says nothing yet about classes."
+        "Recognises an image in another view of it 94.0 % of the time, among 1,000 images that validate "
+        "(raw pixels 40.0 %, untrained 31.0 %); this says nothing yet about classes."
     )
     assert verdict_on(result, images=0, channels=3)["version"] == "verdict/1"
 
@@ -61,11 +61,13 @@ def test_an_untrained_encoder():
     result = result_of(0.33, pixels=0.2)
     assert signs(result) == ["recognition", "no_recognition"]
     assert (
-        "That is no more often than the untrained encoder, within the 4.1 points that 1,000 images"
-        in text(result)
+        "That is not shown to be more often than the untrained encoder: the difference is within the 4.1 "
+        "points that 1,000 images leave open." in text(result)
     )
     assert signs(result_of(0.36, pixels=0.2)) == ["recognition"], "beyond the error of both"
-    assert "no more often than the encoder before training" in text(result, has_random_start=False)
+    assert "not shown to be more often than the encoder before training:" in text(
+        result, has_random_start=False
+    )
     assert "before training 31.0 %" in text(result, has_random_start=False)
 
 
@@ -73,12 +75,20 @@ def test_an_encoder_below_raw_pixels():
     assert "That is less often than raw pixels." in text(result_of(0.35, untrained=0.1))
 
 
+def test_floors_that_are_alike_share_a_sentence():
+    assert signs(result_of(0.32)) == ["recognition", "no_recognition", "no_recognition"]
+    assert "less often than raw pixels and the untrained encoder." in text(result_of(0.1))
+    close = result_of(0.35, pixels=0.33)
+    assert signs(close) == ["recognition", "no_recognition"]
+    assert "more often than raw pixels or the untrained encoder: the difference is" in text(close)
+
+
 def test_nothing_is_said_without_a_measurement():
     assert verdict_on({}, images=0, channels=3) == {"version": VERDICT, "sentences": [], "signs": []}
     alone = {"views": {"images": 40, "trained": {"recall_1": 0.5}}}
     assert text(alone) == (
-        "Recognises an image in another view of it 50.0 % of the time, among 40 images; this says nothing "
-        "yet about classes."
+        "Recognises an image in another view of it 50.0 % of the time, among 40 images that validate; this "
+        "says nothing yet about classes."
     )
 
 

@@ -159,6 +159,18 @@ def test_the_time_left_includes_the_final_evaluation():
     ]  # 3 s for 100 images: 30 s for 1,000; the second took none
 
 
+def test_the_final_evaluation_takes_as_long_as_was_measured():
+    out, clock = io.StringIO(), Clock()
+    display = Display(out, clock)
+    display.expect_evaluations(periodic=100, final=1000, seconds=7)
+    display.run_started(RUN)
+    for step in range(1, 41):
+        clock.now += 2
+        display.step_done(RUN, {"step": step, "epoch": (step - 1) // 10 + 1, "images_per_second": 5.0})
+    display.run_ended(RUN)
+    assert re.search(r"images/s  (.*) left", out.getvalue().splitlines()[-1])[1] == "7 s"
+
+
 class Patience:
     """Waits until a thread has printed, at most ten seconds."""
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import contrastive
 import contrastive.commands.profiler as profiling
+import contrastive.runs.shrinkage as shrinkage
 from contrastive.build import build
 from contrastive.cli import main
 from contrastive.commands.check import check
@@ -66,8 +68,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def slow_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoding takes three quarters of what an image costs."""
+    """Decoding takes three quarters of what an image costs, and the encoder nothing."""
     monkeypatch.setattr(ImageCosts, "of", lambda *_: ImageCosts(0.03, 0.01))
+    monkeypatch.setattr(shrinkage, "encoder_seconds", lambda *_: 0.0)
 
 
 @pytest.mark.usefixtures("slow_decoding")
@@ -99,8 +102,29 @@ def test_a_run_offers_it_once(large: Path, tmp_path: Path, capsys: pytest.Captur
     assert "train.shrink" not in capsys.readouterr().out  # it would be another run
 
 
+@pytest.mark.usefixtures("slow_decoding")
+def test_an_encoder_that_takes_longer_is_no_place_to_save(large: Path, monkeypatch: pytest.MonkeyPatch):
+    for seconds, is_offered in ((0.015, True), (0.025, False)):
+        monkeypatch.setattr(shrinkage, "encoder_seconds", lambda *_, seconds=seconds: seconds)
+        offer = check(large, [BATCH]).get("shrink_offer", "")
+        assert ("decoding is 30.0 ms of the 55.0 ms that an image costs" in offer) is is_offered
+
+
+def test_the_encoder_s_time_is_that_of_all_views_on_a_cpu(large: Path, monkeypatch: pytest.MonkeyPatch):
+    _, parts = build(load_recipe(large, [BATCH], load_registry()))
+    backbone, sizes = parts.method.backbone, []
+    backbone.register_forward_hook(lambda module, inputs, _: sizes.append(tuple(inputs[0].shape[1:])))
+    modes, threads = [module.training for module in backbone.modules()], torch.get_num_threads()
+    assert shrinkage.encoder_seconds(replace(parts, view_sizes=[(16, 16), (8, 8)]), 3) > 0
+    assert sizes == [(3, 16, 16), (3, 16, 16), (3, 8, 8)], "the first one warms up"
+    assert [module.training for module in backbone.modules()] == modes
+    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(shrinkage, "best_device", lambda: torch.device("cuda"))
+    assert shrinkage.encoder_seconds(parts, 3) == 0
+
+
+@pytest.mark.usefixtures("slow_decoding")
 def test_larger_views_are_offered_larger_images(large: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ImageCosts, "of", lambda *_: ImageCosts(0.03, 0.01))
     recipe = load_recipe(large, [BATCH], load_registry())
     data, parts = build(recipe)
     for side, short_side in ((16, 256), (224, 256), (225, 258), (384, 439)):

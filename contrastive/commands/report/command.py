@@ -146,7 +146,8 @@ def report_at_end(run: Run, display: Display, open_data_sets: DataSets) -> None:
         reason = str(error).partition("\n")[0] or type(error).__name__
         display.warn(f"no report: {reason}")
         return
-    display.log(f"{outcome['report']}: {time.monotonic() - start:.1f} s; contrastive open {run.folder}")
+    display.log(f"report: {outcome['report']}, made in {time.monotonic() - start:.1f} s")
+    display.log(f"to read it: contrastive open {run.folder}")
 
 
 def _own_run(subject: LoadedEncoder, overrides: Overrides) -> Run | None:
