@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from contrastive import interrupts
-from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError
+from contrastive.errors import ContrastiveError, Interrupted, RecipeError, UsageError, did_you_mean
 from contrastive.freed_memory import keep_freed_memory
 from contrastive.kinds import ENCODER_FORMS, KINDS
 from contrastive.wait_policy import set_wait_policy
@@ -69,18 +69,36 @@ def _minutes(text: str) -> float:
     return minutes
 
 
+def _assignment(text: str) -> str:
+    """``KEY=VALUE``."""
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} has no value; write {text}=VALUE, without a space")
+    return text
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """Names the nearest command or choice of a misspelt one, in place of all."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = did_you_mean(str(value), map(str, action.choices))
+            if hint:
+                raise argparse.ArgumentError(action, f"there is no {value!r}.{hint}")
+        super()._check_value(action, value)
+
+
 def _parser() -> argparse.ArgumentParser:
     """The parser.
 
     Each command sets ``command`` to the ``module:function`` of :mod:`contrastive.commands` that runs it. It
     is imported only then.
     """
-    parser = argparse.ArgumentParser(
+    parser = _CommandParser(
         prog="contrastive",
         description="Train image encoders without labels, with methods composed from parts.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _CommandParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -100,7 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 
     def overrides(subparser: argparse.ArgumentParser) -> None:
         subparser.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=_SET
+            "--set",
+            action="append",
+            default=[],
+            type=_assignment,
+            metavar="KEY=VALUE",
+            dest="overrides",
+            help=_SET,
         )
 
     minutes: dict[str, Any] = {

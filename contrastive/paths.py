@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import glob
+import mimetypes
 import os
 import re
+from itertools import islice
 from pathlib import Path
 
 from contrastive.errors import UsageError
 
+#: Files of a folder that are looked at in search of an image.
+_MOST_FILES = 10_000
 _VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -34,6 +38,13 @@ def user_path(path: str | Path) -> Path:
         )
 
     return Path(os.path.expanduser(_VARIABLE.sub(value, text)))
+
+
+def holds_images(path: str | Path) -> bool:
+    """Whether a path is a folder with images, by the names of its first files."""
+    names = (name for _, _, files in os.walk(path) for name in files)
+    types = (mimetypes.guess_type(name, strict=False)[0] for name in islice(names, _MOST_FILES))
+    return any(type_ is not None and type_.startswith("image/") for type_ in types)
 
 
 def weights_file(path: str | Path) -> Path:

@@ -135,6 +135,10 @@ def quotation(text: str) -> str:
 
 def set_to_text(path: str, text: str) -> str:
     """The option ``--set`` that sets a value of a recipe to a line of text, as a shell takes it."""
-    assignment = f"{path}={quotation(text)}"
+    return set_option(f"{path}={quotation(text)}")
+
+
+def set_option(assignment: str) -> str:
+    """The option ``--set`` with an assignment in one line, as a shell takes it."""
     has_special = re.search(r'["$`\\!]', assignment)  # within double quotes
     return f"--set {shlex.quote(assignment)}" if has_special else f'--set "{assignment}"'

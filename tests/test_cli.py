@@ -71,6 +71,35 @@ def test_a_folder_that_is_no_encoder_is_refused(command: list[str], capsys: pyte
     assert "data is not an encoder; name a run folder, " in refused(capsys, command[0], "data", *command[1:])
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["duplicates"], ["report"], ["export", "--out", "e"]])
+def test_a_folder_of_images_is_no_encoder_but_trains_one(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    Path("my photos").mkdir()
+    Path("my photos/a.webp").touch()
+    text = refused(capsys, command[0], "my photos", *command[1:])
+    assert "my photos is a folder of images, not an encoder; train one on it with" in text
+    assert "`contrastive run photos --set \"dataset.root='my photos'\"`" in text
+    assert "--set \"dataset={name: image_folder, root: 'my photos'}\"" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["duplicate", "photos"], "there is no 'duplicate'. Did you mean 'duplicates'?"),
+        (["plugin", "lst"], "there is no 'lst'. Did you mean 'list'?"),
+        (["zzz"], "invalid choice: 'zzz' (choose from"),
+        (["run", "photos", "--set", "dataset.root", "photos"], "write dataset.root=VALUE, without a space"),
+    ],
+)
+def test_misspelt_commands_and_assignments_come_with_a_hint(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert told in capsys.readouterr().err
+
+
 def test_unknown_protocols_and_parts_come_with_a_remedy(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
     unknown = refused(capsys, "evaluate", str(tiny_run), "--protocol", "retrievel")
     assert "--set evaluate.retrievel.protocol=NAME. Did you mean 'retrieval'?" in unknown

@@ -10,11 +10,14 @@ from types import ModuleType
 
 import module_tree
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from contrastive.backbones import Timm
+from contrastive.commands.duplicates import duplicates
 from contrastive.commands.embed import embed
+from tests.support.curation import picture, recompressed, scene
 from tests.support.tiny import write_data
 
 ROOT = Path(__file__).parent.parent
@@ -37,8 +40,27 @@ def write_features() -> None:
     embed("encoder", "features.parquet", neighbours=4, overrides={"dataset": dataset})
 
 
+def write_pairs() -> None:
+    """What ``contrastive duplicates`` makes of a scene in three sizes and of one that is in two splits."""
+    scenes = {
+        "train/a.png": recompressed(scene(1), 48, 48, 90),
+        "train/b.png": scene(1),
+        "train/c.png": recompressed(scene(1), 80, 80, 90),
+        "train/d.png": scene(2),
+        "test/e.png": recompressed(scene(2), 48, 48, 90),
+        **{f"train/other{seed}.png": scene(seed) for seed in range(10, 30)},
+    }
+    for name, image in scenes.items():
+        Path("images", name).parent.mkdir(parents=True, exist_ok=True)
+        picture(image).save(Path("images", name))
+    features = [[float(row), 1.0] for row in range(len(scenes))]
+    pq.write_table(pa.table({"id": [*scenes], "features": features}), "scenes.parquet")
+    dataset = {"name": "image_folder", "root": "images", "labels": False}
+    duplicates("scenes.parquet", "pairs.parquet", overrides={"dataset": dataset, "train.cache": "none"})
+
+
 #: Page -> what makes the files that it starts from.
-PREPARATIONS = {"embeddings.md": write_features}
+PREPARATIONS = {"curation.md": write_pairs, "embeddings.md": write_features}
 
 
 def blocks(page: Path) -> list[str]:
@@ -103,6 +125,15 @@ def test_the_projector_gets_every_image_of_the_embeddings(tmp_path, monkeypatch)
     names = atlas["name"].to_pylist()
     for own, row in zip(atlas["neighbours"].to_pylist(), values["rows"], strict=True):
         assert [names[index] for index in own["ids"]] == row["neighbours"]
+
+
+def test_one_image_of_each_group_of_duplicates_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs()
+    values = {}
+    exec(blocks(ROOT / "docs" / "curation.md")[0], values)
+    assert sorted(values["keep"]) == [("test", "test/e.png"), ("train", "train/c.png")]
+    assert sorted(name for _, name in values["drop"]) == ["train/a.png", "train/b.png", "train/d.png"]
 
 
 def test_blocks_keep_the_lines_of_the_page(tmp_path):

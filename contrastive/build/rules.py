@@ -71,7 +71,8 @@ def _fewer_images(recipe: Recipe, images: int, processes: int) -> str:
     """How a step can do with ``images`` images."""
     accumulate = recipe.train.accumulate
     largest = images // accumulate // processes * processes
-    remedies = [f"lower it to {largest} or less"] if largest >= 2 else []
+    option = f"--set train.batch_size={largest}"
+    remedies = [f"lower it to {largest} or less ({option})"] if largest >= 2 else []
     if accumulate > 1:
         largest = images // recipe.train.batch_size
         remedies.append(

@@ -24,7 +24,7 @@ from contrastive.registry import load_registry
 from contrastive.runs import Overrides
 from contrastive.text import quantity
 
-_IMAGE_COLUMNS = ("split", "id", "name", "label")
+_IMAGE_COLUMNS = ("split", "id", "name", "label", "height", "width")
 _COLUMNS = (
     *("group", "kind", "similarity", "cosine", "leak"),
     *(f"{name}_{side}" for side in "ab" for name in _IMAGE_COLUMNS),
@@ -66,7 +66,8 @@ def duplicates(
 
     Columns of ``out``, a row per pair: ``group``, ``kind``, ``similarity`` (null if not verified),
     ``cosine``, ``leak`` (``splits``, ``held-out`` or null), of both images ``split_a``, ``id_a``, ``name_a``,
-    ``label_a``, ``split_b``, ..., and ``labels_differ``. Leaks come first.
+    ``label_a``, ``height_a`` and ``width_a`` (null if not verified), ``split_b``, ..., and ``labels_differ``.
+    Leaks come first.
 
     Args:
         source: an encoder, or a parquet file, as :func:`contrastive.curation.open_features` takes them.
@@ -75,8 +76,8 @@ def duplicates(
         overrides: as for ``--set``.
 
     Returns:
-        The number of images, pairs, groups, leaks, pairs of each kind and pairs whose labels differ; whether
-        pictures were compared; and the first pairs.
+        The number of images, pairs, groups, leaks of each kind that these data can have, pairs of each kind
+        and pairs whose labels differ; whether pictures were compared; and the first pairs.
 
     Raises:
         UsageError: ``source`` or an output is wrong.
@@ -97,7 +98,7 @@ def duplicates(
         "pairs": len(pairs),
         "groups": len(np.unique(pairs.group)),
         "kinds": dict(Counter(pairs.kind.tolist())),
-        "leaks": {name: leaks[name] for name in ("splits", "held-out")},
+        "leaks": {name: leaks[name] for name in _possible_leaks(table)},
         "labels_differ": int(pairs.labels_differ.sum()),
         "verified": pairs.is_verified,
         "first": [_plain(table, pairs, index) for index in range(min(FIRST_ROWS, len(pairs)))],
@@ -106,9 +107,21 @@ def duplicates(
     }
 
 
+def _possible_leaks(table: FeatureTable) -> list[str]:
+    """The kinds of leaks that images can make: without labels, none across the held-out tenth."""
+    if table.has_labels:
+        return ["splits", "held-out"]
+    return ["splits"] if len({*table.splits}) > 1 else []
+
+
 def _columns(table: FeatureTable, pairs: Pairs) -> dict[str, Any]:
     import pyarrow as pa
 
+    sides = {
+        f"{name}_{side}": pa.array(np.ma.masked_equal(pairs.sizes[:, index, axis], 0))
+        for index, side in enumerate("ab")
+        for axis, name in enumerate(("height", "width"))
+    }
     columns = {
         "group": pa.array(pairs.group),
         "kind": pa.array(pairs.kind.tolist(), pa.string()),
@@ -117,6 +130,7 @@ def _columns(table: FeatureTable, pairs: Pairs) -> dict[str, Any]:
         "leak": pa.array([text or None for text in pairs.leak], pa.string()),
         **table.columns(pairs.first, "_a"),
         **table.columns(pairs.second, "_b"),
+        **sides,
         "labels_differ": pa.array(pairs.labels_differ),
     }
     return {name: columns[name] for name in _COLUMNS}
@@ -129,7 +143,8 @@ def _page(table: FeatureTable, pairs: Pairs, source: str | Path) -> str:
     _, first_pairs = np.unique(pairs.group, return_index=True)  # groups are numbered in the order of pairs
     room = MOST_PICTURES
     sections: list[tuple[Section, Sprite | None]] = []
-    for leak, (heading, meaning) in _SECTIONS.items():
+    for leak in [*_possible_leaks(table), ""]:
+        heading, meaning = _SECTIONS[leak]
         numbers = np.flatnonzero(pairs.leak[first_pairs] == leak)
         groups: list[Group] = []
         for number in numbers.tolist():
@@ -176,6 +191,8 @@ def _similarity(pairs: Pairs, index: int) -> list[str]:
 
 
 def _facts(table: FeatureTable, pairs: Pairs) -> str:
+    if not pairs.is_verified:
+        return f"{quantity(len(table), 'image')} · {quantity(len(pairs), 'candidate')}, not verified"
     kinds = Counter(pairs.kind.tolist())
     facts = [quantity(len(table), "image"), quantity(len(pairs), "pair")]
     return " · ".join([*facts, *(f"{kind} {count:,}" for kind, count in kinds.items())])
@@ -198,26 +215,36 @@ def _plain(table: FeatureTable, pairs: Pairs, index: int) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any]) -> None:
+    is_verified, leaks = result["verified"], result["leaks"]
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in result["kinds"].items())
     pairs = f"{quantity(result['pairs'], 'pair')} of duplicates" + (f" ({kinds})" if kinds else "")
+    if not is_verified:
+        pairs = f"{quantity(result['pairs'], 'pair')} that may be duplicates, not verified,"
     print(f"{pairs} in {quantity(result['groups'], 'group')} among {quantity(result['images'], 'image')}")
-    leaks = result["leaks"]
-    if result["pairs"]:
+    if result["pairs"] and leaks:
+        print("; ".join(_leak_counts(leaks, result["labels_differ"])))
+    if not is_verified:
         print(
-            f"between splits: {leaks['splits']:,}; across the held-out tenth of train: "
-            f"{leaks['held-out']:,}; with different labels: {result['labels_differ']:,}"
+            "without images only features are compared; to compare pictures, too, add "
+            "--set 'dataset={name: image_folder, root: DIR}', the data set that the features are of"
         )
-    if not result["verified"]:
-        print("not verified: without images only features are compared; set dataset to compare pictures")
-    rows = [
-        [
-            pair["leak"] or "",
-            pair["kind"],
-            f"{pair['cosine'] if pair['similarity'] is None else pair['similarity']:.3f}",
-            image_text(pair["a"], pair["a"]["class"]),
-            image_text(pair["b"], pair["b"]["class"]),
-        ]
-        for pair in result["first"]
-    ]
-    print_rows(["leak", "kind", "similarity", "image", "and"], rows, result["pairs"])
+    columns = {
+        "leak": [pair["leak"] or "" for pair in result["first"]] if leaks else None,
+        "kind": [pair["kind"] for pair in result["first"]] if is_verified else None,
+        "similarity": [f"{pair['similarity']:.3f}" for pair in result["first"]] if is_verified else None,
+        "cosine": None if is_verified else [f"{pair['cosine']:.3f}" for pair in result["first"]],
+        "image": [image_text(pair["a"], pair["a"]["class"]) for pair in result["first"]],
+        "and": [image_text(pair["b"], pair["b"]["class"]) for pair in result["first"]],
+    }
+    table = {heading: cells for heading, cells in columns.items() if cells is not None}
+    print_rows([*table], [*zip(*table.values(), strict=True)], result["pairs"])
     print_files(result)
+
+
+def _leak_counts(leaks: dict[str, int], labels_differ: int) -> list[str]:
+    """The numbers of leaks of each possible kind and, if there are labels, of pairs that differ in them."""
+    counts = [f"between splits: {leaks['splits']:,}"]
+    if "held-out" in leaks:
+        counts.append(f"across the held-out tenth of train: {leaks['held-out']:,}")
+        counts.append(f"with different labels: {labels_differ:,}")
+    return counts

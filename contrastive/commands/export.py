@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 from contrastive.backbones import (
@@ -35,10 +36,12 @@ from contrastive.runs import (
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Export the encoder, print its path and its page on the hub, and on standard error what was left out."""
+    """Export the encoder, print its path and its page on the hub, and on standard error what was written and
+    what was left out."""
     out = export(arguments.encoder, arguments.out, arguments.format, arguments.overrides, push=arguments.push)
     if names := omissions_of(out):
         to_stderr(f"left out, because only training needs it: {', '.join(names)}")
+    print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))}", file=sys.stderr)
     print(out)
     if arguments.push is not None:
         print(page_of(arguments.push))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import webbrowser
 from pathlib import Path
@@ -31,7 +32,10 @@ def page_of(folder: str | Path) -> Path:
         return page
     if (path / "recipe.yaml").is_file():
         raise UsageError(f"{path} has no report; write it with `contrastive report {path}`.")
-    raise UsageError(f"{path} is neither the folder of a run or of a comparison nor a page.")
+    listing = f"contrastive runs {shlex.quote(str(path))}" if path.is_dir() else "contrastive runs"
+    raise UsageError(
+        f"{path} is neither the folder of a run or of a comparison nor a page; list runs with `{listing}`."
+    )
 
 
 def has_display() -> bool:

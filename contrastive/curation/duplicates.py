@@ -15,7 +15,14 @@ from torch import Tensor
 
 from contrastive.curation.features import FeatureTable
 from contrastive.curation.pictures import Pictures, difference_hash, read_pictures
-from contrastive.curation.verification import CROP, NEAR, agreement, crop_agreement, details, hardly_differ
+from contrastive.curation.verification import (
+    CROP,
+    NEAR,
+    DetailedPictures,
+    agreement,
+    crop_agreement,
+    hardly_differ,
+)
 from contrastive.device import best_device
 from contrastive.similarity import most_similar
 
@@ -49,6 +56,8 @@ class Pairs:
         cosine: [P] float32, of the features.
         leak: [P], one of :data:`LEAKS`.
         group: [P] int64, from 0: pairs that share images, directly or not, have one number.
+        sizes: [P, 2, 2] int32, height and width of both images in pixels, as they are read; 0 if not
+            verified.
         labels_differ: [P] bool: both labels are known and not the same.
         is_verified: whether pictures were compared; without images only features were.
     """
@@ -60,6 +69,7 @@ class Pairs:
     cosine: np.ndarray
     leak: np.ndarray
     group: np.ndarray
+    sizes: np.ndarray
     labels_differ: np.ndarray
     is_verified: bool
 
@@ -112,7 +122,10 @@ def find_duplicates(
     is_verified = pictures is not None
     matches = _by_features_alone(own) if pictures is None else _on_pictures(own, pictures, neighbours, strict)
     first, second = order[matches.first], order[matches.second]
-    return _listing(table, _Matches(first, second, matches.kind, matches.similarity), is_verified)
+    sizes = np.zeros((len(table), 2), np.int32)
+    if pictures is not None:
+        sizes[order] = pictures.sizes
+    return _listing(table, _Matches(first, second, matches.kind, matches.similarity), sizes, is_verified)
 
 
 @dataclass(frozen=True)
@@ -143,7 +156,7 @@ def _canonical_order(table: FeatureTable) -> np.ndarray:
     return np.lexsort((table.ids.astype(str) if table.ids.dtype == object else table.ids, splits))
 
 
-def _listing(table: FeatureTable, matches: _Matches, is_verified: bool) -> Pairs:
+def _listing(table: FeatureTable, matches: _Matches, sizes: np.ndarray, is_verified: bool) -> Pairs:
     """The pairs with what a reader needs to know of them, in their order."""
     first, second = matches.first, matches.second
     held_out = table.held_out
@@ -163,6 +176,7 @@ def _listing(table: FeatureTable, matches: _Matches, is_verified: bool) -> Pairs
         (a * b).sum(1).numpy(),
         np.array(LEAKS, dtype=object)[leak[order]],
         _groups(first, second, len(table)),
+        np.stack([sizes[first], sizes[second]], 1),
         (labels[0] >= 0) & (labels[1] >= 0) & (labels[0] != labels[1]),
         is_verified,
     )
@@ -280,8 +294,8 @@ def _matches_of(pictures: Pictures, pairs: np.ndarray, strict: bool, with_crops:
         pairs, a, b = pairs[is_close.numpy()], a[is_close], b[is_close]
         if not len(pairs):
             return []
-    own, other = details(a), details(b)
-    plain, mirror = agreement(own, other).numpy(), agreement(own, other.flip(3)).numpy()
+    own, other = DetailedPictures.of(a), DetailedPictures.of(b)
+    plain, mirror = agreement(own, other).numpy(), agreement(own, other.mirrored()).numpy()
     is_near = (plain >= NEAR) & (plain >= mirror)
     is_mirrored = (mirror >= NEAR) & ~is_near
     if strict:

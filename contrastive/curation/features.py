@@ -121,6 +121,11 @@ class FeatureTable:
         return len(self.ids)
 
     @property
+    def has_labels(self) -> bool:
+        """Whether the label of any image is known."""
+        return bool((self.labels >= 0).any())
+
+    @property
     def keys(self) -> np.ndarray:
         """[n] int64: the ids, or hashes of ids that are texts."""
         if self.ids.dtype != object:
@@ -131,12 +136,14 @@ class FeatureTable:
     def held_out(self) -> np.ndarray:
         """[n] bool: images of train whose labels no training reads (:class:`contrastive.data.Division`).
 
-        None are if a validation split has labels, if there is no split called train, or if ids are texts, of
-        which no data set of a run has any.
+        None are if train has no labels, if a validation split has some, if there is no split called train, or
+        if ids are texts, of which no data set of a run has any.
         """
         is_train = self.splits == "train"
-        has_own = bool((self.labels[self.splits == "validation"] >= 0).any())
-        if has_own or self.ids.dtype == object:
+        has_labels, has_own = (
+            bool((self.labels[self.splits == split] >= 0).any()) for split in ("train", "validation")
+        )
+        if not has_labels or has_own or self.ids.dtype == object:
             return np.zeros(len(self), bool)
         return is_train & holdout(self.ids)
 

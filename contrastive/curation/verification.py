@@ -18,7 +18,12 @@ from torch.nn import functional as F
 #: The least agreement of a pair: recompressed images of 16 pixels still have 0.8, and the most similar images
 #: of different things about 0.7. Of a crop it is higher, as the best of many is taken.
 NEAR, CROP = 0.8, 0.88
+#: Of pictures that hardly differ: their difference as a share of their deviation, and of the range.
 _SHARE_OF_DEVIATION, _SHARE_OF_RANGE = 0.1, 0.01
+#: Edges run in one direction if squared gradients along them are at most this share of those across them.
+_ALONG = 0.1
+#: The largest difference of such pictures, as a share of their deviation.
+_SHARE_OF_EDGES = 0.2
 #: Details are compared up to this many levels of 0..255, so that a frame or a caption does not decide alone.
 _LARGEST = 20.0
 #: Deviation that details have at least when they are compared: what recompression adds to a blank picture.
@@ -38,15 +43,43 @@ _HOPEFUL = 0.5
 _FACTORS, _STEPS = (0.97, 1.0, 1.03), (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
-def agreement(a: Tensor, b: Tensor) -> Tensor:
-    """How well pictures [P, C, s, s] agree, given their :func:`details`: [P], at most 1.
+@dataclass(frozen=True)
+class DetailedPictures:
+    """Pictures with their :func:`details`, both [P, C, s, s]."""
 
-    The correlation of whole pictures or of their interior, whichever is smaller. Nearly blank pictures agree
-    in nothing.
+    pixels: Tensor
+    details: Tensor
+
+    @classmethod
+    def of(cls, pixels: Tensor) -> DetailedPictures:
+        """Those of pictures in 0..255."""
+        return cls(pixels, details(pixels))
+
+    def take(self, index: Tensor) -> DetailedPictures:
+        """Some of the pictures."""
+        return DetailedPictures(self.pixels[index], self.details[index])
+
+    def mirrored(self) -> DetailedPictures:
+        """The pictures, left and right exchanged."""
+        return DetailedPictures(self.pixels.flip(3), self.details.flip(3))
+
+
+def agreement(a: DetailedPictures, b: DetailedPictures) -> Tensor:
+    """How well pictures agree: [P], at most 1.
+
+    The correlation of the details of whole pictures or of their interior, whichever is smaller. Nearly blank
+    pictures agree in nothing. Nor do pictures with edges in one direction alone, such as two horizons, unless
+    they differ little as they are: one edge looks like another.
     """
     inner = slice(_BORDER, -_BORDER)
-    interior = _correlation(a[..., inner, inner], b[..., inner, inner])
-    return torch.minimum(_correlation(a, b), interior)
+    interior = _correlation(a.details[..., inner, inner], b.details[..., inner, inner])
+    values = torch.minimum(_correlation(a.details, b.details), interior)
+    index = (values >= NEAR).nonzero()[:, 0]
+    if len(index):
+        a, b = a.take(index), b.take(index)
+        is_one_edge = _run_one_way(a.details) | _run_one_way(b.details)
+        values[index] *= ~is_one_edge | _differ_little(a.pixels, b.pixels, _SHARE_OF_EDGES)
+    return values
 
 
 def hardly_differ(a: Tensor, b: Tensor) -> Tensor:
@@ -55,10 +88,28 @@ def hardly_differ(a: Tensor, b: Tensor) -> Tensor:
     Their root mean square difference is then at most a tenth of the larger standard deviation of the two, or
     1 % of the range.
     """
+    return _differ_little(a, b, _SHARE_OF_DEVIATION)
+
+
+def _differ_little(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """As :func:`hardly_differ`, with another share of the deviation."""
     a, b = a.flatten(1), b.flatten(1)
     difference = (a - b).square().mean(1).sqrt()
     deviation = torch.maximum(a.std(1, correction=0), b.std(1, correction=0))
-    return difference <= (_SHARE_OF_DEVIATION * deviation).clamp_min(255 * _SHARE_OF_RANGE)
+    return difference <= (share * deviation).clamp_min(255 * _SHARE_OF_RANGE)
+
+
+def _run_one_way(own: Tensor) -> Tensor:
+    """Whether all edges of details [P, C, s, s] run in one direction: [P] bool.
+
+    Source: Bigun and Granlund 1987, the eigenvalues of the structure tensor, here of the whole picture.
+    """
+    down = (own[..., 2:, 1:-1] - own[..., :-2, 1:-1]).flatten(1)
+    right = (own[..., 1:-1, 2:] - own[..., 1:-1, :-2]).flatten(1)
+    trace = down.square().sum(1) + right.square().sum(1)
+    difference = down.square().sum(1) - right.square().sum(1)
+    spread = (difference.square() + 4 * (down * right).sum(1).square()).sqrt()
+    return trace - spread <= _ALONG * (trace + spread)
 
 
 def details(pictures: Tensor) -> Tensor:
@@ -133,7 +184,7 @@ def crop_agreement(images: Tensor, parts: Tensor, image_sizes: np.ndarray, part_
     for longer in crops.longer.unique():
         index = ((crops.longer == longer) & (crops.correlation >= _PROMISING)).nonzero()[:, 0]
         if len(index):
-            own = details(_blur(parts[index], float(longer)))
+            own = DetailedPictures.of(_blur(parts[index], float(longer)))
             values[index] = _best_nearby(images[index], own, crops.take(index))
     return values
 
@@ -210,18 +261,22 @@ def _blur(parts: Tensor, share: float) -> Tensor:
     return F.interpolate(small, (_WINDOW, _WINDOW), mode="bilinear", antialias=True)
 
 
-def _best_nearby(images: Tensor, parts: Tensor, crops: _Crops) -> Tensor:
-    """The best agreement of parts, of which these are the details, with windows around their crops: [P]."""
+def _best_nearby(images: Tensor, parts: DetailedPictures, crops: _Crops) -> Tensor:
+    """The best agreement of parts with windows around their crops: [P]."""
     best = _best_of(images, parts, crops, _FACTORS[1:2], _STEPS[1:-1])
     index = (best >= _HOPEFUL).nonzero()[:, 0]
     if len(index):
-        own = crops.take(index)
-        best[index] = torch.maximum(best[index], _best_of(images[index], parts[index], own, _FACTORS, _STEPS))
+        all_steps = _best_of(images[index], parts.take(index), crops.take(index), _FACTORS, _STEPS)
+        best[index] = torch.maximum(best[index], all_steps)
     return best
 
 
 def _best_of(
-    images: Tensor, parts: Tensor, crops: _Crops, factors: Sequence[float], steps: Sequence[float]
+    images: Tensor,
+    parts: DetailedPictures,
+    crops: _Crops,
+    factors: Sequence[float],
+    steps: Sequence[float],
 ) -> Tensor:
     """As :func:`_best_nearby`, with crops whose sides and corners change by some factors and steps."""
     best = torch.zeros(len(images))
@@ -230,7 +285,8 @@ def _best_of(
         for down, right in product(steps, steps):
             corner = crops.corner + torch.tensor([down, right]) / _COARSE
             corner = torch.minimum(corner, 1 - sides).clamp(min=0)
-            best = torch.maximum(best, agreement(details(_windows(images, sides, corner)), parts))
+            windows = DetailedPictures.of(_windows(images, sides, corner))
+            best = torch.maximum(best, agreement(windows, parts))
     return best
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -189,10 +190,20 @@ class PartResolver:
             self.mistakes += mistakes_of(error, node, path, owner, fields)
             return None
 
-    def unknown(self, node: Node, names: Iterable[str], owner: str, path: str = "") -> None:
+    def unknown(
+        self,
+        node: Node,
+        names: Iterable[str],
+        owner: str,
+        path: str = "",
+        sections: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Report keys of a node that are not among ``names``; ``sections`` has those that a section has."""
         for key in node.value:
             if key not in names:
                 message = unknown_key(owner, key, names, "parameter" if path else "key")
+                if key in sections:
+                    message = f"{owner} has no key '{key}'. Did you mean '{sections[key]}.{key}'?"
                 self.mistakes.append(Mistake(node.key(key), join(path, key), message))
 
     def _needs_name(self, kind: str) -> str:

@@ -131,7 +131,7 @@ class _Resolver(PartResolver):
         self.mistakes += tree.mistakes
 
     def recipe(self) -> Recipe:
-        self.unknown(self.root, KEYS, "a recipe")
+        self.unknown(self.root, KEYS, "a recipe", sections=dict.fromkeys(Train.model_fields, "train"))
         heading = self._heading()
         top = Scope(self.root, DEFAULTS)
         fields: dict[str, Any] = {

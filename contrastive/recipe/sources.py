@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from contrastive.errors import Mistake, RecipeError, UsageError, Where, did_you_mean
+from contrastive.paths import holds_images
 from contrastive.recipe.messages import describe
 from contrastive.recipe.names import recipe_name
 from contrastive.recipe.nodes import Node, Tree, from_plain
@@ -70,12 +71,18 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
             f"{str(name)[:80]!r} is not a file name; name a recipe file or a shipped recipe"
         ) from None
     summaries = shipped_recipes()
-    shipped_name = path.as_posix().removesuffix(".yaml")
+    shipped_name = os.fspath(name).replace(os.sep, "/").removesuffix(".yaml")  # unlike ./simclr or simclr/
     if shipped_name in summaries:
         shipped_file, here = shipped_folder() / f"{shipped_name}.yaml", Path.cwd()
         return shipped_file.relative_to(here) if shipped_file.is_relative_to(here) else shipped_file
     if (path / "recipe.yaml").is_file():
         raise UsageError(f"{name} is a run folder, not a recipe file; its recipe is {path / 'recipe.yaml'}.")
+    if is_folder and holds_images(path):
+        option = set_to_text("dataset.root", str(path))
+        raise UsageError(
+            f"{name} is a folder of images, not a recipe; train an encoder on it with "
+            f"`contrastive run photos {option}`."
+        )
     what = f"{name} is a folder, not a recipe file" if is_folder else f"there is no recipe file {name}"
     listing_hint = " `contrastive list recipe` lists them." if summaries else ""
     hint = did_you_mean(shipped_name.removeprefix("recipes/"), summaries) or listing_hint

@@ -10,12 +10,14 @@ from contrastive.convolutions import in_channels_last
 from contrastive.device import best_device
 from contrastive.errors import RecipeError, UsageError
 from contrastive.kinds import ENCODER_FORMS
+from contrastive.paths import holds_images
 from contrastive.recipe import Recipe
 from contrastive.registry import Registry
 from contrastive.runs.assembly import evaluation_of
 from contrastive.runs.folder import Overrides, Run
 from contrastive.runs.reload import LoadedEncoder, load
 from contrastive.runs.stock import StockEncoder, stock_at, stock_named, untrained
+from contrastive.text import quotation, set_option, set_to_text
 
 
 def load_encoder(
@@ -79,6 +81,13 @@ def stock_encoder(text: str | Path, overrides: Overrides = ()) -> StockEncoder |
         return None
     is_path = os.path.lexists(path)
     encoder = stock_at(path, overrides) if is_path else stock_named(str(text))
+    if encoder is None and is_path and holds_images(path):
+        root = set_to_text("dataset.root", str(path))
+        dataset = set_option(f"dataset={{name: image_folder, root: {quotation(str(path))}}}")
+        raise UsageError(
+            f"{text} is a folder of images, not an encoder; train one on it with "
+            f"`contrastive run photos {root}`, or name an encoder and add {dataset}."
+        )
     if encoder is None:
         what = f"{text} is not an encoder" if is_path else f"there is no encoder {text}"
         raise UsageError(f"{what}; name {ENCODER_FORMS}.")

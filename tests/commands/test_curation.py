@@ -13,7 +13,7 @@ import pytest
 
 from contrastive.cli import main
 from tests.support.command_line import json_of, refused
-from tests.support.curation import write_scenes
+from tests.support.curation import picture, scene, write_scenes
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "own_cache")
 
@@ -73,7 +73,27 @@ def test_duplicates_of_a_file_are_not_verified_unless_a_data_set_is_set(
     assert verified["verified"] is True
     assert verified["kinds"] == {"equal": 1}
     assert main(["duplicates", "f.parquet"]) == 0
-    assert "not verified: without images" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "1 pair that may be duplicates, not verified, in 1 group" in text
+    assert "add --set 'dataset={name: image_folder, root: DIR}'" in text
+    assert "cosine" in text
+    assert "similarity" not in text
+
+
+def test_without_labels_nothing_leaks_across_the_held_out_tenth(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    Path("few").mkdir()
+    for n in range(40):
+        picture(scene(n % 20)).save(f"few/{n}.png")
+    dataset = ("--set", "dataset.root=few")
+    result = json_of(capsys, "duplicates", str(tiny_run), *dataset, "--out", "d.parquet", "--html", "d.html")
+    assert (result["pairs"], result["leaks"]) == (20, {})
+    assert pq.read_table("d.parquet")["leak"].null_count == 20
+    assert pq.read_table("d.parquet")["height_b"].to_pylist() == [64] * 20
+    assert main(["duplicates", str(tiny_run), *dataset]) == 0
+    texts = capsys.readouterr().out, Path("d.html").read_text()
+    assert not any(word in text for text in texts for word in ("held-out", "held out", "validates", "leak"))
 
 
 def test_labels_ranks_a_wrong_label_first(

@@ -50,4 +50,5 @@ def test_what_is_left_out_of_an_export_is_named(
     shown = capsys.readouterr()
     assert shown.out == "encoder\n"
     assert "left out, because only training needs it: replace.token" in shown.err
+    assert "wrote README.md, config.json, model.safetensors\n" in shown.err
     assert timm.create_model("local-dir:encoder", pretrained=True)(torch.rand(1, 3, 16, 16)).shape == (1, 24)

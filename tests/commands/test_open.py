@@ -45,7 +45,9 @@ def test_without_a_display_the_page_is_only_printed(opened, monkeypatch, capsys:
 def test_a_folder_without_a_page_is_refused(opened, capsys: pytest.CaptureFixture[str]):
     Path("run").mkdir()
     assert "run is neither the folder of a run" in refused(capsys, "open", "run")
+    assert "list runs with `contrastive runs run`." in refused(capsys, "open", "run")
     assert "none is neither" in refused(capsys, "open", "none")
+    assert "list runs with `contrastive runs`." in refused(capsys, "open", "none")
     Path("run/recipe.yaml").write_text("x")
     assert "write it with `contrastive report run`" in refused(capsys, "open", "run")
     assert opened == []

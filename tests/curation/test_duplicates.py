@@ -118,12 +118,26 @@ def test_leaks_across_the_held_out_tenth():
     images = [scene(int(seed)) for seed in ids]
     images[inside[0]] = images[outside[0]].clone()  # a leak
     images[outside[2]] = images[outside[1]].clone()  # none
-    table = table_of({"train": images})
+    table = table_of({"train": images}, labels=[0] * 200)
     pairs = find_duplicates(table)
     assert pairs.leak.tolist() == ["held-out", ""]
     assert {int(pairs.first[0]), int(pairs.second[0])} == {int(inside[0]), int(outside[0])}
-    validated = table_of({"train": images, "validation": [scene(1000)]}, labels=[-1] * 200 + [1])
+    validated = table_of({"train": images, "validation": [scene(1000)]}, labels=[0] * 200 + [1])
     assert find_duplicates(validated).leak.tolist() == ["", ""]  # a split of its own validates
+    unlabelled = table_of({"train": images})
+    assert find_duplicates(unlabelled).leak.tolist() == ["", ""]  # all of it trains, and nothing is chosen
+
+
+def test_without_labels_pairs_have_the_order_of_kind_and_similarity():
+    ids = np.arange(60)
+    inside, outside = ids[holdout(ids)], ids[~holdout(ids)]
+    images = [scene(int(seed)) for seed in ids]
+    images[inside[0]] = recompressed(images[outside[0]], 48, 48)
+    images[outside[2]] = images[outside[1]].clone()
+    pairs = find_duplicates(table_of({"train": images}))
+    assert pairs.kind.tolist() == ["equal", "near"]
+    assert pairs.sizes[0].tolist() == [[64, 64], [64, 64]]
+    assert sorted(pairs.sizes[1].tolist()) == [[48, 48], [64, 64]]
 
 
 def test_labels_that_differ():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from contrastive.curation.pictures import difference_hash, pixel_digest, small_picture
-from contrastive.curation.verification import CROP, NEAR, crop_agreement, details
+from contrastive.curation.verification import CROP, NEAR, DetailedPictures, crop_agreement, details
 from contrastive.curation.verification import agreement as agreement_of
 from tests.support.curation import recompressed, scene
 
@@ -20,7 +20,15 @@ def pictures(images: list[Tensor]) -> Tensor:
 
 
 def agreement(a: Tensor, b: Tensor) -> Tensor:
-    return agreement_of(details(a), details(b))
+    return agreement_of(DetailedPictures.of(a), DetailedPictures.of(b))
+
+
+def horizon(above: tuple[int, int, int], below: tuple[int, int, int]) -> Tensor:
+    """Two colours with an edge that runs almost from left to right, uint8 [3, 96, 128]."""
+    image = torch.tensor(above, dtype=torch.uint8)[:, None, None].repeat(1, 96, 128)
+    for column in range(128):
+        image[:, 80 + column // 40 :, column] = torch.tensor(below, dtype=torch.uint8)[:, None]
+    return image
 
 
 def crop_of(image: Tensor, share: float, top: float, left: float) -> Tensor:
@@ -71,6 +79,18 @@ def test_nearly_blank_pictures_agree_in_nothing():
     draws = torch.Generator().manual_seed(0)
     blank = (128 + torch.randint(-1, 2, (8, 3, 32, 32), generator=draws)).float()
     assert (agreement(blank, blank) < 0.2).all()
+
+
+def test_one_edge_is_no_agreement_unless_colours_agree_too():
+    dusk, dawn = horizon((150, 130, 200), (40, 40, 90)), horizon((200, 210, 220), (90, 80, 60))
+    copy = recompressed(dusk, 72, 96, 70)
+    one, other, again = (pictures([image]) for image in (dusk, dawn, copy))
+    assert agreement(one, other) == 0
+    assert agreement(one, again) >= NEAR
+    sizes = np.array([[96, 128]]), np.array([[72, 96]])
+    crop = recompressed(crop_of(dusk, 0.75, 1, 0.5), 72, 96, 70)
+    assert crop_agreement(one, pictures([crop]), *sizes) >= CROP
+    assert crop_agreement(other, pictures([crop]), *sizes) < CROP
 
 
 @pytest.mark.parametrize("share", [0.9, 0.75, 0.6])

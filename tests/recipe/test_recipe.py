@@ -364,13 +364,23 @@ def test_set_reaches_into_lists_of_parts(files):
     assert [(weight, part.name) for weight, part in found.losses] == [(0.5, "nt_xent"), (1.0, "nt_xent")]
 
 
-def test_recipes_are_found_by_path_and_by_shipped_name(tmp_path):
+def test_recipes_are_found_by_path_and_by_shipped_name(tmp_path, monkeypatch):
     assert find_recipe("simclr").name == "simclr.yaml"
     assert find_recipe("cifar10/simclr-cpu.yaml").parent.name == "cifar10"
     with pytest.raises(UsageError, match=r"Did you mean 'simclr'\?"):
         find_recipe("simclrr")
     with pytest.raises(UsageError, match="is a folder"):
         find_recipe(tmp_path)
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("photos").name == "photos.yaml"
+    for path in ("photos/", "./photos"):
+        with pytest.raises(UsageError, match="is a folder, not a recipe file"):
+            find_recipe(path)
+    (tmp_path / "photos/deep").mkdir()
+    (tmp_path / "photos/deep/a.JPG").touch()
+    with pytest.raises(UsageError, match=r"`contrastive run photos --set \"dataset.root='photos'\"`"):
+        find_recipe("photos/")
     for hopeless in ("\0", "x" * 5000, "../recipes"):
         with pytest.raises(UsageError):
             find_recipe(hopeless)

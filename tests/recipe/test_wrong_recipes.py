@@ -339,6 +339,7 @@ def test_every_mistake_at_once_in_the_order_of_the_text():
         ("name.x=1", "--set name.x  'wrong' has no key 'x'; set it as a whole"),
         ("a..b=1", "--set a..b  does not name a key; write path.to.key=value"),
         ("extends=simclr", "--set extends  is only allowed in a file"),
+        ("seed=1", "--set seed  a recipe has no key 'seed'. Did you mean 'train.seed'?"),
         ("los=1", "--set los  a recipe has no key 'los'. Did you mean 'loss'?"),
         (".".join(["a"] * 100) + "=1", "does not name a key"),
     ],

@@ -108,7 +108,7 @@ def remedies() -> Iterator[Remedy]:
     yield rule(
         "lower it to {} or less",
         ["train.batch_size=1000"],
-        lambda message: [f"train.batch_size={number(message, 'lower it to')}"],
+        lambda message: [re.search(r"or less \(--set (.*?)\)", message)[1]],
     )
     yield rule(
         "lower train.accumulate to {} or less",

@@ -78,7 +78,7 @@ def printed(arguments: list[str]) -> str:
     """What duplicates prints, if its pairs are not verified."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(["duplicates", *arguments]) == 0
-    return "".join(line for line in out.getvalue().splitlines() if "not verified" in line)
+    return "".join(line for line in out.getvalue().splitlines() if "without images" in line)
 
 
 DATASET = {"dataset": {"name": "image_folder", "root": "photos"}}
@@ -166,7 +166,7 @@ def remedies() -> Iterator[Remedy]:
     )
     dataset = ["--set", "dataset={name: image_folder, root: photos}"]
     yield Remedy(
-        "commands/duplicates.py", "set dataset to compare", printed, [FEATURES], [FEATURES, *dataset]
+        "commands/duplicates.py", "without images only features", printed, [FEATURES], [FEATURES, *dataset]
     )
     file = "commands/search.py"
     yield Remedy(file, "name the one that embedded it", searched, (FEATURES, None), embedded)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,6 +163,13 @@ REMEDIES = [
         optimizer,
         {"layer_decay": 0.5},
         {},
+    ),
+    Remedy(
+        "runs/encoders.py",
+        "is a folder of images, not an encoder",
+        encoder,
+        lambda: (data()["dataset"]["root"], {}),
+        lambda message: ("resnet10t", shlex.split(re.search("and add --set (.*)[.]", message)[1])),
     ),
     Remedy(
         "runs/encoders.py",

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from contrastive import hookimpl
+from contrastive.cli import _assignment
 from contrastive.commands.compare.candidates import plan
 from contrastive.recipe import load_recipe, require_outside_data
 from contrastive.registry import Registry, load_registry
@@ -35,6 +36,18 @@ def planned(axes_and_seeds: tuple[str, int]) -> None:
     axes, seeds = axes_and_seeds
     Path("g.yaml").write_text(f"extends: {TINY}\n{axes}")
     plan(["g.yaml"], seeds, registry())
+
+
+def folder_of_images() -> list[str]:
+    """Its name, which a shell and YAML quote."""
+    folder = Path("my #photos")
+    folder.mkdir()
+    (folder / "a.png").touch()
+    return [str(folder)]
+
+
+def assigned(text: str) -> None:
+    assert _assignment(text)
 
 
 def written(number: int):
@@ -223,6 +236,16 @@ REMEDIES = [
         "x" * 5000,
         "simclr",
     ),
+    Remedy(
+        "recipe/sources.py",
+        "train an encoder on it",
+        lambda arguments: load_recipe(arguments[0], arguments[1:], registry()),
+        folder_of_images,
+        lambda message: [
+            word for word in shlex.split(re.search("`contrastive run (.*)`", message)[1]) if word != "--set"
+        ],
+    ),
+    Remedy("cli.py", "has no value; write", assigned, "train.epochs", "train.epochs=2"),
     Remedy("recipe/sources.py", "in a circle", in_circle, "extends: r.yaml\n" + D, D),
     Remedy("recipe/sources.py", "check its permissions", readable, False, True),
     Remedy(

@@ -55,11 +55,19 @@ def write_page(message: str) -> Path:
     return RUN
 
 
+def of_listed_run(message: str) -> Path:
+    """The first run that the command of a message lists, with its page."""
+    folder = re.search("`contrastive runs (.*)`", message)[1]
+    write_page("`contrastive report run`")
+    return Path(list_runs(folder)[0]["run"])
+
+
 def remedies() -> Iterator[Remedy]:
     umap = SimpleNamespace(UMAP=FakeMap)
     follow = partial(after_installing, ("umap-learn",), {"umap": umap})
     yield Remedy("commands/planes.py", "needs the package", partial(plane, "umap"), {"umap": None}, follow)
     yield Remedy("commands/open.py", "has no report; write it", page_of, RUN, write_page)
+    yield Remedy("commands/open.py", "list runs with", page_of, Path("."), of_listed_run)
     yield Remedy("commands/runs.py", "name one that holds runs", list_runs, Path("none"), Path("."))
 
 
