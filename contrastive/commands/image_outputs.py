@@ -16,7 +16,7 @@ from contrastive.curation import FeatureTable, ImageRows, PathTable, SplitSource
 from contrastive.errors import UsageError
 from contrastive.files import require_replaceable, writable_by_user, write_whole
 from contrastive.pages import Mark, Picture, is_page
-from contrastive.text import abbreviate, quantity
+from contrastive.text import quantity
 
 #: Most thumbnails of a page, so that it has less than 3 MB even if they are noise.
 MOST_PICTURES = 300
@@ -143,4 +143,7 @@ def notes_on(unreadable: Sequence[str]) -> list[str]:
     """What a page says first: which images could not be read."""
     if not unreadable:
         return []
-    return [f"{quantity(len(unreadable), 'image')} could not be read: {abbreviate([*unreadable], '; ')}."]
+    more = len(unreadable) - MOST_PICTURES
+    rest = f"; and {more:,} more" if more > 0 else ""
+    names = "; ".join(unreadable[:MOST_PICTURES])
+    return [f"{quantity(len(unreadable), 'image')} could not be read: {names}{rest}."]

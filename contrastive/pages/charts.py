@@ -37,17 +37,19 @@ def whole_step(span: float, most: int = 10) -> int:
     )
 
 
-def chart(title: str, caption: str, lines: Sequence[Line], x_title: str) -> str:
+def chart(title: str, caption: str, lines: Sequence[Line], x_title: str, least_span: float = 0.0) -> str:
     """Curves over whole numbers, such as epochs, as a figure.
 
     Args:
         title, caption: plain text.
         lines: at least one.
         x_title: of the axis; the title of the chart is that of the other one.
+        least_span: of the other axis, so that noise does not fill the chart.
     """
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
-    axes = _Axes(min(xs), max(xs), min(ys), max(ys))
+    rest = max(0.0, least_span - (max(ys) - min(ys))) / 2
+    axes = _Axes(min(xs), max(xs), min(ys) - rest, max(ys) + rest)
     parts = [
         *axes.grid(x_title),
         *(part for index, line in enumerate(lines) for part in _curve(line, COLOURS[index % 8], axes)),

@@ -1,6 +1,8 @@
 """Thumbnails of a page in one WebP picture, a sprite: its cells are the thumbnails, row by row.
 
-The width of a full row is fixed, so that a thumbnail's cell does not depend on how many are added later.
+The width of a full row is fixed, so that a thumbnail's cell does not depend on how many are added later. A
+thumbnail's edges are repeated around it: a browser that scales the sprite, and WebP, which halves the
+resolution of colours, would mix them with those of the cells next to it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from contrastive.text import quantity
 
 #: Width in pixels of a full row, and the longest side that WebP can hold.
 _WIDTH, _WEBP_SIDE = 3072, 16_383
+#: Pixels around a thumbnail that repeat its edges.
+_MARGIN = 4
 
 
 def miniature(pixels: Tensor, side: int) -> Image.Image:
@@ -63,7 +67,12 @@ class Sprite:
     @property
     def columns(self) -> int:
         """How many cells a full row of the sprite has."""
-        return _WIDTH // self.cell
+        return _WIDTH // self.pitch
+
+    @property
+    def pitch(self) -> int:
+        """Pixels from a cell to the next one, its margins included."""
+        return self.cell + 2 * _MARGIN
 
     def add(self, thumbnail: Image.Image) -> int:
         """Add a thumbnail no larger than a cell; returns its number."""
@@ -73,25 +82,32 @@ class Sprite:
     def offset(self, number: int) -> tuple[int, int]:
         """The x and y of a thumbnail in the sprite, in pixels."""
         row, column = divmod(number, self.columns)
-        return column * self.cell, row * self.cell
+        return column * self.pitch + _MARGIN, row * self.pitch + _MARGIN
 
     def picture(self) -> Image.Image:
         """The sprite as a picture.
 
         Raises UsageError if it has more thumbnails than WebP can hold.
         """
-        width = min(len(self), self.columns) * self.cell
-        height = math.ceil(len(self) / self.columns) * self.cell
+        width = min(len(self), self.columns) * self.pitch
+        height = math.ceil(len(self) / self.columns) * self.pitch
         if height > _WEBP_SIDE:
-            most = _WEBP_SIDE // self.cell * self.columns
+            most = _WEBP_SIDE // self.pitch * self.columns
             raise UsageError(
                 f"a page cannot show {quantity(len(self), 'thumbnail')}; {most:,} of {self.cell} px fit."
             )
         is_grey = all(thumbnail.mode == "L" for thumbnail in self._thumbnails)
         sheet = Image.new("L" if is_grey else "RGB", (width, height))
         for number, thumbnail in enumerate(self._thumbnails):
-            sheet.paste(thumbnail, self.offset(number))
+            x, y = self.offset(number)
+            sheet.paste(self._with_margins(thumbnail), (x - _MARGIN, y - _MARGIN))
         return sheet
+
+    def _with_margins(self, thumbnail: Image.Image) -> Image.Image:
+        """A whole cell: a thumbnail whose edges are repeated on all sides."""
+        pixels = np.asarray(thumbnail)  # [h, w] or [h, w, C]
+        margins = [(_MARGIN, self.pitch - _MARGIN - side) for side in pixels.shape[:2]]
+        return Image.fromarray(np.pad(pixels, [*margins, (0, 0)][: pixels.ndim], mode="edge"))
 
     def style(self) -> str:
         """The CSS that the page needs for it; empty without thumbnails."""
@@ -102,7 +118,8 @@ class Sprite:
         uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
         rendering = " image-rendering: pixelated;" if self.side > self.cell else ""
         return (
-            f".{self.name} {{ --cell: {self.cell}; --side: {self.side}; "
+            f".{self.name} {{ --cell: {self.cell}; --pitch: {self.pitch}; --margin: {_MARGIN}; "
+            f"--side: {self.side}; "
             f"--columns: {min(len(self), self.columns)};"
             f'{rendering} background-image: url("{uri}"); }}\n'
         )

@@ -44,3 +44,11 @@ def test_higher_values_are_higher_in_the_picture_and_tell_themselves():
     assert html.count("<li>") == 2
     assert "<figcaption>of x</figcaption>" in html
     assert "<li>" not in chart("x", "", [Line("a", [(1, 1.0)])], "epoch")
+
+
+def test_noise_does_not_fill_a_chart_that_spans_more():
+    html = chart("x", "", [Line("x", [(1, 31.5), (2, 33.0)])], "epoch", least_span=10)
+    ends = [float(text) for text in re.findall(r'text-anchor="end">([^<]*)<', html)]
+    assert ends[0] <= 27.25 < 37.25 <= ends[-1]
+    low, high = (float(y) for y in re.findall(r'cy="([\d.-]+)"', html))
+    assert 0 < low - high < 60, "of 190"

@@ -31,7 +31,7 @@ def test_the_data_of_a_map_is_that_of_its_images():
     assert data["x"] == [0, 4095, round(4095 / 2)]
     assert data["y"] == [0, 2730, 1365]  # one scale for both axes
     assert (data["labels"], data["names"], data["thumbnails"]) == ([1, -1, 1], ["a", "b", "c"], [0, 129, 2])
-    assert data["columns"] == 128
+    assert data["columns"] == 96
     assert data["colours"] == {"1": class_colour(1)}
     assert re.findall(r'data-class="(\d+)"', html) == ["1"]  # no button for a class without images
     assert "name or class" in html

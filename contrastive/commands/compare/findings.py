@@ -279,10 +279,14 @@ def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
     }
 
 
+def _in_brackets(notes: Sequence[str]) -> str:
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
 def _stock_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know of encoders from elsewhere."""
     return [
-        f"{row['name']} is not trained here ({'; '.join(row['stock']['notes'])}): each metric is one fixed "
+        f"{row['name']} is not trained here{_in_brackets(row['stock']['notes'])}: each metric is one fixed "
         "value without an interval, and a difference to it has the spread of the other's seeds alone."
         for row in rows
         if "stock" in row

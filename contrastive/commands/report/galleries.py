@@ -123,23 +123,27 @@ class Galleries:
             f"The images farthest from their {quantity(count, 'nearest neighbour')} (mean cosine distance, "
             f"below each; the median of all images is {np.median(distances):.3f})."
         )
-        pictures = [self._picture(index, [f"{distances[index]:.3f}"]) for index in indices]
+        pictures = [
+            self._picture(index, [self.images.caption(index), f"{distances[index]:.3f}"]) for index in indices
+        ]
         return self._wall("outliers", "Outliers", pictures, remark)
 
     def duplicates(self, neighbours: Neighbours) -> Section:
         """Groups of images that likely show the same."""
         candidates = neighbours.positions[:, :CANDIDATES]
         pairs = find_duplicates(self.images.table, self.images.appearance.pictures, candidates, strict=True)
-        all_groups = pairs.groups()
+        is_blank = self._is_blank
+        pictured = ([row for row in group if not is_blank[row]] for group in pairs.groups())
+        all_groups = [group for group in pictured if len(group) > 1]
         if not all_groups:
-            self.absences.append("No likely duplicates among the images of this report.")
+            self.absences.append("No likely duplicates among the images of this report that are not blank.")
             return Section("duplicates", "Likely duplicates", "")
         count = sum(map(len, all_groups))
         splits = self.images.table.splits
         across = sum(len({*splits[group]}) > 1 for group in all_groups)
         groups = [
             Group(
-                [self._picture(index, [self.images.at(index)[0]]) for index in group[:_GROUP]],
+                [self._picture(index, [self.images.caption(index)]) for index in group[:_GROUP]],
                 f"{quantity(len(group), 'image')}, {_GROUP} shown" if len(group) > _GROUP else "",
             )
             for group in all_groups[:_GROUPS]
@@ -148,15 +152,16 @@ class Galleries:
         leak = f" Of several splits, which come first: {quantity(across, 'group')}."
         remark = (
             f"{quantity(count, 'image')} in {quantity(len(all_groups), 'group')}: near neighbours whose "
-            f"small pictures hardly differ, perhaps mirrored.{leak if across else ''}{more} `contrastive "
-            "duplicates` searches more thoroughly, for crops too."
+            "small pictures hardly differ, perhaps mirrored; blank images are left out."
+            f"{leak if across else ''}{more} `contrastive duplicates` searches more thoroughly, for crops "
+            "too."
         )
         return Section("duplicates", "Likely duplicates", gallery(groups, self.pictures), remark)
 
     def defects(self) -> list[Section]:
         """Dark, blank and blurred images, a section for each kind that occurs."""
         measures, wording = self.images.appearance.measures, self.images.wording
-        is_blank = measures["contrast"] < BLANK
+        is_blank = self._is_blank
         sharpness = np.nan_to_num(measures["sharpness"], nan=np.inf)
         kinds = [
             (
@@ -188,7 +193,9 @@ class Galleries:
             order = indices[np.argsort(measures[measure][indices], kind="stable")]
             more = f"; the {_WALL} most extreme are shown" if len(order) > _WALL else ""
             remark = f"{quantity(len(order), 'image')}: {reason}, {wording.pixels}{more}."
-            pictures = [self._picture(index) for index in order[:_WALL].tolist()]
+            pictures = [
+                self._picture(index, [self.images.caption(index)]) for index in order[:_WALL].tolist()
+            ]
             sections.append(self._wall(key, heading, pictures, remark))
         if not any(section.body for section in sections):
             self.absences.append(
@@ -199,6 +206,11 @@ class Galleries:
         return sections
 
     @property
+    def _is_blank(self) -> np.ndarray:
+        """Whether each image hardly has any contrast: bool [n]."""
+        return self.images.appearance.measures["contrast"] < BLANK
+
+    @property
     def _measures_blur(self) -> bool:
         return not np.isnan(self.images.appearance.measures["sharpness"]).all()
 
@@ -206,16 +218,18 @@ class Galleries:
         return Section(key, heading, gallery([Group(pictures)], self.pictures) if pictures else "", remark)
 
     def _class(self, index: int) -> str:
-        """The class of an image, or its split if no image has a label."""
+        """The class of an image, or its file if no image has a label."""
         labels = self.images.labels
         if (labels < 0).all():
-            return self.images.at(index)[0]
+            return self.images.caption(index)
         return self.images.class_name(int(labels[index]))
 
     def _picture(self, index: int, captions: Sequence[str] = (), mark: Mark = "") -> Picture:
         """An image of the report."""
         split, table, row = self.images.at(index)
-        return self.thumbnails.picture(table, row, f"{split}: {self.images.name(index)}", captions, mark)
+        name = self.images.name(index)
+        title = f"{split}: {name}" if len(self.images.sizes) > 1 else name
+        return self.thumbnails.picture(table, row, title, captions, mark)
 
 
 def view_section(subject: LoadedEncoder, sprites: list[Sprite], progress: Callable[[str], None]) -> Section:
@@ -232,7 +246,9 @@ def view_section(subject: LoadedEncoder, sprites: list[Sprite], progress: Callab
         original, views = tiles(image, identity, parts.pipelines, recipe.train.seed, draws, choice)
         pictures = [Picture(sprite.add(original.convert("RGB")), "the image", ["image"], "query")]
         pictures += [
-            Picture(sprite.add(tile), f"view {view} in epoch {epoch}", [f"view {view}"])
+            Picture(
+                sprite.add(tile), f"view {view} in epoch {epoch + 1}", [f"view {view}", f"epoch {epoch + 1}"]
+            )
             for view, draws_of_view in enumerate(views)
             for epoch, tile in enumerate(draws_of_view)
         ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from contrastive.commands.image_outputs import short_name
 from contrastive.commands.report.pixels import BLUR_SIDE, brightness, contrast, luma, sharpness
 from contrastive.curation import FeatureTable, ImageRows, Pictures, SplitSource, texts
 from contrastive.data import BATCH, Reader
@@ -36,7 +37,7 @@ class Wording:
 
     Attributes:
         features: the features.
-        pixels: at the end of "their mean brightness is low, as the encoder reads them".
+        pixels: at the end of "their mean brightness is low, in the square that the encoder reads".
         small: at the start of "the encoder reads images below 64 px".
     """
 
@@ -45,7 +46,11 @@ class Wording:
     small: str
 
 
-OF_ENCODER = Wording("features h", "as the encoder reads them", "the encoder reads images")
+OF_ENCODER = Wording(
+    "features h",
+    "in the square that the encoder reads (the pictures also show what lies outside it)",
+    "the encoder reads images",
+)
 OF_FILE = Wording("features of the file", f"in pictures of {SIDE} px", "all images are")
 
 
@@ -132,6 +137,11 @@ class ReportImages:
     def name(self, index: int) -> str:
         """How the user knows an image."""
         return str(self.table.names[index])
+
+    def caption(self, index: int) -> str:
+        """An image's file and, if there are several splits, its split."""
+        name = short_name(self.name(index))
+        return f"{self.at(index)[0]}: {name}" if len(self.sizes) > 1 else name
 
     def class_name(self, label: int) -> str:
         """The name of a class, or ``no label``."""

@@ -9,7 +9,7 @@ from contrastive.commands.planes import MapKind
 from contrastive.commands.report.about import About, EncoderRecord
 from contrastive.commands.report.classes import class_section, confusion_section
 from contrastive.commands.report.galleries import Galleries, view_section
-from contrastive.commands.report.images import ReportImages
+from contrastive.commands.report.images import MOST_IMAGES, ReportImages
 from contrastive.commands.report.likeness import Neighbours
 from contrastive.commands.report.predictions import predict
 from contrastive.commands.report.record import (
@@ -102,6 +102,15 @@ def _class_sections(about: About, images: ReportImages, absences: list[str]) -> 
     return [classes, confusion_section(predictions, images)]
 
 
+def _remedy(about: About, images: ReportImages) -> str:
+    """How to see more images than a run had time to read at its end; empty if it read the most."""
+    most = min(images.total, MOST_IMAGES)
+    if about.record is None or about.record.run is None or images.sample_size >= most:
+        return ""
+    number = "all of them" if most == images.total else f"{most:,}"
+    return f"; `contrastive report {about.record.run.folder}` reads {number}"
+
+
 def _notes(about: About, images: ReportImages) -> list[str]:
     """What a reader must know before anything else."""
     lines = [*about.notes]
@@ -110,6 +119,6 @@ def _notes(about: About, images: ReportImages) -> list[str]:
         sections += ["classes"] if (images.labels >= 0).any() else []
         lines.append(
             f"{', '.join(sections[:-1])} and {sections[-1]} are of {images.sample_size:,} of "
-            f"{quantity(images.total, 'image')}, chosen by a hash of their ids."
+            f"{quantity(images.total, 'image')}, chosen by a hash of their ids{_remedy(about, images)}."
         )
     return [*lines, *notes_on(about.unreadable)]

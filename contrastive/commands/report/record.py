@@ -20,6 +20,8 @@ from contrastive.text import MetricFormat, metric_words, quantity
 _POINTS = 200
 #: A run of fewer epochs has a curve of the loss over steps.
 _FEW_EPOCHS = 3
+#: Percentage points that the axis of a fraction spans at least.
+_LEAST_SPAN = 10.0
 #: Monitor -> what its curve says.
 _CAPTIONS = {
     "effective_rank": "How many directions features use; a drop towards 1 means collapse.",
@@ -40,6 +42,16 @@ _COST_TITLES = {
     "backbone_flops": "operations per image",
 }
 _OF_VALIDATION = "On the images that validate."
+#: Metric without labels -> what it says.
+_VIEW_NOTES = {
+    "recall_1": "how often a view is nearer to its own image than to all others; higher is better",
+    "median_rank": "the rank of the own image among all of them, for half of the views; 1 is best",
+    "effective_rank": "RankMe: how many directions features use; more is better, up to their width",
+    "lidar": "LiDAR: how many directions tell images apart, rather than views of one; more is better",
+    "alignment": "mean squared distance of the features of two views of an image; lower is better",
+    "uniformity": "how evenly features cover the sphere; lower is better",
+    "stability": "share of nearest neighbours that stayed since the evaluation before; 1: nothing moves",
+}
 
 
 def metric_section(summary: Mapping[str, Any], is_run: bool) -> Section:
@@ -48,13 +60,13 @@ def metric_section(summary: Mapping[str, Any], is_run: bool) -> Section:
     omissions = [
         f"No metrics of {name}: {reason}." for name, reason in (summary.get("omitted") or {}).items()
     ]
-    body = (sortable_table(_metric_table(summary, trained)) if trained else "") + text_list(omissions)
+    body = sortable_table(_metric_table(summary, trained)) if trained else ""
     count = (summary.get("images") or {}).get("scored")
     when = ", after the last epoch" if is_run else ""
     remark = f"On {quantity(count, 'image')} of {summary['split']}{when}. " if count else ""
     start = "itself before training" if summary.get("starts_from_weights") else "the untrained one"
     floors = f"An encoder must beat {start}" + (" and raw pixels." if summary.get("pixels") else ".")
-    body += _views(summary, summary.get("views") or {})
+    body += _views(summary, summary.get("views") or {}) + text_list(omissions)
     return Section("metrics", "Metrics", body, f"{remark}{floors}" if trained else "")
 
 
@@ -64,13 +76,21 @@ def _views(summary: Mapping[str, Any], views: Mapping[str, Any]) -> str:
         return ""
     encoders = {"trained": views["trained"], **floors_of(summary, views)}
     columns = [Column("without labels"), *(Column(heading) for heading in encoders)]
+    names = [name for name in VIEW_TITLES if name in views["trained"]]
     rows = []
-    for name in (each for each in VIEW_TITLES if each in views["trained"]):
+    for name in names:
         values = [metrics.get(name) for metrics in encoders.values()]
         cells = [Cell(view_text(name, value), value) for value in values]
         rows.append([Cell(VIEW_TITLES[name], name), *cells])
-    how = "Of other views of images that validate; no label is read."
-    return f'<h3>Views</h3><p class="how">{how}</p>{sortable_table(CellTable("", columns, rows))}'
+    how = (
+        f"No label is read: {quantity(views['images'], 'image')} cropped and recoloured at random; do "
+        "features h say which view is of which image? (Monitors, further down, are mostly of embeddings z, "
+        "on the recipe's own views, so their values differ.)"
+    )
+    notes = text_list([f"{VIEW_TITLES[name]}: {_VIEW_NOTES[name]}." for name in names], "lines")
+    table = sortable_table(CellTable("", columns, rows))
+    explanation = f"<details><summary>What they say</summary>{notes}</details>"
+    return f'<h3>Views</h3><p class="how">{how}</p>{table}{explanation}'
 
 
 def _metric_table(summary: Mapping[str, Any], trained: Mapping[str, float]) -> CellTable:
@@ -104,7 +124,10 @@ def curve_section(run: Run) -> Section:
     charts = []
     if loss:
         has_steps = not _is_long(lines)
-        caption = "Mean of the steps around each point." if has_steps else "Mean per epoch."
+        caption = "Mean per epoch."
+        if has_steps:
+            is_each = len(loss) == sum(line.get("loss") is not None for line in lines)
+            caption = "Of each step." if is_each else "Mean of the steps around each point."
         charts.append(chart("loss", caption, [Line("loss", loss)], "step" if has_steps else "epoch"))
     drawings = {key: _chart_of(key, points, protocols) for key, points in epochs.items() if len(points) > 1}
     charts += [drawing for key, drawing in drawings.items() if _is_metric(key)]
@@ -124,7 +147,8 @@ def _chart_of(key: str, points: Sequence[tuple[float, float]], protocols: Any) -
     caption = _CAPTIONS.get(key.rpartition("/")[2], _OF_VALIDATION)
     title = metric_words(key).replace("_", " ")
     line = Line(title, [(x, form.factor * y) for x, y in points])
-    return chart(title + form.title_suffix, caption, [line], "epoch")
+    least_span = _LEAST_SPAN if form.unit == "fraction" else 0.0
+    return chart(title + form.title_suffix, caption, [line], "epoch", least_span)
 
 
 def _form(key: str, protocols: Any) -> MetricFormat:

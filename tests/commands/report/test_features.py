@@ -81,7 +81,8 @@ def pictures_in(page: str, key: str) -> list[str]:
 
 
 def names_in(page: str, key: str) -> set[str]:
-    return {title.partition("\n")[0].partition(": ")[2].split("/")[-1] for title in pictures_in(page, key)}
+    titles = [title.partition("\n")[0] for title in pictures_in(page, key)]
+    return {title.rpartition(": ")[2].split("/")[-1] for title in titles}
 
 
 def test_a_page_of_embed_s_file_shows_what_the_page_of_its_encoder_shows(

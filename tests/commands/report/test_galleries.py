@@ -47,7 +47,7 @@ def images_of(count: int = 5, classes: list[str] | None = None, **measures: list
 
 
 def names_in(section) -> list[str]:
-    return re.findall(r'title="train: (.*?)"', section.body)
+    return re.findall(r'title="(.*?)\n', section.body)
 
 
 def test_defects_are_named_most_extreme_first_and_a_blank_image_is_nothing_else():
@@ -96,6 +96,7 @@ def test_likely_duplicates_of_several_splits_come_first_and_are_counted():
         images,
         table=FeatureTable.of_images(rows, texts(["train"] * 4 + ["test"] * 2), features, None),
         appearance=replace(images.appearance, pictures=pictures),
+        sizes={"train": 4, "test": 2},
     )
     section = Galleries(images).duplicates(Neighbours.of(images.features))
     assert re.findall(r'title="(.*?)\n', section.body) == [
@@ -106,15 +107,25 @@ def test_likely_duplicates_of_several_splits_come_first_and_are_counted():
     ]
     assert section.remark.startswith("4 images in 2 groups: ")
     assert "Of several splits, which come first: 1 group." in section.remark
+    assert "<small>test: 0.png</small>" in section.body
+
+
+def test_blank_images_are_no_likely_duplicates():
+    features = torch.eye(3)[[0, 0, 1, 1]] + 0.1
+    pictures = Pictures.of(torch.stack([scene(seed) for seed in (0, 0, 1, 1)]))
+    images = images_of(4, contrast=[0.2, 0.2, 0.001, 0.001])
+    table = replace(images.table, vectors=features)
+    images = replace(images, table=table, appearance=replace(images.appearance, pictures=pictures))
+    section = Galleries(images).duplicates(Neighbours.of(features))
+    assert names_in(section) == ["0.png", "1.png"]
+    assert "blank images are left out" in section.remark
 
 
 def test_neighbours_of_another_class_have_another_frame():
     galleries = Galleries(images_of(3, ["cat", "dog"]))  # cat, dog, cat
     neighbours = Neighbours(np.array([[0.9, 0.5]] * 3), np.array([[2, 1], [0, 2], [0, 1]]))
     body = galleries.neighbours(neighbours).body
-    frames = re.findall(
-        r'class="thumbnail pictures (\w+)".*?aria-label="train: (\d)\.png\n(\w+)', body, re.DOTALL
-    )
+    frames = re.findall(r'class="thumbnail pictures (\w+)".*?aria-label="(\d)\.png\n(\w+)', body, re.DOTALL)
     assert frames[:3] == [("query", "0", "cat"), ("same", "2", "cat"), ("other", "1", "dog")]
     assert "<small>0.90</small>" in body
 

@@ -37,16 +37,19 @@ def test_metrics_stand_next_to_their_floors(run: Run):
 
 
 def test_metrics_without_labels_have_a_table_of_their_own():
-    views = {"trained": {"recall_1": 0.94, "lidar": 12.5}, "untrained": {"recall_1": 0.31}, "pixels": {}}
+    views = {"trained": {"recall_1": 0.94, "lidar": 12.5}, "untrained": {"recall_1": 0.31}, "images": 40}
     text = words(metric_section({"trained": {}, "views": views}, is_run=True).body)
     assert "without labels trained untrained" in text
     assert "recall at 1 94.0 % 31.0 %" in text
     assert "LiDAR 12.5 -" in text
+    assert "40 images cropped and recoloured at random" in text
+    assert "LiDAR: how many directions tell images apart" in text
+    assert "uniformity" not in text, "it was not measured"
     assert metric_section({}, is_run=True).body == ""
 
 
 def test_an_encoder_that_started_from_weights_was_not_untrained(run: Run):
-    views = {"trained": {"recall_1": 0.94}, "untrained": {"recall_1": 0.31}}
+    views = {"trained": {"recall_1": 0.94}, "untrained": {"recall_1": 0.31}, "images": 40}
     section = metric_section({**run.summary, "views": views, "starts_from_weights": True}, is_run=True)
     text = words(section.body)
     assert "metric trained before training gain" in text
@@ -66,6 +69,7 @@ def test_a_short_run_has_its_loss_over_steps_and_a_long_one_over_epochs(run: Run
     loss, knn = (next(f for f in figures if f"<h3>{title}" in f) for title in ("loss", "knn top1, %"))
     assert re.findall(r"<title>(.*?)</title>", loss) == ["loss: 5 at 1", "loss: 4 at 2", "loss: 3 at 4"]
     assert ">step</text>" in loss
+    assert "<figcaption>Of each step.</figcaption>" in loss
     assert re.findall(r"<title>(.*?)</title>", knn) == ["knn top1: 71.25 at 1", "knn top1: 71.25 at 2"]
     assert curve_section(run).body.count("<details>") == 1  # monitors
     with (run.folder / "metrics.jsonl").open("a") as file:

@@ -295,7 +295,7 @@ def test_dark_blank_and_double_images_are_shown(tiny_run: Path):
 
     def names_in(key: str) -> set[str]:
         section = re.search(rf'<section id="{key}">.*?</section>', page, re.DOTALL)[0]
-        return {name.split("/")[-1] for name in re.findall(r'title="train: (.*?)(?:\n.*?)?"', section)}
+        return {name.split("/")[-1] for name in re.findall(r'title="(.*?)(?:\n.*?)?"', section)}
 
     assert names_in("blank") == {"white.png"}
     assert "night.png" in names_in("dark")
