@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 import contrastive
 from contrastive.cli import main
 from contrastive.commands.compare import candidates
-from contrastive.commands.compare.findings import _add_differences
+from contrastive.commands.compare.findings import _add_differences, _stock_notes
 from contrastive.commands.compare.outcome import compare
 from contrastive.commands.compare.stock import StockEntry
 from contrastive.commands.embed import embed
@@ -311,6 +311,14 @@ def test_a_difference_to_a_stock_encoder_has_the_interval_of_the_other_s_seeds()
     assert difference["seeds"] == 3
     assert difference["mean"] == pytest.approx(0.2)
     assert difference["interval"] == pytest.approx([0.2 - 0.2484, 0.2 + 0.2484], abs=1e-4)
+
+
+def test_an_encoder_without_notes_has_no_empty_brackets():
+    [noted, plain] = _stock_notes(
+        [{"name": "a", "stock": {"notes": ["x", "y"]}}, {"name": "b", "stock": {"notes": []}}]
+    )
+    assert noted.startswith("a is not trained here (x; y): each metric is one fixed value")
+    assert plain.startswith("b is not trained here: each metric is one fixed value")
 
 
 def test_a_second_comparison_does_not_evaluate_again(
