@@ -133,8 +133,8 @@ class Galleries:
         candidates = neighbours.positions[:, :CANDIDATES]
         pairs = find_duplicates(self.images.table, self.images.appearance.pictures, candidates, strict=True)
         is_blank = self._is_blank
-        pictured = ([row for row in group if not is_blank[row]] for group in pairs.groups())
-        all_groups = [group for group in pictured if len(group) > 1]
+        without_blank = ([row for row in group if not is_blank[row]] for group in pairs.groups())
+        all_groups = [group for group in without_blank if len(group) > 1]
         if not all_groups:
             self.absences.append("No likely duplicates among the images of this report that are not blank.")
             return Section("duplicates", "Likely duplicates", "")

@@ -42,7 +42,7 @@ _COST_TITLES = {
     "backbone_flops": "operations per image",
 }
 _OF_VALIDATION = "On the images that validate."
-#: Metric without labels -> what it says.
+#: Metric without labels -> what it means.
 _VIEW_NOTES = {
     "recall_1": "how often a view is nearer to its own image than to all others; higher is better",
     "median_rank": "the rank of the own image among all of them, for half of the views; 1 is best",
@@ -83,13 +83,13 @@ def _views(summary: Mapping[str, Any], views: Mapping[str, Any]) -> str:
         cells = [Cell(view_text(name, value), value) for value in values]
         rows.append([Cell(VIEW_TITLES[name], name), *cells])
     how = (
-        f"No label is read: {quantity(views['images'], 'image')} cropped and recoloured at random; do "
-        "features h say which view is of which image? (Monitors, further down, are mostly of embeddings z, "
-        "on the recipe's own views, so their values differ.)"
+        f"No label is read: {quantity(views['images'], 'image')} cropped and recoloured at random; can "
+        "features h match each view to its image? (Monitors, further down, are mostly of embeddings z, on "
+        "the recipe's own views, so their values differ.)"
     )
     notes = text_list([f"{VIEW_TITLES[name]}: {_VIEW_NOTES[name]}." for name in names], "lines")
     table = sortable_table(CellTable("", columns, rows))
-    explanation = f"<details><summary>What they say</summary>{notes}</details>"
+    explanation = f"<details><summary>What they mean</summary>{notes}</details>"
     return f'<h3>Views</h3><p class="how">{how}</p>{table}{explanation}'
 
 
