@@ -176,7 +176,8 @@ def _group(pictures: RowPictures, pairs: Pairs, rows: Sequence[int]) -> Group:
     for index in range(len(pairs)):
         for row in (int(pairs.first[index]), int(pairs.second[index])):
             captions.setdefault(row, _similarity(pairs, index))
-    images = [pictures.picture(row, [str(pictures.table.splits[row]), *captions[row]]) for row in shown_rows]
+    splits = {row: [str(pictures.table.splits[row])] if pictures.has_splits else [] for row in shown_rows}
+    images = [pictures.picture(row, [*splits[row], *captions[row]]) for row in shown_rows]
     facts = [f"{quantity(len(rows), 'image')}, {_GROUP} shown"] if len(rows) > _GROUP else []
     facts += ["labels differ"] if pairs.labels_differ.any() else []
     return Group(images, ", ".join(facts), [pictures.title(row) for row in shown_rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from contrastive.commands.thumbnails import Thumbnails
 from contrastive.curation import FeatureTable, ImageRows, PathTable, SplitSource
 from contrastive.errors import UsageError
 from contrastive.files import require_replaceable, writable_by_user, write_whole
-from contrastive.pages import Mark, Picture, is_page
+from contrastive.pages import FoldedList, Mark, Picture, is_page
 from contrastive.text import quantity
 
+#: Names of images that could not be read which a page shows without a click, and most that it holds.
+_FEW_NAMES, MOST_NAMES = 5, 1000
 #: Most thumbnails of a page, so that it has less than 3 MB even if they are noise.
 MOST_PICTURES = 300
 
@@ -119,19 +122,22 @@ class RowPictures:
         images, split = self.table.images, str(self.table.splits[row])
         assert images is not None
         own = images.splits[split].table
-        return self.thumbnails.picture(own, int(images.rows[row]), self.title(row), captions, mark)
+        title, short = self.title(row), short_name(str(self.table.names[row]))
+        return self.thumbnails.picture(own, int(images.rows[row]), title, captions, mark, short)
+
+    @cached_property
+    def has_splits(self) -> bool:
+        """Whether the rows are of several splits."""
+        return len(np.unique(self.table.splits.astype(str))) > 1
 
     def title(self, row: int) -> str:
-        """``train: disc/3.png, id 3, disc``: split, name, id and class of a row, without what is unknown or
-        repeats the name."""
+        """``train: disc/3.png, id 3, disc``: split, name, id and class of a row, without what is unknown,
+        repeats the name, or is the only split."""
         name, key = str(self.table.names[row]), str(self.table.ids[row])
-        facts = [f"{self.table.splits[row]}: {name}", f"id {key}" if key != name else ""]
+        split = f"{self.table.splits[row]}: " if self.has_splits else ""
+        facts = [f"{split}{name}", f"id {key}" if key != name else ""]
         facts.append(self.table.class_name(int(self.table.labels[row])) or "")
         return ", ".join(filter(None, facts))
-
-    def short_name(self, row: int) -> str:
-        """The last part of the name of a row."""
-        return short_name(str(self.table.names[row]))
 
 
 def short_name(name: str) -> str:
@@ -139,11 +145,13 @@ def short_name(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
 
 
-def notes_on(unreadable: Sequence[str]) -> list[str]:
-    """What a page says first: which images could not be read."""
+def notes_on(unreadable: Sequence[str]) -> list[str | FoldedList]:
+    """What a page says first: which images could not be read. More than a few names are folded up."""
     if not unreadable:
         return []
-    more = len(unreadable) - MOST_PICTURES
-    rest = f"; and {more:,} more" if more > 0 else ""
-    names = "; ".join(unreadable[:MOST_PICTURES])
-    return [f"{quantity(len(unreadable), 'image')} could not be read: {names}{rest}."]
+    note = f"{quantity(len(unreadable), 'image')} could not be read"
+    if len(unreadable) <= _FEW_NAMES:
+        return [f"{note}: {'; '.join(unreadable)}."]
+    more = len(unreadable) - MOST_NAMES
+    names = [*unreadable[:MOST_NAMES], *([f"and {more:,} more"] if more > 0 else [])]
+    return [FoldedList(f"{note}; their names:", names)]

@@ -122,8 +122,9 @@ def _page(queries: Queries, predictions: Sequence[Mapping[str, Any]], encoder: s
 
 def _picture(thumbnails: Thumbnails, queries: Queries, prediction: Mapping[str, Any], index: int) -> Picture:
     name = prediction["name"]
-    captions = [percent(prediction["probability"]), short_name(name)]
-    return thumbnails.picture(queries.table, int(queries.rows[index]), name, captions)
+    captions = [percent(prediction["probability"])]
+    row = int(queries.rows[index])
+    return thumbnails.picture(queries.table, row, name, captions, short_name=short_name(name))
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -19,6 +19,16 @@ VIEW_TITLES = {
     "uniformity": "uniformity",
     "stability": "stability",
 }
+#: Metric of views -> the direction that is better, and what it is.
+VIEW_MEANINGS = {
+    "recall_1": "(higher is better): how often the image nearest to a view is the view's own.",
+    "median_rank": "(lower is better, 1 is best): the median place of a view's own image, by similarity.",
+    "effective_rank": "(higher is better): how many directions features use. Near 1: they have collapsed.",
+    "lidar": "(higher is better): how many directions tell images apart in spite of how views vary.",
+    "alignment": "(lower is better): mean squared distance of two views of an image. 0: no difference.",
+    "uniformity": "(lower is better): how evenly images spread. 0: all are the same; -4: very evenly.",
+    "stability": "(rises as training settles): share of the 10 nearest neighbours that stayed so.",
+}
 #: Those that are counts of images or of directions.
 _COUNTS = ("median_rank", "effective_rank", "lidar")
 #: What a run costs: keys of summary.json, and the speed, which metrics.jsonl holds per step.

@@ -164,13 +164,13 @@ def _page(
     for number, query in enumerate(queries.rows[:shown_queries].tolist()):
         name = queries.table.name(query)
         images = [
-            pictures.thumbnails.picture(queries.table, query, name, ["query", short_name(name)], "query")
+            pictures.thumbnails.picture(queries.table, query, name, ["query"], "query", short_name(name))
         ]
         for row, value in zip(
             rows[number, :neighbours].tolist(), similarity[number, :neighbours].tolist(), strict=True
         ):
             class_name = pictures.table.class_name(int(pictures.table.labels[row]))
-            captions = filter(None, [f"{value:.3f}", class_name, pictures.short_name(row)])
+            captions = filter(None, [f"{value:.3f}", class_name])
             images.append(pictures.picture(row, [*captions]))
         groups.append(Group(images, name))
     remark = "Each query is followed by the images nearest to it, with their cosine similarity."

@@ -117,7 +117,7 @@ def _page(
     pictures = RowPictures(table)
     wall = []
     for order, row in enumerate(selection.rows[:MOST_PICTURES].tolist(), 1):
-        texts = [str(order), _distance_text(distances[order - 1]), pictures.short_name(row)]
+        texts = [str(order), _distance_text(distances[order - 1])]
         wall.append(pictures.picture(row, [*filter(None, texts)]))
     remark = "In the order of selection; below each, its distance to the nearest image chosen before."
     if len(wall) < len(selection.rows):

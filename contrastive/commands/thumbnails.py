@@ -36,7 +36,13 @@ class Thumbnails:
     _numbers: dict[tuple[int, int], tuple[ImageTable, int]] = field(default_factory=dict)
 
     def picture(
-        self, table: ImageTable, row: int, name: str, captions: Sequence[str] = (), mark: Mark = ""
+        self,
+        table: ImageTable,
+        row: int,
+        name: str,
+        captions: Sequence[str] = (),
+        mark: Mark = "",
+        short_name: str = "",
     ) -> Picture:
         """An image of a table; a grey square if it does not decode any more."""
         key = (id(table), row)
@@ -46,4 +52,4 @@ class Thumbnails:
             except UnreadableImage as error:
                 thumbnail, name = Image.new("RGB", (CELL, CELL), _GREY), f"{name}: {error.reason}"
             self._numbers[key] = (table, self.sprite.add(thumbnail))
-        return Picture(self._numbers[key][1], name, captions, mark)
+        return Picture(self._numbers[key][1], name, captions, mark, short_name)

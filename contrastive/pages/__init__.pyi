@@ -2,9 +2,11 @@ from .cells import Cell as Cell
 from .cells import CellTable as CellTable
 from .cells import Column as Column
 from .charts import COLOURS as COLOURS
+from .charts import Extent as Extent
 from .charts import Line as Line
 from .charts import chart as chart
 from .charts import whole_step as whole_step
+from .frames import FoldedList as FoldedList
 from .frames import Section as Section
 from .frames import frame as frame
 from .frames import is_page as is_page

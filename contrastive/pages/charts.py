@@ -30,6 +30,28 @@ class Line:
     points: Sequence[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Extent:
+    """What an axis shows besides its values.
+
+    Attributes:
+        least_span: from its lowest to its highest value; values that differ less are in its middle...
+        floor, ceiling: ...unless it would go beyond these.
+    """
+
+    least_span: float = 0.0
+    floor: float = -math.inf
+    ceiling: float = math.inf
+
+    def of(self, values: Sequence[float]) -> tuple[float, float]:
+        """The lowest and the highest value of the axis of some values."""
+        low, high = min(values), max(values)
+        margin = max(0.0, self.least_span - (high - low)) / 2
+        floor, ceiling = min(low, self.floor), max(high, self.ceiling)
+        shift = max(0.0, floor - (low - margin)) - max(0.0, high + margin - ceiling)
+        return low - margin + shift, high + margin + shift
+
+
 def whole_step(span: float, most: int = 10) -> int:
     """The distance between ticks at whole numbers, of which a span has at most about ``most``."""
     return next(
@@ -37,19 +59,18 @@ def whole_step(span: float, most: int = 10) -> int:
     )
 
 
-def chart(title: str, caption: str, lines: Sequence[Line], x_title: str, least_span: float = 0.0) -> str:
+def chart(title: str, caption: str, lines: Sequence[Line], x_title: str, extent: Extent = Extent()) -> str:
     """Curves over whole numbers, such as epochs, as a figure.
 
     Args:
         title, caption: plain text.
         lines: at least one.
         x_title: of the axis; the title of the chart is that of the other one.
-        least_span: of the other axis, so that noise does not fill the chart.
+        extent: of the upright axis.
     """
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
-    rest = max(0.0, least_span - (max(ys) - min(ys))) / 2
-    axes = _Axes(min(xs), max(xs), min(ys) - rest, max(ys) + rest)
+    axes = _Axes(min(xs), max(xs), *extent.of(ys))
     parts = [
         *axes.grid(x_title),
         *(part for index, line in enumerate(lines) for part in _curve(line, COLOURS[index % 8], axes)),

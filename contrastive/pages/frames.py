@@ -33,6 +33,19 @@ class Section:
     remark: str = ""
 
 
+@dataclass(frozen=True)
+class FoldedList:
+    """A line of text with a list below it that a reader unfolds.
+
+    Attributes:
+        text: the line.
+        lines: of the list.
+    """
+
+    text: str
+    lines: Sequence[str]
+
+
 def frame(
     title: str,
     facts: str,
@@ -76,14 +89,21 @@ def is_page(file: Path) -> bool:
         return _MARK.encode() in stream.read(2**12)
 
 
-def text_list(lines: Sequence[str], kind: str = "") -> str:
+def text_list(lines: Sequence[str | FoldedList], kind: str = "") -> str:
     """Lines of text as a list; empty without lines. What stands between ` is code.
 
     Args:
         kind: its class: ``notes`` are set apart, ``lines`` have no bullets.
     """
-    items = "".join(f"<li>{_prose(line)}</li>" for line in lines)
+    items = "".join(f"<li>{_item(line)}</li>" for line in lines)
     return f'<ul class="{kind}">{items}</ul>' if lines else ""
+
+
+def _item(line: str | FoldedList) -> str:
+    if isinstance(line, str):
+        return _prose(line)
+    lines = "".join(f"<li>{escape(each)}</li>" for each in line.lines)
+    return f"<details><summary>{_prose(line.text)}</summary><ul>{lines}</ul></details>"
 
 
 def _prose(text: str) -> str:

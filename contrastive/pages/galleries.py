@@ -16,12 +16,13 @@ labels, a picture has its label and the suggested one as captions; of a selectio
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from contrastive.pages.frames import Section, frame, text_list
+from contrastive.pages.frames import FoldedList, Section, frame, text_list
 from contrastive.pages.sprites import Sprite
 
 #: How a picture is framed: as what others are compared with, as of its class, as of another, or not at all.
@@ -40,12 +41,14 @@ class Picture:
         name: of the image; shown when the pointer rests on it, and read aloud.
         captions: short lines below it.
         mark: its frame.
+        short_name: the last line below it, cut if it is too long; none if empty.
     """
 
     thumbnail: int
     name: str
     captions: Sequence[str] = ()
     mark: Mark = ""
+    short_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ def gallery(groups: Sequence[Group], sprite: Sprite, in_lines: bool = False) -> 
 
 
 def gallery_page(
-    title: str, facts: str, sections: Sequence[tuple[Section, Sprite | None]], notes: Sequence[str] = ()
+    title: str,
+    facts: str,
+    sections: Sequence[tuple[Section, Sprite | None]],
+    notes: Sequence[str | FoldedList] = (),
 ) -> str:
     """A whole page of galleries, for a command's ``--html``.
 
@@ -104,10 +110,15 @@ def _group(group: Group, sprite: Sprite) -> str:
 
 
 def _picture(picture: Picture, sprite: Sprite) -> str:
-    name = escape("\n".join([picture.name, *picture.captions]))
+    new_captions = [each for each in picture.captions if not picture.name.startswith(f"{each}: ")]
+    name = escape("\n".join([picture.name, *new_captions]))
     image = (
         f'<i class="thumbnail {sprite.name} {picture.mark}" role="img" aria-label="{name}" title="{name}" '
         f'style="{sprite.placement(picture.thumbnail)}"></i>'
     )
     lines = "".join(f"<small>{escape(line)}</small>" for line in picture.captions)
+    if picture.short_name:
+        stem, suffix = map(escape, os.path.splitext(picture.short_name))
+        ending = f"<i>{suffix}</i>" if suffix else ""  # which a phone has no room for
+        lines += f'<small class="name">{stem}{ending}</small>'
     return f'<span class="picture">{image}{lines}</span>'

@@ -1,8 +1,8 @@
 """Thumbnails of a page in one WebP picture, a sprite: its cells are the thumbnails, row by row.
 
-The width of a full row is fixed, so that a thumbnail's cell does not depend on how many are added later. A
-thumbnail's edges are repeated around it: a browser that scales the sprite, and WebP, which halves the
-resolution of colours, would mix them with those of the cells next to it.
+The width of a full row is fixed, so that a thumbnail's cell does not depend on how many are added later.
+Around each thumbnail its edge pixels are repeated: WebP mixes the colours of a block of 16 pixels, and a
+browser that scales the sprite those of pixels next to each other, so that neighbours would show at the edges.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from contrastive.text import quantity
 
 #: Width in pixels of a full row, and the longest side that WebP can hold.
 _WIDTH, _WEBP_SIDE = 3072, 16_383
-#: Pixels around a thumbnail that repeat its edges.
-_MARGIN = 4
+#: A cell with its margins is whole blocks of WebP wide, and each margin has at least so many pixels.
+_BLOCK, _LEAST_MARGIN = 16, 4
 
 
 def miniature(pixels: Tensor, side: int) -> Image.Image:
@@ -50,7 +50,7 @@ class Sprite:
 
     Attributes:
         name: of the sprite, unique in its page; letters and hyphens.
-        cell: side of a cell in pixels, and the longest side of a thumbnail.
+        cell: side of a cell without its margins in pixels, and the longest side of a thumbnail.
         side: side of a cell on a page, in CSS pixels.
         quality: of WebP, 1 to 100.
     """
@@ -67,12 +67,17 @@ class Sprite:
     @property
     def columns(self) -> int:
         """How many cells a full row of the sprite has."""
-        return _WIDTH // self.pitch
+        return _WIDTH // self._pitch
 
     @property
-    def pitch(self) -> int:
-        """Pixels from a cell to the next one, its margins included."""
-        return self.cell + 2 * _MARGIN
+    def _pitch(self) -> int:
+        """From one cell to the next, in pixels."""
+        return math.ceil((self.cell + 2 * _LEAST_MARGIN) / _BLOCK) * _BLOCK
+
+    @property
+    def _margin(self) -> int:
+        """Pixels to the left of a thumbnail and above it; those on the other sides fill the rest."""
+        return (self._pitch - self.cell) // 2
 
     def add(self, thumbnail: Image.Image) -> int:
         """Add a thumbnail no larger than a cell; returns its number."""
@@ -82,17 +87,18 @@ class Sprite:
     def offset(self, number: int) -> tuple[int, int]:
         """The x and y of a thumbnail in the sprite, in pixels."""
         row, column = divmod(number, self.columns)
-        return column * self.pitch + _MARGIN, row * self.pitch + _MARGIN
+        return column * self._pitch + self._margin, row * self._pitch + self._margin
 
     def picture(self) -> Image.Image:
         """The sprite as a picture.
 
         Raises UsageError if it has more thumbnails than WebP can hold.
         """
-        width = min(len(self), self.columns) * self.pitch
-        height = math.ceil(len(self) / self.columns) * self.pitch
+        pitch, margin = self._pitch, self._margin
+        width = min(len(self), self.columns) * pitch
+        height = math.ceil(len(self) / self.columns) * pitch
         if height > _WEBP_SIDE:
-            most = _WEBP_SIDE // self.pitch * self.columns
+            most = _WEBP_SIDE // pitch * self.columns
             raise UsageError(
                 f"a page cannot show {quantity(len(self), 'thumbnail')}; {most:,} of {self.cell} px fit."
             )
@@ -100,14 +106,8 @@ class Sprite:
         sheet = Image.new("L" if is_grey else "RGB", (width, height))
         for number, thumbnail in enumerate(self._thumbnails):
             x, y = self.offset(number)
-            sheet.paste(self._with_margins(thumbnail), (x - _MARGIN, y - _MARGIN))
+            sheet.paste(_with_margins(thumbnail, pitch, margin), (x - margin, y - margin))
         return sheet
-
-    def _with_margins(self, thumbnail: Image.Image) -> Image.Image:
-        """A whole cell: a thumbnail whose edges are repeated on all sides."""
-        pixels = np.asarray(thumbnail)  # [h, w] or [h, w, C]
-        margins = [(_MARGIN, self.pitch - _MARGIN - side) for side in pixels.shape[:2]]
-        return Image.fromarray(np.pad(pixels, [*margins, (0, 0)][: pixels.ndim], mode="edge"))
 
     def style(self) -> str:
         """The CSS that the page needs for it; empty without thumbnails."""
@@ -118,7 +118,7 @@ class Sprite:
         uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
         rendering = " image-rendering: pixelated;" if self.side > self.cell else ""
         return (
-            f".{self.name} {{ --cell: {self.cell}; --pitch: {self.pitch}; --margin: {_MARGIN}; "
+            f".{self.name} {{ --cell: {self.cell}; --pitch: {self._pitch}; --margin: {self._margin}; "
             f"--side: {self.side}; "
             f"--columns: {min(len(self), self.columns)};"
             f'{rendering} background-image: url("{uri}"); }}\n'
@@ -129,6 +129,14 @@ class Sprite:
         row, column = divmod(number, self.columns)
         width, height = self._thumbnails[number].size
         return f"--x:{column};--y:{row};--w:{width};--h:{height}"
+
+
+def _with_margins(thumbnail: Image.Image, side: int, margin: int) -> Image.Image:
+    """A square with a thumbnail, whose edge pixels are repeated up to the sides of the square."""
+    array = np.asarray(thumbnail)  # [h, w] or [h, w, 3]
+    width, height = thumbnail.size
+    rows, columns = ((margin, side - margin - length) for length in (height, width))
+    return Image.fromarray(np.pad(array, [rows, columns, *[(0, 0)] * (array.ndim - 2)], mode="edge"))
 
 
 def squares(pixels: np.ndarray) -> list[Image.Image]:

@@ -16,9 +16,9 @@ from PIL import Image
 
 from contrastive.cli import main
 from contrastive.commands import duplicates, predict, search
-from contrastive.commands.image_outputs import MOST_PICTURES
+from contrastive.commands.image_outputs import MOST_PICTURES, notes_on
 from contrastive.commands.thumbnails import Thumbnails
-from contrastive.pages import Group, Section, gallery, gallery_page
+from contrastive.pages import FoldedList, Group, Section, gallery, gallery_page
 from tests.support.browser import needs_chromium, on_a_phone
 from tests.support.command_line import json_of, refused
 from tests.support.curation import Pixels, picture, scene, write_scenes
@@ -53,7 +53,8 @@ def titles(part: str) -> list[str]:
 
 
 def captions(part: str) -> list[str]:
-    return [html.unescape(text) for text in re.findall("<small>(.*?)</small>", part)]
+    texts = re.findall("<small.*?>(.*?)</small>", part)
+    return [html.unescape(re.sub("</?i>", "", text)) for text in texts]
 
 
 def headings(page: str) -> list[str]:
@@ -76,7 +77,7 @@ def test_groups_of_duplicates_stand_side_by_side_leaks_first(
         f"train: train/disc/3.png, id {leak_row['id_a']}, disc",
         f"test: test/checks/leak.png, id {leak_row['id_b']}, checks",
     ]
-    assert captions(leak) == ["train", "test", "equal"]
+    assert captions(leak) == ["train", "3.png", "test", "equal", "leak.png"]
     assert "labels differ" in leak
     assert f"<li>train: train/disc/3.png, id {leak_row['id_a']}, disc</li>" in leak
     assert len(others) == len(other_rows) == 1
@@ -233,10 +234,10 @@ def test_a_stranger_s_file_whose_ids_are_paths_has_pictures(
     vectors[files.index(str(tmp_path / "photos/train/disc/twice.png"))] = vectors[5]
     pq.write_table(pa.table({"id": files, "features": vectors.tolist()}), "f.parquet")
     page = page_of(capsys, "select", "f.parquet", "--n", "4")
-    assert all(title.removeprefix("all: ") in files for title in titles(page))
+    assert all(title in files for title in titles(page))
     page = page_of(capsys, "duplicates", "f.parquet")
     assert "The pairs are not verified" in words(page)
-    assert captions(groups_of(page)[0]) == ["all", "all", "cosine", "1.000"]
+    assert captions(groups_of(page)[0]) == [Path(files[5]).name, "cosine", "1.000", "twice.png"]
 
 
 def test_an_image_that_is_gone_leaves_a_grey_square():
@@ -255,6 +256,14 @@ def test_images_that_could_not_be_read_are_named(
     (tmp_path / "photos/train/disc/broken.png").write_bytes(b"no image")
     page = page_of(capsys, "select", str(tiny_run), "--n", "2", *photos)
     assert re.search(r'<ul class="notes"><li>1 image could not be read: train/disc/broken.png: ', page)
+
+
+def test_many_images_that_could_not_be_read_are_folded_up(monkeypatch: pytest.MonkeyPatch):
+    names = [f"{n}.jpg: empty" for n in range(9)]
+    assert notes_on(names[:5]) == [f"5 images could not be read: {'; '.join(names[:5])}."]
+    assert notes_on(names) == [FoldedList("9 images could not be read; their names:", names)]
+    monkeypatch.setattr("contrastive.commands.image_outputs.MOST_NAMES", 7)
+    assert notes_on(names)[0].lines == [*names[:7], "and 2 more"]
 
 
 def test_a_page_of_noise_with_long_names_is_below_three_megabytes():

@@ -11,6 +11,7 @@ from contrastive.pages import (
     Cell,
     CellTable,
     Column,
+    FoldedList,
     Group,
     MapPoints,
     Picture,
@@ -23,6 +24,7 @@ from contrastive.pages import (
     is_page,
     script_data,
     sortable_table,
+    text_list,
 )
 
 EVIL = '</script><b>&"x'
@@ -46,6 +48,12 @@ def test_names_and_captions_are_escaped_everywhere():
     assert '&"x' not in page.replace(r"\u003c/script>\u003cb>&\"x", "")
 
 
+def test_thumbnails_have_an_outline_in_light_dark_and_print():
+    style = frame("t", "f", [])
+    assert re.search(r"\.thumbnail \{[^}]*outline: 1px solid var\(--edge\)", style)
+    assert len(re.findall(r"--edge: #", style)) == style.count(":root {") == 3
+
+
 def test_sections_without_a_body_are_left_out_with_their_links():
     page = frame(
         "t", "f", [Section("empty", "Empty", ""), Section("full", "Full", "<p>x</p>")], has_contents=True
@@ -66,6 +74,23 @@ def test_a_picture_says_what_it_is_and_where_in_the_sprite():
     assert 'class="gallery narrow"' in gallery([few, few], sheet)
     assert 'class="gallery"' in gallery([few, many], sheet)
     assert 'class="gallery wall"' in gallery([few, many], sheet, in_lines=True)
+
+
+def test_a_short_name_is_one_line_and_no_tooltip_repeats_a_split():
+    picture = Picture(0, "train: a/cat.jpg", ["train", "0.93"], short_name="cat.jpg")
+    html = gallery([Group([picture])], sprite())
+    assert 'title="train: a/cat.jpg\n0.93"' in html
+    assert re.findall("<small.*?</small>", html) == [
+        "<small>train</small>", "<small>0.93</small>", '<small class="name">cat<i>.jpg</i></small>',
+    ]  # fmt: skip
+    assert re.search(r"small\.name \{[^}]*white-space: nowrap", frame("t", "f", []))
+
+
+def test_a_folded_list_is_closed_and_escaped():
+    html = text_list(["one", FoldedList("2 `files`:", [EVIL, "b"])], "notes")
+    assert "<li>one</li><li><details><summary>2 <code>files</code>:</summary><ul>" in html
+    assert html.count("<li>") == 4
+    assert "<b>" not in html
 
 
 def test_a_page_of_galleries_holds_each_sprite_once_and_is_known_again(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from contrastive.commands.image_outputs import short_name
 from contrastive.commands.planes import MapKind, neighbour_plane, obstacle_to_map, principal_plane
 from contrastive.commands.preview import CELL, MarkChoice, first_readable, legend, marks_of, tiles
 from contrastive.commands.report.images import (
@@ -75,11 +76,11 @@ class Galleries:
         for query in queries(len(self.images), labels.tolist(), _QUERIES):
             near = neighbours.positions[query, :_NEIGHBOURS].tolist()
             similarities = neighbours.similarities[query, :_NEIGHBOURS].tolist()
-            pictures = [self._picture(query, [self._class(query)], "query")]
+            pictures = [self._picture(query, self._class(query), "query")]
             for image, similarity in zip(near, similarities, strict=True):
                 has_labels = labels[query] >= 0 and labels[image] >= 0
                 mark: Mark = ("same" if labels[query] == labels[image] else "other") if has_labels else ""
-                pictures.append(self._picture(image, [self._class(image), f"{similarity:.2f}"], mark))
+                pictures.append(self._picture(image, [*self._class(image), f"{similarity:.2f}"], mark))
             groups.append(Group(pictures))
         frames = " A dashed frame: another class." if (labels >= 0).any() else ""
         remark = (
@@ -123,27 +124,22 @@ class Galleries:
             f"The images farthest from their {quantity(count, 'nearest neighbour')} (mean cosine distance, "
             f"below each; the median of all images is {np.median(distances):.3f})."
         )
-        pictures = [
-            self._picture(index, [self.images.caption(index), f"{distances[index]:.3f}"]) for index in indices
-        ]
+        pictures = [self._picture(index, [f"{distances[index]:.3f}"]) for index in indices]
         return self._wall("outliers", "Outliers", pictures, remark)
 
     def duplicates(self, neighbours: Neighbours) -> Section:
-        """Groups of images that likely show the same."""
-        candidates = neighbours.positions[:, :CANDIDATES]
-        pairs = find_duplicates(self.images.table, self.images.appearance.pictures, candidates, strict=True)
-        is_blank = self._is_blank
-        without_blank = ([row for row in group if not is_blank[row]] for group in pairs.groups())
-        all_groups = [group for group in without_blank if len(group) > 1]
+        """Groups of images that likely show the same, without blank ones: those resemble each other."""
+        all_groups, blank = self._duplicate_groups(neighbours), int(self._is_blank.sum())
+        omission = f", not counting {quantity(blank, 'blank image')}" if blank else ""
         if not all_groups:
-            self.absences.append("No likely duplicates among the images of this report that are not blank.")
+            self.absences.append(f"No likely duplicates among the images of this report{omission}.")
             return Section("duplicates", "Likely duplicates", "")
         count = sum(map(len, all_groups))
         splits = self.images.table.splits
         across = sum(len({*splits[group]}) > 1 for group in all_groups)
         groups = [
             Group(
-                [self._picture(index, [self.images.caption(index)]) for index in group[:_GROUP]],
+                [self._picture(index, self._split(index)) for index in group[:_GROUP]],
                 f"{quantity(len(group), 'image')}, {_GROUP} shown" if len(group) > _GROUP else "",
             )
             for group in all_groups[:_GROUPS]
@@ -152,11 +148,26 @@ class Galleries:
         leak = f" Of several splits, which come first: {quantity(across, 'group')}."
         remark = (
             f"{quantity(count, 'image')} in {quantity(len(all_groups), 'group')}: near neighbours whose "
-            "small pictures hardly differ, perhaps mirrored; blank images are left out."
-            f"{leak if across else ''}{more} `contrastive duplicates` searches more thoroughly, for crops "
-            "too."
+            f"small pictures hardly differ, perhaps mirrored{omission}.{leak if across else ''}{more} "
+            "`contrastive duplicates` searches more thoroughly, for crops too."
         )
         return Section("duplicates", "Likely duplicates", gallery(groups, self.pictures), remark)
+
+    def _duplicate_groups(self, neighbours: Neighbours) -> list[list[int]]:
+        rows = np.flatnonzero(~self._is_blank)
+        if len(rows) < 2:
+            return []
+        table, pictures = self.images.table, self.images.appearance.pictures
+        if len(rows) < len(table):
+            table, pictures = table.take(rows), pictures.take(rows)
+            neighbours = Neighbours.of(table.vectors)
+        pairs = find_duplicates(table, pictures, neighbours.positions[:, :CANDIDATES], strict=True)
+        return [rows[group].tolist() for group in pairs.groups()]
+
+    @property
+    def _is_blank(self) -> np.ndarray:
+        """bool [n]."""
+        return self.images.appearance.measures["contrast"] < BLANK
 
     def defects(self) -> list[Section]:
         """Dark, blank and blurred images, a section for each kind that occurs."""
@@ -192,10 +203,9 @@ class Galleries:
             indices = np.flatnonzero(hits)
             order = indices[np.argsort(measures[measure][indices], kind="stable")]
             more = f"; the {_WALL} most extreme are shown" if len(order) > _WALL else ""
-            remark = f"{quantity(len(order), 'image')}: {reason}, {wording.pixels}{more}."
-            pictures = [
-                self._picture(index, [self.images.caption(index)]) for index in order[:_WALL].tolist()
-            ]
+            parts = f"both of the whole picture and of {wording.square}"
+            remark = f"{quantity(len(order), 'image')}: {reason}, {parts}{more}."
+            pictures = [self._picture(index) for index in order[:_WALL].tolist()]
             sections.append(self._wall(key, heading, pictures, remark))
         if not any(section.body for section in sections):
             self.absences.append(
@@ -206,30 +216,29 @@ class Galleries:
         return sections
 
     @property
-    def _is_blank(self) -> np.ndarray:
-        """Whether each image hardly has any contrast: bool [n]."""
-        return self.images.appearance.measures["contrast"] < BLANK
-
-    @property
     def _measures_blur(self) -> bool:
         return not np.isnan(self.images.appearance.measures["sharpness"]).all()
 
     def _wall(self, key: str, heading: str, pictures: Sequence[Picture], remark: str) -> Section:
         return Section(key, heading, gallery([Group(pictures)], self.pictures) if pictures else "", remark)
 
-    def _class(self, index: int) -> str:
-        """The class of an image, or its file if no image has a label."""
+    def _class(self, index: int) -> list[str]:
+        """The class of an image, or its split if no image has a label."""
         labels = self.images.labels
         if (labels < 0).all():
-            return self.images.caption(index)
-        return self.images.class_name(int(labels[index]))
+            return self._split(index)
+        return [self.images.class_name(int(labels[index]))]
+
+    def _split(self, index: int) -> list[str]:
+        """The split of an image, if there are several."""
+        return [self.images.at(index)[0]] if len(self.images.sizes) > 1 else []
 
     def _picture(self, index: int, captions: Sequence[str] = (), mark: Mark = "") -> Picture:
         """An image of the report."""
-        split, table, row = self.images.at(index)
+        _, table, row = self.images.at(index)
         name = self.images.name(index)
-        title = f"{split}: {name}" if len(self.images.sizes) > 1 else name
-        return self.thumbnails.picture(table, row, title, captions, mark)
+        title = ": ".join([*self._split(index), name])
+        return self.thumbnails.picture(table, row, title, captions, mark, short_name(name))
 
 
 def view_section(subject: LoadedEncoder, sprites: list[Sprite], progress: Callable[[str], None]) -> Section:
@@ -246,9 +255,7 @@ def view_section(subject: LoadedEncoder, sprites: list[Sprite], progress: Callab
         original, views = tiles(image, identity, parts.pipelines, recipe.train.seed, draws, choice)
         pictures = [Picture(sprite.add(original.convert("RGB")), "the image", ["image"], "query")]
         pictures += [
-            Picture(
-                sprite.add(tile), f"view {view} in epoch {epoch + 1}", [f"view {view}", f"epoch {epoch + 1}"]
-            )
+            Picture(sprite.add(tile), f"view {view} in epoch {epoch}", [f"view {view}", f"epoch {epoch}"])
             for view, draws_of_view in enumerate(views)
             for epoch, tile in enumerate(draws_of_view)
         ]

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrastive.commands.image_outputs import short_name
-from contrastive.commands.report.pixels import BLUR_SIDE, brightness, contrast, luma, sharpness
+from contrastive.commands.report.pixels import BLUR_SIDE, is_suspicious, measures_of, with_short_side
 from contrastive.curation import FeatureTable, ImageRows, Pictures, SplitSource, texts
 from contrastive.data import BATCH, Reader
-from contrastive.data.tables import decode_reduced
-from contrastive.errors import DataError
+from contrastive.data.tables import decode_reduced, in_threads
+from contrastive.errors import DataError, UnreadableImage
 from contrastive.evaluation import feature_batches, final_encoder
 from contrastive.parts import EvaluationTransform, ImageTable
 from contrastive.rng import hash_order
@@ -27,7 +26,7 @@ from contrastive.text import abbreviate, quantity
 MOST_IMAGES, MOST_POINTS = 10_000, 5_000
 #: Side in pixels of the thumbnails of the map.
 THUMBNAIL = 24
-#: Side in pixels at which images are read that no encoder reads.
+#: Side in pixels at which images are read that no encoder reads, and whole pictures are measured.
 SIDE = 128
 
 
@@ -37,21 +36,17 @@ class Wording:
 
     Attributes:
         features: the features.
-        pixels: at the end of "their mean brightness is low, in the square that the encoder reads".
+        square: the part of an image that is compared and measured first.
         small: at the start of "the encoder reads images below 64 px".
     """
 
     features: str
-    pixels: str
+    square: str
     small: str
 
 
-OF_ENCODER = Wording(
-    "features h",
-    "in the square that the encoder reads (the pictures also show what lies outside it)",
-    "the encoder reads images",
-)
-OF_FILE = Wording("features of the file", f"in pictures of {SIDE} px", "all images are")
+OF_ENCODER = Wording("features h", "the square that the encoder reads", "the encoder reads images")
+OF_FILE = Wording("features of the file", f"the square in the middle, at {SIDE} px", "all images are")
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,8 @@ class Appearance:
     Attributes:
         thumbnails: uint8 [n, C, 24, 24].
         pictures: which likely duplicates are compared on.
-        measures: name -> [n]: ``brightness`` and ``contrast`` in 0..1; ``sharpness``, NaN if not measured.
+        measures: name -> [n]: ``brightness`` and ``contrast`` in 0..1; ``sharpness``, NaN if not measured. Of
+            the square; of one that is dark, blank or blurred the larger ones of it and the whole picture.
     """
 
     thumbnails: np.ndarray
@@ -71,10 +67,7 @@ class Appearance:
     @classmethod
     def of(cls, pixels: Tensor) -> Appearance:
         """Of images of one size, float [b, C, s, s] in 0..1."""
-        grey = luma(pixels)
-        measures = {"brightness": brightness(grey), "contrast": contrast(grey), "sharpness": sharpness(grey)}
-        pictures = Pictures.of(_bytes(pixels))
-        return cls(map_thumbnails(pixels), pictures, {name: each.numpy() for name, each in measures.items()})
+        return cls(map_thumbnails(pixels), Pictures.of(_bytes(pixels)), measures_of(pixels))
 
     @classmethod
     def join(cls, parts: Sequence[Appearance]) -> Appearance:
@@ -138,11 +131,6 @@ class ReportImages:
         """How the user knows an image."""
         return str(self.table.names[index])
 
-    def caption(self, index: int) -> str:
-        """An image's file and, if there are several splits, its split."""
-        name = short_name(self.name(index))
-        return f"{self.at(index)[0]}: {name}" if len(self.sizes) > 1 else name
-
     def class_name(self, label: int) -> str:
         """The name of a class, or ``no label``."""
         return self.table.class_name(label) or "no label"
@@ -174,7 +162,9 @@ def read_images(
 
     def batches(table: ImageTable, rows: np.ndarray) -> Iterator[Batch]:
         for indices, pixels, features in feature_batches(backbone, reader, table, rows):
-            yield indices, Appearance.of(pixels), features
+            appearance = Appearance.of(pixels)
+            measure_whole(appearance.measures, table, indices)
+            yield indices, appearance, features
 
     sizes = {split: len(table) for split, table in tables.items()}
     return _read(sample, batches, reader, sizes, OF_ENCODER, seconds, progress)
@@ -203,10 +193,39 @@ def read_images_of(table: FeatureTable, progress: Callable[[str], None] = lambda
         for indices, pixels in reader.whole(reduced_table, rows):
             own = Appearance.of(pixels)
             own.measures["sharpness"][reduced_table.short_sides[indices] < BLUR_SIDE] = np.nan
+            measure_whole(own.measures, table, indices)
             yield indices, own, None
 
     sizes = {split: len(own) for split, own in members.items()}
     return _read(table.take(index[:MOST_IMAGES]), batches, reader, sizes, OF_FILE, None, progress)
+
+
+def measure_whole(measures: Mapping[str, np.ndarray], table: ImageTable, rows: np.ndarray) -> None:
+    """Raise the measures of dark, blank and blurred squares to those of the whole picture, if larger.
+
+    A reader sees whole pictures: one with a plain middle is not blank.
+
+    Args:
+        measures: of the squares of some images, [b] each; changed in place.
+        table: with the images.
+        rows: int64 [b], theirs.
+    """
+
+    def measure(position: int) -> tuple[int, dict[str, np.ndarray]]:
+        try:
+            image = decode_reduced(table, int(rows[position]), lambda size: max(1, min(size) // SIDE))
+        except UnreadableImage:  # it was readable just before
+            return position, {}
+        return position, measures_of(with_short_side(image.pixels[None].float() / 255, SIDE))
+
+    def take(outcome: tuple[int, dict[str, np.ndarray]]) -> None:
+        position, whole = outcome
+        for name, values in whole.items():
+            own = measures[name]
+            if not np.isnan(own[position]):
+                own[position] = np.fmax(own[position], values[0])
+
+    in_threads(measure, np.flatnonzero(is_suspicious(measures)).tolist(), take)
 
 
 class _ReducedTable(ImageTable):

@@ -13,6 +13,8 @@ from contrastive.protocols import nearest_others
 
 #: Neighbours whose mean distance makes an outlier, and nearest ones among which duplicates are looked for.
 NEIGHBOURS, CANDIDATES = 10, 5
+#: At most one image of so many is an outlier.
+_OUTLIER_SHARE = 5
 #: The narrowest range of distances in which an outlier stands out.
 _NO_RANGE = 1e-6
 
@@ -42,10 +44,12 @@ class Neighbours:
 
 
 def outliers(neighbours: Neighbours, most: int) -> list[int]:
-    """The images farthest from their neighbours, farthest first; none if all are equally far."""
+    """The images farthest from their neighbours, at most a fifth of all, farthest first; none if all are
+    equally far."""
     distances = neighbours.distances
     if np.ptp(distances) < _NO_RANGE:
         return []
+    most = min(most, max(1, len(distances) // _OUTLIER_SHARE))
     return np.argsort(-distances, kind="stable")[:most].tolist()
 
 

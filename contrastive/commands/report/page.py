@@ -19,7 +19,7 @@ from contrastive.commands.report.record import (
     text_section,
     verdict,
 )
-from contrastive.pages import Section, frame, text_list
+from contrastive.pages import FoldedList, Section, frame, text_list
 from contrastive.runs import metrics_obstacle
 from contrastive.text import quantity
 
@@ -102,23 +102,19 @@ def _class_sections(about: About, images: ReportImages, absences: list[str]) -> 
     return [classes, confusion_section(predictions, images)]
 
 
-def _remedy(about: About, images: ReportImages) -> str:
-    """How to see more images than a run had time to read at its end; empty if it read the most."""
-    most = min(images.total, MOST_IMAGES)
-    if about.record is None or about.record.run is None or images.sample_size >= most:
-        return ""
-    number = "all of them" if most == images.total else f"{most:,}"
-    return f"; `contrastive report {about.record.run.folder}` reads {number}"
-
-
-def _notes(about: About, images: ReportImages) -> list[str]:
+def _notes(about: About, images: ReportImages) -> list[str | FoldedList]:
     """What a reader must know before anything else."""
-    lines = [*about.notes]
+    lines: list[str | FoldedList] = [*about.notes]
     if images.sample_size < images.total:
         sections = ["Neighbours", "map", "outliers", "duplicates"]
         sections += ["classes"] if (images.labels >= 0).any() else []
+        most = min(images.total, MOST_IMAGES)
+        readable = "all of them" if most == images.total else f"{most:,} of them"
+        run = None if about.record is None else about.record.run
+        has_more = run is not None and images.sample_size < most
+        remedy = f" `contrastive report {run.folder}` reads {readable}." if run and has_more else ""
         lines.append(
             f"{', '.join(sections[:-1])} and {sections[-1]} are of {images.sample_size:,} of "
-            f"{quantity(images.total, 'image')}, chosen by a hash of their ids{_remedy(about, images)}."
+            f"{quantity(images.total, 'image')}, chosen by a hash of their ids.{remedy}"
         )
     return [*lines, *notes_on(about.unreadable)]

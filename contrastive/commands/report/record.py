@@ -9,10 +9,16 @@ from statistics import fmean
 from typing import Any
 
 from contrastive.commands.curves import curves
-from contrastive.commands.run_values import VIEW_TITLES, cost, costs_of, view_text
+from contrastive.commands.run_values import (
+    VIEW_MEANINGS,
+    VIEW_TITLES,
+    cost,
+    costs_of,
+    view_text,
+)
 from contrastive.evaluation import VIEW_FRACTIONS, VIEWS_PREFIX
 from contrastive.kinds import MONITORS
-from contrastive.pages import Cell, CellTable, Column, Line, Section, chart, sortable_table, text_list
+from contrastive.pages import Cell, CellTable, Column, Extent, Line, Section, chart, sortable_table, text_list
 from contrastive.runs import Run, floor_and_gain, floors_of, trained_metrics
 from contrastive.text import MetricFormat, metric_words, quantity
 
@@ -20,8 +26,8 @@ from contrastive.text import MetricFormat, metric_words, quantity
 _POINTS = 200
 #: A run of fewer epochs has a curve of the loss over steps.
 _FEW_EPOCHS = 3
-#: Percentage points that the axis of a fraction spans at least.
-_LEAST_SPAN = 10.0
+#: The axis of a fraction, in percent: if it were narrower, noise would fill the plot.
+_OF_FRACTION = Extent(least_span=10, floor=0, ceiling=100)
 #: Monitor -> what its curve says.
 _CAPTIONS = {
     "effective_rank": "How many directions features use; a drop towards 1 means collapse.",
@@ -41,17 +47,17 @@ _COST_TITLES = {
     "backbone_parameters": "of the backbone",
     "backbone_flops": "operations per image",
 }
+_OF_MONITORS = (
+    "What training watches to notice a collapse, on views of the recipe: of z, which the loss compares, and "
+    "the effective rank of h. Metrics without labels are of h, on views that are the same for every recipe."
+)
 _OF_VALIDATION = "On the images that validate."
-#: Metric without labels -> what it means.
-_VIEW_NOTES = {
-    "recall_1": "how often a view is nearer to its own image than to all others; higher is better",
-    "median_rank": "the rank of the own image among all of them, for half of the views; 1 is best",
-    "effective_rank": "RankMe: how many directions features use; more is better, up to their width",
-    "lidar": "LiDAR: how many directions tell images apart, rather than views of one; more is better",
-    "alignment": "mean squared distance of the features of two views of an image; lower is better",
-    "uniformity": "how evenly features cover the sphere; lower is better",
-    "stability": "share of nearest neighbours that stayed since the evaluation before; 1: nothing moves",
-}
+_OF_VIEWS = (
+    "A view of an image is cropped and recoloured at random. These metrics compare features h of views and "
+    "of whole images, among the images on which the encoder is checked (that validate). No label is read. "
+    "Monitors of the same name, under Curves, have other values: they are of z, which the loss compares, on "
+    "the recipe's own views."
+)
 
 
 def metric_section(summary: Mapping[str, Any], is_run: bool) -> Section:
@@ -76,21 +82,14 @@ def _views(summary: Mapping[str, Any], views: Mapping[str, Any]) -> str:
         return ""
     encoders = {"trained": views["trained"], **floors_of(summary, views)}
     columns = [Column("without labels"), *(Column(heading) for heading in encoders)]
-    names = [name for name in VIEW_TITLES if name in views["trained"]]
-    rows = []
+    names, rows = [each for each in VIEW_TITLES if each in views["trained"]], []
     for name in names:
         values = [metrics.get(name) for metrics in encoders.values()]
         cells = [Cell(view_text(name, value), value) for value in values]
         rows.append([Cell(VIEW_TITLES[name], name), *cells])
-    how = (
-        f"No label is read: {quantity(views['images'], 'image')} cropped and recoloured at random; can "
-        "features h match each view to its image? (Monitors, further down, are mostly of embeddings z, on "
-        "the recipe's own views, so their values differ.)"
-    )
-    notes = text_list([f"{VIEW_TITLES[name]}: {_VIEW_NOTES[name]}." for name in names], "lines")
+    meanings = [f"{VIEW_TITLES[name]} {VIEW_MEANINGS[name]}" for name in names]
     table = sortable_table(CellTable("", columns, rows))
-    explanation = f"<details><summary>What they mean</summary>{notes}</details>"
-    return f'<h3>Views</h3><p class="how">{how}</p>{table}{explanation}'
+    return f'<h3>Without labels</h3><p class="how">{_OF_VIEWS}</p>{table}{text_list(meanings, "lines")}'
 
 
 def _metric_table(summary: Mapping[str, Any], trained: Mapping[str, float]) -> CellTable:
@@ -121,20 +120,20 @@ def curve_section(run: Run) -> Section:
     lines, protocols = run.metrics, run.summary.get("protocols")
     epochs = curves(lines)
     loss = _loss_points(lines, epochs.pop("loss", []))
+    steps = sum(line.get("loss") is not None for line in lines)
     charts = []
     if loss:
         has_steps = not _is_long(lines)
-        caption = "Mean per epoch."
-        if has_steps:
-            is_each = len(loss) == sum(line.get("loss") is not None for line in lines)
-            caption = "Of each step." if is_each else "Mean of the steps around each point."
+        each = "Each point is one step." if len(loss) == steps else "Mean of the steps around each point."
+        caption = each if has_steps else "Mean per epoch."
         charts.append(chart("loss", caption, [Line("loss", loss)], "step" if has_steps else "epoch"))
     drawings = {key: _chart_of(key, points, protocols) for key, points in epochs.items() if len(points) > 1}
     charts += [drawing for key, drawing in drawings.items() if _is_metric(key)]
     monitors = [drawing for key, drawing in drawings.items() if not _is_metric(key)]
     body = _plots(charts)
     if monitors:
-        body += f"<details><summary>Monitors</summary>{_plots(monitors)}</details>"
+        how = f'<p class="how">{_OF_MONITORS}</p>'
+        body += f"<details><summary>Monitors</summary>{how}{_plots(monitors)}</details>"
     return Section("curves", "Curves", body)
 
 
@@ -147,8 +146,8 @@ def _chart_of(key: str, points: Sequence[tuple[float, float]], protocols: Any) -
     caption = _CAPTIONS.get(key.rpartition("/")[2], _OF_VALIDATION)
     title = metric_words(key).replace("_", " ")
     line = Line(title, [(x, form.factor * y) for x, y in points])
-    least_span = _LEAST_SPAN if form.unit == "fraction" else 0.0
-    return chart(title + form.title_suffix, caption, [line], "epoch", least_span)
+    extent = _OF_FRACTION if form.unit == "fraction" else Extent()
+    return chart(title + form.title_suffix, caption, [line], "epoch", extent)
 
 
 def _form(key: str, protocols: Any) -> MetricFormat:

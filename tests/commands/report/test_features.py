@@ -81,8 +81,7 @@ def pictures_in(page: str, key: str) -> list[str]:
 
 
 def names_in(page: str, key: str) -> set[str]:
-    titles = [title.partition("\n")[0] for title in pictures_in(page, key)]
-    return {title.rpartition(": ")[2].split("/")[-1] for title in titles}
+    return {title.partition("\n")[0].split("/")[-1] for title in pictures_in(page, key)}
 
 
 def test_a_page_of_embed_s_file_shows_what_the_page_of_its_encoder_shows(
@@ -155,7 +154,7 @@ def test_a_stranger_s_photographs_of_all_sizes(tmp_path: Path, capsys: pytest.Ca
     assert "soft.png" in names_in(page, "blur")
     assert "small.png" not in names_in(page, "blur"), "it is below 64 px, so its blur is not measured"
     assert names_in(page, "blank") == {"night.png"}
-    assert "in pictures of 128 px" in text
+    assert "both of the whole picture and of the square in the middle, at 128 px." in text
 
 
 def test_blur_is_not_measured_if_all_images_are_small(tiny_data: Path):

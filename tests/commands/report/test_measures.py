@@ -10,9 +10,21 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from contrastive.commands.report.images import measure_whole
 from contrastive.commands.report.likeness import CANDIDATES, Neighbours, outliers, queries
-from contrastive.commands.report.pixels import BLANK, BLUR, DARK, brightness, contrast, luma, sharpness
+from contrastive.commands.report.pixels import (
+    BLANK,
+    BLUR,
+    DARK,
+    brightness,
+    contrast,
+    luma,
+    measures_of,
+    sharpness,
+)
 from contrastive.curation import Pictures, find_duplicates
+from contrastive.errors import UnreadableImage
+from contrastive.parts import ImageTable
 from tests.support.curation import vectors_table
 from tests.support.photographs import photograph
 
@@ -65,6 +77,38 @@ def test_dark_and_blank_are_told_apart():
     assert float(contrast(luma(wall))) < BLANK < float(contrast(luma(pixels_of(picture()))))
 
 
+class Frames(ImageTable):
+    """Images of 300 x 200 with a plain square in the middle; what surrounds it differs by row."""
+
+    def __init__(self):
+        self.ids = np.arange(4)
+
+    def decode(self, index: int) -> torch.Tensor:
+        if index == 3:
+            raise UnreadableImage("3.png", "is gone")
+        image = torch.full((3, 200, 300), 10 if index == 2 else 250, dtype=torch.uint8)
+        image[:, :, :50] = image[:, :, 250:] = (250, 40, 10)[index]
+        return image
+
+    def name(self, index: int) -> str:
+        return f"{index}.png"
+
+
+def test_a_picture_with_a_plain_middle_is_blank_only_if_the_whole_picture_is():
+    table, rows = Frames(), np.arange(3)
+    middles = torch.stack([table.decode(row)[:, :, 50:250].float() / 255 for row in rows])
+    measures = measures_of(middles)
+    assert (measures["contrast"] < BLANK).all()
+    measure_whole(measures, table, rows)
+    assert (measures["contrast"] < BLANK).tolist() == [True, False, True]
+    share = np.array([40.0] * 100 + [250.0] * 200) / 255
+    assert measures["contrast"][1] == pytest.approx(share.std(), rel=0.03)
+    assert measures["brightness"].tolist() == pytest.approx([250 / 255, 250 / 255, 10 / 255], abs=1e-3)
+    measures = measures_of(middles[:1])
+    measure_whole(measures, table, np.array([3]))  # it does not decode any more
+    assert measures["contrast"][0] < BLANK
+
+
 def test_outliers_are_the_farthest_from_their_neighbours():
     torch.manual_seed(0)
     features = torch.cat([torch.randn(40, 6) * 0.01 + torch.tensor([1.0, 0, 0, 0, 0, 0]), -torch.eye(6)[:2]])
@@ -74,6 +118,8 @@ def test_outliers_are_the_farthest_from_their_neighbours():
     assert np.allclose(neighbours.distances, 1 - similarity.mean(1).numpy(), atol=1e-6)
     assert set(outliers(neighbours, 2)) == {40, 41}
     assert outliers(Neighbours.of(torch.ones(5, 3)), 2) == []
+    assert len(outliers(neighbours, 24)) == 42 // 5
+    assert len(outliers(Neighbours.of(torch.randn(3, 6)), 24)) == 1
 
 
 def duplicate_groups(pixels: torch.Tensor) -> list[list[int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from contrastive.commands.report.record import cost_section, curve_section, metric_section, verdict
+from contrastive.commands.run_values import VIEW_MEANINGS, VIEW_TITLES
 from contrastive.runs import Run
 from tests.support.fake_runs import write_run
 
@@ -37,19 +38,35 @@ def test_metrics_stand_next_to_their_floors(run: Run):
 
 
 def test_metrics_without_labels_have_a_table_of_their_own():
-    views = {"trained": {"recall_1": 0.94, "lidar": 12.5}, "untrained": {"recall_1": 0.31}, "images": 40}
+    views = {"trained": {"recall_1": 0.94, "lidar": 12.5}, "untrained": {"recall_1": 0.31}, "pixels": {}}
     text = words(metric_section({"trained": {}, "views": views}, is_run=True).body)
     assert "without labels trained untrained" in text
     assert "recall at 1 94.0 % 31.0 %" in text
     assert "LiDAR 12.5 -" in text
-    assert "40 images cropped and recoloured at random" in text
-    assert "LiDAR: how many directions tell images apart" in text
-    assert "uniformity" not in text, "it was not measured"
+    assert "LiDAR (higher is better): how many directions tell images apart" in text
+    assert "RankMe" not in text  # it is not in the table
     assert metric_section({}, is_run=True).body == ""
 
 
+def test_omitted_metrics_come_after_those_without_labels(run: Run):
+    section = metric_section({**run.summary, "views": {"trained": {"recall_1": 0.9}}}, is_run=True)
+    assert words(section.body).endswith("No metrics of finetune: no labels <here>.")
+
+
+def test_every_metric_of_views_has_an_explanation():
+    assert VIEW_TITLES.keys() == VIEW_MEANINGS.keys()
+
+
+def test_a_fraction_has_an_axis_on_which_noise_does_not_fill_the_plot(run: Run):
+    lines = [{"step": n, "epoch": n, "loss": 1.0, "views/recall_1": 0.315 + 0.01 * n} for n in range(3)]
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figure = re.search(r"<figure><h3>views/recall 1.*?</figure>", curve_section(run).body)[0]
+    ticks = [float(text) for text in re.findall(r'text-anchor="end">([^<]*)<', figure)]
+    assert ticks[-1] - ticks[0] >= 10
+
+
 def test_an_encoder_that_started_from_weights_was_not_untrained(run: Run):
-    views = {"trained": {"recall_1": 0.94}, "untrained": {"recall_1": 0.31}, "images": 40}
+    views = {"trained": {"recall_1": 0.94}, "untrained": {"recall_1": 0.31}}
     section = metric_section({**run.summary, "views": views, "starts_from_weights": True}, is_run=True)
     text = words(section.body)
     assert "metric trained before training gain" in text
@@ -69,7 +86,8 @@ def test_a_short_run_has_its_loss_over_steps_and_a_long_one_over_epochs(run: Run
     loss, knn = (next(f for f in figures if f"<h3>{title}" in f) for title in ("loss", "knn top1, %"))
     assert re.findall(r"<title>(.*?)</title>", loss) == ["loss: 5 at 1", "loss: 4 at 2", "loss: 3 at 4"]
     assert ">step</text>" in loss
-    assert "<figcaption>Of each step.</figcaption>" in loss
+    assert "Each point is one step." in loss
+    assert "of z, which the loss compares" in curve_section(run).body
     assert re.findall(r"<title>(.*?)</title>", knn) == ["knn top1: 71.25 at 1", "knn top1: 71.25 at 2"]
     assert curve_section(run).body.count("<details>") == 1  # monitors
     with (run.folder / "metrics.jsonl").open("a") as file:
@@ -84,6 +102,7 @@ def test_many_steps_become_means_of_neighbours(run: Run):
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     path = re.search(r'class="curve"[^>]*d="(M[^"]*)"', curve_section(run).body)[1]
     assert path.count("L") == 199
+    assert "Mean of the steps around each point." in curve_section(run).body
 
 
 def test_a_loss_that_is_not_finite_leaves_a_gap(run: Run):

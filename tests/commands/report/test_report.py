@@ -141,7 +141,8 @@ def test_a_deadline_leaves_a_sample_and_the_page_says_so(tiny_run: Path, monkeyp
     outcome = report(tiny_run, out="p.html", seconds=0.0)
     assert outcome["images"] == 16
     text = words(Path("p.html").read_text())
-    assert "duplicates and classes are of 16 of 150 images, chosen by a hash of their ids" in text
+    assert "duplicates and classes are of 16 of 150 images, chosen by a hash of their ids." in text
+    assert f"contrastive report {tiny_run} reads all of them." in re.sub(r"\s+", " ", text)
 
 
 def test_a_sample_without_labels_has_no_classes(tiny_run: Path, monkeypatch: pytest.MonkeyPatch):
