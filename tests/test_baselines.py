@@ -68,7 +68,7 @@ def assert_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], exact
     if exact:
         assert not differences(*({k: digest(v) for k, v in weights.items()} for weights in (a, b)))
     for name, tensor in a.items():
-        torch.testing.assert_close(tensor, b[name], rtol=1e-2, atol=1e-2, msg=name)
+        torch.testing.assert_close(tensor, b[name], rtol=1e-2, atol=3e-2, msg=name)
 
 
 def assert_lines_hold(lines: list[dict[str, Any]], old: list[dict[str, Any]]) -> None:

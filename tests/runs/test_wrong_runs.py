@@ -122,7 +122,6 @@ def test_a_recipe_that_does_not_exist(capsys: pytest.CaptureFixture[str]):
     ("override", "told"),
     [
         ("train.epoch=3", "Did you mean 'epochs'?"),
-        ("train.epochs", "train.epochs"),
         ("loss.temperature=[", "loss.temperature"),
         ("target={name: shuffle_bn, of: ema}", "shuffle_bn trains only in several processes"),
         ("head.dims=[]", "must have at least 1 item, not a list"),
